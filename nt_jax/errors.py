@@ -1,0 +1,21 @@
+"""Errors that a user can act on: each message says what is wrong, where, and what to do next."""
+
+
+class NtError(Exception):
+    """Base of every error that an entry point prints as plain lines, without a traceback."""
+
+
+class ConfigError(NtError):
+    """A recipe, a dotted override or a command line that cannot be used as it is."""
+
+
+class CheckpointError(NtError):
+    """A model directory or file that is broken, incomplete, or computes something we do not."""
+
+
+class DataError(NtError):
+    """A data file, a row of it, or a prompt that cannot be used as it is."""
+
+
+class RunError(NtError):
+    """A run directory or a training run that cannot go on."""

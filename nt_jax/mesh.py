@@ -1,0 +1,35 @@
+"""The one mesh and the one table that says which dimension letter lies on which mesh axis."""
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from nt_jax.errors import ConfigError
+
+# Letters are the suffixes used everywhere (B batch, R attribution rows, F neurons, N query heads,
+# K kv heads, V vocabulary). A letter that is not listed is replicated.
+SHARDING_RULES = {"B": "data", "R": "data", "F": "model", "N": "model", "K": "model", "V": "model"}
+
+
+def make_mesh(data: int = 1, model: int = 1) -> Mesh:
+    """A (data, model) mesh over the first data * model devices, with Auto axes."""
+    devices = jax.devices()
+    if data * model > len(devices):
+        raise ConfigError(
+            f"mesh.data={data} x mesh.model={model} needs {data * model} devices, but this machine "
+            f"shows {len(devices)} ({devices[0].platform}). Lower one of the two."
+        )
+    return jax.make_mesh(
+        (data, model),
+        ("data", "model"),
+        axis_types=(AxisType.Auto, AxisType.Auto),
+        devices=devices[: data * model],
+    )
+
+
+def sharding(mesh: Mesh, letters: str) -> NamedSharding:
+    """The placement of an array whose axes are named by `letters`, e.g. "LDF"."""
+    axes: list[str | None] = []
+    for letter in letters:
+        axis = SHARDING_RULES.get(letter)
+        axes.append(None if axis in axes else axis)  # a mesh axis can serve one dimension only
+    return NamedSharding(mesh, PartitionSpec(*axes))
