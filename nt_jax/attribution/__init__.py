@@ -1,0 +1,1 @@
+"""Which neurons carry safe and useful answers: attack-aware attribution and selection."""

@@ -1,0 +1,51 @@
+"""The losses: mean negative log-likelihood of given answers, and KL to the base model.
+
+B rows, A answer tokens, V vocabulary. Arrays in, scalars out; safe to differentiate twice.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from nt_jax.data.batching import AnswerBatch
+from nt_jax.models.transformer import LanguageModel, forward, token_log_probs, unembed
+
+
+def answer_logits(
+    lm: LanguageModel, scale_LF: Array, batch: AnswerBatch, *, remat: bool = False
+) -> Float[Array, "B A V"]:
+    """Logits that predict each answer token, float32 or wider; prompt positions get no head."""
+    model = lm.module(scale_LF)
+    trace = forward(model, lm.config, batch.tokens_BT, batch.mask_BT, remat=remat)
+    width, answer = batch.prompt_BP.shape[1], batch.answer_BA.shape[1]
+    x_BAD = trace.x_BTD[:, width - 1 : width - 1 + answer]  # position t predicts token t + 1
+    return unembed(model, x_BAD, lm.config.rms_eps)
+
+
+def answer_mean(value_BA: Array, batch: AnswerBatch) -> Float[Array, ""]:
+    """Mean over each answer's tokens, then over the rows by their weights."""
+    mask_BA = jnp.asarray(batch.answer_mask_BA, value_BA.dtype)
+    length_B = jnp.maximum(mask_BA.sum(axis=1), 1)
+    mean_B = (value_BA * mask_BA).sum(axis=1) / length_B
+    weight_B = jnp.asarray(batch.weight_B, value_BA.dtype)
+    return (mean_B * weight_B).sum() / jnp.maximum(weight_B.sum(), 1)
+
+
+def nll(
+    lm: LanguageModel, scale_LF: Array, batch: AnswerBatch, *, remat: bool = False
+) -> Float[Array, ""]:
+    """Mean negative log-likelihood of the batch's answers, in nats per token."""
+    logits_BAV = answer_logits(lm, scale_LF, batch, remat=remat)
+    return -answer_mean(token_log_probs(logits_BAV, batch.answer_BA), batch)
+
+
+def nll_and_kl(
+    lm: LanguageModel, scale_LF: Array, batch: AnswerBatch, *, remat: bool = False
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """(NLL, KL(base || scaled)) per answer token, in nats; the base is the scale of ones."""
+    logits_BAV = answer_logits(lm, scale_LF, batch, remat=remat)
+    base_BAV = jax.lax.stop_gradient(answer_logits(lm, lm.ones_LF, batch))
+    base_BAV, new_BAV = jax.nn.log_softmax(base_BAV), jax.nn.log_softmax(logits_BAV)
+    kl_BA = (jnp.exp(base_BAV) * (base_BAV - new_BAV)).sum(axis=-1)
+    loss = -answer_mean(token_log_probs(logits_BAV, batch.answer_BA), batch)
+    return loss, answer_mean(kl_BA, batch)

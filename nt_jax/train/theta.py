@@ -1,0 +1,30 @@
+"""Theta: one learned factor per chosen neuron, and its place in the [L, F] scale."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from nt_jax.attribution.select import NeuronSet
+
+
+def initial_theta(neurons: NeuronSet, init_safety: float, init_utility: float, dtype=jnp.float32):
+    """theta_P at the start (Algorithm 1, lines 1-6): > 1 for safety, < 1 for utility neurons."""
+    return jnp.where(jnp.asarray(neurons.is_safety_P), init_safety, init_utility).astype(dtype)
+
+
+def scatter(theta_P: Array, neurons: NeuronSet, ones_LF: Array) -> Float[Array, "L F"]:
+    """The scale of the whole model: theta at the chosen neurons, `ones_LF` elsewhere."""
+    return ones_LF.at[neurons.layer_P, neurons.index_P].set(
+        theta_P, unique_indices=True, mode="promise_in_bounds"
+    )
+
+
+def place(neurons: NeuronSet) -> NeuronSet:
+    """The same set with jax arrays, ready to be an argument of a jitted step."""
+    return dataclasses.replace(
+        neurons,
+        **{f.name: jnp.asarray(getattr(neurons, f.name)) for f in dataclasses.fields(neurons)},
+    )
+
+
