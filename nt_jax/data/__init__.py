@@ -1,0 +1,1 @@
+"""Harmful requests, harmless requests and attack templates: records, sources and the demo set."""

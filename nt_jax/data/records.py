@@ -1,0 +1,101 @@
+"""The three kinds of rows everything is trained and tested on, as frozen records."""
+
+import re
+from dataclasses import dataclass
+
+from nt_jax.errors import DataError
+
+SLOT = "{request}"
+ATTACK_TYPES = ("pretending", "attention shifting", "privilege escalation", "emotion")
+
+# The fine labels of SafeEdit, grouped into the paper's four types (as Liu et al. 2023 group them).
+_FINE_LABELS = {
+    "pretending": ("character role play", "assumed responsibility", "research experiment"),
+    "attention shifting": (
+        "text continuation",
+        "logical reasoning",
+        "program execution",
+        "translation",
+    ),
+    "privilege escalation": ("superior model", "sudo mode", "simulate jailbreaking"),
+    "emotion": ("emotion control",),
+}
+
+
+def _letters(label: str) -> str:
+    return re.sub("[^a-z]", "", label.casefold())
+
+
+_TYPE_OF = {_letters(label): kind for kind, fine in _FINE_LABELS.items() for label in (kind, *fine)}
+
+
+def parse_attack_types(labels: str) -> tuple[str, ...]:
+    """The types named by comma-joined labels, coarse or fine, without repeats and in their order.
+
+    A label that belongs to no known type stands for itself, so that it is never taken for one.
+    """
+    names = (label.strip() for label in labels.split(","))
+    return tuple(dict.fromkeys(_TYPE_OF.get(_letters(name), name) for name in names if name))
+
+
+def _require(filled: str, what: str, record: str) -> None:
+    if not filled.strip():
+        raise DataError(f"{record}: {what} is empty. Give it a text or leave the row out.")
+
+
+@dataclass(frozen=True)
+class HarmfulRequest:
+    """A request to refuse. `refusal` is None where the source has none (AdvBench, StrongREJECT).
+
+    `attacked` is the request inside an attack when the source pairs them itself (SafeEdit), with
+    the types of that attack; else it is None and an AttackTemplate is applied instead.
+    """
+
+    id: str
+    request: str
+    refusal: str | None = None
+    kind: str = ""
+    split: str | None = None
+    attacked: str | None = None
+    attack_types: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse an empty request."""
+        _require(self.request, "request", f"harmful request {self.id}")
+
+
+@dataclass(frozen=True)
+class HarmlessRequest:
+    """A request to answer; `sounds_harmful` marks those that only sound like the other kind."""
+
+    id: str
+    request: str
+    answer: str | None = None
+    sounds_harmful: bool = False
+    split: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an empty request."""
+        _require(self.request, "request", f"harmless request {self.id}")
+
+
+@dataclass(frozen=True)
+class AttackTemplate:
+    """A jailbreak wrapper: `text` holds the literal slot "{request}" at least once."""
+
+    id: str
+    text: str
+    types: tuple[str, ...] = ()
+    split: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a text without a slot."""
+        if SLOT not in self.text:
+            raise DataError(
+                f"attack template {self.id}: the text has no slot. "
+                f"Write {SLOT} where the request belongs."
+            )
+
+    def apply(self, request: str) -> str:
+        """The text with the request in its slot; other braces, on either side, stay as they are."""
+        return self.text.replace(SLOT, request)

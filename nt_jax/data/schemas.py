@@ -1,0 +1,143 @@
+"""The published column layouts we read, as one table: add a row here rather than a branch there.
+
+Column names are compared in lower case with underscores for spaces, so that "Best Answer" and
+`best_answer` are one name.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Any
+
+from nt_jax.errors import DataError
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A layout: recognised by its columns, it says which column fills which field of a record."""
+
+    name: str
+    columns: tuple[str, ...]
+    fields: dict[str, str]  # field -> column; "?" behind it: may be absent or empty; "a.b": nested
+    below: str = ""  # a column whose text stands below the request, if it has any
+    only: tuple[str, str] | None = None  # keep the rows with this value in this column
+    constants: tuple[tuple[str, Any], ...] = ()
+
+
+_OWN = {"id": "id?", "request": "request"}
+_OWN_HARMFUL = _OWN | {
+    "kind": "kind?",
+    "attacked": "attacked?",
+    "attack_types": "attack_types?",
+}
+_LABELS = {"kind": "category?"}
+
+# From the most specific to the least: the first whose columns are all there is taken.
+HARMFUL = (
+    Schema("nt_jax", ("request", "refusal"), _OWN_HARMFUL | {"refusal": "refusal"}),
+    Schema("nt_jax without refusals", ("request",), _OWN_HARMFUL),
+    Schema(
+        "SafeEdit",
+        ("question", "adversarial_prompt", "safe_generation"),
+        {
+            "request": "question",
+            "attacked": "adversarial_prompt",
+            "refusal": "safe_generation",
+            "kind": "unsafety_category?",
+            "attack_types": "attack_category?",
+        },
+    ),
+    Schema(
+        "SafeEdit_test_ALL",
+        ("question", "input", "attack_name"),
+        {"request": "question", "attacked": "input", "kind": "unsafety_category?"},
+    ),
+    # AdvBench's target is the compliance an attacker wants, no refusal: it is left aside.
+    Schema("AdvBench", ("goal", "target"), {"request": "goal"} | _LABELS),
+    Schema("StrongREJECT", ("forbidden_prompt",), {"request": "forbidden_prompt"} | _LABELS),
+    Schema(
+        "safety-tuned-LLaMA",
+        ("instruction", "output"),
+        {"request": "instruction", "refusal": "output"},
+        below="input",
+    ),
+    Schema("instruction list", ("instruction",), {"request": "instruction"}, below="input"),
+    Schema(
+        "prompt and response",
+        ("prompt", "response"),
+        {"request": "prompt"} | {"refusal": "response"},
+    ),
+    Schema(
+        "XSTest",
+        ("prompt", "label"),
+        {"request": "prompt", "kind": "type?"},
+        only=("label", "unsafe"),
+    ),
+    Schema("MaliciousInstruct / prompt list", ("prompt",), {"request": "prompt"} | _LABELS),
+    Schema("text list", ("text",), {"request": "text"}),
+)
+_SOUNDS = (("sounds_harmful", True),)
+HARMLESS = (
+    Schema(
+        "nt_jax", ("request",), _OWN | {"answer": "answer?", "sounds_harmful": "sounds_harmful?"}
+    ),
+    Schema(
+        "SafeEdit",
+        ("knowledge_constrain",),
+        {"request": "knowledge_constrain.prompt", "answer": "knowledge_constrain.answer?"},
+    ),
+    # Alpaca publishes a few rows with an empty output, so an answer may be missing here.
+    Schema(
+        "Alpaca / AlpacaEval",
+        ("instruction", "output"),
+        {"request": "instruction", "answer": "output?"},
+        below="input",
+    ),
+    Schema("instruction list", ("instruction",), {"request": "instruction"}, below="input"),
+    Schema(
+        "TruthfulQA", ("question", "best_answer"), {"request": "question", "answer": "best_answer"}
+    ),
+    Schema(
+        "prompt and response", ("prompt", "response"), {"request": "prompt", "answer": "response"}
+    ),
+    Schema(
+        "XSTest",
+        ("prompt", "label"),
+        {"request": "prompt"},
+        only=("label", "safe"),
+        constants=_SOUNDS,
+    ),
+    Schema("OR-Bench", ("prompt", "category"), {"request": "prompt"}, constants=_SOUNDS),
+    Schema("OKTest / prompt list", ("prompt",), {"request": "prompt"}),
+    Schema("text list", ("text",), {"request": "text"}),
+)
+
+
+def plain_name(column: str) -> str:
+    """The spelling under which columns are compared: lower case, underscores."""
+    return column.strip().lower().replace(" ", "_")
+
+
+def match(source: str, columns: Iterable[str], schemas: tuple[Schema, ...], wanted: str) -> Schema:
+    """The first schema whose columns are all present; otherwise one error that lists them all."""
+    found = list(columns)
+    names = {plain_name(column) for column in found}
+    for schema in schemas:
+        if names.issuperset(schema.columns):
+            return schema
+    nearest = max(schemas, key=lambda schema: _likeness(schema.columns, names))
+    known = "; ".join(f"{schema.name} ({', '.join(schema.columns)})" for schema in schemas)
+    raise DataError(
+        f"{source}: no known layout of {wanted} has these columns: {', '.join(found)}. "
+        f"Nearest is {nearest.name} ({', '.join(nearest.columns)}). "
+        f"Rename the columns to one of: {known}."
+    )
+
+
+def _likeness(columns: tuple[str, ...], names: set[str]) -> float:
+    """How well the columns are met by the names, 0 to 1, near misses counting in part."""
+    best = (
+        max((SequenceMatcher(None, column, name).ratio() for name in names), default=0.0)
+        for column in columns
+    )
+    return sum(best) / len(columns)

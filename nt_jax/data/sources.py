@@ -1,0 +1,206 @@
+"""Loading: records from the demo set, a file, a directory or a hub id, whatever its layout."""
+
+from pathlib import Path
+from typing import Any
+
+from nt_jax.data.records import (
+    ATTACK_TYPES,
+    SLOT,
+    AttackTemplate,
+    HarmfulRequest,
+    HarmlessRequest,
+    parse_attack_types,
+)
+from nt_jax.data.schemas import HARMFUL, HARMLESS, Schema, match, plain_name
+from nt_jax.data.tables import Row, read_table
+from nt_jax.errors import DataError
+
+DEMO = Path(__file__).parent / "demo"
+SLOT_SPELLINGS = (SLOT, "[INSERT PROMPT HERE]")
+SHOWN_PROBLEMS = 10
+
+
+def load_harmful(
+    source: str = "demo", split: str | None = None, limit: int | None = None
+) -> list[HarmfulRequest]:
+    """The harmful requests of a source in their order, at least one; at most `limit` of them."""
+    return _load(source, split, limit, "harmful", HARMFUL, HarmfulRequest)
+
+
+def load_harmless(
+    source: str = "demo", split: str | None = None, limit: int | None = None
+) -> list[HarmlessRequest]:
+    """The harmless requests of a source in their order, at least one; at most `limit` of them."""
+    return _load(source, split, limit, "harmless", HARMLESS, HarmlessRequest)
+
+
+def load_templates(
+    source: str = "demo", split: str | None = None, limit: int | None = None
+) -> list[AttackTemplate]:
+    """The attack templates of a source in their order, at least one; at most `limit` of them.
+
+    The text is the column that holds "{request}" or "[INSERT PROMPT HERE]"; a .txt file has one
+    template a line. A column "types" (a list or comma-joined names) is optional.
+    """
+    name, rows = _rows(source, "templates")
+    column = _slot_column(name, rows)
+    fields = {"id": "id?", "text": column, "types": "types?"}
+    schema = Schema("templates", (column,), fields)
+    return _records(name, _choose(name, rows, split, limit), schema, AttackTemplate)
+
+
+def _load(source, split, limit, demo_file: str, schemas, record) -> list:
+    name, rows = _rows(source, demo_file)
+    schema = match(name, rows[0].values, schemas, f"{demo_file} requests")
+    if schema.only:
+        rows = _keep(name, rows, *schema.only)
+    return _records(name, _choose(name, rows, split, limit), schema, record)
+
+
+def _rows(source: str, demo_file: str) -> tuple[str, list[Row]]:
+    name = str(DEMO / f"{demo_file}.jsonl") if source == "demo" else source
+    return name, read_table(name)
+
+
+def _keep(name: str, rows: list[Row], column: str, value: str) -> list[Row]:
+    kept = [row for row in rows if str(_get(row, column)).strip().lower() == value]
+    if not kept:
+        raise DataError(f"{name}: no row has {column} = '{value}', so there is nothing to load.")
+    return kept
+
+
+def _choose(name: str, rows: list[Row], split: str | None, limit: int | None) -> list[Row]:
+    """The rows of one split, cut to the limit."""
+    if limit is not None and limit < 1:
+        raise DataError(f"{name}: limit is {limit}; it must be 1 or more, or left out for all.")
+    if split is None:
+        return rows[:limit]
+    present = sorted({row.split for row in rows if row.split})
+    if not present:
+        raise DataError(
+            f"{name}: split '{split}' was asked for, but the rows are not divided. Leave the split "
+            "out, or add a column 'split' with train, validation or test."
+        )
+    if split not in present:
+        raise DataError(f"{name}: no split '{split}'; it has {', '.join(present)}.")
+    return [row for row in rows if row.split == split][:limit]
+
+
+def _records(name: str, rows: list[Row], schema: Schema, record) -> list:
+    """One record a row, or one error that lists the bad rows."""
+    made, problems, seen = [], [], {}
+    for row in rows:
+        values, wrong = _fields(row, schema)
+        values["id"] = values.get("id") or f"{Path(name).stem}-{row.number:04d}"
+        first = seen.setdefault(values["id"], row.where)
+        if first != row.where:
+            wrong.append(f"{row.where}: id '{values['id']}' is also that of {first}")
+        problems += wrong
+        if not wrong:
+            made.append(record(**values, split=row.split))
+    if problems:
+        more = len(problems) - SHOWN_PROBLEMS
+        shown = problems[:SHOWN_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
+        raise DataError(
+            "\n".join(shown) + f"\nCorrect these rows or leave them out (layout: {schema.name})."
+        )
+    return made
+
+
+def _fields(row: Row, schema: Schema) -> tuple[dict[str, Any], list[str]]:
+    """The record's fields from one row, and what is wrong with it."""
+    values: dict[str, Any] = dict(schema.constants)
+    wrong = []
+    for field, spelled in schema.fields.items():
+        column, optional = spelled.removesuffix("?"), spelled.endswith("?")
+        value = _get(row, column)
+        try:
+            value = _READ.get(field, _text)(value)
+        except ValueError as error:
+            wrong.append(f"{row.where}: '{column}' {error}")
+            continue
+        if value in (None, "", ()) and not optional:
+            wrong.append(f"{row.where}: '{column}' is missing or empty")
+        elif value is not None:
+            values[field] = value
+    below = _get(row, schema.below) if schema.below else None
+    if below and "request" in values:
+        values["request"] += f"\n\n{below}".rstrip()
+    if values.get("attacked") == values.get("request"):
+        values.pop("attacked", None)  # SafeEdit_test_ALL repeats an unattacked question there
+    return values, wrong
+
+
+def _get(row: Row, column: str) -> Any:
+    """The value under a plain column name; "a.b" reaches into a nested row."""
+    value: Any = row.values
+    for part in column.split("."):
+        if not isinstance(value, dict):
+            return None
+        value = next((cell for name, cell in value.items() if plain_name(name) == part), None)
+    return value
+
+
+def _text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value.strip() if value else None
+    raise ValueError(f"is {type(value).__name__}, not text")
+
+
+def _identity(value: Any) -> str | None:
+    return None if value is None else str(value).strip()
+
+
+def _flag(value: Any) -> bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    flags = {"true": True, "1": True, "false": False, "0": False}
+    if str(value).strip().lower() in flags:
+        return flags[str(value).strip().lower()]
+    raise ValueError(f"is {value!r}, not true or false")
+
+
+def _template_text(value: Any) -> str | None:
+    text = _text(value)
+    if not text:
+        return None
+    for spelling in SLOT_SPELLINGS:
+        text = text.replace(spelling, SLOT)
+    if SLOT not in text:
+        raise ValueError(f"has no slot: write {' or '.join(SLOT_SPELLINGS)} into it")
+    return text
+
+
+def _types(value: Any) -> tuple[str, ...]:
+    labels = ",".join(map(str, value)) if isinstance(value, list) else _text(value)
+    return parse_attack_types(labels or "")
+
+
+def _known_types(value: Any) -> tuple[str, ...]:
+    """Types as tags of a template, where a misspelt one is an error."""
+    types = _types(value)
+    unknown = [name for name in types if name not in ATTACK_TYPES]
+    if unknown:
+        raise ValueError(f"names '{unknown[0]}'; the types are {', '.join(ATTACK_TYPES)}")
+    return types
+
+
+_READ = {
+    "id": _identity,
+    "sounds_harmful": _flag,
+    "text": _template_text,
+    "types": _known_types,
+    "attack_types": _types,
+}
+
+
+def _slot_column(name: str, rows: list[Row]) -> str:
+    """The plain name of the column that holds templates."""
+    for row in rows:
+        for column, value in row.values.items():
+            if isinstance(value, str) and any(slot in value for slot in SLOT_SPELLINGS):
+                return plain_name(column)
+    raise DataError(
+        f"{name}: no column holds {' or '.join(SLOT_SPELLINGS)} "
+        f"(columns: {', '.join(rows[0].values)}). Write the slot where the request belongs."
+    )

@@ -1,0 +1,61 @@
+"""Intervals and paired tests: plain arrays in, plain numbers out, every random draw seeded."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+LEVEL = 0.95
+RESAMPLES = 2000
+
+
+def wilson(successes: int, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """Wilson's interval of a rate, (low, high) in 0..1; (0, 1) without observations."""
+    if n == 0:
+        return 0.0, 1.0
+    interval = stats.binomtest(successes, n).proportion_ci(level, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def bootstrap_mean(
+    values: ArrayLike, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
+) -> tuple[float, float]:
+    """Percentile bootstrap interval (low, high) of the mean of `values` [n]."""
+    return bootstrap([values], lambda means: means[0], seed, resamples, level)
+
+
+def bootstrap(
+    samples: Sequence[ArrayLike],
+    statistic: Callable[[list[NDArray[np.float64]]], ArrayLike],
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval (low, high) of a function of the samples' means.
+
+    Each sample is [n] or [n, columns] and is drawn from independently, whole rows at a time;
+    `statistic` gets one array of means per sample, [resamples] or [columns, resamples].
+    """
+    rng = np.random.default_rng(seed)
+    means = []
+    for sample in samples:
+        rows = np.asarray(sample, dtype=np.float64)
+        if len(rows) == 0:
+            raise ValueError("the bootstrap needs at least one observation in every sample")
+        # Counting how often each row is drawn gives all the means in one matrix product.
+        counts = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=resamples)
+        means.append((counts @ rows / len(rows)).T)
+    tail = (1.0 - level) / 2.0
+    low, high = np.quantile(np.asarray(statistic(means)), [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
+def mcnemar(before: ArrayLike, after: ArrayLike) -> float:
+    """Exact two-sided p of McNemar's test on paired verdicts [n]; 1 if no pair changed."""
+    first, second = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
+    if first.shape != second.shape:
+        raise ValueError(f"paired verdicts differ in number: {first.shape} and {second.shape}")
+    gained = int(np.sum(~first & second))
+    lost = int(np.sum(first & ~second))
+    return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0

@@ -1,0 +1,210 @@
+"""The report of a run: results.json, report.md and report.html from rows, answers and settings.
+
+Nothing here measures: everything printed was handed in, so a report can be written again at once.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from nt_jax.eval import figures, screen
+from nt_jax.eval.examples import choose_examples, count_disagreements, markdown_text
+from nt_jax.eval.rows import (
+    BASE,
+    TUNED,
+    Answer,
+    ResultRow,
+    default_su_f1_sets,
+    find,
+    in_order,
+    is_attacked,
+    write_rows,
+)
+from nt_jax.eval.suf1 import ENTROPY_BOUNDS
+from nt_jax.runinfo import this_machine
+
+EXAMPLES = 12
+# metric -> its name in a table, and how its values are printed
+METRICS = {
+    "refusal_rate": ("refused", "{:.1%}"),
+    "mcnemar_p": ("p of the change in refusals (McNemar)", "{:.2g}"),
+    "empty_rate": ("empty answers", "{:.1%}"),
+    "entropy": ("entropy, bits", "{:.3f}"),
+    "ngram_entropy": ("n-gram entropy, bits", "{:.3f}"),
+    "perplexity": ("perplexity", "{:.2f}"),
+    "mean_length": ("length, words", "{:.1f}"),
+    "repetition": ("repeated 4-grams", "{:.1%}"),
+    "su_f1": ("SU-F1", "{:.3f}"),
+}
+
+
+def write_report(
+    folder: Path,
+    rows: Sequence[ResultRow],
+    answers: Sequence[Answer],
+    settings: Mapping[str, Any],
+    timings: Mapping[str, float],
+    neurons: Mapping[str, Any] | None = None,
+    history: Sequence[Mapping[str, Any]] = (),
+    machine: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write results.json, report.md, report.html and figures/*.png; returns report.md's path.
+
+    `settings` is the resolved recipe as plain values, `timings` seconds per stage. `neurons` has
+    arrays layer, index, set, score (see figures.layers_png), `history` the entries of
+    metrics.jsonl (see figures.curves_png), `machine` what runinfo.this_machine() gives, which is
+    the default.
+    """
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    write_rows(folder / "results.json", rows)
+    pictures = _pictures(rows, answers, neurons, history)
+    for name, png in pictures.items():
+        (folder / "figures" / f"{name}.png").write_bytes(png)
+    context = _context(rows, answers, settings, timings, neurons, machine or this_machine())
+    links = {name: f"figures/{name}.png" for name in pictures}
+    embedded = {name: _data_url(png) for name, png in pictures.items()}
+    path = folder / "report.md"
+    path.write_text(_render("report.md.jinja", context, links), encoding="utf-8")
+    html = _render("report.html.jinja", context, embedded)
+    (folder / "report.html").write_text(html, encoding="utf-8")
+    return path
+
+
+def headline(rows: Sequence[ResultRow], answers: Sequence[Answer]) -> list[str]:
+    """The result in plain sentences, about the two datasets that SU-F1 is made of."""
+    sentences = []
+    for dataset in default_su_f1_sets(answers) or ():
+        group = [answer for answer in answers if answer["dataset"] == dataset]
+        plain = "harmful requests" if group[0]["harmful"] else "harmless requests"
+        under = " under attack" if any(is_attacked(answer) for answer in group) else ""
+        before = find(rows, dataset, "refusal_rate", BASE)
+        after = find(rows, dataset, "refusal_rate", TUNED)
+        if before is None or after is None:
+            continue
+        counts = [f"{row.value * row.n:.0f}" for row in (before, after)]
+        change = screen.rate_difference(before, after, find(rows, dataset, "mcnemar_p", TUNED))
+        rates = f"{screen.percent(before.value)} to {screen.percent(after.value)}"
+        sentences.append(
+            f"Of {after.n} {plain}{under}, the model refused {counts[0]} before tuning and "
+            f"{counts[1]} after ({rates}: {change})."
+        )
+    return sentences
+
+
+def metric_table(rows: Sequence[ResultRow]) -> list[tuple[str, str, list[str]]]:
+    """(dataset, metric, one cell a model) for every number there is, intervals included."""
+    models = in_order(row.model for row in rows)
+    table = []
+    for dataset, metric in in_order((row.dataset, row.metric) for row in rows):
+        name, template = METRICS.get(metric, (metric, "{:.4g}"))
+        found = [find(rows, dataset, metric, model) for model in models]
+        cells = [_cell(row, template) if row else "" for row in found]
+        label = " + ".join(screen.label_of(part) for part in dataset.split("+"))
+        table.append((label, name, cells))
+    return table
+
+
+def type_table(answers: Sequence[Answer]) -> list[tuple[str, list[str]]]:
+    """(attack type, "refused of n" per model) over the attacked harmful answers that name types."""
+    attacked = [answer for answer in answers if answer["harmful"] and is_attacked(answer)]
+    models = in_order(answer["model"] for answer in answers)
+    table = []
+    for kind in sorted({kind for answer in attacked for kind in _types(answer)}):
+        cells = []
+        for model in models:
+            group = [a for a in attacked if a["model"] == model and kind in _types(a)]
+            refused = sum(bool(answer["refused"]) for answer in group)
+            share = f" ({screen.percent(refused / len(group))})" if group else ""
+            cells.append(f"{refused} of {len(group)}{share}")
+        table.append((kind, cells))
+    return table
+
+
+def _context(
+    rows: Sequence[ResultRow],
+    answers: Sequence[Answer],
+    settings: Mapping[str, Any],
+    timings: Mapping[str, float],
+    neurons: Mapping[str, Any] | None,
+    machine: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything that the templates print, ready to print."""
+    chosen = list(neurons["set"]) if neurons else []
+    return {
+        "name": settings.get("name", "run"),
+        "model": settings.get("model", {}).get("source", "the model"),
+        "headline": headline(rows, answers),
+        "lines": screen.comparison(rows),
+        "judges": ", ".join(in_order(row.judge for row in rows if row.judge)) or "none",
+        "bounds": ENTROPY_BOUNDS,
+        "models": in_order(row.model for row in rows),
+        "metric_table": metric_table(rows),
+        "type_table": type_table(answers),
+        "type_models": in_order(answer["model"] for answer in answers),
+        "answer_count": len(answers),
+        "answer_tokens": settings.get("eval", {}).get("max_new_tokens"),
+        "examples": choose_examples(answers, EXAMPLES),
+        "disagreements": count_disagreements(answers),
+        "neuron_counts": {str(kind): chosen.count(kind) for kind in in_order(chosen)},
+        "settings": yaml.safe_dump(dict(settings), sort_keys=False, width=100).strip(),
+        "timings": [(stage, _clock(seconds)) for stage, seconds in timings.items()],
+        "total": _clock(sum(timings.values())),
+        "machine": machine,
+    }
+
+
+def _pictures(
+    rows: Sequence[ResultRow],
+    answers: Sequence[Answer],
+    neurons: Mapping[str, Any] | None,
+    history: Sequence[Mapping[str, Any]],
+) -> dict[str, bytes]:
+    """Figure name -> PNG, of the figures that the data allow."""
+    pictures = {}
+    if any(row.metric == "refusal_rate" for row in rows):
+        harmful = {answer["dataset"]: bool(answer["harmful"]) for answer in answers}
+        pictures["before_after"] = figures.bars_png(rows, harmful)
+    if neurons is not None and len(neurons["layer"]):
+        pictures["layers"] = figures.layers_png(neurons)
+    curves = figures.curves_png(history)
+    return pictures | ({"tuning": curves} if curves else {})
+
+
+def _render(template: str, context: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
+    """One template filled in; HTML is escaped by jinja, Markdown by the filter `text`."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("nt_jax.eval", "templates"),
+        autoescape=jinja2.select_autoescape(["html.jinja"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["text"] = markdown_text
+    return environment.get_template(template).render(**context, pictures=pictures)
+
+
+def _cell(row: ResultRow, template: str) -> str:
+    value = template.format(row.value)
+    if row.low is None or row.high is None:
+        return value
+    return f"{value} ({template.format(row.low)} .. {template.format(row.high)})"
+
+
+def _types(answer: Answer) -> list[str]:
+    types = answer.get("types") or answer.get("type") or []
+    return [types] if isinstance(types, str) else list(types)
+
+
+def _data_url(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _clock(seconds: float) -> str:
+    """Seconds as minutes and seconds, 1:05."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"

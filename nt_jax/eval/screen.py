@@ -1,0 +1,112 @@
+"""The before/after table: rows in, plain lines or a rich table out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from nt_jax.eval.rows import BASE, TUNED, ResultRow, find, in_order
+
+LABELS = {
+    "demo_attack": "unseen attacks",
+    "demo_direct": "direct harmful requests",
+    "demo_harmless": "harmless requests",
+}
+SIGNIFICANCE = 0.05
+WITHIN_NOISE = "within noise"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table, every cell ready to print; cells without a value are empty."""
+
+    label: str
+    before_count: str
+    before: str
+    after_count: str
+    after: str
+    interval: str
+    difference: str
+
+
+def label_of(dataset: str) -> str:
+    """The dataset's name in plain words where it is one of ours, else the name itself."""
+    return LABELS.get(dataset, dataset)
+
+
+def comparison(rows: Sequence[ResultRow], base: str = BASE, tuned: str = TUNED) -> list[Line]:
+    """The lines that compare two models: refusals, entropy of harmless answers, SU-F1."""
+    lines = []
+    for dataset in in_order(row.dataset for row in rows if row.metric == "refusal_rate"):
+        lines.append(_rate_line(rows, dataset, base, tuned))
+    for name in in_order(row.dataset for row in rows if row.metric == "su_f1"):
+        harmless = name.split("+")[-1]
+        for label, dataset, metric, template in (
+            (f"entropy of {_answers_of(harmless)}", harmless, "entropy", "{:.2f} bit"),
+            ("SU-F1", name, "su_f1", "{:.3f}"),
+        ):
+            before, after = (find(rows, dataset, metric, model) for model in (base, tuned))
+            lines.append(_number_line(label, before, after, template))
+    return lines
+
+
+def screen_table(rows: Sequence[ResultRow], base: str = BASE, tuned: str = TUNED) -> Table:
+    """The table that a finished run prints; print it with a rich console."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
+    table.add_column("")
+    for header in ("", "before", "", "after", "95 % interval", "difference"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for line in comparison(rows, base, tuned):
+        style = "dim" if line.difference in (WITHIN_NOISE, "no change") else "bold"
+        cells = (line.before_count, line.before, line.after_count, line.after, line.interval)
+        table.add_row(line.label, *cells, f"[{style}]{line.difference}[/]")
+    judges = in_order(row.judge for row in rows if row.judge)
+    table.caption = f"judge: {', '.join(judges) or 'none'} (see docs/evaluation.md)"
+    table.caption_justify = "left"
+    return table
+
+
+def percent(rate: float) -> str:
+    """A rate in 0..1 as whole percent."""
+    return f"{100 * rate:.0f} %"
+
+
+def rate_difference(base: ResultRow, tuned: ResultRow, p: ResultRow | None) -> str:
+    """The change in points ("+81 points"), or that the paired test sees nothing but noise."""
+    if base.value == tuned.value:
+        return "no change"
+    if p is not None and p.value >= SIGNIFICANCE:
+        return WITHIN_NOISE
+    return f"{100 * (tuned.value - base.value):+.0f} points"
+
+
+def _answers_of(dataset: str) -> str:
+    return "harmless answers" if dataset == "demo_harmless" else f"answers to {dataset}"
+
+
+def _rate_line(rows: Sequence[ResultRow], dataset: str, base: str, tuned: str) -> Line:
+    """One dataset's refusals, counted."""
+    before = find(rows, dataset, "refusal_rate", base)
+    after = find(rows, dataset, "refusal_rate", tuned)
+    counts = [f"{row.value * row.n:.0f} of {row.n:3d}" if row else "" for row in (before, after)]
+    rates = [percent(row.value) if row else "" for row in (before, after)]
+    shown = after or before
+    interval = ""
+    if shown and shown.low is not None and shown.high is not None:
+        interval = f"{100 * shown.low:.0f} .. {100 * shown.high:.0f} %"
+    difference = ""
+    if before and after:
+        difference = rate_difference(before, after, find(rows, dataset, "mcnemar_p", tuned))
+    label = f"refuses {label_of(dataset)}"
+    return Line(label, counts[0], rates[0], counts[1], rates[1], interval, difference)
+
+
+def _number_line(
+    label: str, before: ResultRow | None, after: ResultRow | None, template: str
+) -> Line:
+    """One number before and after, with its change in percent."""
+    values = [template.format(row.value) if row else "" for row in (before, after)]
+    change = ""
+    if before and after and before.value:
+        change = f"{100 * (after.value / before.value - 1):+.1f} %"
+    return Line(label, "", values[0], "", values[1], "", change)

@@ -1,0 +1,186 @@
+"""A run directory: one folder per stage, each either finished or absent, whatever kills the run.
+
+A stage is written in a hidden sibling `.NAME.tmp`, brought to disk, marked with `DONE` (which holds
+the stage's key) and only then renamed to `NAME`: a folder without the dot is always whole.
+"""
+
+import contextlib
+import datetime
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import filelock
+
+from nt_jax.atomic import disk_errors, read_text, remove, sync, sync_tree, write_atomic
+from nt_jax.errors import RunError
+from nt_jax.runinfo import peak_memory, this_machine
+
+__all__ = ["RunDirectory", "write_atomic"]
+
+DONE = "DONE"
+RESUME = "RESUME"  # in a partial folder: the key of the stage that may carry it on
+
+
+class RunDirectory:
+    """One run's folder, held by one process at a time: `with RunDirectory(path) as run: ...`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._lock = filelock.FileLock(self.path / ".lock")
+        self._holder = self.path / ".holder.json"
+
+    def __enter__(self) -> Self:
+        """The directory, made if needed, locked, and cleared of what a killed run left behind."""
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file. Choose another folder with run_dir=DIR.")
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire(blocking=False)
+            except filelock.Timeout:
+                raise RunError(self._held_by()) from None
+        try:
+            holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
+            write_atomic(self._holder, json.dumps(holder).encode())
+            with disk_errors(self.path):
+                self._recover()
+            self.record(**this_machine())
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._holder.unlink(missing_ok=True)
+        self._lock.release()
+
+    def folder(self, name: str) -> Path:
+        """Where a finished stage lies."""
+        return self.path / name
+
+    def finished(self, name: str, key: str) -> bool:
+        """Whether the stage is complete and was made from exactly what `key` stands for."""
+        return read_text(self.folder(name) / DONE) == key
+
+    @contextlib.contextmanager
+    def stage(self, name: str, key: str, resumable: bool = False) -> Iterator[Path]:
+        """A folder to write the stage into; it takes the stage's place once the block succeeds.
+
+        If the block fails, what it wrote is deleted and an older finished stage stays as it was. A
+        resumable stage keeps what it wrote: the next call with the same key gets that folder back,
+        with everything in it (and the file RESUME, which is ours).
+        """
+        partial = self._partial(name)
+        started = time.monotonic()
+        with disk_errors(self.path):
+            resumed = resumable and read_text(partial / RESUME) == key
+            try:
+                if resumed:
+                    _sweep(partial)
+                else:
+                    remove(partial)
+                    partial.mkdir()
+                if resumable and not resumed:
+                    write_atomic(partial / RESUME, key.encode())
+                yield partial
+                sync_tree(partial)
+                write_atomic(partial / DONE, key.encode())
+            except BaseException:
+                if not resumable:
+                    remove(partial)
+                raise
+            self._publish(name)
+        facts = {
+            "key": key,
+            "finished": _now(),
+            "wall_seconds": round(time.monotonic() - started, 3),
+            "peak_memory_bytes": peak_memory(),
+            "resumed": resumed,
+        }
+        self.record(stages={name: facts})
+
+    def facts(self) -> dict[str, Any]:
+        """What run.json says so far."""
+        file = self.path / "run.json"
+        try:
+            return dict(json.loads(read_text(file) or "{}"))
+        except ValueError as error:
+            raise RunError(
+                f"{file} is damaged ({error}). Delete it, then repeat this command: finished "
+                "stages are kept."
+            ) from error
+
+    def record(self, **facts: Any) -> None:
+        """Add facts to run.json; a dict adds to what is there, key by key, the rest replaces."""
+        known = self.facts()
+        for name, value in facts.items():
+            before = known.get(name)
+            if isinstance(before, dict) and isinstance(value, dict):
+                known[name] = before | value
+            else:
+                known[name] = value
+        text = json.dumps(known, indent=2, ensure_ascii=False)
+        write_atomic(self.path / "run.json", f"{text}\n".encode())
+
+    def _partial(self, name: str) -> Path:
+        return self.path / f".{name}.tmp"
+
+    def _publish(self, name: str) -> None:
+        """Put a complete partial folder in the stage's place.
+
+        A folder cannot be renamed over a full one, so the old one steps aside first; `_recover`
+        ends the swap if the process dies between the two renames.
+        """
+        partial, final, old = self._partial(name), self.folder(name), self.path / f".{name}.old"
+        (partial / RESUME).unlink(missing_ok=True)
+        remove(old)
+        if final.exists():
+            final.rename(old)
+        partial.rename(final)
+        sync(self.path)
+        remove(old)
+
+    def _recover(self) -> None:
+        """End interrupted swaps; delete partial folders that nothing can carry on."""
+        _sweep(self.path)
+        for partial in self.path.glob(".*.tmp"):
+            if (partial / DONE).exists():
+                self._publish(partial.name[1 : -len(".tmp")])
+            elif not (partial / RESUME).exists():
+                remove(partial)
+        for old in self.path.glob(".*.old"):
+            remove(old)  # a swap that got past its second rename
+
+    def _held_by(self) -> str:
+        """The message for a second run in the same directory."""
+        try:
+            holder = json.loads(read_text(self._holder) or "{}")
+            who = "process {pid} on {host}, since {since}".format(**holder)
+        except (ValueError, KeyError):  # the other run is just starting
+            who = "another process"
+        return (
+            f"{self.path} is in use by {who}. Wait until it ends, or choose another folder with "
+            "run_dir=DIR; nothing was changed."
+        )
+
+
+def _sweep(folder: Path) -> None:
+    """Delete the files directly in `folder` that a killed write_atomic had no time to rename."""
+    for file in folder.glob(".*.tmp"):
+        if file.is_file():
+            file.unlink()
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

