@@ -185,7 +185,27 @@ class TuneConfig(Frozen):
         le=1,
         description="share of harmless requests shown inside an attack template",
     )
+    sounds_harmful_fraction: float = Field(
+        default=0.5,
+        ge=0,
+        lt=1,
+        description="share of bare harmless requests that only sound harmful, where data tell "
+        "them apart; 0 = as they come. More: fewer of those are refused",
+    )
     answer_tokens: int = Field(default=32, ge=1, le=4096, description="answer tokens in the losses")
+    token_decay: float = Field(
+        default=0.9,
+        gt=0,
+        le=1,
+        description="weight of an answer token relative to the one before it in the losses; "
+        "1 = all alike. Whether an answer refuses is settled by its first tokens",
+    )
+    rows: int = Field(
+        default=0,
+        ge=0,
+        description="prompts differentiated together; fewer need less memory; 0 = as many as the "
+        "memory model allows",
+    )
     validate_every: int = Field(default=5, ge=1, description="epochs between validations")
     patience: int = Field(
         default=0,

@@ -135,7 +135,9 @@ def rows_that_fit(lm: LanguageModel, prefix: Prefix) -> int:
     stats = device.memory_stats() or {}
     free = stats.get("bytes_limit", 4 << 30) - stats.get("bytes_in_use", 0)
     busy_tokens = 512 if device.platform == "cpu" else 16384
-    return int(max(1, min(free // 2 // (length * (kept + working + scores)), busy_tokens // length)))
+    return int(
+        max(1, min(free // 2 // (length * (kept + working + scores)), busy_tokens // length))
+    )
 
 
 def layer_path(lm: LanguageModel, prefix: Prefix, v_q_LF: Array, options: Options):

@@ -76,9 +76,7 @@ def select(
     return NeuronSet(layer_P, index_P, is_safety_P), int(shared)
 
 
-def random_neurons(
-    layers: int, width: int, *, safety: int, utility: int, seed: int
-) -> NeuronSet:
+def random_neurons(layers: int, width: int, *, safety: int, utility: int, seed: int) -> NeuronSet:
     """As many neurons drawn at random: the control of the paper's "w/o Neuron Pinpointing"."""
     generator = np.random.default_rng([seed, 7])
     flat = generator.permutation(layers * width)[: safety + utility].astype(np.int32)

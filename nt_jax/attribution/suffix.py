@@ -56,9 +56,7 @@ def run_prefix(
     token_BT = jnp.concatenate([prompt_P, answer_T[:-1]])[None]
     mask_BT = jnp.concatenate([mask_P, answer_mask_T[:-1]])[None]
     at = width - 1
-    trace = forward(
-        model, config, token_BT, mask_BT, read_at=at, keep_cache=True, keep_inputs=True
-    )
+    trace = forward(model, config, token_BT, mask_BT, read_at=at, keep_cache=True, keep_inputs=True)
     cos, sin = rotary_tables(
         positions(mask_BT), config.rope, config.head_dim, model.embed[...].dtype
     )

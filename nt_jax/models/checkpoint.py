@@ -56,10 +56,13 @@ def open_checkpoint(source: str, revision: str | None = None) -> Checkpoint:
     Everything that is wrong with it is in one CheckpointError.
     """
     path = find_source(source, revision)
-    if path.is_file():
-        gguf = open_gguf(path)
-        return Checkpoint(source, path, gguf.config, gguf.tensors, gguf)
-    return Checkpoint(source, path, *open_directory(path))
+    try:
+        if path.is_file():
+            gguf = open_gguf(path)
+            return Checkpoint(source, path, gguf.config, gguf.tensors, gguf)
+        return Checkpoint(source, path, *open_directory(path))
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or path} cannot be read: {error}.") from error
 
 
 def load_model(

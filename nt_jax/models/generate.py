@@ -58,12 +58,13 @@ def generate(
 
     first_B = pick(trace.x_BTD[:, -1:], jnp.int32(0))
     done_B = ~mask_BP.any(axis=1)
-    first_B = jnp.where(done_B, eos_E[0], first_B)
-    blank_BM = jnp.full((batch, max_new), eos_E[0], jnp.int32)
-    _, new_BM, last_B, _, _ = jax.lax.while_loop(
+    first_B = jnp.where(done_B, config.eos_ids[0] if config.eos_ids else 0, first_B)
+    blank_BM = jnp.zeros((batch, max_new), jnp.int32)
+    steps, new_BM, last_B, _, _ = jax.lax.while_loop(
         more, advance, (jnp.int32(0), blank_BM, first_B, done_B, cache)
     )
-    return new_BM
+    never_ran_M = jnp.arange(max_new, dtype=jnp.int32) >= steps  # all rows had ended by then
+    return jnp.where(never_ran_M[None], last_B[:, None], new_BM)
 
 
 def decode_step(
@@ -81,7 +82,9 @@ def decode_step(
     dtype = model.embed[...].dtype
     rotary = rotary_tables(position_B[:, None], config.rope, config.head_dim, dtype)
     width, room = mask_BP.shape[1], cache[0].shape[2] - mask_BP.shape[1]
-    new_S = (jnp.arange(room, dtype=jnp.int32) + width <= column)[None].repeat(mask_BP.shape[0], axis=0)
+    new_S = (jnp.arange(room, dtype=jnp.int32) + width <= column)[None].repeat(
+        mask_BP.shape[0], axis=0
+    )
     mask_B1S = jnp.concatenate([mask_BP, new_S], axis=1)[:, None]
 
     def layer(carry: tuple, per_layer: tuple):

@@ -29,6 +29,7 @@ class Pair:
 
     request: str
     answer: list[int]
+    sounds_harmful: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +61,20 @@ def cut(rows: Sequence, share: float = LOCAL_SHARE) -> tuple[list, list]:
     return local, [row for place, row in enumerate(rows) if place % every != 0]
 
 
+def emphasise(pairs: Sequence[Pair], share: float) -> list[Pair]:
+    """`pairs` with those that only sound harmful repeated until they make up `share` of all."""
+    hard = [pair for pair in pairs if pair.sounds_harmful]
+    plain = len(pairs) - len(hard)
+    missing = round(share * plain / (1 - share)) - len(hard) if hard else 0
+    return [*pairs, *(hard[place % len(hard)] for place in range(missing))]
+
+
 def make_pools(
     safety: Sequence[Pair],
     templates: Sequence[AttackTemplate],
     utility: Sequence[Pair],
     attacked_utility: Sequence[Pair],
+    sounds_harmful_share: float = 0.0,
 ) -> Pools:
     """Disjoint local and global pools from the training split."""
     for name, rows in (("harmful", safety), ("harmless", utility), ("templates", templates)):
@@ -75,9 +85,7 @@ def make_pools(
             )
     safe, attack, good = cut(safety), cut(templates), cut(utility)
     wrapped = cut(attacked_utility) if len(attacked_utility) > 1 else ([], attacked_utility)
-    local, outer = (
-        (Pool(safe[i], safe[i], attack[i]), Pool(good[i], wrapped[i])) for i in (0, 1)
-    )
+    local, outer = ((Pool(safe[i], safe[i], attack[i]), Pool(good[i], wrapped[i])) for i in (0, 1))
     return Pools(local[0], outer[0], local[1], outer[1])
 
 
@@ -100,6 +108,22 @@ class Batcher:
             longest = max((p.request for p in pool.attacked), key=lambda r: len(self.encode(r)))
             attacked = max(len(self.encode(t.apply(longest))) for t in pool.templates)
         return {"direct": bucket(direct), "attacked": bucket(attacked + 4)}
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the widest row, prompt and answer."""
+        widths = [width for group in self.widths.values() for width in group.values()]
+        return max(widths) + self.tune.answer_tokens
+
+    def check(self, max_positions: int) -> None:
+        """Raises a DataError if the longest prompt leaves no room for its answer."""
+        if self.longest > max_positions:
+            prompt = self.longest - self.tune.answer_tokens
+            raise DataError(
+                f"the longest training prompt takes {prompt} tokens; with "
+                f"tune.answer_tokens={self.tune.answer_tokens} it does not fit the model's context "
+                f"of {max_positions}. Drop the longest attack templates or requests."
+            )
 
     def batch(self, epoch: int) -> MetaBatch:
         """The local and global batches of one epoch, placed on the mesh."""

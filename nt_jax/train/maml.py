@@ -7,6 +7,7 @@ batches are arguments, so nothing is baked into a compiled program.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,12 +41,14 @@ class MetaOptions:
     meta_lr: float = 0.03  # eta_meta
     safety_weight: float = 0.5  # lambda
     kl_weight: float = 0.0  # weight of KL(base || tuned) on harmless answers, added to L_u
+    token_decay: float = 1.0  # token t of an answer weighs token_decay**t in every loss
     factor_min: float = 0.0
     factor_max: float = 4.0
     order: int = _static(2)  # 2 differentiates through the inner updates, 1 does not
     inner_steps: int = _static(1)  # K
     utility_sign: str = _static("printed")  # printed: line 16 ascends | descent
     with_kl: bool = _static(False)  # whether kl_weight counts: the base model then runs as well
+    rows: int = _static(0)  # rows of a sub-batch differentiated together; 0: all of them
     remat: bool = _static(False)
 
 
@@ -60,37 +63,84 @@ class MetaBatch:
     global_utility: Batches
 
 
-def row_mean(values: list[Array], batches: Batches) -> Array:
-    """Mean of per-sub-batch means, weighted by how many real rows each holds."""
-    rows = jnp.stack([jnp.asarray(batch.weight_B, values[0].dtype).sum() for batch in batches])
-    return (jnp.stack(values) * rows).sum() / jnp.maximum(rows.sum(), 1)
+def shares(batches: Batches) -> list[Array]:
+    """Each sub-batch's share of the set's real rows; they sum to 1."""
+    rows = [jnp.asarray(batch.weight_B).sum() for batch in batches]
+    return [count / jnp.maximum(sum(rows), 1) for count in rows]
 
 
 def answer_loss(
-    theta_P: Array, lm: LanguageModel, neurons: NeuronSet, batches: Batches, remat: bool
+    theta_P: Array,
+    lm: LanguageModel,
+    neurons: NeuronSet,
+    batch: AnswerBatch,
+    options: MetaOptions,
 ) -> Float[Array, ""]:
     """Mean NLL of the wanted answers: L_s of safe ones (EvalSafety), L_u of good ones."""
     scale_LF = scatter(theta_P, neurons, lm.ones_LF)
-    return row_mean([nll(lm, scale_LF, batch, remat=remat) for batch in batches], batches)
+    return nll(lm, scale_LF, batch, decay=options.token_decay, remat=options.remat)
 
 
-def utility_losses(
-    theta_P: Array, lm: LanguageModel, neurons: NeuronSet, batches: Batches, remat: bool
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(L_u, mean KL to the base model on the same answers)."""
+def safety_loss(theta_P: Array, lm, neurons, batch, options: MetaOptions):
+    """(lambda * L_s, its parts by name)."""
+    loss = answer_loss(theta_P, lm, neurons, batch, options)
+    zero = jnp.zeros_like(loss)
+    return options.safety_weight * loss, {"safety_loss": loss, "utility_loss": zero, "kl": zero}
+
+
+def utility_loss(theta_P: Array, lm, neurons, batch, options: MetaOptions):
+    """((1 - lambda) * (L_u + kl_weight * KL to the base model), its parts by name)."""
     scale_LF = scatter(theta_P, neurons, lm.ones_LF)
-    pairs = [nll_and_kl(lm, scale_LF, batch, remat=remat) for batch in batches]
-    return row_mean([p[0] for p in pairs], batches), row_mean([p[1] for p in pairs], batches)
+    settings = {"decay": options.token_decay, "remat": options.remat}
+    if options.with_kl:
+        loss, kl = nll_and_kl(lm, scale_LF, batch, **settings)
+    else:
+        loss = nll(lm, scale_LF, batch, **settings)
+        kl = jnp.zeros_like(loss)
+    total = (1 - options.safety_weight) * (loss + options.kl_weight * kl)
+    return total, {"safety_loss": jnp.zeros_like(loss), "utility_loss": loss, "kl": kl}
+
+
+def mean_over(rule: Callable[[AnswerBatch], Any], batches: Batches, rows: int) -> Any:
+    """The mean of `rule` over all real rows, `rows` at a time, one stretch after the other.
+
+    `rule` gives a pytree of means over a batch's rows (a loss, a gradient). The loop keeps the
+    activations of one stretch only; unrolled, XLA would hold those of all.
+    """
+    total = None
+    for share, batch in zip(shares(batches), batches, strict=True):
+        size = batch.weight_B.shape[0]
+        if rows == 0 or rows >= size or size % rows:
+            value = jax.tree.map(lambda x, s=share: s * x, rule(batch))
+        else:
+            pieces = jax.tree.map(lambda a: a.reshape(-1, rows, *a.shape[1:]), batch)
+            weight_N = pieces.weight_B.sum(axis=1) / jnp.maximum(batch.weight_B.sum(), 1) * share
+
+            def add(value, piece):
+                weight, part = piece
+                return jax.tree.map(lambda t, x: t + weight * x, value, rule(part)), None
+
+            shape = jax.eval_shape(rule, jax.tree.map(lambda a: a[0], pieces))
+            zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
+            value, _ = jax.lax.scan(add, zero, (weight_N, pieces))
+        total = value if total is None else jax.tree.map(jnp.add, total, value)
+    return total
 
 
 def gradient(loss: Callable[..., Array], order: int) -> Callable[..., Array]:
-    """The gradient of loss(theta_P, *data) in theta_P, cheap to differentiate once more.
+    """The mean gradient of loss(theta_P, lm, neurons, batch, options) over sub-batches, in theta_P.
 
-    Plain `jax.grad` of `jax.grad` stores the residuals of the inner backward pass. Since the
-    Hessian is symmetric, its product with a cotangent is one jvp of the gradient, which stores
-    none (forward over reverse; MixFlow-MG, arXiv 2505.00793). Exact, at first-order memory.
+    Cheap to differentiate again: plain `jax.grad` of `jax.grad` stores the residuals of the inner
+    backward pass. Since the Hessian is symmetric, its product with a cotangent is one jvp of the
+    gradient, which stores none (forward over reverse; MixFlow-MG, arXiv 2505.00793). Exact, at
+    first-order memory.
     """
-    plain = jax.grad(loss)
+
+    def plain(theta_P: Array, lm, neurons, batches: Batches, options: MetaOptions) -> Array:
+        slope = jax.grad(loss)
+        rule = lambda batch: slope(theta_P, lm, neurons, batch, options)  # noqa: E731
+        return mean_over(rule, batches, options.rows)
+
     if order == 1:
         return lambda theta_P, *data: jax.lax.stop_gradient(plain(theta_P, *data))
 
@@ -118,12 +168,12 @@ def adapt(
     is_safety_P = jnp.asarray(neurons.is_safety_P)
     # The gradient is taken in all factors and masked afterwards, or the second order would lose
     # how a safety step depends on the utility factors.
-    slope = gradient(functools.partial(answer_loss, remat=options.remat), options.order)
+    slope = gradient(answer_loss, options.order)
 
     def step(theta_P: Array, _: None):
-        g_P = slope(theta_P, lm, neurons, batch.local_safety)  # lines 11-12
+        g_P = slope(theta_P, lm, neurons, batch.local_safety, options)  # lines 11-12
         theta_P = theta_P - options.inner_lr * jnp.where(is_safety_P, g_P, 0)  # line 13
-        g_P = slope(theta_P, lm, neurons, batch.local_utility)  # lines 14-15
+        g_P = slope(theta_P, lm, neurons, batch.local_utility, options)  # lines 14-15
         theta_P = theta_P + sign * options.inner_lr * jnp.where(is_safety_P, 0, g_P)  # line 16
         return theta_P, None
 
@@ -135,25 +185,35 @@ def joint_loss(
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """(lambda * L_s + (1 - lambda) * L_u at the adapted factors (lines 18-20), its parts)."""
     adapted_P = adapt(theta_P, lm, neurons, batch, options)
-    safety = answer_loss(adapted_P, lm, neurons, batch.global_safety, options.remat)
-    kl = jnp.zeros_like(safety)
-    if options.with_kl:
-        utility, kl = utility_losses(adapted_P, lm, neurons, batch.global_utility, options.remat)
-    else:
-        utility = answer_loss(adapted_P, lm, neurons, batch.global_utility, options.remat)
-    weight = options.safety_weight
-    total = weight * safety + (1 - weight) * (utility + options.kl_weight * kl)
-    return total, {"safety_loss": safety, "utility_loss": utility, "kl": kl}
+    terms = [
+        mean_over(lambda b, f=loss: f(adapted_P, lm, neurons, b, options), batches, options.rows)
+        for loss, batches in outer_losses(batch)
+    ]
+    return jax.tree.map(jnp.add, *terms)
+
+
+def outer_losses(batch: MetaBatch) -> tuple[tuple[Callable[..., Any], Batches], ...]:
+    """The two terms of the joint loss and the data of each."""
+    return (safety_loss, batch.global_safety), (utility_loss, batch.global_utility)
 
 
 def meta_gradient(
     theta_P: Array, lm: LanguageModel, neurons: NeuronSet, batch: MetaBatch, options: MetaOptions
 ) -> tuple[Float[Array, " P"], dict[str, Array]]:
-    """(the gradient of line 21, the losses and its norm)."""
-    (total, parts), g_P = jax.value_and_grad(joint_loss, has_aux=True)(
-        theta_P, lm, neurons, batch, options
-    )
-    return g_P, {"loss": total, **parts, "gradient_norm": optax.global_norm(g_P)}
+    """(the gradient of line 21, the losses and its norm).
+
+    The same as `jax.grad(joint_loss)`, at the memory of one stretch of rows: gradients at the
+    adapted factors are summed stretch by stretch, then pulled back through `adapt`.
+    """
+    adapted_P, pull = jax.vjp(lambda t_P: adapt(t_P, lm, neurons, batch, options), theta_P)
+    terms = []
+    for loss, batches in outer_losses(batch):
+        slope = jax.value_and_grad(loss, has_aux=True)
+        rule = lambda b, s=slope: s(adapted_P, lm, neurons, b, options)  # noqa: E731
+        terms.append(mean_over(rule, batches, options.rows))
+    (total, parts), g_P = jax.tree.map(jnp.add, *terms)
+    (meta_P,) = pull(g_P)
+    return meta_P, {"loss": total, **parts, "gradient_norm": optax.global_norm(meta_P)}
 
 
 @functools.partial(jax.jit, static_argnames="optimiser", donate_argnames=("state",))

@@ -22,30 +22,45 @@ def answer_logits(
     return unembed(model, x_BAD, lm.config.rms_eps)
 
 
-def answer_mean(value_BA: Array, batch: AnswerBatch) -> Float[Array, ""]:
-    """Mean over each answer's tokens, then over the rows by their weights."""
-    mask_BA = jnp.asarray(batch.answer_mask_BA, value_BA.dtype)
-    length_B = jnp.maximum(mask_BA.sum(axis=1), 1)
-    mean_B = (value_BA * mask_BA).sum(axis=1) / length_B
+def answer_mean(value_BA: Array, batch: AnswerBatch, decay: Array | float) -> Float[Array, ""]:
+    """Mean over each answer's tokens, token t weighing decay**t; then over rows by their weights.
+
+    decay 1 is the plain mean. Whether an answer refuses is settled by its first tokens, which a
+    plain mean over a long answer hardly hears.
+    """
+    place_A = jnp.arange(value_BA.shape[1], dtype=value_BA.dtype)
+    weight_BA = jnp.asarray(batch.answer_mask_BA, value_BA.dtype)
+    weight_BA = weight_BA * jnp.power(jnp.asarray(decay, value_BA.dtype), place_A)[None]
+    mean_B = (value_BA * weight_BA).sum(axis=1) / jnp.maximum(weight_BA.sum(axis=1), 1e-9)
     weight_B = jnp.asarray(batch.weight_B, value_BA.dtype)
     return (mean_B * weight_B).sum() / jnp.maximum(weight_B.sum(), 1)
 
 
 def nll(
-    lm: LanguageModel, scale_LF: Array, batch: AnswerBatch, *, remat: bool = False
+    lm: LanguageModel,
+    scale_LF: Array,
+    batch: AnswerBatch,
+    *,
+    decay: Array | float = 1.0,
+    remat: bool = False,
 ) -> Float[Array, ""]:
-    """Mean negative log-likelihood of the batch's answers, in nats per token."""
+    """Mean negative log-likelihood of the batch's answers, in nats per token; see answer_mean."""
     logits_BAV = answer_logits(lm, scale_LF, batch, remat=remat)
-    return -answer_mean(token_log_probs(logits_BAV, batch.answer_BA), batch)
+    return -answer_mean(token_log_probs(logits_BAV, batch.answer_BA), batch, decay)
 
 
 def nll_and_kl(
-    lm: LanguageModel, scale_LF: Array, batch: AnswerBatch, *, remat: bool = False
+    lm: LanguageModel,
+    scale_LF: Array,
+    batch: AnswerBatch,
+    *,
+    decay: Array | float = 1.0,
+    remat: bool = False,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """(NLL, KL(base || scaled)) per answer token, in nats; the base is the scale of ones."""
     logits_BAV = answer_logits(lm, scale_LF, batch, remat=remat)
     base_BAV = jax.lax.stop_gradient(answer_logits(lm, lm.ones_LF, batch))
     base_BAV, new_BAV = jax.nn.log_softmax(base_BAV), jax.nn.log_softmax(logits_BAV)
     kl_BA = (jnp.exp(base_BAV) * (base_BAV - new_BAV)).sum(axis=-1)
-    loss = -answer_mean(token_log_probs(logits_BAV, batch.answer_BA), batch)
-    return loss, answer_mean(kl_BA, batch)
+    loss = -answer_mean(token_log_probs(logits_BAV, batch.answer_BA), batch, decay)
+    return loss, answer_mean(kl_BA, batch, decay)

@@ -26,5 +26,3 @@ def place(neurons: NeuronSet) -> NeuronSet:
         neurons,
         **{f.name: jnp.asarray(getattr(neurons, f.name)) for f in dataclasses.fields(neurons)},
     )
-
-

@@ -1,0 +1,82 @@
+"""Scores and chosen neurons on disk: other counts need no new attribution."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from nt_jax.attribution.integrated import Attribution
+from nt_jax.attribution.select import NeuronSet, aggregate
+from nt_jax.errors import RunError
+
+
+def save_attribution(path: Path, result: Attribution) -> None:
+    """Write one example's scores with v_q and v_pq, all that selection and figures need."""
+    partial = path.with_name(f".{path.name}.tmp")
+    with partial.open("wb") as file:
+        np.savez(
+            file, score=result.score_LF, v_q=result.v_q_LF, v_pq=result.v_pq_LF,
+            start=result.start_L, end=result.end,
+        )  # fmt: skip
+    partial.replace(path)
+
+
+def load_attribution(path: Path) -> Attribution:
+    """What `save_attribution` wrote."""
+    try:
+        with np.load(path) as saved:
+            return Attribution(
+                saved["score"], saved["v_q"], saved["v_pq"], saved["start"], float(saved["end"])
+            )
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise RunError(f"{path} is damaged ({error}). Delete its folder and repeat.") from error
+
+
+def load_scores(folder: Path) -> dict[str, np.ndarray]:
+    """score_LF per set ("safety", "utility"), the mean over that set's examples in `folder`."""
+    scores = {}
+    for name in ("safety", "utility"):
+        files = sorted(folder.glob(f"{name}-*.npz"))
+        if not files:
+            raise RunError(
+                f"{folder} holds no {name} scores. Delete it and repeat the attribution."
+            )
+        scores[name] = aggregate(np.stack([load_attribution(file).score_LF for file in files]))
+    return scores
+
+
+def neuron_rows(neurons: NeuronSet, scores: dict[str, np.ndarray]) -> list[dict]:
+    """One dict per chosen neuron: layer, index, set, rank in its set (1 = best) and score."""
+    rows = []
+    for place, (layer, index, safe) in enumerate(
+        zip(neurons.layer_P, neurons.index_P, neurons.is_safety_P, strict=True)
+    ):
+        name = "safety" if safe else "utility"
+        first = 0 if safe else int(np.sum(neurons.is_safety_P))
+        score = float(scores[name][layer, index])
+        rows.append(
+            {"layer": int(layer), "index": int(index), "set": name, "rank": place - first + 1,
+             "score": score}
+        )  # fmt: skip
+    return rows
+
+
+def save_neurons(path: Path, rows: list[dict]) -> None:
+    """Write the chosen neurons as CSV."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def load_neurons(path: Path) -> tuple[NeuronSet, list[dict]]:
+    """(the chosen neurons in the order of their factors, the rows of the CSV)."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        layer_P = np.array([int(row["layer"]) for row in rows], np.int32)
+        index_P = np.array([int(row["index"]) for row in rows], np.int32)
+        safe_P = np.array([row["set"] == "safety" for row in rows])
+    except (OSError, KeyError, ValueError) as error:
+        raise RunError(f"{path} is not a list of neurons ({error}). Repeat the run.") from error
+    return NeuronSet(layer_P, index_P, safe_P), rows

@@ -1,0 +1,72 @@
+"""Orbax checkpoints of what tuning must not lose: factors, optimiser, best so far, epoch."""
+
+import dataclasses
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax import Array
+from orbax.checkpoint import v1 as ocp
+
+from nt_jax.errors import RunError
+
+KEPT = 2  # the newest, and one before it in case the newest is damaged
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TuneState:
+    """Everything an interrupted run needs to go on as if nothing had happened.
+
+    Batches are a function of (seed, epoch), so the epoch is also the data cursor.
+    """
+
+    theta_P: Array
+    optimiser: optax.OptState
+    epoch: int | Array  # epochs done
+    best_P: Array
+    best_epoch: int | Array
+    best_score: float | Array  # of validation, see validate.score; -inf before the first
+    waited: int | Array  # validations since the best
+
+
+def save(folder: Path, state: TuneState) -> None:
+    """Write `state` as folder/EPOCH (Orbax writes it whole or not at all); drop older ones."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    target = (folder / f"{int(state.epoch):06d}").resolve()
+    ocp.save(target, _as_dict(jax.tree.map(np.asarray, state)), overwrite=True)
+    for old in _saved(folder)[:-KEPT]:
+        shutil.rmtree(old)
+
+
+def restore(folder: Path, like: TuneState) -> TuneState | None:
+    """The newest state in `folder` with the structure of `like`, or None if there is none."""
+    saved = _saved(folder)
+    if not saved:
+        return None
+    abstract = jax.tree.map(np.asarray, like)
+    try:
+        loaded = ocp.load(saved[-1].resolve(), _as_dict(abstract))
+    except (ValueError, KeyError, OSError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise RunError(
+            f"{saved[-1]} cannot be read ({reason}). Delete that folder to go on from the one "
+            "before it, or its parent to start tuning anew."
+        ) from error
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(loaded)]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _saved(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("[0-9]*") if path.is_dir() and path.name.isdigit())
+
+
+def _as_dict(state: TuneState) -> dict[str, Any]:
+    """A plain dict of leaves in the order of `state`: readable without importing nt_jax."""
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(state)]
+    keys = [f"{place:02d}{name}" for place, name in enumerate(names)]
+    return dict(zip(keys, jax.tree.leaves(state), strict=True))

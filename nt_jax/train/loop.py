@@ -1,0 +1,107 @@
+"""A run from checkpoint to report, top to bottom; finished stages are skipped.
+
+load > own answers > attribute > select > tune > export > evaluate > report
+"""
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from nt_jax.config import RunConfig, config_key
+from nt_jax.errors import RunError
+from nt_jax.eval.rows import read_rows
+from nt_jax.eval.screen import screen_table
+from nt_jax.models.export import export_hf
+from nt_jax.rundir import RunDirectory
+from nt_jax.train.plan import header, model_line
+from nt_jax.train.prepare import data_hash, read_records
+from nt_jax.train.session import Session, devices, fingerprint
+from nt_jax.train.stages import RUNNERS, tuned_scale, write_manifest
+from nt_jax.train.verify import verify_export
+
+STAGES = ("answers", "attribute", "select", "train", "export", "base", "eval", "report")
+RESUMABLE = ("attribute", "train", "base", "eval")
+
+
+def run(config: RunConfig, console: Console, until: str | None = None) -> None:
+    """Carry a run to its report, or to the end of stage `until`."""
+    console.print(header(config), highlight=False)
+    with RunDirectory(config.folder) as directory:
+        session = Session(config, console)
+        records = read_records(config)
+        keys = stage_keys(config, fingerprint(session.checkpoint), data_hash(records))
+        directory.record(
+            config=config.model_dump(mode="json"), seed=config.seed, devices=devices(),
+            hashes={"weights": fingerprint(session.checkpoint), "data": data_hash(records)},
+        )  # fmt: skip
+        session.say("model", model_line(session.checkpoint.config))
+        for name in STAGES:
+            started = time.monotonic()
+            if directory.finished(name, keys[name]):
+                session.say(name, "kept from before")
+            else:
+                resumable = name in RESUMABLE
+                with directory.stage(name, keys[name], resumable=resumable) as folder:
+                    said = RUNNERS[name](session, directory, records, folder)
+                session.say(name, f"{said}   {clock(time.monotonic() - started)}")
+            if name == until:
+                return
+        finish(session, directory)
+
+
+def stage_keys(config: RunConfig, weights: str, data: str) -> dict[str, str]:
+    """The key of each stage: a hash of the settings it reads and of the stages before it."""
+    keys: dict[str, str] = {}
+
+    def add(name: str, settings: list[str], *inputs: str) -> None:
+        keys[name] = config_key(config, settings, inputs=[weights, data, *inputs])
+
+    common = ["seed", "model.dtype", "eval.judge"]
+    add("answers", [*common, "tune.answer_tokens", "tune.attacked_harmless_fraction", "data"])
+    add("attribute", [*common, "attribution", "data"], keys["answers"])
+    add("select", ["neurons"], keys["attribute"])
+    add("train", [*common, "tune", "data"], keys["select"], keys["answers"])
+    add("export", ["export"], keys["train"])
+    evaluation = ["model.dtype", "eval.datasets", "eval.max_new_tokens", "eval.limit"]
+    add("base", evaluation)
+    add("eval", [*evaluation, "eval.judge"], keys["base"], keys["train"])
+    add("report", ["name"], keys["eval"], keys["export"])
+    return keys
+
+
+def finish(session: Session, directory: RunDirectory) -> None:
+    """The last screen: stage times, the before/after table, where everything lies."""
+    folder = directory.path
+    console = session.console
+    stages = directory.facts()["stages"]
+    times = "   ".join(f"{name} {clock(stages[name]['wall_seconds'])}" for name in STAGES)
+    console.print()
+    console.print(screen_table(read_rows(folder / "report" / "results.json")))
+    console.print()
+    session.say("times", times)
+    session.say("model", f"{folder / 'export' / 'hf'}")
+    session.say("report", f"{folder / 'report' / 'report.md'}   (and report.html)")
+    session.say("answers", f"{folder / 'eval' / 'answers.jsonl'}")
+
+
+def export_run(run_dir: Path, out: Path, dtype: str) -> None:
+    """Turn the Orbax factors of a finished or interrupted run into a HF directory at `out`."""
+    console = Console()
+    if not (run_dir / "run.json").is_file():
+        raise RunError(f"{run_dir} is not a run directory (it has no run.json).")
+    with RunDirectory(run_dir) as directory:
+        stored = directory.facts().get("config")
+        if stored is None:
+            raise RunError(f"{run_dir / 'run.json'} holds no config. Repeat the run.")
+        session = Session(RunConfig.model_validate(stored), console)
+        scale_LF = tuned_scale(session, run_dir)
+        report = export_hf(session.checkpoint, scale_LF, out, dtype)
+        difference = verify_export(session, scale_LF, out)
+        write_manifest(out / "nt_jax_export.json", report, difference)
+    session.say("export", f"{out}   {len(report.changed)} of {report.tensors} tensors changed")
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, as 3:07."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

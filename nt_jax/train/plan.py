@@ -1,0 +1,82 @@
+"""What a run is about to do: one header line, sizes, and the memory it will take."""
+
+import math
+
+import jax
+
+from nt_jax import __version__
+from nt_jax.config import RunConfig, dump_config
+from nt_jax.mesh import make_mesh
+from nt_jax.models.checkpoint import MODEL_DTYPES, check_mesh, open_checkpoint
+from nt_jax.models.config import ModelConfig
+from nt_jax.models.transformer import dim_sizes, leaf_axes
+from nt_jax.runinfo import memory_bytes
+
+GB = 1e9
+
+
+def parameters(config: ModelConfig) -> int:
+    """Number of weights, a tied embedding counted once."""
+    sizes = dim_sizes(config)
+    return sum(math.prod(sizes[axis] for axis in axes) for axes in leaf_axes(config).values())
+
+
+def header(config: RunConfig) -> str:
+    """The first line of a run."""
+    found = jax.devices()
+    kind = "cpu" if found[0].platform == "cpu" else found[0].device_kind
+    return (
+        f"nt_jax {__version__}   {config.name}   {kind} x {len(found)}   "
+        f"{memory_bytes() / GB:.0f} GB memory   run directory {config.folder}"
+    )
+
+
+def model_line(config: ModelConfig) -> str:
+    """The model in one line."""
+    return (
+        f"{config.family}, {parameters(config) / 1e6:,.1f} M parameters, "
+        f"{config.layers} x {config.neurons:,} neurons"
+    )
+
+
+def memory_estimate(config: RunConfig, model: ModelConfig) -> dict[str, float]:
+    """Bytes per part of a run; the largest step decides, so the total is weights + max."""
+    item = MODEL_DTYPES[config.model.dtype].itemsize
+    weights = parameters(model) * item
+    width = 256  # prompt tokens assumed per row; the real width is known once data are read
+    tokens = width + config.tune.answer_tokens
+    per_token = item * (10 * model.width + 6 * model.neurons) * model.layers
+    losses = config.tune.global_batch * (2 * tokens * per_token)
+    head = 3 * 4 * config.tune.global_batch * config.tune.answer_tokens * model.vocab_size
+    cache = 2 * item * model.layers * model.kv_heads * model.head_dim
+    decoding = 2 * config.eval.batch_size * (width + config.eval.max_new_tokens) * cache
+    check = weights  # the export is read again beside the model
+    return {
+        "weights": weights,
+        "tuning": losses + head,
+        "decoding": decoding,
+        "export check": check,
+        "total": weights + max(losses + head, decoding, check),
+    }
+
+
+def describe(config: RunConfig) -> str:
+    """The resolved config, sizes and memory of a run, for --dry-run."""
+    checkpoint = open_checkpoint(config.model.source, config.model.revision)
+    model = checkpoint.config
+    check_mesh(model, make_mesh(config.mesh.data, config.mesh.model))
+    chosen = config.neurons.safety + config.neurons.utility
+    share = 100 * chosen / (model.layers * model.neurons)
+    memory = memory_estimate(config, model)
+    parts = ", ".join(f"{name} {size / GB:.1f}" for name, size in memory.items())
+    return "\n".join([
+        header(config),
+        f"model      {model_line(model)}",
+        f"weights    {checkpoint.path}",
+        f"neurons    {chosen:,} of {model.layers * model.neurons:,} may change ({share:.1f} %)",
+        f"memory     about {memory['total'] / GB:.1f} GB ({parts})",
+        "",
+        dump_config(config).rstrip(),
+        "",
+        "dry run: nothing was written",
+    ])  # fmt: skip

@@ -1,0 +1,148 @@
+"""Everything tuning and testing read, from records and the base model's own answers."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from nt_jax.config import RunConfig
+from nt_jax.data.records import AttackTemplate, HarmfulRequest, HarmlessRequest
+from nt_jax.data.sources import load_harmful, load_harmless, load_templates
+from nt_jax.data.splits import divide
+from nt_jax.errors import DataError, RunError
+from nt_jax.eval.refusal import Judge
+from nt_jax.train.examples import Pair, Pools, make_pools
+from nt_jax.train.session import Session
+
+ATTACKED_SHARE = 2  # one attacked harmless request for so many bare ones
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """The records of one split."""
+
+    harmful: list[HarmfulRequest]
+    harmless: list[HarmlessRequest]
+    templates: list[AttackTemplate]
+
+    def attacked(self, requests: Sequence[str], stride: int = 5) -> list[str]:
+        """Each request inside one template; neighbours get templates that lie apart."""
+        count = len(self.templates)
+        return [
+            self.templates[place * stride % count].apply(text)
+            for place, text in enumerate(requests)
+        ]
+
+
+def read_records(config: RunConfig) -> dict[str, Records]:
+    """Records per split; test records exist for the demo set only."""
+    data, parts = config.data, {}
+    harmful = load_harmful(data.harmful.source, data.harmful.split, data.harmful.limit)
+    harmless = load_harmless(data.harmless.source, data.harmless.split, data.harmless.limit)
+    templates = load_templates(data.templates.source, data.templates.split, data.templates.limit)
+    for part in ("train", "validation"):
+        parts[part] = Records(
+            divide(harmful, part, "harmful"),
+            divide(harmless, part, "harmless"),
+            divide(templates, part, "templates"),
+        )
+    return parts
+
+
+def data_hash(parts: dict[str, Records]) -> str:
+    """sha256 over every record, so that a run never reuses work made from other data."""
+    rows = {part: dataclasses.asdict(records) for part, records in parts.items()}
+    text = json.dumps(rows, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_own_answers(session: Session, train: Records, folder: Path) -> None:
+    """Let the base model answer what it should go on answering, and refuse where it does.
+
+    Files: one JSON line per request {set, request, answer ids, ended, refused}.
+    """
+    requests = [record.request for record in train.harmless]
+    sets = {"harmless": requests}
+    if session.config.tune.attacked_harmless_fraction > 0:
+        sets["attacked"] = train.attacked(requests[::ATTACKED_SHARE])
+    if session.config.data.safety_targets == "self":
+        sets["harmful"] = [record.request for record in train.harmful]
+    texts = [text for group in sets.values() for text in group]
+    width = session.config.tune.answer_tokens
+    ids = session.answer(texts, width, "base answers")
+    answers = [session.text(row) for row in ids]
+    refused = session.judge.verdicts(texts, answers)
+    names = [name for name, group in sets.items() for _ in group]
+    with (folder / "own_answers.jsonl").open("w", encoding="utf-8") as file:
+        for name, text, row, no in zip(names, texts, ids, refused, strict=True):
+            line = {"set": name, "request": text, "answer": row, "ended": len(row) < width}
+            file.write(json.dumps({**line, "refused": no}) + "\n")
+
+
+def read_own_answers(folder: Path, eos_id: int) -> dict[str, tuple[list[Pair], list[Pair]]]:
+    """Per set: (pairs whose answer is useful, pairs whose answer is a refusal)."""
+    pairs: dict[str, tuple[list[Pair], list[Pair]]] = {}
+    path = folder / "own_answers.jsonl"
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            answer = row["answer"] + ([eos_id] if row["ended"] else [])
+            group = pairs.setdefault(row["set"], ([], []))
+            if row["answer"]:
+                group[row["refused"]].append(Pair(row["request"], answer))
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{path} is damaged ({error}). Delete its folder and repeat.") from error
+    return pairs
+
+
+def safety_pairs(session: Session, train: Records, own: dict) -> list[Pair]:
+    """Harmful requests with the refusal to learn: the data's, or the model's own."""
+    if session.config.data.safety_targets == "self":
+        refusals = own.get("harmful", ([], []))[1]
+        if len(refusals) < 2:
+            raise DataError(
+                "data.safety_targets=self needs a model that refuses bare harmful requests, but "
+                f"this one refused {len(refusals)} of {len(train.harmful)}. Use 'given'."
+            )
+        return refusals
+    missing = [record.id for record in train.harmful if not record.refusal]
+    if missing:
+        raise DataError(
+            f"data.harmful: {len(missing)} of {len(train.harmful)} training rows have no refusal "
+            f"(first: {missing[0]}). Add one, or set data.safety_targets=self."
+        )
+    return [Pair(r.request, session.answer_ids(r.refusal or "")) for r in train.harmful]
+
+
+def utility_pairs(session: Session, train: Records, own: dict) -> list[Pair]:
+    """Harmless requests with the answer to keep: the model's own, or the data's."""
+    if session.config.data.utility_targets == "self":
+        return own["harmless"][0]
+    rows = [record for record in train.harmless if record.answer]
+    if not rows:
+        raise DataError("data.utility_targets=given, but no harmless training row has an answer.")
+    return [Pair(record.request, session.answer_ids(record.answer or "")) for record in rows]
+
+
+def pools(session: Session, train: Records, folder: Path) -> Pools:
+    """D_local and D_global of Algorithm 1."""
+    own = read_own_answers(folder, session.eos_id)
+    hard = {record.request for record in train.harmless if record.sounds_harmful}
+    utility = [
+        dataclasses.replace(pair, sounds_harmful=pair.request in hard)
+        for pair in utility_pairs(session, train, own)
+    ]
+    return make_pools(
+        safety_pairs(session, train, own),
+        train.templates,
+        utility,
+        own.get("attacked", ([], []))[0],
+        session.config.tune.sounds_harmful_fraction,
+    )
+
+
+def refusals(judge: Judge, requests: Sequence[str], answers: Sequence[str]) -> float:
+    """Share of answers that refuse, 0..1."""
+    verdicts = judge.verdicts(requests, answers)
+    return sum(verdicts) / max(1, len(verdicts))

@@ -1,0 +1,142 @@
+"""One run's model, tokenizer, judge and screen; the weights are read when first needed."""
+
+import contextlib
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+from jax import Array
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from nt_jax.config import RunConfig
+from nt_jax.eval.refusal import load_judge
+from nt_jax.mesh import make_mesh
+from nt_jax.models.answers import answer_prompts
+from nt_jax.models.checkpoint import Checkpoint, load_model, open_checkpoint
+from nt_jax.models.tokenizer import decode, encode_answer, encode_chat, load_tokenizer
+from nt_jax.models.transformer import LanguageModel
+
+LABEL = 11  # columns of the stage name at the left edge of the screen
+
+
+class Session:
+    """What all stages of one run share."""
+
+    def __init__(self, config: RunConfig, console: Console):
+        self.config, self.console = config, console
+        self.checkpoint: Checkpoint = open_checkpoint(config.model.source, config.model.revision)
+        self.judge = load_judge(config.eval.judge)
+        self._encoded: dict[str, list[int]] = {}
+
+    @functools.cached_property
+    def tokenizer(self):
+        """The checkpoint's tokenizer."""
+        return load_tokenizer(self.checkpoint)
+
+    @functools.cached_property
+    def lm(self) -> LanguageModel:
+        """The model on the mesh of the config."""
+        mesh = make_mesh(self.config.mesh.data, self.config.mesh.model)
+        return load_model(self.checkpoint, self.config.model.dtype, mesh)
+
+    @property
+    def eos_id(self) -> int:
+        """The token that ends an answer in training."""
+        return self.checkpoint.config.eos_ids[0]
+
+    def encode(self, request: str) -> list[int]:
+        """Prompt ids of a one-turn chat; remembered, since batches ask again and again."""
+        if request not in self._encoded:
+            self._encoded[request] = encode_chat(self.tokenizer, request)
+        return self._encoded[request]
+
+    def answer_ids(self, text: str) -> list[int]:
+        """Token ids of an answer to learn, closed by EOS."""
+        return encode_answer(self.tokenizer, text, self.eos_id)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of answer ids."""
+        return decode(self.tokenizer, ids)
+
+    def answer(
+        self,
+        texts: Sequence[str],
+        max_new: int,
+        label: str | None = None,
+        scale_LF: Array | None = None,
+        on_batch: Callable[[list[int], list[list[int]]], None] | None = None,
+    ) -> list[list[int]]:
+        """Greedy answers to chat prompts as token ids; a progress bar where `label` is given."""
+        scale_LF = self.lm.ones_LF if scale_LF is None else scale_LF
+        with self.progress(label, len(texts), "answers") as advance:
+
+            def done(rows: list[int], answers: list[list[int]]) -> None:
+                if on_batch is not None:
+                    on_batch(rows, answers)
+                advance(len(rows))
+
+            return answer_prompts(
+                self.lm,
+                scale_LF,
+                [self.encode(text) for text in texts],
+                max_new=max_new,
+                batch_size=self.config.eval.batch_size,
+                on_batch=done,
+            )
+
+    def say(self, stage: str, text: str) -> None:
+        """One line of the screen: the stage at the left, plain words after it."""
+        self.console.print(f"{stage:<{LABEL}}{text}", highlight=False, soft_wrap=True)
+
+    @contextlib.contextmanager
+    def progress(self, label: str | None, total: int, unit: str) -> Iterator[Callable[..., None]]:
+        """advance(n, note="") of a bar that disappears when done; no bar without a label."""
+        if label is None:
+            yield lambda n=1, note="": None
+            return
+        columns = (
+            TextColumn(f"{label:<{LABEL}}"), BarColumn(24), MofNCompleteColumn(),
+            TextColumn(f"{unit}  {{task.fields[note]}}"), TimeElapsedColumn(),
+            TextColumn("left"), TimeRemainingColumn(),
+        )  # fmt: skip
+        with Progress(*columns, console=self.console, transient=True) as bar:
+            task = bar.add_task(label, total=total, note="")
+            yield lambda n=1, note="": bar.update(task, advance=n, note=note)
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """sha256 that tells two checkpoints apart without reading all of their weights.
+
+    Covers the configuration, every tensor's name, shape, dtype and place, and each weight file's
+    size and first and last 64 KiB.
+    """
+    digest = hashlib.sha256(repr(checkpoint.config).encode())
+    files = set()
+    for name, info in sorted(checkpoint.tensors.items()):
+        digest.update(json.dumps([name, list(info.shape), str(info.dtype)]).encode())
+        files.add(info.file)
+    for file in sorted(files):
+        with open(file, "rb") as handle:
+            digest.update(handle.read(1 << 16))
+            handle.seek(0, 2)
+            size = handle.tell()
+            handle.seek(max(0, size - (1 << 16)))
+            digest.update(handle.read())
+        digest.update(f"{size}".encode())
+    return digest.hexdigest()
+
+
+def devices() -> str:
+    """The accelerators in words, e.g. "cpu x 1"."""
+    found = jax.devices()
+    return f"{found[0].device_kind if found[0].platform != 'cpu' else 'cpu'} x {len(found)}"

@@ -1,0 +1,182 @@
+"""What each stage of a run does; every function writes into `folder` and says one line about it."""
+
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from nt_jax.attribution.select import select
+from nt_jax.attribution.store import load_neurons, load_scores, neuron_rows, save_neurons
+from nt_jax.config import RunConfig
+from nt_jax.errors import RunError
+from nt_jax.eval.report import write_report
+from nt_jax.eval.rows import BASE, TUNED, summarise
+from nt_jax.eval.suite import AnswerFile, TestPrompt, test_prompts
+from nt_jax.models.export import ExportReport, export_hf
+from nt_jax.rundir import RunDirectory
+from nt_jax.train.attribute import attribute_all
+from nt_jax.train.checkpoints import TuneState, restore
+from nt_jax.train.prepare import Records, pools, write_own_answers
+from nt_jax.train.session import Session
+from nt_jax.train.tune import fresh_state, full_scale, read_history, tune
+from nt_jax.train.validate import Validation
+from nt_jax.train.verify import verify_export
+
+Parts = dict[str, Records]
+
+
+def run_answers(session: Session, directory: RunDirectory, records: Parts, folder: Path) -> str:
+    """The base model's own answers, which tuning must keep."""
+    write_own_answers(session, records["train"], folder)
+    rows = [json.loads(line) for line in (folder / "own_answers.jsonl").read_text().splitlines()]
+    dropped = sum(row["refused"] for row in rows if row["set"] != "harmful")
+    return f"{len(rows)} answers of the model itself, {dropped} refusals dropped"
+
+
+def run_attribute(session: Session, directory: RunDirectory, records: Parts, folder: Path) -> str:
+    """Scores of every neuron, one file per example."""
+    return attribute_all(session, records["train"], directory.folder("answers"), folder)
+
+
+def run_select(session: Session, directory: RunDirectory, records: Parts, folder: Path) -> str:
+    """The neurons to tune."""
+    counts = session.config.neurons
+    scores = load_scores(directory.folder("attribute"))
+    neurons, shared = select(
+        scores["safety"], scores["utility"], safety=counts.safety, utility=counts.utility
+    )
+    save_neurons(folder / "neurons.csv", neuron_rows(neurons, scores))
+    per_layer_L = np.bincount(neurons.layer_P[neurons.is_safety_P])
+    return (
+        f"{counts.safety} safety + {counts.utility} utility neurons ({shared} were in both: shared "
+        f"out)   most safety: layer {per_layer_L.argmax()} ({per_layer_L.max()})"
+    )
+
+
+def run_train(session: Session, directory: RunDirectory, records: Parts, folder: Path) -> str:
+    """Algorithm 1; theta.npz holds the best factors."""
+    neurons, _ = load_neurons(directory.folder("select") / "neurons.csv")
+    state = tune(
+        session,
+        neurons,
+        pools(session, records["train"], directory.folder("answers")),
+        Validation.of(records["validation"]),
+        folder,
+    )
+    history = [row for row in read_history(folder, int(state.best_epoch)) if "loss" in row]
+    first, last = history[0], history[-1]
+    return (
+        f"{int(state.epoch)} epochs   safety loss {first['safety_loss']:.2f} > "
+        f"{last['safety_loss']:.2f}   utility loss {first['utility_loss']:.2f} > "
+        f"{last['utility_loss']:.2f}   best epoch {int(state.best_epoch)}"
+    )
+
+
+def run_export(session: Session, directory: RunDirectory, records: Parts, folder: Path) -> str:
+    """The tuned checkpoint in HF format, read again and compared before it counts."""
+    scale_LF = tuned_scale(session, directory.path)
+    report = export_hf(session.checkpoint, scale_LF, folder / "hf", session.config.export.dtype)
+    difference = verify_export(session, scale_LF, folder / "hf")
+    write_manifest(folder / "export.json", report, difference)
+    where = directory.folder("export") / "hf"
+    return (
+        f"{where}   {len(report.changed)} of {report.tensors} tensors changed   re-read and "
+        f"compared: max |difference| {difference:.0e}"
+    )
+
+
+def run_base(session: Session, directory: RunDirectory, records: Parts, folder: Path) -> str:
+    """The untuned model's answers to the test prompts."""
+    return answer_tests(session, BASE, None, folder)
+
+
+def run_eval(session: Session, directory: RunDirectory, records: Parts, folder: Path) -> str:
+    """The tuned model's answers, and both models' numbers."""
+    scale_LF = jnp.asarray(tuned_scale(session, directory.path))
+    said = answer_tests(session, TUNED, scale_LF, folder)
+    prompts = test_prompts(session.config.eval.datasets, session.config.eval.limit)
+    files = {BASE: directory.folder("base"), TUNED: folder}
+    answers = [
+        row
+        for model in (BASE, TUNED)
+        for row in AnswerFile(files[model] / f"{model}.jsonl").judged(prompts, session.judge)
+    ]
+    with (folder / "answers.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in answers)
+    return said
+
+
+def run_report(session: Session, directory: RunDirectory, records: Parts, folder: Path) -> str:
+    """results.json, report.md and report.html."""
+    lines = (directory.folder("eval") / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+    answers = [json.loads(line) for line in lines]
+    rows = summarise(answers, judge=session.judge.name, seed=session.config.seed)
+    _, neurons = load_neurons(directory.folder("select") / "neurons.csv")
+    columns = {name: [row[name] for row in neurons] for name in ("layer", "index", "set", "score")}
+    columns |= {name: list(map(int, columns[name])) for name in ("layer", "index")}
+    columns["score"] = list(map(float, columns["score"]))
+    facts = directory.facts()
+    best = best_state(session.config, directory.path)
+    write_report(
+        folder,
+        rows,
+        answers,
+        settings=session.config.model_dump(mode="json"),
+        timings={name: stage["wall_seconds"] for name, stage in facts["stages"].items()},
+        neurons={**columns, "num_layers": session.checkpoint.config.layers},
+        history=read_history(directory.folder("train"), int(best.best_epoch)),
+        machine=facts,
+    )
+    return f"{len(rows)} numbers, judge {session.judge.name}"
+
+
+def best_state(config: RunConfig, folder: Path) -> TuneState:
+    """The last Orbax state of the run in `folder`, which holds the best factors so far."""
+    neurons, _ = load_neurons(folder / "select" / "neurons.csv")
+    state = restore(folder / "train" / "orbax", fresh_state(config.tune, neurons))
+    if state is None:
+        raise RunError(f"{folder / 'train'} holds no tuned factors. Run training first.")
+    return state
+
+
+def tuned_scale(session: Session, folder: Path) -> np.ndarray:
+    """float32 [L, F]: the best factors of the run in `folder`, 1 elsewhere."""
+    neurons, _ = load_neurons(folder / "select" / "neurons.csv")
+    model = session.checkpoint.config
+    best = best_state(session.config, folder).best_P
+    return full_scale(np.asarray(best), neurons, (model.layers, model.neurons))
+
+
+def write_manifest(path: Path, report: ExportReport, difference: float) -> None:
+    """What was exported: changed tensors, rounding, the check's result, and file hashes."""
+    facts = {
+        "changed": report.changed,
+        "tensors": report.tensors,
+        "max_rounding": report.max_rounding,
+        "max_logit_difference": difference,
+        "sha256": report.sha256,
+    }
+    path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def answer_tests(session: Session, model: str, scale_LF, folder: Path) -> str:
+    """Answer the test prompts that `folder` has no answer to yet."""
+    config = session.config.eval
+    prompts = test_prompts(config.datasets, config.limit)
+    file = AnswerFile(folder / f"{model}.jsonl")
+    missing: list[TestPrompt] = file.missing(prompts)
+
+    def keep(rows: list[int], ids: list[list[int]]) -> None:
+        file.add(model, [missing[row] for row in rows], [session.text(answer) for answer in ids])
+
+    texts = [prompt.prompt for prompt in missing]
+    ids = session.answer(texts, config.max_new_tokens, f"{model} tests", scale_LF, keep)
+    tokens = sum(map(len, ids))
+    return f"{len(prompts)} answers of the {model} model, {tokens:,} tokens"
+
+
+RUNNERS = {
+    "answers": run_answers, "attribute": run_attribute, "select": run_select, "train": run_train,
+    "export": run_export, "base": run_base, "eval": run_eval, "report": run_report,
+}  # fmt: skip

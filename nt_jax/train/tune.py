@@ -1,0 +1,148 @@
+"""Algorithm 1's outer loop as a run: batches, steps, validation, checkpoints, early stop."""
+
+import json
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nt_jax.attribution.select import NeuronSet
+from nt_jax.config import TuneConfig
+from nt_jax.errors import RunError
+from nt_jax.train.checkpoints import TuneState, restore, save
+from nt_jax.train.examples import Batcher, Pools
+from nt_jax.train.maml import MetaOptions, make_optimiser, meta_step
+from nt_jax.train.session import Session
+from nt_jax.train.theta import initial_theta, place, scatter
+from nt_jax.train.validate import Validation, score, validate
+
+
+def meta_options(tune: TuneConfig, rows: int, remat: bool) -> MetaOptions:
+    """The constants of Algorithm 1 as the recipe sets them."""
+    return MetaOptions(
+        inner_lr=tune.inner_lr,
+        meta_lr=tune.meta_lr,
+        safety_weight=tune.safety_weight,
+        kl_weight=tune.kl_weight,
+        token_decay=tune.token_decay,
+        factor_min=tune.factor_min,
+        factor_max=tune.factor_max,
+        order=tune.order,
+        inner_steps=tune.inner_steps,
+        utility_sign=tune.utility_sign,
+        with_kl=tune.kl_weight > 0,
+        rows=rows,
+        remat=remat,
+    )
+
+
+def tune(
+    session: Session, neurons: NeuronSet, pools: Pools, prompts: Validation, folder: Path
+) -> TuneState:
+    """Learn theta in `folder` (metrics.jsonl, orbax/), going on from what is already there."""
+    config, lm = session.config.tune, session.lm
+    placed, optimiser = place(neurons), make_optimiser(config.clip_norm)
+    batcher = Batcher(pools, session.encode, config, session.config.seed, lm.mesh)
+    batcher.check(lm.config.max_positions)
+    options = meta_options(config, *memory_plan(session, batcher.longest))
+    fresh = fresh_state(config, placed)
+    state = restore(folder / "orbax", fresh) or fresh
+    log = Metrics(folder / "metrics.jsonl", int(state.epoch))
+    base = log.base or log.write({"epoch": 0, **validate(session, prompts, lm.ones_LF)})
+    note, best = "", (state.best_P, state.best_epoch, state.best_score, state.waited)
+    theta_P, moments = jax.tree.map(jnp.asarray, (state.theta_P, state.optimiser))
+    with session.progress("tune", config.epochs, "epochs") as advance:
+        advance(int(state.epoch))
+        for epoch in range(int(state.epoch), config.epochs):
+            theta_P, moments, losses = meta_step(
+                theta_P, moments, lm, placed, batcher.batch(epoch),
+                options=options, optimiser=optimiser,
+            )  # fmt: skip
+            row = {"epoch": epoch + 1, **{k: float(v) for k, v in losses.items()}}
+            _stop_if_diverged(row, theta_P, folder, session.config.seed)
+            last = epoch + 1 == config.epochs
+            if (epoch + 1) % config.validate_every == 0 or last:
+                row |= validate(session, prompts, scatter(theta_P, placed, lm.ones_LF))
+                row["score"] = score(row, base, config.max_over_refusal)
+                better = row["score"] > float(best[2])
+                waited = 0 if better else int(best[3]) + 1
+                best = (theta_P, epoch + 1, row["score"], waited) if better else (*best[:3], waited)
+                note = f"attacks refused {row['refusal_attack']:.0%}"
+            log.write(row)
+            state = TuneState(theta_P, moments, epoch + 1, *best)
+            save(folder / "orbax", state)
+            losses_now = f"safety {row['safety_loss']:.2f} utility {row['utility_loss']:.2f}"
+            advance(1, f"{losses_now} {note}")
+            if config.patience and int(best[3]) >= config.patience:
+                break
+    return state
+
+
+def fresh_state(config: TuneConfig, neurons: NeuronSet) -> TuneState:
+    """The state before the first epoch (Algorithm 1, lines 1-6)."""
+    theta_P = initial_theta(neurons, config.init_safety, config.init_utility)
+    moments = make_optimiser(config.clip_norm).init(theta_P)
+    return TuneState(theta_P, moments, 0, theta_P, 0, -math.inf, 0)
+
+
+def memory_plan(session: Session, tokens: int) -> tuple[int, bool]:
+    """(rows differentiated together, whether to recompute layers) for rows of `tokens` tokens.
+
+    Second order holds about three times the activations of one stretch of rows. As many rows as
+    fit a quarter of the device's memory (2 GB on CPU); layers are recomputed only where even a
+    single row does not fit.
+    """
+    model, config = session.checkpoint.config, session.config.tune
+    item = 4 if session.config.model.dtype == "float32" else 2
+    per_token = item * model.layers * (10 * model.width + 6 * model.neurons)
+    per_row = 3 * (tokens * per_token + 12 * config.answer_tokens * model.vocab_size)
+    device = jax.local_devices()[0]
+    limit = (device.memory_stats() or {}).get("bytes_limit", 8 << 30)
+    fits = int(limit // 4 // per_row)
+    step = session.config.mesh.data
+    rows = config.rows or max(step, fits // step * step)
+    return rows, fits < 1
+
+
+def _stop_if_diverged(row: dict, theta_P: jax.Array, folder: Path, seed: int) -> None:
+    if all(map(math.isfinite, row.values())) and bool(jnp.isfinite(theta_P).all()):
+        return
+    raise RunError(
+        f"tuning diverged at epoch {row['epoch']} (its batch is drawn by seed {seed}, epoch "
+        f"{row['epoch'] - 1}): {json.dumps({k: str(v) for k, v in row.items()})}. The last good "
+        f"factors are in {folder / 'orbax'}. Lower tune.meta_lr or tune.inner_lr."
+    )
+
+
+class Metrics:
+    """metrics.jsonl: one line per epoch, cut back to the checkpoint's epoch on resumption."""
+
+    def __init__(self, path: Path, epoch: int):
+        self.path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        rows = [json.loads(line) for line in lines if line.endswith("}")]
+        kept = [row for row in rows if row["epoch"] <= epoch]
+        self.base = kept[0] if kept and kept[0]["epoch"] == 0 else None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+
+    def write(self, row: dict) -> dict:
+        """Append one line and return it."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        return row
+
+
+def read_history(folder: Path, best_epoch: int) -> list[dict]:
+    """The lines of metrics.jsonl, the kept epoch marked with best = True."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row | {"best": True} if row["epoch"] == best_epoch else row for row in rows]
+
+
+def full_scale(theta_P: np.ndarray, neurons: NeuronSet, shape: tuple[int, int]) -> np.ndarray:
+    """float32 [L, F]: theta at the chosen neurons, exactly 1 elsewhere."""
+    scale_LF = np.ones(shape, np.float32)
+    scale_LF[neurons.layer_P, neurons.index_P] = theta_P
+    return scale_LF
