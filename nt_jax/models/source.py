@@ -33,7 +33,7 @@ def find_source(source: str, revision: str | None = None) -> Path:
     hint = f" Did you mean {path.parent / near[0]}?" if near else ""
     raise CheckpointError(
         f"No model at '{source}': it is no directory, no .gguf file, and no hub id such as "
-        f"owner/name.{hint}"
+        f"owner/name.{hint or ' Check the spelling.'}"
     )
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Iterable
 
 from nt_jax.models.config import ModelConfig
-from nt_jax.models.hf_fields import nearest
+from nt_jax.models.hf_fields import closest
 from nt_jax.models.keymap import hf_shapes
 from nt_jax.models.tensors import AGAIN, TensorInfo
 
@@ -31,9 +31,9 @@ def tensor_problems(
         for kind, layers in missing.items()
     ]
     for kind, layers in extra.items():
-        near = nearest(kind, missing or _by_kind(expected))
+        hint = _nearest(kind, missing or _by_kind(expected))
         problems.append(
-            f"tensor {_show(kind, layers)} is not part of this {config.family} model{near}: "
+            f"tensor {_show(kind, layers)} is not part of this {config.family} model{hint}: "
             "the config and the weights do not belong together."
         )
     for name in sorted(expected.keys() & tensors.keys()):
@@ -52,10 +52,15 @@ def tensor_problems(
     return problems
 
 
-def _hint(kind: str, extra: Iterable[str]) -> str:
+def _hint(kind: str, extra: dict[str, list[int]]) -> str:
     if kind == HEAD:
         return " (if the model shares it with the embedding, set tie_word_embeddings to true)"
-    return nearest(kind, extra)
+    return _nearest(kind, extra)
+
+
+def _nearest(kind: str, kinds: dict[str, list[int]]) -> str:
+    near = closest(kind, kinds)
+    return f" (nearest: {_show(near, kinds[near])})" if near else ""
 
 
 def _ignorable(name: str, config: ModelConfig) -> bool:

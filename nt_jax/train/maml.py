@@ -6,6 +6,7 @@ batches are arguments, so nothing is baked into a compiled program.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -110,10 +111,11 @@ def mean_over(rule: Callable[[AnswerBatch], Any], batches: Batches, rows: int) -
     total = None
     for share, batch in zip(shares(batches), batches, strict=True):
         size = batch.weight_B.shape[0]
-        if rows == 0 or rows >= size or size % rows:
+        step = math.gcd(size, rows)  # of 0 rows: all of them
+        if step == size:
             value = jax.tree.map(lambda x, s=share: s * x, rule(batch))
         else:
-            pieces = jax.tree.map(lambda a: a.reshape(-1, rows, *a.shape[1:]), batch)
+            pieces = jax.tree.map(lambda a: a.reshape(-1, step, *a.shape[1:]), batch)
             weight_N = pieces.weight_B.sum(axis=1) / jnp.maximum(batch.weight_B.sum(), 1) * share
 
             def add(value, piece):

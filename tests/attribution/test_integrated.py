@@ -1,0 +1,197 @@
+"""The fast attribution equals the slow one, integrates what it says, on any mesh and chunk."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests import plain
+from tests.attribution import slow
+
+from nt_jax.attribution.integrated import Example, Options, attribute, node_alphas
+
+EXAMPLE = Example(
+    question=[5, 9, 3],
+    attacked=[17, 30, 5, 9, 3, 22, 8, 8, 35, 11, 4],
+    answer=[21, 6, 33, 12, 2],
+)
+TEXT = np.array(EXAMPLE.attacked), np.array(EXAMPLE.answer)
+FEW = Options(steps=4, answer_tokens=6)  # longer than the answer: the last column is padding
+TARGETS = ("mean_logprob", "first_token", "sum_logprob")
+
+
+@functools.cache
+def model(dtype=jnp.float32, **changes):
+    return plain.random_model(dataclasses.replace(plain.CONFIG, **changes), dtype)
+
+
+def options(**changes) -> Options:
+    return dataclasses.replace(FEW, **changes)
+
+
+def relative(found, expected) -> float:
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+# --- against the slow reference, in float64 ------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("path", ["layer", "joint"])
+def test_scores_equal_the_slow_reference(x64, path, target):
+    lm = model(jnp.float64)
+    seen = []
+    for nodes in ("midpoint", "left", "right"):
+        for weighting in ("alpha", "standard"):
+            chosen = options(path=path, target=target, nodes=nodes, weighting=weighting)
+            found = attribute(lm, EXAMPLE, chosen)
+            expected_LF = slow.scores(lm, EXAMPLE, chosen)
+            assert found.score_LF.dtype == np.float64
+            assert relative(found.score_LF, expected_LF) < 1e-11
+            order = np.argsort(-found.score_LF, axis=None)
+            assert order.tolist() == np.argsort(-expected_LF, axis=None).tolist()
+            seen.append(found.score_LF)
+    differences = [relative(a, b) for i, a in enumerate(seen) for b in seen[:i]]
+    assert min(differences) > 1e-4  # each rule is one of its own
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_gradient_times_activation_equals_the_slow_reference(x64, target):
+    lm, chosen = model(jnp.float64), options(method="gradient", target=target)
+    found = attribute(lm, EXAMPLE, chosen)
+    assert relative(found.score_LF, slow.scores(lm, EXAMPLE, chosen)) < 1e-11
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"family": "qwen3", "qk_norm": True, "qkv_bias": True, "kv_heads": 1},
+        {"tied": True, "kv_heads": 4, "layers": 2},
+    ],
+    ids=["biases and norms", "tied"],
+)
+def test_other_families_equal_the_slow_reference(x64, changes):
+    lm = model(jnp.float64, **changes)
+    found = attribute(lm, EXAMPLE, FEW)
+    assert relative(found.score_LF, slow.scores(lm, EXAMPLE, FEW)) < 1e-11
+
+
+@pytest.mark.parametrize("answer_tokens", [1, 3, 5])
+def test_an_answer_is_cut_to_the_tokens_that_are_read(x64, answer_tokens):
+    lm, chosen = model(jnp.float64), options(answer_tokens=answer_tokens)
+    found = attribute(lm, EXAMPLE, chosen)
+    assert relative(found.score_LF, slow.scores(lm, EXAMPLE, chosen)) < 1e-11
+
+
+def test_neurons_and_ends_are_those_of_whole_passes(x64):
+    lm = model(jnp.float64)
+    found = attribute(lm, EXAMPLE, FEW)
+    v_q_LF, v_pq_LF = (
+        slow.last_token_neurons(lm, ids) for ids in (EXAMPLE.question, EXAMPLE.attacked)
+    )
+    np.testing.assert_allclose(found.v_q_LF, v_q_LF, rtol=1e-10)
+    np.testing.assert_allclose(found.v_pq_LF, v_pq_LF, rtol=1e-10)
+    target = functools.partial(slow.patched_target, lm, *TEXT, v_q_LF, target="mean_logprob")
+    np.testing.assert_allclose(found.end, target(np.zeros(3, bool)), rtol=1e-12)
+    starts = [target(moved_L) for moved_L in np.eye(3, dtype=bool)]
+    np.testing.assert_allclose(found.start_L, starts, rtol=1e-12)
+
+
+# --- calculus ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("layer", "neuron"), [(0, 3), (1, 17), (2, 23)])
+def test_one_neuron_against_central_differences(x64, layer, neuron):
+    """One right node is the clean prompt, where the score is (v_pq - v_q) dP/dv."""
+    lm = model(jnp.float64)
+    found = attribute(lm, EXAMPLE, options(steps=1, nodes="right", weighting="standard"))
+    step, values = 1e-5, []
+    for sign in (1, -1):
+        patch_LF = found.v_pq_LF.copy()
+        patch_LF[layer, neuron] += sign * step
+        moved_L = np.arange(3) == layer
+        values.append(slow.patched_target(lm, *TEXT, patch_LF, moved_L, "mean_logprob"))
+    difference = (found.v_pq_LF - found.v_q_LF)[layer, neuron]
+    expected = difference * float(values[0] - values[1]) / (2 * step)
+    np.testing.assert_allclose(found.score_LF[layer, neuron], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_standard_scores_of_a_layer_sum_to_the_change_of_the_target(x64, target):
+    lm, errors = model(jnp.float64), []
+    for steps in (4, 8, 16, 32):
+        chosen = options(steps=steps, weighting="standard", target=target)
+        found = attribute(lm, EXAMPLE, chosen)
+        errors.append(found.completeness_L.max() / np.abs(found.end - found.start_L).max())
+    assert errors[-1] < 2e-3
+    ratios = np.divide(errors[:-1], errors[1:])
+    assert (ratios > 3).all()  # the midpoint rule: twice the steps, a quarter of the error
+    alpha = attribute(lm, EXAMPLE, options(steps=32, target=target))
+    assert (alpha.completeness_L / np.abs(alpha.end - alpha.start_L)).max() > 0.05
+
+
+def test_standard_scores_of_all_layers_sum_along_the_joint_path(x64):
+    lm, errors = model(jnp.float64), []
+    for steps in (8, 16, 32):
+        found = attribute(lm, EXAMPLE, options(steps=steps, weighting="standard", path="joint"))
+        change = found.end - found.start_L[0]
+        errors.append(abs(found.score_LF.sum() - change) / abs(change))
+    assert errors[-1] < 1e-2 and errors[0] / errors[1] > 2.5 < errors[1] / errors[2]
+
+
+def test_nodes_lie_in_the_unit_interval():
+    assert node_alphas(4, "left").tolist() == [0.0, 0.25, 0.5, 0.75]
+    assert node_alphas(4, "midpoint").tolist() == [0.125, 0.375, 0.625, 0.875]
+    assert node_alphas(4, "right").tolist() == [0.25, 0.5, 0.75, 1.0]
+
+
+# --- what must not matter ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["layer", "joint"])
+def test_the_size_of_a_chunk_does_not_matter(x64, path):
+    lm = model(jnp.float64)
+    whole = attribute(lm, EXAMPLE, options(path=path))
+    for chunk in (1, 3, 5, 10, 14, 15, 99):  # 5 rows a layer; two layers at a time leave one over
+        found = attribute(lm, EXAMPLE, options(path=path, chunk=chunk))
+        np.testing.assert_allclose(found.score_LF, whole.score_LF, rtol=1e-9, atol=1e-15)
+        np.testing.assert_allclose(found.start_L, whole.start_L, rtol=1e-12)
+
+
+def test_float32_scores_stay_near_float64(x64):
+    exact, found = attribute(model(jnp.float64), EXAMPLE, FEW), attribute(model(), EXAMPLE, FEW)
+    assert found.score_LF.dtype == np.float32
+    assert relative(found.score_LF, exact.score_LF) < 1e-5
+
+
+def test_bfloat16_scores_rank_the_same_neurons():
+    exact, found = (attribute(model(d), EXAMPLE, FEW) for d in (jnp.float32, jnp.bfloat16))
+    assert found.score_LF.dtype == np.float32
+    # bound by bf16's 8 bits through three layers, backwards too
+    assert np.corrcoef(found.score_LF.ravel(), exact.score_LF.ravel())[0, 1] > 0.98
+    top, exact_top = (set(np.argsort(-r.score_LF, axis=None)[:10]) for r in (found, exact))
+    assert len(top & exact_top) >= 7
+
+
+@pytest.mark.parametrize("path", ["layer", "joint"])
+def test_meshes_agree(path):
+    results = []
+    for shape in plain.MESHES:
+        lm = plain.random_model(plain.MESH_CONFIG, mesh=shape)
+        results.append(attribute(lm, EXAMPLE, options(path=path, steps=3)))
+    for found in results[1:]:
+        assert relative(found.score_LF, results[0].score_LF) < 1e-5
+        np.testing.assert_allclose(found.end, results[0].end, rtol=1e-5)
+
+
+def test_examples_of_one_shape_share_their_programs():
+    from nt_jax.attribution.integrated import row_gradients
+
+    lm = model()
+    attribute(lm, EXAMPLE, FEW)
+    before = row_gradients._cache_size()
+    other = Example([9], EXAMPLE.attacked[::-1] + [1, 2], [7, 7])
+    found = attribute(lm, other, options(nodes="left", weighting="standard"))
+    assert row_gradients._cache_size() == before and jax.tree.all(np.isfinite(found.score_LF).all())

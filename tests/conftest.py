@@ -1,0 +1,57 @@
+"""Everything runs on 8 fake CPU devices, under strict dtypes and shapes, without a network."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads would only wait for each other
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
+
+import socket
+
+import jax
+import pytest
+from hypothesis import settings
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")
+# Compiling tiny programs is most of the work here; the full optimiser would double it.
+jax.config.update("jax_disable_most_optimizations", True)
+if hasattr(jax.config, "jax_captured_constants_warn_bytes"):
+    # Weights that a jitted function closes over become constants of its program: a mistake here.
+    jax.config.update("jax_captured_constants_warn_bytes", 1 << 20)
+
+# Tests share their cores with others, so the clock must not fail one.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep compiled programs between runs, beside pytest's own notes (.pytest_cache)."""
+    if config.pluginmanager.has_plugin("cacheprovider"):
+        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("xla")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+@pytest.fixture
+def x64():
+    """64-bit numbers for the length of one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse connections that leave this machine; only tests marked `network` may make them."""
+    connect = socket.socket.connect
+
+    def local_only(self: socket.socket, address) -> None:
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise ConnectionRefusedError(f"a test tried to connect to {address}")
+        connect(self, address)
+
+    if request.node.get_closest_marker("network") is None:
+        monkeypatch.setattr(socket.socket, "connect", local_only)
