@@ -150,7 +150,11 @@ class TuneConfig(Frozen):
         default="printed",
         description="inner utility step: ascent as Algorithm 1 prints it, or descent",
     )
-    meta_lr: float = Field(default=0.03, gt=0, description="Adam step size of the outer update")
+    meta_lr: float = Field(
+        default=0.03,
+        gt=0,
+        description="Adam step size of the outer update; falls to a tenth along a half cosine",
+    )
     safety_weight: float = Field(
         default=0.5,
         ge=0,

@@ -134,12 +134,16 @@ def plain_answer_log_probs(lm: LanguageModel, prompt, answer, **options) -> jax.
 _jitted_logits = jax.jit(plain_logits)
 
 
+def padded_logits(lm: LanguageModel, token_T, scale_LF=None, width: int = 40) -> np.ndarray:
+    """logits_TV of one sequence; what follows a token cannot change it, so one width serves all."""
+    padded_T = np.zeros(width, np.int32)
+    padded_T[: len(token_T)] = token_T
+    return np.asarray(_jitted_logits(lm, padded_T, scale_LF))[: len(token_T)]
+
+
 def plain_answer(lm: LanguageModel, prompt, new_tokens: int, scale_LF=None) -> list[int]:
     """Greedy tokens after the prompt, each from a whole new pass; EOS is a token like others."""
     ids = list(prompt)
     for _ in range(new_tokens):
-        # What follows a token never changes its logits, so one padded width serves all lengths.
-        padded_T = np.zeros(len(prompt) + new_tokens, np.int32)
-        padded_T[: len(ids)] = ids
-        ids.append(int(_jitted_logits(lm, padded_T, scale_LF)[len(ids) - 1].argmax()))
+        ids.append(int(padded_logits(lm, ids, scale_LF)[-1].argmax()))
     return ids[len(prompt) :]

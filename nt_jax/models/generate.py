@@ -8,7 +8,14 @@ from flax import nnx
 from jaxtyping import Array, Bool, Int
 
 from nt_jax.models.rope import rotary_tables
-from nt_jax.models.transformer import LanguageModel, attend, forward, run_block, unembed
+from nt_jax.models.transformer import (
+    LanguageModel,
+    Transformer,
+    attend,
+    forward,
+    run_block,
+    unembed,
+)
 
 
 @functools.partial(jax.jit, static_argnames=("max_new", "temperature"))
@@ -31,9 +38,8 @@ def generate(
     batch, width = prompt_BP.shape
     trace = forward(model, config, prompt_BP, mask_BP, keep_cache=True)
     room = ((0, 0), (0, 0), (0, max_new), (0, 0), (0, 0))
-    assert trace.keys_LBTKH is not None and trace.values_LBTKH is not None
     cache = (jnp.pad(trace.keys_LBTKH, room), jnp.pad(trace.values_LBTKH, room))
-    eos_E = jnp.asarray(config.eos_ids, jnp.int32)
+    eos_E = jnp.asarray(config.eos_ids or (-1,), jnp.int32)  # -1: a model that never ends
     length_B = mask_BP.astype(jnp.int32).sum(axis=1, dtype=jnp.int32)
     key = jax.random.key(0) if key is None else key
 
@@ -69,7 +75,7 @@ def generate(
 
 def decode_step(
     lm: LanguageModel,
-    model: nnx.Module,
+    model: Transformer,
     token_B: Array,
     position_B: Array,
     mask_BP: Array,
@@ -106,5 +112,5 @@ def decode_step(
 
     x_B1D = jnp.take(model.embed[...], token_B, axis=0)[:, None]
     layers = jnp.arange(config.layers, dtype=jnp.int32)
-    (x_B1D, *cache), _ = jax.lax.scan(layer, (x_B1D, *cache), (layers, stacked))
-    return x_B1D, (cache[0], cache[1])
+    (x_B1D, keys, values), _ = jax.lax.scan(layer, (x_B1D, *cache), (layers, stacked))
+    return x_B1D, (keys, values)

@@ -31,25 +31,31 @@ class NeuronScale(nnx.Variable):
     """The paper's alpha: one float32 factor per MLP neuron, [L, F]; 1.0 leaves a neuron alone."""
 
 
+def optional(array: Array | None) -> nnx.Param | None:
+    """A parameter where the model has this leaf, else None."""
+    return None if array is None else nnx.Param(array)
+
+
 class Attention(nnx.Module):
     """Grouped-query attention weights; biases (Qwen2) and q/k norms (Qwen3) may be absent."""
 
     def __init__(self, leaf: Leaf):
         self.q, self.k, self.v, self.o = (nnx.Param(leaf(f"attn.{name}")) for name in "qkvo")
-        for name in ("q_bias", "k_bias", "v_bias", "q_norm", "k_norm"):
-            array = leaf(f"attn.{name}")
-            setattr(self, name, None if array is None else nnx.Param(array))
+        self.q_bias, self.k_bias, self.v_bias = (
+            optional(leaf(f"attn.{name}")) for name in ("q_bias", "k_bias", "v_bias")
+        )
+        self.q_norm, self.k_norm = (optional(leaf(f"attn.{n}")) for n in ("q_norm", "k_norm"))
 
     def project(self, x_BTD: Array, cos_BTH: Array, sin_BTH: Array, eps: float):
         """(q_BTNH, k_BTKH, v_BTKH) with rotary positions applied to q and k."""
         q_BTNH = jnp.einsum("BTD,DNH->BTNH", x_BTD, self.q[...])
         k_BTKH = jnp.einsum("BTD,DKH->BTKH", x_BTD, self.k[...])
         v_BTKH = jnp.einsum("BTD,DKH->BTKH", x_BTD, self.v[...])
-        if self.q_bias is not None:
+        if self.q_bias is not None and self.k_bias is not None and self.v_bias is not None:
             q_BTNH = q_BTNH + self.q_bias[...][None, None]
             k_BTKH = k_BTKH + self.k_bias[...][None, None]
             v_BTKH = v_BTKH + self.v_bias[...][None, None]
-        if self.q_norm is not None:
+        if self.q_norm is not None and self.k_norm is not None:
             q_BTNH = rms_norm(q_BTNH, self.q_norm[...], eps)
             k_BTKH = rms_norm(k_BTKH, self.k_norm[...], eps)
         return rotate(q_BTNH, cos_BTH, sin_BTH), rotate(k_BTKH, cos_BTH, sin_BTH), v_BTKH
@@ -94,8 +100,7 @@ class Transformer(nnx.Module):
         self.embed = nnx.Param(leaf("embed"))
         self.blocks = Block(lambda name: leaf(f"blocks.{name}"))
         self.final_norm = nnx.Param(leaf("final_norm"))
-        head = leaf("head")
-        self.head = None if head is None else nnx.Param(head)
+        self.head = optional(leaf("head"))
 
 
 @jax.tree_util.register_dataclass
@@ -124,10 +129,7 @@ class LanguageModel:
 
 def dim_sizes(config: ModelConfig) -> dict[str, int]:
     """Size of each dimension letter that occurs in a weight."""
-    return {
-        "L": config.layers, "D": config.width, "F": config.neurons, "N": config.heads,
-        "K": config.kv_heads, "H": config.head_dim, "V": config.vocab_size,
-    }  # fmt: skip
+    return config.sizes
 
 
 def leaf_axes(config: ModelConfig) -> dict[str, str]:
@@ -234,13 +236,13 @@ def token_log_probs(logits_BAV: Array, answer_BA: Array) -> Float[Array, "B A"]:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Trace:
-    """What a forward pass leaves behind; fields that were not asked for are None."""
+    """What a forward pass leaves behind; fields that were not asked for are empty, [0]."""
 
     x_BTD: Array  # residual stream after the last layer
-    input_LBTD: Array | None = None  # residual stream that enters each layer
-    act_LBF: Array | None = None  # neurons at the reading position
-    keys_LBTKH: Array | None = None
-    values_LBTKH: Array | None = None
+    input_LBTD: Array  # residual stream that enters each layer
+    act_LBF: Array  # neurons at the reading position
+    keys_LBTKH: Array
+    values_LBTKH: Array
 
 
 def forward(
@@ -261,7 +263,7 @@ def forward(
     graphdef, stacked = nnx.split(model.blocks)
     dtype = model.embed[...].dtype
     rotary = rotary_tables(positions(mask_BT), config.rope, config.head_dim, dtype)
-    mask_BTS = causal_mask(mask_BT)
+    mask_BTS, nothing = causal_mask(mask_BT), jnp.zeros(0, dtype)
 
     def layer(x_BTD: Array, state: nnx.State):
         cache: list[Array] = []
@@ -272,9 +274,9 @@ def forward(
 
         block = nnx.merge(graphdef, state)
         after_BTD, act_BTF = run_block(block, x_BTD, rotary, config.rms_eps, mix)
-        act_BF = None if read_at is None else act_BTF[:, read_at]
-        kept = cache if keep_cache else [None, None]
-        return after_BTD, (x_BTD if keep_inputs else None, act_BF, *kept)
+        act_BF = nothing if read_at is None else act_BTF[:, read_at]
+        kept = cache if keep_cache else [nothing, nothing]
+        return after_BTD, (x_BTD if keep_inputs else nothing, act_BF, *kept)
 
     x_BTD = jnp.take(model.embed[...], token_BT, axis=0)
     body = jax.checkpoint(layer) if remat else layer

@@ -38,7 +38,7 @@ def save(folder: Path, state: TuneState) -> None:
     """Write `state` as folder/EPOCH (Orbax writes it whole or not at all); drop older ones."""
     logging.getLogger("absl").setLevel(logging.ERROR)
     target = (folder / f"{int(state.epoch):06d}").resolve()
-    ocp.save(target, _as_dict(jax.tree.map(np.asarray, state)), overwrite=True)
+    ocp.save(str(target), _as_dict(jax.tree.map(np.asarray, state)), overwrite=True)
     for old in _saved(folder)[:-KEPT]:
         shutil.rmtree(old)
 
@@ -50,7 +50,7 @@ def restore(folder: Path, like: TuneState) -> TuneState | None:
         return None
     abstract = jax.tree.map(np.asarray, like)
     try:
-        loaded = ocp.load(saved[-1].resolve(), _as_dict(abstract))
+        loaded = ocp.load(str(saved[-1].resolve()), _as_dict(abstract))
     except (ValueError, KeyError, OSError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise RunError(

@@ -66,7 +66,7 @@ class MetaBatch:
 
 def shares(batches: Batches) -> list[Array]:
     """Each sub-batch's share of the set's real rows; they sum to 1."""
-    rows = [jnp.asarray(batch.weight_B).sum() for batch in batches]
+    rows = [jnp.asarray(batch.weight_B, float).sum() for batch in batches]
     return [count / jnp.maximum(sum(rows), 1) for count in rows]
 
 
@@ -113,14 +113,16 @@ def mean_over(rule: Callable[[AnswerBatch], Any], batches: Batches, rows: int) -
         size = batch.weight_B.shape[0]
         step = math.gcd(size, rows)  # of 0 rows: all of them
         if step == size:
-            value = jax.tree.map(lambda x, s=share: s * x, rule(batch))
+            value = jax.tree.map(lambda x, s=share: s.astype(x.dtype) * x, rule(batch))
         else:
-            pieces = jax.tree.map(lambda a: a.reshape(-1, step, *a.shape[1:]), batch)
-            weight_N = pieces.weight_B.sum(axis=1) / jnp.maximum(batch.weight_B.sum(), 1) * share
+            pieces = jax.tree.map(lambda a, n=step: a.reshape(-1, n, *a.shape[1:]), batch)
+            weight_N = jnp.asarray(pieces.weight_B, float).sum(axis=1)
+            weight_N = weight_N / jnp.maximum(weight_N.sum(), 1) * share
 
             def add(value, piece):
                 weight, part = piece
-                return jax.tree.map(lambda t, x: t + weight * x, value, rule(part)), None
+                add_one = lambda t, x: t + weight.astype(x.dtype) * x  # noqa: E731
+                return jax.tree.map(add_one, value, rule(part)), None
 
             shape = jax.eval_shape(rule, jax.tree.map(lambda a: a[0], pieces))
             zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
@@ -215,7 +217,7 @@ def meta_gradient(
         terms.append(mean_over(rule, batches, options.rows))
     (total, parts), g_P = jax.tree.map(jnp.add, *terms)
     (meta_P,) = pull(g_P)
-    return meta_P, {"loss": total, **parts, "gradient_norm": optax.global_norm(meta_P)}
+    return meta_P, {"loss": total, **parts, "gradient_norm": optax.tree.norm(meta_P)}
 
 
 @functools.partial(jax.jit, static_argnames="optimiser", donate_argnames=("state",))
@@ -232,7 +234,7 @@ def meta_step(
     """One epoch of Algorithm 1 (lines 8-21): (new theta_P, optimiser state, losses before it)."""
     g_P, metrics = meta_gradient(theta_P, lm, neurons, batch, options)
     direction_P, state = optimiser.update(g_P, state, theta_P)
-    theta_P = theta_P - options.meta_lr * direction_P  # line 21
+    theta_P = theta_P - options.meta_lr * jnp.asarray(direction_P)  # line 21
     return jnp.clip(theta_P, options.factor_min, options.factor_max), state, metrics
 
 

@@ -46,7 +46,7 @@ def nll(
 ) -> Float[Array, ""]:
     """Mean negative log-likelihood of the batch's answers, in nats per token; see answer_mean."""
     logits_BAV = answer_logits(lm, scale_LF, batch, remat=remat)
-    return -answer_mean(token_log_probs(logits_BAV, batch.answer_BA), batch, decay)
+    return -answer_mean(token_log_probs(logits_BAV, jnp.asarray(batch.answer_BA)), batch, decay)
 
 
 def nll_and_kl(
@@ -62,5 +62,5 @@ def nll_and_kl(
     base_BAV = jax.lax.stop_gradient(answer_logits(lm, lm.ones_LF, batch))
     base_BAV, new_BAV = jax.nn.log_softmax(base_BAV), jax.nn.log_softmax(logits_BAV)
     kl_BA = (jnp.exp(base_BAV) * (base_BAV - new_BAV)).sum(axis=-1)
-    loss = -answer_mean(token_log_probs(logits_BAV, batch.answer_BA), batch, decay)
+    loss = -answer_mean(token_log_probs(logits_BAV, jnp.asarray(batch.answer_BA)), batch, decay)
     return loss, answer_mean(kl_BA, batch, decay)

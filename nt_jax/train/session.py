@@ -19,6 +19,7 @@ from rich.progress import (
 )
 
 from nt_jax.config import RunConfig
+from nt_jax.errors import CheckpointError
 from nt_jax.eval.refusal import load_judge
 from nt_jax.mesh import make_mesh
 from nt_jax.models.answers import answer_prompts
@@ -52,6 +53,11 @@ class Session:
     @property
     def eos_id(self) -> int:
         """The token that ends an answer in training."""
+        if not self.checkpoint.config.eos_ids:
+            raise CheckpointError(
+                f"{self.checkpoint.path} names no end-of-answer token. Add eos_token_id to its "
+                "config.json or generation_config.json."
+            )
         return self.checkpoint.config.eos_ids[0]
 
     def encode(self, request: str) -> list[int]:

@@ -1,5 +1,6 @@
 """Algorithm 1's outer loop as a run: batches, steps, validation, checkpoints, early stop."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from nt_jax.attribution.select import NeuronSet
 from nt_jax.config import TuneConfig
 from nt_jax.errors import RunError
+from nt_jax.mesh import sharding
 from nt_jax.train.checkpoints import TuneState, restore, save
 from nt_jax.train.examples import Batcher, Pools
 from nt_jax.train.maml import MetaOptions, make_optimiser, meta_step
@@ -51,33 +53,48 @@ def tune(
     state = restore(folder / "orbax", fresh) or fresh
     log = Metrics(folder / "metrics.jsonl", int(state.epoch))
     base = log.base or log.write({"epoch": 0, **validate(session, prompts, lm.ones_LF)})
-    note, best = "", (state.best_P, state.best_epoch, state.best_score, state.waited)
-    theta_P, moments = jax.tree.map(jnp.asarray, (state.theta_P, state.optimiser))
+    # Placed like what a step gives back, or the second step would be compiled once more.
+    theta_P, moments = jax.device_put((state.theta_P, state.optimiser), sharding(lm.mesh, ""))
+    note = ""
     with session.progress("tune", config.epochs, "epochs") as advance:
         advance(int(state.epoch))
         for epoch in range(int(state.epoch), config.epochs):
             theta_P, moments, losses = meta_step(
                 theta_P, moments, lm, placed, batcher.batch(epoch),
-                options=options, optimiser=optimiser,
+                options=at_epoch(options, epoch, config.epochs), optimiser=optimiser,
             )  # fmt: skip
             row = {"epoch": epoch + 1, **{k: float(v) for k, v in losses.items()}}
             _stop_if_diverged(row, theta_P, folder, session.config.seed)
-            last = epoch + 1 == config.epochs
-            if (epoch + 1) % config.validate_every == 0 or last:
+            state = dataclasses.replace(state, theta_P=theta_P, optimiser=moments, epoch=epoch + 1)
+            if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
                 row |= validate(session, prompts, scatter(theta_P, placed, lm.ones_LF))
                 row["score"] = score(row, base, config.max_over_refusal)
-                better = row["score"] > float(best[2])
-                waited = 0 if better else int(best[3]) + 1
-                best = (theta_P, epoch + 1, row["score"], waited) if better else (*best[:3], waited)
+                state = _remember_best(state, row["score"])
                 note = f"attacks refused {row['refusal_attack']:.0%}"
             log.write(row)
-            state = TuneState(theta_P, moments, epoch + 1, *best)
             save(folder / "orbax", state)
             losses_now = f"safety {row['safety_loss']:.2f} utility {row['utility_loss']:.2f}"
             advance(1, f"{losses_now} {note}")
-            if config.patience and int(best[3]) >= config.patience:
+            if config.patience and int(state.waited) >= config.patience:
                 break
     return state
+
+
+def at_epoch(options: MetaOptions, epoch: int, epochs: int) -> MetaOptions:
+    """`options` with meta_lr on its way down a half cosine to a tenth: noisy steps end the run
+    with factors that only fit the last batches.
+    """
+    share = 0.1 + 0.45 * (1 + math.cos(math.pi * epoch / epochs))
+    return dataclasses.replace(options, meta_lr=options.meta_lr * share)
+
+
+def _remember_best(state: TuneState, now: float) -> TuneState:
+    """The state after a validation that scored `now`."""
+    if now <= float(state.best_score):
+        return dataclasses.replace(state, waited=int(state.waited) + 1)
+    return dataclasses.replace(
+        state, best_P=state.theta_P, best_epoch=state.epoch, best_score=now, waited=0
+    )
 
 
 def fresh_state(config: TuneConfig, neurons: NeuronSet) -> TuneState:

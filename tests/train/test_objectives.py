@@ -80,7 +80,7 @@ def test_logits_are_those_that_predict_the_answer():
     lm = model()
     found_BAV = jax.jit(answer_logits)(lm, lm.ones_LF, BATCH)
     for row, (prompt, answer) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
-        expected_TV = plain.plain_logits(lm, prompt + answer)[len(prompt) - 1 : -1]
+        expected_TV = plain.padded_logits(lm, prompt + answer)[len(prompt) - 1 : -1]
         np.testing.assert_allclose(found_BAV[row, : len(answer)], expected_TV, atol=2e-5)
 
 

@@ -1,0 +1,262 @@
+"""The meta-gradient is exact, the update keeps its bounds, and neither mesh nor memory matter."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tests import plain
+from tests.train import slow
+
+from nt_jax.attribution.select import NeuronSet
+from nt_jax.data.batching import pack
+from nt_jax.mesh import sharding
+from nt_jax.train.maml import (
+    MetaBatch,
+    MetaOptions,
+    gradient,
+    joint_loss,
+    make_optimiser,
+    meta_gradient,
+    meta_step,
+)
+from nt_jax.train.theta import initial_theta, place, scatter
+
+CONFIG = dataclasses.replace(plain.MESH_CONFIG, layers=2)
+NEURONS = NeuronSet(
+    layer_P=np.array([1, 0, 1, 0, 0, 1, 1], np.int32),
+    index_P=np.array([5, 3, 20, 7, 23, 0, 11], np.int32),
+    is_safety_P=np.array([True, True, True, False, False, False, False]),
+)
+THETA = np.array([1.2, 1.1, 1.3, 0.9, 0.8, 1.05, 0.7])
+OPTIMISER = make_optimiser(clip_norm=1.0)  # one for all, as each is a program of its own
+EXACT = MetaOptions(inner_lr=2.0, safety_weight=0.4, kl_weight=0.5)
+CASES = {
+    "K=1, printed": {},
+    "K=2, descent, KL": {"inner_steps": 2, "utility_sign": "descent", "with_kl": True},
+    "K=3, printed, KL": {"inner_steps": 3, "with_kl": True, "token_decay": 0.8, "rows": 2},
+}
+
+
+def sub_batch(generator, width: int, rows: int = 4, filler: int = 0):
+    def lists(longest):
+        lengths = generator.integers(1, longest + 1, rows - filler)
+        return [generator.integers(3, CONFIG.vocab_size, n).tolist() for n in lengths]
+
+    return pack(lists(width), lists(4), prompt_width=width, answer_width=4, rows=rows)
+
+
+def meta_batch(seed: int = 0, wide: bool = False) -> MetaBatch:
+    """Sets of one sub-batch each, one with a filler row; `wide`: two of them have two."""
+    draw = functools.partial(sub_batch, np.random.default_rng(seed))
+    one = MetaBatch((draw(4),), (draw(4, filler=1),), (draw(4),), (draw(4),))
+    if not wide:
+        return one
+    two = (*one.local_safety, draw(8, filler=2)), (*one.global_utility, draw(8))
+    return dataclasses.replace(one, local_safety=two[0], global_utility=two[1])
+
+
+@functools.cache
+def model(dtype=jnp.float32):
+    return plain.random_model(CONFIG, dtype)
+
+
+def options(**changes) -> MetaOptions:
+    return dataclasses.replace(EXACT, **changes)
+
+
+def relative(found, expected) -> float:
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+jitted_gradient = jax.jit(meta_gradient)
+
+
+# --- exactness, in float64 -----------------------------------------------------------------------
+
+
+def central_differences(value, theta_P, step: float = 1e-3) -> np.ndarray:
+    """Fourth-order central differences of a scalar function, factor by factor."""
+    slope_P = np.zeros_like(theta_P)
+    for place_, way_P in enumerate(step * np.eye(len(theta_P))):
+        ahead, back, far, far_back = (value(theta_P + k * way_P) for k in (1, -1, 2, -2))
+        slope_P[place_] = (8 * (ahead - back) - (far - far_back)) / (12 * step)
+    return slope_P
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_meta_gradient_is_exact_and_the_first_order_one_is_not(x64, case):
+    lm, chosen = model(jnp.float64), options(**CASES[case])
+    batch = meta_batch(wide="K=1" in case)
+    found_P, metrics = jitted_gradient(THETA, lm, NEURONS, batch, chosen)
+    if "K=3" not in case:  # against jax.grad through jax.grad of a model and a loop of their own
+        plainly = jax.value_and_grad(lambda t_P: slow.joint_loss(t_P, lm, NEURONS, batch, chosen))
+        value, plain_P = jax.jit(plainly)(THETA)
+        np.testing.assert_allclose(metrics["loss"], value, rtol=1e-11)
+        assert relative(found_P, plain_P) < 1e-9
+    # against central differences of the loss itself
+    loss = lambda t_P: jitted_gradient(t_P, lm, NEURONS, batch, chosen)[1]["loss"]  # noqa: E731
+    expected_P = central_differences(loss, THETA)
+    assert relative(found_P, expected_P) < 1e-6
+    # without the second order it is another vector, by more than a rounding
+    first = dataclasses.replace(chosen, order=1)
+    first_P, _ = jitted_gradient(THETA, lm, NEURONS, batch, first)
+    assert relative(first_P, expected_P) > 0.01
+
+
+def test_without_an_inner_loop_it_is_the_plain_gradient(x64):
+    lm, batch, still = model(jnp.float64), meta_batch(wide=True), options(inner_steps=0)
+    plainly = jax.grad(lambda t_P: slow.joint_loss(t_P, lm, NEURONS, batch, still))
+    expected_P = jax.jit(plainly)(THETA)
+    for chosen in (still, options(inner_lr=0.0), options(inner_lr=0.0, order=1)):
+        assert relative(jitted_gradient(THETA, lm, NEURONS, batch, chosen)[0], expected_P) < 1e-10
+
+
+def test_the_loss_and_its_gradient_are_one_function(x64):
+    lm, batch = model(jnp.float64), meta_batch(wide=True)
+    found_P, metrics = jitted_gradient(THETA, lm, NEURONS, batch, EXACT)
+    loss = jax.value_and_grad(joint_loss, has_aux=True)
+    (total, parts), slope_P = jax.jit(loss)(THETA, lm, NEURONS, batch, EXACT)
+    assert relative(found_P, slope_P) < 1e-11
+    for name, value in {"loss": total, **parts}.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-12)
+
+
+@pytest.mark.parametrize("changes", [{"remat": True}, {"rows": 2}])
+def test_saving_memory_changes_nothing(x64, changes):
+    lm, batch = model(jnp.float64), meta_batch()
+    chosen = options(with_kl=True, inner_steps=2, utility_sign="descent")
+    expected_P, expected = jitted_gradient(THETA, lm, NEURONS, batch, chosen)
+    less = dataclasses.replace(chosen, **changes)
+    found_P, metrics = jitted_gradient(THETA, lm, NEURONS, batch, less)
+    assert relative(found_P, expected_P) < 1e-9
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-10)
+
+
+def test_the_losses_that_are_reported_are_the_parts_of_the_sum(x64):
+    lm, batch = model(jnp.float64), meta_batch()
+    chosen = options(with_kl=True, inner_steps=2, utility_sign="descent")
+    found_P, parts = jitted_gradient(THETA, lm, NEURONS, batch, chosen)
+    utility = parts["utility_loss"] + chosen.kl_weight * parts["kl"]
+    total = chosen.safety_weight * parts["safety_loss"] + (1 - chosen.safety_weight) * utility
+    np.testing.assert_allclose(parts["loss"], total, rtol=1e-12)
+    np.testing.assert_allclose(parts["gradient_norm"], np.linalg.norm(found_P), rtol=1e-12)
+    assert parts["kl"] > 0
+
+
+# --- the gradient that is cheap to differentiate again -------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2])
+def test_a_quadratic_has_its_closed_form(x64, rows):
+    """loss = mean over rows of (t - c).A.(t - c) / 2; one step t' = t - eta A (t - mean c)."""
+    generator = np.random.default_rng(0)
+    half, start_P, wanted_P = (generator.standard_normal(s) for s in ((3, 3), 3, 3))
+    matrix, eta = half @ half.T, 0.3
+    batches = tuple(sub_batch(generator, 4, filler=f) for f in (0, 1))
+    centre_B = np.concatenate([b.answer_BA[b.weight_B > 0, 0] for b in batches]).astype(float)
+
+    def loss(theta_P, matrix, neurons, batch, options):
+        away_BP = theta_P[None] - jnp.asarray(batch.answer_BA[:, :1], jnp.float64)
+        per_row_B = 0.5 * jnp.einsum("BP,PQ,BQ->B", away_BP, matrix, away_BP)
+        weight_B = jnp.asarray(batch.weight_B, jnp.float64)
+        return (per_row_B * weight_B).sum() / jnp.maximum(weight_B.sum(), 1)
+
+    def outer(theta_P, order):
+        slope = gradient(loss, order)
+        moved_P = theta_P - eta * slope(theta_P, matrix, None, batches, options(rows=rows))
+        return 0.5 * ((moved_P - wanted_P) ** 2).sum()
+
+    moved_P = start_P - eta * matrix @ (start_P - centre_B.mean())
+    second, first = (jax.jit(jax.grad(outer), static_argnums=1)(start_P, o) for o in (2, 1))
+    np.testing.assert_allclose(first, moved_P - wanted_P, rtol=1e-10)
+    expected_P = (np.eye(3) - eta * matrix) @ (moved_P - wanted_P)
+    np.testing.assert_allclose(second, expected_P, rtol=1e-10)
+
+
+# --- the update ----------------------------------------------------------------------------------
+
+
+def steps(lm, count: int, chosen=EXACT, optimiser=OPTIMISER):
+    """theta after each of some meta-steps on fresh batches."""
+    placed = sharding(lm.mesh, "")
+    theta_P = jax.device_put(jnp.asarray(THETA, jnp.float32), placed)
+    state, history = jax.device_put(optimiser.init(theta_P), placed), []
+    for epoch in range(count):
+        batch = jax.device_put(meta_batch(epoch), sharding(lm.mesh, "B"))
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer count
+            theta_P, state, metrics = meta_step(
+                theta_P, state, lm, place(NEURONS), batch, options=chosen, optimiser=optimiser
+            )
+        assert all(np.isfinite(value) for value in metrics.values())
+        history.append(np.asarray(theta_P))
+    return history
+
+
+def test_meshes_give_the_same_factors():
+    """The batches, neurons, heads and vocabulary are really split: see test_mesh.py."""
+    programs, found = meta_step._cache_size(), {}
+    for mesh in plain.MESHES:
+        found[mesh] = steps(plain.random_model(CONFIG, mesh=mesh), 3)[-1]
+        programs += 1  # the second step takes what the first one gives back as it is placed
+        assert meta_step._cache_size() == programs
+    assert relative(found[4, 2], found[1, 1]) < 1e-5
+    assert relative(found[2, 4], found[1, 1]) < 1e-5
+    assert np.abs(found[1, 1] - THETA).max() > 0.05
+
+
+def test_factors_stay_within_their_bounds():
+    chosen = options(meta_lr=0.5, factor_min=0.6, factor_max=1.4)
+    history = np.stack(steps(model(), 3, chosen))
+    assert history.min() == np.float32(0.6) and history.max() == np.float32(1.4)
+
+
+def test_a_step_moves_against_a_clipped_gradient():
+    optimiser, slope_P = make_optimiser(clip_norm=2.0), np.array([3.0, -4.0, 0.0], np.float32)
+    plain_adam = optax.scale_by_adam()
+    state, plain_state = optimiser.init(slope_P), plain_adam.init(slope_P)
+    for factor in (1.0, 0.1, 1.0):  # norms 5, 0.5, 5: only the middle one is not clipped
+        clipped = factor * slope_P * min(1.0, 2.0 / (5.0 * factor))
+        with jax.numpy_dtype_promotion("standard"):
+            found, state = optimiser.update(factor * slope_P, state)
+            expected, plain_state = plain_adam.update(clipped, plain_state)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    (first_P,) = steps(model(), 1, options(meta_lr=0.01))
+    batch = meta_batch(0)
+    slope_P, _ = jitted_gradient(THETA.astype(np.float32), model(), NEURONS, batch, EXACT)
+    np.testing.assert_allclose(first_P, THETA - 0.01 * np.sign(slope_P), atol=1e-5)  # Adam's first
+
+
+def test_neurons_that_were_not_picked_stay_exactly_one():
+    scale_LF = np.asarray(scatter(steps(model(), 2)[-1], place(NEURONS), model().ones_LF))
+    picked_LF = np.zeros(scale_LF.shape, bool)
+    picked_LF[NEURONS.layer_P, NEURONS.index_P] = True
+    assert (scale_LF[~picked_LF] == 1.0).all() and (scale_LF[picked_LF] != 1.0).all()
+
+
+def test_one_program_serves_all_batches_and_all_numbers():
+    run = functools.partial(steps, model(), optimiser=make_optimiser(1.0))
+    before = meta_step._cache_size()
+    run(3)
+    assert meta_step._cache_size() == before + 1
+    numbers = {"inner_lr": 1.0, "meta_lr": 0.1, "safety_weight": 0.9, "kl_weight": 2.0,
+               "token_decay": 0.5, "factor_min": 0.1, "factor_max": 3.0}  # fmt: skip
+    for name, value in numbers.items():
+        run(1, options(**{name: value}))
+    assert meta_step._cache_size() == before + 1
+    run(1, options(order=1))
+    assert meta_step._cache_size() == before + 2
+
+
+def test_bfloat16_weights_give_float32_factors_near_the_exact_ones():
+    start_P = initial_theta(NEURONS, 1.2, 0.9)
+    exact, found = (
+        jitted_gradient(start_P, model(dtype), NEURONS, meta_batch(), EXACT)[0]
+        for dtype in (jnp.float32, jnp.bfloat16)
+    )
+    assert found.dtype == jnp.float32
+    assert np.dot(found, exact) / (np.linalg.norm(found) * np.linalg.norm(exact)) > 0.98
