@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import numpy as np
 from jaxtyping import Float, Int
@@ -48,6 +49,8 @@ def select(
     A neuron in both lists goes to the one where it ranks higher (safety on a tie); the other takes
     its next best, so both counts are what the user asked for.
     """
+    chex.assert_rank([safety_LF, utility_LF], 2)
+    chex.assert_equal_shape([safety_LF, utility_LF])
     total = safety_LF.size
     if safety + utility > total:
         raise ConfigError(

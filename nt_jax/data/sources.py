@@ -1,5 +1,6 @@
 """Loading: records from the demo set, a file, a directory or a hub id, whatever its layout."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +24,21 @@ SHOWN_PROBLEMS = 10
 def load_harmful(
     source: str = "demo", split: str | None = None, limit: int | None = None
 ) -> list[HarmfulRequest]:
-    """The harmful requests of a source in their order, at least one; at most `limit` of them."""
+    """The harmful requests of a source in their order, at least one; at most `limit` of each split."""
     return _load(source, split, limit, "harmful", HARMFUL, HarmfulRequest)
 
 
 def load_harmless(
     source: str = "demo", split: str | None = None, limit: int | None = None
 ) -> list[HarmlessRequest]:
-    """The harmless requests of a source in their order, at least one; at most `limit` of them."""
+    """The harmless requests of a source in their order, at least one; at most `limit` of each split."""
     return _load(source, split, limit, "harmless", HARMLESS, HarmlessRequest)
 
 
 def load_templates(
     source: str = "demo", split: str | None = None, limit: int | None = None
 ) -> list[AttackTemplate]:
-    """The attack templates of a source in their order, at least one; at most `limit` of them.
+    """The attack templates of a source in their order, at least one; at most `limit` of each split.
 
     The text is the column that holds "{request}" or "[INSERT PROMPT HERE]"; a .txt file has one
     template a line. A column "types" (a list or comma-joined names) is optional.
@@ -70,11 +71,11 @@ def _keep(name: str, rows: list[Row], column: str, value: str) -> list[Row]:
 
 
 def _choose(name: str, rows: list[Row], split: str | None, limit: int | None) -> list[Row]:
-    """The rows of one split, cut to the limit."""
+    """The rows of one split, or of all of them, each split cut to the limit."""
     if limit is not None and limit < 1:
         raise DataError(f"{name}: limit is {limit}; it must be 1 or more, or left out for all.")
     if split is None:
-        return rows[:limit]
+        return _first_of_each_split(rows, limit)
     present = sorted({row.split for row in rows if row.split})
     if not present:
         raise DataError(
@@ -84,6 +85,17 @@ def _choose(name: str, rows: list[Row], split: str | None, limit: int | None) ->
     if split not in present:
         raise DataError(f"{name}: no split '{split}'; it has {', '.join(present)}.")
     return [row for row in rows if row.split == split][:limit]
+
+
+def _first_of_each_split(rows: list[Row], limit: int | None) -> list[Row]:
+    """At most `limit` rows of each split: a cut over all rows would lose the later splits."""
+    seen: Counter[str | None] = Counter()
+    kept = []
+    for row in rows:
+        seen[row.split] += 1
+        if limit is None or seen[row.split] <= limit:
+            kept.append(row)
+    return kept
 
 
 def _records(name: str, rows: list[Row], schema: Schema, record) -> list:

@@ -12,19 +12,24 @@ VALIDATION_PERCENT = 15
 
 
 def divide(records: Sequence[Record], part: str, what: str) -> list[Record]:
-    """The records of `part` ("train", "validation" or "test"); `what` names them in an error.
+    """The records of `part`, "train" or "validation"; `what` names them in an error.
 
-    A source with splits of its own keeps them. Without any, records are divided into training and
-    validation by a hash of their text, so adding a row never moves another one across.
+    A source that has both splits keeps them. Otherwise its training rows (all of them, where it is
+    one split or undivided) are divided by a hash of their text, so adding a row never moves another
+    one across.
     """
-    if any(record.split for record in records):
+    splits = {record.split for record in records}
+    if {"train", "validation"} <= splits:
         chosen = [record for record in records if record.split == part]
-    elif part == "test":
-        raise DataError(f"data.{what} has no test split; name test sets under eval.datasets.")
     else:
-        chosen = [record for record in records if (_bucket(record) < VALIDATION_PERCENT) == (
-            part == "validation"
-        )]  # fmt: skip
+        if len(splits) > 1 and "train" not in splits:
+            raise DataError(
+                f"data.{what}: none of its splits ({', '.join(sorted(map(str, splits)))}) is called "
+                f"train. Name the one to tune on: data.{what}.split=NAME."
+            )
+        rows = [record for record in records if record.split == "train" or len(splits) == 1]
+        held_out = part == "validation"
+        chosen = [row for row in rows if (_bucket(row) < VALIDATION_PERCENT) == held_out]
     if not chosen:
         raise DataError(
             f"data.{what}: none of its {len(records)} rows is for {part}. Give more rows, or rows "

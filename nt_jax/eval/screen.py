@@ -51,15 +51,24 @@ def comparison(rows: Sequence[ResultRow], base: str = BASE, tuned: str = TUNED) 
 
 
 def screen_table(rows: Sequence[ResultRow], base: str = BASE, tuned: str = TUNED) -> Table:
-    """The table that a finished run prints; print it with a rich console."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
-    table.add_column("")
-    for header in ("", "before", "", "after", "95 % interval", "difference"):
+    """The table that a finished run prints, narrow enough for 80 columns."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("refuses", no_wrap=True)
+    for header in ("before", "", "after", "", "95 %", "difference"):
         table.add_column(header, justify="right", no_wrap=True)
     for line in comparison(rows, base, tuned):
         style = "dim" if line.difference in (WITHIN_NOISE, "no change") else "bold"
-        cells = (line.before_count, line.before, line.after_count, line.after, line.interval)
-        table.add_row(line.label, *cells, f"[{style}]{line.difference}[/]")
+        before, after = (
+            count.replace("of", "/").replace(" ", "")
+            for count in (line.before_count, line.after_count)
+        )
+        label = line.label.removeprefix("refuses ")
+        if line.before.endswith(" bit"):
+            label = label.replace("entropy of", "entropy (bit),").removesuffix(" answers")
+        values = [text.removesuffix(" bit") for text in (line.before, line.after)]
+        interval = line.interval.replace(" .. ", "..")
+        cells = (values[0], before, values[1], after, interval)
+        table.add_row(label, *cells, f"[{style}]{line.difference}[/]")
     judges = in_order(row.judge for row in rows if row.judge)
     table.caption = f"judge: {', '.join(judges) or 'none'} (see docs/evaluation.md)"
     table.caption_justify = "left"

@@ -12,6 +12,7 @@ a plain pytree, so it works inside anyone's jit, vmap and grad.
 import dataclasses
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -152,7 +153,9 @@ def leaf_axes(config: ModelConfig) -> dict[str, str]:
 
 def assemble(config: ModelConfig, leaves: dict[str, Array], mesh: Mesh) -> LanguageModel:
     """A LanguageModel from placed leaves (see `leaf_axes`); its scale starts at ones."""
-    wide = wide_dtype(leaves["embed"].dtype)
+    sizes, wide = dim_sizes(config), wide_dtype(leaves["embed"].dtype)
+    for name, letters in leaf_axes(config).items():
+        chex.assert_shape(leaves[name], tuple(sizes[letter] for letter in letters))
     ones = jnp.ones((config.layers, config.neurons), wide)
     placed = {**leaves, "blocks.mlp.scale": jax.device_put(ones, sharding(mesh, "LF"))}
     graphdef, scale, frozen = nnx.split(Transformer(placed.get), NeuronScale, ...)

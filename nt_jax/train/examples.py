@@ -83,7 +83,8 @@ def make_pools(
                 f"data.{name}: {len(rows)} usable training rows; Algorithm 1 needs at least 2, "
                 "one for its local and one for its global set."
             )
-    safe, attack, good = cut(safety), cut(templates), cut(utility)
+    safe, attack = cut(safety), cut(templates)
+    good = [emphasise(part, sounds_harmful_share) for part in cut(utility)]
     wrapped = cut(attacked_utility) if len(attacked_utility) > 1 else ([], attacked_utility)
     local, outer = ((Pool(safe[i], safe[i], attack[i]), Pool(good[i], wrapped[i])) for i in (0, 1))
     return Pools(local[0], outer[0], local[1], outer[1])

@@ -115,7 +115,8 @@ class Session:
             TextColumn(f"{unit}  {{task.fields[note]}}"), TimeElapsedColumn(),
             TextColumn("left"), TimeRemainingColumn(),
         )  # fmt: skip
-        with Progress(*columns, console=self.console, transient=True) as bar:
+        quiet = not self.console.is_terminal
+        with Progress(*columns, console=self.console, transient=True, disable=quiet) as bar:
             task = bar.add_task(label, total=total, note="")
             yield lambda n=1, note="": bar.update(task, advance=n, note=note)
 

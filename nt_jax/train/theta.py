@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -15,6 +16,7 @@ def initial_theta(neurons: NeuronSet, init_safety: float, init_utility: float, d
 
 def scatter(theta_P: Array, neurons: NeuronSet, ones_LF: Array) -> Float[Array, "L F"]:
     """The scale of the whole model: theta at the chosen neurons, `ones_LF` elsewhere."""
+    chex.assert_equal_shape([theta_P, neurons.layer_P, neurons.index_P])
     return ones_LF.at[neurons.layer_P, neurons.index_P].set(
         theta_P, unique_indices=True, mode="promise_in_bounds"
     )

@@ -65,10 +65,10 @@ def test_screen_table_has_the_published_shape():
     ]
     lines = [" ".join(line.split()) for line in printed(rows).splitlines()]
     assert lines == [
-        "before after 95 % interval difference",
-        "refuses unseen attacks 4 of 60 7 % 53 of 60 88 % 78 .. 94 % +82 points",
-        "refuses harmless requests 0 of 120 0 % 3 of 120 2 % 1 .. 7 % within noise",
-        "entropy of harmless answers 5.21 bit 5.17 bit -0.8 %",
+        "refuses before after 95 % difference",
+        "unseen attacks 7 % 4/60 88 % 53/60 78..94 % +82 points",
+        "harmless requests 0 % 0/120 2 % 3/120 1..7 % within noise",
+        "entropy (bit), harmless 5.21 5.17 -0.8 %",
         "SU-F1 0.551 0.802 +45.6 %",
         "judge: phrases-v1 (see docs/evaluation.md)",
     ]
@@ -76,7 +76,7 @@ def test_screen_table_has_the_published_shape():
 
 def test_screen_table_of_one_model_and_of_nothing():
     base = [row for row in ROWS if row.model == "base"]
-    assert "refuses unseen attacks" in printed(base)
+    assert "unseen attacks" in printed(base)
     assert "judge: none" in printed([])
     same = [ResultRow("x", "refusal_rate", model, 0.5, 4, 0.1, 0.9) for model in ("base", "tuned")]
     assert "no change" in printed(same)
