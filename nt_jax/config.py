@@ -210,6 +210,13 @@ class TuneConfig(Frozen):
         description="prompts differentiated together; fewer need less memory; 0 = as many as the "
         "memory model allows",
     )
+    average: float = Field(
+        default=0.9,
+        ge=0,
+        lt=1,
+        description="how much of their past the validated factors keep: an exponential mean over "
+        "epochs; 0 = the last step's factors",
+    )
     validate_every: int = Field(default=5, ge=1, description="epochs between validations")
     patience: int = Field(
         default=0,

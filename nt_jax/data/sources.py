@@ -24,14 +24,14 @@ SHOWN_PROBLEMS = 10
 def load_harmful(
     source: str = "demo", split: str | None = None, limit: int | None = None
 ) -> list[HarmfulRequest]:
-    """The harmful requests of a source in their order, at least one; at most `limit` of each split."""
+    """The harmful requests of a source in their order, at least one, at most `limit` a split."""
     return _load(source, split, limit, "harmful", HARMFUL, HarmfulRequest)
 
 
 def load_harmless(
     source: str = "demo", split: str | None = None, limit: int | None = None
 ) -> list[HarmlessRequest]:
-    """The harmless requests of a source in their order, at least one; at most `limit` of each split."""
+    """The harmless requests of a source in their order, at least one, at most `limit` a split."""
     return _load(source, split, limit, "harmless", HARMLESS, HarmlessRequest)
 
 

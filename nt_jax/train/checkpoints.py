@@ -26,6 +26,7 @@ class TuneState:
     """
 
     theta_P: Array
+    average_P: Array  # running mean of theta_P: what is validated and kept
     optimiser: optax.OptState
     epoch: int | Array  # epochs done
     best_P: Array

@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,9 +28,10 @@ class Records:
     harmless: list[HarmlessRequest]
     templates: list[AttackTemplate]
 
-    def attacked(self, requests: Sequence[str], stride: int = 5) -> list[str]:
-        """Each request inside one template; neighbours get templates that lie apart."""
+    def attacked(self, requests: Sequence[str]) -> list[str]:
+        """Each request inside one template; neighbours get templates far apart, all are used."""
         count = len(self.templates)
+        stride = next(n for n in itertools.count(5) if math.gcd(n, count) == 1)
         return [
             self.templates[place * stride % count].apply(text)
             for place, text in enumerate(requests)

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from nt_jax.attribution.select import NeuronSet
 from nt_jax.config import TuneConfig
@@ -67,7 +68,7 @@ def tune(
             _stop_if_diverged(row, theta_P, folder, session.config.seed)
             state = dataclasses.replace(state, theta_P=theta_P, optimiser=moments, epoch=epoch + 1)
             if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
-                row |= validate(session, prompts, scatter(theta_P, placed, lm.ones_LF))
+                row |= validate(session, prompts, scatter(state.average_P, placed, lm.ones_LF))
                 row["score"] = score(row, base, config.max_over_refusal)
                 state = _remember_best(state, row["score"])
                 note = f"attacks refused {row['refusal_attack']:.0%}"
@@ -81,11 +82,22 @@ def tune(
 
 
 def at_epoch(options: MetaOptions, epoch: int, epochs: int) -> MetaOptions:
-    """`options` with meta_lr on its way down a half cosine to a tenth: noisy steps end the run
-    with factors that only fit the last batches.
+    """`options` with meta_lr on its way down a half cosine to a tenth.
+
+    A run that ends in full steps ends with factors that only fit its last batches.
     """
     share = 0.1 + 0.45 * (1 + math.cos(math.pi * epoch / epochs))
     return dataclasses.replace(options, meta_lr=options.meta_lr * share)
+
+
+def running_mean(average_P: Array, theta_P: Array, epoch: int, decay: float) -> Array:
+    """The exponential mean of the factors; young means forget faster, so the start washes out.
+
+    Single steps see a few prompts each and overshoot; their mean refuses fewer harmless requests
+    at the same refusal of harmful ones.
+    """
+    keep = min(decay, (1 + epoch) / (10 + epoch))
+    return keep * average_P + (1 - keep) * theta_P
 
 
 def _remember_best(state: TuneState, now: float) -> TuneState:
@@ -93,7 +105,7 @@ def _remember_best(state: TuneState, now: float) -> TuneState:
     if now <= float(state.best_score):
         return dataclasses.replace(state, waited=int(state.waited) + 1)
     return dataclasses.replace(
-        state, best_P=state.theta_P, best_epoch=state.epoch, best_score=now, waited=0
+        state, best_P=state.average_P, best_epoch=state.epoch, best_score=now, waited=0
     )
 
 
@@ -101,7 +113,7 @@ def fresh_state(config: TuneConfig, neurons: NeuronSet) -> TuneState:
     """The state before the first epoch (Algorithm 1, lines 1-6)."""
     theta_P = initial_theta(neurons, config.init_safety, config.init_utility)
     moments = make_optimiser(config.clip_norm).init(theta_P)
-    return TuneState(theta_P, moments, 0, theta_P, 0, -math.inf, 0)
+    return TuneState(theta_P, theta_P, moments, 0, theta_P, 0, -math.inf, 0)
 
 
 def memory_plan(session: Session, tokens: int) -> tuple[int, bool]:

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests import plain
 
@@ -21,6 +21,7 @@ def neuron_sets(draw) -> NeuronSet:
     return random_neurons(LAYERS, WIDTH, safety=safety, utility=utility, seed=seed)
 
 
+@settings(max_examples=30)
 @given(neurons=neuron_sets(), seed=st.integers(0, 99))
 def test_each_factor_comes_back_from_its_neuron_and_all_others_stay_one(neurons, seed):
     theta_P = np.random.default_rng(seed).normal(1, 1, len(neurons)).astype(np.float32)
@@ -31,6 +32,7 @@ def test_each_factor_comes_back_from_its_neuron_and_all_others_stay_one(neurons,
     assert (scale_LF == 1.0).all() and scale_LF.dtype == np.float32
 
 
+@settings(max_examples=30)
 @given(neurons=neuron_sets())
 def test_a_factors_gradient_is_that_of_its_neuron(neurons):
     weight_LF = np.random.default_rng(0).standard_normal((LAYERS, WIDTH)).astype(np.float32)
@@ -39,6 +41,7 @@ def test_a_factors_gradient_is_that_of_its_neuron(neurons):
     np.testing.assert_array_equal(slope_P, weight_LF[neurons.layer_P, neurons.index_P])
 
 
+@settings(max_examples=30)
 @given(neurons=neuron_sets())
 def test_safety_factors_start_high_and_utility_factors_low(neurons):
     theta_P = initial_theta(neurons, 1.2, 0.9)
