@@ -73,6 +73,13 @@ class RunDirectory:
         """Whether the stage is complete and was made from exactly what `key` stands for."""
         return read_text(self.folder(name) / DONE) == key
 
+    def current(self, name: str, key: str) -> Path | None:
+        """Where the stage made from `key` lies, finished or interrupted; None if it was not run."""
+        if self.finished(name, key):
+            return self.folder(name)
+        partial = self._partial(name)
+        return partial if read_text(partial / RESUME) == key else None
+
     @contextlib.contextmanager
     def stage(self, name: str, key: str, resumable: bool = False) -> Iterator[Path]:
         """A folder to write the stage into; it takes the stage's place once the block succeeds.

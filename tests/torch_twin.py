@@ -5,6 +5,7 @@ import functools
 
 import numpy as np
 import pytest
+
 from tests import tiny
 
 

@@ -37,6 +37,15 @@ def ranking(score_LF: Float[np.ndarray, "L F"]) -> Int[np.ndarray, " LF"]:
     return np.argsort(-score_LF.ravel(), kind="stable")
 
 
+def check_counts(safety: int, utility: int, total: int) -> None:
+    """Raises a ConfigError where more neurons are asked for than the model has."""
+    if safety + utility > total:
+        raise ConfigError(
+            f"neurons.safety={safety} + neurons.utility={utility} is more than the {total} "
+            "neurons of this model. Lower one of the two."
+        )
+
+
 def select(
     safety_LF: Float[np.ndarray, "L F"],
     utility_LF: Float[np.ndarray, "L F"],
@@ -52,11 +61,7 @@ def select(
     chex.assert_rank([safety_LF, utility_LF], 2)
     chex.assert_equal_shape([safety_LF, utility_LF])
     total = safety_LF.size
-    if safety + utility > total:
-        raise ConfigError(
-            f"neurons.safety={safety} + neurons.utility={utility} is more than the {total} "
-            "neurons of this model. Lower one of the two."
-        )
+    check_counts(safety, utility, total)
     orders = {"safety": ranking(safety_LF), "utility": ranking(utility_LF)}
     shared = np.intersect1d(orders["safety"][:safety], orders["utility"][:utility]).size
     # Walk both lists by rank; at each rank safety picks first. A neuron is taken by whichever

@@ -24,8 +24,8 @@ def divide(records: Sequence[Record], part: str, what: str) -> list[Record]:
     else:
         if len(splits) > 1 and "train" not in splits:
             raise DataError(
-                f"data.{what}: no split is called train, only "
-                f"{', '.join(sorted(map(str, splits)))}. Name the one to tune on: data.{what}.split=NAME."
+                f"data.{what}: no split is called train. Name the one to tune on, of "
+                f"{', '.join(sorted(map(str, splits)))}: data.{what}.split=NAME."
             )
         rows = [record for record in records if record.split == "train" or len(splits) == 1]
         held_out = part == "validation"

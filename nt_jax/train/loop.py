@@ -3,6 +3,7 @@
 load > own answers > attribute > select > tune > export > evaluate > report
 """
 
+import shutil
 import time
 from pathlib import Path
 
@@ -14,26 +15,31 @@ from nt_jax.eval.rows import read_rows
 from nt_jax.eval.screen import screen_table
 from nt_jax.models.export import export_hf
 from nt_jax.rundir import RunDirectory
-from nt_jax.train.plan import header, model_line
+from nt_jax.train.attribute import choose_templates
+from nt_jax.train.plan import check_sizes, header, model_line
 from nt_jax.train.prepare import data_hash, read_records
 from nt_jax.train.session import Session, devices, fingerprint
 from nt_jax.train.stages import RUNNERS, tuned_scale, write_manifest
 from nt_jax.train.verify import verify_export
 
 STAGES = ("answers", "attribute", "select", "train", "export", "base", "eval", "report")
+PARTS_OF_THETA = ("select", "train")
 RESUMABLE = ("attribute", "train", "base", "eval")
 
 
 def run(config: RunConfig, console: Console, until: str | None = None) -> None:
     """Carry a run to its report, or to the end of stage `until`."""
     console.print(header(config), highlight=False)
-    with RunDirectory(config.folder) as directory:
-        session = Session(config, console)
-        records = read_records(config)
-        keys = stage_keys(config, fingerprint(session.checkpoint), data_hash(records))
+    session = Session(config, console)
+    check_sizes(config, session.checkpoint.config)
+    records = read_records(config)
+    choose_templates(records["train"].templates, config.attribution)
+    hashes = {"weights": fingerprint(session.checkpoint), "data": data_hash(records)}
+    keys = stage_keys(config, **hashes)
+    with RunDirectory(config.folder) as directory:  # not before all input is known to be sound
         directory.record(
             config=config.model_dump(mode="json"), seed=config.seed, devices=devices(),
-            hashes={"weights": fingerprint(session.checkpoint), "data": data_hash(records)},
+            hashes=hashes, keys=keys,
         )  # fmt: skip
         session.say("model", model_line(session.checkpoint.config))
         for name in STAGES:
@@ -91,14 +97,29 @@ def export_run(run_dir: Path, out: Path, dtype: str) -> None:
     if not (run_dir / "run.json").is_file():
         raise RunError(f"{run_dir} is not a run directory (it has no run.json).")
     with RunDirectory(run_dir) as directory:
-        stored = directory.facts().get("config")
-        if stored is None:
+        facts = directory.facts()
+        if "config" not in facts or "keys" not in facts:
             raise RunError(f"{run_dir / 'run.json'} holds no config. Repeat the run.")
-        session = Session(RunConfig.model_validate(stored), console)
-        scale_LF = tuned_scale(session, run_dir)
+        session = Session(RunConfig.model_validate(facts["config"]), console)
+        if fingerprint(session.checkpoint) != facts["hashes"]["weights"]:
+            raise RunError(
+                f"{session.checkpoint.path} is not the model that {run_dir} was tuned on: its "
+                "files have changed. Put the old ones back, or repeat the run."
+            )
+        select, train = (directory.current(name, facts["keys"][name]) for name in PARTS_OF_THETA)
+        if select is None or train is None:
+            raise RunError(
+                f"{run_dir} holds no factors tuned with its present settings. Carry the run on "
+                f"first: python -m nt_jax.train --config ... --run-dir {run_dir}"
+            )
+        scale_LF = tuned_scale(session, select, train)
         report = export_hf(session.checkpoint, scale_LF, out, dtype)
-        difference = verify_export(session, scale_LF, out)
-        write_manifest(out / "nt_jax_export.json", report, difference)
+        try:
+            difference = verify_export(session, scale_LF, out)
+            write_manifest(out / "nt_jax_export.json", report, difference)
+        except BaseException:
+            shutil.rmtree(out)
+            raise
     session.say("export", f"{out}   {len(report.changed)} of {report.tensors} tensors changed")
 
 

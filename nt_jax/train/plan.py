@@ -5,6 +5,7 @@ import math
 import jax
 
 from nt_jax import __version__
+from nt_jax.attribution.select import check_counts
 from nt_jax.config import RunConfig, dump_config
 from nt_jax.mesh import make_mesh
 from nt_jax.models.checkpoint import MODEL_DTYPES, check_mesh, open_checkpoint
@@ -60,11 +61,17 @@ def memory_estimate(config: RunConfig, model: ModelConfig) -> dict[str, float]:
     }
 
 
+def check_sizes(config: RunConfig, model: ModelConfig) -> None:
+    """Raises a ConfigError, before any work, if mesh or neuron counts do not fit the model."""
+    check_mesh(model, make_mesh(config.mesh.data, config.mesh.model))
+    check_counts(config.neurons.safety, config.neurons.utility, model.layers * model.neurons)
+
+
 def describe(config: RunConfig) -> str:
     """The resolved config, sizes and memory of a run, for --dry-run."""
     checkpoint = open_checkpoint(config.model.source, config.model.revision)
     model = checkpoint.config
-    check_mesh(model, make_mesh(config.mesh.data, config.mesh.model))
+    check_sizes(config, model)
     chosen = config.neurons.safety + config.neurons.utility
     share = 100 * chosen / (model.layers * model.neurons)
     memory = memory_estimate(config, model)

@@ -60,6 +60,33 @@ def data_hash(parts: dict[str, Records]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def check_prompts(session: Session, parts: dict[str, Records]) -> None:
+    """Raises a DataError for the first prompt that leaves no room for its answer: before any work.
+
+    Each template is tried around the longest request, which some later batch may well draw.
+    """
+    config, context = session.config, session.checkpoint.config.max_positions
+    answer = max(config.tune.answer_tokens, config.attribution.answer_tokens)
+
+    def check(where: str, text: str) -> None:
+        if (tokens := len(session.encode(text))) > context - answer:
+            raise DataError(
+                f"{where}: the prompt has {tokens} tokens; with {answer} of its answer it does not "
+                f"fit the model's context of {context}. Shorten or drop it, or lower "
+                "tune.answer_tokens."
+            )
+
+    for records in parts.values():
+        for name, rows in (("harmful", records.harmful), ("harmless", records.harmless)):
+            for row in rows:
+                check(f"data.{name}, row {row.id}", row.request)
+        rows = [*records.harmful, *records.harmless]
+        longest = max(rows, key=lambda row: len(session.encode(row.request)))
+        for template in records.templates:
+            where = f"data.templates, row {template.id} around the longest request ({longest.id})"
+            check(where, template.apply(longest.request))
+
+
 def write_own_answers(session: Session, train: Records, folder: Path) -> None:
     """Let the base model answer what it should go on answering, and refuse where it does.
 

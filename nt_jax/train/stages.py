@@ -17,7 +17,7 @@ from nt_jax.models.export import ExportReport, export_hf
 from nt_jax.rundir import RunDirectory
 from nt_jax.train.attribute import attribute_all
 from nt_jax.train.checkpoints import TuneState, restore
-from nt_jax.train.prepare import Records, pools, write_own_answers
+from nt_jax.train.prepare import Records, check_prompts, pools, write_own_answers
 from nt_jax.train.session import Session
 from nt_jax.train.tune import fresh_state, full_scale, read_history, tune
 from nt_jax.train.validate import Validation
@@ -28,6 +28,7 @@ Parts = dict[str, Records]
 
 def run_answers(session: Session, directory: RunDirectory, records: Parts, folder: Path) -> str:
     """The base model's own answers, which tuning must keep."""
+    check_prompts(session, records)
     write_own_answers(session, records["train"], folder)
     rows = [json.loads(line) for line in (folder / "own_answers.jsonl").read_text().splitlines()]
     dropped = sum(row["refused"] for row in rows if row["set"] != "harmful")
@@ -75,7 +76,7 @@ def run_train(session: Session, directory: RunDirectory, records: Parts, folder:
 
 def run_export(session: Session, directory: RunDirectory, records: Parts, folder: Path) -> str:
     """The tuned checkpoint in HF format, read again and compared before it counts."""
-    scale_LF = tuned_scale(session, directory.path)
+    scale_LF = tuned_scale(session, directory.folder("select"), directory.folder("train"))
     report = export_hf(session.checkpoint, scale_LF, folder / "hf", session.config.export.dtype)
     difference = verify_export(session, scale_LF, folder / "hf")
     write_manifest(folder / "export.json", report, difference)
@@ -93,7 +94,8 @@ def run_base(session: Session, directory: RunDirectory, records: Parts, folder: 
 
 def run_eval(session: Session, directory: RunDirectory, records: Parts, folder: Path) -> str:
     """The tuned model's answers, and both models' numbers."""
-    scale_LF = jnp.asarray(tuned_scale(session, directory.path))
+    tuned = tuned_scale(session, directory.folder("select"), directory.folder("train"))
+    scale_LF = jnp.asarray(tuned)
     said = answer_tests(session, TUNED, scale_LF, folder)
     prompts = test_prompts(session.config.eval.datasets, session.config.eval.limit)
     files = {BASE: directory.folder("base"), TUNED: folder}
@@ -117,7 +119,8 @@ def run_report(session: Session, directory: RunDirectory, records: Parts, folder
     columns |= {name: list(map(int, columns[name])) for name in ("layer", "index")}
     columns["score"] = list(map(float, columns["score"]))
     facts = directory.facts()
-    best = best_state(session.config, directory.path)
+    train = directory.folder("train")
+    best = best_state(session.config, directory.folder("select"), train)
     write_report(
         folder,
         rows,
@@ -125,26 +128,26 @@ def run_report(session: Session, directory: RunDirectory, records: Parts, folder
         settings=session.config.model_dump(mode="json"),
         timings={name: stage["wall_seconds"] for name, stage in facts["stages"].items()},
         neurons={**columns, "num_layers": session.checkpoint.config.layers},
-        history=read_history(directory.folder("train"), int(best.best_epoch)),
+        history=read_history(train, int(best.best_epoch)),
         machine=facts,
     )
     return f"{len(rows)} numbers, judge {session.judge.name}"
 
 
-def best_state(config: RunConfig, folder: Path) -> TuneState:
-    """The last Orbax state of the run in `folder`, which holds the best factors so far."""
-    neurons, _ = load_neurons(folder / "select" / "neurons.csv")
-    state = restore(folder / "train" / "orbax", fresh_state(config.tune, neurons))
-    if state is None:
-        raise RunError(f"{folder / 'train'} holds no tuned factors. Run training first.")
+def best_state(config: RunConfig, select: Path, train: Path) -> TuneState:
+    """The last Orbax state in the folders of these two stages, with the best factors so far."""
+    neurons, _ = load_neurons(select / "neurons.csv")
+    state = restore(train / "orbax", fresh_state(config.tune, neurons))
+    if state is None or int(state.best_epoch) == 0:
+        raise RunError(f"{train} holds no validated factors yet. Let training go on first.")
     return state
 
 
-def tuned_scale(session: Session, folder: Path) -> np.ndarray:
-    """float32 [L, F]: the best factors of the run in `folder`, 1 elsewhere."""
-    neurons, _ = load_neurons(folder / "select" / "neurons.csv")
+def tuned_scale(session: Session, select: Path, train: Path) -> np.ndarray:
+    """float32 [L, F]: the best factors found in the folders of these two stages, 1 elsewhere."""
+    neurons, _ = load_neurons(select / "neurons.csv")
     model = session.checkpoint.config
-    best = best_state(session.config, folder).best_P
+    best = best_state(session.config, select, train).best_P
     return full_scale(np.asarray(best), neurons, (model.layers, model.neurons))
 
 

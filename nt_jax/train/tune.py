@@ -55,7 +55,8 @@ def tune(
     log = Metrics(folder / "metrics.jsonl", int(state.epoch))
     base = log.base or log.write({"epoch": 0, **validate(session, prompts, lm.ones_LF)})
     # Placed like what a step gives back, or the second step would be compiled once more.
-    theta_P, moments = jax.device_put((state.theta_P, state.optimiser), sharding(lm.mesh, ""))
+    state = jax.device_put(state, sharding(lm.mesh, ""))
+    theta_P, moments = state.theta_P, state.optimiser
     note = ""
     with session.progress("tune", config.epochs, "epochs") as advance:
         advance(int(state.epoch))
@@ -66,7 +67,10 @@ def tune(
             )  # fmt: skip
             row = {"epoch": epoch + 1, **{k: float(v) for k, v in losses.items()}}
             _stop_if_diverged(row, theta_P, folder, session.config.seed)
-            state = dataclasses.replace(state, theta_P=theta_P, optimiser=moments, epoch=epoch + 1)
+            average_P = running_mean(state.average_P, theta_P, epoch, config.average)
+            state = dataclasses.replace(
+                state, theta_P=theta_P, average_P=average_P, optimiser=moments, epoch=epoch + 1
+            )
             if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
                 row |= validate(session, prompts, scatter(state.average_P, placed, lm.ones_LF))
                 row["score"] = score(row, base, config.max_over_refusal)
@@ -138,10 +142,12 @@ def memory_plan(session: Session, tokens: int) -> tuple[int, bool]:
 def _stop_if_diverged(row: dict, theta_P: jax.Array, folder: Path, seed: int) -> None:
     if all(map(math.isfinite, row.values())) and bool(jnp.isfinite(theta_P).all()):
         return
+    before = row["epoch"] - 1
+    kept = f"The factors of epoch {before} are in {folder / 'orbax'}. " if before else ""
     raise RunError(
         f"tuning diverged at epoch {row['epoch']} (its batch is drawn by seed {seed}, epoch "
-        f"{row['epoch'] - 1}): {json.dumps({k: str(v) for k, v in row.items()})}. The last good "
-        f"factors are in {folder / 'orbax'}. Lower tune.meta_lr or tune.inner_lr."
+        f"{before}): {json.dumps({k: str(v) for k, v in row.items()})}. {kept}Lower "
+        "tune.meta_lr or tune.inner_lr."
     )
 
 

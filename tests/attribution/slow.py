@@ -5,10 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tests.plain import plain_answer_log_probs, plain_logits
 
 from nt_jax.attribution.integrated import Example, Options
 from nt_jax.models.transformer import LanguageModel
+from tests.plain import plain_answer_log_probs, plain_logits
 
 
 def last_token_neurons(lm: LanguageModel, prompt) -> jax.Array:
@@ -20,7 +20,7 @@ def last_token_neurons(lm: LanguageModel, prompt) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames="target")
 def patched_target(lm, attacked, answer, patch_LF, moved_L, target: str) -> jax.Array:
-    """P(answer) with the neurons of the layers `moved_L` set to patch_LF at the last prompt token."""
+    """P(answer) with the neurons of layers `moved_L` set to patch_LF at the last prompt token."""
 
     def patch(layer, act_TF):
         at = len(attacked) - 1

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests import plain
-from tests.attribution import slow
 
 from nt_jax.attribution.integrated import Example, Options, attribute, node_alphas
+from tests import plain
+from tests.attribution import slow
 
 EXAMPLE = Example(
     question=[5, 9, 3],
@@ -192,6 +192,6 @@ def test_examples_of_one_shape_share_their_programs():
     lm = model()
     attribute(lm, EXAMPLE, FEW)
     before = row_gradients._cache_size()
-    other = Example([9], EXAMPLE.attacked[::-1] + [1, 2], [7, 7])
+    other = Example([9], [*EXAMPLE.attacked[::-1], 1, 2], [7, 7])
     found = attribute(lm, other, options(nodes="left", weighting="standard"))
     assert row_gradients._cache_size() == before and jax.tree.all(np.isfinite(found.score_LF).all())

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests import plain
 
 from nt_jax.attribution.integrated import row_gradients
 from nt_jax.attribution.suffix import run_from, run_prefix, suffix_block, target_value
 from nt_jax.data.batching import pad_left
 from nt_jax.models.transformer import forward
+from tests import plain
 
 PROMPT, ANSWER = [17, 30, 5, 9, 3, 22, 8], [21, 6, 33, 12]
 LAYERS = plain.CONFIG.layers

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests import plain
 
 from nt_jax.errors import DataError
 from nt_jax.models.answers import answer_prompts, batches_by_length
 from nt_jax.models.generate import generate
+from tests import plain
 
 NEW = 5
 PROMPTS = [[5, 9, 3] * 11, [7], [21, 4, 4], [8] * 33, [30, 1], [12, 13, 14, 15]]

@@ -4,12 +4,12 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
-from tests import plain
 
 from nt_jax.data.batching import pad_left
 from nt_jax.errors import ConfigError
 from nt_jax.mesh import make_mesh, sharding
 from nt_jax.models.transformer import leaf_axes, logits
+from tests import plain
 
 CONFIG = plain.MESH_CONFIG
 

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests import plain, tiny, torch_twin
 
 from nt_jax.data.batching import pad_left
 from nt_jax.mesh import make_mesh
 from nt_jax.models.checkpoint import load_model
 from nt_jax.models.generate import generate
 from nt_jax.models.transformer import NeuronScale, forward, logits, unembed
+from tests import plain, tiny, torch_twin
 
 NEW_TOKENS = 8
 LENGTHS = (11, 3, 7, 1)

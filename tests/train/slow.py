@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tests.plain import plain_logits
 
 from nt_jax.data.batching import AnswerBatch
+from tests.plain import plain_logits
 
 
 def rows_of(batches: tuple[AnswerBatch, ...], decay: float):

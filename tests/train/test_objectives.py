@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests import plain, tiny, torch_twin
 
 from nt_jax.data.batching import pack
 from nt_jax.mesh import make_mesh
 from nt_jax.models.checkpoint import load_model
 from nt_jax.train.objectives import answer_logits, answer_mean, nll, nll_and_kl
+from tests import plain, tiny, torch_twin
 
 PROMPTS = [[17, 30, 5, 9, 3], [8], [35, 11, 4]]
 ANSWERS = [[21, 6, 33], [12, 2, 7, 9, 31], [25]]

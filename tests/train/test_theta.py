@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests import plain
 
 from nt_jax.attribution.select import NeuronSet, random_neurons
 from nt_jax.mesh import make_mesh, sharding
 from nt_jax.train.theta import initial_theta, place, scatter
+from tests import plain
 
 LAYERS, WIDTH = 3, 8
 
@@ -36,7 +36,8 @@ def test_each_factor_comes_back_from_its_neuron_and_all_others_stay_one(neurons,
 @given(neurons=neuron_sets())
 def test_a_factors_gradient_is_that_of_its_neuron(neurons):
     weight_LF = np.random.default_rng(0).standard_normal((LAYERS, WIDTH)).astype(np.float32)
-    slope = jax.grad(lambda t_P: (scatter(t_P, neurons, jnp.ones((LAYERS, WIDTH))) * weight_LF).sum())
+    ones_LF = jnp.ones((LAYERS, WIDTH))
+    slope = jax.grad(lambda t_P: (scatter(t_P, neurons, ones_LF) * weight_LF).sum())
     slope_P = slope(jnp.ones(len(neurons), jnp.float32))
     np.testing.assert_array_equal(slope_P, weight_LF[neurons.layer_P, neurons.index_P])
 
