@@ -289,6 +289,9 @@ class EvalConfig(Frozen):
     judge: Literal["phrases"] = Field(
         default="phrases", description="who decides what is a refusal"
     )
+    perplexity: bool = Field(
+        default=True, description="also score harmless answers by the untuned model"
+    )
     limit: int | None = Field(default=None, ge=1, description="requests per test set; null = all")
 
 

@@ -71,7 +71,7 @@ def stage_keys(config: RunConfig, weights: str, data: str) -> dict[str, str]:
     add("export", ["export"], keys["train"])
     evaluation = ["model.dtype", "eval.datasets", "eval.max_new_tokens", "eval.limit"]
     add("base", evaluation)
-    add("eval", [*evaluation, "eval.judge"], keys["base"], keys["train"])
+    add("eval", [*evaluation, "eval.judge", "eval.perplexity"], keys["base"], keys["train"])
     add("report", ["name"], keys["eval"], keys["export"])
     return keys
 

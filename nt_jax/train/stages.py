@@ -10,10 +10,12 @@ from nt_jax.attribution.select import select
 from nt_jax.attribution.store import load_neurons, load_scores, neuron_rows, save_neurons
 from nt_jax.config import RunConfig
 from nt_jax.errors import RunError
+from nt_jax.eval.perplexity import perplexity_row
 from nt_jax.eval.report import write_report
 from nt_jax.eval.rows import BASE, TUNED, summarise
 from nt_jax.eval.suite import AnswerFile, TestPrompt, test_prompts
 from nt_jax.models.export import ExportReport, export_hf
+from nt_jax.models.scoring import answer_nll
 from nt_jax.rundir import RunDirectory
 from nt_jax.train.attribute import attribute_all
 from nt_jax.train.checkpoints import TuneState, restore
@@ -106,7 +108,29 @@ def run_eval(session: Session, directory: RunDirectory, records: Parts, folder: 
     ]
     with (folder / "answers.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in answers)
+    if session.config.eval.perplexity:
+        scores = perplexity_scores(session, [row for row in answers if not row["harmful"]])
+        (folder / "perplexity.json").write_text(json.dumps(scores), encoding="utf-8")
     return said
+
+
+def perplexity_scores(session: Session, answers: list[dict]) -> dict[str, dict[str, list]]:
+    """dataset -> model -> [[nats, tokens] per answer], scored by the base model."""
+    rows = [row for row in answers if row["answer"]]
+    texts = [session.tokenizer.encode(row["answer"], add_special_tokens=False) for row in rows]
+    with session.progress("perplexity", len(rows), "answers") as advance:
+        pairs = answer_nll(
+            session.lm,
+            session.lm.ones_LF,
+            [session.encode(row["prompt"]) for row in rows],
+            texts,
+            batch_size=session.config.eval.batch_size,
+            on_batch=advance,
+        )
+    scores: dict[str, dict[str, list]] = {}
+    for row, pair in zip(rows, pairs.tolist(), strict=True):
+        scores.setdefault(row["dataset"], {}).setdefault(row["model"], []).append(pair)
+    return scores
 
 
 def run_report(session: Session, directory: RunDirectory, records: Parts, folder: Path) -> str:
@@ -114,6 +138,10 @@ def run_report(session: Session, directory: RunDirectory, records: Parts, folder
     lines = (directory.folder("eval") / "answers.jsonl").read_text(encoding="utf-8").splitlines()
     answers = [json.loads(line) for line in lines]
     rows = summarise(answers, judge=session.judge.name, seed=session.config.seed)
+    scored = directory.folder("eval") / "perplexity.json"
+    if scored.exists():
+        for dataset, models in json.loads(scored.read_text(encoding="utf-8")).items():
+            rows += [perplexity_row(dataset, m, np.array(pairs)) for m, pairs in models.items()]
     _, neurons = load_neurons(directory.folder("select") / "neurons.csv")
     columns = {name: [row[name] for row in neurons] for name in ("layer", "index", "set", "score")}
     columns |= {name: list(map(int, columns[name])) for name in ("layer", "index")}

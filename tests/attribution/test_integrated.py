@@ -78,7 +78,7 @@ def test_other_families_equal_the_slow_reference(x64, changes):
     assert relative(found.score_LF, slow.scores(lm, EXAMPLE, FEW)) < 1e-11
 
 
-@pytest.mark.parametrize("answer_tokens", [1, 3, 5])
+@pytest.mark.parametrize("answer_tokens", [1, 3])
 def test_an_answer_is_cut_to_the_tokens_that_are_read(x64, answer_tokens):
     lm, chosen = model(jnp.float64), options(answer_tokens=answer_tokens)
     found = attribute(lm, EXAMPLE, chosen)
@@ -120,25 +120,22 @@ def test_one_neuron_against_central_differences(x64, layer, neuron):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_standard_scores_of_a_layer_sum_to_the_change_of_the_target(x64, target):
-    lm, errors = model(jnp.float64), []
-    for steps in (4, 8, 16, 32):
-        chosen = options(steps=steps, weighting="standard", target=target)
-        found = attribute(lm, EXAMPLE, chosen)
-        errors.append(found.completeness_L.max() / np.abs(found.end - found.start_L).max())
-    assert errors[-1] < 2e-3
-    ratios = np.divide(errors[:-1], errors[1:])
-    assert (ratios > 3).all()  # the midpoint rule: twice the steps, a quarter of the error
-    alpha = attribute(lm, EXAMPLE, options(steps=32, target=target))
+    lm, chosen = model(jnp.float64), options(weighting="standard", target=target)
+    few, many = (attribute(lm, EXAMPLE, dataclasses.replace(chosen, steps=steps)) for steps in (4, 16))
+    errors = [r.completeness_L.max() / np.abs(r.end - r.start_L).max() for r in (few, many)]
+    assert errors[1] < 0.01
+    assert errors[0] / errors[1] > 10  # the midpoint rule: four times the steps, 1/16 the error
+    alpha = attribute(lm, EXAMPLE, options(target=target, steps=16))  # Eq. 4 as printed does not
     assert (alpha.completeness_L / np.abs(alpha.end - alpha.start_L)).max() > 0.05
 
 
 def test_standard_scores_of_all_layers_sum_along_the_joint_path(x64):
     lm, errors = model(jnp.float64), []
-    for steps in (8, 16, 32):
+    for steps in (4, 32):
         found = attribute(lm, EXAMPLE, options(steps=steps, weighting="standard", path="joint"))
         change = found.end - found.start_L[0]
         errors.append(abs(found.score_LF.sum() - change) / abs(change))
-    assert errors[-1] < 1e-2 and errors[0] / errors[1] > 2.5 < errors[1] / errors[2]
+    assert errors[1] < 0.01 and errors[0] / errors[1] > 20
 
 
 def test_nodes_lie_in_the_unit_interval():
@@ -150,11 +147,12 @@ def test_nodes_lie_in_the_unit_interval():
 # --- what must not matter ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["layer", "joint"])
-def test_the_size_of_a_chunk_does_not_matter(x64, path):
+@pytest.mark.parametrize(("path", "chunks"), [("layer", (1, 10, 99)), ("joint", (1, 3, 99))])
+def test_the_size_of_a_chunk_does_not_matter(x64, path, chunks):
+    """Five rows a layer, so that 10 takes two layers at a time and leaves one over."""
     lm = model(jnp.float64)
     whole = attribute(lm, EXAMPLE, options(path=path))
-    for chunk in (1, 3, 5, 10, 14, 15, 99):  # 5 rows a layer; two layers at a time leave one over
+    for chunk in chunks:
         found = attribute(lm, EXAMPLE, options(path=path, chunk=chunk))
         np.testing.assert_allclose(found.score_LF, whole.score_LF, rtol=1e-9, atol=1e-15)
         np.testing.assert_allclose(found.start_L, whole.start_L, rtol=1e-12)
@@ -175,10 +173,10 @@ def test_bfloat16_scores_rank_the_same_neurons():
     assert len(top & exact_top) >= 7
 
 
-@pytest.mark.parametrize("path", ["layer", "joint"])
-def test_meshes_agree(path):
+@pytest.mark.parametrize(("path", "meshes"), [("layer", plain.MESHES), ("joint", [(1, 1), (2, 4)])])
+def test_meshes_agree(path, meshes):
     results = []
-    for shape in plain.MESHES:
+    for shape in meshes:
         lm = plain.random_model(plain.MESH_CONFIG, mesh=shape)
         results.append(attribute(lm, EXAMPLE, options(path=path, steps=3)))
     for found in results[1:]:

@@ -1,0 +1,50 @@
+"""How likely given answers are under a model: the numbers behind perplexity. B rows, A tokens."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from nt_jax.data.batching import AnswerBatch, bucket, pack
+from nt_jax.mesh import sharding
+from nt_jax.models.answers import batches_by_length
+from nt_jax.models.transformer import LanguageModel, forward, token_log_probs, unembed
+
+
+@jax.jit
+def batch_nll(lm: LanguageModel, scale_LF: Array, batch: AnswerBatch) -> Array:
+    """Summed negative log-likelihood of each row's answer [B], in nats."""
+    model, width = lm.module(scale_LF), batch.prompt_BP.shape[1]
+    trace = forward(model, lm.config, batch.tokens_BT, batch.mask_BT)
+    x_BAD = trace.x_BTD[:, width - 1 : -1]
+    logits_BAV = unembed(model, x_BAD, lm.config.rms_eps)
+    log_prob_BA = token_log_probs(logits_BAV, jnp.asarray(batch.answer_BA))
+    return -jnp.where(batch.answer_mask_BA, log_prob_BA, 0).sum(axis=1)
+
+
+def answer_nll(
+    lm: LanguageModel,
+    scale_LF: Array,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    *,
+    batch_size: int,
+    on_batch: Callable[[int], None] = lambda rows: None,
+) -> np.ndarray:
+    """Float64 [rows, 2]: summed negative log-likelihood in nats, and tokens, of each answer."""
+    scores = np.array([[0.0, len(answer)] for answer in answers])
+    answer_width = bucket(max(map(len, answers), default=1))
+    for width, rows in batches_by_length([len(ids) for ids in prompts], batch_size):
+        batch = pack(
+            [prompts[row] for row in rows],
+            [answers[row] for row in rows],
+            prompt_width=width,
+            answer_width=answer_width,
+            rows=batch_size,
+        )
+        batch = jax.device_put(batch, sharding(lm.mesh, "B"))
+        scores[rows, 0] = np.asarray(batch_nll(lm, scale_LF, batch))[: len(rows)]
+        on_batch(len(rows))
+    return scores
