@@ -223,6 +223,11 @@ class TuneConfig(Frozen):
         ge=0,
         description="validations without a new best before stopping; 0 = never stop early",
     )
+    strengths: tuple[float, ...] = Field(
+        default=(0.4, 0.55, 0.7, 0.85, 1.0, 1.2),
+        description="how far to go from 1 to the learned factors: each is validated after the last "
+        "epoch, the best is kept; [] = as learned",
+    )
     max_over_refusal: float = Field(
         default=0.05,
         ge=0,

@@ -10,7 +10,7 @@ from nt_jax.eval.rows import ResultRow
 
 
 def perplexity(scores: np.ndarray) -> float:
-    """exp of the mean negative log-likelihood per token; `scores` is [answers, (nats, tokens)]."""
+    """Exponential of the mean negative log-likelihood per token of [answers, (nats, tokens)]."""
     nats, tokens = scores.sum(axis=0)
     return float(np.exp(nats / tokens)) if tokens else float("nan")
 
@@ -23,6 +23,4 @@ def perplexity_row(dataset: str, model: str, scores: np.ndarray, seed: int = 0) 
         return np.exp(nats / np.maximum(tokens, 1e-9))
 
     low, high = bootstrap([scores], statistic, seed)
-    return ResultRow(
-        dataset, "perplexity", model, perplexity(scores), len(scores), low, high, "scorer: base"
-    )
+    return ResultRow(dataset, "perplexity", model, perplexity(scores), len(scores), low, high)

@@ -115,7 +115,7 @@ def run_eval(session: Session, directory: RunDirectory, records: Parts, folder: 
 
 
 def perplexity_scores(session: Session, answers: list[dict]) -> dict[str, dict[str, list]]:
-    """dataset -> model -> [[nats, tokens] per answer], scored by the base model."""
+    """By dataset, then model: [[nats, tokens] per answer], scored by the base model."""
     rows = [row for row in answers if row["answer"]]
     texts = [session.tokenizer.encode(row["answer"], add_special_tokens=False) for row in rows]
     with session.progress("perplexity", len(rows), "answers") as advance:

@@ -82,6 +82,37 @@ def tune(
             advance(1, f"{losses_now} {note}")
             if config.patience and int(state.waited) >= config.patience:
                 break
+    return calibrate(session, state, placed, prompts, base, folder)
+
+
+def calibrate(
+    session: Session,
+    state: TuneState,
+    neurons: NeuronSet,
+    prompts: Validation,
+    base: dict,
+    folder: Path,
+) -> TuneState:
+    """The state with the best strength of its last factors kept, where that beats every epoch.
+
+    Strength s goes the share s of the way from 1 to the learned factors. Tuning decides which
+    neurons to turn and how far against each other; how far in all trades refusals of attacks for
+    refusals of harmless requests, and is cheap to choose afterwards.
+    """
+    config, lm = session.config.tune, session.lm
+    log = Metrics(folder / "strengths.jsonl", 0)
+    with session.progress("strength", len(config.strengths), "strengths") as advance:
+        for strength in config.strengths:
+            theta_P = 1 + strength * (state.average_P - 1)
+            row = validate(session, prompts, scatter(theta_P, neurons, lm.ones_LF))
+            now = score(row, base, config.max_over_refusal)
+            log.write({"epoch": int(state.epoch), "strength": strength, **row, "score": now})
+            if now > float(state.best_score):
+                state = dataclasses.replace(
+                    state, best_P=theta_P, best_epoch=state.epoch, best_score=now
+                )
+            advance(1)
+    save(folder / "orbax", state)
     return state
 
 

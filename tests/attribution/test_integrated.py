@@ -121,7 +121,9 @@ def test_one_neuron_against_central_differences(x64, layer, neuron):
 @pytest.mark.parametrize("target", TARGETS)
 def test_standard_scores_of_a_layer_sum_to_the_change_of_the_target(x64, target):
     lm, chosen = model(jnp.float64), options(weighting="standard", target=target)
-    few, many = (attribute(lm, EXAMPLE, dataclasses.replace(chosen, steps=steps)) for steps in (4, 16))
+    few, many = (
+        attribute(lm, EXAMPLE, dataclasses.replace(chosen, steps=steps)) for steps in (4, 16)
+    )
     errors = [r.completeness_L.max() / np.abs(r.end - r.start_L).max() for r in (few, many)]
     assert errors[1] < 0.01
     assert errors[0] / errors[1] > 10  # the midpoint rule: four times the steps, 1/16 the error

@@ -34,11 +34,29 @@ def at(layer: int) -> jax.Array:
     return jnp.int32(layer)
 
 
-@functools.partial(jax.jit, static_argnames="enter")
-def unrolled(lm, prefix, x_TD, enter: int):
-    for layer in range(enter, LAYERS):
-        x_TD = suffix_block(lm, prefix, at(layer), x_TD)
-    return x_TD
+jitted_run = jax.jit(run_from)
+
+
+@jax.jit
+def by_loop(lm, prefix, x_TD, weight_TD, begin, enter):
+    """A weighted sum of the last layer's suffix, and its gradient, as the package has them."""
+
+    def value(x_TD):
+        return (run_from(lm, prefix, begin, enter, x_TD) * weight_TD).sum()
+
+    return jax.value_and_grad(value)(x_TD)
+
+
+@jax.jit
+def unrolled(lm, prefix, x_TD, weight_TD, enter):
+    """The same, layer after layer, differentiated by jax."""
+
+    def value(x_TD):
+        for layer in range(LAYERS):
+            x_TD = jnp.where(layer >= enter, suffix_block(lm, prefix, at(layer), x_TD), x_TD)
+        return (x_TD * weight_TD).sum()
+
+    return jax.value_and_grad(value)(x_TD)
 
 
 # --- one clean pass ------------------------------------------------------------------------------
@@ -60,7 +78,7 @@ def test_the_prefix_is_that_of_a_whole_pass(x64):
 def test_a_clean_row_ends_as_the_whole_pass_does(x64, layer):
     lm, prefix = model(), prefix_of(model())
     enter = layer + 1
-    end_TD = jax.jit(run_from)(lm, prefix, at(enter), at(enter), prefix.after_LTD[layer])
+    end_TD = jitted_run(lm, prefix, at(enter), at(enter), prefix.after_LTD[layer])
     np.testing.assert_allclose(end_TD, prefix.after_LTD[-1], rtol=1e-10, atol=1e-12)
 
 
@@ -88,16 +106,8 @@ def test_values_and_gradients_equal_an_unrolled_run(x64, begin, enter):
     generator = np.random.default_rng(enter)
     x_TD, weight_TD = generator.standard_normal((2, *prefix.entry_TD.shape))
 
-    def value(x_TD, run):
-        return (run(x_TD) * weight_TD).sum()
-
-    def fast(x_TD):
-        return run_from(lm, prefix, at(begin), at(enter), x_TD)
-
-    found, slope_TD = jax.jit(jax.value_and_grad(lambda x: value(x, fast)))(x_TD)
-    expected, expected_TD = jax.value_and_grad(
-        lambda x: value(x, lambda x: unrolled(lm, prefix, x, enter))
-    )(x_TD)
+    found, slope_TD = by_loop(lm, prefix, x_TD, weight_TD, at(begin), at(enter))
+    expected, expected_TD = unrolled(lm, prefix, x_TD, weight_TD, at(enter))
     np.testing.assert_allclose(found, expected, rtol=1e-10)
     np.testing.assert_allclose(slope_TD, expected_TD, rtol=1e-8, atol=1e-12)
     if enter == LAYERS:
