@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nt_jax.attribution.integrated import Example, Options, attribute
+from nt_jax.attribution.integrated import Attribution, Example, Options, attribute
 from nt_jax.attribution.store import load_attribution, save_attribution
 from nt_jax.config import AttributionConfig
 from nt_jax.data.records import AttackTemplate
@@ -72,11 +72,22 @@ def options_for(config: AttributionConfig, name: str) -> Options:
     return Options(**{**shared, "target": config.utility_target}, method=config.utility_method)
 
 
+def write_completeness(path: Path, name: str, place: int, result: Attribution) -> None:
+    """Append one line per layer: what its scores sum to, and what they should sum to."""
+    with path.open("a", encoding="utf-8") as file:
+        if file.tell() == 0:
+            file.write("set,example,layer,sum_of_scores,end_minus_start,error\n")
+        sums_L, changes_L = result.score_LF.sum(axis=1), result.end - result.start_L
+        for layer, row in enumerate(zip(sums_L, changes_L, result.completeness_L, strict=True)):
+            file.write(f"{name},{place},{layer},{','.join(f'{value:.6g}' for value in row)}\n")
+
+
 def attribute_all(session: Session, train: Records, answers: Path, folder: Path) -> str:
     """Score every example into `folder`, skipping those already there; what to say about it."""
     config = session.config.attribution
     examples, dropped = make_examples(session, train, answers)
     errors = []
+    (folder / "completeness.csv").unlink(missing_ok=True)  # of a run that was killed
     with session.progress("attribute", len(examples), "examples") as advance:
         for place, (name, example) in enumerate(examples):
             path = folder / f"{name}-{place:03d}.npz"
@@ -85,6 +96,7 @@ def attribute_all(session: Session, train: Records, answers: Path, folder: Path)
             result = load_attribution(path)
             if config.weighting == "standard":
                 errors.append(float(np.max(result.completeness_L)))
+                write_completeness(folder / "completeness.csv", name, place, result)
             advance(1)
     neurons = session.checkpoint.config.layers * session.checkpoint.config.neurons
     exact = f"   completeness error {max(errors):.0e}" if errors else ""

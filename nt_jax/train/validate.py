@@ -59,7 +59,7 @@ def score(now: dict[str, float], base: dict[str, float], max_over_refusal: float
     """What the best epoch is chosen by: SU-F1 while harmless refusals stay within their bound.
 
     Past the bound it is below every SU-F1 and falls with the excess, so a run that never gets
-    inside it keeps the epoch that comes nearest.
+    inside it keeps what comes nearest; among equals SU-F1 decides.
     """
     excess = now["refusal_harmless"] - base["refusal_harmless"] - max_over_refusal
-    return now["su_f1"] if excess <= 1e-9 else -excess
+    return now["su_f1"] if excess <= 1e-9 else now["su_f1"] / 1000 - 1 - excess
