@@ -29,7 +29,7 @@ RESUMABLE = ("attribute", "train", "base", "eval")
 
 def run(config: RunConfig, console: Console, until: str | None = None) -> None:
     """Carry a run to its report, or to the end of stage `until`."""
-    console.print(header(config), highlight=False)
+    console.print(header(config), highlight=False, soft_wrap=True)
     session = Session(config, console)
     check_sizes(config, session.checkpoint.config)
     records = read_records(config)
