@@ -40,24 +40,39 @@ def model_line(config: ModelConfig) -> str:
     )
 
 
+def tuning_rows(config: RunConfig, model: ModelConfig, tokens: int) -> tuple[int, bool, float]:
+    """(rows differentiated together, whether to recompute layers, bytes they take).
+
+    Second order holds about three times the activations of one stretch of rows of `tokens` tokens.
+    As many rows as fit a quarter of the device's memory (2 GB on CPU); layers are recomputed only
+    where even a single row does not fit.
+    """
+    item = MODEL_DTYPES[config.model.dtype].itemsize
+    per_token = item * model.layers * (10 * model.width + 6 * model.neurons)
+    head = 12 * config.tune.answer_tokens * model.vocab_size
+    per_row = 3 * (tokens * per_token + head)
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 8 << 30)
+    fits, step = int(limit // 4 // per_row), config.mesh.data
+    rows = config.tune.rows or min(config.tune.global_batch, max(step, fits // step * step))
+    remat = fits < 1
+    return rows, remat, rows * (3 * head + tokens * item * model.width * 40 if remat else per_row)
+
+
 def memory_estimate(config: RunConfig, model: ModelConfig) -> dict[str, float]:
     """Bytes per part of a run; the largest step decides, so the total is weights + max."""
     item = MODEL_DTYPES[config.model.dtype].itemsize
     weights = parameters(model) * item
     width = 256  # prompt tokens assumed per row; the real width is known once data are read
-    tokens = width + config.tune.answer_tokens
-    per_token = item * (10 * model.width + 6 * model.neurons) * model.layers
-    losses = config.tune.global_batch * (2 * tokens * per_token)
-    head = 3 * 4 * config.tune.global_batch * config.tune.answer_tokens * model.vocab_size
+    _, _, tuning = tuning_rows(config, model, width + config.tune.answer_tokens)
     cache = 2 * item * model.layers * model.kv_heads * model.head_dim
     decoding = 2 * config.eval.batch_size * (width + config.eval.max_new_tokens) * cache
     check = weights  # the export is read again beside the model
     return {
         "weights": weights,
-        "tuning": losses + head,
+        "tuning": tuning,
         "decoding": decoding,
         "export check": check,
-        "total": weights + max(losses + head, decoding, check),
+        "total": weights + max(tuning, decoding, check),
     }
 
 

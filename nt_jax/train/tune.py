@@ -17,6 +17,7 @@ from nt_jax.mesh import sharding
 from nt_jax.train.checkpoints import TuneState, restore, save
 from nt_jax.train.examples import Batcher, Pools
 from nt_jax.train.maml import MetaOptions, make_optimiser, meta_step
+from nt_jax.train.plan import tuning_rows
 from nt_jax.train.session import Session
 from nt_jax.train.theta import initial_theta, place, scatter
 from nt_jax.train.validate import Validation, score, validate
@@ -49,7 +50,8 @@ def tune(
     placed, optimiser = place(neurons), make_optimiser(config.clip_norm)
     batcher = Batcher(pools, session.encode, config, session.config.seed, lm.mesh)
     batcher.check(lm.config.max_positions)
-    options = meta_options(config, *memory_plan(session, batcher.longest))
+    rows, remat, _ = tuning_rows(session.config, lm.config, batcher.longest)
+    options = meta_options(config, rows, remat)
     fresh = fresh_state(config, placed)
     state = restore(folder / "orbax", fresh) or fresh
     log = Metrics(folder / "metrics.jsonl", int(state.epoch))
@@ -149,25 +151,6 @@ def fresh_state(config: TuneConfig, neurons: NeuronSet) -> TuneState:
     theta_P = initial_theta(neurons, config.init_safety, config.init_utility)
     moments = make_optimiser(config.clip_norm).init(theta_P)
     return TuneState(theta_P, theta_P, moments, 0, theta_P, 0, -math.inf, 0)
-
-
-def memory_plan(session: Session, tokens: int) -> tuple[int, bool]:
-    """(rows differentiated together, whether to recompute layers) for rows of `tokens` tokens.
-
-    Second order holds about three times the activations of one stretch of rows. As many rows as
-    fit a quarter of the device's memory (2 GB on CPU); layers are recomputed only where even a
-    single row does not fit.
-    """
-    model, config = session.checkpoint.config, session.config.tune
-    item = 4 if session.config.model.dtype == "float32" else 2
-    per_token = item * model.layers * (10 * model.width + 6 * model.neurons)
-    per_row = 3 * (tokens * per_token + 12 * config.answer_tokens * model.vocab_size)
-    device = jax.local_devices()[0]
-    limit = (device.memory_stats() or {}).get("bytes_limit", 8 << 30)
-    fits = int(limit // 4 // per_row)
-    step = session.config.mesh.data
-    rows = config.rows or max(step, fits // step * step)
-    return rows, fits < 1
 
 
 def _stop_if_diverged(row: dict, theta_P: jax.Array, folder: Path, seed: int) -> None:
