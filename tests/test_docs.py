@@ -22,7 +22,9 @@ def test_method_names_were_found():
 
 def test_readme_tree_lists_every_module():
     text = (ROOT / "README.md").read_text()
-    files = [path.name for path in (ROOT / "nt_jax").rglob("*.py") if not path.name.startswith("__")]
+    files = [
+        path.name for path in (ROOT / "nt_jax").rglob("*.py") if not path.name.startswith("__")
+    ]
     entries = {"attribute.py", "export.py"}  # thin scripts, named as commands instead
     rooms = {path.name for path in (ROOT / "nt_jax/eval").glob("*.py")}
     rooms |= {path.name for path in (ROOT / "nt_jax/data").glob("*.py")}

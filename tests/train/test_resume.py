@@ -8,12 +8,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tests.train import small
 
 from nt_jax.train import session
 from nt_jax.train.checkpoints import restore
 from nt_jax.train.stages import best_state
 from nt_jax.train.tune import fresh_state
+from tests.train import small
 
 pytestmark = pytest.mark.xdist_group("run")
 ROOT = Path(__file__).parent.parent.parent

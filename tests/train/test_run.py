@@ -10,8 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tests import tiny
-from tests.train import small
 
 from nt_jax.data.batching import pad_left
 from nt_jax.data.sources import load_harmful, load_harmless, load_templates
@@ -21,6 +19,8 @@ from nt_jax.models.checkpoint import load_model
 from nt_jax.models.generate import generate
 from nt_jax.models.transformer import logits
 from nt_jax.train.stages import best_state
+from tests import tiny
+from tests.train import small
 
 pytestmark = pytest.mark.xdist_group("run")  # one worker makes the finished run, once
 DATASETS = ("demo_attack", "demo_direct", "demo_harmless")
@@ -138,7 +138,12 @@ def test_answers_are_those_of_both_models_to_every_prompt(answers):
 
 def test_no_test_request_or_attack_was_seen_in_tuning(answers):
     """Neither the request nor the attack: every template the run could draw is looked for."""
-    seen = {row.request for load in (load_harmful, load_harmless) for row in load() if row.split != "test"}
+    seen = {
+        row.request
+        for load in (load_harmful, load_harmless)
+        for row in load()
+        if row.split != "test"
+    }
     assert not seen & {answer["request"] for answer in answers}
     for template in load_templates():
         used = any(
