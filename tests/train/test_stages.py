@@ -1,0 +1,254 @@
+"""What each stage depends on, what an interruption loses, and what a failed one leaves behind."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from nt_jax import cli
+from nt_jax.errors import RunError
+from nt_jax.eval.suite import AnswerFile
+from nt_jax.models.export import export_hf
+from nt_jax.train import attribute, loop, stages, tune
+from tests.train import small
+
+pytestmark = pytest.mark.xdist_group("run")
+WEIGHTS = Path("export/hf/model.safetensors")
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing in the run may catch it."""
+
+
+def without(finished, folder: Path, *names: str) -> Path:
+    """A copy of the finished run that has not come to some of its stages yet."""
+    shutil.copytree(finished.folder, folder)
+    for name in names:
+        shutil.rmtree(folder / name)
+    return folder
+
+
+# --- what depends on what ------------------------------------------------------------------------
+
+TUNED = {"train", "export", "eval", "report"}
+READS = {
+    "seed=1": {*small.STAGES} - {"base"},
+    "model.dtype=bfloat16": {*small.STAGES},
+    "neurons.safety=9": {"select", *TUNED},
+    "attribution.steps=3": {"attribute", "select", *TUNED},
+    "tune.epochs=9": TUNED,
+    "tune.answer_tokens=5": {"answers", "attribute", "select", *TUNED},
+    "export.dtype=float32": {"export", "report"},
+    "eval.limit=2": {"base", "eval", "report"},
+    "eval.max_new_tokens=2": {"base", "eval", "report"},
+    "data.safety_targets=self": {*small.STAGES} - {"base"},
+    "name=other": {"report"},
+    "eval.batch_size=8": set(),
+    "mesh.model=2": set(),
+    "run_dir=elsewhere": set(),
+}
+
+
+@pytest.mark.parametrize("change", READS)
+def test_a_changed_setting_repeats_the_stages_that_read_it(recipe, tmp_path, change):
+    before = loop.stage_keys(small.settings(recipe, tmp_path), "weights", "data")
+    after = loop.stage_keys(small.settings(recipe, tmp_path, change), "weights", "data")
+    assert {name for name in small.STAGES if before[name] != after[name]} == READS[change]
+
+
+@pytest.mark.parametrize("hashes", [("other", "data"), ("weights", "other")])
+def test_other_weights_or_data_repeat_every_stage(recipe, tmp_path, hashes):
+    config = small.settings(recipe, tmp_path)
+    before, after = loop.stage_keys(config, "weights", "data"), loop.stage_keys(config, *hashes)
+    assert before.keys() == set(small.STAGES) and not before.items() & after.items()
+
+
+def test_another_test_set_size_tunes_nothing_anew(finished, tmp_path):
+    folder = without(finished, tmp_path / "run")
+    screen = small.carry_on(small.settings(finished.recipe, folder, "eval.limit=2"))
+    assert small.kept(screen) == {"answers", "attribute", "select", "train", "export"}
+    rows = json.loads((folder / "report" / "results.json").read_text())
+    assert {row["n"] for row in rows if row["metric"] == "refusal_rate"} == {2}
+
+
+# --- killed --------------------------------------------------------------------------------------
+
+
+def test_attribution_goes_on_after_its_last_whole_example(finished, tmp_path):
+    folder = without(finished, tmp_path / "run", *small.STAGES[1:])
+    config = small.settings(finished.recipe, folder)
+    calls = [mock.DEFAULT, Killed]
+    wrapped = mock.patch.object(
+        attribute, "attribute", wraps=attribute.attribute, side_effect=calls
+    )
+    with wrapped, pytest.raises(Killed):
+        small.carry_on(config, until="attribute")
+    partial = folder / ".attribute.tmp"
+    assert [file.name for file in partial.glob("*.npz")] == ["safety-000.npz"]
+    (partial / ".utility-001.npz.tmp").write_bytes(b"half")  # as a kill while writing leaves it
+    with mock.patch.object(attribute, "attribute", wraps=attribute.attribute) as again:
+        small.carry_on(config, until="attribute")
+    assert again.call_count == 1
+    scores = {file.name: dict(np.load(file)) for file in (folder / "attribute").glob("*.npz")}
+    assert scores.keys() == {"safety-000.npz", "utility-001.npz"}
+    for name, arrays in scores.items():
+        whole = dict(np.load(finished.folder / "attribute" / name))
+        assert arrays.keys() == whole.keys()
+        assert all((arrays[key] == whole[key]).all() for key in whole), name
+    assert not list((folder / "attribute").glob(".*"))
+
+
+def test_answers_to_the_test_sets_go_on_after_the_last_batch(finished, tmp_path):
+    folder = without(finished, tmp_path / "run", "eval", "report")
+    config, add, asked = small.settings(finished.recipe, folder), AnswerFile.add, []
+
+    def add_once(self, model, prompts, answers):
+        if self.rows:
+            raise Killed
+        add(self, model, prompts, answers)
+
+    def add_and_count(self, model, prompts, answers):
+        asked.extend(prompts)
+        add(self, model, prompts, answers)
+
+    with mock.patch.object(AnswerFile, "add", add_once), pytest.raises(Killed):
+        small.carry_on(config)
+    partial = folder / ".eval.tmp" / "tuned.jsonl"
+    assert len(partial.read_text().splitlines()) == config.eval.batch_size
+    with partial.open("a") as file:
+        file.write('{"dataset": "demo_attack", "id": "cut off h')
+    with mock.patch.object(AnswerFile, "add", add_and_count):
+        small.carry_on(config)
+    assert len(asked) == 3 * small.PROMPTS - config.eval.batch_size
+    for name in ("eval/answers.jsonl", "report/results.json"):
+        assert (folder / name).read_bytes() == (finished.folder / name).read_bytes(), name
+
+
+# --- failed --------------------------------------------------------------------------------------
+
+
+def diverge_at(epoch: int):
+    """meta_step whose factors are lost at that epoch."""
+    step, calls = tune.meta_step, []
+
+    def meta_step(*args, **options):
+        theta_P, moments, losses = step(*args, **options)
+        calls.append(1)
+        return theta_P * (jnp.nan if len(calls) == epoch else 1), moments, losses
+
+    return mock.patch.object(tune, "meta_step", meta_step)
+
+
+def test_divergence_names_the_epoch_and_the_last_good_factors(finished, tmp_path):
+    folder = without(finished, tmp_path / "run", *TUNED)
+    config = small.settings(finished.recipe, folder)
+    with diverge_at(3), pytest.raises(RunError) as error:
+        small.carry_on(config)
+    saved = folder / ".train.tmp" / "orbax"
+    assert "tuning diverged at epoch 3 (its batch is drawn by seed 0" in str(error.value)
+    assert f"The factors of epoch 2 are in {saved}. Lower tune.meta_lr" in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+    assert sorted(path.name for path in saved.iterdir()) == ["000001", "000002"]
+    assert not (folder / "train").exists() and not (folder / "export").exists()
+
+
+def test_steps_without_bounds_diverge_in_one_line(finished, tmp_path, capsys):
+    folder = without(finished, tmp_path / "run", *TUNED)
+    with small.small_programs():  # a step of 1e38 would not do: the norms of the model absorb it
+        code = command(finished, folder, "tune.inner_lr=1e300", "tune.factor_max=1000")
+    shown = capsys.readouterr().err
+    assert code == 2 and shown.startswith("nt_jax: tuning diverged at epoch 1 (")
+    assert shown.count("\n") == 1 and '"nan"' in shown and "factors of epoch" not in shown
+
+
+def test_an_export_that_does_not_answer_like_the_tuned_model_is_not_kept(finished, tmp_path):
+    folder = without(finished, tmp_path / "run", "export", "eval", "report")
+
+    def wrong(checkpoint, scale_LF, *rest):
+        return export_hf(checkpoint, scale_LF * 1.01, *rest)
+
+    with mock.patch.object(stages, "export_hf", wrong), pytest.raises(RunError) as error:
+        small.carry_on(small.settings(finished.recipe, folder))
+    assert "does not answer like the tuned one" in str(error.value)
+    assert {path.name for path in folder.iterdir()} == {
+        "answers", "attribute", "select", "train", "base", "run.json", ".lock"
+    }  # fmt: skip
+    with mock.patch.object(loop, "export_hf", wrong), pytest.raises(RunError):
+        loop.export_run(folder, tmp_path / "out", "source")
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+
+
+# --- export --------------------------------------------------------------------------------------
+
+
+def command(finished, folder: Path, *words: str) -> int:
+    """The exit code of `python -m nt_jax.train`, in this process."""
+    with mock.patch.object(cli, "_enter"):  # it changes the whole process
+        words = ("--config", str(finished.recipe), *small.SETTINGS, *words)
+        return cli.main("train", [*words, "--run-dir", str(folder)])
+
+
+def export(folder: Path, out: Path, *words: str) -> int:
+    with mock.patch.object(cli, "_enter"):
+        return cli.main("export", ["--run", str(folder), "--out", str(out), *words])
+
+
+def test_exporting_a_run_again_gives_the_same_files(finished, tmp_path, capsys):
+    assert export(finished.folder, tmp_path / "out") == 0
+    assert f"export     {tmp_path / 'out'}   2 of 20 tensors changed" in capsys.readouterr().out
+    made = small.contents(tmp_path / "out")
+    assert made.pop("nt_jax_export.json")
+    assert made == small.contents(finished.folder / "export" / "hf")
+    assert export(finished.folder, tmp_path / "out") == 2
+    assert "exists already" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
+def test_the_best_factors_of_an_interrupted_run_can_be_exported(finished, tmp_path, capsys):
+    folder = without(finished, tmp_path / "run", *TUNED)
+    config = small.settings(finished.recipe, folder)
+    with diverge_at(2), pytest.raises(RunError):
+        small.carry_on(config)
+    assert export(folder, tmp_path / "out") == 2
+    assert "holds no validated factors yet" in capsys.readouterr().err
+    with diverge_at(2), pytest.raises(RunError):  # epoch 3 of the run: it goes on after epoch 1
+        small.carry_on(config)
+    assert export(folder, tmp_path / "out") == 0
+    state = stages.best_state(config, folder / "select", folder / ".train.tmp")
+    assert (int(state.epoch), int(state.best_epoch)) == (2, 2)
+    whole = load_file(finished.folder / WEIGHTS)  # that run too kept epoch 2
+    for name, weight in load_file(tmp_path / "out" / "model.safetensors").items():
+        np.testing.assert_array_equal(weight, whole[name], err_msg=name)
+
+
+def test_factors_of_other_settings_or_another_model_are_not_exported(finished, tmp_path, capsys):
+    folder = without(finished, tmp_path / "run")
+    small.carry_on(small.settings(finished.recipe, folder, "neurons.safety=9"), until="select")
+    assert export(folder, tmp_path / "out") == 2
+    assert "holds no factors tuned with its present settings" in capsys.readouterr().err
+    small.carry_on(small.settings(finished.recipe, folder), until="select")
+    facts = json.loads((folder / "run.json").read_text())
+    facts["hashes"]["weights"] = "those of another model"
+    (folder / "run.json").write_text(json.dumps(facts))
+    assert export(folder, tmp_path / "out") == 2
+    assert "is not the model that" in capsys.readouterr().err
+    assert export(tmp_path, tmp_path / "out") == 2
+    assert "is not a run directory" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+
+
+def test_a_finished_run_is_quiet_and_quick_on_a_real_command_line(finished):
+    """In a process of its own: no warning of ours or of a library, and no fake devices."""
+    root = Path(__file__).parents[2]
+    words = ["--config", str(finished.recipe), *small.SETTINGS, "--run-dir", str(finished.folder)]
+    command = [sys.executable, "-m", "nt_jax.train", *words]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert small.kept(done.stdout) == set(small.STAGES)
