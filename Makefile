@@ -1,4 +1,4 @@
-# make demo   tune a real 135 M parameter chat model and report before / after (about ten minutes)
+# make demo   tune a real 135 M parameter chat model and report before / after (about twelve minutes)
 # make test   the whole test suite
 # Both make their own environment in .venv from Python 3.11 or newer; nothing else is needed.
 

@@ -3,11 +3,13 @@
 import importlib.util
 import re
 import shlex
+import sys
+import types
 from pathlib import Path
 
 import pytest
 
-from nt_jax.config_load import load_config
+from nt_jax import cli
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -31,16 +33,22 @@ def test_make_targets_exist(line):
 
 
 @pytest.mark.parametrize("line", PYTHON)
-def test_python_commands_load(line, tmp_path):
+def test_python_commands_load(line, tmp_path, monkeypatch):
+    """Each option and setting is accepted, and the work handed over, by the real command line."""
     _, _, module, *words = shlex.split(line)
     assert importlib.util.find_spec(module) is not None
-    if "--config" not in words:
-        return
-    (tmp_path / "my-model.yaml").write_text(re.findall(r"```yaml\n(.*?)```", README, re.S)[0])
-    source = words[words.index("--config") + 1]
-    path = str(tmp_path / source) if source.endswith(".yaml") else source
-    config = load_config(path, [word for word in words if "=" in word])
-    assert config.name == "my-model"
+    done: list = []
+    loop, plan = types.ModuleType("nt_jax.train.loop"), types.ModuleType("nt_jax.train.plan")
+    loop.__dict__["run"] = lambda config, console, **_: done.append(config.name)
+    loop.__dict__["export_run"] = lambda folder, out, dtype: done.append(folder.name)
+    plan.__dict__["describe"] = lambda config: done.append(config.name)
+    for fake in (loop, plan):
+        monkeypatch.setitem(sys.modules, fake.__name__, fake)
+    monkeypatch.setattr(cli, "_enter", lambda: None)  # it changes the whole process
+    monkeypatch.chdir(tmp_path)
+    Path("my-model.yaml").write_text(re.findall(r"```yaml\n(.*?)```", README, re.S)[0])
+    assert cli.main(module.removeprefix("nt_jax."), words) == 0
+    assert done in (["my-model"], ["smollm2-135m"])
 
 
 def test_the_library_example_runs():

@@ -1,6 +1,7 @@
 """Scores and chosen neurons on disk: other counts need no new attribution."""
 
 import csv
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,11 @@ def save_attribution(path: Path, result: Attribution) -> None:
 def load_attribution(path: Path) -> Attribution:
     """What `save_attribution` wrote."""
     try:
-        with np.load(path) as saved:
+        with path.open("rb") as file, np.load(file) as saved:
             return Attribution(
                 saved["score"], saved["v_q"], saved["v_pq"], saved["start"], float(saved["end"])
             )
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise RunError(f"{path} is damaged ({error}). Delete its folder and repeat.") from error
 
 

@@ -75,7 +75,9 @@ class AnswerFile:
         self.path = path
         self.rows: dict[tuple[str, str], dict] = {}
         if path.exists():
-            whole = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True)]
+            # A kill may cut the last line within a letter. Not splitlines: answers hold U+2028.
+            with path.open(encoding="utf-8", errors="replace") as file:
+                whole = list(file)
             kept = [line for line in whole if line.endswith("}\n")]  # a cut last line goes
             self.rows = {self._key(row): row for row in map(json.loads, kept)}
             if kept != whole:

@@ -135,8 +135,8 @@ def perplexity_scores(session: Session, answers: list[dict]) -> dict[str, dict[s
 
 def run_report(session: Session, directory: RunDirectory, records: Parts, folder: Path) -> str:
     """results.json, report.md and report.html."""
-    lines = (directory.folder("eval") / "answers.jsonl").read_text(encoding="utf-8").splitlines()
-    answers = [json.loads(line) for line in lines]
+    with (directory.folder("eval") / "answers.jsonl").open(encoding="utf-8") as file:
+        answers = [json.loads(line) for line in file]  # not splitlines: answers may hold U+2028
     rows = summarise(answers, judge=session.judge.name, seed=session.config.seed)
     scored = directory.folder("eval") / "perplexity.json"
     if scored.exists():

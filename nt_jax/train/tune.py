@@ -63,6 +63,8 @@ def tune(
     with session.progress("tune", config.epochs, "epochs") as advance:
         advance(int(state.epoch))
         for epoch in range(int(state.epoch), config.epochs):
+            if config.patience and int(state.waited) >= config.patience:
+                break  # asked before an epoch: a run killed after its last one must not go on
             theta_P, moments, losses = meta_step(
                 theta_P, moments, lm, placed, batcher.batch(epoch),
                 options=at_epoch(options, epoch, config.epochs), optimiser=optimiser,
@@ -82,8 +84,6 @@ def tune(
             save(folder / "orbax", state)
             losses_now = f"safety {row['safety_loss']:.2f} utility {row['utility_loss']:.2f}"
             advance(1, f"{losses_now} {note}")
-            if config.patience and int(state.waited) >= config.patience:
-                break
     return calibrate(session, state, placed, prompts, base, folder)
 
 
@@ -106,6 +106,7 @@ def calibrate(
     with session.progress("strength", len(config.strengths), "strengths") as advance:
         for strength in config.strengths:
             theta_P = 1 + strength * (state.average_P - 1)
+            theta_P = jnp.clip(theta_P, config.factor_min, config.factor_max)
             row = validate(session, prompts, scatter(theta_P, neurons, lm.ones_LF))
             now = score(row, base, config.max_over_refusal)
             log.write({"epoch": int(state.epoch), "strength": strength, **row, "score": now})

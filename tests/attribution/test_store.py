@@ -1,0 +1,75 @@
+"""Scores and neurons survive the disk; damage is named."""
+
+import numpy as np
+import pytest
+
+from nt_jax.attribution.integrated import Attribution
+from nt_jax.attribution.select import select
+from nt_jax.attribution.store import (
+    load_attribution,
+    load_neurons,
+    load_scores,
+    neuron_rows,
+    save_attribution,
+    save_neurons,
+)
+from nt_jax.errors import RunError
+
+SHAPE = (2, 6)
+
+
+def example(seed: int) -> Attribution:
+    score_LF, v_q_LF, v_pq_LF = np.random.default_rng(seed).normal(size=(3, *SHAPE)).astype("f4")
+    return Attribution(score_LF, v_q_LF, v_pq_LF, score_LF[:, 0], 0.5)
+
+
+def test_an_attribution_comes_back_as_it_was(tmp_path):
+    saved = example(0)
+    save_attribution(tmp_path / "safety-000.npz", saved)
+    loaded = load_attribution(tmp_path / "safety-000.npz")
+    for name in ("score_LF", "v_q_LF", "v_pq_LF", "start_L"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(saved, name))
+    assert loaded.end == 0.5
+    assert [path.name for path in tmp_path.iterdir()] == ["safety-000.npz"]
+
+
+def test_scores_are_the_mean_of_each_set_every_example_alike(tmp_path):
+    for name, seeds in (("safety", (1, 2)), ("utility", (3,))):
+        for place, seed in enumerate(seeds):
+            save_attribution(tmp_path / f"{name}-{place:03d}.npz", example(seed))
+    one, two, three = (example(n).score_LF / np.abs(example(n).score_LF).max() for n in (1, 2, 3))
+    scores = load_scores(tmp_path)
+    np.testing.assert_allclose(scores["safety"], (one + two) / 2, rtol=1e-6)
+    np.testing.assert_allclose(scores["utility"], three, rtol=1e-6)
+
+
+def test_neurons_come_back_in_the_order_of_their_factors(tmp_path):
+    scores = {"safety": example(1).score_LF, "utility": example(2).score_LF}
+    neurons, _ = select(scores["safety"], scores["utility"], safety=3, utility=4)
+    save_neurons(tmp_path / "neurons.csv", neuron_rows(neurons, scores))
+    loaded, rows = load_neurons(tmp_path / "neurons.csv")
+    for name in ("layer_P", "index_P", "is_safety_P"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(neurons, name))
+    assert [row["rank"] for row in rows] == ["1", "2", "3", "1", "2", "3", "4"]
+    for row in rows:
+        expected = scores[row["set"]][int(row["layer"]), int(row["index"])]
+        assert float(row["score"]) == expected
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"no archive"])
+def test_a_damaged_file_says_what_to_delete(tmp_path, content):
+    path = tmp_path / "safety-000.npz"
+    path.write_bytes(content)
+    with pytest.raises(RunError, match=r"safety-000\.npz is damaged .* Delete its folder"):
+        load_attribution(path)
+
+
+def test_a_folder_without_scores_and_a_table_without_neurons(tmp_path):
+    with pytest.raises(RunError, match="holds no safety scores"):
+        load_scores(tmp_path)
+    path = tmp_path / "neurons.csv"
+    with pytest.raises(RunError, match="is not a list of neurons"):
+        load_neurons(path)
+    path.write_text("layer,index,set\n1,many,safety\n")
+    with pytest.raises(RunError, match="is not a list of neurons"):
+        load_neurons(path)

@@ -1,0 +1,58 @@
+"""Sizes and memory as --dry-run tells them."""
+
+import pytest
+
+from nt_jax.models.checkpoint import open_checkpoint
+from nt_jax.train.plan import describe, memory_estimate, parameters, tuning_rows
+from tests import tiny
+from tests.train import small
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_parameters_are_those_that_torch_counts(family):
+    expected = sum(weight.numel() for weight in tiny.torch_model(family).parameters())
+    assert parameters(open_checkpoint(str(tiny.checkpoint(family))).config) == expected
+
+
+@tiny.needs_smollm2
+def test_the_demo_model_has_its_134_5_million():
+    assert parameters(tiny.smollm2().config) == 134_515_008
+
+
+def test_the_plan_can_be_loaded_again_and_its_parts_add_up(recipe, model, tmp_path):
+    config = small.settings(recipe, tmp_path / "run")
+    plan = describe(config)
+    assert "2 x 48 neurons" in plan and "24 of 96 may change (25.0 %)" in plan
+    assert f"weights    {model}" in plan and plan.endswith("dry run: nothing was written")
+    dumped = tmp_path / "again.yaml"
+    dumped.write_text(plan.split("\n\n")[1])
+    assert small.settings(dumped, tmp_path / "run") == config
+    assert not (tmp_path / "run").exists()
+
+
+def test_memory_follows_the_settings_that_cost_it(recipe, tmp_path):
+    def estimate(*words: str) -> dict[str, float]:
+        config = small.settings(recipe, tmp_path, *words)
+        return memory_estimate(config, open_checkpoint(config.model.source).config)
+
+    plain = estimate()
+    assert plain["weights"] == 4 * parameters(tiny_config(recipe, tmp_path))
+    assert plain["total"] == plain["weights"] + max(
+        plain["tuning"], plain["decoding"], plain["export check"]
+    )
+    assert estimate("model.dtype=bfloat16")["weights"] == plain["weights"] / 2
+    assert estimate("eval.batch_size=8")["decoding"] == 2 * plain["decoding"]
+    assert estimate("tune.rows=2")["tuning"] == 2 * estimate("tune.rows=1")["tuning"]
+
+
+def tiny_config(recipe, tmp_path):
+    return open_checkpoint(small.settings(recipe, tmp_path).model.source).config
+
+
+def test_rows_fit_the_batch_and_the_mesh_and_memory_decides(recipe, tmp_path):
+    model = tiny_config(recipe, tmp_path)
+    assert tuning_rows(small.settings(recipe, tmp_path), model, 100)[:2] == (4, False)
+    rows, remat, _ = tuning_rows(small.settings(recipe, tmp_path), model, 10**8)
+    assert (rows, remat) == (1, True)
+    split = small.settings(recipe, tmp_path, "mesh.data=2")
+    assert tuning_rows(split, model, 10**8)[:2] == (2, True)

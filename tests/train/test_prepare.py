@@ -1,0 +1,202 @@
+"""What tuning reads: records, the model's own answers, and prompts that must fit."""
+
+import dataclasses
+import json
+import types
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from nt_jax.config import RunConfig
+from nt_jax.data.records import AttackTemplate, HarmfulRequest, HarmlessRequest
+from nt_jax.errors import DataError, RunError
+from nt_jax.eval.refusal import load_judge
+from nt_jax.models.checkpoint import open_checkpoint
+from nt_jax.train import prepare
+from nt_jax.train.attribute import choose_templates
+from nt_jax.train.examples import Pair
+from nt_jax.train.session import SAMPLE_BYTES, fingerprint
+from tests import tiny
+
+EOS = 2
+TEMPLATES = [
+    AttackTemplate(f"t{n}", f"{n} says {{request}}", (kind,))
+    for n, kind in enumerate(["pretending", "emotion", "pretending", "attention shifting"])
+]
+RECORDS = prepare.Records(
+    [HarmfulRequest(f"h{n}", f"harm {n}", f"No {n}.", "") for n in range(3)],
+    [HarmlessRequest(f"u{n}", f"ask {n}", f"Yes {n}." if n else None, n == 2) for n in range(3)],
+    TEMPLATES,
+)
+
+
+def session(context: int = 64, answers=None, **data):
+    """A session without a model: one token a character, scripted answers."""
+    config = RunConfig.model_validate({
+        "name": "x", "model": {"source": "m"}, "data": data,
+        "tune": {"answer_tokens": 4}, "attribution": {"answer_tokens": 4},
+    })  # fmt: skip
+    texts = {} if answers is None else answers
+    return types.SimpleNamespace(
+        config=config,
+        eos_id=EOS,
+        judge=load_judge("phrases"),
+        checkpoint=types.SimpleNamespace(config=types.SimpleNamespace(max_positions=context)),
+        encode=lambda text: [*text.encode()],
+        answer_ids=lambda text: [*text.encode(), EOS],
+        text=lambda ids: bytes(ids).decode(),
+        answer=lambda asked, width, label: [[*texts[text].encode()][:width] for text in asked],
+    )
+
+
+# --- the model's own answers ---------------------------------------------------------------------
+
+
+def test_own_answers_are_kept_with_their_verdict_and_end(tmp_path):
+    asked = [f"ask {n}" for n in range(3)] + RECORDS.attacked(["ask 0", "ask 2"])
+    answers = dict.fromkeys(asked, "Sure, why not.") | {"ask 1": "No.", "ask 2": ""}
+    prepare.write_own_answers(session(answers=answers), RECORDS, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "own_answers.jsonl").read_text().splitlines()]
+    assert [row["set"] for row in rows] == ["harmless"] * 3 + ["attacked"] * 2
+    own = prepare.read_own_answers(tmp_path, EOS)
+    useful, refused = own["harmless"]
+    assert useful == [Pair("ask 0", [*b"Sure"])]  # cut at four tokens, so no end is to be learned
+    assert refused == [Pair("ask 1", [*b"No.", EOS])]  # and an empty answer is none at all
+    assert len(own["attacked"][0]) == 2
+
+
+def test_refusals_of_harmful_requests_are_asked_for_only_where_they_are_targets(tmp_path):
+    every = [f"ask {n}" for n in range(3)] + RECORDS.attacked(["ask 0", "ask 2"])
+    answers = dict.fromkeys([*every, *(f"harm {n}" for n in range(3))], "No.")
+    asks = session(answers=answers, safety_targets="self")
+    prepare.write_own_answers(asks, RECORDS, tmp_path)
+    own = prepare.read_own_answers(tmp_path, EOS)
+    pairs = prepare.safety_pairs(asks, RECORDS, own)
+    assert pairs == [Pair(f"harm {n}", [*b"No.", EOS]) for n in range(3)]
+    with pytest.raises(DataError, match="refused 0 of 3"):
+        prepare.safety_pairs(asks, RECORDS, {"harmful": (pairs, [])})
+
+
+@pytest.mark.parametrize("text", ["{", '{"set": "harmless"}\n', None])
+def test_damaged_own_answers_say_what_to_delete(tmp_path, text):
+    if text is not None:
+        (tmp_path / "own_answers.jsonl").write_text(text)
+    with pytest.raises(RunError, match=r"own_answers\.jsonl is damaged .* Delete its folder"):
+        prepare.read_own_answers(tmp_path, EOS)
+
+
+def test_targets_from_the_data():
+    asks = session(utility_targets="given")
+    assert prepare.utility_pairs(asks, RECORDS, {}) == [
+        Pair("ask 1", [*b"Yes 1.", EOS]), Pair("ask 2", [*b"Yes 2.", EOS])
+    ]  # fmt: skip
+    assert prepare.safety_pairs(asks, RECORDS, {})[1] == Pair("harm 1", [*b"No 1.", EOS])
+    bare = dataclasses.replace(RECORDS, harmful=[HarmfulRequest("h9", "harm", None, "")])
+    with pytest.raises(DataError, match=r"1 of 1 training rows have no refusal \(first: h9\)"):
+        prepare.safety_pairs(asks, bare, {})
+    none = dataclasses.replace(RECORDS, harmless=[HarmlessRequest("u9", "ask", None, False)])
+    with pytest.raises(DataError, match="no harmless training row has an answer"):
+        prepare.utility_pairs(asks, none, {})
+
+
+# --- prompts and templates -----------------------------------------------------------------------
+
+
+def test_a_prompt_that_leaves_no_room_is_named_before_any_work():
+    longest = len("0 says harm 0")
+    prepare.check_prompts(session(longest + 4), {"train": RECORDS})
+    with pytest.raises(DataError, match="row t0 around the longest request") as error:
+        prepare.check_prompts(session(longest + 3), {"train": RECORDS})
+    assert f"has {longest} tokens; with 4 of its answer" in str(error.value)
+    with pytest.raises(DataError, match=r"data\.harmful, row h0: the prompt has 6 tokens"):
+        prepare.check_prompts(session(9), {"train": RECORDS})
+
+
+def test_each_attack_type_has_templates_of_its_own():
+    mixed = [*TEMPLATES, AttackTemplate("t9", "{request}", ("pretending", "attention shifting"))]
+    config = session().config.attribution.model_copy(
+        update={"attack_types": ("attention shifting", "pretending")}
+    )
+    chosen, dropped = choose_templates(mixed, config)
+    assert ([t.id for t in chosen], dropped) == (["t3", "t0"], 1)
+    two = config.model_copy(update={"examples_per_type": 2})
+    with pytest.raises(
+        DataError, match="1 training templates are of the type 'attention shifting'"
+    ):
+        choose_templates(mixed, two)
+    chosen, dropped = choose_templates(mixed, two.model_copy(update={"attack_selection": False}))
+    assert ([t.id for t in chosen], dropped) == (["t3", "t9", "t0", "t2"], 0)
+
+
+def test_neighbouring_requests_get_different_templates():
+    texts = RECORDS.attacked([f"q{n}" for n in range(8)])
+    assert len({text.split()[0] for text in texts[:4]}) == 4
+    assert all(text.endswith(f"q{n}") for n, text in enumerate(texts))
+
+
+def test_the_data_hash_hears_of_every_field():
+    first = prepare.data_hash({"train": RECORDS})
+    assert first == prepare.data_hash({"train": RECORDS})
+    other = dataclasses.replace(RECORDS, templates=TEMPLATES[:3])
+    hashes = {first, prepare.data_hash({"train": other}), prepare.data_hash({"test": RECORDS})}
+    assert len(hashes) == 3
+
+
+# --- telling checkpoints apart -------------------------------------------------------------------
+
+
+def test_a_fingerprint_depends_on_content_not_on_place(tmp_path):
+    copy = tiny.copy("smollm2", tmp_path / "copy")
+    (copy / "README.md").write_text("Words about the model.")
+    assert fingerprint(open_checkpoint(str(copy))) == original()
+
+
+def original() -> str:
+    return fingerprint(open_checkpoint(str(tiny.checkpoint("smollm2"))))
+
+
+def fold(directory):
+    """What our own export does: one column of one matrix, somewhere in the middle of the file."""
+    tensors = load_file(directory / "model.safetensors")
+    tensors["model.layers.1.mlp.down_proj.weight"][:, 7] *= np.float32(1.5)
+    save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+
+
+def template(directory):
+    path = directory / "chat_template.jinja"
+    path.write_text(path.read_text() + " ")
+
+
+def norm(directory):
+    tiny.edit_json(directory / "config.json", rms_norm_eps=1e-6)
+
+
+@pytest.mark.parametrize("change", [fold, template, norm])
+def test_a_fingerprint_tells_apart(tmp_path, change):
+    copy = tiny.copy("smollm2", tmp_path / "copy")
+    change(copy)
+    assert fingerprint(open_checkpoint(str(copy))) != original()
+
+
+def test_a_fingerprint_reads_a_little_of_every_tensor(tmp_path):
+    """A file too large to be read whole still shows a fold in its first rows."""
+    copy = tiny.copy("smollm2", tmp_path / "copy")
+    tensors = load_file(copy / "model.safetensors")
+    assert (copy / "model.safetensors").stat().st_size > SAMPLE_BYTES
+    assert max(weight.nbytes for weight in tensors.values()) <= SAMPLE_BYTES
+    found = set()
+    for name in tensors:
+        changed = {**tensors, name: tensors[name] + 1}
+        save_file(changed, copy / "model.safetensors", {"format": "pt"})
+        found.add(fingerprint(open_checkpoint(str(copy))))
+    assert len(found) == len(tensors)
+
+
+def test_a_gguf_file_has_a_fingerprint_of_its_tokenizer_too(tmp_path):
+    paths = [
+        tiny.write_gguf(tiny.checkpoint("smollm2"), tmp_path / f"{n}.gguf", metadata=metadata)
+        for n, metadata in enumerate([{}, {}, {"tokenizer.chat_template": "{{ messages }}"}])
+    ]
+    one, same, other = (fingerprint(open_checkpoint(str(path))) for path in paths)
+    assert one == same != other

@@ -1,0 +1,151 @@
+"""The outer loop's bookkeeping: which factors are kept, when it stops, what a kill leaves."""
+
+import json
+import math
+import shutil
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from nt_jax.config import TuneConfig
+from nt_jax.errors import RunError
+from nt_jax.train import tune
+from nt_jax.train.checkpoints import restore
+from nt_jax.train.maml import MetaOptions
+from nt_jax.train.stages import best_state
+from nt_jax.train.validate import score
+from tests.train import small
+
+grouped = pytest.mark.xdist_group("run")  # the worker that has made the finished run
+BASE = {
+    "refusal_attack": 0.1, "refusal_direct": 0.1, "refusal_harmless": 0.0, "su_f1": 0.1,
+    "entropy_harmful": 1.0, "entropy_harmless": 1.0,
+}  # fmt: skip
+
+
+def tuned(finished, folder, su_f1: list[float], *words: str):
+    """(the last state, metrics.jsonl) of a run whose validations are scripted, base included."""
+    shutil.copytree(finished.folder, folder, ignore=shutil.ignore_patterns("train"))
+    config = small.settings(finished.recipe, folder, "tune.validate_every=1", *words)
+    script = [BASE, *({**BASE, "su_f1": value} for value in su_f1)]
+    with mock.patch.object(tune, "validate", side_effect=script) as asked:
+        small.carry_on(config, until="train")
+    assert asked.call_count == len(script)  # no more and no fewer validations than expected
+    lines = (folder / "train" / "metrics.jsonl").read_text().splitlines()
+    return best_state(config, folder / "select", folder / "train"), [*map(json.loads, lines)]
+
+
+@grouped
+def test_the_factors_of_the_best_validation_are_kept(finished, tmp_path):
+    plain = ["tune.strengths=[]", "tune.average=0"]
+    state, rows = tuned(finished, tmp_path / "a", [0.2, 0.5, 0.3, 0.5], *plain)
+    assert (int(state.best_epoch), float(state.best_score), int(state.waited)) == (2, 0.5, 2)
+    assert [row.get("score") for row in rows] == [None, 0.2, 0.5, 0.3, 0.5]
+    assert not np.allclose(state.best_P, state.theta_P)
+    last, _ = tuned(finished, tmp_path / "b", [0.2, 0.5, 0.3, 0.6], *plain)
+    np.testing.assert_array_equal(last.theta_P, state.theta_P)  # the same run, another choice
+    np.testing.assert_array_equal(last.best_P, last.theta_P)
+
+
+@grouped
+def test_patience_counts_validations_without_a_new_best(finished, tmp_path):
+    words = ["tune.patience=2", "tune.strengths=[]", "tune.epochs=9"]
+    state, rows = tuned(finished, tmp_path / "a", [0.5, 0.4, 0.6, 0.6, 0.2], *words)
+    assert (int(state.epoch), int(state.best_epoch), int(state.waited)) == (5, 3, 2)
+    assert [row["epoch"] for row in rows] == [0, 1, 2, 3, 4, 5]
+
+
+@grouped
+def test_a_run_killed_when_its_patience_ended_does_not_go_on(finished, tmp_path):
+    folder = tmp_path / "a"
+    words = ["tune.patience=1", "tune.strengths=[]", "tune.epochs=9"]
+    dead = mock.patch.object(tune, "calibrate", side_effect=KeyboardInterrupt)
+    with dead, pytest.raises(KeyboardInterrupt):
+        tuned(finished, folder, [0.5, 0.4], *words)
+    config = small.settings(finished.recipe, folder, "tune.validate_every=1", *words)
+    with mock.patch.object(tune, "validate", side_effect=AssertionError("one more epoch")):
+        small.carry_on(config, until="train")
+    assert int(best_state(config, folder / "select", folder / "train").epoch) == 2
+
+
+@grouped
+def test_a_better_strength_replaces_the_best_epoch_within_the_bounds(finished, tmp_path):
+    words = ["tune.strengths=[0.5,1.2,9]", "tune.average=0", "tune.factor_max=1.7"]
+    scores = [0.2, 0.5, 0.3, 0.3, 0.4, 0.6, 0.7]
+    state, _ = tuned(finished, tmp_path / "a", scores, *words)
+    assert (int(state.best_epoch), float(state.best_score)) == (4, np.float32(0.7))
+    expected = np.clip(1 + 9 * (np.asarray(state.average_P) - 1), 0, 1.7)
+    np.testing.assert_allclose(state.best_P, expected, rtol=1e-6)
+    assert {0, np.float32(1.7)} <= set(np.asarray(state.best_P))
+    kept, _ = tuned(finished, tmp_path / "b", [0.2, 0.8, 0.3, 0.3, 0.4, 0.6, 0.7], *words)
+    assert int(kept.best_epoch) == 2
+    log = (tmp_path / "a" / "train" / "strengths.jsonl").read_text().splitlines()
+    assert [json.loads(line)["strength"] for line in log] == [0.5, 1.2, 9]
+
+
+@grouped
+def test_a_damaged_checkpoint_says_what_to_delete(finished, tmp_path):
+    folder = shutil.copytree(finished.folder / "train" / "orbax", tmp_path / "orbax")
+    config = small.settings(finished.recipe, finished.folder)
+    like = best_state(config, finished.folder / "select", finished.folder / "train")
+    newest = max(folder.iterdir())
+    for file in newest.rglob("*"):
+        if file.is_file() and file.stat().st_size:
+            file.write_bytes(b"\0" * file.stat().st_size)
+    with pytest.raises(RunError, match=f"{newest} cannot be read .* Delete that folder"):
+        restore(folder, like)
+    shutil.rmtree(newest)
+    state = restore(folder, like)
+    assert state is not None and int(state.epoch) == small.EPOCHS - 1
+    assert restore(tmp_path / "nowhere", like) is None
+
+
+def test_metrics_are_cut_back_to_the_epoch_of_the_checkpoint(tmp_path):
+    path = tmp_path / "train" / "metrics.jsonl"
+    log = tune.Metrics(path, 0)
+    assert log.base is None
+    for epoch in range(4):
+        log.write({"epoch": epoch, "loss": 1.0})
+    with path.open("a") as file:
+        file.write('{"epoch": 4, "lo')
+    log = tune.Metrics(path, 2)
+    assert log.base == {"epoch": 0, "loss": 1.0}
+    assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == [0, 1, 2]
+    history = tune.read_history(path.parent, 1)
+    assert [row.get("best") for row in history] == [None, True, None]
+
+
+def test_the_outer_step_falls_to_about_a_tenth():
+    options = MetaOptions(meta_lr=0.2)
+    rates = [tune.at_epoch(options, epoch, 40).meta_lr for epoch in range(40)]
+    assert rates[0] == pytest.approx(0.2) and rates[-1] == pytest.approx(0.02, rel=0.02)
+    assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.99])
+def test_the_running_mean_of_equal_factors_is_their_value(decay):
+    average_P = np.zeros(3, np.float32)
+    for epoch in range(300):
+        average_P = tune.running_mean(average_P, np.full(3, 2, np.float32), epoch, decay)
+    np.testing.assert_allclose(average_P, 2, rtol=0.07)
+    first_P = tune.running_mean(np.zeros(3), np.ones(3), 0, 0.99)
+    np.testing.assert_allclose(first_P, 0.9)  # the start washes out at once
+
+
+@pytest.mark.parametrize(
+    ("harmless", "su_f1", "expected"),
+    [(0.05, 0.7, 0.7), (0.04, 0.1, 0.1), (0.11, 0.7, -1.06 + 0.0007), (0.5, 0.9, -1.45 + 0.0009)],
+)
+def test_past_the_bound_on_harmless_refusals_no_score_beats_one_within(harmless, su_f1, expected):
+    now = {**BASE, "refusal_harmless": harmless, "su_f1": su_f1}
+    assert score(now, BASE, 0.05) == pytest.approx(expected)
+
+
+def test_the_constants_of_a_recipe_reach_algorithm_1():
+    config = TuneConfig(order=1, inner_steps=3, kl_weight=0.5, utility_sign="descent")
+    options = tune.meta_options(config, 2, True)
+    assert (options.order, options.inner_steps, options.with_kl, options.rows) == (1, 3, True, 2)
+    assert options.utility_sign == "descent" and options.remat
+    assert not tune.meta_options(TuneConfig(kl_weight=0), 0, False).with_kl
+    assert math.isclose(options.kl_weight, 0.5)
