@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from nt_jax.attribution.plan import Plan, make_plan
 from nt_jax.attribution.suffix import Prefix, run_from, run_prefix, target_value
 from nt_jax.data.batching import bucket, pad_left
 from nt_jax.mesh import sharding
@@ -46,18 +47,29 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class Attribution:
-    """Scores of one example, and what is needed to check and reuse them. All float32 numpy."""
+    """Scores of one example, and what is needed to check and reuse them. All float32 numpy.
 
-    score_LF: np.ndarray
+    Both weightings come from the same gradients, so both are kept; `weighting` says which was asked
+    for. A plain gradient knows no weighting: both are the same then.
+    """
+
+    alpha_LF: np.ndarray
+    standard_LF: np.ndarray
+    weighting: str
     v_q_LF: np.ndarray
     v_pq_LF: np.ndarray
     start_L: np.ndarray  # target with one layer at v_q (all layers, repeated, for path=joint)
     end: float  # target of the clean attacked prompt
 
     @property
+    def score_LF(self) -> np.ndarray:
+        """The scores in the weighting that was asked for."""
+        return self.alpha_LF if self.weighting == "alpha" else self.standard_LF
+
+    @property
     def completeness_L(self) -> np.ndarray:
-        """Per layer, |sum of scores - (P(end) - P(start))|: the integration error, in P's unit."""
-        return np.abs(self.score_LF.sum(axis=1) - (self.end - self.start_L))
+        """Per layer, |sum of standard scores - (P(end) - P(start))|: what the nodes miss, in P."""
+        return np.abs(self.standard_LF.sum(axis=1) - (self.end - self.start_L))
 
 
 def node_alphas(steps: int, nodes: str) -> np.ndarray:
@@ -118,53 +130,55 @@ def to_neurons(lm: LanguageModel, layer_R: Array, gradient_RD: Array) -> Array:
 
 
 def nodes_and_weights(options: Options) -> tuple[np.ndarray, np.ndarray]:
-    """(alpha_A, weight_A): the integration nodes, and one more at alpha 0 that only reads P."""
+    """(alpha_A, weight_WA): the integration nodes, and one more at alpha 0 that only reads P.
+
+    W = 2 rules: alpha (Eq. 4 as printed) and standard (integrated gradients).
+    """
     alpha_A = node_alphas(options.steps, options.nodes)
-    weight_A = (alpha_A if options.weighting == "alpha" else np.ones_like(alpha_A)) / options.steps
-    return np.append(alpha_A, 0.0), np.append(weight_A, 0.0)
-
-
-def rows_that_fit(lm: LanguageModel, prefix: Prefix) -> int:
-    """Rows per program: enough to keep the device busy, few enough for its free memory."""
-    config, length = lm.config, prefix.answer_T.shape[0]
-    item = prefix.after_LTD.dtype.itemsize
-    kept = item * config.layers * config.width  # each layer's input, for the reverse pass
-    working = item * (8 * config.neurons + 12 * config.width) + 12 * config.vocab_size
-    scores = 12 * config.heads * (prefix.mask_TS.shape[-1] + length)
-    device = jax.local_devices()[0]
-    stats = device.memory_stats() or {}
-    free = stats.get("bytes_limit", 4 << 30) - stats.get("bytes_in_use", 0)
-    busy_tokens = 512 if device.platform == "cpu" else 16384
-    return int(
-        max(1, min(free // 2 // (length * (kept + working + scores)), busy_tokens // length))
-    )
+    weight_WA = np.stack([alpha_A, np.ones_like(alpha_A)]) / options.steps
+    return np.append(alpha_A, 0.0), np.pad(weight_WA, ((0, 0), (0, 1)))
 
 
 def layer_path(lm: LanguageModel, prefix: Prefix, v_q_LF: Array, options: Options):
-    """(score_LF, start_L): one layer's neurons move together, the other layers run freely."""
+    """(score_WLF, start_L): one layer's neurons move together, the other layers run freely."""
     layers = lm.config.layers
-    alpha_A, weight_A = nodes_and_weights(options)
-    nodes, every_L = len(alpha_A), jnp.arange(layers, dtype=jnp.int32)
+    alpha_A, weight_WA = nodes_and_weights(options)
+    every_L = jnp.arange(layers, dtype=jnp.int32)
     difference_LF = prefix.act_LF.astype(v_q_LF.dtype) - v_q_LF
     # The patch at alpha shifts the stream by (alpha - 1) * difference @ down.
     full_LD = to_shift(lm, every_L, difference_LF)
-    group = max(1, min((options.chunk or rows_that_fit(lm, prefix)) // nodes, layers))
-    gradient_LD, start_L = [], []
-    for first in range(0, layers, group):
-        # The last group may start lower than it must, so that all groups share one shape.
-        low = min(first, layers - group)
-        layer_R = np.repeat(np.arange(low, low + group, dtype=np.int32), nodes)
-        back_R = jnp.asarray(np.tile(alpha_A - 1.0, group), full_LD.dtype)
-        shift_RD = back_R[:, None] * full_LD[layer_R]
+    layer_R = np.repeat(np.arange(layers, dtype=np.int32), len(alpha_A))
+    back_R = np.tile(alpha_A - 1.0, layers)
+    total, rows = len(layer_R), rows_of(lm, prefix, options, len(layer_R))
+    values, slopes = [], []
+    for first in range(0, total, rows):
+        # The last program may start lower than it must, so that all share one shape.
+        low = min(first, total - rows)
+        cut = slice(low, low + rows)
+        shift_RD = jnp.asarray(back_R[cut], full_LD.dtype)[:, None] * full_LD[layer_R[cut]]
+        begin = jnp.int32(layer_R[low] + 1)
         value_R, slope_RD = row_gradients(
-            lm, prefix, jnp.int32(low + 1), jnp.asarray(layer_R), shift_RD, target=options.target
+            lm, prefix, begin, jnp.asarray(layer_R[cut]), shift_RD, target=options.target
         )
-        slope_LAD = slope_RD.reshape(group, nodes, -1)
-        mean_LD = (slope_LAD * jnp.asarray(weight_A, slope_LAD.dtype)[None, :, None]).sum(axis=1)
-        gradient_LD.append(mean_LD[first - low :])
-        start_L.append(value_R.reshape(group, nodes)[first - low :, -1])
-    gradient_LF = to_neurons(lm, every_L, jnp.concatenate(gradient_LD))
-    return difference_LF * gradient_LF, jnp.concatenate(start_L)
+        values.append(value_R[first - low :])
+        slopes.append(slope_RD[first - low :])
+    slope_LAD = jnp.concatenate(slopes).reshape(layers, len(alpha_A), -1)
+    mean_WLD = weighted(weight_WA, slope_LAD.swapaxes(0, 1))
+    gradient_WLF = jnp.stack([to_neurons(lm, every_L, mean_LD) for mean_LD in mean_WLD])
+    start_L = jnp.concatenate(values).reshape(layers, -1)[:, -1]
+    return difference_LF[None] * gradient_WLF, start_L
+
+
+def rows_of(lm: LanguageModel, prefix: Prefix, options: Options, total: int) -> int:
+    """Rows per program, of `total`, as the plan or the user says."""
+    prompt, answer = prefix.mask_TS.shape[-1], prefix.answer_T.shape[0]
+    return make_plan(lm, prompt, answer, total, options.chunk).rows
+
+
+def weighted(weight_WA: np.ndarray, slope_A: Array) -> Array:
+    """Sums over the nodes (first axis) under each rule, in full precision."""
+    weights = jnp.asarray(weight_WA, slope_A.dtype)
+    return jnp.einsum("wa,a...->w...", weights, slope_A, precision=jax.lax.Precision.HIGHEST)
 
 
 @functools.partial(jax.jit, static_argnames=("target", "chunk"))
@@ -194,29 +208,44 @@ def joint_gradients(
 
 
 def joint_path(lm: LanguageModel, prefix: Prefix, v_q_LF: Array, options: Options):
-    """(score_LF, start_L): all layers' neurons move at once; scores sum over all layers."""
-    alpha_A, weight_A = nodes_and_weights(options)
+    """(score_WLF, start_L): all layers' neurons move at once; scores sum over all layers."""
+    alpha_A, weight_WA = nodes_and_weights(options)
     v_pq_LF = prefix.act_LF.astype(v_q_LF.dtype)
     alpha_A = jnp.asarray(alpha_A, v_q_LF.dtype)[:, None, None]
     patch_ALF = v_q_LF[None] + alpha_A * (v_pq_LF - v_q_LF)[None]
-    chunk = min(options.chunk or rows_that_fit(lm, prefix), len(alpha_A))
+    chunk = rows_of(lm, prefix, options, len(alpha_A))
     value_A, slope_ALF = joint_gradients(lm, prefix, patch_ALF, target=options.target, chunk=chunk)
-    mean_LF = jnp.einsum("A,ALF->LF", jnp.asarray(weight_A, slope_ALF.dtype), slope_ALF)
-    return (v_pq_LF - v_q_LF) * mean_LF, jnp.broadcast_to(value_A[-1], (lm.config.layers,))
+    mean_WLF = weighted(weight_WA, slope_ALF)
+    return (v_pq_LF - v_q_LF)[None] * mean_WLF, jnp.broadcast_to(value_A[-1], (lm.config.layers,))
 
 
 def gradient_at_end(lm: LanguageModel, prefix: Prefix, v_q_LF: Array, options: Options):
-    """(score_LF, start_L) of plain gradient x activation on the clean prompt; one backward pass."""
+    """(score_WLF, start_L) of plain gradient x activation on the clean prompt; one backward."""
     act_LF = prefix.act_LF.astype(v_q_LF.dtype)
     value_A, slope_ALF = joint_gradients(lm, prefix, act_LF[None], target=options.target, chunk=1)
-    return act_LF * slope_ALF[0], jnp.broadcast_to(value_A[0], (lm.config.layers,))
+    score_LF = act_LF * slope_ALF[0]
+    return jnp.stack([score_LF, score_LF]), jnp.broadcast_to(value_A[0], (lm.config.layers,))
+
+
+def lengths(example: Example, options: Options) -> tuple[int, int, int]:
+    """Bucketed tokens of (question, attacked prompt, answer); programs are made for buckets."""
+    answer = 1 if options.target == "first_token" else options.answer_tokens
+    return bucket(len(example.question), 64), bucket(len(example.attacked), 64), answer
+
+
+def plan(lm: LanguageModel, example: Example, options: Options) -> Plan:
+    """How an example of this size will be cut into programs."""
+    _, prompt, answer = lengths(example, options)
+    rows = {"layer": (options.steps + 1) * lm.config.layers, "joint": options.steps + 1}
+    total = 1 if options.method == "gradient" else rows[options.path]
+    return make_plan(lm, prompt - 1, answer, total, options.chunk)
 
 
 def attribute(lm: LanguageModel, example: Example, options: Options) -> Attribution:
     """Scores of every neuron for one example, float32 (float64 for a float64 model)."""
-    question = pad_left([example.question], bucket(len(example.question), 64))
-    attacked = pad_left([example.attacked], bucket(len(example.attacked), 64))
-    length = 1 if options.target == "first_token" else options.answer_tokens
+    question_width, attacked_width, length = lengths(example, options)
+    question = pad_left([example.question], question_width)
+    attacked = pad_left([example.attacked], attacked_width)
     answer = np.zeros(length, np.int32)
     answer[: len(example.answer)] = example.answer[:length]
     real = np.arange(length) < len(example.answer)
@@ -225,10 +254,13 @@ def attribute(lm: LanguageModel, example: Example, options: Options) -> Attribut
     v_q_LF = neurons_at_last_token(lm, *question).astype(wide)
     paths = {"layer": layer_path, "joint": joint_path}
     rule = gradient_at_end if options.method == "gradient" else paths[options.path]
-    score_LF, start_L = rule(lm, prefix, v_q_LF, options)
+    score_WLF, start_L = rule(lm, prefix, v_q_LF, options)
     end = target_at_end(lm, prefix, target=options.target)
-    arrays = jax.device_get((score_LF, v_q_LF, prefix.act_LF.astype(wide), start_L))
-    return Attribution(*map(np.asarray, arrays), end=float(end))
+    found = jax.device_get((score_WLF, v_q_LF, prefix.act_LF.astype(wide), start_L))
+    (alpha_LF, standard_LF), v_q_LF, v_pq_LF, start_L = map(np.asarray, found)
+    return Attribution(
+        alpha_LF, standard_LF, options.weighting, v_q_LF, v_pq_LF, start_L, float(end)
+    )
 
 
 @functools.partial(jax.jit, static_argnames="target")

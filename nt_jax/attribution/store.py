@@ -16,8 +16,8 @@ def save_attribution(path: Path, result: Attribution) -> None:
     partial = path.with_name(f".{path.name}.tmp")
     with partial.open("wb") as file:
         np.savez(
-            file, score=result.score_LF, v_q=result.v_q_LF, v_pq=result.v_pq_LF,
-            start=result.start_L, end=result.end,
+            file, alpha=result.alpha_LF, standard=result.standard_LF, weighting=result.weighting,
+            v_q=result.v_q_LF, v_pq=result.v_pq_LF, start=result.start_L, end=result.end,
         )  # fmt: skip
     partial.replace(path)
 
@@ -27,8 +27,9 @@ def load_attribution(path: Path) -> Attribution:
     try:
         with path.open("rb") as file, np.load(file) as saved:
             return Attribution(
-                saved["score"], saved["v_q"], saved["v_pq"], saved["start"], float(saved["end"])
-            )
+                saved["alpha"], saved["standard"], str(saved["weighting"]), saved["v_q"],
+                saved["v_pq"], saved["start"], float(saved["end"]),
+            )  # fmt: skip
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise RunError(f"{path} is damaged ({error}). Delete its folder and repeat.") from error
 
@@ -62,22 +63,29 @@ def neuron_rows(neurons: NeuronSet, scores: dict[str, np.ndarray]) -> list[dict]
     return rows
 
 
-def save_neurons(path: Path, rows: list[dict]) -> None:
-    """Write the chosen neurons as CSV."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+def save_neurons(folder: Path, rows: list[dict]) -> None:
+    """Write the chosen neurons into `folder` as neurons.csv and neurons.parquet."""
+    import datasets  # here: scores are read and neurons chosen on machines without it
+
+    with (folder / "neurons.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+    datasets.Dataset.from_list(rows).to_parquet(str(folder / "neurons.parquet"))
 
 
 def load_neurons(path: Path) -> tuple[NeuronSet, list[dict]]:
-    """(the chosen neurons in the order of their factors, the rows of the CSV)."""
+    """(the chosen neurons in the order of their factors, the rows of the CSV, numbers as such)."""
+    kinds = {"layer": int, "index": int, "rank": int, "score": float, "factor": float}
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        layer_P = np.array([int(row["layer"]) for row in rows], np.int32)
-        index_P = np.array([int(row["index"]) for row in rows], np.int32)
+            rows = [
+                {name: kinds.get(name, str)(value) for name, value in row.items()}
+                for row in csv.DictReader(file)
+            ]
+        layer_P = np.array([row["layer"] for row in rows], np.int32)
+        index_P = np.array([row["index"] for row in rows], np.int32)
         safe_P = np.array([row["set"] == "safety" for row in rows])
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, TypeError) as error:
         raise RunError(f"{path} is not a list of neurons ({error}). Repeat the run.") from error
     return NeuronSet(layer_P, index_P, safe_P), rows

@@ -87,6 +87,29 @@ def layers_png(neurons: Mapping[str, Any]) -> bytes:
         return _png(figure)
 
 
+def cumulative_png(shares: Mapping[str, Any], chosen: Mapping[str, int]) -> bytes:
+    """Share of all positive score in the n best neurons of each set, and where the choice ends."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 3.4), layout="constrained")
+        axes = figure.subplots()
+        for name, share in shares.items():
+            colour = SET_COLOURS.get(name, MODEL_COLOURS[3])
+            axes.plot(np.arange(1, len(share) + 1), share, color=colour, label=name)
+            count = min(chosen[name], len(share))
+            axes.plot(count, share[count - 1], "o", color=colour)
+            axes.annotate(
+                f"{count:,} chosen: {share[count - 1]:.0%}", (count, share[count - 1]), (8, -12),
+                textcoords="offset points", color=colour,
+            )  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_ylim(0, 1.03)
+        axes.set_title("Share of the positive score held by the best neurons")
+        axes.set_xlabel("neurons, best first")
+        axes.grid(color="#e6e6e6")
+        axes.legend(loc="lower right")
+        return _png(figure)
+
+
 def curves_png(history: Sequence[Mapping[str, Any]]) -> bytes | None:
     """Losses, and measured shares such as validation SU-F1, over epochs; None without either.
 

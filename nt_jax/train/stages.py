@@ -19,6 +19,7 @@ from nt_jax.models.scoring import answer_nll
 from nt_jax.rundir import RunDirectory
 from nt_jax.train.attribute import attribute_all
 from nt_jax.train.checkpoints import TuneState, restore
+from nt_jax.train.look import write_look
 from nt_jax.train.prepare import Records, check_prompts, pools, write_own_answers
 from nt_jax.train.session import Session
 from nt_jax.train.tune import fresh_state, full_scale, read_history, tune
@@ -43,23 +44,26 @@ def run_attribute(session: Session, directory: RunDirectory, records: Parts, fol
 
 
 def run_select(session: Session, directory: RunDirectory, records: Parts, folder: Path) -> str:
-    """The neurons to tune."""
+    """The neurons to tune, and attribution.md about where they come from."""
     counts = session.config.neurons
     scores = load_scores(directory.folder("attribute"))
     neurons, shared = select(
         scores["safety"], scores["utility"], safety=counts.safety, utility=counts.utility
     )
-    save_neurons(folder / "neurons.csv", neuron_rows(neurons, scores))
+    rows = neuron_rows(neurons, scores)
+    save_neurons(folder, rows)
+    write_look(session, directory.folder("attribute"), scores, neurons, shared, rows, folder)
     per_layer_L = np.bincount(neurons.layer_P[neurons.is_safety_P])
     return (
         f"{counts.safety} safety + {counts.utility} utility neurons ({shared} were in both: shared "
-        f"out)   most safety: layer {per_layer_L.argmax()} ({per_layer_L.max()})"
+        f"out)   most safety: layer {per_layer_L.argmax()} ({per_layer_L.max()})   "
+        f"{directory.folder('select') / 'attribution.md'}"
     )
 
 
 def run_train(session: Session, directory: RunDirectory, records: Parts, folder: Path) -> str:
-    """Algorithm 1; theta.npz holds the best factors."""
-    neurons, _ = load_neurons(directory.folder("select") / "neurons.csv")
+    """Algorithm 1; neurons.csv and neurons.parquet hold the best factors."""
+    neurons, rows = load_neurons(directory.folder("select") / "neurons.csv")
     state = tune(
         session,
         neurons,
@@ -67,6 +71,8 @@ def run_train(session: Session, directory: RunDirectory, records: Parts, folder:
         Validation.of(records["validation"]),
         folder,
     )
+    factors = np.asarray(state.best_P).tolist()
+    save_neurons(folder, [{**row, "factor": f} for row, f in zip(rows, factors, strict=True)])
     history = [row for row in read_history(folder, int(state.best_epoch)) if "loss" in row]
     first, last = history[0], history[-1]
     return (
@@ -144,8 +150,6 @@ def run_report(session: Session, directory: RunDirectory, records: Parts, folder
             rows += [perplexity_row(dataset, m, np.array(pairs)) for m, pairs in models.items()]
     _, neurons = load_neurons(directory.folder("select") / "neurons.csv")
     columns = {name: [row[name] for row in neurons] for name in ("layer", "index", "set", "score")}
-    columns |= {name: list(map(int, columns[name])) for name in ("layer", "index")}
-    columns["score"] = list(map(float, columns["score"]))
     facts = directory.facts()
     train = directory.folder("train")
     best = best_state(session.config, directory.folder("select"), train)

@@ -9,7 +9,9 @@ from nt_jax.eval.suf1 import su_f1
 from nt_jax.train.prepare import Records, refusals
 from nt_jax.train.session import Session
 
-ROWS = 40  # of each kind at most; validation decodes them again and again
+# At most; validation decodes them again and again. Harmless ones are the bound, in small steps.
+HARMFUL_ROWS = 40
+HARMLESS_ROWS = 100
 NEW_TOKENS = 32  # a refusal shows in its first sentences
 
 
@@ -24,8 +26,8 @@ class Validation:
     @classmethod
     def of(cls, records: Records) -> "Validation":
         """The validation prompts of the held-out split."""
-        harmful = [record.request for record in records.harmful[:ROWS]]
-        harmless = [record.request for record in records.harmless[:ROWS]]
+        harmful = [record.request for record in records.harmful[:HARMFUL_ROWS]]
+        harmless = [record.request for record in records.harmless[:HARMLESS_ROWS]]
         return cls(harmful, records.attacked(harmful), harmless)
 
     def __len__(self) -> int:

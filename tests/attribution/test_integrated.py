@@ -20,6 +20,7 @@ EXAMPLE = Example(
 TEXT = np.array(EXAMPLE.attacked), np.array(EXAMPLE.answer)
 FEW = Options(steps=4, answer_tokens=6)  # longer than the answer: the last column is padding
 TARGETS = ("mean_logprob", "first_token", "sum_logprob")
+WEIGHTINGS = ("alpha", "standard")
 
 
 @functools.cache
@@ -127,8 +128,21 @@ def test_standard_scores_of_a_layer_sum_to_the_change_of_the_target(x64, target)
     errors = [r.completeness_L.max() / np.abs(r.end - r.start_L).max() for r in (few, many)]
     assert errors[1] < 0.01
     assert errors[0] / errors[1] > 10  # the midpoint rule: four times the steps, 1/16 the error
-    alpha = attribute(lm, EXAMPLE, options(target=target, steps=16))  # Eq. 4 as printed does not
-    assert (alpha.completeness_L / np.abs(alpha.end - alpha.start_L)).max() > 0.05
+    change_L = many.end - many.start_L
+    np.testing.assert_array_equal(many.score_LF, many.standard_LF)
+    # Eq. 4 as printed does not.
+    assert (np.abs(many.alpha_LF.sum(axis=1) - change_L) / np.abs(change_L)).max() > 0.05
+
+
+@pytest.mark.parametrize("path", ["layer", "joint"])
+def test_one_pass_gives_both_weightings(x64, path):
+    lm = model(jnp.float64)
+    one, two = (attribute(lm, EXAMPLE, options(path=path, weighting=w)) for w in WEIGHTINGS)
+    np.testing.assert_array_equal(one.alpha_LF, two.alpha_LF)
+    np.testing.assert_array_equal(one.standard_LF, two.standard_LF)
+    np.testing.assert_array_equal(one.score_LF, one.alpha_LF)
+    np.testing.assert_array_equal(two.score_LF, two.standard_LF)
+    assert relative(one.score_LF, two.score_LF) > 0.01
 
 
 def test_standard_scores_of_all_layers_sum_along_the_joint_path(x64):

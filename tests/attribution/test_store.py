@@ -1,5 +1,6 @@
 """Scores and neurons survive the disk; damage is named."""
 
+import datasets
 import numpy as np
 import pytest
 
@@ -19,17 +20,20 @@ SHAPE = (2, 6)
 
 
 def example(seed: int) -> Attribution:
-    score_LF, v_q_LF, v_pq_LF = np.random.default_rng(seed).normal(size=(3, *SHAPE)).astype("f4")
-    return Attribution(score_LF, v_q_LF, v_pq_LF, score_LF[:, 0], 0.5)
+    alpha_LF, standard_LF, v_q_LF, v_pq_LF = (
+        np.random.default_rng(seed).normal(size=(4, *SHAPE)).astype("f4")
+    )
+    return Attribution(alpha_LF, standard_LF, "alpha", v_q_LF, v_pq_LF, alpha_LF[:, 0], 0.5)
 
 
 def test_an_attribution_comes_back_as_it_was(tmp_path):
     saved = example(0)
     save_attribution(tmp_path / "safety-000.npz", saved)
     loaded = load_attribution(tmp_path / "safety-000.npz")
-    for name in ("score_LF", "v_q_LF", "v_pq_LF", "start_L"):
+    for name in ("alpha_LF", "standard_LF", "v_q_LF", "v_pq_LF", "start_L"):
         np.testing.assert_array_equal(getattr(loaded, name), getattr(saved, name))
-    assert loaded.end == 0.5
+    assert loaded.end == 0.5 and loaded.weighting == "alpha"
+    np.testing.assert_array_equal(loaded.score_LF, saved.alpha_LF)
     assert [path.name for path in tmp_path.iterdir()] == ["safety-000.npz"]
 
 
@@ -46,14 +50,14 @@ def test_scores_are_the_mean_of_each_set_every_example_alike(tmp_path):
 def test_neurons_come_back_in_the_order_of_their_factors(tmp_path):
     scores = {"safety": example(1).score_LF, "utility": example(2).score_LF}
     neurons, _ = select(scores["safety"], scores["utility"], safety=3, utility=4)
-    save_neurons(tmp_path / "neurons.csv", neuron_rows(neurons, scores))
+    save_neurons(tmp_path, neuron_rows(neurons, scores))
     loaded, rows = load_neurons(tmp_path / "neurons.csv")
     for name in ("layer_P", "index_P", "is_safety_P"):
         np.testing.assert_array_equal(getattr(loaded, name), getattr(neurons, name))
-    assert [row["rank"] for row in rows] == ["1", "2", "3", "1", "2", "3", "4"]
+    assert [row["rank"] for row in rows] == [1, 2, 3, 1, 2, 3, 4]
     for row in rows:
-        expected = scores[row["set"]][int(row["layer"]), int(row["index"])]
-        assert float(row["score"]) == expected
+        assert row["score"] == scores[row["set"]][row["layer"], row["index"]]
+    assert datasets.Dataset.from_parquet(str(tmp_path / "neurons.parquet")).to_list() == rows
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"no archive"])

@@ -63,8 +63,11 @@ def test_every_stage_is_marked_done_and_nothing_is_left_over(finished):
 
 def test_the_promised_files_are_there(finished):
     for name in (
-        "attribute/safety-000.npz", "attribute/utility-001.npz", "select/neurons.csv",
-        "train/metrics.jsonl", "export/hf/config.json", "export/hf/tokenizer.json",
+        "attribute/safety-000.npz", "attribute/utility-001.npz", "attribute/scores.npz",
+        "attribute/completeness.csv", "attribute/examples.json", "select/neurons.csv",
+        "select/neurons.parquet", "select/attribution.md", "select/layers.png",
+        "select/cumulative.png", "train/neurons.csv", "train/metrics.jsonl",
+        "export/hf/config.json", "export/hf/tokenizer.json",
         "export/hf/generation_config.json", "export/export.json", "eval/answers.jsonl",
         "report/report.md", "report/report.html", "report/results.json",
     ):  # fmt: skip
@@ -173,7 +176,7 @@ def test_neurons_are_the_best_of_the_scores_on_disk(finished, neurons):
     assert len({*sets["safety"], *sets["utility"]}) == small.NEURONS
     scores = {}
     for name, file in (("safety", "safety-000.npz"), ("utility", "utility-001.npz")):
-        score_LF = np.load(finished.folder / "attribute" / file)["score"]
+        score_LF = np.load(finished.folder / "attribute" / file)["alpha"]
         scores[name] = score_LF / np.abs(score_LF).max()
         rows = [row for row in neurons if row["set"] == name]
         assert [int(row["rank"]) for row in rows] == list(range(1, len(rows) + 1))

@@ -96,7 +96,7 @@ def test_attribution_goes_on_after_its_last_whole_example(finished, tmp_path):
     with mock.patch.object(attribute, "attribute", wraps=attribute.attribute) as again:
         small.carry_on(config, until="attribute")
     assert again.call_count == 1
-    scores = {file.name: dict(np.load(file)) for file in (folder / "attribute").glob("*.npz")}
+    scores = {file.name: dict(np.load(file)) for file in (folder / "attribute").glob("*-*.npz")}
     assert scores.keys() == {"safety-000.npz", "utility-001.npz"}
     for name, arrays in scores.items():
         whole = dict(np.load(finished.folder / "attribute" / name))

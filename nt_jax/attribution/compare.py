@@ -1,0 +1,61 @@
+"""How alike two attributions are, and how concentrated one is. Plain numpy."""
+
+from itertools import combinations
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import spearmanr
+
+from nt_jax.attribution.select import ranking
+
+
+def rank_correlation(one_LF: Float[np.ndarray, "L F"], other_LF: Float[np.ndarray, "L F"]) -> float:
+    """Spearman's rank correlation over all neurons, -1..1; NaN where one side is constant."""
+    if min(np.ptp(one_LF), np.ptp(other_LF)) == 0:
+        return float("nan")
+    correlation, _ = spearmanr(one_LF.ravel(), other_LF.ravel())
+    return float(correlation)
+
+
+def overlap(
+    one_LF: Float[np.ndarray, "L F"], other_LF: Float[np.ndarray, "L F"], count: int
+) -> float:
+    """Share of the `count` best neurons of one side that are among those of the other, 0..1."""
+    best, other = (ranking(score_LF)[:count] for score_LF in (one_LF, other_LF))
+    return float(np.intersect1d(best, other).size / max(1, count))
+
+
+def between_examples(score_ELF: Float[np.ndarray, "E L F"]) -> float:
+    """Mean rank correlation over all pairs of examples; NaN for fewer than two."""
+    pairs = [rank_correlation(a, b) for a, b in combinations(score_ELF, 2)]
+    return float(np.mean(pairs)) if pairs else float("nan")
+
+
+def cumulative_share(score_LF: Float[np.ndarray, "L F"]) -> Float[np.ndarray, " LF"]:
+    """Share of all positive score that the n best neurons hold, for n = 1, 2, ...; ends at 1."""
+    positive = np.maximum(score_LF.ravel()[ranking(score_LF)], 0).astype(np.float64)
+    total = positive.sum()
+    return np.cumsum(positive) / (total if total > 0 else 1.0)
+
+
+def neurons_for(share: float, score_LF: Float[np.ndarray, "L F"]) -> int:
+    """How many of the best neurons hold `share` of all positive score."""
+    return int(np.searchsorted(cumulative_share(score_LF), share) + 1)
+
+
+def summarise(
+    alpha_ELF: np.ndarray, standard_ELF: np.ndarray, chosen_LF: np.ndarray, count: int
+) -> dict[str, float]:
+    """What a reader asks of one set's attribution over E examples, `count` neurons being chosen.
+
+    `chosen_LF` are the scores that selection ranks: the mean over examples in one weighting.
+    """
+    pairs = list(zip(alpha_ELF, standard_ELF, strict=True))
+    return {
+        "examples": len(pairs),
+        "between_examples": between_examples(standard_ELF),
+        "between_weightings": float(np.mean([rank_correlation(*pair) for pair in pairs])),
+        "best_in_both_weightings": float(np.mean([overlap(*pair, count) for pair in pairs])),
+        "neurons_for_half": neurons_for(0.5, chosen_LF),
+        "share_of_chosen": float(cumulative_share(chosen_LF)[min(count, chosen_LF.size) - 1]),
+    }
