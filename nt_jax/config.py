@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 Target = Literal["mean_logprob", "first_token", "sum_logprob"]
 Factor = Annotated[float, Field(ge=-1000, le=1000)]
 AttackType = Literal["pretending", "attention shifting", "privilege escalation", "emotion"]
-EvalDataset = Literal["demo_attack", "demo_direct", "demo_harmless"]
+EvalDataset = Literal["demo_attack", "demo_direct", "demo_harmless", "demo_harmless_attack"]
 
 
 class Frozen(BaseModel):
@@ -285,7 +285,7 @@ class EvalConfig(Frozen):
     """What is measured before and after."""
 
     datasets: tuple[EvalDataset, ...] = Field(
-        default=("demo_attack", "demo_direct", "demo_harmless"),
+        default=("demo_attack", "demo_direct", "demo_harmless", "demo_harmless_attack"),
         min_length=1,
         description="test sets; none of their requests or attacks occurs in tuning",
     )

@@ -261,7 +261,7 @@ def test_help_names_every_key_with_its_default():
         assert f"  {key}=" in text
     assert "neurons.safety=500   (>= 1)" in text
     assert "tune.order=2   (2 or 1)" in text
-    assert "eval.datasets=[demo_attack, demo_direct, demo_harmless]" in text
+    assert "eval.datasets=[demo_attack, demo_direct, demo_harmless, demo_harmless_attack]" in text
     assert max(map(len, text.splitlines())) <= 110
 
 

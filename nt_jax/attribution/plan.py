@@ -7,10 +7,10 @@ import jax
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.runinfo import memory_bytes
 
-# Tokens per matrix product beyond which more rows gain nothing, measured: on two CPU cores
-# (benchmarks/attribution.py, docs/attribution.md) and on an H100.
-BUSY_TOKENS = {"cpu": 512}
-BUSY_TOKENS_ELSEWHERE = 16384
+# Tokens per matrix product below which a program takes no less time: measured on two CPU cores
+# (docs/attribution.md); elsewhere what hides the reading of the weights, several times over.
+BUSY_TOKENS = {"cpu": 128}
+BUSY_TOKENS_ELSEWHERE = 2048
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +50,30 @@ def row_bytes(lm: LanguageModel, prompt: int, answer: int) -> int:
 
 
 def make_plan(lm: LanguageModel, prompt: int, answer: int, total: int, chunk: int = 0) -> Plan:
-    """As many of `total` rows a program as keep the device busy and fit half of its free memory.
+    """The rows per program that take the least time in half of the device's free memory.
 
-    `chunk`: rows per program asked for by the user, 0 for none. The prompt's own keys and values
-    are shared by all rows.
+    A program starts at the layer of its first row, so many rows waste work on layers below their
+    own, and few leave the device idle. `total` rows are in order of their layers, equally many
+    each. `chunk`: rows per program asked for by the user, 0 for none. The prompt's own keys and
+    values are shared by all rows.
     """
     free, each = free_bytes(), row_bytes(lm, prompt, answer)
-    busy = BUSY_TOKENS.get(jax.local_devices()[0].platform, BUSY_TOKENS_ELSEWHERE)
-    rows = min(total, chunk or max(1, min(free // 2 // each, busy // answer)))
+    fit = max(1, min(total, free // 2 // each))
+    even = {-(-total // programs) for programs in range(1, min(total, 256) + 1)}
+    candidates = sorted(rows for rows in even if rows <= fit) or [fit]
+    cost = {rows: work(lm, rows, answer, total) for rows in candidates}
+    rows = min(total, chunk) if chunk else min(candidates, key=lambda rows: cost[rows])
     return Plan(total, rows, rows * each, free)
+
+
+def work(lm: LanguageModel, rows: int, answer: int, total: int) -> float:
+    """Token-layers that programs of `rows` rows run, an idle device's included."""
+    config = lm.config
+    per_layer = sum(leaf.size for leaf in jax.tree.leaves(lm.module().blocks)) / config.layers
+    head = config.vocab_size * config.width / per_layer  # in layers
+    busy = BUSY_TOKENS.get(jax.local_devices()[0].platform, BUSY_TOKENS_ELSEWHERE)
+    layers = 0.0
+    for first in range(0, total, rows):
+        low = min(first, total - rows)
+        layers += config.layers - low * config.layers // total + head
+    return max(rows * answer, busy) * layers

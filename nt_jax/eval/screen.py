@@ -11,6 +11,7 @@ LABELS = {
     "demo_attack": "unseen attacks",
     "demo_direct": "direct harmful requests",
     "demo_harmless": "harmless requests",
+    "demo_harmless_attack": "harmless, in attacks",
 }
 SIGNIFICANCE = 0.05
 WITHIN_NOISE = "within noise"

@@ -5,10 +5,12 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from nt_jax.data.records import AttackTemplate
+from nt_jax.data.records import HarmfulRequest, HarmlessRequest
 from nt_jax.data.sources import load_harmful, load_harmless, load_templates
 from nt_jax.errors import RunError
 from nt_jax.eval.refusal import Judge
+
+HARMLESS_IN_ATTACKS = 60  # three per template
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,17 +30,7 @@ class TestPrompt:
 
 def demo_attack() -> list[TestPrompt]:
     """Each test request inside one test template; neither occurs in tuning."""
-    requests, templates = load_harmful("demo", "test"), load_templates("demo", "test")
-    prompts = []
-    for place, record in enumerate(requests):
-        template: AttackTemplate = templates[place % len(templates)]
-        prompts.append(
-            TestPrompt(
-                "demo_attack", record.id, record.request, template.apply(record.request), True,
-                template.id, template.types,
-            )
-        )  # fmt: skip
-    return prompts
+    return _inside_attacks("demo_attack", load_harmful("demo", "test"), True)
 
 
 def demo_direct() -> list[TestPrompt]:
@@ -53,10 +45,34 @@ def demo_harmless() -> list[TestPrompt]:
     return [TestPrompt("demo_harmless", row.id, row.request, row.request, False) for row in rows]
 
 
+def demo_harmless_attack() -> list[TestPrompt]:
+    """Harmless test requests inside the test templates: does a model read past the attack?"""
+    rows = load_harmless("demo", "test")[:HARMLESS_IN_ATTACKS]
+    return _inside_attacks("demo_harmless_attack", rows, False)
+
+
+def _inside_attacks(
+    dataset: str, rows: Sequence[HarmfulRequest | HarmlessRequest], harmful: bool
+) -> list[TestPrompt]:
+    """Each request inside one test template, all templates used equally often."""
+    templates = load_templates("demo", "test")
+    prompts = []
+    for place, row in enumerate(rows):
+        template = templates[place % len(templates)]
+        prompts.append(
+            TestPrompt(
+                dataset, row.id, row.request, template.apply(row.request), harmful,
+                template.id, template.types,
+            )
+        )  # fmt: skip
+    return prompts
+
+
 DATASETS: dict[str, Callable[[], list[TestPrompt]]] = {
     "demo_attack": demo_attack,
     "demo_direct": demo_direct,
     "demo_harmless": demo_harmless,
+    "demo_harmless_attack": demo_harmless_attack,
 }
 
 

@@ -18,18 +18,31 @@ def lm():
 
 def test_little_memory_means_few_rows_and_none_means_one(lm, monkeypatch):
     each = plan.row_bytes(lm, 100, 4)
+    monkeypatch.setattr(plan, "BUSY_TOKENS", {"cpu": 1000})  # else fewer rows would do
     for free, rows in ((20 * each, 10), (2 * each, 1), (0, 1)):
         monkeypatch.setattr(plan, "free_bytes", lambda n=free: n)
         found = plan.make_plan(lm, 100, 4, 40)
         assert found.rows == rows and found.bytes_taken == rows * each
 
 
-def test_no_more_rows_than_keep_the_device_busy_or_than_there_are(lm, monkeypatch):
+def test_rows_keep_the_device_busy_but_do_not_start_below_their_layers(lm, monkeypatch):
     monkeypatch.setattr(plan, "free_bytes", lambda: 10**15)
-    busy = plan.BUSY_TOKENS["cpu"]
-    assert plan.make_plan(lm, 100, 4, 10**6).rows == busy // 4
-    assert plan.make_plan(lm, 100, 4, 7).rows == 7
-    assert plan.make_plan(lm, 100, 10 * busy, 7).rows == 1
+    total = 10 * lm.config.layers
+    rows = {}
+    for busy in (1, 10**6):
+        monkeypatch.setattr(plan, "BUSY_TOKENS", {"cpu": busy})
+        rows[busy] = plan.make_plan(lm, 100, 4, total).rows
+    assert rows[1] <= 10  # a layer's nodes or fewer: no work below any row's layer
+    assert rows[10**6] == total
+
+
+def test_the_work_of_a_program_is_counted_from_its_first_row(lm, monkeypatch):
+    monkeypatch.setattr(plan, "BUSY_TOKENS", {"cpu": 1})
+    layers = lm.config.layers
+    one, split = plan.work(lm, 10 * layers, 4, 10 * layers), plan.work(lm, 10, 4, 10 * layers)
+    head = one / (10 * layers * 4) - layers
+    below = sum(range(layers))
+    assert split == pytest.approx(10 * 4 * (layers * layers - below + layers * head))
 
 
 def test_the_user_may_set_the_rows(lm):

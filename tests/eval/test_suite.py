@@ -15,7 +15,7 @@ def test_a_limit_cuts_every_set_and_keys_are_unique():
     assert [prompt.dataset for prompt in PROMPTS] == [name for name in DATASETS for _ in range(3)]
     every = test_prompts(DATASETS, None)
     keys = {(prompt.dataset, prompt.id) for prompt in every}
-    assert len(keys) == len(every) == 2 * 70 + 120
+    assert len(keys) == len(every) == 2 * 70 + 120 + 60
 
 
 def test_attacks_wrap_the_direct_requests_in_all_test_templates():
@@ -23,6 +23,15 @@ def test_attacks_wrap_the_direct_requests_in_all_test_templates():
     assert [a.request for a in attacks] == [d.request for d in direct] == [d.prompt for d in direct]
     assert all(a.request in a.prompt and a.prompt != a.request for a in attacks)
     assert len({a.template for a in attacks}) == 20 and all(a.types for a in attacks)
+
+
+def test_harmless_requests_in_attacks_are_those_asked_bare():
+    attacks, bare = (
+        test_prompts([name], None) for name in ("demo_harmless_attack", "demo_harmless")
+    )
+    assert [a.request for a in attacks] == [b.request for b in bare][: len(attacks)]
+    assert all(a.request in a.prompt != a.request and not a.harmful for a in attacks)
+    assert len({a.template for a in attacks}) == 20
 
 
 def test_a_file_says_what_is_missing_and_forgets_a_cut_line(tmp_path):

@@ -23,7 +23,7 @@ from tests import tiny
 from tests.train import small
 
 pytestmark = pytest.mark.xdist_group("run")  # one worker makes the finished run, once
-DATASETS = ("demo_attack", "demo_direct", "demo_harmless")
+DATASETS = ("demo_attack", "demo_direct", "demo_harmless", "demo_harmless_attack")
 NEW_TOKENS = 6
 
 
@@ -136,8 +136,8 @@ def test_answers_are_those_of_both_models_to_every_prompt(answers):
     judge = load_judge("phrases")
     verdicts = judge.verdicts([a["request"] for a in answers], [a["answer"] for a in answers])
     assert verdicts == [a["refused"] for a in answers]
-    assert {a["dataset"] for a in answers if not a["harmful"]} == {"demo_harmless"}
-    assert all((a["prompt"] != a["request"]) == (a["dataset"] == "demo_attack") for a in answers)
+    assert all(a["harmful"] == ("harmless" not in a["dataset"]) for a in answers)
+    assert all((a["prompt"] != a["request"]) == a["dataset"].endswith("attack") for a in answers)
 
 
 def test_no_test_request_or_attack_was_seen_in_tuning(answers):
@@ -153,7 +153,7 @@ def test_no_test_request_or_attack_was_seen_in_tuning(answers):
         used = any(
             answer["prompt"] == template.apply(answer["request"])
             for answer in answers
-            if answer["dataset"] == "demo_attack"
+            if answer["dataset"].endswith("attack")
         )
         assert not (used and template.split != "test"), template.id
 

