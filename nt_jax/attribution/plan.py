@@ -43,7 +43,7 @@ def row_bytes(lm: LanguageModel, prompt: int, answer: int) -> int:
     """Bytes that a row of `answer` suffix tokens behind `prompt` tokens takes at its worst."""
     config = lm.config
     item = lm.module().embed[...].dtype.itemsize
-    kept = item * config.layers * config.width  # each layer's input, for the reverse pass
+    kept = item * config.layers * (config.width + 2 * config.neurons)  # for the reverse pass
     working = item * (8 * config.neurons + 12 * config.width) + 12 * config.vocab_size
     scores = 12 * config.heads * (prompt + answer)
     return answer * (kept + working + scores)

@@ -9,7 +9,6 @@ S prompt tokens before the last one, R rows (one per patched layer and interpola
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +17,13 @@ from jaxtyping import Array, Float
 
 from nt_jax.models.rope import rotary_tables
 from nt_jax.models.transformer import (
+    Block,
     LanguageModel,
     attend,
     forward,
     positions,
-    run_block,
+    rms_norm,
+    run_attention,
     token_log_probs,
     unembed,
 )
@@ -76,32 +77,46 @@ def layer_of(tree, index: Array):
     return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, index, keepdims=False), tree)
 
 
-def suffix_block(lm: LanguageModel, prefix: Prefix, index: Array, x_TD: Array) -> Array:
-    """The suffix residual stream after layer `index`, attending to the prefix and to itself."""
+def _block(lm: LanguageModel, index: Array) -> Block:
+    """The weights of one layer, `index` traced."""
     graphdef, stacked = nnx.split(lm.module().blocks)
-    block = nnx.merge(graphdef, layer_of(stacked, index))
+    return nnx.merge(graphdef, layer_of(stacked, index))
+
+
+def _attention(lm: LanguageModel, prefix: Prefix, block: Block, index: Array, x_TD: Array) -> Array:
+    """The stream after the layer's attention, to the prefix and to the suffix itself; [1, T, D]."""
     past_k, past_v = layer_of((prefix.keys_LSKH, prefix.values_LSKH), index)
 
     def mix(q: Array, k: Array, v: Array) -> Array:
         return attend(q, [past_k, k], [past_v, v], [prefix.mask_TS, prefix.own_mask_TT])
 
     rotary = (prefix.cos_TH, prefix.sin_TH)
-    return run_block(block, x_TD[None], rotary, lm.config.rms_eps, mix)[0][0]
+    return run_attention(block, x_TD[None], rotary, lm.config.rms_eps, mix)
 
 
 def _run(lm: LanguageModel, prefix: Prefix, begin: Array, enter: Array, x_TD: Array):
-    """(x_TD after the last layer, the input of each layer [L, T, D])."""
-    layers = lm.config.layers
+    """(x_TD after the last layer, what each layer keeps for the way back)."""
+    layers, width = lm.config.layers, lm.config.neurons
 
-    def body(index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        now_TD, input_LTD = carry
+    def body(index: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        now_TD, input_LTD, inputs_LGTF = carry
         now_TD = jnp.where(index == enter, x_TD, now_TD)
-        input_LTD = jax.lax.dynamic_update_index_in_dim(input_LTD, now_TD, index, 0)
-        return suffix_block(lm, prefix, index, now_TD), input_LTD
+        block = _block(lm, index)
+        mid_BTD = _attention(lm, prefix, block, index, now_TD)
+        normed_BTD = rms_norm(mid_BTD, block.mlp_norm[...], lm.config.rms_eps)
+        gate_BTF, up_BTF = block.mlp.inputs(normed_BTD)
+        put = jax.lax.dynamic_update_index_in_dim
+        input_LTD = put(input_LTD, now_TD, index, 0)
+        inputs_LGTF = put(inputs_LGTF, jnp.concatenate([gate_BTF, up_BTF]), index, 0)
+        after_BTD = mid_BTD + block.mlp.project(block.mlp.fire(gate_BTF, up_BTF))
+        return after_BTD[0], input_LTD, inputs_LGTF
 
     blank_LTD = jnp.zeros((layers, *x_TD.shape), x_TD.dtype)
-    last_TD, input_LTD = jax.lax.fori_loop(begin, jnp.int32(layers), body, (x_TD, blank_LTD))
-    return jnp.where(enter == layers, x_TD, last_TD), input_LTD
+    blank_LGTF = jnp.zeros((layers, 2, x_TD.shape[0], width), x_TD.dtype)
+    last_TD, *kept = jax.lax.fori_loop(
+        begin, jnp.int32(layers), body, (x_TD, blank_LTD, blank_LGTF)
+    )
+    return jnp.where(enter == layers, x_TD, last_TD), tuple(kept)
 
 
 @jax.custom_vjp
@@ -110,26 +125,40 @@ def run_from(lm: LanguageModel, prefix: Prefix, begin: Array, enter: Array, x_TD
 
     `begin` <= `enter` is where the loop starts for all rows of a batch: one compiled program serves
     every group of layers. What a row computes before it enters is thrown away. The loop's length is
-    traced, so its reverse pass is written here: layer by layer, recomputing each from its input.
+    traced, so its reverse pass is written here, layer by layer; of what a layer computes it keeps
+    the stream and the neurons' inputs (three quarters of the work) and repeats the attention.
     """
     return _run(lm, prefix, begin, enter, x_TD)[0]
 
 
 def _run_forward(lm: LanguageModel, prefix: Prefix, begin: Array, enter: Array, x_TD: Array):
-    last_TD, input_LTD = _run(lm, prefix, begin, enter, x_TD)
-    return last_TD, (lm, prefix, begin, enter, input_LTD)
+    last_TD, kept = _run(lm, prefix, begin, enter, x_TD)
+    return last_TD, (lm, prefix, begin, enter, kept)
+
+
+def _layer_backward(lm: LanguageModel, prefix: Prefix, index: Array, kept: tuple, flow_TD: Array):
+    """The cotangent of a layer's input stream, given that of its output."""
+    block, flow_BTD = _block(lm, index), flow_TD[None]
+    x_TD, (gate_TF, up_TF) = kept[0][index], kept[1][index]
+    mid_BTD, pull_attention = jax.vjp(lambda x: _attention(lm, prefix, block, index, x), x_TD)
+    act_BTF, pull_fire = jax.vjp(block.mlp.fire, gate_TF[None], up_TF[None])
+    normed_BTD, pull_norm = jax.vjp(
+        lambda x: rms_norm(x, block.mlp_norm[...], lm.config.rms_eps), mid_BTD
+    )
+    (flow_BTF,) = jax.linear_transpose(block.mlp.project, act_BTF)(flow_BTD)
+    (flow_normed_BTD,) = jax.linear_transpose(block.mlp.inputs, normed_BTD)(pull_fire(flow_BTF))
+    return pull_attention(flow_BTD + pull_norm(flow_normed_BTD)[0])[0]
 
 
 def _run_backward(residuals: tuple, cotangent_TD: Array):
-    lm, prefix, begin, enter, input_LTD = residuals
+    lm, prefix, begin, enter, kept = residuals
     layers = lm.config.layers
     zero_TD = jnp.zeros_like(cotangent_TD)
 
     def body(step: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         flow_TD, caught_TD = carry
         index = layers - 1 - step
-        _, pull = jax.vjp(functools.partial(suffix_block, lm, prefix, index), input_LTD[index])
-        flow_TD = pull(flow_TD)[0]
+        flow_TD = _layer_backward(lm, prefix, index, kept, flow_TD)
         entered = index == enter
         return jnp.where(entered, zero_TD, flow_TD), caught_TD + jnp.where(entered, flow_TD, 0)
 

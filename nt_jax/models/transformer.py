@@ -73,8 +73,15 @@ class Mlp(nnx.Module):
 
     def neurons(self, x_BTD: Array) -> Array:
         """Scaled activations act_BTF: what enters the down projection, the paper's neurons."""
+        return self.fire(*self.inputs(x_BTD))
+
+    def inputs(self, x_BTD: Array) -> tuple[Array, Array]:
+        """(gate_BTF, up_BTF), linear in x."""
         gate_BTF = jnp.einsum("BTD,DF->BTF", x_BTD, self.gate[...])
-        up_BTF = jnp.einsum("BTD,DF->BTF", x_BTD, self.up[...])
+        return gate_BTF, jnp.einsum("BTD,DF->BTF", x_BTD, self.up[...])
+
+    def fire(self, gate_BTF: Array, up_BTF: Array) -> Array:
+        """act_BTF of a neuron's two inputs."""
         act_BTF = jax.nn.silu(gate_BTF) * up_BTF
         scale_F = self.scale[...]
         return (act_BTF.astype(scale_F.dtype) * scale_F[None, None]).astype(act_BTF.dtype)
@@ -203,10 +210,21 @@ def run_block(
     mix: Callable[[Array, Array, Array], Array],
 ) -> tuple[Array, Array]:
     """(next x_BTD, act_BTF) of one layer; `mix(q, k, v)` says which keys the queries attend to."""
-    q, k, v = block.attn.project(rms_norm(x_BTD, block.attn_norm[...], eps), *rotary, eps)
-    x_BTD = x_BTD + jnp.einsum("BTNH,NHD->BTD", mix(q, k, v), block.attn.o[...])
+    x_BTD = run_attention(block, x_BTD, rotary, eps, mix)
     act_BTF = block.mlp.neurons(rms_norm(x_BTD, block.mlp_norm[...], eps))
     return x_BTD + block.mlp.project(act_BTF), act_BTF
+
+
+def run_attention(
+    block: Block,
+    x_BTD: Array,
+    rotary: tuple[Array, Array],
+    eps: float,
+    mix: Callable[[Array, Array, Array], Array],
+) -> Array:
+    """The residual stream after the attention half of a layer."""
+    q, k, v = block.attn.project(rms_norm(x_BTD, block.attn_norm[...], eps), *rotary, eps)
+    return x_BTD + jnp.einsum("BTNH,NHD->BTD", mix(q, k, v), block.attn.o[...])
 
 
 def positions(mask_BT: Bool[Array, "B T"]) -> Int[Array, "B T"]:

@@ -126,7 +126,8 @@ def test_answers_to_the_test_sets_go_on_after_the_last_batch(finished, tmp_path)
         file.write('{"dataset": "demo_attack", "id": "cut off h')
     with mock.patch.object(AnswerFile, "add", add_and_count):
         small.carry_on(config)
-    assert len(asked) == 3 * small.PROMPTS - config.eval.batch_size
+    every = len(config.eval.datasets) * small.PROMPTS
+    assert len(asked) == every - config.eval.batch_size
     for name in ("eval/answers.jsonl", "report/results.json"):
         assert (folder / name).read_bytes() == (finished.folder / name).read_bytes(), name
 
