@@ -11,7 +11,7 @@ from nt_jax.train.session import Session
 
 # At most; validation decodes them again and again. Harmless ones are the bound, in small steps.
 HARMFUL_ROWS = 40
-HARMLESS_ROWS = 100
+HARMLESS_ROWS = 120
 NEW_TOKENS = 32  # a refusal shows in its first sentences
 
 
