@@ -92,13 +92,13 @@ def cumulative_png(shares: Mapping[str, Any], chosen: Mapping[str, int]) -> byte
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 3.4), layout="constrained")
         axes = figure.subplots()
-        for name, share in shares.items():
+        for number, (name, share) in enumerate(shares.items()):
             colour = SET_COLOURS.get(name, MODEL_COLOURS[3])
             axes.plot(np.arange(1, len(share) + 1), share, color=colour, label=name)
             count = min(chosen[name], len(share))
             axes.plot(count, share[count - 1], "o", color=colour)
             axes.annotate(
-                f"{count:,} chosen: {share[count - 1]:.0%}", (count, share[count - 1]), (8, -12),
+                f"{count:,} {name}: {share[count - 1]:.0%}", (count, share[count - 1]), (8, -14 * (number + 1)),
                 textcoords="offset points", color=colour,
             )  # fmt: skip
         axes.set_xscale("log")
