@@ -109,11 +109,11 @@ def compare(lm, twin, item: Example, target: str, args: argparse.Namespace) -> d
     first, ours, result = timed(lambda: attribute(lm, item, options), args.repeats)
     answer = item.answer[:1] if target == "first_token" else item.answer
     cosines, theirs, chosen = [], [], spread(lm.config.layers, args.layers)
+    prompts = (item.question, item.attacked, answer)
+    ircan_torch.layer_scores(twin, *prompts, lm.config.layers - 1, args.steps, args.torch_rows)
     for layer in chosen:
         start = time.perf_counter()
-        score_F = ircan_torch.layer_scores(
-            twin, item.question, item.attacked, answer, layer, args.steps, args.torch_rows
-        )
+        score_F = ircan_torch.layer_scores(twin, *prompts, layer, args.steps, args.torch_rows)
         theirs.append(time.perf_counter() - start)
         mine_F = result.score_LF[layer]
         cosines.append(float(mine_F @ score_F / (np.linalg.norm(mine_F) * np.linalg.norm(score_F))))
