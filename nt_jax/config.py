@@ -153,7 +153,8 @@ class TuneConfig(Frozen):
     meta_lr: float = Field(
         default=0.03,
         gt=0,
-        description="Adam step size of the outer update; falls to a tenth along a half cosine",
+        description="by how much an outer update moves a factor (root mean square under a metric, "
+        "else Adam's step); falls to a tenth along a half cosine",
     )
     safety_weight: float = Field(
         default=0.5,
@@ -176,6 +177,18 @@ class TuneConfig(Frozen):
     )
     factor_max: float = Field(
         default=4.0, ge=-1000, le=1000, description="no factor goes above this"
+    )
+    metric_requests: int = Field(
+        default=0,
+        ge=0,
+        description="harmless training requests that the outer update must not move: it divides the "
+        "meta-gradient by what it does to their answers and refusals; 0 = Adam instead",
+    )
+    metric_damping: float = Field(
+        default=0.0015,
+        gt=0,
+        description="how much movement of harmless requests the outer update tolerates. Lower: "
+        "fewer of them refused, slower learning",
     )
     clip_norm: float = Field(default=1.0, gt=0, description="largest norm of a meta-gradient")
     global_batch: int = Field(default=8, ge=1, description="prompts of an outer batch")

@@ -5,6 +5,7 @@ attacks that the outer loss does not contain, so what is learned has to carry ov
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,22 +15,29 @@ from nt_jax.data.batching import AnswerBatch, bucket, draw, pack
 from nt_jax.data.records import AttackTemplate
 from nt_jax.errors import DataError
 from nt_jax.mesh import sharding
-from nt_jax.train.maml import Batches, MetaBatch
+from nt_jax.train.maml import MetaBatch
 
 if TYPE_CHECKING:  # the numerical modules import without pydantic
     from nt_jax.config import TuneConfig
 
 Encode = Callable[[str], list[int]]
 LOCAL_SHARE = 0.25  # of the training requests and templates; the rest is global
+STRATA = 3  # at most, per kind of row: each is compiled on its own
+WIDTH_STEP = 8  # prompt widths are multiples of this
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A request and the answer to learn, the answer as token ids that end with EOS."""
+    """A request and the answer to learn, the answer as token ids that end with EOS.
+
+    A harmless request may come with `declined`: a refusal of it in the model's own words, which
+    must not become likely.
+    """
 
     request: str
     answer: list[int]
     sounds_harmful: bool = False
+    declined: list[int] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,30 +98,95 @@ def make_pools(
     return Pools(local[0], outer[0], local[1], outer[1])
 
 
+def metric_rows(pools: Pools, requests: int) -> list[tuple[str, list[int]]]:
+    """(request, answer) rows of the metric: good answer and refusal of at most `requests` requests.
+
+    Each request counts once, however often a pool repeats it.
+    """
+    pairs = {
+        pair.request: pair
+        for pool in (pools.local_utility, pools.global_utility)
+        for pair in (*pool.direct, *pool.attacked)
+        if pair.declined
+    }
+    able = list(pairs.values())
+    places = {len(able) * n // requests for n in range(requests)} if able else set()
+    chosen = [able[place] for place in sorted(places)]
+    return [(pair.request, answer) for pair in chosen for answer in (pair.answer, pair.declined)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stratum:
+    """Rows of like length that share a sub-batch, and the prompt width that holds the longest."""
+
+    pairs: Sequence[Pair]
+    templates: Sequence[AttackTemplate]  # put around the requests; none where they hold an attack
+    width: int
+
+
+def stratify(
+    pairs: Sequence[Pair], templates: Sequence[AttackTemplate], encode: Encode, strata: int
+) -> list[Stratum]:
+    """`strata` groups of equal size by length, so that short prompts are not padded to long ones.
+
+    Attacked requests are sorted by their template, which is the longer part.
+    """
+    length = lambda text: len(encode(text))  # noqa: E731
+    if not templates:
+        groups = _cut_evenly(sorted(pairs, key=lambda p: (length(p.request), p.request)), strata)
+        return [Stratum(g, (), bucket(length(g[-1].request), WIDTH_STEP)) for g in groups]
+    longest = max((pair.request for pair in pairs), key=length)
+    ordered = sorted(templates, key=lambda t: (length(t.apply(longest)), t.id))
+    groups = _cut_evenly(ordered, strata)
+    # Where a template splits a word or meets a blank, tokens can merge: a little room for that.
+    widths = [bucket(max(length(t.apply(longest)) for t in g) + 4, WIDTH_STEP) for g in groups]
+    return [Stratum(pairs, group, width) for group, width in zip(groups, widths, strict=True)]
+
+
+def _cut_evenly(rows: Sequence, parts: int) -> list[Sequence]:
+    """`rows` in order, cut into at most `parts` groups whose sizes differ by at most 1."""
+    parts = max(1, min(parts, len(rows)))
+    edges = [len(rows) * part // parts for part in range(parts + 1)]
+    return [rows[a:b] for a, b in itertools.pairwise(edges)]
+
+
 class Batcher:
-    """Batches of Algorithm 1 as a pure function of (seed, epoch): a resumed run draws the same."""
+    """Batches of Algorithm 1 as a pure function of (seed, epoch): a resumed run draws the same.
+
+    Every sub-batch draws from one stratum, whose width is fixed: one program serves all epochs.
+    """
 
     def __init__(self, pools: Pools, encode: Encode, tune: "TuneConfig", seed: int, mesh):
-        self.pools, self.encode, self.tune, self.seed, self.mesh = pools, encode, tune, seed, mesh
-        self.widths = {
-            name: self._widths(getattr(pools, name))
-            for name in ("local_safety", "global_safety", "local_utility", "global_utility")
+        self.encode, self.tune, self.seed, self.mesh = encode, tune, seed, mesh
+        attacked = {"safety": 1 - tune.direct_fraction, "utility": tune.attacked_harmless_fraction}
+        sizes = {"local": tune.local_batch, "global": tune.global_batch}
+        # name of a set > name of a sub-batch > (its rows per epoch, what they are drawn from)
+        self.plan: dict[str, dict[str, tuple[int, Stratum]]] = {
+            f"{scope}_{side}": self._plan(getattr(pools, f"{scope}_{side}"), size, attacked[side])
+            for scope, size in sizes.items()
+            for side in attacked
         }
 
-    def _widths(self, pool: Pool) -> dict[str, int]:
-        """Prompt width per group: the longest that can be drawn, so that one program serves all."""
-        direct = max((len(self.encode(p.request)) for p in pool.direct), default=0)
-        if not pool.templates:
-            attacked = max((len(self.encode(p.request)) for p in pool.attacked), default=0)
-        else:
-            longest = max((p.request for p in pool.attacked), key=lambda r: len(self.encode(r)))
-            attacked = max(len(self.encode(t.apply(longest))) for t in pool.templates)
-        return {"direct": bucket(direct), "attacked": bucket(attacked + 4)}
+    def _plan(self, pool: Pool, size: int, share: float) -> dict[str, tuple[int, Stratum]]:
+        step = self.mesh.shape["data"]  # every sub-batch must split evenly over the data axis
+        attacked = round(size * share / step) * step if pool.attacked else 0
+        plan = {}
+        for name, pairs, templates, count in (
+            ("direct", pool.direct, (), size - attacked),
+            ("attacked", pool.attacked, pool.templates, attacked),
+        ):
+            parts = max(n for n in range(1, STRATA + 1) if count % (n * step) == 0)
+            strata = stratify(pairs, templates, self.encode, parts) if count else []
+            if count % (len(strata) or 1):  # fewer rows to draw from than strata
+                strata = stratify(pairs, templates, self.encode, 1)
+            for place, stratum in enumerate(strata):
+                plan[f"{name}{place}"] = count // len(strata), stratum
+        return plan
 
     @property
     def longest(self) -> int:
         """Tokens of the widest row, prompt and answer."""
-        widths = [width for group in self.widths.values() for width in group.values()]
+        widths = [s.width for plan in self.plan.values() for _, s in plan.values()]
         return max(widths) + self.tune.answer_tokens
 
     def check(self, max_positions: int) -> None:
@@ -128,38 +201,26 @@ class Batcher:
 
     def batch(self, epoch: int) -> MetaBatch:
         """The local and global batches of one epoch, placed on the mesh."""
-        tune = self.tune
-        attacked = {"safety": 1 - tune.direct_fraction, "utility": tune.attacked_harmless_fraction}
-        sizes = {"local": tune.local_batch, "global": tune.global_batch}
         sets = {
-            f"{scope}_{side}": self._draw(f"{scope}_{side}", size, attacked[side], epoch)
-            for scope, size in sizes.items()
-            for side in attacked
+            name: tuple(
+                self._draw(name + group, *rows, epoch) for group, rows in self.plan[name].items()
+            )
+            for name in self.plan
         }
         return MetaBatch(**jax.device_put(sets, sharding(self.mesh, "B")))
 
-    def _draw(self, name: str, size: int, attacked_share: float, epoch: int) -> Batches:
-        pool: Pool = getattr(self.pools, name)
-        step = self.mesh.shape["data"]  # both groups must split evenly over the data axis
-        attacked = round(size * attacked_share / step) * step if pool.attacked else 0
-        batches: list[AnswerBatch] = []
-        for group, count in (("direct", size - attacked), ("attacked", attacked)):
-            if count == 0:
-                continue
-            rows: Sequence[Pair] = getattr(pool, group)
-            picked = [rows[i] for i in draw(self.seed, name + group, epoch, len(rows), count)]
-            texts = [pair.request for pair in picked]
-            if group == "attacked" and pool.templates:
-                order = draw(self.seed, name + "template", epoch, len(pool.templates), count)
-                texts = [
-                    pool.templates[i].apply(text) for i, text in zip(order, texts, strict=True)
-                ]
-            batches.append(
-                pack(
-                    [self.encode(text) for text in texts],
-                    [pair.answer for pair in picked],
-                    prompt_width=self.widths[name][group],
-                    answer_width=self.tune.answer_tokens,
-                )
-            )
-        return tuple(batches)
+    def _draw(self, stream: str, count: int, stratum: Stratum, epoch: int) -> AnswerBatch:
+        order = draw(self.seed, stream, epoch, len(stratum.pairs), count)
+        picked = [stratum.pairs[row] for row in order]
+        texts = [pair.request for pair in picked]
+        if stratum.templates:
+            order = draw(self.seed, stream + "template", epoch, len(stratum.templates), count)
+            texts = [
+                stratum.templates[row].apply(text) for row, text in zip(order, texts, strict=True)
+            ]
+        return pack(
+            [self.encode(text) for text in texts],
+            [pair.answer for pair in picked],
+            prompt_width=stratum.width,
+            answer_width=self.tune.answer_tokens,
+        )

@@ -64,7 +64,8 @@ def stage_keys(config: RunConfig, weights: str, data: str) -> dict[str, str]:
         keys[name] = config_key(config, settings, inputs=[weights, data, *inputs])
 
     common = ["seed", "model.dtype", "eval.judge"]
-    add("answers", [*common, "tune.answer_tokens", "tune.attacked_harmless_fraction", "data"])
+    own = ["tune.answer_tokens", "tune.attacked_harmless_fraction", "tune.metric_requests"]
+    add("answers", [*common, *own, "data"])
     add("attribute", [*common, "attribution", "data"], keys["answers"])
     add("select", ["neurons"], keys["attribute"])
     add("train", [*common, "tune", "data"], keys["select"], keys["answers"])

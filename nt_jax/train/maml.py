@@ -18,12 +18,14 @@ from jaxtyping import Array, Float
 from nt_jax.attribution.select import NeuronSet
 from nt_jax.data.batching import AnswerBatch
 from nt_jax.models.transformer import LanguageModel
+from nt_jax.train.metric import Metric
 from nt_jax.train.objectives import nll, nll_and_kl
 from nt_jax.train.theta import scatter
 
 # Sub-batches of different widths (direct, attacked ...) that make up one set; a loss is their
 # mean by rows, so short prompts are never padded to the width of long ones.
 Batches = tuple[AnswerBatch, ...]
+MOMENTUM = 0.9
 
 
 def _static(default):
@@ -227,17 +229,34 @@ def meta_step(
     lm: LanguageModel,
     neurons: NeuronSet,
     batch: MetaBatch,
+    metric: Metric | None = None,
     *,
     options: MetaOptions,
     optimiser: optax.GradientTransformation,
 ) -> tuple[Array, optax.OptState, dict[str, Array]]:
     """One epoch of Algorithm 1 (lines 8-21): (new theta_P, optimiser state, losses before it)."""
     g_P, metrics = meta_gradient(theta_P, lm, neurons, batch, options)
+    if metric is not None:
+        g_P = metric.divide(g_P)
     direction_P, state = optimiser.update(g_P, state, theta_P)
     theta_P = theta_P - options.meta_lr * jnp.asarray(direction_P)  # line 21
     return jnp.clip(theta_P, options.factor_min, options.factor_max), state, metrics
 
 
-def make_optimiser(clip_norm: float) -> optax.GradientTransformation:
-    """Adam's direction of a clipped meta-gradient; `meta_step` multiplies it by meta_lr."""
-    return optax.chain(optax.clip_by_global_norm(clip_norm), optax.scale_by_adam())
+def make_optimiser(clip_norm: float, with_metric: bool) -> optax.GradientTransformation:
+    """The direction of an outer update; `meta_step` multiplies it by meta_lr.
+
+    Adam's of a clipped meta-gradient; under a metric, which Adam's division of each factor by its
+    own noise would undo, the mean of the last meta-gradients at a root mean square of 1. Both move
+    a factor by about meta_lr.
+    """
+    clip = optax.clip_by_global_norm(clip_norm)
+    if with_metric:
+        return optax.chain(clip, optax.ema(MOMENTUM), optax.stateless(_unit_rms))
+    return optax.chain(clip, optax.scale_by_adam())
+
+
+def _unit_rms(direction_P: Any, _: Any) -> Any:
+    """`direction_P` at a root mean square of 1; nothing stays nothing."""
+    mean_square = jnp.mean(jnp.square(direction_P))
+    return direction_P * jax.lax.rsqrt(jnp.maximum(mean_square, jnp.finfo(jnp.float32).tiny))

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nt_jax.config import RunConfig
@@ -18,6 +18,7 @@ from nt_jax.train.examples import Pair, Pools, make_pools
 from nt_jax.train.session import Session
 
 ATTACKED_SHARE = 2  # one attacked harmless request for so many bare ones
+OPENING_TOKENS = 3  # of a refusal: "I can't", "I'm sorry"; the model itself says how it goes on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +91,9 @@ def check_prompts(session: Session, parts: dict[str, Records]) -> None:
 def write_own_answers(session: Session, train: Records, folder: Path) -> None:
     """Let the base model answer what it should go on answering, and refuse where it does.
 
-    Files: one JSON line per request {set, request, answer ids, ended, refused}.
+    Files: one JSON line per request {set, request, answer ids, ended, refused, declined}, the last
+    being a refusal of a harmless request: the first words of a safety target, carried on by the
+    base model. Its own way of saying no is what a false refusal of the tuned model sounds like.
     """
     requests = [record.request for record in train.harmless]
     sets = {"harmless": requests}
@@ -104,10 +107,28 @@ def write_own_answers(session: Session, train: Records, folder: Path) -> None:
     answers = [session.text(row) for row in ids]
     refused = session.judge.verdicts(texts, answers)
     names = [name for name, group in sets.items() for _ in group]
+    declined = declined_answers(session, train, dict(zip(texts, names, strict=True)))
     with (folder / "own_answers.jsonl").open("w", encoding="utf-8") as file:
         for name, text, row, no in zip(names, texts, ids, refused, strict=True):
             line = {"set": name, "request": text, "answer": row, "ended": len(row) < width}
-            file.write(json.dumps({**line, "refused": no}) + "\n")
+            line |= {"refused": no, "declined": declined.get(text, [])}
+            file.write(json.dumps(line) + "\n")
+
+
+def declined_answers(
+    session: Session, train: Records, sets: Mapping[str, str]
+) -> dict[str, list[int]]:
+    """Harmless request -> a refusal of it as token ids; empty where no metric is wanted."""
+    tune = session.config.tune
+    refusals = [record.refusal for record in train.harmful if record.refusal]
+    if tune.metric_requests == 0 or not refusals:
+        return {}
+    texts = [text for text, name in sets.items() if name != "harmful"]
+    every = itertools.cycle(session.answer_ids(refusal)[:OPENING_TOKENS] for refusal in refusals)
+    openings = [opening for opening, _ in zip(every, texts, strict=False)]
+    width = tune.answer_tokens - OPENING_TOKENS
+    ids = session.answer(texts, max(1, width), "refusals", openings=openings)
+    return {t: opening + row for t, opening, row in zip(texts, openings, ids, strict=True)}
 
 
 def read_own_answers(folder: Path, eos_id: int) -> dict[str, tuple[list[Pair], list[Pair]]]:
@@ -120,7 +141,8 @@ def read_own_answers(folder: Path, eos_id: int) -> dict[str, tuple[list[Pair], l
             answer = row["answer"] + ([eos_id] if row["ended"] else [])
             group = pairs.setdefault(row["set"], ([], []))
             if row["answer"]:
-                group[row["refused"]].append(Pair(row["request"], answer))
+                pair = Pair(row["request"], answer, declined=row["declined"])
+                group[row["refused"]].append(pair)
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{path} is damaged ({error}). Delete its folder and repeat.") from error
     return pairs

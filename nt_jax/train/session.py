@@ -82,9 +82,16 @@ class Session:
         label: str | None = None,
         scale_LF: Array | None = None,
         on_batch: Callable[[list[int], list[list[int]]], None] | None = None,
+        openings: Sequence[list[int]] | None = None,
     ) -> list[list[int]]:
-        """Greedy answers to chat prompts as token ids; a progress bar where `label` is given."""
+        """Greedy answers to chat prompts as token ids; a progress bar where `label` is given.
+
+        With `openings`, the model goes on after these first tokens of each answer.
+        """
         scale_LF = self.lm.ones_LF if scale_LF is None else scale_LF
+        prompts = [self.encode(text) for text in texts]
+        if openings is not None:
+            prompts = [ids + first for ids, first in zip(prompts, openings, strict=True)]
         with self.progress(label, len(texts), "answers") as advance:
 
             def done(rows: list[int], answers: list[list[int]]) -> None:
@@ -95,7 +102,7 @@ class Session:
             return answer_prompts(
                 self.lm,
                 scale_LF,
-                [self.encode(text) for text in texts],
+                prompts,
                 max_new=max_new,
                 batch_size=self.config.eval.batch_size,
                 on_batch=done,

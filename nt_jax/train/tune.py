@@ -1,6 +1,7 @@
 """Algorithm 1's outer loop as a run: batches, steps, validation, checkpoints, early stop."""
 
 import dataclasses
+import io
 import json
 import math
 from pathlib import Path
@@ -10,13 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from nt_jax.atomic import write_atomic
 from nt_jax.attribution.select import NeuronSet
 from nt_jax.config import TuneConfig
 from nt_jax.errors import RunError
 from nt_jax.mesh import sharding
 from nt_jax.train.checkpoints import TuneState, restore, save
-from nt_jax.train.examples import Batcher, Pools
+from nt_jax.train.examples import Batcher, Pools, metric_rows
 from nt_jax.train.maml import MetaOptions, make_optimiser, meta_step
+from nt_jax.train.metric import Metric, make_metric, slopes
 from nt_jax.train.plan import tuning_rows
 from nt_jax.train.session import Session
 from nt_jax.train.theta import initial_theta, place, scatter
@@ -47,11 +50,13 @@ def tune(
 ) -> TuneState:
     """Learn theta in `folder` (metrics.jsonl, orbax/), going on from what is already there."""
     config, lm = session.config.tune, session.lm
-    placed, optimiser = place(neurons), make_optimiser(config.clip_norm)
+    placed = place(neurons)
     batcher = Batcher(pools, session.encode, config, session.config.seed, lm.mesh)
     batcher.check(lm.config.max_positions)
     rows, remat, _ = tuning_rows(session.config, lm.config, batcher.longest)
     options = meta_options(config, rows, remat)
+    metric = harmless_metric(session, placed, pools, folder, remat)
+    optimiser = make_optimiser(config.clip_norm, config.metric_requests > 0)
     fresh = fresh_state(config, placed)
     state = restore(folder / "orbax", fresh) or fresh
     log = Metrics(folder / "metrics.jsonl", int(state.epoch))
@@ -66,7 +71,7 @@ def tune(
             if config.patience and int(state.waited) >= config.patience:
                 break  # asked before an epoch: a run killed after its last one must not go on
             theta_P, moments, losses = meta_step(
-                theta_P, moments, lm, placed, batcher.batch(epoch),
+                theta_P, moments, lm, placed, batcher.batch(epoch), metric,
                 options=at_epoch(options, epoch, config.epochs), optimiser=optimiser,
             )  # fmt: skip
             row = {"epoch": epoch + 1, **{k: float(v) for k, v in losses.items()}}
@@ -85,6 +90,33 @@ def tune(
             losses_now = f"safety {row['safety_loss']:.2f} utility {row['utility_loss']:.2f}"
             advance(1, f"{losses_now} {note}")
     return calibrate(session, state, placed, prompts, base, folder)
+
+
+def harmless_metric(
+    session: Session, neurons: NeuronSet, pools: Pools, folder: Path, remat: bool
+) -> Metric | None:
+    """The metric of the outer update, its slopes kept in folder/metric.npy; None if not wanted."""
+    config, path = session.config.tune, folder / "metric.npy"
+    if config.metric_requests == 0:
+        return None
+    if not path.exists():
+        rows = metric_rows(pools, config.metric_requests)
+        with session.progress("metric", len(rows), "slopes") as advance:
+            slope_MP = slopes(
+                session.lm,
+                neurons,
+                [session.encode(request) for request, _ in rows],
+                [answer for _, answer in rows],
+                answer_width=config.answer_tokens,
+                decay=config.token_decay,
+                remat=remat,
+                advance=advance,
+            )
+        content = io.BytesIO()
+        np.save(content, slope_MP)
+        write_atomic(path, content.getvalue())
+    slope_MP = jax.device_put(np.load(path), sharding(session.lm.mesh, ""))
+    return make_metric(slope_MP, config.metric_damping) if len(slope_MP) else None
 
 
 def calibrate(
@@ -150,7 +182,7 @@ def _remember_best(state: TuneState, now: float) -> TuneState:
 def fresh_state(config: TuneConfig, neurons: NeuronSet) -> TuneState:
     """The state before the first epoch (Algorithm 1, lines 1-6)."""
     theta_P = initial_theta(neurons, config.init_safety, config.init_utility)
-    moments = make_optimiser(config.clip_norm).init(theta_P)
+    moments = make_optimiser(config.clip_norm, config.metric_requests > 0).init(theta_P)
     return TuneState(theta_P, theta_P, moments, 0, theta_P, 0, -math.inf, 0)
 
 

@@ -13,7 +13,16 @@ from nt_jax.config import TuneConfig
 from nt_jax.data.records import AttackTemplate
 from nt_jax.errors import DataError
 from nt_jax.mesh import make_mesh
-from nt_jax.train.examples import Batcher, Pair, cut, emphasise, make_pools
+from nt_jax.train.examples import (
+    WIDTH_STEP,
+    Batcher,
+    Pair,
+    cut,
+    emphasise,
+    make_pools,
+    metric_rows,
+    stratify,
+)
 
 SETS = ("local_safety", "local_utility", "global_safety", "global_utility")
 TUNE = TuneConfig(local_batch=4, global_batch=8, answer_tokens=3)
@@ -40,6 +49,10 @@ TEMPLATES = templates(10)
 def batcher(tune: TuneConfig = TUNE, seed: int = 0, mesh=(1, 1), wrapped=WRAPPED) -> Batcher:
     pools = make_pools(SAFETY, TEMPLATES, UTILITY, wrapped)
     return Batcher(pools, encode, tune, seed, make_mesh(*mesh))
+
+
+def is_attacked(text: str) -> bool:
+    return text.startswith(("<", "sudo"))
 
 
 def texts(batches) -> list[tuple[str, int]]:
@@ -121,7 +134,7 @@ def test_rows_come_from_their_own_pool_with_their_own_answer():
         batch = made.batch(epoch)
         for name in SETS:
             pool, group = getattr(pools, name), getattr(batch, name)
-            assert len(group) == 2 and all((b.weight_B == 1).all() for b in group)
+            assert all((b.weight_B == 1).all() for b in group)
             direct = {(p.request, p.answer[0]) for p in pool.direct}
             if pool.templates:
                 attacked = {
@@ -129,7 +142,9 @@ def test_rows_come_from_their_own_pool_with_their_own_answer():
                 }
             else:
                 attacked = {(p.request, p.answer[0]) for p in pool.attacked}
-            assert set(texts(group[:1])) <= direct and set(texts(group[1:])) <= attacked
+            found = texts(group)
+            assert {row for row in found if is_attacked(row[0])} <= attacked
+            assert {row for row in found if not is_attacked(row[0])} <= direct
             assert group[0].answer_BA.shape[1] == 3 and (np.asarray(group[0].answer_mask_BA)).all()
 
 
@@ -149,12 +164,49 @@ def test_a_pass_over_the_data_shows_every_request_once():
     assert sorted(seen) == sorted([pair.request for pair in pool] * TUNE.local_batch)
 
 
+@given(rows=st.integers(1, 30), parts=st.integers(1, 4))
+def test_strata_share_out_all_rows_by_length(rows, parts):
+    everything = pairs("harm", rows)
+    found = stratify(everything, (), encode, parts)
+    assert len(found) == min(rows, parts)
+    assert sorted(str(p) for s in found for p in s.pairs) == sorted(map(str, everything))
+    sizes = [len(s.pairs) for s in found]
+    assert max(sizes) - min(sizes) <= 1
+    for stratum in found:
+        lengths = [len(p.request) for p in stratum.pairs]
+        assert stratum.width % WIDTH_STEP == 0 and stratum.width >= max(lengths)
+    assert [s.width for s in found] == sorted(s.width for s in found)
+
+
+def test_short_prompts_are_not_padded_to_the_longest():
+    mixed = [Pair("x" * n, [1] * 3) for n in (8, 16, 24, 120) for _ in range(6)]
+    pools = make_pools(SAFETY, TEMPLATES, mixed, [])
+    made = Batcher(pools, encode, TUNE.model_copy(update={"global_batch": 12}), 0, make_mesh())
+    masks = [np.asarray(b.mask_BT) for e in range(9) for b in made.batch(e).global_utility]
+    real, padded = (sum(f(m) for m in masks) for f in (np.sum, np.size))
+    assert 1 - real / padded < 0.25  # one width for all would waste 62 %
+
+
+def test_the_metric_reads_every_request_once_good_answer_first():
+    with_refusal = [dataclasses.replace(p, declined=[9, p.answer[0]]) for p in UTILITY]
+    pools = make_pools(SAFETY, TEMPLATES, [*with_refusal, *with_refusal], WRAPPED)
+    rows = metric_rows(pools, 100)
+    assert len(rows) == 2 * len(UTILITY)
+    assert {request for request, _ in rows} == {p.request for p in UTILITY}
+    for (request, good), (again, refusal) in zip(rows[::2], rows[1::2], strict=True):
+        assert request == again and refusal == [9, good[0]]
+    assert len(metric_rows(pools, 5)) == 10 and set(map(str, metric_rows(pools, 5))) < set(
+        map(str, rows)
+    )
+    assert metric_rows(make_pools(SAFETY, TEMPLATES, UTILITY, WRAPPED), 5) == []
+
+
 def test_shapes_stay_the_same_so_that_one_program_serves_all_epochs():
     made = batcher()
     shapes = {str(jax.tree.map(np.shape, made.batch(epoch))) for epoch in range(12)}
     assert len(shapes) == 1
     longest = max(len(t.apply(p.request)) for t in TEMPLATES for p in SAFETY)
-    assert made.longest - TUNE.answer_tokens < longest + 4 + 16 and made.longest % 16 == 3
+    assert 0 <= made.longest - TUNE.answer_tokens - longest < 4 + WIDTH_STEP
 
 
 @given(
@@ -169,10 +221,11 @@ def test_groups_have_their_shares_and_divide_over_the_mesh(local, outer, data, d
     batch = batcher(tune, mesh=(data, 1)).batch(0)
     for name in SETS:
         sizes = [len(b.weight_B) for b in getattr(batch, name)]
+        names = {text: is_attacked(text) for text, _ in texts(getattr(batch, name))}
         total = tune.local_batch if name.startswith("local") else tune.global_batch
         assert sum(sizes) == total and all(size % data == 0 for size in sizes)
         share = 1 - direct if name.endswith("safety") else attacked
-        got = sum(text.startswith(("<", "sudo")) for text, _ in texts(getattr(batch, name)))
+        got = sum(names[text] for text, _ in texts(getattr(batch, name)))
         assert abs(got - share * total) <= data / 2
         for leaf in jax.tree.leaves(getattr(batch, name)):
             assert leaf.sharding.spec in (P("data"), P("data", None))
@@ -180,9 +233,11 @@ def test_groups_have_their_shares_and_divide_over_the_mesh(local, outer, data, d
 
 def test_without_attacked_harmless_requests_all_are_bare():
     batch = batcher(wrapped=[]).batch(0)
-    assert len(batch.local_utility) == len(batch.global_utility) == 1
+    both = [*texts(batch.local_utility), *texts(batch.global_utility)]
+    assert not any(is_attacked(text) for text, _ in both)
     alone = batcher(wrapped=WRAPPED[:1]).batch(0)  # one cannot be shared out: it is global
-    assert len(alone.local_utility) == 1 and len(alone.global_utility) == 2
+    assert not any(is_attacked(text) for text, _ in texts(alone.local_utility))
+    assert any(is_attacked(text) for text, _ in texts(alone.global_utility))
 
 
 def test_a_prompt_that_leaves_no_room_for_its_answer_is_refused():

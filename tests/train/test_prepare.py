@@ -46,7 +46,9 @@ def session(context: int = 64, answers=None, **data):
         encode=lambda text: [*text.encode()],
         answer_ids=lambda text: [*text.encode(), EOS],
         text=lambda ids: bytes(ids).decode(),
-        answer=lambda asked, width, label: [[*texts[text].encode()][:width] for text in asked],
+        answer=lambda asked, width, label, openings=None: [
+            [*texts[text].encode()][:width] for text in asked
+        ],
     )
 
 

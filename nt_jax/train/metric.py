@@ -1,0 +1,100 @@
+"""What a change of the factors does to harmless requests, as a metric for the outer update.
+
+P chosen neurons, M rows: log-likelihoods of harmless requests, two per request, its good answer and
+a refusal of it. G_MP holds their slopes in the factors at the untuned model.
+
+The gradient of a safety loss mostly points where the model refuses everybody a little more: to
+first order a step along it raises refusals of harmless requests as much as of harmful ones, and
+losses on harmless answers hardly notice before it has happened. Dividing the gradient by
+F + lambda I, with F = G'G / M (natural gradient), makes every direction that moves harmless
+requests expensive; what is left tells the two apart.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from nt_jax.attribution.select import NeuronSet
+from nt_jax.data.batching import AnswerBatch, pack
+from nt_jax.models.answers import batches_by_length
+from nt_jax.models.transformer import LanguageModel
+from nt_jax.train.objectives import nll
+from nt_jax.train.theta import scatter
+
+ROWS = 8  # differentiated together
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """(F + lambda I) in the form in which it can be divided by, F = G'G / M."""
+
+    slope_MP: Array  # G
+    root_MM: Array  # lower Cholesky factor of G G' + M lambda I
+
+    def divide(self, g_P: Float[Array, " P"]) -> Float[Array, " P"]:
+        """lambda (F + lambda I)^-1 g: g itself where harmless requests do not care (Woodbury)."""
+        inner_M = self.slope_MP @ g_P
+        solved_M = jax.scipy.linalg.cho_solve((self.root_MM, True), inner_M)
+        return g_P - solved_M @ self.slope_MP
+
+
+def make_metric(slope_MP: Float[np.ndarray, "M P"], damping: float) -> Metric:
+    """The metric of these slopes; lambda is `damping` times the trace of F, whatever the model."""
+    slope_MP = jnp.asarray(slope_MP)
+    gram_MM = slope_MP @ slope_MP.T
+    ridge = damping * jnp.trace(gram_MM)
+    root_MM = jnp.linalg.cholesky(gram_MM + ridge * jnp.eye(len(gram_MM), dtype=gram_MM.dtype))
+    return Metric(slope_MP, root_MM)
+
+
+@functools.partial(jax.jit, static_argnames="remat")
+def row_slopes(
+    theta_P: Array,
+    lm: LanguageModel,
+    neurons: NeuronSet,
+    batch: AnswerBatch,
+    decay: Array | float,
+    *,
+    remat: bool = False,
+) -> Float[Array, "B P"]:
+    """Slope of each row's mean answer log-likelihood in the factors (objectives.answer_mean)."""
+
+    def value(theta_P: Array, row: AnswerBatch) -> Array:
+        row = jax.tree.map(lambda leaf: leaf[None], row)
+        return -nll(lm, scatter(theta_P, neurons, lm.ones_LF), row, decay=decay, remat=remat)
+
+    return jax.vmap(jax.grad(value), (None, 0))(theta_P, batch)
+
+
+def slopes(
+    lm: LanguageModel,
+    neurons: NeuronSet,
+    prompts: Sequence[list[int]],
+    answers: Sequence[list[int]],
+    *,
+    answer_width: int,
+    decay: float,
+    remat: bool = False,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> Float[np.ndarray, "M P"]:
+    """G at the untuned model: one row per (prompt, answer), cut to `answer_width` tokens."""
+    theta_P = jnp.ones(len(neurons), lm.ones_LF.dtype)
+    slope_MP = np.zeros((len(prompts), len(neurons)), np.float32)
+    for width, rows in batches_by_length([len(ids) for ids in prompts], ROWS):
+        batch = pack(
+            [prompts[row] for row in rows],
+            [answers[row] for row in rows],
+            prompt_width=width,
+            answer_width=answer_width,
+            rows=ROWS,
+        )
+        found_BP = row_slopes(theta_P, lm, neurons, batch, decay, remat=remat)
+        slope_MP[rows] = np.asarray(found_BP)[: len(rows)]
+        advance(len(rows))
+    return slope_MP
