@@ -181,8 +181,8 @@ class TuneConfig(Frozen):
     metric_requests: int = Field(
         default=0,
         ge=0,
-        description="harmless training requests that the outer update must not move: it divides the "
-        "meta-gradient by what it does to their answers and refusals; 0 = Adam instead",
+        description="harmless training requests that the outer update must not move: it divides "
+        "the meta-gradient by what it does to their answers and refusals; 0 = Adam instead",
     )
     metric_damping: float = Field(
         default=0.0015,

@@ -98,7 +98,8 @@ def cumulative_png(shares: Mapping[str, Any], chosen: Mapping[str, int]) -> byte
             count = min(chosen[name], len(share))
             axes.plot(count, share[count - 1], "o", color=colour)
             axes.annotate(
-                f"{count:,} {name}: {share[count - 1]:.0%}", (count, share[count - 1]), (8, -14 * (number + 1)),
+                f"{count:,} {name}: {share[count - 1]:.0%}",
+                (count, share[count - 1]), (8, -14 * (number + 1)),
                 textcoords="offset points", color=colour,
             )  # fmt: skip
         axes.set_xscale("log")

@@ -98,8 +98,8 @@ def make_pools(
     return Pools(local[0], outer[0], local[1], outer[1])
 
 
-def metric_rows(pools: Pools, requests: int) -> list[tuple[str, list[int]]]:
-    """(request, answer) rows of the metric: good answer and refusal of at most `requests` requests.
+def metric_rows(pools: Pools) -> list[tuple[str, list[int]]]:
+    """(request, answer) rows of the metric: of each pair with a refusal, the good answer and that.
 
     Each request counts once, however often a pool repeats it.
     """
@@ -109,10 +109,9 @@ def metric_rows(pools: Pools, requests: int) -> list[tuple[str, list[int]]]:
         for pair in (*pool.direct, *pool.attacked)
         if pair.declined
     }
-    able = list(pairs.values())
-    places = {len(able) * n // requests for n in range(requests)} if able else set()
-    chosen = [able[place] for place in sorted(places)]
-    return [(pair.request, answer) for pair in chosen for answer in (pair.answer, pair.declined)]
+    return [
+        (pair.request, answer) for pair in pairs.values() for answer in (pair.answer, pair.declined)
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

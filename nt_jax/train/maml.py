@@ -108,10 +108,12 @@ def mean_over(rule: Callable[[AnswerBatch], Any], batches: Batches, rows: int) -
     """The mean of `rule` over all real rows, `rows` at a time, one stretch after the other.
 
     `rule` gives a pytree of means over a batch's rows (a loss, a gradient). The loop keeps the
-    activations of one stretch only; unrolled, XLA would hold those of all.
+    activations of one stretch only; unrolled, XLA would hold those of all. Sub-batches differ in
+    width and cannot share a loop, so each is made to wait for the one before it.
     """
     total = None
     for share, batch in zip(shares(batches), batches, strict=True):
+        batch = batch if total is None else _after(total, batch)
         size = batch.weight_B.shape[0]
         step = math.gcd(size, rows)  # of 0 rows: all of them
         if step == size:
@@ -131,6 +133,17 @@ def mean_over(rule: Callable[[AnswerBatch], Any], batches: Batches, rows: int) -
             value, _ = jax.lax.scan(add, zero, (weight_N, pieces))
         total = value if total is None else jax.tree.map(jnp.add, total, value)
     return total
+
+
+def _after(total: Any, batch: AnswerBatch) -> AnswerBatch:
+    """`batch`, its tokens a function of `total` as far as the compiler can tell.
+
+    XLA drops `optimization_barrier` on the CPU. A total of infinity would shift the tokens by one:
+    such a run has diverged and is stopped.
+    """
+    last = jax.tree.leaves(total)[-1].ravel()[0]
+    shift = jnp.isposinf(jax.lax.stop_gradient(last)).astype(jnp.int32)
+    return dataclasses.replace(batch, prompt_BP=batch.prompt_BP + shift)
 
 
 def gradient(loss: Callable[..., Array], order: int) -> Callable[..., Array]:
@@ -206,10 +219,12 @@ def outer_losses(batch: MetaBatch) -> tuple[tuple[Callable[..., Any], Batches], 
 def meta_gradient(
     theta_P: Array, lm: LanguageModel, neurons: NeuronSet, batch: MetaBatch, options: MetaOptions
 ) -> tuple[Float[Array, " P"], dict[str, Array]]:
-    """(the gradient of line 21, the losses and its norm).
+    """(the gradient of line 21; the losses, its norm, and how much of it is second order).
 
     The same as `jax.grad(joint_loss)`, at the memory of one stretch of rows: gradients at the
-    adapted factors are summed stretch by stretch, then pulled back through `adapt`.
+    adapted factors are summed stretch by stretch, then pulled back through `adapt`. Before that
+    pull they are the first-order meta-gradient, so the two can be compared at no cost:
+    second_order = ||exact - first order|| / ||exact||, 0 with order 1.
     """
     adapted_P, pull = jax.vjp(lambda t_P: adapt(t_P, lm, neurons, batch, options), theta_P)
     terms = []
@@ -219,7 +234,9 @@ def meta_gradient(
         terms.append(mean_over(rule, batches, options.rows))
     (total, parts), g_P = jax.tree.map(jnp.add, *terms)
     (meta_P,) = pull(g_P)
-    return meta_P, {"loss": total, **parts, "gradient_norm": optax.tree.norm(meta_P)}
+    norm = optax.tree.norm(meta_P)
+    share = optax.tree.norm(meta_P - g_P) / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
+    return meta_P, {"loss": total, **parts, "gradient_norm": norm, "second_order": share}
 
 
 @functools.partial(jax.jit, static_argnames="optimiser", donate_argnames=("state",))

@@ -38,7 +38,7 @@ class Metric:
     root_MM: Array  # lower Cholesky factor of G G' + M lambda I
 
     def divide(self, g_P: Float[Array, " P"]) -> Float[Array, " P"]:
-        """lambda (F + lambda I)^-1 g: g itself where harmless requests do not care (Woodbury)."""
+        """g (1 + F / lambda)^-1: g itself where harmless requests do not care (Woodbury)."""
         inner_M = self.slope_MP @ g_P
         solved_M = jax.scipy.linalg.cho_solve((self.root_MM, True), inner_M)
         return g_P - solved_M @ self.slope_MP
@@ -46,11 +46,11 @@ class Metric:
 
 def make_metric(slope_MP: Float[np.ndarray, "M P"], damping: float) -> Metric:
     """The metric of these slopes; lambda is `damping` times the trace of F, whatever the model."""
-    slope_MP = jnp.asarray(slope_MP)
-    gram_MM = slope_MP @ slope_MP.T
+    slopes_MP = jnp.asarray(slope_MP)
+    gram_MM = slopes_MP @ slopes_MP.T
     ridge = damping * jnp.trace(gram_MM)
     root_MM = jnp.linalg.cholesky(gram_MM + ridge * jnp.eye(len(gram_MM), dtype=gram_MM.dtype))
-    return Metric(slope_MP, root_MM)
+    return Metric(slopes_MP, root_MM)
 
 
 @functools.partial(jax.jit, static_argnames="remat")

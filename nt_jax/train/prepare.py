@@ -118,17 +118,23 @@ def write_own_answers(session: Session, train: Records, folder: Path) -> None:
 def declined_answers(
     session: Session, train: Records, sets: Mapping[str, str]
 ) -> dict[str, list[int]]:
-    """Harmless request -> a refusal of it as token ids; empty where no metric is wanted."""
+    """Harmless request -> a refusal of it as token ids, for as many as the metric asks for."""
     tune = session.config.tune
     refusals = [record.refusal for record in train.harmful if record.refusal]
     if tune.metric_requests == 0 or not refusals:
         return {}
-    texts = [text for text, name in sets.items() if name != "harmful"]
+    texts = spread([t for t, name in sets.items() if name != "harmful"], tune.metric_requests)
     every = itertools.cycle(session.answer_ids(refusal)[:OPENING_TOKENS] for refusal in refusals)
     openings = [opening for opening, _ in zip(every, texts, strict=False)]
     width = tune.answer_tokens - OPENING_TOKENS
     ids = session.answer(texts, max(1, width), "refusals", openings=openings)
     return {t: opening + row for t, opening, row in zip(texts, openings, ids, strict=True)}
+
+
+def spread(rows: Sequence[str], count: int) -> list[str]:
+    """At most `count` of the rows, evenly over all of them and in their order."""
+    count = min(count, len(rows))
+    return [rows[len(rows) * n // count] for n in range(count)]
 
 
 def read_own_answers(folder: Path, eos_id: int) -> dict[str, tuple[list[Pair], list[Pair]]]:

@@ -100,7 +100,7 @@ def harmless_metric(
     if config.metric_requests == 0:
         return None
     if not path.exists():
-        rows = metric_rows(pools, config.metric_requests)
+        rows = metric_rows(pools)
         with session.progress("metric", len(rows), "slopes") as advance:
             slope_MP = slopes(
                 session.lm,

@@ -32,7 +32,9 @@ NEURONS = NeuronSet(
     is_safety_P=np.array([True, True, True, False, False, False, False]),
 )
 THETA = np.array([1.2, 1.1, 1.3, 0.9, 0.8, 1.05, 0.7])
-OPTIMISER = make_optimiser(clip_norm=1.0, with_metric=False)  # one for all, as each is a program of its own
+OPTIMISER = make_optimiser(
+    clip_norm=1.0, with_metric=False
+)  # one for all, as each is a program of its own
 EXACT = MetaOptions(inner_lr=2.0, safety_weight=0.4, kl_weight=0.5)
 CASES = {
     "K=1, printed": {},
@@ -103,7 +105,10 @@ def test_the_meta_gradient_is_exact_and_the_first_order_one_is_not(x64, case):
     assert relative(found_P, expected_P) < 1e-6
     if "K=3" not in case:  # without the second order it is another vector, by far
         first = dataclasses.replace(chosen, order=1)
-        first_P, _ = jitted_gradient(THETA, lm, NEURONS, batch, first)
+        first_P, of_first = jitted_gradient(THETA, lm, NEURONS, batch, first)
+        share = np.linalg.norm(expected_P - first_P) / np.linalg.norm(expected_P)
+        np.testing.assert_allclose(metrics["second_order"], share, rtol=1e-6)
+        assert of_first["second_order"] == 0
         assert relative(first_P, expected_P) > 0.01
 
 
@@ -208,7 +213,10 @@ def test_factors_stay_within_their_bounds():
 
 
 def test_a_step_moves_against_a_clipped_gradient():
-    optimiser, slope_P = make_optimiser(clip_norm=2.0, with_metric=False), np.array([3.0, -4.0, 0.0], np.float32)
+    optimiser, slope_P = (
+        make_optimiser(clip_norm=2.0, with_metric=False),
+        np.array([3.0, -4.0, 0.0], np.float32),
+    )
     plain_adam = optax.scale_by_adam()
     state, plain_state = optimiser.init(slope_P), plain_adam.init(slope_P)
     for factor in (1.0, 0.1, 1.0):  # norms 5, 0.5, 5: only the middle one is not clipped

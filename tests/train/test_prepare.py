@@ -80,6 +80,25 @@ def test_refusals_of_harmful_requests_are_asked_for_only_where_they_are_targets(
         prepare.safety_pairs(asks, RECORDS, {"harmful": (pairs, [])})
 
 
+def test_refusals_of_harmless_requests_open_like_the_safety_targets(tmp_path):
+    asked = [f"ask {n}" for n in range(3)] + RECORDS.attacked(["ask 0", "ask 2"])
+    asks = session(answers=dict.fromkeys(asked, "Sure."))
+    tune = asks.config.tune.model_copy(update={"metric_requests": 3})
+    asks.config = asks.config.model_copy(update={"tune": tune})
+    prepare.write_own_answers(asks, RECORDS, tmp_path)
+    useful, _ = prepare.read_own_answers(tmp_path, EOS)["harmless"]
+    found = [pair.declined for pair in useful]
+    assert found == [[*b"No S"], [*b"No S"], []]  # three tokens of "No 0.", then the model's own
+    attacked, _ = prepare.read_own_answers(tmp_path, EOS)["attacked"]
+    assert [pair.declined for pair in attacked] == [[*b"No S"], []]
+
+
+def test_rows_are_spread_evenly():
+    rows = [str(n) for n in range(10)]
+    assert prepare.spread(rows, 3) == ["0", "3", "6"] and prepare.spread(rows, 99) == rows
+    assert prepare.spread([], 5) == []
+
+
 @pytest.mark.parametrize("text", ["{", '{"set": "harmless"}\n', None])
 def test_damaged_own_answers_say_what_to_delete(tmp_path, text):
     if text is not None:
