@@ -11,8 +11,10 @@ from rich.console import Console
 
 from nt_jax.config import RunConfig, config_key
 from nt_jax.errors import RunError
+from nt_jax.eval.judges import check_judges
 from nt_jax.eval.rows import read_rows
 from nt_jax.eval.screen import screen_table
+from nt_jax.eval.suite import prompts_hash
 from nt_jax.models.export import export_hf
 from nt_jax.rundir import RunDirectory
 from nt_jax.train.attribute import choose_templates
@@ -22,9 +24,10 @@ from nt_jax.train.session import Session, devices, fingerprint
 from nt_jax.train.stages import RUNNERS, tuned_scale, write_manifest
 from nt_jax.train.verify import verify_export
 
-STAGES = ("answers", "attribute", "select", "train", "export", "base", "eval", "report")
+STAGES = ("answers", "attribute", "select", "train", "export", "base", "tuned", "eval", "report")
+MEASURING = ("eval.judges", "eval.perplexity", "eval.scorer", "eval.kl", "eval.datasets", "eval.extra")
 PARTS_OF_THETA = ("select", "train")
-RESUMABLE = ("attribute", "train", "base", "eval")
+RESUMABLE = ("attribute", "train", "base", "tuned", "eval")
 
 
 def run(config: RunConfig, console: Console, until: str | None = None) -> None:
@@ -34,7 +37,11 @@ def run(config: RunConfig, console: Console, until: str | None = None) -> None:
     check_sizes(config, session.checkpoint.config)
     records = read_records(config)
     choose_templates(records["train"].templates, config.attribution)
-    hashes = {"weights": fingerprint(session.checkpoint), "data": data_hash(records)}
+    check_judges(config)
+    tests = prompts_hash(session.prompts, session.choices)
+    hashes = {
+        "weights": fingerprint(session.checkpoint), "data": data_hash(records), "tests": tests,
+    }  # fmt: skip
     keys = stage_keys(config, **hashes)
     with RunDirectory(config.folder) as directory:  # not before all input is known to be sound
         directory.record(
@@ -56,7 +63,7 @@ def run(config: RunConfig, console: Console, until: str | None = None) -> None:
         finish(session, directory)
 
 
-def stage_keys(config: RunConfig, weights: str, data: str) -> dict[str, str]:
+def stage_keys(config: RunConfig, weights: str, data: str, tests: str) -> dict[str, str]:
     """The key of each stage: a hash of the settings it reads and of the stages before it."""
     keys: dict[str, str] = {}
 
@@ -69,9 +76,10 @@ def stage_keys(config: RunConfig, weights: str, data: str) -> dict[str, str]:
     add("select", ["neurons"], keys["attribute"])
     add("train", [*common, "tune", "data"], keys["select"], keys["answers"])
     add("export", ["export"], keys["train"])
-    evaluation = ["model.dtype", "eval.datasets", "eval.max_new_tokens", "eval.limit"]
-    add("base", evaluation)
-    add("eval", [*evaluation, "eval.judge", "eval.perplexity"], keys["base"], keys["train"])
+    answering = ["model.dtype", "eval.max_new_tokens"]
+    add("base", answering, tests)
+    add("tuned", answering, tests, keys["train"])
+    add("eval", list(MEASURING), keys["base"], keys["tuned"])
     add("report", ["name"], keys["eval"], keys["export"])
     return keys
 

@@ -16,7 +16,7 @@ from nt_jax.eval.rows import ResultRow, read_rows, summarise
 from .made_up import HARM, made_up_answers
 
 ANSWERS = made_up_answers()
-ROWS = summarise(ANSWERS, judge="phrases-v1")
+ROWS = summarise(ANSWERS, judges={"phrases-v1": "ab12" * 16})
 SETTINGS = {"name": "made_up", "model": {"source": "a/model"}, "eval": {"max_new_tokens": 48}}
 TIMINGS = {"attribute": 58.2, "tune": 304.0}
 MACHINE = {"python": "3.11.7", "platform": "Linux", "versions": {"nt_jax": "0.1.0"}}

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from nt_jax import cli
 from nt_jax.errors import RunError
-from nt_jax.eval.suite import AnswerFile
+from nt_jax.eval.answer_file import RecordFile
 from nt_jax.models.export import export_hf
 from nt_jax.train import attribute, loop, stages, tune
 from tests.train import small
@@ -106,25 +106,25 @@ def test_attribution_goes_on_after_its_last_whole_example(finished, tmp_path):
 
 
 def test_answers_to_the_test_sets_go_on_after_the_last_batch(finished, tmp_path):
-    folder = without(finished, tmp_path / "run", "eval", "report")
-    config, add, asked = small.settings(finished.recipe, folder), AnswerFile.add, []
+    folder = without(finished, tmp_path / "run", "tuned", "eval", "report")
+    config, append, asked = small.settings(finished.recipe, folder), RecordFile.append, []
 
-    def add_once(self, model, prompts, answers):
+    def append_once(self, rows):
         if self.rows:
             raise Killed
-        add(self, model, prompts, answers)
+        append(self, rows)
 
-    def add_and_count(self, model, prompts, answers):
-        asked.extend(prompts)
-        add(self, model, prompts, answers)
+    def append_and_count(self, rows):
+        asked.extend(row for row in rows if "answer" in row)
+        append(self, rows)
 
-    with mock.patch.object(AnswerFile, "add", add_once), pytest.raises(Killed):
+    with mock.patch.object(RecordFile, "append", append_once), pytest.raises(Killed):
         small.carry_on(config)
-    partial = folder / ".eval.tmp" / "tuned.jsonl"
+    partial = folder / ".tuned.tmp" / "tuned.jsonl"
     assert len(partial.read_text().splitlines()) == config.eval.batch_size
     with partial.open("a") as file:
         file.write('{"dataset": "demo_attack", "id": "cut off h')
-    with mock.patch.object(AnswerFile, "add", add_and_count):
+    with mock.patch.object(RecordFile, "append", append_and_count):
         small.carry_on(config)
     every = len(config.eval.datasets) * small.PROMPTS
     assert len(asked) == every - config.eval.batch_size
