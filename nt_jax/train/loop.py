@@ -7,6 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
 from nt_jax.config import RunConfig, config_key
@@ -102,12 +103,29 @@ def finish(session: Session, directory: RunDirectory) -> None:
 def export_run(run_dir: Path, out: Path, dtype: str) -> None:
     """Turn the Orbax factors of a finished or interrupted run into a HF directory at `out`."""
     console = Console()
+    config, scale_LF = run_factors(run_dir, console)
+    session = Session(config, console)
+    report = export_hf(session.checkpoint, scale_LF, out, dtype)
+    try:
+        difference = verify_export(session, scale_LF, out)
+        write_manifest(out / "nt_jax_export.json", report, difference)
+    except BaseException:
+        shutil.rmtree(out)
+        raise
+    session.say("export", f"{out}   {len(report.changed)} of {report.tensors} tensors changed")
+
+
+def run_factors(run_dir: Path, console: Console) -> tuple[RunConfig, np.ndarray]:
+    """(the run's config, its best factors float32 [L, F]), once its model is known to be the same.
+
+    Raises a RunError if the folder is no run, holds no factors, or the model's files have changed.
+    """
     if not (run_dir / "run.json").is_file():
         raise RunError(f"{run_dir} is not a run directory (it has no run.json).")
     with RunDirectory(run_dir) as directory:
         facts = directory.facts()
         if "config" not in facts or "keys" not in facts:
-            raise RunError(f"{run_dir / 'run.json'} holds no config. Repeat the run.")
+            raise RunError(f"{run_dir / 'run.json'} holds no config of a run. Repeat the run.")
         session = Session(RunConfig.model_validate(facts["config"]), console)
         if fingerprint(session.checkpoint) != facts["hashes"]["weights"]:
             raise RunError(
@@ -120,15 +138,7 @@ def export_run(run_dir: Path, out: Path, dtype: str) -> None:
                 f"{run_dir} holds no factors tuned with its present settings. Carry the run on "
                 f"first: python -m nt_jax.train --config ... --run-dir {run_dir}"
             )
-        scale_LF = tuned_scale(session, select, train)
-        report = export_hf(session.checkpoint, scale_LF, out, dtype)
-        try:
-            difference = verify_export(session, scale_LF, out)
-            write_manifest(out / "nt_jax_export.json", report, difference)
-        except BaseException:
-            shutil.rmtree(out)
-            raise
-    session.say("export", f"{out}   {len(report.changed)} of {report.tensors} tensors changed")
+        return session.config, tuned_scale(session, select, train)
 
 
 def clock(seconds: float) -> str:

@@ -37,7 +37,7 @@ def without(finished, folder: Path, *names: str) -> Path:
 
 # --- what depends on what ------------------------------------------------------------------------
 
-TUNED = {"train", "export", "eval", "report"}
+TUNED = {"train", "export", "tuned", "eval", "report"}
 READS = {
     "seed=1": {*small.STAGES} - {"base"},
     "model.dtype=bfloat16": {*small.STAGES},
@@ -46,8 +46,9 @@ READS = {
     "tune.epochs=9": TUNED,
     "tune.answer_tokens=5": {"answers", "attribute", "select", *TUNED},
     "export.dtype=float32": {"export", "report"},
-    "eval.limit=2": {"base", "eval", "report"},
-    "eval.max_new_tokens=2": {"base", "eval", "report"},
+    "eval.max_new_tokens=2": {"base", "tuned", "eval", "report"},
+    "eval.judges=[phrases, guard:x]": {"eval", "report"},
+    "eval.kl=false": {"eval", "report"},
     "data.safety_targets=self": {*small.STAGES} - {"base"},
     "name=other": {"report"},
     "eval.batch_size=8": set(),
@@ -58,16 +59,24 @@ READS = {
 
 @pytest.mark.parametrize("change", READS)
 def test_a_changed_setting_repeats_the_stages_that_read_it(recipe, tmp_path, change):
-    before = loop.stage_keys(small.settings(recipe, tmp_path), "weights", "data")
-    after = loop.stage_keys(small.settings(recipe, tmp_path, change), "weights", "data")
+    before = loop.stage_keys(small.settings(recipe, tmp_path), "weights", "data", "tests")
+    after = loop.stage_keys(small.settings(recipe, tmp_path, change), "weights", "data", "tests")
     assert {name for name in small.STAGES if before[name] != after[name]} == READS[change]
 
 
 @pytest.mark.parametrize("hashes", [("other", "data"), ("weights", "other")])
 def test_other_weights_or_data_repeat_every_stage(recipe, tmp_path, hashes):
     config = small.settings(recipe, tmp_path)
-    before, after = loop.stage_keys(config, "weights", "data"), loop.stage_keys(config, *hashes)
+    before = loop.stage_keys(config, "weights", "data", "tests")
+    after = loop.stage_keys(config, *hashes, "tests")
     assert before.keys() == set(small.STAGES) and not before.items() & after.items()
+
+
+def test_other_test_prompts_repeat_the_answers_to_them(recipe, tmp_path):
+    config = small.settings(recipe, tmp_path)
+    before, after = (loop.stage_keys(config, "weights", "data", tests) for tests in ("a", "b"))
+    changed = {name for name in small.STAGES if before[name] != after[name]}
+    assert changed == {"base", "tuned", "eval", "report"}
 
 
 def test_another_test_set_size_tunes_nothing_anew(finished, tmp_path):
