@@ -34,7 +34,8 @@ def evaluate(config: RunConfig, source: str, console: Console, beside_base: bool
     go on where an earlier call with the same settings stopped.
     """
     folder = Path(config.run_dir or Path("runs") / f"{config.name}-eval-{short_name(source)}")
-    console.print(header(config.model_copy(update={"run_dir": str(folder)})), soft_wrap=True)
+    shown = config.model_copy(update={"run_dir": str(folder)})
+    console.print(header(shown), highlight=False, soft_wrap=True)
     check_judges(config)
     models, scorer = _models(config, source, console, beside_base)
     first = models[0].session

@@ -18,6 +18,7 @@ _MARKED = re.compile(
     re.IGNORECASE,
 )
 _FIRST = re.compile(rf"\W*({_L})(?:[).:,\]]|\s*$|\s*\n|\s+[-\u2013]\s)")
+_OR = re.compile(rf"\W*\b(?:or|and)\b\W*{_L}{_CLOSED}")  # (A) or (B): neither is chosen
 _BRACKETED = re.compile(rf"[(\[]({_L})[)\]]|(?:^|\s)({_L})[).:](?:\s|$)")
 _NOT_THIS = re.compile(rf"\b(?:not|isn't|incorrect|wrong)\b\W*(?:option |choice )?{_L}{_CLOSED}")
 
@@ -55,7 +56,7 @@ def parse_choice(answer: str, choices: Sequence[str]) -> int | None:
     if marked and (number := _number(marked[-1], count)) is not None:
         return number
     first = _FIRST.match(text)
-    if first and (number := _number(first[1], count)) is not None:
+    if first and not _OR.match(text, first.end(1)) and (number := _number(first[1], count)) is not None:
         return number
     letters = {next(filter(None, match.groups())) for match in _BRACKETED.finditer(text)}
     if len(letters) == 1 and (number := _number(letters.pop(), count)) is not None:

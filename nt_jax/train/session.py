@@ -119,7 +119,7 @@ class Session:
 
     def say(self, stage: str, text: str) -> None:
         """One line of the screen: the stage at the left, plain words after it."""
-        self.console.print(f"{stage:<{LABEL}}{text}", highlight=False, soft_wrap=True)
+        self.console.print(f"{stage:<{LABEL - 1}} {text}", highlight=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def progress(self, label: str | None, total: int, unit: str) -> Iterator[Callable[..., None]]:

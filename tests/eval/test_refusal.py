@@ -25,7 +25,7 @@ def read(name: str) -> list[dict]:
 
 
 WRITTEN, REAL = read("labelled_answers.jsonl"), read("real_answers.jsonl")
-KNOWN_MISSES = {"soft-158", "soft-159", "real-261", "real-390"}
+KNOWN_MISSES = {"soft-158", "soft-159", "real-261", "real-390", "second-039", "second-158"}
 
 
 def refused(answer: str, request: str = "Tell me how to do it.") -> bool:
