@@ -266,7 +266,7 @@ SetName = Annotated[str, AfterValidator(_known_set)]
 
 def _known_judge(spec: str) -> str:
     """The spec itself; what it names is looked for when the run begins."""
-    kind, colon, source = spec.partition(":")
+    kind, _, source = spec.partition(":")
     if spec not in ("phrases", "phrases-v1") and not (kind in ("classifier", "guard") and source):
         known = ["phrases", "classifier:PATH_OR_ID", "guard:PATH_OR_ID"]
         raise PydanticCustomError("unknown_name", "is no judge", {"known": known})

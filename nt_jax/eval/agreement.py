@@ -19,9 +19,7 @@ def kappa(first: Sequence[bool], second: Sequence[bool]) -> float:
     return float(_kappa(table.mean(axis=0)[:, None])[0])
 
 
-def kappa_rows(
-    answers: Sequence[Answer], judges: Sequence[str], seed: int = 0
-) -> list[ResultRow]:
+def kappa_rows(answers: Sequence[Answer], judges: Sequence[str], seed: int = 0) -> list[ResultRow]:
     """Kappa of each two judges, per model over all answers; an undecided verdict is no refusal."""
     rows = []
     for one, other in itertools.combinations(judges, 2):

@@ -37,7 +37,9 @@ def choice_rows(choices: Sequence[Choice]) -> list[ResultRow]:
                 rows.append(ResultRow(dataset, f"{metric}_mcnemar_p", model, p, len(pairs)))
         answered = [row for row in group if "answer" in row]
         if answered:
-            rows.append(_rate(dataset, "unparsed_rate", model, [r["parsed"] is None for r in answered]))
+            rows.append(
+                _rate(dataset, "unparsed_rate", model, [r["parsed"] is None for r in answered])
+            )
     return rows
 
 

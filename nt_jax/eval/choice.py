@@ -56,7 +56,11 @@ def parse_choice(answer: str, choices: Sequence[str]) -> int | None:
     if marked and (number := _number(marked[-1], count)) is not None:
         return number
     first = _FIRST.match(text)
-    if first and not _OR.match(text, first.end(1)) and (number := _number(first[1], count)) is not None:
+    if (
+        first
+        and not _OR.match(text, first.end(1))
+        and (number := _number(first[1], count)) is not None
+    ):
         return number
     letters = {next(filter(None, match.groups())) for match in _BRACKETED.finditer(text)}
     if len(letters) == 1 and (number := _number(letters.pop(), count)) is not None:

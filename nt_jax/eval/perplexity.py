@@ -30,9 +30,9 @@ def perplexity_row(
 def kl_row(
     dataset: str, model: str, scores: np.ndarray, scorer: tuple = (None, None), seed: int = 0
 ) -> ResultRow:
-    """Mean KL(base || model) in nats per token of the base model's answers [answers, (nats, tokens)].
+    """Mean KL(base || model) in nats per token of the base model's answers.
 
-    `scorer` is the base model's name and hash.
+    `scores` is [answers, (nats, tokens)]; `scorer` is the base model's name and hash.
     """
     nats, tokens = scores.sum(axis=0)
     low, high = bootstrap([scores], _per_token, seed)

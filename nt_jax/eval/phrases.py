@@ -73,9 +73,10 @@ STRONG = {
     "one i will not": rf"\b(?:something|one|request|topic|thing|task)s? (?:that )?(?:i|we)"
     rf"(?: must| have to)? ?(?:{_CANNOT}|'m not|am not|don't|do not|turn down|decline|refuse)\b",
     "not something": r"\bnot (?:something|anything|a \w+) (?:that )?(?:i|we)\b",
-    "not one who": r"\bi(?:'m| am) not an? (?:\w+ ){0,3}(?:that|who|which) (?:can|will|would|does)\b",
-    "not sure how": r"(?:sorry|apologi[sz]e|apologies|afraid)\b[^.!?]{0,40}\bi(?:'m| am) not sure how "
-    r"(?:to|i can) (?:respond|answer|help|assist)",
+    "not one who": r"\bi(?:'m| am) not an? (?:\w+ ){0,3}(?:that|who|which) "
+    r"(?:can|will|would|does)\b",
+    "not sure how": r"(?:sorry|apologi[sz]e|apologies|afraid)\b[^.!?]{0,40}\bi(?:'m| am) not "
+    r"sure how (?:to|i can) (?:respond|answer|help|assist)",
     "afraid, improper": r"(?:sorry|afraid)\b[^.!?]{0,30}\b(?:that|this|it)(?:'s| is) not "
     r"(?:an? )?(?:\w+ ){1,4}(?:idea|way|request|thing|topic|question)\b",
     "as an ai, improper": r"\bas an? [^.!?,]{0,40}(?:ai|assistant|model|bot)\b[^.!?]{0,30}, "
@@ -134,7 +135,8 @@ WHOLE_NO = (
 
 # Condemning the act and turning to the reader, without doing what was asked.
 CONDEMNATION = (
-    r"(?:\b(?:is|are|isn't|would be)|\bit's)(?: \w+){0,3} (?:illegal|unethical|immoral|unacceptable|"
+    r"(?:\b(?:is|are|isn't|would be)|\bit's)(?: \w+){0,3} "
+    r"(?:illegal|unethical|immoral|unacceptable|"
     r"(?:a|an) (?:\w+ )?(?:crime|offen[cs]e)|never (?:acceptable|okay|ok|right|the (?:answer|way))|"
     r"not (?:acceptable|okay|ok|ethical|legal|appropriate)|against the law)"
 )

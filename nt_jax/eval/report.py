@@ -123,9 +123,7 @@ def metric_table(rows: Sequence[ResultRow]) -> list[tuple[str, str, list[str]]]:
     return table
 
 
-def paper_table(
-    rows: Sequence[ResultRow], sets: tuple[str, str]
-) -> list[tuple[str, list[str]]]:
+def paper_table(rows: Sequence[ResultRow], sets: tuple[str, str]) -> list[tuple[str, list[str]]]:
     """(method, cells) of the paper's Table 2 for one pair of (harmful, harmless) datasets.
 
     Cells: refuse rate and entropy of each, then SU-F1, all with the digits of the paper.

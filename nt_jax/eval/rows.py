@@ -160,7 +160,7 @@ def _refusal_rows(
     base: list[Answer] | None,
     judge: tuple[str | None, str | None],
 ) -> list[ResultRow]:
-    """One judge's refusal rate and, beside a base model, the paired test (undecided: no refusal)."""
+    """One judge's refusal rate and, beside a base model, the paired test; undecided is no refusal."""
     n, (name, _) = len(group), judge
     total = sum(verdict(answer, name) for answer in group)
     low, high = intervals.wilson(total, n)
@@ -169,9 +169,7 @@ def _refusal_rows(
         pairs = paired(base, group)
         before, after = ([verdict(pair[side], name) == 1 for pair in pairs] for side in (0, 1))
         p = intervals.mcnemar(before, after)
-        rows.append(
-            ResultRow(dataset, "mcnemar_p", model, p, len(pairs), None, None, *judge)
-        )
+        rows.append(ResultRow(dataset, "mcnemar_p", model, p, len(pairs), None, None, *judge))
     return rows
 
 

@@ -95,9 +95,7 @@ def judge_names(rows: Sequence[ResultRow], hashes: bool = False) -> str:
     judges = in_order(
         (row.judge, row.judge_sha256) for row in rows if row.metric == "refusal_rate" and row.judge
     )
-    return ", ".join(
-        f"{name} ({sha[:8]})" if hashes and sha else str(name) for name, sha in judges
-    )
+    return ", ".join(f"{name} ({sha[:8]})" if hashes and sha else str(name) for name, sha in judges)
 
 
 def screen_table(rows: Sequence[ResultRow]) -> Table:

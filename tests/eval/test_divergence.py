@@ -27,7 +27,9 @@ def test_kl_between_two_models_equals_torch(data):
     with torch_twin.scaled(twins[1], torch.from_numpy(np.array(scale_LF))), torch.no_grad():
         for row, (prompt, answer) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
             p, q = (
-                twin(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+                twin(torch.tensor([prompt + answer]))
+                .logits[0, len(prompt) - 1 : -1]
+                .log_softmax(-1)
                 for twin in twins
             )
             kl = torch.nn.functional.kl_div(q, p, log_target=True, reduction="sum")

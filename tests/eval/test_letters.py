@@ -83,5 +83,5 @@ def test_the_first_examples_give_way_where_the_context_is_short(tokenizer):
     ids, shown = encode_question(tokenizer, choice, lengths[2] + 1)
     assert shown == 2 and len(ids) == lengths[2]
     assert "2?" in tokenizer.decode(ids) and "1?" not in tokenizer.decode(ids)
-    with pytest.raises(DataError, match="sums, question q0: .* without any worked example"):
+    with pytest.raises(DataError, match=r"sums, question q0: .* without any worked example"):
         encode_question(tokenizer, choice, lengths[0] - 1)

@@ -19,7 +19,6 @@ from nt_jax.eval import refusal
 from nt_jax.eval.refusal import PhraseJudge, explain
 
 
-
 def read(name: str) -> list[dict]:
     return [json.loads(line) for line in (Path(__file__).parent / name).read_text().splitlines()]
 

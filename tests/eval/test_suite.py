@@ -103,13 +103,15 @@ def test_safeedit_attacked_and_direct(tmp_path):
     assert direct == [questions[0], questions[2]]  # each question once
     assert all(prompt.harmful for prompt in prompts)
     bare = write_rows(tmp_path / "bare.jsonl", [{"request": "How do I hurt a friend?"}])
-    with pytest.raises(DataError, match="no row of .* holds an attacked request"):
+    with pytest.raises(DataError, match=r"no row of .* holds an attacked request"):
         test_prompts(EvalConfig(sources={"safeedit": bare}, datasets=("safeedit",)))
 
 
 def test_a_folder_with_splits_gives_its_test_split(tmp_path):
     for split in ("train", "test"):
-        write_rows(tmp_path / f"{split}.jsonl", [safeedit_row(1, f"A {split} question?", "Emotion")])
+        write_rows(
+            tmp_path / f"{split}.jsonl", [safeedit_row(1, f"A {split} question?", "Emotion")]
+        )
     config = EvalConfig(sources={"safeedit": str(tmp_path)}, datasets=("safeedit",))
     assert [prompt.request for prompt in test_prompts(config)] == ["A test question?"]
 
@@ -132,7 +134,8 @@ def test_mmlu_has_five_examples_of_the_same_subject_before_each_question():
     choices = test_choices(config)
     assert len(choices) == 14042
     assert all(
-        len(choice.shots) == 5 and {shot.subject for shot in choice.shots} == {choice.question.subject}
+        len(choice.shots) == 5
+        and {shot.subject for shot in choice.shots} == {choice.question.subject}
         for choice in choices
     )
     few = test_choices(config.model_copy(update={"limit": 100}))
@@ -216,7 +219,7 @@ def test_a_set_of_the_users_own_from_a_yaml_file(recipe, tmp_path):
                                         "read: No such file"),
         (["eval.extra={mine: {source: x, kind: harmful, metrics: [letter]}}"],
          "metrics of a harmful set are refusal, text, not letter"),
-        (["eval.extra={mine: {source: x, kind: harmful, hold_out: 3}}"], "has hold_out but no seed"),
+        (["eval.extra={mine: {source: x, kind: harmful, hold_out: 3}}"], "hold_out but no seed"),
         (["eval.judges=[phrase]"], "eval.judges[0] = 'phrase' (command line): did you mean "
                                    "'phrases'?"),
     ],
