@@ -197,6 +197,9 @@ def _context(
         "timings": [(stage, _clock(seconds)) for stage, seconds in timings.items()],
         "total": _clock(sum(timings.values())),
         "machine": machine,
+        "overlap": {
+            screen.label_of(name): count for name, count in machine.get("overlap", {}).items()
+        },
     }
 
 

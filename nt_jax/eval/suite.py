@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -144,6 +145,13 @@ def prompts_hash(prompts: Iterable[TestPrompt], choices: Iterable[TestChoice]) -
     """sha256 over all that is asked, so that answers to other questions are never reused."""
     rows = [dataclasses.asdict(row) for row in (*prompts, *choices)]
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
+def overlap(prompts: Iterable[TestPrompt], tuned_on: Iterable[str]) -> dict[str, int]:
+    """By test set, how many of its requests were also tuned on; sets without any are left out."""
+    known = {" ".join(text.split()).lower() for text in tuned_on}
+    shared = (p.dataset for p in prompts if " ".join(p.request.split()).lower() in known)
+    return dict(Counter(shared))
 
 
 def _ordered(name: str, entry: TestSet) -> list:

@@ -15,7 +15,7 @@ from nt_jax.errors import RunError
 from nt_jax.eval.judges import check_judges
 from nt_jax.eval.rows import read_rows
 from nt_jax.eval.screen import screen_table
-from nt_jax.eval.suite import prompts_hash
+from nt_jax.eval.suite import overlap, prompts_hash
 from nt_jax.models.export import export_hf
 from nt_jax.rundir import RunDirectory
 from nt_jax.train.attribute import choose_templates
@@ -51,12 +51,16 @@ def run(config: RunConfig, console: Console, until: str | None = None) -> None:
         "weights": fingerprint(session.checkpoint), "data": data_hash(records), "tests": tests,
     }  # fmt: skip
     keys = stage_keys(config, **hashes)
+    tuned_on = [row.request for part in records.values() for row in (*part.harmful, *part.harmless)]
+    shared = overlap(session.prompts, tuned_on)
     with RunDirectory(config.folder) as directory:  # not before all input is known to be sound
         directory.record(
             config=config.model_dump(mode="json"), seed=config.seed, devices=devices(),
-            hashes=hashes, keys=keys,
+            hashes=hashes, keys=keys, overlap=shared,
         )  # fmt: skip
         session.say("model", model_line(session.checkpoint.config))
+        for name, count in shared.items():
+            session.say("warning", f"{count} requests of {name} are also tuned on: it flatters")
         for name in STAGES:
             started = time.monotonic()
             if directory.finished(name, keys[name]):

@@ -13,6 +13,7 @@ from nt_jax.eval.registry import TestSet, built_in_sets
 from nt_jax.eval.suite import (
     by_hash,
     held_out,
+    overlap,
     prompts_hash,
     read_set,
     set_prompts,
@@ -245,6 +246,13 @@ def test_wrong_columns_and_missing_examples_are_named(tmp_path):
     bad = write_rows(tmp_path / "bad.jsonl", [rows[0] | {"question": "1?", "answer": 5}])
     with pytest.raises(DataError, match="answer 5 is none of its 2 choices"):
         test_choices(EvalConfig(sources={"mmlu": bad}, datasets=("mmlu",)))
+
+
+def test_requests_that_were_also_tuned_on_are_counted():
+    prompts = test_prompts(EvalConfig(limit=3))
+    tuned_on = [prompts[0].request.upper() + "  ", "Something else?"]
+    assert overlap(prompts, tuned_on) == {"demo_attack": 1, "demo_direct": 1}
+    assert overlap(prompts, []) == {}
 
 
 def test_other_prompts_have_another_hash():
