@@ -189,7 +189,7 @@ def test_an_export_that_does_not_answer_like_the_tuned_model_is_not_kept(finishe
         small.carry_on(small.settings(finished.recipe, folder))
     assert "does not answer like the tuned one" in str(error.value)
     assert {path.name for path in folder.iterdir()} == {
-        "answers", "attribute", "select", "train", "base", "run.json", ".lock"
+        "answers", "attribute", "select", "train", "base", "tuned", "run.json", ".lock"
     }  # fmt: skip
     with mock.patch.object(loop, "export_hf", wrong), pytest.raises(RunError):
         loop.export_run(folder, tmp_path / "out", "source")
