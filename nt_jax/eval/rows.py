@@ -160,7 +160,7 @@ def _refusal_rows(
     base: list[Answer] | None,
     judge: tuple[str | None, str | None],
 ) -> list[ResultRow]:
-    """One judge's refusal rate and, beside a base model, the paired test; undecided is no refusal."""
+    """One judge's refusal rate and, beside a base, the paired test; undecided is no refusal."""
     n, (name, _) = len(group), judge
     total = sum(verdict(answer, name) for answer in group)
     low, high = intervals.wilson(total, n)
