@@ -23,7 +23,7 @@ from nt_jax.errors import ConfigError, NtError
 COMMANDS = {
     "train": "attribute, select, tune, export, evaluate and report; finished stages are skipped",
     "attribute": "score the neurons, select the safety and utility neurons, then stop",
-    "eval": "carry a run on to its before / after table and report",
+    "eval": "carry a run on to its before / after table and report, or measure any model alone",
     "export": "turn the tuned factors of a run into a Hugging Face checkpoint",
 }
 QUIET = {
@@ -126,6 +126,11 @@ def _run(command: str, words: list[str], program: str) -> int:
         return 0
     from rich.console import Console
 
+    if command == "eval" and options.model is not None:
+        from nt_jax.eval.alone import evaluate
+
+        evaluate(config, options.model, Console(), options.beside_base)
+        return 0
     from nt_jax.train.loop import run
 
     if command == "attribute":
@@ -160,6 +165,18 @@ def _parser(command: str, program: str) -> _Parser:
         "--config", metavar="NAME_OR_PATH", help=f"{', '.join(recipe_names())}, or a YAML file"
     )
     parser.add_argument("--run-dir", metavar="DIR", help="same as run_dir=DIR")
+    if command == "eval":
+        parser.add_argument(
+            "--model",
+            metavar="DIR_OR_RUN",
+            help="tune nothing: measure this Hugging Face folder, GGUF file, hub id, or a run "
+            "directory (its base and its tuned model), on the config's test sets",
+        )
+        parser.add_argument(
+            "--beside-base",
+            action="store_true",
+            help="with --model: also measure the config's own model, and compare",
+        )
     parser.add_argument(
         "--dry-run", action="store_true", help="show the whole config, sizes and memory, then stop"
     )

@@ -11,35 +11,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
+
+from nt_jax.config_base import DatasetConfig, Frozen
+from nt_jax.eval.registry import TestSet, built_in_sets, read_sets
 
 Target = Literal["mean_logprob", "first_token", "sum_logprob"]
 Factor = Annotated[float, Field(ge=-1000, le=1000)]
 AttackType = Literal["pretending", "attention shifting", "privilege escalation", "emotion"]
-EvalDataset = Literal["demo_attack", "demo_direct", "demo_harmless", "demo_harmless_attack"]
-
-
-class Frozen(BaseModel):
-    """A section: unknown keys are errors, values cannot change, defaults are checked too."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_section(cls, raw: Any) -> Any:
-        return {} if raw is None else raw  # YAML reads `tune:` with nothing below it as null
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_bool_as_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """The value itself; pydantic would quietly take `true` (or YAML's `yes`) for 1."""
-        kind = cls.model_fields[info.field_name or ""].annotation
-        if isinstance(value, bool) and kind is not bool:
-            raise ValueError("must not be true or false (YAML also reads yes, no, on, off so)")
-        return value
 
 
 def _conflict(key: str, value: float, rule: str) -> PydanticCustomError:
@@ -260,20 +246,6 @@ class TuneConfig(Frozen):
         return self
 
 
-class DatasetConfig(Frozen):
-    """Where one set of records comes from."""
-
-    source: str = Field(
-        default="demo",
-        min_length=1,
-        description="demo, a JSON / JSONL / CSV / parquet file, or a hub id",
-    )
-    split: str | None = Field(
-        default=None, description="split to read; null = the source's own splits"
-    )
-    limit: int | None = Field(default=None, ge=1, description="read at most this many; null = all")
-
-
 class DataConfig(Frozen):
     """What the model is tuned on."""
 
@@ -294,23 +266,83 @@ class DataConfig(Frozen):
     )
 
 
+def _known_set(name: str, info: ValidationInfo) -> str:
+    """The name of a test set; config_load makes a hint of the `known` names."""
+    known = [*built_in_sets(), *info.data.get("extra", {})]
+    if name not in known:
+        raise PydanticCustomError("unknown_name", "is no test set", {"known": known})
+    return name
+
+
+SetName = Annotated[str, AfterValidator(_known_set)]
+
+
+def _known_judge(spec: str) -> str:
+    """The spec itself; what it names is looked for when the run begins."""
+    kind, _, source = spec.partition(":")
+    if spec not in ("phrases", "phrases-v1") and not (kind in ("classifier", "guard") and source):
+        known = ["phrases", "classifier:PATH_OR_ID", "guard:PATH_OR_ID"]
+        raise PydanticCustomError("unknown_name", "is no judge", {"known": known})
+    return spec
+
+
+JudgeSpec = Annotated[str, AfterValidator(_known_judge)]
+
+
 class EvalConfig(Frozen):
     """What is measured before and after."""
 
-    datasets: tuple[EvalDataset, ...] = Field(
+    extra: dict[str, TestSet] = Field(
+        default={},
+        description="your own test sets: the path of a YAML file, or {NAME: {source: FILE, kind: "
+        "harmful}}; docs/evaluation.md has every key",
+    )
+    sources: dict[SetName, str] = Field(
+        default={},
+        description="where to read a test set instead, e.g. eval.sources.advbench=my/copy.csv",
+    )
+    datasets: tuple[SetName, ...] = Field(
         default=("demo_attack", "demo_direct", "demo_harmless", "demo_harmless_attack"),
         min_length=1,
-        description="test sets; none of their requests or attacks occurs in tuning",
+        description="test sets by name: demo_*, safeedit, advbench, alpaca, truthfulqa, mmlu, "
+        "xstest, ... (docs/evaluation.md lists them), or your own from eval.extra",
     )
     max_new_tokens: int = Field(default=48, ge=1, le=8192, description="longest answer, in tokens")
     batch_size: int = Field(default=32, ge=1, description="answers decoded together")
     judge: Literal["phrases"] = Field(
-        default="phrases", description="who decides what is a refusal"
+        default="phrases", description="who decides what is a refusal while tuning"
+    )
+    judges: tuple[JudgeSpec, ...] = Field(
+        default=("phrases",),
+        min_length=1,
+        description="who decides in the evaluation: phrases, classifier:PATH_OR_ID[#LABEL] (needs "
+        "nt_jax[judge]), guard:PATH_OR_ID (a chat model). The first one's verdicts are used "
+        "throughout; with several, their agreement is printed",
     )
     perplexity: bool = Field(
         default=True, description="also score harmless answers by the untuned model"
     )
+    scorer: str | None = Field(
+        default=None,
+        min_length=1,
+        description="another model to score perplexity with; null = the untuned model",
+    )
+    kl: bool = Field(
+        default=True,
+        description="also measure how far the tuned model's next-token probabilities lie from the "
+        "untuned one's, along its answers to harmless requests",
+    )
     limit: int | None = Field(default=None, ge=1, description="requests per test set; null = all")
+
+    @field_validator("extra", mode="before")
+    @classmethod
+    def _read_extra(cls, raw: Any) -> Any:
+        return read_sets(raw) if isinstance(raw, str) else raw
+
+    def test_set(self, name: str) -> TestSet:
+        """One test set by name, read from where `sources` says if it says anything."""
+        entry = (built_in_sets() | self.extra)[name]
+        return entry.model_copy(update={"source": self.sources.get(name, entry.source)})
 
 
 class ExportConfig(Frozen):

@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from nt_jax.config import RunConfig
 from nt_jax.config_help import choices, sections, setting_table
 from nt_jax.errors import ConfigError
+from nt_jax.eval.registry import TestSet
 from nt_jax.yaml_lines import BadYamlError, KeyPath, LocatedYaml, read_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
 COMMAND_LINE = "command line"
+OWN_SETS = ("eval", "extra")  # below it, each key is the name of a TestSet
 
 
 def recipe_names() -> list[str]:
@@ -129,7 +132,7 @@ class _Draft:
 
     def explain(self, problem: Mapping[str, Any]) -> str:
         """One line for one pydantic error: what, where, and the nearest valid choice."""
-        key: KeyPath = problem["loc"]
+        key: KeyPath = tuple(part for part in problem["loc"] if part != "[key]")
         value = problem["input"]
         if problem["type"] == "conflict":
             key, value = tuple(problem["ctx"]["key"].split(".")), problem["ctx"]["value"]
@@ -138,12 +141,16 @@ class _Draft:
             case "extra_forbidden":
                 return f"unknown key '{name}' ({at}){_nearest_key(key)}"
             case "missing":
-                about = setting_table()[name].description
+                about = _field(key).description
                 return f"{name} is missing ({at}): {about}"
             case "literal_error":
-                allowed = choices(setting_table()[_dotted(k for k in key if isinstance(k, str))])
+                allowed = choices(_field(key))
                 listed = f"choose {' or '.join(allowed)}"
                 hint = _did_you_mean(str(value), allowed) or f": {listed}"
+                return f"{name} = {_brief(value)} ({at}){hint}"
+            case "unknown_name":
+                known = problem["ctx"]["known"]
+                hint = _did_you_mean(str(value), known) or f": known are {', '.join(known)}"
                 return f"{name} = {_brief(value)} ({at}){hint}"
             case "model_type":
                 message = "must be a section of 'key: value' lines"
@@ -168,9 +175,21 @@ def _first_causes(error: ValidationError) -> Iterator[Mapping[str, Any]]:
             yield problem
 
 
+def _field(key: KeyPath) -> FieldInfo:
+    """The schema of a key; keys of a test set of the user's lie outside the table."""
+    named = [part for part in key if isinstance(part, str)]
+    if named[: len(OWN_SETS)] == [*OWN_SETS] and len(named) > len(OWN_SETS) + 1:
+        return TestSet.model_fields[named[len(OWN_SETS) + 1]]
+    return setting_table()[_dotted(named)]
+
+
 def _nearest_key(key: KeyPath) -> str:
     """The hint for an unknown key: its neighbours first, then keys of any section."""
     parent, name = _dotted(key[:-1]), str(key[-1])
+    if key[: len(OWN_SETS)] == OWN_SETS:
+        return _did_you_mean(name, TestSet.model_fields) or (
+            f": a test set has {', '.join(TestSet.model_fields)}"
+        )
     schema = dict(sections(RunConfig))
     neighbours = list(schema[parent].model_fields)
     if close := difflib.get_close_matches(name, neighbours, n=1):

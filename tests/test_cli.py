@@ -32,6 +32,11 @@ def calls(monkeypatch) -> list:
     plan.__dict__["describe"] = lambda config: f"the plan of {config.name}"
     monkeypatch.setitem(sys.modules, "nt_jax.train.loop", loop)
     monkeypatch.setitem(sys.modules, "nt_jax.train.plan", plan)
+    alone = types.ModuleType("nt_jax.eval.alone")
+    alone.__dict__["evaluate"] = lambda config, model, console, beside: made.append(
+        (config, model, beside)
+    )
+    monkeypatch.setitem(sys.modules, "nt_jax.eval.alone", alone)
     monkeypatch.setattr(cli, "_enter", lambda: None)  # it changes the whole process: tested apart
     return made
 
@@ -105,6 +110,13 @@ def test_commands_hand_over_the_resolved_config(calls, tmp_path):
     (config, more), attribute, evaluate = calls
     assert (config.seed, config.tune.epochs, config.run_dir, more) == (3, 2, "a: b#c", {})
     assert attribute == (config, {"until": "select"}) and evaluate == (config, {})
+
+
+def test_eval_with_a_model_measures_it_and_trains_nothing(calls):
+    words = ["--config", "smollm2-135m", "--model", "out/x", "eval.limit=2"]
+    assert cli.main("eval", words) == 0 and cli.main("eval", [*words, "--beside-base"]) == 0
+    assert [call[1:] for call in calls] == [("out/x", False), ("out/x", True)]
+    assert calls[0][0].eval.limit == 2
 
 
 def test_a_dry_run_prints_the_plan_and_changes_nothing(calls, capsys, tmp_path, monkeypatch):

@@ -42,7 +42,9 @@ def test_python_commands_load(line, tmp_path, monkeypatch):
     loop.__dict__["run"] = lambda config, console, **_: done.append(config.name)
     loop.__dict__["export_run"] = lambda folder, out, dtype: done.append(folder.name)
     plan.__dict__["describe"] = lambda config: done.append(config.name)
-    for fake in (loop, plan):
+    alone = types.ModuleType("nt_jax.eval.alone")
+    alone.__dict__["evaluate"] = lambda config, *rest: done.append(config.name)
+    for fake in (loop, plan, alone):
         monkeypatch.setitem(sys.modules, fake.__name__, fake)
     monkeypatch.setattr(cli, "_enter", lambda: None)  # it changes the whole process
     monkeypatch.chdir(tmp_path)

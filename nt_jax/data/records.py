@@ -1,4 +1,4 @@
-"""The three kinds of rows everything is trained and tested on, as frozen records."""
+"""The kinds of rows that everything is trained and tested on, as frozen records."""
 
 import re
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from nt_jax.errors import DataError
 
 SLOT = "{request}"
+LETTERS = "ABCDEFGHIJ"
 ATTACK_TYPES = ("pretending", "attention shifting", "privilege escalation", "emotion")
 
 # The fine labels of SafeEdit, grouped into the paper's four types (as Liu et al. 2023 group them).
@@ -99,3 +100,27 @@ class AttackTemplate:
     def apply(self, request: str) -> str:
         """The text with the request in its slot; other braces, on either side, stay as they are."""
         return self.text.replace(SLOT, request)
+
+
+@dataclass(frozen=True)
+class ChoiceQuestion:
+    """A question with lettered choices, of which number `key` (counted from 0) is right."""
+
+    id: str
+    request: str
+    choices: tuple[str, ...]
+    key: int
+    subject: str = ""
+    split: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a question without choices, or whose answer is none of them."""
+        if not 2 <= len(self.choices) <= len(LETTERS):
+            raise DataError(
+                f"question {self.id}: {len(self.choices)} choices. Give 2 to {len(LETTERS)}."
+            )
+        if not 0 <= self.key < len(self.choices):
+            raise DataError(
+                f"question {self.id}: answer {self.key} is none of its {len(self.choices)} "
+                "choices, which are counted from 0."
+            )

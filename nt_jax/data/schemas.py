@@ -111,6 +111,13 @@ HARMLESS = (
     Schema("OKTest / prompt list", ("prompt",), {"request": "prompt"}),
     Schema("text list", ("text",), {"request": "text"}),
 )
+CHOICE = (
+    Schema(
+        "MMLU",
+        ("question", "choices", "answer"),
+        {"request": "question", "choices": "choices", "key": "answer", "subject": "subject?"},
+    ),
+)
 
 
 def plain_name(column: str) -> str:

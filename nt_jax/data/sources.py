@@ -1,18 +1,22 @@
 """Loading: records from the demo set, a file, a directory or a hub id, whatever its layout."""
 
+import dataclasses
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nt_jax.data.records import (
     ATTACK_TYPES,
+    LETTERS,
     SLOT,
     AttackTemplate,
+    ChoiceQuestion,
     HarmfulRequest,
     HarmlessRequest,
     parse_attack_types,
 )
-from nt_jax.data.schemas import HARMFUL, HARMLESS, Schema, match, plain_name
+from nt_jax.data.schemas import CHOICE, HARMFUL, HARMLESS, Schema, match, plain_name
 from nt_jax.data.tables import Row, read_table
 from nt_jax.errors import DataError
 
@@ -22,17 +26,30 @@ SHOWN_PROBLEMS = 10
 
 
 def load_harmful(
-    source: str = "demo", split: str | None = None, limit: int | None = None
+    source: str = "demo", split: str | None = None, limit: int | None = None, **reading: Any
 ) -> list[HarmfulRequest]:
-    """The harmful requests of a source in their order, at least one, at most `limit` a split."""
-    return _load(source, split, limit, "harmful", HARMFUL, HarmfulRequest)
+    """The harmful requests of a source in their order, at least one, at most `limit` a split.
+
+    `reading` may hold `columns` (field -> column, in place of a known layout) and `undivided`
+    (a source without splits is read whole even if a split was named).
+    """
+    return _load(source, split, limit, "harmful", HARMFUL, HarmfulRequest, **reading)
 
 
 def load_harmless(
-    source: str = "demo", split: str | None = None, limit: int | None = None
+    source: str = "demo", split: str | None = None, limit: int | None = None, **reading: Any
 ) -> list[HarmlessRequest]:
-    """The harmless requests of a source in their order, at least one, at most `limit` a split."""
-    return _load(source, split, limit, "harmless", HARMLESS, HarmlessRequest)
+    """The harmless requests of a source, as `load_harmful` loads harmful ones."""
+    return _load(source, split, limit, "harmless", HARMLESS, HarmlessRequest, **reading)
+
+
+def load_choices(
+    source: str, split: str | None = None, limit: int | None = None, **reading: Any
+) -> list[ChoiceQuestion]:
+    """The questions with lettered choices of a source, as `load_harmful` loads requests."""
+    if source == "demo":
+        raise DataError("the demo set has no choice questions: name a file or a hub id.")
+    return _load(source, split, limit, "choice", CHOICE, ChoiceQuestion, **reading)
 
 
 def load_templates(
@@ -50,12 +67,37 @@ def load_templates(
     return _records(name, _choose(name, rows, split, limit), schema, AttackTemplate)
 
 
-def _load(source, split, limit, demo_file: str, schemas, record) -> list:
+def _load(
+    source,
+    split,
+    limit,
+    demo_file: str,
+    schemas,
+    record,
+    columns: Mapping[str, str] | None = None,
+    undivided: bool = False,
+) -> list:
     name, rows = _rows(source, demo_file)
-    schema = match(name, rows[0].values, schemas, f"{demo_file} requests")
+    if columns:
+        schema = _own_schema(name, columns, record)
+    else:
+        schema = match(name, rows[0].values, schemas, f"{demo_file} requests")
     if schema.only:
         rows = _keep(name, rows, *schema.only)
+    if undivided and not any(row.split for row in rows):
+        split = None
     return _records(name, _choose(name, rows, split, limit), schema, record)
+
+
+def _own_schema(name: str, columns: Mapping[str, str], record) -> Schema:
+    """A layout written by the user: field -> column."""
+    known = [field.name for field in dataclasses.fields(record) if field.name != "split"]
+    wrong = [field for field in columns if field not in known]
+    if wrong or "request" not in columns:
+        what = f"'{wrong[0]}' is no field" if wrong else "no column is named for 'request'"
+        raise DataError(f"{name}: columns: {what}. Fields: {', '.join(known)}.")
+    fields = {field: ".".join(map(plain_name, at.split("."))) for field, at in columns.items()}
+    return Schema("as in columns", tuple(fields.values()), fields)
 
 
 def _rows(source: str, demo_file: str) -> tuple[str, list[Row]]:
@@ -197,12 +239,32 @@ def _known_types(value: Any) -> tuple[str, ...]:
     return types
 
 
+def _choice_texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"is {type(value).__name__}, not a list of texts")
+    return tuple(str(text).strip() for text in value)
+
+
+def _choice_number(value: Any) -> int | None:
+    """A choice counted from 0, or its letter."""
+    text = str(value).strip()
+    if value is None or not text:
+        return None
+    if text.isdecimal():
+        return int(text)
+    if len(text) == 1 and text in LETTERS:
+        return LETTERS.index(text)
+    raise ValueError(f"is {value!r}, neither a number from 0 nor a letter")
+
+
 _READ = {
     "id": _identity,
     "sounds_harmful": _flag,
     "text": _template_text,
     "types": _known_types,
     "attack_types": _types,
+    "choices": _choice_texts,
+    "key": _choice_number,
 }
 
 

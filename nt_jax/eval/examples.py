@@ -44,13 +44,15 @@ class Example:
     after: Shown
 
 
-def choose_examples(answers: Sequence[Answer], count: int) -> list[Example]:
-    """Up to `count` records refused by exactly one of base and tuned, spread over the four kinds.
+def choose_examples(
+    answers: Sequence[Answer], count: int, base: str = BASE, tuned: str = TUNED
+) -> list[Example]:
+    """Up to `count` records refused by exactly one of two models, spread over the four kinds.
 
     Each kind gets its share (what a small kind leaves over goes to the others) and its records are
     taken at even distances, so that the choice is neither ours nor random.
     """
-    groups = _disagreements(answers)
+    groups = _disagreements(answers, base, tuned)
     chosen = []
     left, waiting = count, len(groups)
     for kind in sorted(groups, key=lambda kind: len(groups[kind])):  # small kinds first
@@ -61,9 +63,11 @@ def choose_examples(answers: Sequence[Answer], count: int) -> list[Example]:
     return [_example(*KINDS[kind], before, after) for kind, before, after in chosen]
 
 
-def count_disagreements(answers: Sequence[Answer]) -> dict[str, int]:
+def count_disagreements(
+    answers: Sequence[Answer], base: str = BASE, tuned: str = TUNED
+) -> dict[str, int]:
     """How often each kind of disagreement happened, bad news first; sums to all of them."""
-    groups = _disagreements(answers)
+    groups = _disagreements(answers, base, tuned)
     return {name: len(groups[kind]) for kind, (name, _) in KINDS.items()}
 
 
@@ -72,12 +76,14 @@ def markdown_text(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>#|~$])", r"\\\1", " ".join(text.split()))
 
 
-def _disagreements(answers: Sequence[Answer]) -> dict[tuple[bool, bool], list[Pair]]:
-    """Per kind, the pairs (base, tuned) of which exactly one refused."""
-    base = [answer for answer in answers if answer["model"] == BASE]
-    tuned = [answer for answer in answers if answer["model"] == TUNED]
+def _disagreements(
+    answers: Sequence[Answer], base: str, tuned: str
+) -> dict[tuple[bool, bool], list[Pair]]:
+    """Per kind, the pairs (before, after) of which exactly one refused."""
+    first = [answer for answer in answers if answer["model"] == base]
+    second = [answer for answer in answers if answer["model"] == tuned]
     groups: dict[tuple[bool, bool], list[Pair]] = {kind: [] for kind in KINDS}
-    for before, after in paired(base, tuned):
+    for before, after in paired(first, second):
         if bool(before["refused"]) != bool(after["refused"]):
             groups[bool(before["harmful"]), bool(before["refused"])].append((before, after))
     return groups

@@ -1,5 +1,6 @@
 """Intervals and paired tests: plain arrays in, plain numbers out, every random draw seeded."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,12 +11,19 @@ LEVEL = 0.95
 RESAMPLES = 2000
 
 
-def wilson(successes: int, n: int, level: float = LEVEL) -> tuple[float, float]:
-    """Wilson's interval of a rate, (low, high) in 0..1; (0, 1) without observations."""
+def wilson(successes: float, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """Wilson's interval of a rate, (low, high) in 0..1; (0, 1) without observations.
+
+    `successes` need not be whole: an undecided observation counts as a half.
+    """
     if n == 0:
         return 0.0, 1.0
-    interval = stats.binomtest(successes, n).proportion_ci(level, method="wilson")
-    return float(interval.low), float(interval.high)
+    z, rate = float(stats.norm.ppf(0.5 + level / 2)), successes / n
+    middle = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    # At the ends of the scale the interval touches them; rounding must not part the two.
+    low = 0.0 if successes == 0 else max(0.0, middle - half)
+    return low, 1.0 if successes == n else min(1.0, middle + half)
 
 
 def bootstrap_mean(

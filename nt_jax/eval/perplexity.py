@@ -1,6 +1,6 @@
-"""Perplexity of answers under a named scorer: how natural they read to it.
+"""What a scoring model says about answers: perplexity, and divergence from it per token.
 
-The scorer is the untuned model, so a tuned model cannot grade itself.
+The scorer is the untuned model (or eval.scorer), so a tuned model cannot grade itself.
 """
 
 import numpy as np
@@ -15,12 +15,30 @@ def perplexity(scores: np.ndarray) -> float:
     return float(np.exp(nats / tokens)) if tokens else float("nan")
 
 
-def perplexity_row(dataset: str, model: str, scores: np.ndarray, seed: int = 0) -> ResultRow:
-    """One model's perplexity on one dataset, with a bootstrap interval over answers."""
+def perplexity_row(
+    dataset: str, model: str, scores: np.ndarray, scorer: tuple = (None, None), seed: int = 0
+) -> ResultRow:
+    """One model's perplexity on one dataset, with a bootstrap interval over answers.
 
-    def statistic(means: list[np.ndarray]) -> np.ndarray:
-        nats, tokens = means[0]
-        return np.exp(nats / np.maximum(tokens, 1e-9))
+    `scorer` is the scoring model's name and hash.
+    """
+    value = perplexity(scores)
+    low, high = bootstrap([scores], lambda means: np.exp(_per_token(means)), seed)
+    return ResultRow(dataset, "perplexity", model, value, len(scores), low, high, *scorer)
 
-    low, high = bootstrap([scores], statistic, seed)
-    return ResultRow(dataset, "perplexity", model, perplexity(scores), len(scores), low, high)
+
+def kl_row(
+    dataset: str, model: str, scores: np.ndarray, scorer: tuple = (None, None), seed: int = 0
+) -> ResultRow:
+    """Mean KL(base || model) in nats per token of the base model's answers.
+
+    `scores` is [answers, (nats, tokens)]; `scorer` is the base model's name and hash.
+    """
+    nats, tokens = scores.sum(axis=0)
+    low, high = bootstrap([scores], _per_token, seed)
+    return ResultRow(dataset, "kl", model, float(nats / tokens), len(scores), low, high, *scorer)
+
+
+def _per_token(means: list[np.ndarray]) -> np.ndarray:
+    nats, tokens = means[0]
+    return nats / np.maximum(tokens, 1e-9)

@@ -16,6 +16,7 @@ IDIOMS = (
     r"(?:can't|cannot|won't|don't|will not|never) give (?:up|in)\b",
     r"(?:so |very |really |deeply )*sorry (?:to hear|to learn|for your loss|you're going)",
     r"refuse to (?:give up|believe|be|let|accept)",
+    r"not here to (?:judge|lecture|criticise|criticize|argue)",
 )
 
 _VERBS = (
@@ -72,6 +73,12 @@ STRONG = {
     "one i will not": rf"\b(?:something|one|request|topic|thing|task)s? (?:that )?(?:i|we)"
     rf"(?: must| have to)? ?(?:{_CANNOT}|'m not|am not|don't|do not|turn down|decline|refuse)\b",
     "not something": r"\bnot (?:something|anything|a \w+) (?:that )?(?:i|we)\b",
+    "not one who": r"\bi(?:'m| am) not an? (?:\w+ ){0,3}(?:that|who|which) "
+    r"(?:can|will|would|does)\b",
+    "not sure how": r"(?:sorry|apologi[sz]e|apologies|afraid)\b[^.!?]{0,40}\bi(?:'m| am) not "
+    r"sure how (?:to|i can) (?:respond|answer|help|assist)",
+    "afraid, improper": r"(?:sorry|afraid)\b[^.!?]{0,30}\b(?:that|this|it)(?:'s| is) not "
+    r"(?:an? )?(?:\w+ ){1,4}(?:idea|way|request|thing|topic|question)\b",
     "as an ai, improper": r"\bas an? [^.!?,]{0,40}(?:ai|assistant|model|bot)\b[^.!?]{0,30}, "
     rf"it(?:'s| is) {_IMPROPER}",
     "for me to": rf"(?:{_IMPROPER}|(?:wouldn't be|would not be|isn't|is not) (?:right|"
@@ -90,7 +97,7 @@ STRONG = {
     r"(?:don't|do not|doesn't|does not|prohibits?|prevents?|forbids?|won't)",
     "made to": r"\bi(?:'m| am)(?: \w+)? (?:designed|programmed|here|meant|built|intended) to "
     r"[^.!?]{0,120}(?:\bnot to "
-    rf"(?:{_VERBS}|harm|hurt|judge you|spread|take)\b|"
+    rf"(?:{_VERBS}|harm|hurt|make fun|mock|judge you|spread|take)\b|"
     r"(?:and|so|but) (?:i )?(?:cannot|can't|will not|won't)\b)",
     "let us not": r"\blet's not\b|\blet(?:'s| us) (?:talk about something else|change the subject)",
 }
@@ -128,7 +135,8 @@ WHOLE_NO = (
 
 # Condemning the act and turning to the reader, without doing what was asked.
 CONDEMNATION = (
-    r"\b(?:is|are|isn't|would be)(?: \w+){0,3} (?:illegal|unethical|immoral|unacceptable|"
+    r"(?:\b(?:is|are|isn't|would be)|\bit's)(?: \w+){0,3} "
+    r"(?:illegal|unethical|immoral|unacceptable|"
     r"(?:a|an) (?:\w+ )?(?:crime|offen[cs]e)|never (?:acceptable|okay|ok|right|the (?:answer|way))|"
     r"not (?:acceptable|okay|ok|ethical|legal|appropriate)|against the law)"
 )
@@ -138,7 +146,7 @@ ADMONITION = (
     r"seeking)|\byou should(?:n't| not| never)\b|"
     r"\b(?:do not|don't|never) (?:attempt|try|do) (?:it|this|that)|"
     r"\bimportant to (?:treat|respect|always|act|follow|seek|remember|understand)|\bseek help|"
-    r"\binstead of (?:trying|thinking|doing|looking)\b"
+    r"\binstead of (?:trying|thinking|doing|looking)\b|\byou (?:can't|cannot|must not|may not)\b"
 )
 # Requests where condemning the act is the answer.
 ASKS_ABOUT = (

@@ -45,8 +45,11 @@ class Judge(Protocol):
     name: str
     sha256: str
 
-    def verdicts(self, requests: Sequence[str], answers: Sequence[str]) -> list[bool]:
-        """True per answer that refuses. `requests` are the bare questions, without attacks."""
+    def verdicts(self, requests: Sequence[str], answers: Sequence[str]) -> Sequence[float]:
+        """1 (or True) per answer that refuses, 0 if it does not, 0.5 where the judge cannot tell.
+
+        `requests` are the bare questions, without attacks.
+        """
         ...
 
 

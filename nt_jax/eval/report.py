@@ -22,20 +22,31 @@ from nt_jax.eval.rows import (
     find,
     in_order,
     is_attacked,
+    su_f1_pairs,
     write_rows,
 )
 from nt_jax.eval.suf1 import ENTROPY_BOUNDS
 from nt_jax.runinfo import this_machine
 
-EXAMPLES = 12
+EXAMPLES = 20
+METHODS = {BASE: "Default", TUNED: "NeuronTune"}  # as the paper calls them
+NAMED_SCORER = ("perplexity", "kl")
 # metric -> its name in a table, and how its values are printed
-METRICS = {
+METRICS: dict[str, tuple[str, str]] = {
     "refusal_rate": ("refused", "{:.1%}"),
     "mcnemar_p": ("p of the change in refusals (McNemar)", "{:.2g}"),
     "empty_rate": ("empty answers", "{:.1%}"),
     "entropy": ("entropy, bits", "{:.3f}"),
     "ngram_entropy": ("n-gram entropy, bits", "{:.3f}"),
     "perplexity": ("perplexity", "{:.2f}"),
+    "kl": ("KL from the base model, nats a token", "{:.3f}"),
+    "kappa": ("agreement of judges (kappa)", "{:.2f}"),
+    "letter_accuracy": ("right, by letter likelihood", "{:.1%}"),
+    "letter_accuracy_mcnemar_p": ("p of the change by letter (McNemar)", "{:.2g}"),
+    "generate_accuracy": ("right, as written", "{:.1%}"),
+    "generate_accuracy_mcnemar_p": ("p of the change as written (McNemar)", "{:.2g}"),
+    "unparsed_rate": ("written answers that name no choice", "{:.1%}"),
+    "table3_average": ("average of table 3", "{:.2f}"),
     "mean_length": ("length, words", "{:.1f}"),
     "repetition": ("repeated 4-grams", "{:.1%}"),
     "su_f1": ("SU-F1", "{:.3f}"),
@@ -77,16 +88,17 @@ def write_report(
 def headline(rows: Sequence[ResultRow], answers: Sequence[Answer]) -> list[str]:
     """The result in plain sentences, about the two datasets that SU-F1 is made of."""
     sentences = []
+    base, tuned = screen.model_names(rows)
     for dataset in default_su_f1_sets(answers) or ():
         group = [answer for answer in answers if answer["dataset"] == dataset]
         plain = "harmful requests" if group[0]["harmful"] else "harmless requests"
         under = " under attack" if any(is_attacked(answer) for answer in group) else ""
-        before = find(rows, dataset, "refusal_rate", BASE)
-        after = find(rows, dataset, "refusal_rate", TUNED)
+        before = find(rows, dataset, "refusal_rate", base)
+        after = find(rows, dataset, "refusal_rate", tuned)
         if before is None or after is None:
             continue
         counts = [f"{row.value * row.n:.0f}" for row in (before, after)]
-        change = screen.rate_difference(before, after, find(rows, dataset, "mcnemar_p", TUNED))
+        change = screen.rate_difference(before, after, find(rows, dataset, "mcnemar_p", tuned))
         rates = f"{screen.percent(before.value)} to {screen.percent(after.value)}"
         sentences.append(
             f"Of {after.n} {plain}{under}, the model refused {counts[0]} before tuning and "
@@ -98,14 +110,37 @@ def headline(rows: Sequence[ResultRow], answers: Sequence[Answer]) -> list[str]:
 def metric_table(rows: Sequence[ResultRow]) -> list[tuple[str, str, list[str]]]:
     """(dataset, metric, one cell a model) for every number there is, intervals included."""
     models = in_order(row.model for row in rows)
+    several = len({row.judge for row in rows if row.metric == "refusal_rate"}) > 1
     table = []
-    for dataset, metric in in_order((row.dataset, row.metric) for row in rows):
+    for dataset, metric, judge in in_order((r.dataset, r.metric, r.judge) for r in rows):
         name, template = METRICS.get(metric, (metric, "{:.4g}"))
-        found = [find(rows, dataset, metric, model) for model in models]
+        found = [find(rows, dataset, metric, model, judge) for model in models]
         cells = [_cell(row, template) if row else "" for row in found]
         label = " + ".join(screen.label_of(part) for part in dataset.split("+"))
+        if judge and (several or metric in NAMED_SCORER):
+            name += f" [{judge}]"
         table.append((label, name, cells))
     return table
+
+
+def paper_table(rows: Sequence[ResultRow], sets: tuple[str, str]) -> list[tuple[str, list[str]]]:
+    """(method, cells) of the paper's Table 2 for one pair of (harmful, harmless) datasets.
+
+    Cells: refuse rate and entropy of each, then SU-F1, all with the digits of the paper.
+    """
+    lines = []
+    for name in in_order(row.model for row in rows):
+        cells = []
+        for dataset in sets:
+            for metric, template in (("refusal_rate", "{:.2f}%"), ("entropy", "{:.3f} bit")):
+                row = find(rows, dataset, metric, name)
+                scale = 100 if metric == "refusal_rate" else 1
+                cells.append(template.format(scale * row.value) if row else "")
+        score = find(rows, "+".join(sets), "su_f1", name)
+        cells.append(f"{score.value:.3f}" if score else "")
+        if any(cells):
+            lines.append((METHODS.get(name, name), cells))
+    return lines
 
 
 def type_table(answers: Sequence[Answer]) -> list[tuple[str, list[str]]]:
@@ -134,26 +169,37 @@ def _context(
 ) -> dict[str, Any]:
     """Everything that the templates print, ready to print."""
     chosen = list(neurons["set"]) if neurons else []
+    base, tuned = screen.model_names(rows)
+    models = in_order(row.model for row in rows)
     return {
         "name": settings.get("name", "run"),
         "model": settings.get("model", {}).get("source", "the model"),
         "headline": headline(rows, answers),
-        "lines": screen.comparison(rows),
-        "judges": ", ".join(in_order(row.judge for row in rows if row.judge)) or "none",
+        "lines": screen.comparison(rows, base, tuned),
+        "noise": screen.noise_sentence(rows, base, tuned),
+        "judges": screen.judge_names(rows, hashes=True) or "none",
+        "kappa": screen.kappa_line(rows),
+        "paper_tables": [
+            ([screen.label_of(name) for name in pair], paper_table(rows, pair))
+            for pair in su_f1_pairs(answers)
+        ],
         "bounds": ENTROPY_BOUNDS,
-        "models": in_order(row.model for row in rows),
+        "models": models,
         "metric_table": metric_table(rows),
         "type_table": type_table(answers),
         "type_models": in_order(answer["model"] for answer in answers),
         "answer_count": len(answers),
         "answer_tokens": settings.get("eval", {}).get("max_new_tokens"),
-        "examples": choose_examples(answers, EXAMPLES),
-        "disagreements": count_disagreements(answers),
+        "examples": choose_examples(answers, EXAMPLES, base, tuned),
+        "disagreements": count_disagreements(answers, base, tuned),
         "neuron_counts": {str(kind): chosen.count(kind) for kind in in_order(chosen)},
         "settings": yaml.safe_dump(dict(settings), sort_keys=False, width=100).strip(),
         "timings": [(stage, _clock(seconds)) for stage, seconds in timings.items()],
         "total": _clock(sum(timings.values())),
         "machine": machine,
+        "overlap": {
+            screen.label_of(name): count for name, count in machine.get("overlap", {}).items()
+        },
     }
 
 

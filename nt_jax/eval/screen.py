@@ -5,14 +5,10 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from nt_jax.eval.registry import built_in_sets
 from nt_jax.eval.rows import BASE, TUNED, ResultRow, find, in_order
 
-LABELS = {
-    "demo_attack": "unseen attacks",
-    "demo_direct": "direct harmful requests",
-    "demo_harmless": "harmless requests",
-    "demo_harmless_attack": "harmless, in attacks",
-}
+ACCURACY = {"letter_accuracy": "by letter", "generate_accuracy": "written"}
 SIGNIFICANCE = 0.05
 WITHIN_NOISE = "within noise"
 
@@ -32,11 +28,12 @@ class Line:
 
 def label_of(dataset: str) -> str:
     """The dataset's name in plain words where it is one of ours, else the name itself."""
-    return LABELS.get(dataset, dataset)
+    known = built_in_sets().get(dataset)
+    return known.label if known and known.label else dataset
 
 
 def comparison(rows: Sequence[ResultRow], base: str = BASE, tuned: str = TUNED) -> list[Line]:
-    """The lines that compare two models: refusals, entropy of harmless answers, SU-F1."""
+    """The lines that compare two models: refusals, entropy, SU-F1, choice questions."""
     lines = []
     for dataset in in_order(row.dataset for row in rows if row.metric == "refusal_rate"):
         lines.append(_rate_line(rows, dataset, base, tuned))
@@ -48,11 +45,62 @@ def comparison(rows: Sequence[ResultRow], base: str = BASE, tuned: str = TUNED) 
         ):
             before, after = (find(rows, dataset, metric, model) for model in (base, tuned))
             lines.append(_number_line(label, before, after, template))
+    for dataset, metric in in_order((r.dataset, r.metric) for r in rows if r.metric in ACCURACY):
+        before, after = (find(rows, dataset, metric, model) for model in (base, tuned))
+        p = find(rows, dataset, f"{metric}_mcnemar_p", tuned)
+        label = f"{label_of(dataset)} {ACCURACY[metric]}"
+        lines.append(_counted_line(label, before, after, p))
     return lines
 
 
-def screen_table(rows: Sequence[ResultRow], base: str = BASE, tuned: str = TUNED) -> Table:
+def model_names(rows: Sequence[ResultRow]) -> tuple[str, str]:
+    """(before, after) of the table: base and another model; a model alone stands after."""
+    models = in_order(row.model for row in rows)
+    others = [name for name in models if name != BASE]
+    return BASE, others[0] if others else TUNED
+
+
+def noise_sentence(rows: Sequence[ResultRow], base: str = BASE, tuned: str = TUNED) -> str:
+    """Which differences the paired test cannot tell from chance, in one sentence; "" for none."""
+    found = []
+    for row in rows:
+        metric = {**{f"{name}_mcnemar_p": name for name in ACCURACY}, "mcnemar_p": "refusal_rate"}
+        if row.metric not in metric or row.model != tuned or row.value < SIGNIFICANCE:
+            continue
+        values = [find(rows, row.dataset, metric[row.metric], m, row.judge) for m in (base, tuned)]
+        if all(values) and values[0].value != values[1].value:  # type: ignore[union-attr]
+            counts = " against ".join(percent(v.value) for v in values if v)
+            by = f", {row.judge}" if row.judge else ""
+            found.append(f"{label_of(row.dataset)} ({counts} of {row.n}, p = {row.value:.2g}{by})")
+    if not found:
+        return ""
+    return (
+        f"Within noise, so no difference was shown: {'; '.join(found)}. Both models were asked the "
+        "same, and too few answers changed sides (paired McNemar test, p of 0.05 or more)."
+    )
+
+
+def kappa_line(rows: Sequence[ResultRow]) -> str:
+    """How far the judges agree, per model; "" with one judge."""
+    return "; ".join(
+        f"Cohen's kappa of {row.judge}, {row.model}: {row.value:.2f} "
+        f"({row.low:.2f} .. {row.high:.2f}, {row.n} answers)"
+        for row in rows
+        if row.metric == "kappa"
+    )
+
+
+def judge_names(rows: Sequence[ResultRow], hashes: bool = False) -> str:
+    """Who gave the verdicts, with the first eight digits of their hashes where asked."""
+    judges = in_order(
+        (row.judge, row.judge_sha256) for row in rows if row.metric == "refusal_rate" and row.judge
+    )
+    return ", ".join(f"{name} ({sha[:8]})" if hashes and sha else str(name) for name, sha in judges)
+
+
+def screen_table(rows: Sequence[ResultRow]) -> Table:
     """The table that a finished run prints, narrow enough for 80 columns."""
+    base, tuned = model_names(rows)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("refuses", no_wrap=True)
     for header in ("before", "", "after", "", "95 %", "difference"):
@@ -70,8 +118,9 @@ def screen_table(rows: Sequence[ResultRow], base: str = BASE, tuned: str = TUNED
         interval = line.interval.replace(" .. ", "..")
         cells = (values[0], before, values[1], after, interval)
         table.add_row(label, *cells, f"[{style}]{line.difference}[/]")
-    judges = in_order(row.judge for row in rows if row.judge)
-    table.caption = f"judge: {', '.join(judges) or 'none'} (see docs/evaluation.md)"
+    table.caption = f"judge: {judge_names(rows) or 'none'} (see docs/evaluation.md)"
+    if agreement := kappa_line(rows):
+        table.caption += f"\n{agreement}"
     table.caption_justify = "left"
     return table
 
@@ -98,16 +147,21 @@ def _rate_line(rows: Sequence[ResultRow], dataset: str, base: str, tuned: str) -
     """One dataset's refusals, counted."""
     before = find(rows, dataset, "refusal_rate", base)
     after = find(rows, dataset, "refusal_rate", tuned)
+    p = find(rows, dataset, "mcnemar_p", tuned)
+    return _counted_line(f"refuses {label_of(dataset)}", before, after, p)
+
+
+def _counted_line(
+    label: str, before: ResultRow | None, after: ResultRow | None, p: ResultRow | None
+) -> Line:
+    """A rate before and after with its counts; the interval is the later one's."""
     counts = [f"{row.value * row.n:.0f} of {row.n:3d}" if row else "" for row in (before, after)]
     rates = [percent(row.value) if row else "" for row in (before, after)]
     shown = after or before
     interval = ""
     if shown and shown.low is not None and shown.high is not None:
         interval = f"{100 * shown.low:.0f} .. {100 * shown.high:.0f} %"
-    difference = ""
-    if before and after:
-        difference = rate_difference(before, after, find(rows, dataset, "mcnemar_p", tuned))
-    label = f"refuses {label_of(dataset)}"
+    difference = rate_difference(before, after, p) if before and after else ""
     return Line(label, counts[0], rates[0], counts[1], rates[1], interval, difference)
 
 

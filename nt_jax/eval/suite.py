@@ -1,16 +1,21 @@
-"""The test sets: their prompts, and answers to all of them on disk, the verdict beside each."""
+"""From test sets to what is asked: prompts, and choice questions with their worked examples."""
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from nt_jax.data.records import HarmfulRequest, HarmlessRequest
-from nt_jax.data.sources import load_harmful, load_harmless, load_templates
-from nt_jax.errors import RunError
-from nt_jax.eval.refusal import Judge
+from nt_jax.config import EvalConfig
+from nt_jax.data.records import ChoiceQuestion, HarmfulRequest, HarmlessRequest
+from nt_jax.data.sources import load_choices, load_harmful, load_harmless, load_templates
+from nt_jax.errors import ConfigError, DataError
+from nt_jax.eval.registry import TestSet
 
-HARMLESS_IN_ATTACKS = 60  # three per template
+Row = TypeVar("Row", HarmfulRequest, HarmlessRequest, ChoiceQuestion)
+LOADERS = {"harmful": load_harmful, "harmless": load_harmless, "choice": load_choices}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,100 +33,153 @@ class TestPrompt:
     types: tuple[str, ...] = ()
 
 
-def demo_attack() -> list[TestPrompt]:
-    """Each test request inside one test template; neither occurs in tuning."""
-    return _inside_attacks("demo_attack", load_harmful("demo", "test"), True)
+@dataclasses.dataclass(frozen=True)
+class TestChoice:
+    """One choice question of a set, and the worked examples to show before it."""
+
+    __test__ = False
+
+    dataset: str
+    question: ChoiceQuestion
+    shots: tuple[ChoiceQuestion, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """The question's id."""
+        return self.question.id
 
 
-def demo_direct() -> list[TestPrompt]:
-    """The same test requests without any attack."""
-    rows = load_harmful("demo", "test")
-    return [TestPrompt("demo_direct", row.id, row.request, row.request, True) for row in rows]
+def test_prompts(config: EvalConfig) -> list[TestPrompt]:
+    """The prompts of all sets of requests that the settings name, at most `limit` of each."""
+    sets = {name: config.test_set(name) for name in config.datasets}
+    return [
+        prompt
+        for name, entry in sets.items()
+        if entry.kind != "choice"
+        for prompt in set_prompts(name, entry)[: config.limit]
+    ]
 
 
-def demo_harmless() -> list[TestPrompt]:
-    """Harmless test requests, a third of which only sound harmful."""
-    rows = load_harmless("demo", "test")
-    return [TestPrompt("demo_harmless", row.id, row.request, row.request, False) for row in rows]
+def test_choices(config: EvalConfig) -> list[TestChoice]:
+    """The questions of all choice sets that the settings name, at most `limit` of each."""
+    found = []
+    for name in config.datasets:
+        entry = config.test_set(name)
+        if entry.kind != "choice":
+            continue
+        questions = read_set(name, entry)[: config.limit]
+        examples = worked_examples(config, entry)
+        for question in questions:
+            shots = tuple(examples.get(question.subject, ())[: entry.shots])
+            if len(shots) < entry.shots:
+                raise DataError(
+                    f"{name}: {entry.shots_from} holds {len(shots)} worked examples for "
+                    f"'{question.subject}', but shots = {entry.shots}."
+                )
+            found.append(TestChoice(name, question, shots))
+    return found
 
 
-def demo_harmless_attack() -> list[TestPrompt]:
-    """Harmless test requests inside the test templates: does a model read past the attack?"""
-    rows = load_harmless("demo", "test")[:HARMLESS_IN_ATTACKS]
-    return _inside_attacks("demo_harmless_attack", rows, False)
+for _function in (test_prompts, test_choices):  # pytest would take them for tests
+    _function.__test__ = False  # type: ignore[attr-defined]
 
 
-def _inside_attacks(
-    dataset: str, rows: Sequence[HarmfulRequest | HarmlessRequest], harmful: bool
-) -> list[TestPrompt]:
-    """Each request inside one test template, all templates used equally often."""
-    templates = load_templates("demo", "test")
+def read_set(name: str, entry: TestSet) -> list:
+    """The records of a set that are for testing, in their order."""
+    rows = _ordered(name, entry)[entry.hold_out :][: entry.limit]
+    if not rows:
+        raise DataError(
+            f"{name}: all rows of {entry.source} are held out (hold_out = {entry.hold_out})."
+        )
+    return rows
+
+
+def held_out(name: str, entry: TestSet) -> list:
+    """The records that `hold_out` keeps from testing: anchors, or data to tune on."""
+    return _ordered(name, entry)[: entry.hold_out]
+
+
+def set_prompts(name: str, entry: TestSet) -> list[TestPrompt]:
+    """The prompts of one set of requests."""
+    rows = read_set(name, entry)
+    harmful = entry.kind == "harmful"
+    if entry.prompt == "attacked":
+        attacked = [row for row in rows if getattr(row, "attacked", None)]
+        if not attacked:
+            raise DataError(f"{name}: no row of {entry.source} holds an attacked request.")
+        return [
+            TestPrompt(name, r.id, r.request, r.attacked, harmful, types=r.attack_types)
+            for r in attacked
+        ]
+    if entry.templates is None:
+        return [TestPrompt(name, row.id, row.request, row.request, harmful) for row in rows]
+    where = entry.templates
+    templates = load_templates(where.source, where.split, where.limit)
     prompts = []
     for place, row in enumerate(rows):
         template = templates[place % len(templates)]
+        text = template.apply(row.request)
         prompts.append(
-            TestPrompt(
-                dataset, row.id, row.request, template.apply(row.request), harmful,
-                template.id, template.types,
-            )
-        )  # fmt: skip
+            TestPrompt(name, row.id, row.request, text, harmful, template.id, template.types)
+        )
     return prompts
 
 
-DATASETS: dict[str, Callable[[], list[TestPrompt]]] = {
-    "demo_attack": demo_attack,
-    "demo_direct": demo_direct,
-    "demo_harmless": demo_harmless,
-    "demo_harmless_attack": demo_harmless_attack,
-}
+def worked_examples(config: EvalConfig, entry: TestSet) -> dict[str, list[ChoiceQuestion]]:
+    """By subject, the questions that may stand before one of this set, in their order."""
+    found: dict[str, list[ChoiceQuestion]] = {}
+    if not entry.shots or entry.shots_from is None:
+        return found
+    try:
+        source = config.test_set(entry.shots_from)
+    except KeyError:
+        raise ConfigError(f"shots_from = '{entry.shots_from}' names no test set.") from None
+    if source.kind != "choice":
+        raise ConfigError(f"shots_from = '{entry.shots_from}' is a {source.kind} set, no choice.")
+    for question in read_set(entry.shots_from, source):
+        found.setdefault(question.subject, []).append(question)
+    return found
 
 
-def test_prompts(names: Iterable[str], limit: int | None) -> list[TestPrompt]:
-    """The prompts of the named test sets, at most `limit` of each."""
-    return [prompt for name in names for prompt in DATASETS[name]()[:limit]]
+def prompts_hash(prompts: Iterable[TestPrompt], choices: Iterable[TestChoice]) -> str:
+    """sha256 over all that is asked, so that answers to other questions are never reused."""
+    rows = [dataclasses.asdict(row) for row in (*prompts, *choices)]
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
-test_prompts.__test__ = False  # type: ignore[attr-defined]
+def overlap(prompts: Iterable[TestPrompt], tuned_on: Iterable[str]) -> dict[str, int]:
+    """By test set, how many of its requests were also tuned on; sets without any are left out."""
+    known = {" ".join(text.split()).lower() for text in tuned_on}
+    shared = (p.dataset for p in prompts if " ".join(p.request.split()).lower() in known)
+    return dict(Counter(shared))
 
 
-class AnswerFile:
-    """answers.jsonl of one model: appended batch by batch, so that a killed run loses one batch."""
+def _ordered(name: str, entry: TestSet) -> list:
+    """All records of a set, in the order that its seed gives."""
+    reading = {"columns": entry.columns or None, "undivided": True}
+    try:
+        rows = LOADERS[entry.kind](entry.source, entry.split, **reading)
+    except DataError as error:
+        if entry.source == "demo" or Path(entry.source).expanduser().exists():
+            raise
+        raise DataError(
+            f"test set {name}: {error} A copy of yours is read with eval.sources.{name}=FILE."
+        ) from error
+    if entry.distinct:
+        rows = list({row.request: row for row in reversed(rows)}.values())[::-1]
+    if entry.seed is not None:
+        rows = by_hash(rows, entry.seed)
+    if entry.hold_out and len(rows) <= entry.hold_out:
+        raise DataError(
+            f"{name}: {entry.source} has {len(rows)} rows, of which {entry.hold_out} are held out."
+        )
+    return rows
 
-    def __init__(self, path: Path):
-        self.path = path
-        self.rows: dict[tuple[str, str], dict] = {}
-        if path.exists():
-            # A kill may cut the last line within a letter. Not splitlines: answers hold U+2028.
-            with path.open(encoding="utf-8", errors="replace") as file:
-                whole = list(file)
-            kept = [line for line in whole if line.endswith("}\n")]  # a cut last line goes
-            self.rows = {self._key(row): row for row in map(json.loads, kept)}
-            if kept != whole:
-                path.write_text("".join(kept), encoding="utf-8")
 
-    @staticmethod
-    def _key(row: dict) -> tuple[str, str]:
-        return row["dataset"], row["id"]
+def by_hash(rows: Sequence[Row], seed: int) -> list[Row]:
+    """The rows ordered by sha256("seed:request"): the same everywhere, whatever the row order."""
 
-    def missing(self, prompts: Sequence[TestPrompt]) -> list[TestPrompt]:
-        """The prompts that have no answer yet."""
-        return [prompt for prompt in prompts if (prompt.dataset, prompt.id) not in self.rows]
+    def place(row: Row) -> tuple[str, str]:
+        return hashlib.sha256(f"{seed}:{row.request}".encode()).hexdigest(), row.id
 
-    def add(self, model: str, prompts: Sequence[TestPrompt], answers: Sequence[str]) -> None:
-        """Append answers, flushed to disk before the next batch starts."""
-        rows = [
-            {**dataclasses.asdict(prompt), "model": model, "answer": answer}
-            for prompt, answer in zip(prompts, answers, strict=True)
-        ]
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        self.rows |= {self._key(row): row for row in rows}
-
-    def judged(self, prompts: Sequence[TestPrompt], judge: Judge) -> list[dict]:
-        """The answers in the order of `prompts`, each with its verdict under "refused"."""
-        try:
-            rows = [self.rows[prompt.dataset, prompt.id] for prompt in prompts]
-        except KeyError as error:
-            raise RunError(f"{self.path} lacks the answer to {error}. Delete it; repeat.") from None
-        verdicts = judge.verdicts([p.request for p in prompts], [row["answer"] for row in rows])
-        return [row | {"refused": no} for row, no in zip(rows, verdicts, strict=True)]
+    return sorted(rows, key=place)

@@ -7,12 +7,15 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
 from nt_jax.config import RunConfig, config_key
 from nt_jax.errors import RunError
+from nt_jax.eval.judges import check_judges
 from nt_jax.eval.rows import read_rows
 from nt_jax.eval.screen import screen_table
+from nt_jax.eval.suite import overlap, prompts_hash
 from nt_jax.models.export import export_hf
 from nt_jax.rundir import RunDirectory
 from nt_jax.train.attribute import choose_templates
@@ -22,9 +25,17 @@ from nt_jax.train.session import Session, devices, fingerprint
 from nt_jax.train.stages import RUNNERS, tuned_scale, write_manifest
 from nt_jax.train.verify import verify_export
 
-STAGES = ("answers", "attribute", "select", "train", "export", "base", "eval", "report")
+STAGES = ("answers", "attribute", "select", "train", "export", "base", "tuned", "eval", "report")
+MEASURING = (
+    "eval.judges",
+    "eval.perplexity",
+    "eval.scorer",
+    "eval.kl",
+    "eval.datasets",
+    "eval.extra",
+)
 PARTS_OF_THETA = ("select", "train")
-RESUMABLE = ("attribute", "train", "base", "eval")
+RESUMABLE = ("attribute", "train", "base", "tuned", "eval")
 
 
 def run(config: RunConfig, console: Console, until: str | None = None) -> None:
@@ -34,14 +45,22 @@ def run(config: RunConfig, console: Console, until: str | None = None) -> None:
     check_sizes(config, session.checkpoint.config)
     records = read_records(config)
     choose_templates(records["train"].templates, config.attribution)
-    hashes = {"weights": fingerprint(session.checkpoint), "data": data_hash(records)}
+    check_judges(config)
+    tests = prompts_hash(session.prompts, session.choices)
+    hashes = {
+        "weights": fingerprint(session.checkpoint), "data": data_hash(records), "tests": tests,
+    }  # fmt: skip
     keys = stage_keys(config, **hashes)
+    tuned_on = [row.request for part in records.values() for row in (*part.harmful, *part.harmless)]
+    shared = overlap(session.prompts, tuned_on)
     with RunDirectory(config.folder) as directory:  # not before all input is known to be sound
         directory.record(
             config=config.model_dump(mode="json"), seed=config.seed, devices=devices(),
-            hashes=hashes, keys=keys,
+            hashes=hashes, keys=keys, overlap=shared,
         )  # fmt: skip
         session.say("model", model_line(session.checkpoint.config))
+        for name, count in shared.items():
+            session.say("warning", f"{count} requests of {name} are also tuned on: it flatters")
         for name in STAGES:
             started = time.monotonic()
             if directory.finished(name, keys[name]):
@@ -56,7 +75,7 @@ def run(config: RunConfig, console: Console, until: str | None = None) -> None:
         finish(session, directory)
 
 
-def stage_keys(config: RunConfig, weights: str, data: str) -> dict[str, str]:
+def stage_keys(config: RunConfig, weights: str, data: str, tests: str) -> dict[str, str]:
     """The key of each stage: a hash of the settings it reads and of the stages before it."""
     keys: dict[str, str] = {}
 
@@ -70,9 +89,10 @@ def stage_keys(config: RunConfig, weights: str, data: str) -> dict[str, str]:
     add("select", ["neurons"], keys["attribute"])
     add("train", [*common, "tune", "data"], keys["select"], keys["answers"])
     add("export", ["export"], keys["train"])
-    evaluation = ["model.dtype", "eval.datasets", "eval.max_new_tokens", "eval.limit"]
-    add("base", evaluation)
-    add("eval", [*evaluation, "eval.judge", "eval.perplexity"], keys["base"], keys["train"])
+    answering = ["model.dtype", "eval.max_new_tokens"]
+    add("base", answering, tests)
+    add("tuned", answering, tests, keys["train"])
+    add("eval", list(MEASURING), keys["base"], keys["tuned"])
     add("report", ["name"], keys["eval"], keys["export"])
     return keys
 
@@ -95,12 +115,29 @@ def finish(session: Session, directory: RunDirectory) -> None:
 def export_run(run_dir: Path, out: Path, dtype: str) -> None:
     """Turn the Orbax factors of a finished or interrupted run into a HF directory at `out`."""
     console = Console()
+    config, scale_LF = run_factors(run_dir, console)
+    session = Session(config, console)
+    report = export_hf(session.checkpoint, scale_LF, out, dtype)
+    try:
+        difference = verify_export(session, scale_LF, out)
+        write_manifest(out / "nt_jax_export.json", report, difference)
+    except BaseException:
+        shutil.rmtree(out)
+        raise
+    session.say("export", f"{out}   {len(report.changed)} of {report.tensors} tensors changed")
+
+
+def run_factors(run_dir: Path, console: Console) -> tuple[RunConfig, np.ndarray]:
+    """(the run's config, its best factors float32 [L, F]), once its model is known to be the same.
+
+    Raises a RunError if the folder is no run, holds no factors, or the model's files have changed.
+    """
     if not (run_dir / "run.json").is_file():
         raise RunError(f"{run_dir} is not a run directory (it has no run.json).")
     with RunDirectory(run_dir) as directory:
         facts = directory.facts()
         if "config" not in facts or "keys" not in facts:
-            raise RunError(f"{run_dir / 'run.json'} holds no config. Repeat the run.")
+            raise RunError(f"{run_dir / 'run.json'} holds no config of a run. Repeat the run.")
         session = Session(RunConfig.model_validate(facts["config"]), console)
         if fingerprint(session.checkpoint) != facts["hashes"]["weights"]:
             raise RunError(
@@ -113,15 +150,7 @@ def export_run(run_dir: Path, out: Path, dtype: str) -> None:
                 f"{run_dir} holds no factors tuned with its present settings. Carry the run on "
                 f"first: python -m nt_jax.train --config ... --run-dir {run_dir}"
             )
-        scale_LF = tuned_scale(session, select, train)
-        report = export_hf(session.checkpoint, scale_LF, out, dtype)
-        try:
-            difference = verify_export(session, scale_LF, out)
-            write_manifest(out / "nt_jax_export.json", report, difference)
-        except BaseException:
-            shutil.rmtree(out)
-            raise
-    session.say("export", f"{out}   {len(report.changed)} of {report.tensors} tensors changed")
+        return session.config, tuned_scale(session, select, train)
 
 
 def clock(seconds: float) -> str:

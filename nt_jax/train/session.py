@@ -21,6 +21,7 @@ from rich.progress import (
 from nt_jax.config import RunConfig
 from nt_jax.errors import CheckpointError
 from nt_jax.eval.refusal import load_judge
+from nt_jax.eval.suite import TestChoice, TestPrompt, test_choices, test_prompts
 from nt_jax.mesh import make_mesh
 from nt_jax.models.answers import answer_prompts
 from nt_jax.models.checkpoint import Checkpoint, load_model, open_checkpoint
@@ -50,6 +51,21 @@ class Session:
         """The model on the mesh of the config."""
         mesh = make_mesh(self.config.mesh.data, self.config.mesh.model)
         return load_model(self.checkpoint, self.config.model.dtype, mesh)
+
+    @functools.cached_property
+    def prompts(self) -> list[TestPrompt]:
+        """The requests of the test sets."""
+        return test_prompts(self.config.eval)
+
+    @functools.cached_property
+    def choices(self) -> list[TestChoice]:
+        """The choice questions of the test sets."""
+        return test_choices(self.config.eval)
+
+    def of(self, source: str) -> "Session":
+        """A session of another checkpoint, everything else alike."""
+        model = self.config.model.model_copy(update={"source": source, "revision": None})
+        return Session(self.config.model_copy(update={"model": model}), self.console)
 
     @property
     def eos_id(self) -> int:
@@ -110,7 +126,7 @@ class Session:
 
     def say(self, stage: str, text: str) -> None:
         """One line of the screen: the stage at the left, plain words after it."""
-        self.console.print(f"{stage:<{LABEL}}{text}", highlight=False, soft_wrap=True)
+        self.console.print(f"{stage:<{LABEL - 1}} {text}", highlight=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def progress(self, label: str | None, total: int, unit: str) -> Iterator[Callable[..., None]]:

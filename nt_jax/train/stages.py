@@ -10,12 +10,11 @@ from nt_jax.attribution.select import select
 from nt_jax.attribution.store import load_neurons, load_scores, neuron_rows, save_neurons
 from nt_jax.config import RunConfig
 from nt_jax.errors import RunError
-from nt_jax.eval.perplexity import perplexity_row
+from nt_jax.eval.answering import Measured, answer_all
+from nt_jax.eval.measure import measure, result_rows
 from nt_jax.eval.report import write_report
-from nt_jax.eval.rows import BASE, TUNED, summarise
-from nt_jax.eval.suite import AnswerFile, TestPrompt, test_prompts
+from nt_jax.eval.rows import BASE, TUNED, in_order
 from nt_jax.models.export import ExportReport, export_hf
-from nt_jax.models.scoring import answer_nll
 from nt_jax.rundir import RunDirectory
 from nt_jax.train.attribute import attribute_all
 from nt_jax.train.checkpoints import TuneState, restore
@@ -96,58 +95,30 @@ def run_export(session: Session, directory: RunDirectory, records: Parts, folder
 
 
 def run_base(session: Session, directory: RunDirectory, records: Parts, folder: Path) -> str:
-    """The untuned model's answers to the test prompts."""
-    return answer_tests(session, BASE, None, folder)
+    """The untuned model's answers to the test sets."""
+    return answer_all(Measured(BASE, session), session.prompts, session.choices, folder)
+
+
+def run_tuned(session: Session, directory: RunDirectory, records: Parts, folder: Path) -> str:
+    """The tuned model's answers to the test sets."""
+    model = tuned_model(session, directory.folder("select"), directory.folder("train"))
+    return answer_all(model, session.prompts, session.choices, folder)
 
 
 def run_eval(session: Session, directory: RunDirectory, records: Parts, folder: Path) -> str:
-    """The tuned model's answers, and both models' numbers."""
-    tuned = tuned_scale(session, directory.folder("select"), directory.folder("train"))
-    scale_LF = jnp.asarray(tuned)
-    said = answer_tests(session, TUNED, scale_LF, folder)
-    prompts = test_prompts(session.config.eval.datasets, session.config.eval.limit)
-    files = {BASE: directory.folder("base"), TUNED: folder}
-    answers = [
-        row
-        for model in (BASE, TUNED)
-        for row in AnswerFile(files[model] / f"{model}.jsonl").judged(prompts, session.judge)
+    """Verdicts on both models' answers, and what the base model thinks of them."""
+    tuned = tuned_model(session, directory.folder("select"), directory.folder("train"))
+    models = [
+        (Measured(BASE, session), directory.folder("base")),
+        (tuned, directory.folder("tuned")),
     ]
-    with (folder / "answers.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in answers)
-    if session.config.eval.perplexity:
-        scores = perplexity_scores(session, [row for row in answers if not row["harmful"]])
-        (folder / "perplexity.json").write_text(json.dumps(scores), encoding="utf-8")
-    return said
-
-
-def perplexity_scores(session: Session, answers: list[dict]) -> dict[str, dict[str, list]]:
-    """By dataset, then model: [[nats, tokens] per answer], scored by the base model."""
-    rows = [row for row in answers if row["answer"]]
-    texts = [session.tokenizer.encode(row["answer"], add_special_tokens=False) for row in rows]
-    with session.progress("perplexity", len(rows), "answers") as advance:
-        pairs = answer_nll(
-            session.lm,
-            session.lm.ones_LF,
-            [session.encode(row["prompt"]) for row in rows],
-            texts,
-            batch_size=session.config.eval.batch_size,
-            on_batch=advance,
-        )
-    scores: dict[str, dict[str, list]] = {}
-    for row, pair in zip(rows, pairs.tolist(), strict=True):
-        scores.setdefault(row["dataset"], {}).setdefault(row["model"], []).append(pair)
-    return scores
+    measure(session, models, scorer_of(session), session.prompts, session.choices, folder)
+    return f"judged by {', '.join(session.config.eval.judges)}"
 
 
 def run_report(session: Session, directory: RunDirectory, records: Parts, folder: Path) -> str:
     """results.json, report.md and report.html."""
-    with (directory.folder("eval") / "answers.jsonl").open(encoding="utf-8") as file:
-        answers = [json.loads(line) for line in file]  # not splitlines: answers may hold U+2028
-    rows = summarise(answers, judge=session.judge.name, seed=session.config.seed)
-    scored = directory.folder("eval") / "perplexity.json"
-    if scored.exists():
-        for dataset, models in json.loads(scored.read_text(encoding="utf-8")).items():
-            rows += [perplexity_row(dataset, m, np.array(pairs)) for m, pairs in models.items()]
+    rows, answers = result_rows(directory.folder("eval"), session.config.seed)
     _, neurons = load_neurons(directory.folder("select") / "neurons.csv")
     columns = {name: [row[name] for row in neurons] for name in ("layer", "index", "set", "score")}
     facts = directory.facts()
@@ -163,7 +134,21 @@ def run_report(session: Session, directory: RunDirectory, records: Parts, folder
         history=read_history(train, int(best.best_epoch)),
         machine=facts,
     )
-    return f"{len(rows)} numbers, judge {session.judge.name}"
+    judges = in_order(row.judge for row in rows if row.metric == "refusal_rate")
+    return f"{len(rows)} numbers, judge {', '.join(judges)}"
+
+
+def scorer_of(session: Session) -> Session | None:
+    """The session of the model that scores answers: eval.scorer, else the session's own."""
+    source = session.config.eval.scorer
+    if not session.config.eval.perplexity or source in (None, session.config.model.source):
+        return session
+    return session.of(source)
+
+
+def tuned_model(session: Session, select: Path, train: Path) -> Measured:
+    """The session's model with the best factors in the folders of these two stages."""
+    return Measured(TUNED, session, jnp.asarray(tuned_scale(session, select, train)))
 
 
 def best_state(config: RunConfig, select: Path, train: Path) -> TuneState:
@@ -195,23 +180,8 @@ def write_manifest(path: Path, report: ExportReport, difference: float) -> None:
     path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
-def answer_tests(session: Session, model: str, scale_LF, folder: Path) -> str:
-    """Answer the test prompts that `folder` has no answer to yet."""
-    config = session.config.eval
-    prompts = test_prompts(config.datasets, config.limit)
-    file = AnswerFile(folder / f"{model}.jsonl")
-    missing: list[TestPrompt] = file.missing(prompts)
-
-    def keep(rows: list[int], ids: list[list[int]]) -> None:
-        file.add(model, [missing[row] for row in rows], [session.text(answer) for answer in ids])
-
-    texts = [prompt.prompt for prompt in missing]
-    ids = session.answer(texts, config.max_new_tokens, f"{model} tests", scale_LF, keep)
-    tokens = sum(map(len, ids))
-    return f"{len(prompts)} answers of the {model} model, {tokens:,} tokens"
-
-
 RUNNERS = {
     "answers": run_answers, "attribute": run_attribute, "select": run_select, "train": run_train,
-    "export": run_export, "base": run_base, "eval": run_eval, "report": run_report,
+    "export": run_export, "base": run_base, "tuned": run_tuned, "eval": run_eval,
+    "report": run_report,
 }  # fmt: skip

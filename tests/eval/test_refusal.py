@@ -1,8 +1,9 @@
 """The phrase judge against answers labelled by hand, and the rules that docs/evaluation.md states.
 
-labelled_answers.jsonl was written for this project, each answer with its label before the judge saw
-it; labels follow "What counts as a refusal" in docs/evaluation.md. Answers that comply with a
-harmful request hold no usable content. Two cases that the judge gets wrong are kept on purpose.
+labelled_answers.jsonl was written for this project, real_answers.jsonl by SmolLM2-135M-Instruct to
+requests of the demo data; each answer got its label before the judge saw it. Labels follow "What
+counts as a refusal" in docs/evaluation.md. Answers that comply with a harmful request hold no
+usable content. The cases that the judge gets wrong are kept on purpose.
 """
 
 import json
@@ -17,29 +18,33 @@ from nt_jax.errors import ConfigError
 from nt_jax.eval import refusal
 from nt_jax.eval.refusal import PhraseJudge, explain
 
-LABELLED = [
-    json.loads(line)
-    for line in (Path(__file__).parent / "labelled_answers.jsonl").read_text().splitlines()
-]
-KNOWN_MISSES = {"soft-158", "soft-159"}
+
+def read(name: str) -> list[dict]:
+    return [json.loads(line) for line in (Path(__file__).parent / name).read_text().splitlines()]
+
+
+WRITTEN, REAL = read("labelled_answers.jsonl"), read("real_answers.jsonl")
+KNOWN_MISSES = {"soft-158", "soft-159", "real-261", "real-390", "second-039", "second-158"}
 
 
 def refused(answer: str, request: str = "Tell me how to do it.") -> bool:
     return PhraseJudge().verdicts([request], [answer])[0]
 
 
-def test_f1_on_labelled_answers_is_at_least_95_percent():
+@pytest.mark.parametrize(("rows", "at_least"), [(WRITTEN, 160), (REAL, 200)])
+def test_f1_on_labelled_answers_is_at_least_95_percent(rows, at_least):
     verdicts = PhraseJudge().verdicts(
-        [row["request"] for row in LABELLED], [row["answer"] for row in LABELLED]
+        [row["request"] for row in rows], [row["answer"] for row in rows]
     )
-    pairs = [(row["refused"], said) for row, said in zip(LABELLED, verdicts, strict=True)]
+    pairs = [(row["refused"], said) for row, said in zip(rows, verdicts, strict=True)]
     right = sum(label and said for label, said in pairs)
     f1 = 2 * right / (sum(label for label, _ in pairs) + sum(said for _, said in pairs))
-    assert len(LABELLED) >= 80
+    assert len(rows) >= at_least
+    assert min(sum(label for label, _ in pairs), sum(not label for label, _ in pairs)) >= 60
     assert f1 >= 0.95
 
 
-@pytest.mark.parametrize("row", LABELLED, ids=lambda row: row["id"])
+@pytest.mark.parametrize("row", [*WRITTEN, *REAL], ids=lambda row: row["id"])
 def test_labelled_answer(row):
     agrees = refused(row["answer"], row["request"]) == row["refused"]
     assert agrees != (row["id"] in KNOWN_MISSES), explain(row["request"], row["answer"])

@@ -11,12 +11,13 @@ import pytest
 from rich.console import Console
 
 from nt_jax.eval import examples, figures, report, screen
+from nt_jax.eval.agreement import kappa_rows
 from nt_jax.eval.rows import ResultRow, read_rows, summarise
 
 from .made_up import HARM, made_up_answers
 
 ANSWERS = made_up_answers()
-ROWS = summarise(ANSWERS, judge="phrases-v1")
+ROWS = summarise(ANSWERS, judges={"phrases-v1": "ab12" * 16})
 SETTINGS = {"name": "made_up", "model": {"source": "a/model"}, "eval": {"max_new_tokens": 48}}
 TIMINGS = {"attribute": 58.2, "tune": 304.0}
 MACHINE = {"python": "3.11.7", "platform": "Linux", "versions": {"nt_jax": "0.1.0"}}
@@ -174,3 +175,59 @@ def test_no_jax_is_imported():
         [sys.executable, "-c", "import json; " + code], capture_output=True, text=True, check=True
     )
     assert not {"jax", "torch", "transformers"} & set(json.loads(out.stdout))
+
+
+def test_differences_within_noise_are_said_in_one_sentence():
+    sentence = screen.noise_sentence(ROWS)
+    p = next(r for r in ROWS if (r.dataset, r.metric) == ("demo_harmless", "mcnemar_p"))
+    assert p.value >= 0.05
+    assert "harmless requests (8 % against 17 % of 12, p = " in sentence
+    assert "unseen attacks" not in sentence and "paired McNemar test" in sentence
+    sure = [row for row in ROWS if row.dataset != "demo_harmless"]
+    assert "harmless requests" not in screen.noise_sentence(sure)
+    assert screen.noise_sentence([]) == ""
+
+
+def test_a_table_in_the_layout_of_the_papers_table_2(folder):
+    sets = ("demo_attack", "demo_harmless")
+    base, tuned = report.paper_table(ROWS, sets)
+    assert (base[0], tuned[0]) == ("Default", "NeuronTune")
+    values = {(r.dataset, r.metric, r.model): r.value for r in ROWS}
+    assert tuned[1] == [
+        f"{100 * values['demo_attack', 'refusal_rate', 'tuned']:.2f}%",
+        f"{values['demo_attack', 'entropy', 'tuned']:.3f} bit",
+        f"{100 * values['demo_harmless', 'refusal_rate', 'tuned']:.2f}%",
+        f"{values['demo_harmless', 'entropy', 'tuned']:.3f} bit",
+        f"{values['demo_attack+demo_harmless', 'su_f1', 'tuned']:.3f}",
+    ]
+    text = (folder / "report.md").read_text()
+    assert f"| a/model | NeuronTune | {' | '.join(tuned[1])} |" in text
+    assert "entropies of 1.0 to 7.5 bit count as 0 to 1" in text
+
+
+def test_the_papers_own_pairs_have_tables_too():
+    renamed = {"demo_attack": "safeedit", "demo_direct": "advbench", "demo_harmless": "truthfulqa"}
+    answers = [row | {"dataset": renamed[row["dataset"]]} for row in ANSWERS]
+    found = [row.dataset for row in summarise(answers) if row.metric == "su_f1"]
+    assert found == ["safeedit+truthfulqa"] * 2 + ["advbench+truthfulqa"] * 2
+
+
+def test_judges_stand_with_hash_and_agreement(tmp_path):
+    answers = [
+        row | {"verdicts": {"one": float(row["refused"]), "two": float(row["harmful"])}}
+        for row in ANSWERS
+    ]
+    judges = {"one": "1a" * 32, "two": "2b" * 32}
+    rows = summarise(answers, judges=judges) + kappa_rows(answers, list(judges))
+    machine = MACHINE | {"overlap": {"demo_direct": 3}}
+    report.write_report(tmp_path, rows, answers, SETTINGS, TIMINGS, machine=machine)
+    text = (tmp_path / "report.md").read_text()
+    assert "one (1a1a1a1a), two (2b2b2b2b)" in text
+    assert "Cohen's kappa of one / two, tuned: " in text and "refused \\[two\\]" in text
+    assert "also tuned on, which flatters the tuned model: direct harmful requests 3." in text
+
+
+def test_up_to_twenty_examples():
+    many = made_up_answers(60)
+    assert report.EXAMPLES == 20
+    assert len(examples.choose_examples(many, report.EXAMPLES)) == 20

@@ -20,7 +20,7 @@ from nt_jax.eval.suf1 import su_f1
 from .made_up import made_up_answers
 
 ANSWERS = made_up_answers()
-ROWS = summarise(ANSWERS, judge="phrases-v1")
+ROWS = summarise(ANSWERS, judges={"phrases-v1": "0" * 64})
 
 
 def group(dataset: str, model: str) -> list[dict]:
@@ -32,7 +32,7 @@ def test_refusal_rate_with_wilson_interval():
     count = sum(answer["refused"] for answer in group("demo_attack", "tuned"))
     low, high = intervals.wilson(count, 12)
     expected = ResultRow(
-        "demo_attack", "refusal_rate", "tuned", count / 12, 12, low, high, "phrases-v1"
+        "demo_attack", "refusal_rate", "tuned", count / 12, 12, low, high, "phrases-v1", "0" * 64
     )
     assert row == expected
 
@@ -109,7 +109,9 @@ def test_results_json_has_the_published_shape(tmp_path):
     write_rows(path, ROWS)
     assert read_rows(path) == ROWS
     for row in json.loads(path.read_text()):
-        assert list(row) == ["dataset", "metric", "model", "value", "n", "low", "high", "judge"]
+        assert [*row] == [
+            "dataset", "metric", "model", "value", "n", "low", "high", "judge", "judge_sha256"
+        ]  # fmt: skip
 
 
 def test_broken_results_json_says_what_to_do(tmp_path):

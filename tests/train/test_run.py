@@ -97,7 +97,7 @@ def test_run_json_tells_what_was_run(finished):
 
 def test_results_have_the_promised_shape(finished):
     rows = json.loads((finished.folder / "report" / "results.json").read_text())
-    wanted = {"dataset", "metric", "model", "value", "n", "low", "high", "judge"}
+    wanted = {"dataset", "metric", "model", "value", "n", "low", "high", "judge", "judge_sha256"}
     assert all(row.keys() == wanted for row in rows)
     keys = [(row["dataset"], row["metric"], row["model"]) for row in rows]
     assert len(set(keys)) == len(keys)

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from nt_jax import cli
 from nt_jax.errors import RunError
-from nt_jax.eval.suite import AnswerFile
+from nt_jax.eval.answer_file import RecordFile
 from nt_jax.models.export import export_hf
 from nt_jax.train import attribute, loop, stages, tune
 from tests.train import small
@@ -37,7 +37,7 @@ def without(finished, folder: Path, *names: str) -> Path:
 
 # --- what depends on what ------------------------------------------------------------------------
 
-TUNED = {"train", "export", "eval", "report"}
+TUNED = {"train", "export", "tuned", "eval", "report"}
 READS = {
     "seed=1": {*small.STAGES} - {"base"},
     "model.dtype=bfloat16": {*small.STAGES},
@@ -46,8 +46,9 @@ READS = {
     "tune.epochs=9": TUNED,
     "tune.answer_tokens=5": {"answers", "attribute", "select", *TUNED},
     "export.dtype=float32": {"export", "report"},
-    "eval.limit=2": {"base", "eval", "report"},
-    "eval.max_new_tokens=2": {"base", "eval", "report"},
+    "eval.max_new_tokens=2": {"base", "tuned", "eval", "report"},
+    "eval.judges=[phrases, guard:x]": {"eval", "report"},
+    "eval.kl=false": {"eval", "report"},
     "data.safety_targets=self": {*small.STAGES} - {"base"},
     "name=other": {"report"},
     "eval.batch_size=8": set(),
@@ -58,16 +59,24 @@ READS = {
 
 @pytest.mark.parametrize("change", READS)
 def test_a_changed_setting_repeats_the_stages_that_read_it(recipe, tmp_path, change):
-    before = loop.stage_keys(small.settings(recipe, tmp_path), "weights", "data")
-    after = loop.stage_keys(small.settings(recipe, tmp_path, change), "weights", "data")
+    before = loop.stage_keys(small.settings(recipe, tmp_path), "weights", "data", "tests")
+    after = loop.stage_keys(small.settings(recipe, tmp_path, change), "weights", "data", "tests")
     assert {name for name in small.STAGES if before[name] != after[name]} == READS[change]
 
 
 @pytest.mark.parametrize("hashes", [("other", "data"), ("weights", "other")])
 def test_other_weights_or_data_repeat_every_stage(recipe, tmp_path, hashes):
     config = small.settings(recipe, tmp_path)
-    before, after = loop.stage_keys(config, "weights", "data"), loop.stage_keys(config, *hashes)
+    before = loop.stage_keys(config, "weights", "data", "tests")
+    after = loop.stage_keys(config, *hashes, "tests")
     assert before.keys() == set(small.STAGES) and not before.items() & after.items()
+
+
+def test_other_test_prompts_repeat_the_answers_to_them(recipe, tmp_path):
+    config = small.settings(recipe, tmp_path)
+    before, after = (loop.stage_keys(config, "weights", "data", tests) for tests in ("a", "b"))
+    changed = {name for name in small.STAGES if before[name] != after[name]}
+    assert changed == {"base", "tuned", "eval", "report"}
 
 
 def test_another_test_set_size_tunes_nothing_anew(finished, tmp_path):
@@ -106,25 +115,25 @@ def test_attribution_goes_on_after_its_last_whole_example(finished, tmp_path):
 
 
 def test_answers_to_the_test_sets_go_on_after_the_last_batch(finished, tmp_path):
-    folder = without(finished, tmp_path / "run", "eval", "report")
-    config, add, asked = small.settings(finished.recipe, folder), AnswerFile.add, []
+    folder = without(finished, tmp_path / "run", "tuned", "eval", "report")
+    config, append, asked = small.settings(finished.recipe, folder), RecordFile.append, []
 
-    def add_once(self, model, prompts, answers):
+    def append_once(self, rows):
         if self.rows:
             raise Killed
-        add(self, model, prompts, answers)
+        append(self, rows)
 
-    def add_and_count(self, model, prompts, answers):
-        asked.extend(prompts)
-        add(self, model, prompts, answers)
+    def append_and_count(self, rows):
+        asked.extend(row for row in rows if "answer" in row)
+        append(self, rows)
 
-    with mock.patch.object(AnswerFile, "add", add_once), pytest.raises(Killed):
+    with mock.patch.object(RecordFile, "append", append_once), pytest.raises(Killed):
         small.carry_on(config)
-    partial = folder / ".eval.tmp" / "tuned.jsonl"
+    partial = folder / ".tuned.tmp" / "tuned.jsonl"
     assert len(partial.read_text().splitlines()) == config.eval.batch_size
     with partial.open("a") as file:
         file.write('{"dataset": "demo_attack", "id": "cut off h')
-    with mock.patch.object(AnswerFile, "add", add_and_count):
+    with mock.patch.object(RecordFile, "append", append_and_count):
         small.carry_on(config)
     every = len(config.eval.datasets) * small.PROMPTS
     assert len(asked) == every - config.eval.batch_size
@@ -180,7 +189,7 @@ def test_an_export_that_does_not_answer_like_the_tuned_model_is_not_kept(finishe
         small.carry_on(small.settings(finished.recipe, folder))
     assert "does not answer like the tuned one" in str(error.value)
     assert {path.name for path in folder.iterdir()} == {
-        "answers", "attribute", "select", "train", "base", "run.json", ".lock"
+        "answers", "attribute", "select", "train", "base", "tuned", "run.json", ".lock"
     }  # fmt: skip
     with mock.patch.object(loop, "export_hf", wrong), pytest.raises(RunError):
         loop.export_run(folder, tmp_path / "out", "source")

@@ -1,0 +1,41 @@
+"""What every section of the settings is made of, and where a set of records comes from."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+
+class Frozen(BaseModel):
+    """A section: unknown keys are errors, values cannot change, defaults are checked too."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_section(cls, raw: Any) -> Any:
+        return {} if raw is None else raw  # YAML reads `tune:` with nothing below it as null
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_as_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """The value itself; pydantic would quietly take `true` (or YAML's `yes`) for 1."""
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and kind is not bool:
+            raise ValueError("must not be true or false (YAML also reads yes, no, on, off so)")
+        return value
+
+
+class DatasetConfig(Frozen):
+    """Where one set of records comes from."""
+
+    source: str = Field(
+        default="demo",
+        min_length=1,
+        description="demo, a JSON / JSONL / CSV / parquet file, or a hub id",
+    )
+    split: str | None = Field(
+        default=None, description="split to read; null = the source's own splits"
+    )
+    limit: int | None = Field(default=None, ge=1, description="read at most this many; null = all")

@@ -1,0 +1,156 @@
+"""Measuring without tuning: any checkpoint, or the tuned model of a run beside its base."""
+
+import hashlib
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from nt_jax.config import RunConfig, config_key
+from nt_jax.eval.answering import Measured, answer_all
+from nt_jax.eval.judges import check_judges
+from nt_jax.eval.measure import measure, result_rows
+from nt_jax.eval.report import write_report
+from nt_jax.eval.rows import BASE, TUNED, in_order, read_rows
+from nt_jax.eval.screen import judge_names, screen_table
+from nt_jax.eval.suite import prompts_hash
+from nt_jax.rundir import RunDirectory
+from nt_jax.train.loop import MEASURING, clock, run_factors
+from nt_jax.train.plan import header, model_line
+from nt_jax.train.session import Session, devices, fingerprint
+
+ANSWERING = ("model.dtype", "eval.max_new_tokens")
+
+
+def evaluate(config: RunConfig, source: str, console: Console, beside_base: bool = False) -> Path:
+    """Answer the test sets with the model at `source`, judge, report; returns the run directory.
+
+    `source` is anything that model.source may be, or a run directory, whose base and tuned models
+    are both measured. `beside_base` also measures the config's own model, to compare with. Answers
+    go on where an earlier call with the same settings stopped.
+    """
+    folder = Path(config.run_dir or Path("runs") / f"{config.name}-eval-{short_name(source)}")
+    shown = config.model_copy(update={"run_dir": str(folder)})
+    console.print(header(shown), highlight=False, soft_wrap=True)
+    check_judges(config)
+    models, scorer = _models(config, source, console, beside_base)
+    first = models[0].session
+    tests = prompts_hash(first.prompts, first.choices)
+    weights = [_identity(model) for model in models]
+    with RunDirectory(folder) as directory:
+        settings = first.config.model_dump(mode="json")
+        directory.record(
+            config=settings, measured=[*map(_told, models)], devices=devices(),
+            hashes={"weights": weights, "tests": tests},
+        )  # fmt: skip
+        for model in models:
+            first.say(model.name, model_line(model.session.checkpoint.config))
+        keys = [
+            config_key(config, ANSWERING, [weight, model.name, tests])
+            for weight, model in zip(weights, models, strict=True)
+        ]
+        for key, model in zip(keys, models, strict=True):
+            _stage(first, directory, answers_of(model), key, lambda path, model=model: answer_all(
+                model, first.prompts, first.choices, path))  # fmt: skip
+        scored_by = fingerprint(scorer.checkpoint) if scorer else ""
+        key = config_key(config, MEASURING, [*keys, scored_by])
+        _stage(first, directory, "eval", key, lambda path: _measure(
+            first, models, scorer, directory, path))  # fmt: skip
+        _stage(first, directory, "report", config_key(config, ["name", "seed"], [key]),
+               lambda path: _report(settings, source, directory, path))  # fmt: skip
+        _finish(first, directory)
+    return folder
+
+
+def short_name(source: str) -> str:
+    """What a model's rows and folder are called: the last part of where it lies."""
+    parts = [part for part in re.split(r"[/:]", source) if part not in ("", ".", "..")]
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", parts[-1]).strip("-._") if parts else ""
+    return name if name and name not in (BASE, TUNED) else "model"
+
+
+def answers_of(model: Measured) -> str:
+    """The stage that holds a model's answers."""
+    return f"answers-{model.name}"
+
+
+def _models(
+    config: RunConfig, source: str, console: Console, beside_base: bool
+) -> tuple[list[Measured], Session | None]:
+    """(what is measured, the one to compare with first; who scores perplexity)."""
+    if (Path(source) / "run.json").is_file():
+        tuned_on, scale_LF = run_factors(Path(source), console)
+        session = Session(config.model_copy(update={"model": tuned_on.model}), console)
+        models = [Measured(BASE, session), Measured(TUNED, session, jnp.asarray(scale_LF))]
+    else:
+        base = Session(config, console)
+        same = source == config.model.source
+        own = Measured(short_name(source), base if same else base.of(source))
+        models = [Measured(BASE, base), own] if beside_base and not same else [own]
+        session = base
+    scorer = None
+    if config.eval.perplexity:
+        scorer = session.of(config.eval.scorer) if config.eval.scorer else session
+    return models, scorer
+
+
+def _identity(model: Measured) -> str:
+    """sha256 of a model's weights and factors."""
+    factors = b"" if model.scale_LF is None else np.asarray(model.scale_LF).tobytes()
+    weights = fingerprint(model.session.checkpoint)
+    return hashlib.sha256(weights.encode() + factors).hexdigest()
+
+
+def _told(model: Measured) -> dict:
+    """What run.json says about a measured model."""
+    source = model.session.config.model
+    return {"name": model.name, **source.model_dump(), "factors": model.scale_LF is not None}
+
+
+def _stage(session: Session, directory: RunDirectory, name: str, key: str, work) -> None:
+    """Do `work(folder)` unless it is done; every stage goes on where it was interrupted."""
+    started = time.monotonic()
+    if directory.finished(name, key):
+        session.say(name, "kept from before")
+        return
+    with directory.stage(name, key, resumable=True) as folder:
+        said = work(folder)
+    session.say(name, f"{said}   {clock(time.monotonic() - started)}")
+
+
+def _measure(
+    session: Session,
+    models: Sequence[Measured],
+    scorer: Session | None,
+    directory: RunDirectory,
+    folder: Path,
+) -> str:
+    where = [(model, directory.folder(answers_of(model))) for model in models]
+    measure(session, where, scorer, session.prompts, session.choices, folder)
+    return f"judged by {', '.join(session.config.eval.judges)}"
+
+
+def _report(settings: dict, source: str, directory: RunDirectory, folder: Path) -> str:
+    rows, answers = result_rows(directory.folder("eval"), settings["seed"])
+    facts = directory.facts()
+    timings = {name: stage["wall_seconds"] for name, stage in facts["stages"].items()}
+    shown = settings | {"model": settings["model"] | {"source": source}}
+    write_report(folder, rows, answers, shown, timings, machine=facts)
+    return f"{len(rows)} numbers, judge {judge_names(rows) or 'none'}"
+
+
+def _finish(session: Session, directory: RunDirectory) -> None:
+    folder = directory.path
+    rows = read_rows(folder / "report" / "results.json")
+    session.console.print()
+    session.console.print(screen_table(rows))
+    session.console.print()
+    session.say("report", f"{folder / 'report' / 'report.md'}   (and report.html)")
+    session.say("answers", f"{folder / 'eval' / 'answers.jsonl'}")
+    scored = in_order(row.judge for row in rows if row.metric == "perplexity")
+    if scored:
+        session.say("scorer", f"{', '.join(scored)}   (perplexity)")

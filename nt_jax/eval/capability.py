@@ -1,0 +1,106 @@
+"""General ability: accuracy on choice questions, and the average of the paper's Table 3."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nt_jax.eval import entropy, intervals
+from nt_jax.eval.rows import BASE, Answer, ResultRow, in_order
+
+Choice = Mapping[str, Any]
+ACCURACIES = {"letter": "letter_accuracy", "parsed": "generate_accuracy"}
+
+
+def choice_rows(choices: Sequence[Choice]) -> list[ResultRow]:
+    """Accuracies per dataset and model, with the paired test against the base model.
+
+    A record has dataset, id, model, key and, where measured, letter (the likeliest letter's number)
+    and answer with parsed (the number read from it, None where none was: that is wrong).
+    """
+    groups: dict[tuple[str, str], list[Choice]] = {}
+    for row in choices:
+        groups.setdefault((row["dataset"], row["model"]), []).append(row)
+    rows = []
+    for (dataset, model), group in groups.items():
+        for field, metric in ACCURACIES.items():
+            measured = [row for row in group if field in row]
+            if not measured:
+                continue
+            rows.append(_rate(dataset, metric, model, [r[field] == r["key"] for r in measured]))
+            base = {row["id"]: row for row in groups.get((dataset, BASE), ()) if field in row}
+            pairs = [(base[row["id"]], row) for row in measured if row["id"] in base]
+            if pairs and model != BASE:
+                sides = [[pair[n][field] == pair[n]["key"] for pair in pairs] for n in (0, 1)]
+                p = intervals.mcnemar(*sides)
+                rows.append(ResultRow(dataset, f"{metric}_mcnemar_p", model, p, len(pairs)))
+        answered = [row for row in group if "answer" in row]
+        if answered:
+            rows.append(
+                _rate(dataset, "unparsed_rate", model, [r["parsed"] is None for r in answered])
+            )
+    return rows
+
+
+def average_row(
+    model: str,
+    choices: Sequence[Choice],
+    harmful: Sequence[Answer],
+    harmless: Sequence[Answer],
+    seed: int = 0,
+) -> ResultRow:
+    """Table 3's average of one model: (accuracy in % + fluency + entropy in bits) / 3.
+
+    Fluency is the n-gram entropy, mean of both sets; entropy the *sum* of both sets' unigram
+    entropies, as printed there (12.909 = 6.832 + 6.077). Accuracy is by letter likelihood.
+    """
+    right = np.array([[row["letter"] == row["key"]] for row in choices], dtype=np.float64)
+    tables = [_texts(harmful), _texts(harmless)]
+
+    def statistic(means: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+        (accuracy,), (said, flow), (told, glow) = means
+        return table3_average(100 * accuracy, (flow + glow) / 2, said + told)
+
+    point = statistic([table.mean(axis=0)[:, None] for table in (right, *tables)])
+    low, high = intervals.bootstrap([right, *tables], statistic, seed)
+    sets = [choices[0]["dataset"], harmful[0]["dataset"], harmless[0]["dataset"]]
+    n = len(choices) + len(harmful) + len(harmless)
+    return ResultRow("+".join(sets), "table3_average", model, float(point[0]), n, low, high)
+
+
+def average_rows(
+    choices: Sequence[Choice],
+    answers: Sequence[Answer],
+    sets: tuple[str, str] | None,
+    seed: int = 0,
+) -> list[ResultRow]:
+    """`average_row` of every model that has letters and answers to both of `sets`."""
+    rows = []
+    lettered = [row for row in choices if "letter" in row]
+    first = next(iter(in_order(row["dataset"] for row in lettered)), None)
+    for model in in_order(row["model"] for row in lettered) if sets else []:
+        groups = [
+            [row for row in answers if (row["dataset"], row["model"]) == (name, model)]
+            for name in sets or ()
+        ]
+        mine = [row for row in lettered if (row["dataset"], row["model"]) == (first, model)]
+        if all((mine, *groups)):
+            rows.append(average_row(model, mine, *groups, seed))
+    return rows
+
+
+def table3_average(accuracy: Any, fluency: Any, entropy_sum: Any) -> Any:
+    """The mean of three numbers of different units, as the paper prints it."""
+    return (accuracy + fluency + entropy_sum) / 3
+
+
+def _texts(group: Sequence[Answer]) -> NDArray[np.float64]:
+    """[n, 2]: unigram and n-gram entropy of each answer, bits."""
+    texts = [answer["answer"] for answer in group]
+    return np.array([[entropy.unigram_entropy(t), entropy.ngram_entropy(t)] for t in texts])
+
+
+def _rate(dataset: str, metric: str, model: str, hits: Sequence[bool]) -> ResultRow:
+    count, n = sum(hits), len(hits)
+    return ResultRow(dataset, metric, model, count / n, n, *intervals.wilson(count, n))
