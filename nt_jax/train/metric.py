@@ -38,7 +38,7 @@ class Metric:
     root_MM: Array  # lower Cholesky factor of G G' + M lambda I
 
     def divide(self, g_P: Float[Array, " P"]) -> Float[Array, " P"]:
-        """g (1 + F / lambda)^-1: g itself where harmless requests do not care (Woodbury)."""
+        """(1 + F / lambda)^-1 g: g itself where harmless requests do not care (Woodbury)."""
         inner_M = self.slope_MP @ g_P
         solved_M = jax.scipy.linalg.cho_solve((self.root_MM, True), inner_M)
         return g_P - solved_M @ self.slope_MP
