@@ -99,9 +99,11 @@ def make_pools(
 
 
 def metric_rows(pools: Pools) -> list[tuple[str, list[int]]]:
-    """(request, answer) rows of the metric: of each pair with a refusal, the good answer and that.
+    """(request, answer) rows of the metric: per harmless pair with a refusal of its own, three.
 
-    Each request counts once, however often a pool repeats it.
+    Its good answer, a refusal as the safety targets put it (of some harmful request: what must not
+    spread), and a refusal in the model's own words. Each request counts once, however often a pool
+    repeats it.
     """
     pairs = {
         pair.request: pair
@@ -109,8 +111,11 @@ def metric_rows(pools: Pools) -> list[tuple[str, list[int]]]:
         for pair in (*pool.direct, *pool.attacked)
         if pair.declined
     }
+    refusals = [p.answer for pool in (pools.local_safety, pools.global_safety) for p in pool.direct]
     return [
-        (pair.request, answer) for pair in pairs.values() for answer in (pair.answer, pair.declined)
+        (pair.request, answer)
+        for place, pair in enumerate(pairs.values())
+        for answer in (pair.answer, refusals[place % len(refusals)], pair.declined)
     ]
 
 

@@ -1,7 +1,7 @@
 """What a change of the factors does to harmless requests, as a metric for the outer update.
 
-P chosen neurons, M rows: log-likelihoods of harmless requests, two per request, its good answer and
-a refusal of it. G_MP holds their slopes in the factors at the untuned model.
+P chosen neurons, M rows: log-likelihoods of answers to harmless requests, good answers and refusals.
+G_MP holds their slopes in the factors at the untuned model.
 
 The gradient of a safety loss mostly points where the model refuses everybody a little more: to
 first order a step along it raises refusals of harmless requests as much as of harmful ones, and

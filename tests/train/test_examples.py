@@ -191,10 +191,12 @@ def test_the_metric_reads_every_request_once_good_answer_first():
     with_refusal = [dataclasses.replace(p, declined=[9, p.answer[0]]) for p in UTILITY]
     pools = make_pools(SAFETY, TEMPLATES, [*with_refusal, *with_refusal], WRAPPED)
     rows = metric_rows(pools)
-    assert len(rows) == 2 * len(UTILITY)
+    assert len(rows) == 3 * len(UTILITY)
     assert {request for request, _ in rows} == {p.request for p in UTILITY}
-    for (request, good), (again, refusal) in zip(rows[::2], rows[1::2], strict=True):
-        assert request == again and refusal == [9, good[0]]
+    targets = [pair.answer for pair in SAFETY]
+    for good, given, own in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
+        assert good[0] == given[0] == own[0]
+        assert given[1] in targets and own[1] == [9, good[1][0]]
     assert metric_rows(make_pools(SAFETY, TEMPLATES, UTILITY, WRAPPED)) == []
 
 
