@@ -176,6 +176,12 @@ class TuneConfig(Frozen):
         description="how much movement of harmless requests the outer update tolerates. Lower: "
         "fewer of them refused, slower learning",
     )
+    first_move: float = Field(
+        default=0.05,
+        ge=0,
+        description="under a metric, how far the factors move before the first epoch (root mean "
+        "square), along the mean slope of many safety targets; 0 = not at all",
+    )
     clip_norm: float = Field(default=1.0, gt=0, description="largest norm of a meta-gradient")
     global_batch: int = Field(default=8, ge=1, description="prompts of an outer batch")
     local_batch: int = Field(default=4, ge=1, description="prompts of an inner batch")

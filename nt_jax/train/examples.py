@@ -111,12 +111,28 @@ def metric_rows(pools: Pools) -> list[tuple[str, list[int]]]:
         for pair in (*pool.direct, *pool.attacked)
         if pair.declined
     }
-    refusals = [p.answer for pool in (pools.local_safety, pools.global_safety) for p in pool.direct]
+    safety = (pools.local_safety, pools.global_safety)
+    refusals = [pair.answer for pool in safety for pair in pool.direct]
     return [
         (pair.request, answer)
         for place, pair in enumerate(pairs.values())
         for answer in (pair.answer, refusals[place % len(refusals)], pair.declined)
     ]
+
+
+def safety_rows(pools: Pools, count: int, direct_share: float) -> list[tuple[str, list[int]]]:
+    """(prompt, safety target) of `count` training requests, bare ones in the share that is tuned on.
+
+    Neighbours get templates far apart; local and global requests keep to their own templates.
+    """
+    rows: list[tuple[str, list[int]]] = []
+    for pool in (pools.local_safety, pools.global_safety):
+        for place, pair in enumerate(pool.attacked):
+            bare = int((place + 1) * direct_share) > int(place * direct_share)
+            template = None if bare else pool.templates[place * 5 % len(pool.templates)]
+            rows.append((template.apply(pair.request) if template else pair.request, pair.answer))
+    count = min(count, len(rows))
+    return [rows[len(rows) * n // count] for n in range(count)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -269,11 +269,13 @@ def make_optimiser(clip_norm: float, with_metric: bool) -> optax.GradientTransfo
     """
     clip = optax.clip_by_global_norm(clip_norm)
     if with_metric:
-        return optax.chain(clip, optax.ema(MOMENTUM), optax.stateless(_unit_rms))
+        return optax.chain(
+            clip, optax.ema(MOMENTUM), optax.stateless(lambda direction_P, _: unit_rms(direction_P))
+        )
     return optax.chain(clip, optax.scale_by_adam())
 
 
-def _unit_rms(direction_P: Any, _: Any) -> Any:
+def unit_rms(direction_P: Any) -> Any:
     """`direction_P` at a root mean square of 1; nothing stays nothing."""
     mean_square = jnp.mean(jnp.square(direction_P))
     return direction_P * jax.lax.rsqrt(jnp.maximum(mean_square, jnp.finfo(jnp.float32).tiny))

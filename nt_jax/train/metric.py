@@ -1,7 +1,7 @@
 """What a change of the factors does to harmless requests, as a metric for the outer update.
 
-P chosen neurons, M rows: log-likelihoods of answers to harmless requests, good answers and refusals.
-G_MP holds their slopes in the factors at the untuned model.
+P chosen neurons, M rows: log-likelihoods of answers to harmless requests, of good answers and of
+refusals. G_MP holds their slopes in the factors at the untuned model.
 
 The gradient of a safety loss mostly points where the model refuses everybody a little more: to
 first order a step along it raises refusals of harmless requests as much as of harmful ones, and
@@ -38,7 +38,7 @@ class Metric:
     root_MM: Array  # lower Cholesky factor of G G' + M lambda I
 
     def divide(self, g_P: Float[Array, " P"]) -> Float[Array, " P"]:
-        """(1 + F / lambda)^-1 g: g itself where harmless requests do not care (Woodbury)."""
+        """`(1 + F / lambda)^-1 g`: g itself where harmless requests do not care (Woodbury)."""
         inner_M = self.slope_MP @ g_P
         solved_M = jax.scipy.linalg.cho_solve((self.root_MM, True), inner_M)
         return g_P - solved_M @ self.slope_MP

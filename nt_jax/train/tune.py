@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -17,8 +18,8 @@ from nt_jax.config import TuneConfig
 from nt_jax.errors import RunError
 from nt_jax.mesh import sharding
 from nt_jax.train.checkpoints import TuneState, restore, save
-from nt_jax.train.examples import Batcher, Pools, metric_rows
-from nt_jax.train.maml import MetaOptions, make_optimiser, meta_step
+from nt_jax.train.examples import Batcher, Pools, metric_rows, safety_rows
+from nt_jax.train.maml import MetaOptions, make_optimiser, meta_step, unit_rms
 from nt_jax.train.metric import Metric, make_metric, slopes
 from nt_jax.train.plan import tuning_rows
 from nt_jax.train.session import Session
@@ -55,10 +56,12 @@ def tune(
     batcher.check(lm.config.max_positions)
     rows, remat, _ = tuning_rows(session.config, lm.config, batcher.longest)
     options = meta_options(config, rows, remat)
-    metric = harmless_metric(session, placed, pools, folder, remat)
+    metric = harmless_metric(session, placed, pools, folder)
     optimiser = make_optimiser(config.clip_norm, config.metric_requests > 0)
     fresh = fresh_state(config, placed)
-    state = restore(folder / "orbax", fresh) or fresh
+    state = restore(folder / "orbax", fresh)
+    if state is None:
+        state = fresh if metric is None else first_move(session, fresh, placed, pools, metric)
     log = Metrics(folder / "metrics.jsonl", int(state.epoch))
     base = log.base or log.write({"epoch": 0, **validate(session, prompts, lm.ones_LF)})
     # Placed like what a step gives back, or the second step would be compiled once more.
@@ -93,30 +96,55 @@ def tune(
 
 
 def harmless_metric(
-    session: Session, neurons: NeuronSet, pools: Pools, folder: Path, remat: bool
+    session: Session, neurons: NeuronSet, pools: Pools, folder: Path
 ) -> Metric | None:
     """The metric of the outer update, its slopes kept in folder/metric.npy; None if not wanted."""
     config, path = session.config.tune, folder / "metric.npy"
     if config.metric_requests == 0:
         return None
     if not path.exists():
-        rows = metric_rows(pools)
-        with session.progress("metric", len(rows), "slopes") as advance:
-            slope_MP = slopes(
-                session.lm,
-                neurons,
-                [session.encode(request) for request, _ in rows],
-                [answer for _, answer in rows],
-                answer_width=config.answer_tokens,
-                decay=config.token_decay,
-                remat=remat,
-                advance=advance,
-            )
         content = io.BytesIO()
-        np.save(content, slope_MP)
+        np.save(content, row_slopes(session, neurons, metric_rows(pools), "metric"))
         write_atomic(path, content.getvalue())
     slope_MP = jax.device_put(np.load(path), sharding(session.lm.mesh, ""))
     return make_metric(slope_MP, config.metric_damping) if len(slope_MP) else None
+
+
+def row_slopes(
+    session: Session, neurons: NeuronSet, rows: Sequence[tuple[str, list[int]]], label: str
+) -> np.ndarray:
+    """Slopes [rows, P] of (prompt, answer) rows at the untuned model, float32."""
+    config = session.config.tune
+    with session.progress(label, len(rows), "slopes") as advance:
+        return slopes(
+            session.lm,
+            neurons,
+            [session.encode(prompt) for prompt, _ in rows],
+            [answer for _, answer in rows],
+            answer_width=config.answer_tokens,
+            decay=config.token_decay,
+            advance=advance,
+        )
+
+
+def first_move(
+    session: Session, state: TuneState, neurons: NeuronSet, pools: Pools, metric: Metric
+) -> TuneState:
+    """`state` moved by tune.first_move along the safety targets' mean slope, under the metric.
+
+    The first epochs all step along this direction, each with the noise of its few prompts; one mean
+    over many prompts takes their place.
+    """
+    config = session.config.tune
+    rows = safety_rows(pools, config.metric_requests // 2, config.direct_fraction)
+    if config.first_move == 0 or not rows:
+        return state
+    way_P = metric.divide(
+        jnp.asarray(row_slopes(session, neurons, rows, "first move").mean(axis=0))
+    )
+    theta_P = state.theta_P + config.first_move * unit_rms(way_P)
+    theta_P = jnp.clip(theta_P, config.factor_min, config.factor_max)
+    return dataclasses.replace(state, theta_P=theta_P, average_P=theta_P, best_P=theta_P)
 
 
 def calibrate(

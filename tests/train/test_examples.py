@@ -194,9 +194,9 @@ def test_the_metric_reads_every_request_once_good_answer_first():
     assert len(rows) == 3 * len(UTILITY)
     assert {request for request, _ in rows} == {p.request for p in UTILITY}
     targets = [pair.answer for pair in SAFETY]
-    for good, given, own in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
-        assert good[0] == given[0] == own[0]
-        assert given[1] in targets and own[1] == [9, good[1][0]]
+    for good, target, own in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
+        assert good[0] == target[0] == own[0]
+        assert target[1] in targets and own[1] == [9, good[1][0]]
     assert metric_rows(make_pools(SAFETY, TEMPLATES, UTILITY, WRAPPED)) == []
 
 
