@@ -152,6 +152,12 @@ class TuneConfig(Frozen):
     kl_weight: float = Field(
         default=0.0, ge=0, description="pull of harmless answers to the base model"
     )
+    margin_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of a loss that keeps answers to harmless requests 2 nats per token "
+        "likelier than refusals of them; doubles the work on harmless requests",
+    )
     init_safety: float = Field(
         default=1.2, ge=-1000, le=1000, description="first factor of safety neurons"
     )

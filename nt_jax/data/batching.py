@@ -23,6 +23,9 @@ class AnswerBatch:
     answer_BA: jax.Array | np.ndarray  # int32
     answer_mask_BA: jax.Array | np.ndarray  # bool
     weight_B: jax.Array | np.ndarray  # float32, 0 on rows that only fill the batch
+    # answers that must stay less likely than the given ones, where there are such
+    declined_BA: jax.Array | np.ndarray | None = None  # int32
+    declined_mask_BA: jax.Array | np.ndarray | None = None  # bool
 
     @property
     def tokens_BT(self) -> jax.Array:
@@ -56,6 +59,7 @@ def pack(
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Sequence[int]],
     *,
+    declined: Sequence[Sequence[int]] | None = None,
     prompt_width: int | None = None,
     answer_width: int,
     rows: int | None = None,
@@ -64,14 +68,21 @@ def pack(
     rows = len(prompts) if rows is None else rows
     width = prompt_width or bucket(max(map(len, prompts)))
     prompt_BP, prompt_mask_BP = pad_left(prompts, width, rows)
-    answer_BA = np.zeros((rows, answer_width), np.int32)
-    answer_mask_BA = np.zeros((rows, answer_width), bool)
-    for row, ids in enumerate(answers):
-        ids = ids[:answer_width]
-        answer_BA[row, : len(ids)] = ids
-        answer_mask_BA[row, : len(ids)] = True
     weight_B = (np.arange(rows) < len(prompts)).astype(np.float32)
-    return AnswerBatch(prompt_BP, prompt_mask_BP, answer_BA, answer_mask_BA, weight_B)
+    others = (None, None) if declined is None else pad_right(declined, answer_width, rows)
+    return AnswerBatch(
+        prompt_BP, prompt_mask_BP, *pad_right(answers, answer_width, rows), weight_B, *others
+    )
+
+
+def pad_right(rows: Sequence[Sequence[int]], width: int, batch: int):
+    """(token_BA int32, mask_BA bool) with each row cut to `width` from its first token on."""
+    token_BA, mask_BA = np.zeros((batch, width), np.int32), np.zeros((batch, width), bool)
+    for row, ids in enumerate(rows):
+        ids = ids[:width]
+        token_BA[row, : len(ids)] = ids
+        mask_BA[row, : len(ids)] = True
+    return token_BA, mask_BA
 
 
 def draw(seed: int, stream: str, step: int, size: int, count: int) -> np.ndarray:

@@ -121,7 +121,7 @@ def metric_rows(pools: Pools) -> list[tuple[str, list[int]]]:
 
 
 def safety_rows(pools: Pools, count: int, direct_share: float) -> list[tuple[str, list[int]]]:
-    """(prompt, safety target) of `count` training requests, bare ones in the share that is tuned on.
+    """(prompt, safety target) of `count` training requests, bare in the share that is tuned on.
 
     Neighbours get templates far apart; local and global requests keep to their own templates.
     """
@@ -178,6 +178,8 @@ class Batcher:
 
     def __init__(self, pools: Pools, encode: Encode, tune: "TuneConfig", seed: int, mesh):
         self.encode, self.tune, self.seed, self.mesh = encode, tune, seed, mesh
+        safety = (pools.local_safety, pools.global_safety)
+        self.refusals = [pair.answer for pool in safety for pair in pool.direct]
         attacked = {"safety": 1 - tune.direct_fraction, "utility": tune.attacked_harmless_fraction}
         sizes = {"local": tune.local_batch, "global": tune.global_batch}
         # name of a set > name of a sub-batch > (its rows per epoch, what they are drawn from)
@@ -238,9 +240,14 @@ class Batcher:
             texts = [
                 stratum.templates[row].apply(text) for row, text in zip(order, texts, strict=True)
             ]
+        declined = None
+        if self.tune.margin_weight > 0 and "utility" in stream:
+            spare = [self.refusals[row % len(self.refusals)] for row in order]
+            declined = [p.declined or other for p, other in zip(picked, spare, strict=True)]
         return pack(
             [self.encode(text) for text in texts],
             [pair.answer for pair in picked],
+            declined=declined,
             prompt_width=stratum.width,
             answer_width=self.tune.answer_tokens,
         )

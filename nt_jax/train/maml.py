@@ -19,7 +19,7 @@ from nt_jax.attribution.select import NeuronSet
 from nt_jax.data.batching import AnswerBatch
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.metric import Metric
-from nt_jax.train.objectives import nll, nll_and_kl
+from nt_jax.train.objectives import nll, nll_and_kl, nll_and_margin
 from nt_jax.train.theta import scatter
 
 # Sub-batches of different widths (direct, attacked ...) that make up one set; a loss is their
@@ -43,6 +43,7 @@ class MetaOptions:
     inner_lr: float = 3.0  # eta_inner
     meta_lr: float = 0.03  # eta_meta
     safety_weight: float = 0.5  # lambda
+    margin_weight: float = 0.0  # weight of the margin over declined answers, added to L_u
     kl_weight: float = 0.0  # weight of KL(base || tuned) on harmless answers, added to L_u
     token_decay: float = 1.0  # token t of an answer weighs token_decay**t in every loss
     factor_min: float = 0.0
@@ -88,20 +89,25 @@ def safety_loss(theta_P: Array, lm, neurons, batch, options: MetaOptions):
     """(lambda * L_s, its parts by name)."""
     loss = answer_loss(theta_P, lm, neurons, batch, options)
     zero = jnp.zeros_like(loss)
-    return options.safety_weight * loss, {"safety_loss": loss, "utility_loss": zero, "kl": zero}
+    parts = {"safety_loss": loss, "utility_loss": zero, "kl": zero, "margin": zero}
+    return options.safety_weight * loss, parts
 
 
 def utility_loss(theta_P: Array, lm, neurons, batch, options: MetaOptions):
-    """((1 - lambda) * (L_u + kl_weight * KL to the base model), its parts by name)."""
+    """((1 - lambda) * (L_u + kl_weight * KL to the base model + margin_weight * margin), parts)."""
     scale_LF = scatter(theta_P, neurons, lm.ones_LF)
     settings = {"decay": options.token_decay, "remat": options.remat}
-    if options.with_kl:
-        loss, kl = nll_and_kl(lm, scale_LF, batch, **settings)
+    if batch.declined_BA is not None:
+        loss, margin = nll_and_margin(lm, scale_LF, batch, **settings)
     else:
         loss = nll(lm, scale_LF, batch, **settings)
-        kl = jnp.zeros_like(loss)
-    total = (1 - options.safety_weight) * (loss + options.kl_weight * kl)
-    return total, {"safety_loss": jnp.zeros_like(loss), "utility_loss": loss, "kl": kl}
+        margin = jnp.zeros_like(loss)
+    kl = jnp.zeros_like(loss)
+    if options.with_kl:
+        kl = nll_and_kl(lm, scale_LF, batch, **settings)[1]
+    total = loss + options.kl_weight * kl + options.margin_weight * margin
+    parts = {"safety_loss": jnp.zeros_like(loss), "utility_loss": loss, "kl": kl, "margin": margin}
+    return (1 - options.safety_weight) * total, parts
 
 
 def mean_over(rule: Callable[[AnswerBatch], Any], batches: Batches, rows: int) -> Any:

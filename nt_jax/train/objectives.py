@@ -3,12 +3,17 @@
 B rows, A answer tokens, V vocabulary. Arrays in, scalars out; safe to differentiate twice.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nt_jax.data.batching import AnswerBatch
 from nt_jax.models.transformer import LanguageModel, forward, token_log_probs, unembed
+
+
+MARGIN = 2.0  # nats per token that an answer should be likelier than a refusal of its request
 
 
 def answer_logits(
@@ -28,12 +33,21 @@ def answer_mean(value_BA: Array, batch: AnswerBatch, decay: Array | float) -> Fl
     decay 1 is the plain mean. Whether an answer refuses is settled by its first tokens, which a
     plain mean over a long answer hardly hears.
     """
+    return row_mean(token_mean(value_BA, batch.answer_mask_BA, decay), batch)
+
+
+def token_mean(value_BA: Array, mask_BA: Array, decay: Array | float) -> Float[Array, " B"]:
+    """Mean over each row's real tokens, token t weighing decay**t."""
     place_A = jnp.arange(value_BA.shape[1], dtype=value_BA.dtype)
-    weight_BA = jnp.asarray(batch.answer_mask_BA, value_BA.dtype)
+    weight_BA = jnp.asarray(mask_BA, value_BA.dtype)
     weight_BA = weight_BA * jnp.power(jnp.asarray(decay, value_BA.dtype), place_A)[None]
-    mean_B = (value_BA * weight_BA).sum(axis=1) / jnp.maximum(weight_BA.sum(axis=1), 1e-9)
-    weight_B = jnp.asarray(batch.weight_B, value_BA.dtype)
-    return (mean_B * weight_B).sum() / jnp.maximum(weight_B.sum(), 1)
+    return (value_BA * weight_BA).sum(axis=1) / jnp.maximum(weight_BA.sum(axis=1), 1e-9)
+
+
+def row_mean(value_B: Array, batch: AnswerBatch) -> Float[Array, ""]:
+    """Mean over rows by their weights; 0 where none counts."""
+    weight_B = jnp.asarray(batch.weight_B, value_B.dtype)
+    return (value_B * weight_B).sum() / jnp.maximum(weight_B.sum(), 1)
 
 
 def nll(
@@ -47,6 +61,37 @@ def nll(
     """Mean negative log-likelihood of the batch's answers, in nats per token; see answer_mean."""
     logits_BAV = answer_logits(lm, scale_LF, batch, remat=remat)
     return -answer_mean(token_log_probs(logits_BAV, jnp.asarray(batch.answer_BA)), batch, decay)
+
+
+def nll_and_margin(
+    lm: LanguageModel,
+    scale_LF: Array,
+    batch: AnswerBatch,
+    *,
+    decay: Array | float = 1.0,
+    remat: bool = False,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """(NLL, margin loss) of answers that come with declined ones, in nats per token.
+
+    A row's margin is how much likelier a token of the answer is than one of the declined answer,
+    as token means; its loss is softplus(4 (MARGIN - margin)) / 4: nothing above MARGIN, and the
+    shortfall below it.
+    """
+    other = dataclasses.replace(
+        batch, answer_BA=batch.declined_BA, answer_mask_BA=batch.declined_mask_BA
+    )
+    own_B, declined_B = (
+        token_mean(
+            token_log_probs(
+                answer_logits(lm, scale_LF, side, remat=remat), jnp.asarray(side.answer_BA)
+            ),
+            side.answer_mask_BA,
+            decay,
+        )
+        for side in (batch, other)
+    )
+    short_B = jax.nn.softplus(4.0 * (MARGIN - (own_B - declined_B))) / 4.0
+    return -row_mean(own_B, batch), row_mean(short_B, batch)
 
 
 def nll_and_kl(

@@ -34,6 +34,7 @@ def meta_options(tune: TuneConfig, rows: int, remat: bool) -> MetaOptions:
         meta_lr=tune.meta_lr,
         safety_weight=tune.safety_weight,
         kl_weight=tune.kl_weight,
+        margin_weight=tune.margin_weight,
         token_decay=tune.token_decay,
         factor_min=tune.factor_min,
         factor_max=tune.factor_max,

@@ -11,7 +11,14 @@ import pytest
 from nt_jax.data.batching import pack
 from nt_jax.mesh import make_mesh
 from nt_jax.models.checkpoint import load_model
-from nt_jax.train.objectives import answer_logits, answer_mean, nll, nll_and_kl
+from nt_jax.train.objectives import (
+    MARGIN,
+    answer_logits,
+    answer_mean,
+    nll,
+    nll_and_kl,
+    nll_and_margin,
+)
 from tests import plain, tiny, torch_twin
 
 PROMPTS = [[17, 30, 5, 9, 3], [8], [35, 11, 4]]
@@ -145,3 +152,25 @@ def test_bfloat16_weights_give_a_float32_loss():
     value, slope_LF = jax.jit(jax.value_and_grad(nll, argnums=1))(lm, some_scale(lm), BATCH)
     assert value.dtype == slope_LF.dtype == jnp.float32
     np.testing.assert_allclose(value, nll(model(), some_scale(lm), BATCH), rtol=2e-2)
+
+
+# --- margin over declined answers ----------------------------------------------------------------
+
+
+def test_the_margin_is_counted_row_by_row():
+    lm, decay = model(), 0.8
+    declined = [[4, 4], [30], [7, 7, 7]]
+    batch = pack(PROMPTS, ANSWERS, declined=declined, prompt_width=7, answer_width=6, rows=4)
+    loss, margin = jax.jit(nll_and_margin)(lm, some_scale(lm), batch, decay=decay)
+    np.testing.assert_allclose(loss, nll(lm, some_scale(lm), batch, decay=decay), rtol=1e-6)
+    short = []
+    for prompt, good, bad in zip(PROMPTS, ANSWERS, declined, strict=True):
+        good_nll, bad_nll = (
+            float(nll(lm, some_scale(lm), pack([prompt], [ids], answer_width=6), decay=decay))
+            for ids in (good, bad)
+        )
+        short.append(np.logaddexp(0, 4 * (MARGIN - (bad_nll - good_nll))) / 4)
+    np.testing.assert_allclose(margin, np.mean(short), rtol=1e-5)
+    likely = dataclasses.replace(batch, declined_BA=batch.answer_BA,
+                                 declined_mask_BA=batch.answer_mask_BA)  # fmt: skip
+    assert nll_and_margin(lm, some_scale(lm), likely)[1] > MARGIN  # no margin at all
