@@ -12,7 +12,6 @@ from jaxtyping import Array, Float
 from nt_jax.data.batching import AnswerBatch
 from nt_jax.models.transformer import LanguageModel, forward, token_log_probs, unembed
 
-
 MARGIN = 2.0  # nats per token that an answer should be likelier than a refusal of its request
 
 
