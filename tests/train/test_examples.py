@@ -21,6 +21,7 @@ from nt_jax.train.examples import (
     emphasise,
     make_pools,
     metric_rows,
+    safety_rows,
     stratify,
 )
 
@@ -162,6 +163,20 @@ def test_a_pass_over_the_data_shows_every_request_once():
     pool = make_pools(SAFETY, TEMPLATES, UTILITY, WRAPPED).local_safety.direct
     seen = [text for e in range(len(pool)) for text, _ in texts(made.batch(e).local_safety)]
     assert sorted(seen) == sorted([pair.request for pair in pool] * TUNE.local_batch)
+
+
+def test_the_first_move_reads_bare_and_attacked_requests_in_the_share_of_tuning():
+    pools = make_pools(SAFETY, TEMPLATES, UTILITY, WRAPPED)
+    rows = safety_rows(pools, 99, 0.25)
+    assert len(rows) == len(SAFETY) and len(safety_rows(pools, 5, 0.25)) == 5
+    bare = [row for row in rows if not is_attacked(row[0])]
+    assert abs(len(bare) - 0.25 * len(rows)) <= 1
+    assert {(p.request, *p.answer) for p in SAFETY} >= {(text, *answer) for text, answer in bare}
+    for pool in (pools.local_safety, pools.global_safety):
+        wrapped = {t.apply(p.request) for t in pool.templates for p in pool.attacked}
+        own = {tuple(p.answer) for p in pool.attacked}
+        mine = {text for text, answer in rows if is_attacked(text) and tuple(answer) in own}
+        assert mine <= wrapped
 
 
 @given(rows=st.integers(1, 30), parts=st.integers(1, 4))

@@ -149,3 +149,56 @@ def test_the_constants_of_a_recipe_reach_algorithm_1():
     assert options.utility_sign == "descent" and options.remat
     assert not tune.meta_options(TuneConfig(kl_weight=0), 0, False).with_kl
     assert math.isclose(options.kl_weight, 0.5)
+
+
+# --- under the metric of harmless requests -------------------------------------------------------
+
+METRIC = (
+    "tune.metric_requests=4", "tune.margin_weight=1", "tune.first_move=0.25", "tune.epochs=2",
+    "tune.strengths=[]", "tune.init_safety=1", "tune.init_utility=1",
+)  # fmt: skip
+
+
+def under_the_metric(finished, folder, *words: str):
+    """(the last state, what the first move was) of a run to the end of its training."""
+    config, moves = small.settings(finished.recipe, folder, *METRIC, *words), []
+    first_move = tune.first_move
+
+    def record(*args):
+        moves.append(first_move(*args))
+        return moves[-1]
+
+    with mock.patch.object(tune, "first_move", record):
+        small.carry_on(config, until="train")
+    return best_state(config, folder / "select", folder / "train"), moves
+
+
+@grouped
+def test_factors_first_move_along_the_safety_targets(finished, tmp_path):
+    state, moves = under_the_metric(finished, tmp_path / "a")
+    (first,) = moves
+    length = np.sqrt(np.mean(np.square(np.asarray(first.theta_P) - 1)))
+    assert length == pytest.approx(0.25, rel=1e-4) and int(first.epoch) == 0
+    slopes = np.load(tmp_path / "a" / "train" / "metric.npy")
+    assert slopes.shape[0] % 3 == 0 and 3 <= len(slopes) <= 12 and slopes.shape[1] == small.NEURONS
+    assert np.abs(slopes).max(axis=1).min() > 0
+    lines = (tmp_path / "a" / "train" / "metrics.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["margin"] > 0 for line in lines[1:])
+    assert int(state.epoch) == 2 and not np.allclose(state.theta_P, first.theta_P)
+
+
+@grouped
+def test_a_run_under_the_metric_resumes_bit_for_bit(finished, tmp_path):
+    whole, _ = under_the_metric(finished, tmp_path / "whole")
+    save = tune.save
+
+    def save_and_stop(folder, state):
+        save(folder, state)
+        raise KeyboardInterrupt
+
+    with mock.patch.object(tune, "save", save_and_stop), pytest.raises(KeyboardInterrupt):
+        under_the_metric(finished, tmp_path / "cut")
+    resumed, moves = under_the_metric(finished, tmp_path / "cut")
+    assert moves == []  # it has moved already
+    np.testing.assert_array_equal(resumed.theta_P, whole.theta_P)
+    np.testing.assert_array_equal(resumed.average_P, whole.average_P)
