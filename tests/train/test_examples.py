@@ -170,7 +170,7 @@ def test_the_first_move_reads_bare_and_attacked_requests_in_the_share_of_tuning(
     rows = safety_rows(pools, 99, 0.25)
     assert len(rows) == len(SAFETY) and len(safety_rows(pools, 5, 0.25)) == 5
     bare = [row for row in rows if not is_attacked(row[0])]
-    assert abs(len(bare) - 0.25 * len(rows)) <= 1
+    assert abs(len(bare) - 0.25 * len(rows)) < 2  # each of the two pools rounds down
     assert {(p.request, *p.answer) for p in SAFETY} >= {(text, *answer) for text, answer in bare}
     for pool in (pools.local_safety, pools.global_safety):
         wrapped = {t.apply(p.request) for t in pool.templates for p in pool.attacked}
