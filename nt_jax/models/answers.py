@@ -1,16 +1,24 @@
-"""Many prompts in, many answers out: length buckets, full batches, one program per shape."""
+"""Many prompts in, many answers out: a row that has ended makes room for the next prompt."""
 
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nt_jax.data.batching import bucket, pad_left
+from nt_jax.data.batching import bucket
 from nt_jax.errors import DataError
 from nt_jax.mesh import sharding
-from nt_jax.models.generate import generate
+from nt_jax.models import slots as programs
+from nt_jax.models.schedule import Refill, Schedule, size_bucket
+from nt_jax.models.slots import GREEDY, Sampling, Slots
 from nt_jax.models.transformer import LanguageModel
+
+STEPS = 32  # tokens between two looks at what has ended, where no refill asks for one earlier
+SMALLEST = 8  # slots; fewer are hardly faster
+
+OnBatch = Callable[[list[int], list[list[int]]], None]
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[tuple[int, list[int]]]:
@@ -31,6 +39,8 @@ def check_lengths(lm: LanguageModel, prompts: Sequence[Sequence[int]], max_new: 
                 f"ones it does not fit the model's context of {lm.config.max_positions}. "
                 "Shorten or drop it, or lower the number of new tokens."
             )
+        if len(ids) == 0:
+            raise DataError(f"prompt {row + 1} of {len(prompts)} is empty: nothing to answer.")
 
 
 def answer_prompts(
@@ -40,22 +50,106 @@ def answer_prompts(
     *,
     max_new: int,
     batch_size: int,
-    on_batch: Callable[[list[int], list[list[int]]], None] | None = None,
+    on_batch: OnBatch | None = None,
+    sampling: Sampling = GREEDY,
 ) -> list[list[int]]:
-    """Greedy answers as token ids, in the order of `prompts`, cut before their first EOS.
+    """Answers as token ids, in the order of `prompts`, cut before their first EOS.
 
-    `on_batch(rows, answers)` hears of each finished batch, so that nothing earned is lost.
+    At most `batch_size` are decoded side by side. `on_batch(rows, answers)` hears of answers as
+    they are finished, so that nothing earned is lost. What a row is answered depends on the row
+    alone, but for float rounding: sums over other shapes may end in another last bit.
     """
     check_lengths(lm, prompts, max_new)
     answers: list[list[int]] = [[] for _ in prompts]
-    place = sharding(lm.mesh, "B")
-    for width, rows in batches_by_length([len(ids) for ids in prompts], batch_size):
-        token_BP, mask_BP = pad_left([prompts[row] for row in rows], width, batch_size)
-        token_BP, mask_BP = jax.device_put((token_BP, mask_BP), place)
-        new_BM = np.asarray(generate(lm, scale_LF, token_BP, mask_BP, max_new=max_new))
-        for row, new_M in zip(rows, new_BM, strict=False):  # rows that only fill the batch: no row
-            ended = np.isin(new_M, lm.config.eos_ids)
-            answers[row] = new_M[: int(ended.argmax()) if ended.any() else None].tolist()
+    if not prompts:
+        return answers
+    for rows, tokens in _decoded(lm, scale_LF, prompts, max_new, batch_size, sampling):
+        done = [_before_eos(lm, new) for new in tokens]
+        for row, answer in zip(rows, done, strict=True):
+            answers[row] = answer
         if on_batch is not None:
-            on_batch(rows, [answers[row] for row in rows])
+            on_batch(rows, done)
     return answers
+
+
+def _decoded(
+    lm: LanguageModel,
+    scale_LF: Array,
+    prompts: Sequence[Sequence[int]],
+    max_new: int,
+    batch_size: int,
+    sampling: Sampling,
+) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+    """(prompt numbers, their new tokens) as they are finished."""
+    ways = lm.mesh.shape["data"]
+    batch = _batch_for(len(prompts), batch_size, ways)
+    many = max(ways, batch // 8 // ways * ways)
+    schedule = Schedule(prompts, batch, (ways, many))
+    slots = programs.empty_slots(lm, batch, size_bucket(1), max_new)
+    row_B = np.full(batch, -1)  # the prompt in each slot, -1: none
+    while schedule.waiting or (row_B >= 0).any():
+        while (row_B < 0).sum() >= min(many, len(schedule.waiting)) and (
+            refill := schedule.next_refill(np.flatnonzero(row_B < 0).tolist())
+        ):
+            slots = _enter(lm, scale_LF, slots, refill, sampling)
+            row_B[refill.slot_R] = refill.row_R
+        slots = _with_room(slots, row_B >= 0)
+        wanted = min(many, len(schedule.waiting)) if schedule.waiting else len(row_B)
+        enough = jnp.int32(len(row_B) - wanted)
+        slots = programs.decode(lm, scale_LF, slots, jnp.int32(STEPS), enough, sampling)
+        live_B, count_B, new_BM = jax.device_get((slots.live_B, slots.count_B, slots.new_BM))
+        ended = np.flatnonzero((row_B >= 0) & ~live_B)
+        if ended.size:
+            yield row_B[ended].tolist(), [new_BM[slot, : count_B[slot]] for slot in ended]
+            row_B[ended] = -1
+        fewer = _batch_for(int(live_B.sum()), len(row_B), ways)
+        if not schedule.waiting and live_B.any() and fewer < len(row_B):
+            kept = np.argsort(~live_B, kind="stable")[:fewer]
+            slots, row_B = programs.choose(slots, jnp.asarray(kept, jnp.int32)), row_B[kept]
+            schedule.keep(kept.tolist())
+
+
+def _batch_for(rows: int, batch_size: int, ways: int) -> int:
+    """The fewest slots that hold `rows`, out of batch_size, a quarter of it, a sixteenth, ..."""
+    batch = batch_size
+    while batch // 4 >= max(rows, SMALLEST) and batch % (4 * ways) == 0:
+        batch //= 4
+    return batch
+
+
+def _enter(
+    lm: LanguageModel, scale_LF: Array, slots: Slots, refill: Refill, sampling: Sampling
+) -> Slots:
+    """`slots` with the refill's prompts in them and their first token picked."""
+    slots = _grown(slots, refill.room)
+    place = sharding(lm.mesh, "R")
+    token_RT, length_R, shared_R, row_R, slot_R, source_R = (
+        jax.device_put(part, place)
+        for part in (
+            refill.token_RT, refill.length_R, refill.shared_R, refill.row_R, refill.slot_R,
+            refill.source_R,
+        )
+    )  # fmt: skip
+    prefix = programs.prefixes(slots, source_R, refill.prefix_width)
+    first_R, own = programs.prefill(
+        lm, scale_LF, token_RT, length_R, prefix, shared_R, row_R, sampling
+    )
+    return programs.insert(lm, slots, slot_R, prefix, shared_R, own, length_R, first_R, row_R)
+
+
+def _with_room(slots: Slots, live_B: np.ndarray) -> Slots:
+    """`slots` with a free column for every live one."""
+    length_B = np.asarray(slots.length_B)
+    return _grown(slots, int(length_B[live_B].max(initial=0)) + 1)
+
+
+def _grown(slots: Slots, room: int) -> Slots:
+    """`slots` with at least `room` cache columns."""
+    now = slots.keys_LBKSH.shape[3]
+    return slots if room <= now else programs.resize(slots, size_bucket(room))
+
+
+def _before_eos(lm: LanguageModel, new: np.ndarray) -> list[int]:
+    """The tokens before the first EOS."""
+    ended = np.isin(new, lm.config.eos_ids)
+    return new[: int(ended.argmax()) if ended.any() else None].tolist()

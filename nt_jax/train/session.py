@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -85,12 +86,15 @@ class Session:
     ) -> list[list[int]]:
         """Greedy answers to chat prompts as token ids; a progress bar where `label` is given."""
         scale_LF = self.lm.ones_LF if scale_LF is None else scale_LF
+        start, tokens = time.monotonic(), 0
         with self.progress(label, len(texts), "answers") as advance:
 
             def done(rows: list[int], answers: list[list[int]]) -> None:
+                nonlocal tokens
                 if on_batch is not None:
                     on_batch(rows, answers)
-                advance(len(rows))
+                tokens += sum(map(len, answers))
+                advance(len(rows), f"{tokens / (time.monotonic() - start):.0f} tokens/s")
 
             return answer_prompts(
                 self.lm,

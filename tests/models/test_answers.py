@@ -1,30 +1,44 @@
-"""Many prompts: answers in order, cut at EOS, one program per shape, none too long."""
+"""Many prompts: each is answered as if it were alone, in order, and none is lost or too long."""
 
 import dataclasses
+import functools
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import special, stats
 
 from nt_jax.errors import DataError
+from nt_jax.mesh import make_mesh
+from nt_jax.models import slots
 from nt_jax.models.answers import answer_prompts, batches_by_length
-from nt_jax.models.generate import generate
-from tests import plain
+from nt_jax.models.checkpoint import load_model
+from nt_jax.models.slots import Sampling
+from tests import plain, tiny, torch_twin
 
-NEW = 5
-PROMPTS = [[5, 9, 3] * 11, [7], [21, 4, 4], [8] * 33, [30, 1], [12, 13, 14, 15]]
+NEW = 6
+HEAD = [11, 3, 8, 25, 31, 6, 6, 14, 9, 22, 37, 5, 19, 28, 33, 4, 17, 12]  # 18: worth sharing
+# Short and long ones, some that begin alike (twice over), one that is the beginning of another.
+PROMPTS = [
+    [5, 9, 3] * 11, [7], [21, 4, 4], [8] * 33, [30, 1], [12, 13, 14, 15],
+    [*HEAD, 7], [*HEAD, *HEAD[::-1], 9], [*HEAD, *HEAD[::-1], 10, 3], HEAD, [*HEAD, 23, 24],
+    [*HEAD, *HEAD[::-1], 9, 9], [9, *HEAD],
+]  # fmt: skip
+ODD = dataclasses.replace(plain.CONFIG, family="qwen3", kv_heads=1, qk_norm=True, qkv_bias=True)
 
 
-@pytest.fixture(scope="module")
-def answers() -> list[list[int]]:
-    lm = plain.random_model(dataclasses.replace(plain.CONFIG, eos_ids=()))
-    return [plain.plain_answer(lm, prompt, NEW) for prompt in PROMPTS]
+@functools.cache
+def model(config=plain.CONFIG, eos_ids=(), mesh=(1, 1)):
+    return plain.random_model(dataclasses.replace(config, eos_ids=eos_ids), mesh=mesh)
 
 
-def model(answers, mesh=(1, 1)):
-    """A model for which two answers end early, one of them at once."""
-    eos_ids = (answers[5][2], answers[1][0])
-    return plain.random_model(dataclasses.replace(plain.CONFIG, eos_ids=eos_ids), mesh=mesh)
+@functools.cache
+def endless(config=plain.CONFIG) -> list[list[int]]:
+    """What each prompt is answered where nothing ends: whole passes, one prompt at a time."""
+    return [plain.plain_answer(model(config), prompt, NEW) for prompt in PROMPTS]
 
 
 def cut(answers, eos_ids) -> list[list[int]]:
@@ -32,48 +46,147 @@ def cut(answers, eos_ids) -> list[list[int]]:
     return [row[: end[0] if end else None] for row, end in zip(answers, ends, strict=True)]
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 16])
-def test_answers_come_in_the_order_of_their_prompts(answers, batch_size):
-    lm = model(answers)
-    expected = cut(answers, lm.config.eos_ids)
-    assert [len(row) for row in expected] == [5, 0, 5, 5, 5, 2]
-    heard = {}
-    found = answer_prompts(
-        lm, lm.ones_LF, PROMPTS, max_new=NEW, batch_size=batch_size,
-        on_batch=lambda rows, done: heard.update(zip(rows, done, strict=True)),
-    )  # fmt: skip
-    assert found == expected
+def run(lm, prompts=PROMPTS, *, max_new=NEW, batch_size=4, **options) -> list[list[int]]:
+    scale_LF = options.pop("scale_LF", lm.ones_LF)
+    return answer_prompts(lm, scale_LF, prompts, max_new=max_new, batch_size=batch_size, **options)
+
+
+# --- greedy --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", [plain.CONFIG, ODD], ids=["llama", "biases and norms"])
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_every_answer_is_what_its_prompt_gets_alone(config, batch_size):
+    expected = endless(config)
+    assert run(model(config), batch_size=batch_size) == expected
+    assert len({tuple(row) for row in expected}) == len(PROMPTS) and len(set(sum(expected, []))) > 9
+
+
+def test_the_scale_acts_on_the_prompt_and_on_every_new_token():
+    lm = model()
+    scale_LF = np.random.default_rng(0).uniform(0, 2, lm.ones_LF.shape).astype(np.float32)
+    expected = [plain.plain_answer(lm, prompt, NEW, scale_LF) for prompt in PROMPTS]
+    assert run(lm, scale_LF=jnp.asarray(scale_LF)) == expected != endless()
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 32])
+def test_rows_end_at_different_steps_and_make_room_for_others(batch_size):
+    eos_ids = (endless()[5][2], endless()[1][0], endless()[8][4])
+    expected = cut(endless(), eos_ids)
+    assert len({len(row) for row in expected}) >= 4 and [] in expected
+    heard, calls = {}, []
+
+    def on_batch(rows, answers):
+        calls.append(rows)
+        heard.update(zip(rows, answers, strict=True))
+
+    assert run(model(eos_ids=eos_ids), batch_size=batch_size, on_batch=on_batch) == expected
     assert [heard[row] for row in range(len(PROMPTS))] == expected
+    assert sum(map(len, calls)) == len(PROMPTS)  # nobody is reported twice
 
 
-def test_batches_are_spread_over_the_mesh(answers):
-    lm = model(answers, mesh=(4, 2))
-    found = answer_prompts(lm, lm.ones_LF, PROMPTS, max_new=NEW, batch_size=8)
-    assert found == cut(answers, lm.config.eos_ids)
+@pytest.mark.parametrize("family", ["llama3", "qwen2", "qwen3"])
+def test_answers_equal_those_of_transformers(family):
+    """Mixed lengths, shared beginnings, more prompts than slots, answers of many lengths."""
+    torch_model = torch_twin.load(family)
+    lm = load_model(str(tiny.checkpoint(family)), "float32", make_mesh())
+    draw, new = np.random.default_rng(3), 40
+    head = draw.integers(3, tiny.VOCAB, 20).tolist()
+    prompts = [draw.integers(3, tiny.VOCAB, n).tolist() for n in (1, 30, 3, 11, 5, 17, 2)]
+    prompts += [head + draw.integers(3, tiny.VOCAB, n).tolist() for n in (4, 9, 1, 6, 15)]
+    expected = []
+    for prompt in prompts:
+        token_BP = np.array([prompt])
+        made = torch_twin.answers(torch_model, token_BP, np.ones_like(token_BP, bool), new)[0]
+        expected.append(made[: len(made) - (made[-1] == 2)].tolist())
+    assert run(lm, prompts, max_new=new, batch_size=3) == expected
 
 
-def test_two_widths_make_two_programs(answers):
-    lm = model(answers)
-    before = generate._cache_size()
-    for prompts in (PROMPTS, PROMPTS[::-1], PROMPTS[:5], [[9] * 40, [9] * 30]):
-        answer_prompts(lm, lm.ones_LF, prompts, max_new=NEW, batch_size=2)
-    assert generate._cache_size() - before <= 2  # prompts up to 32 tokens, and up to 64
+def test_slots_are_spread_over_the_mesh():
+    assert run(model(mesh=(4, 2)), batch_size=8) == endless()
 
 
-def test_no_prompts_no_answers(answers):
-    lm = model(answers)
-    assert answer_prompts(lm, lm.ones_LF, [], max_new=NEW, batch_size=2) == []
+def test_the_last_few_rows_go_on_in_fewer_slots(monkeypatch):
+    """32 slots, of which only one lives on after its first token: 8 then do."""
+    batches = []
+    decode = slots.decode
+
+    def counted(lm, scale_LF, now, *rest):
+        batches.append(len(now.live_B))
+        return decode(lm, scale_LF, now, *rest)
+
+    monkeypatch.setattr(slots, "decode", counted)
+    monkeypatch.setattr("nt_jax.models.answers.STEPS", 2)
+    first = endless()[0][0]
+    lm = model(eos_ids=(first,))
+    others = [other for other in range(1, len(PROMPTS)) if first not in endless()[other]]
+    prompts = [PROMPTS[0]] * 31 + [PROMPTS[others[0]]]
+    assert run(lm, prompts, batch_size=32) == [[]] * 31 + [endless()[others[0]]]
+    assert batches[0] == 32 and batches[-1] == 8
 
 
-def test_a_prompt_that_leaves_no_room_is_named(answers):
-    lm = model(answers)
+def test_few_programs_serve_many_prompts():
+    lm, draw = model(), np.random.default_rng(0)
+    prompts = [draw.integers(0, 40, n).tolist() for n in draw.integers(1, 50, 60)]
+    jax.clear_caches()
+    run(lm, prompts, batch_size=16)
+    assert slots.prefill._cache_size() <= 8  # widths 8, 16, 24, 32, 48, 64, for one row or for two
+    assert slots.decode._cache_size() <= 6
+    before = slots.prefill._cache_size(), slots.decode._cache_size()
+    run(lm, prompts[::-1], batch_size=16, scale_LF=lm.ones_LF * 0.5)
+    assert (slots.prefill._cache_size(), slots.decode._cache_size()) == before
+
+
+def test_a_shared_beginning_is_run_once(monkeypatch):
+    widths = []
+    prefill = slots.prefill
+
+    def counted(lm, scale_LF, token_RT, *rest):
+        widths.append(token_RT.shape)
+        return prefill(lm, scale_LF, token_RT, *rest)
+
+    monkeypatch.setattr(slots, "prefill", counted)
+    prompts = [[*HEAD, *HEAD[::-1], token] for token in range(16)]
+    expected = [plain.plain_answer(model(), prompt, 2) for prompt in prompts]
+    assert run(model(), prompts, max_new=2, batch_size=16) == expected
+    assert sorted(widths, reverse=True)[0] == (2, 8) and widths[0] == (1, 48)
+    assert sum(rows * width for rows, width in widths) < 16 * 37 / 2
+
+
+def test_memory_of_keys_and_values_is_in_the_dtype_of_the_model():
+    lm = plain.random_model(plain.CONFIG, jnp.bfloat16)
+    assert slots.empty_slots(lm, 2, 8, 4).keys_LBKSH.dtype == jnp.bfloat16
+    answers = run(lm, [[5, 9, 3], [7]])
+    logits = np.asarray(plain.padded_logits(lm, [5, 9, 3])[-1], np.float32)
+    assert logits[answers[0][0]] >= logits.max() - 0.05 * np.abs(logits).max()
+
+
+# --- limits --------------------------------------------------------------------------------------
+
+
+def test_no_prompts_no_answers():
+    assert run(model(), []) == []
+
+
+def test_a_prompt_that_leaves_no_room_is_named():
+    lm = model()
     room = lm.config.max_positions - NEW
     with pytest.raises(DataError, match=f"prompt 2 of 3 has {room + 1} tokens.*context of 64") as e:
-        answer_prompts(
-            lm, lm.ones_LF, [[1], [1] * (room + 1), [1]], max_new=NEW, batch_size=2
-        )  # fmt: skip
+        run(lm, [[1], [1] * (room + 1), [1]])
     assert "\n" not in str(e.value)
-    answer_prompts(lm, lm.ones_LF, [[1] * room], max_new=NEW, batch_size=2)
+    assert run(lm, [[1] * room]) == [plain_long(lm, [1] * room)]
+
+
+def plain_long(lm, prompt) -> list[int]:
+    ids = list(prompt)
+    for _ in range(NEW):
+        ids.append(int(plain.padded_logits(lm, ids, width=64)[-1].argmax()))
+    return ids[len(prompt) :]
+
+
+def test_an_empty_prompt_is_named():
+    with pytest.raises(DataError, match="prompt 2 of 2 is empty"):
+        run(model(), [[1], []])
 
 
 @given(lengths=st.lists(st.integers(1, 200), max_size=40), batch_size=st.integers(1, 9))
@@ -86,3 +199,44 @@ def test_every_row_is_in_one_batch_of_its_width(lengths, batch_size):
     assert len(batches) == -(-len(lengths) // batch_size)
     widths = [width for width, _ in batches]
     assert widths == sorted(widths)
+
+
+# --- sampling ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_tokens_are_drawn_from_the_tempered_softmax(temperature):
+    """The second token of an answer, given its first, too."""
+    lm, rows = model(), 4096
+    prompts = [PROMPTS[0]] * rows
+    drawn = run(lm, prompts, max_new=2, batch_size=512, sampling=Sampling(temperature))
+    first = np.array([answer[0] for answer in drawn])
+    common = int(np.bincount(first).argmax())
+    second = np.array([answer[1] for answer in drawn if answer[0] == common])
+    for prompt, found in ((PROMPTS[0], first), ([*PROMPTS[0], common], second)):
+        logits_V = plain.padded_logits(lm, prompt)[-1].astype(np.float64)
+        expected_V = len(found) * special.softmax(logits_V / temperature)
+        enough = expected_V >= 5  # where the chi-square approximation holds; the rest is one class
+        found_V = np.bincount(found, minlength=len(expected_V))
+        observed = np.append(found_V[enough], found_V[~enough].sum())
+        expected = np.append(expected_V[enough], expected_V[~enough].sum())
+        assert len(observed) > 5 and stats.chisquare(observed, expected).pvalue > 1e-3
+
+
+def test_a_draw_depends_on_seed_row_and_step_alone():
+    lm = model()
+    one, again, fewer, other = (
+        run(lm, batch_size=size, sampling=Sampling(1.0, seed))
+        for seed, size in ((1, 4), (1, 4), (1, 1), (2, 4))
+    )
+    assert one == again == fewer != other
+    alike = run(lm, [PROMPTS[0]] * 16, sampling=Sampling(1.0))
+    assert len({tuple(row) for row in alike}) > 8  # rows draw on their own
+    assert all(len(set(row)) > 1 for row in alike)  # and so do steps
+
+
+def test_sampled_rows_end_at_eos_too():
+    eos_ids = tuple(range(0, plain.CONFIG.vocab_size, 3))
+    answers = run(model(eos_ids=eos_ids), [PROMPTS[0]] * 64, sampling=Sampling(1.0))
+    assert not set(sum(answers, [])) & set(eos_ids)
+    assert {len(row) for row in answers} > {0, 1, 2}

@@ -16,7 +16,7 @@ from nt_jax.data.sources import load_harmful, load_harmless, load_templates
 from nt_jax.eval.refusal import load_judge
 from nt_jax.mesh import make_mesh
 from nt_jax.models.checkpoint import load_model
-from nt_jax.models.generate import generate
+from nt_jax.models.answers import answer_prompts
 from nt_jax.models.transformer import logits
 from nt_jax.train.stages import best_state
 from tests import tiny
@@ -248,8 +248,11 @@ def test_transformers_and_our_engine_give_the_same_greedy_tokens(finished, answe
                 max_new_tokens=NEW_TOKENS, do_sample=False,
             )[0, len(ids) :]  # fmt: skip
         token_BP, mask_BP = pad_left([ids], 16 * -(-len(ids) // 16))
-        ours = generate(lm, jnp.asarray(scale_LF), token_BP, mask_BP, max_new=NEW_TOKENS)[0]
-        assert ours[: len(made)].tolist() == made.tolist()
+        [ours] = answer_prompts(
+            lm, jnp.asarray(scale_LF), [ids], max_new=NEW_TOKENS, batch_size=1
+        )  # fmt: skip
+        assert ours == made[: len(ours)].tolist()
+        assert len(made) == NEW_TOKENS or made[len(ours)] in lm.config.eos_ids
         assert tokenizer.decode(made, skip_special_tokens=True) == answer["answer"]
         with torch.no_grad():
             their_logits = theirs(torch.tensor([ids])).logits[0, -1].numpy()
