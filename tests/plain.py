@@ -141,9 +141,11 @@ def padded_logits(lm: LanguageModel, token_T, scale_LF=None, width: int = 40) ->
     return np.asarray(_jitted_logits(lm, padded_T, scale_LF))[: len(token_T)]
 
 
-def plain_answer(lm: LanguageModel, prompt, new_tokens: int, scale_LF=None) -> list[int]:
+def plain_answer(
+    lm: LanguageModel, prompt, new_tokens: int, scale_LF=None, width: int = 40
+) -> list[int]:
     """Greedy tokens after the prompt, each from a whole new pass; EOS is a token like others."""
     ids = list(prompt)
     for _ in range(new_tokens):
-        ids.append(int(padded_logits(lm, ids, scale_LF)[-1].argmax()))
+        ids.append(int(padded_logits(lm, ids, scale_LF, width)[-1].argmax()))
     return ids[len(prompt) :]

@@ -38,7 +38,7 @@ def model(config=plain.CONFIG, eos_ids=(), mesh=(1, 1)):
 @functools.cache
 def endless(config=plain.CONFIG) -> list[list[int]]:
     """What each prompt is answered where nothing ends: whole passes, one prompt at a time."""
-    return [plain.plain_answer(model(config), prompt, NEW) for prompt in PROMPTS]
+    return [plain.plain_answer(model(config), prompt, NEW, width=64) for prompt in PROMPTS]
 
 
 def cut(answers, eos_ids) -> list[list[int]]:
@@ -54,8 +54,11 @@ def run(lm, prompts=PROMPTS, *, max_new=NEW, batch_size=4, **options) -> list[li
 # --- greedy --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", [plain.CONFIG, ODD], ids=["llama", "biases and norms"])
-@pytest.mark.parametrize("batch_size", [1, 3, 16])
+@pytest.mark.parametrize(
+    ("config", "batch_size"),
+    [(plain.CONFIG, 1), (plain.CONFIG, 4), (plain.CONFIG, 16), (ODD, 16)],
+    ids=["alone", "four", "all", "biases and norms"],
+)
 def test_every_answer_is_what_its_prompt_gets_alone(config, batch_size):
     expected = endless(config)
     assert run(model(config), batch_size=batch_size) == expected
@@ -65,11 +68,11 @@ def test_every_answer_is_what_its_prompt_gets_alone(config, batch_size):
 def test_the_scale_acts_on_the_prompt_and_on_every_new_token():
     lm = model()
     scale_LF = np.random.default_rng(0).uniform(0, 2, lm.ones_LF.shape).astype(np.float32)
-    expected = [plain.plain_answer(lm, prompt, NEW, scale_LF) for prompt in PROMPTS]
+    expected = [plain.plain_answer(lm, prompt, NEW, scale_LF, 64) for prompt in PROMPTS]
     assert run(lm, scale_LF=jnp.asarray(scale_LF)) == expected != endless()
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 32])
+@pytest.mark.parametrize("batch_size", [4, 16])
 def test_rows_end_at_different_steps_and_make_room_for_others(batch_size):
     eos_ids = (endless()[5][2], endless()[1][0], endless()[8][4])
     expected = cut(endless(), eos_ids)
@@ -85,7 +88,7 @@ def test_rows_end_at_different_steps_and_make_room_for_others(batch_size):
     assert sum(map(len, calls)) == len(PROMPTS)  # nobody is reported twice
 
 
-@pytest.mark.parametrize("family", ["llama3", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["llama3", "qwen2"])
 def test_answers_equal_those_of_transformers(family):
     """Mixed lengths, shared beginnings, more prompts than slots, answers of many lengths."""
     torch_model = torch_twin.load(family)
@@ -174,14 +177,7 @@ def test_a_prompt_that_leaves_no_room_is_named():
     with pytest.raises(DataError, match=f"prompt 2 of 3 has {room + 1} tokens.*context of 64") as e:
         run(lm, [[1], [1] * (room + 1), [1]])
     assert "\n" not in str(e.value)
-    assert run(lm, [[1] * room]) == [plain_long(lm, [1] * room)]
-
-
-def plain_long(lm, prompt) -> list[int]:
-    ids = list(prompt)
-    for _ in range(NEW):
-        ids.append(int(plain.padded_logits(lm, ids, width=64)[-1].argmax()))
-    return ids[len(prompt) :]
+    assert run(lm, [[1] * room]) == [plain.plain_answer(lm, [1] * room, NEW, width=64)]
 
 
 def test_an_empty_prompt_is_named():
