@@ -49,6 +49,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--prompt", type=int, default=256, help="tokens of a random prompt")
     parser.add_argument("--new", type=int, default=48, help="new tokens, at most")
     parser.add_argument("--repeats", type=int, default=3, help="timed passes of each side")
+    parser.add_argument("--torch-threads", type=int, help="default: as many as torch likes")
     return parser.parse_args()
 
 
@@ -93,11 +94,11 @@ def torch_answers(twin, lm: LanguageModel, prompts: Prompts, new: int, batch: in
     return answers
 
 
-def timed(run) -> tuple[float, Prompts]:
-    """(seconds, answers)."""
-    start = time.perf_counter()
+def timed(run) -> tuple[float, float, Prompts]:
+    """(seconds, seconds of this process's threads, answers)."""
+    start, busy = time.perf_counter(), time.process_time()
     answers = run()
-    return time.perf_counter() - start, answers
+    return time.perf_counter() - start, time.process_time() - busy, answers
 
 
 def machine_limits(dtype: str) -> tuple[float, float]:
@@ -149,7 +150,7 @@ def measure(lm: LanguageModel, twin, prompts: Prompts, batch: int, args) -> dict
     def ours() -> Prompts:
         return answer_prompts(lm, lm.ones_LF, prompts, max_new=args.new, batch_size=batch)
 
-    first, answers = timed(ours)
+    first, _, answers = timed(ours)
     found = {"batch": batch, "prompts": len(prompts), "seconds_first_call": first}
     runs = {"ours": ours}
     if twin is not None:
@@ -162,19 +163,23 @@ def measure(lm: LanguageModel, twin, prompts: Prompts, batch: int, args) -> dict
         runs["torch"] = lambda: torch_answers(twin, lm, prompts, args.new, fastest)
         found["torch_batch"] = fastest
     seconds: dict[str, list[float]] = {name: [] for name in runs}
+    busy: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(args.repeats):
         for name, run in runs.items():
-            spent, made = timed(run)
+            spent, threads, made = timed(run)
             seconds[name].append(spent)
+            busy[name].append(threads)
             if name == "torch":
                 same = [mine == theirs for mine, theirs in zip(answers, made, strict=True)]
                 found["same_answers"] = float(np.mean(same))
         if not args.json:
-            print(", ".join(f"{name} {spent[-1]:.2f} s" for name, spent in seconds.items()))
+            print(", ".join(f"{name} {spent[-1]:.2f} s" for name, spent in seconds.items()), flush=True)
+            print(", ".join(f"{name} {spent[-1]:.2f} s of CPU" for name, spent in busy.items()), flush=True)
     tokens = sum(map(len, answers))
     for name, spent in seconds.items():
         found |= {
             f"{name}_seconds": spent,
+            f"{name}_cpu_seconds": busy[name],
             f"{name}_tokens_per_second": tokens / statistics.median(spent),
         }
     if twin is not None:
@@ -188,6 +193,10 @@ def measure(lm: LanguageModel, twin, prompts: Prompts, batch: int, args) -> dict
 def main() -> None:
     """Measure and print."""
     args = arguments()
+    if args.torch_threads:
+        import torch
+
+        torch.set_num_threads(args.torch_threads)
     lm = models.build(args.model, args.dtype, args.model_layers)
     if args.model != "smollm2":
         lm = dataclasses.replace(lm, config=dataclasses.replace(lm.config, eos_ids=()))

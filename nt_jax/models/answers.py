@@ -17,6 +17,8 @@ from nt_jax.models.transformer import LanguageModel
 
 STEPS = 32  # tokens between two looks at what has ended, where no refill asks for one earlier
 SMALLEST = 8  # slots; fewer are hardly faster
+EARLY_ROOM = 128  # new tokens that the cache has columns for from the start; then it grows
+REFILL_TOKENS = {"cpu": 128}  # that keep the device busy; 4096 elsewhere
 
 OnBatch = Callable[[list[int], list[list[int]]], None]
 
@@ -82,36 +84,42 @@ def _decoded(
 ) -> Iterator[tuple[list[int], list[np.ndarray]]]:
     """(prompt numbers, their new tokens) as they are finished."""
     ways = lm.mesh.shape["data"]
-    batch = _batch_for(len(prompts), batch_size, ways)
-    many = max(ways, batch // 8 // ways * ways)
-    schedule = Schedule(prompts, batch, (ways, many))
-    slots = programs.empty_slots(lm, batch, size_bucket(1), max_new)
+    waves = -(-len(prompts) // batch_size)  # alike in size, or the last one is mostly empty
+    batch = min(batch_size, bucket(-(-len(prompts) // waves), SMALLEST * ways))
+    tokens = REFILL_TOKENS.get(jax.devices()[0].platform, 4096)
+    mean = sum(map(len, prompts)) / len(prompts)
+    many = min(batch, max(ways, 1 << int(np.log2(max(1, 4 * tokens / mean))), 2))
+    schedule = Schedule(prompts, batch, (ways, many // ways * ways), tokens)
+    room = size_bucket(max(map(len, prompts)) + min(max_new, EARLY_ROOM))
+    slots = programs.empty_slots(lm, batch, room, max_new)
     row_B = np.full(batch, -1)  # the prompt in each slot, -1: none
     while schedule.waiting or (row_B >= 0).any():
-        while (row_B < 0).sum() >= min(many, len(schedule.waiting)) and (
+        wanted = max(1, min(len(row_B) // 8, len(schedule.waiting)))  # fewer wait for each other
+        while (row_B < 0).sum() >= wanted and (
             refill := schedule.next_refill(np.flatnonzero(row_B < 0).tolist())
         ):
             slots = _enter(lm, scale_LF, slots, refill, sampling)
-            row_B[refill.slot_R] = refill.row_R
-        slots = _with_room(slots, row_B >= 0)
-        wanted = min(many, len(schedule.waiting)) if schedule.waiting else len(row_B)
-        enough = jnp.int32(len(row_B) - wanted)
-        slots = programs.decode(lm, scale_LF, slots, jnp.int32(STEPS), enough, sampling)
+            row_B[refill.packed.slot_R] = refill.packed.row_R
+        wanted = min(len(row_B) // 8 or 1, len(schedule.waiting)) or len(row_B)
+        longest = int(np.asarray(slots.length_B)[row_B >= 0].max())
+        slots = _grown(slots, longest + 1)
+        width = min(size_bucket(longest + 1), slots.room)
+        steps, enough = jnp.int32(STEPS), jnp.int32(len(row_B) - wanted)
+        slots = programs.decode(lm, scale_LF, slots, steps, enough, width, sampling)
         live_B, count_B, new_BM = jax.device_get((slots.live_B, slots.count_B, slots.new_BM))
         ended = np.flatnonzero((row_B >= 0) & ~live_B)
         if ended.size:
             yield row_B[ended].tolist(), [new_BM[slot, : count_B[slot]] for slot in ended]
             row_B[ended] = -1
-        fewer = _batch_for(int(live_B.sum()), len(row_B), ways)
+        fewer = _fewer(int(live_B.sum()), len(row_B), ways)
         if not schedule.waiting and live_B.any() and fewer < len(row_B):
             kept = np.argsort(~live_B, kind="stable")[:fewer]
             slots, row_B = programs.choose(slots, jnp.asarray(kept, jnp.int32)), row_B[kept]
             schedule.keep(kept.tolist())
 
 
-def _batch_for(rows: int, batch_size: int, ways: int) -> int:
-    """The fewest slots that hold `rows`, out of batch_size, a quarter of it, a sixteenth, ..."""
-    batch = batch_size
+def _fewer(rows: int, batch: int, ways: int) -> int:
+    """The fewest slots that hold `rows`, out of `batch`, a quarter of it, a sixteenth, ..."""
     while batch // 4 >= max(rows, SMALLEST) and batch % (4 * ways) == 0:
         batch //= 4
     return batch
@@ -122,31 +130,15 @@ def _enter(
 ) -> Slots:
     """`slots` with the refill's prompts in them and their first token picked."""
     slots = _grown(slots, refill.room)
-    place = sharding(lm.mesh, "R")
-    token_RT, length_R, shared_R, row_R, slot_R, source_R = (
-        jax.device_put(part, place)
-        for part in (
-            refill.token_RT, refill.length_R, refill.shared_R, refill.row_R, refill.slot_R,
-            refill.source_R,
-        )
-    )  # fmt: skip
-    prefix = programs.prefixes(slots, source_R, refill.prefix_width)
-    first_R, own = programs.prefill(
-        lm, scale_LF, token_RT, length_R, prefix, shared_R, row_R, sampling
-    )
-    return programs.insert(lm, slots, slot_R, prefix, shared_R, own, length_R, first_R, row_R)
-
-
-def _with_room(slots: Slots, live_B: np.ndarray) -> Slots:
-    """`slots` with a free column for every live one."""
-    length_B = np.asarray(slots.length_B)
-    return _grown(slots, int(length_B[live_B].max(initial=0)) + 1)
+    packed = jax.device_put(refill.packed, sharding(lm.mesh, "R"))
+    prefix = programs.prefixes(slots, packed.source_R, refill.prefix_width)
+    first_R, own = programs.prefill(lm, scale_LF, packed, prefix, sampling)
+    return programs.insert(lm, slots, packed, prefix, own, first_R)
 
 
 def _grown(slots: Slots, room: int) -> Slots:
     """`slots` with at least `room` cache columns."""
-    now = slots.keys_LBKSH.shape[3]
-    return slots if room <= now else programs.resize(slots, size_bucket(room))
+    return slots if room <= slots.room else programs.grow(slots, size_bucket(room))
 
 
 def _before_eos(lm: LanguageModel, new: np.ndarray) -> list[int]:

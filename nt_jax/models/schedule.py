@@ -1,4 +1,4 @@
-"""Which prompt is decoded when, in which slot, and whose prefix it takes over. Plain numpy."""
+"""Which prompt is decoded when, in which slot, and whose prefix it takes over. No arithmetic on arrays of jax."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,32 +6,35 @@ from collections.abc import Sequence
 import numpy as np
 
 from nt_jax.data.batching import bucket
+from nt_jax.models.slots import Packed
 
 MIN_SHARED = 16  # a shorter prefix is run again: copying it would save less than it costs
 
 
 @dataclasses.dataclass(frozen=True)
 class Refill:
-    """Prompts that enter slots together. Arrays of R rows; surplus rows repeat the first one."""
+    """Prompts that enter slots together."""
 
     rows: list[int]  # numbers of the prompts
-    slot_R: np.ndarray  # int32: where each goes
-    source_R: np.ndarray  # int32: the slot that already holds its first `shared_R` tokens
-    shared_R: np.ndarray  # int32
-    token_RT: np.ndarray  # int32: the rest of the prompt
-    length_R: np.ndarray  # int32: its real tokens
-    row_R: np.ndarray  # int32: `rows`, filled up
+    packed: Packed  # numpy arrays
 
     @property
     def prefix_width(self) -> int:
         """Columns that hold every shared prefix, rounded up: few shapes, few programs."""
-        return size_bucket(int(self.shared_R.max())) if self.shared_R.any() else 0
+        longest = int(np.max(self.packed.shared_R))
+        return power_bucket(longest) if longest else 0
 
     @property
     def room(self) -> int:
         """Cache columns that it needs, the first new token included."""
-        end_R = self.shared_R + np.maximum(self.token_RT.shape[1], self.length_R + 1)
-        return max(int(end_R.max()), self.prefix_width)
+        width = self.packed.index_RT.shape[1]
+        end_R = self.packed.shared_R + np.maximum(width, self.packed.length_R + 1)
+        return max(int(np.max(end_R)), self.prefix_width)
+
+
+def power_bucket(length: int) -> int:
+    """The smallest of 16, 32, 64, 128, ... that holds `length`."""
+    return max(16, 1 << (length - 1).bit_length())
 
 
 def size_bucket(length: int) -> int:
@@ -63,9 +66,11 @@ def in_order(prompts: Sequence[Sequence[int]]) -> list[int]:
 class Schedule:
     """The prompts that wait, and what each slot's part of the cache holds."""
 
-    def __init__(self, prompts: Sequence[Sequence[int]], batch: int, sizes: tuple[int, int]):
-        """`sizes`: rows of a refill of one prompt, and of a refill of many."""
-        self.prompts, self.sizes = prompts, sizes
+    def __init__(
+        self, prompts: Sequence[Sequence[int]], batch: int, sizes: tuple[int, int], tokens: int
+    ):
+        """`sizes`: rows of a refill of one prompt, and of many, which have about `tokens` tokens."""
+        self.prompts, self.sizes, self.tokens = prompts, sizes, tokens
         self.waiting = in_order(prompts)[::-1]  # the next one is the last: pop() is cheap
         self.held: list[Sequence[int]] = [()] * batch
 
@@ -76,12 +81,13 @@ class Schedule:
         then take its prefix over instead of running the same tokens again beside it.
         """
         chosen: list[tuple[int, int, int, int]] = []
-        left = list(free)
+        left, room = list(free), self.tokens
         while self.waiting and left and len(chosen) < self.sizes[1]:
             row = self.waiting[-1]
             source, shared = self._source(row)
             leads = self._leads(row, shared)
-            if leads and chosen:
+            room -= len(self.prompts[row]) - shared
+            if chosen and (leads or room < 0):
                 break
             self.waiting.pop()
             slot = source if source in left else left[0]
@@ -113,12 +119,25 @@ class Schedule:
 
     def _pack(self, chosen: list[tuple[int, int, int, int]]) -> Refill:
         size = self.sizes[0] if len(chosen) <= self.sizes[0] else self.sizes[1]
-        filled = chosen + chosen[:1] * (size - len(chosen))
-        row_R, slot_R, source_R, shared_R = np.array(filled, np.int32).T
-        own = [self.prompts[row][shared:] for row, _, _, shared in filled]
-        token_RT = np.zeros((size, size_bucket(max(map(len, own)))), np.int32)
-        for place, ids in enumerate(own):
-            token_RT[place, : len(ids)] = ids
+        row_R, slot_R, source_R, shared_R = np.array(chosen, np.int32).T
+        own = [np.asarray(self.prompts[row][shared:], np.int32) for row, _, _, shared in chosen]
         length_R = np.array([len(ids) for ids in own], np.int32)
-        rows = [row for row, *_ in chosen]
-        return Refill(rows, slot_R, source_R, shared_R, token_RT, length_R, row_R)
+        total, longest = int(length_R.sum()), int(length_R.max())
+        # Many rows always make the same number of tokens, or a long one more: few shapes.
+        width = size_bucket(total) if size == self.sizes[0] else size_bucket(max(total, self.tokens))
+        start_R = np.cumsum(length_R) - length_R
+        reach_T = np.arange(power_bucket(longest))
+        index_RT = np.minimum(start_R[:, None] + reach_T, total - 1).astype(np.int32)
+        of_N = np.repeat(np.arange(len(own), dtype=np.int32), length_R)
+        place_N = (np.arange(total) - start_R[of_N]).astype(np.int32)
+        tokens = [_filled(part, width) for part in (np.concatenate(own), of_N, place_N)]
+        rows = [
+            _filled(part, size)
+            for part in (index_RT, length_R, shared_R, source_R, slot_R, row_R)
+        ]
+        return Refill([row for row, *_ in chosen], Packed(*tokens, *rows))
+
+
+def _filled(part: np.ndarray, size: int) -> np.ndarray:
+    """`part` and so many copies of its first entry that there are `size`."""
+    return np.concatenate([part, np.repeat(part[:1], size - len(part), axis=0)])

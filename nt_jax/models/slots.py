@@ -1,7 +1,7 @@
 """The programs of continuous decoding: a fixed batch of slots, each at its own place in its answer.
 
-B slots, S cache columns, R rows of a refill, T their own tokens, P columns of a shared prefix,
-M new tokens. A slot's tokens lie in columns 0, 1, 2, ... of its part of the cache, so a prefix is
+B slots, S cache columns, R rows of a refill, T own tokens of a row, N of all rows, P columns of a
+shared prefix, M new tokens. A slot's tokens lie in columns 0, 1, 2, ... of its part of the cache, so a prefix is
 copied from slot to slot as it is, and columns from `length` on are never looked at.
 """
 
@@ -14,8 +14,9 @@ from flax import nnx
 from jaxtyping import Array, Int
 
 from nt_jax.mesh import sharding
+from nt_jax.models.precision import wide_dtype
 from nt_jax.models.rope import rotary_tables
-from nt_jax.models.transformer import LanguageModel, attend, run_block, unembed
+from nt_jax.models.transformer import LanguageModel, Transformer, attend, run_block, unembed
 
 Cache = tuple[Array, Array]
 
@@ -25,7 +26,7 @@ Cache = tuple[Array, Array]
 class Slots:
     """Everything that decoding changes, as one pytree."""
 
-    keys_LBKSH: Array  # in the dtype of the model; a head's keys lie side by side, see `decode`
+    keys_LBKHS: Array  # in the dtype of the model; columns last, so that scores need no transpose
     values_LBKSH: Array
     length_B: Array  # int32: tokens in the cache
     last_B: Array  # int32: the token that was picked last and is not in the cache yet
@@ -37,7 +38,32 @@ class Slots:
     @property
     def cache(self) -> Cache:
         """(keys, values)."""
-        return self.keys_LBKSH, self.values_LBKSH
+        return self.keys_LBKHS, self.values_LBKSH
+
+    @property
+    def room(self) -> int:
+        """S."""
+        return self.values_LBKSH.shape[3]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """Prompts that enter slots together, all int32.
+
+    Their own tokens lie one after the other, so that only attention sees padding. Surplus tokens
+    and rows repeat the first one.
+    """
+
+    token_N: Array
+    of_N: Array  # the row that a token belongs to
+    place_N: Array  # and which of its own tokens it is
+    index_RT: Array  # where in N each own token of a row is; anything past its end
+    length_R: Array  # own tokens
+    shared_R: Array  # tokens before them, which the slot `source_R` already holds
+    source_R: Array
+    slot_R: Array  # where the row goes
+    row_R: Array  # number of its prompt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,19 +80,22 @@ GREEDY = Sampling()
 def empty_slots(lm: LanguageModel, batch: int, room: int, max_new: int) -> Slots:
     """`batch` slots of `room` cache columns, none of them live."""
     config, dtype = lm.config, lm.module().embed[...].dtype
-    shape = (config.layers, batch, config.kv_heads, room, config.head_dim)
-    cache = [jnp.zeros(shape, dtype, device=sharding(lm.mesh, "LBKSH")) for _ in range(2)]
+    lead = (config.layers, batch, config.kv_heads)
+    cache = [
+        jnp.zeros((*lead, *last), dtype, device=sharding(lm.mesh, "LBK"))
+        for last in ((config.head_dim, room), (room, config.head_dim))
+    ]
     zero = [jnp.zeros(batch, jnp.int32) for _ in range(4)]
     return Slots(*cache, *zero, jnp.zeros(batch, bool), jnp.zeros((batch, max_new), jnp.int32))
 
 
 @functools.partial(jax.jit, static_argnames="room")
-def resize(slots: Slots, room: int) -> Slots:
-    """The same slots with `room` cache columns; columns that are cut off must not be in use."""
-    more = max(0, room - slots.keys_LBKSH.shape[3])
-    pad = ((0, 0), (0, 0), (0, 0), (0, more), (0, 0))
-    keys, values = (jnp.pad(part[:, :, :, :room], pad) for part in slots.cache)
-    return dataclasses.replace(slots, keys_LBKSH=keys, values_LBKSH=values)
+def grow(slots: Slots, room: int) -> Slots:
+    """The same slots with `room` cache columns, no fewer than before."""
+    none, more = (0, 0), (0, room - slots.room)
+    keys = jnp.pad(slots.keys_LBKHS, (none, none, none, none, more))
+    values = jnp.pad(slots.values_LBKSH, (none, none, none, more, none))
+    return dataclasses.replace(slots, keys_LBKHS=keys, values_LBKSH=values)
 
 
 @jax.jit
@@ -79,126 +108,116 @@ def choose(slots: Slots, slot_R: Array) -> Slots:
 
 @functools.partial(jax.jit, static_argnames="width")
 def prefixes(slots: Slots, source_R: Array, width: int) -> Cache:
-    """The first `width` columns of these slots, [L, R, K, P, H] each."""
-    keys, values = (jnp.take(part[:, :, :, :width], source_R, axis=1) for part in slots.cache)
-    return keys, values
+    """The first `width` columns of these slots: [L, R, K, H, P] and [L, R, K, P, H]."""
+    keys, values = slots.keys_LBKHS[..., :width], slots.values_LBKSH[:, :, :, :width]
+    return jnp.take(keys, source_R, axis=1), jnp.take(values, source_R, axis=1)
 
 
 @functools.partial(jax.jit, static_argnames="sampling")
 def prefill(
-    lm: LanguageModel,
-    scale_LF: Array,
-    token_RT: Int[Array, "R T"],
-    length_R: Int[Array, " R"],
-    prefix: Cache,
-    shared_R: Int[Array, " R"],
-    row_R: Int[Array, " R"],
-    sampling: Sampling,
+    lm: LanguageModel, scale_LF: Array, packed: Packed, prefix: Cache, sampling: Sampling
 ) -> tuple[Array, Cache]:
-    """(first new token [R], keys and values of the rows' own tokens [L, R, K, T, H]).
+    """(first new token [R], [L, R, K, H, T] keys and [L, R, K, T, H] values of own tokens).
 
-    A row is the first `shared_R` columns of its prefix and then its first `length_R` tokens.
+    A row is the first `shared_R` columns of its prefix and then its own tokens.
     """
     model, config = lm.module(scale_LF), lm.config
-    rows, width = token_RT.shape
+    rows, width = packed.index_RT.shape
     graphdef, stacked = nnx.split(model.blocks)
-    position_RT = shared_R[:, None] + jnp.arange(width, dtype=jnp.int32)[None]
-    rotary = rotary_tables(position_RT, config.rope, config.head_dim, model.embed[...].dtype)
-    columns = jnp.arange(prefix[0].shape[3], dtype=jnp.int32)
+    position_N = jnp.take(packed.shared_R, packed.of_N) + packed.place_N
+    rotary = rotary_tables(position_N[None], config.rope, config.head_dim, model.embed[...].dtype)
+    columns = jnp.arange(prefix[1].shape[3], dtype=jnp.int32)
     shared_RTP = jnp.broadcast_to(
-        columns[None, None] < shared_R[:, None, None], (rows, width, len(columns))
+        columns[None, None] < packed.shared_R[:, None, None], (rows, width, len(columns))
     )
     own_RTT = jnp.broadcast_to(jnp.tril(jnp.ones((width, width), bool))[None], (rows, width, width))
 
-    def layer(x_RTD: Array, per_layer: tuple):
-        state, past_keys_RKPH, past_values_RKPH = per_layer
+    def layer(x_1ND: Array, per_layer: tuple):
+        state, past_keys_RKHP, past_values_RKPH = per_layer
         own: list[Array] = []
 
-        def mix(q: Array, k: Array, v: Array) -> Array:
-            own.extend((k.swapaxes(1, 2), v.swapaxes(1, 2)))
-            keys, values = past_keys_RKPH.swapaxes(1, 2), past_values_RKPH.swapaxes(1, 2)
-            return attend(q, [keys, k], [values, v], [shared_RTP, own_RTT])
+        def mix(*packed_qkv: Array) -> Array:
+            q, k, v = (jnp.take(part[0], packed.index_RT, axis=0) for part in packed_qkv)
+            own.extend((jnp.transpose(k, (0, 2, 3, 1)), jnp.transpose(v, (0, 2, 1, 3))))
+            keys = jnp.transpose(past_keys_RKHP, (0, 3, 1, 2))
+            values = jnp.transpose(past_values_RKPH, (0, 2, 1, 3))
+            out = attend(q, [keys, k], [values, v], [shared_RTP, own_RTT])
+            return out[packed.of_N, packed.place_N][None]
 
-        x_RTD, _ = run_block(nnx.merge(graphdef, state), x_RTD, rotary, config.rms_eps, mix)
-        return x_RTD, (own[0], own[1])
+        x_1ND, _ = run_block(nnx.merge(graphdef, state), x_1ND, rotary, config.rms_eps, mix)
+        return x_1ND, (own[0], own[1])
 
-    x_RTD = jnp.take(model.embed[...], token_RT, axis=0)
-    x_RTD, own = jax.lax.scan(layer, x_RTD, (stacked, *prefix))
-    x_R1D = jnp.take_along_axis(x_RTD, (length_R - 1)[:, None, None], axis=1)
-    logits_RV = unembed(model, x_R1D, config.rms_eps)[:, 0]
-    return pick(logits_RV, sampling, row_R, jnp.zeros_like(row_R)), own
+    x_1ND = jnp.take(model.embed[...], packed.token_N, axis=0)[None]
+    x_1ND, own = jax.lax.scan(layer, x_1ND, (stacked, *prefix))
+    last_R = jnp.take_along_axis(packed.index_RT, packed.length_R[:, None] - 1, axis=1)[:, 0]
+    logits_RV = unembed(model, jnp.take(x_1ND[0], last_R, axis=0)[:, None], config.rms_eps)[:, 0]
+    return pick(logits_RV, sampling, packed.row_R, jnp.zeros_like(packed.row_R)), own
 
 
 @functools.partial(jax.jit, donate_argnames="slots")
 def insert(
-    lm: LanguageModel,
-    slots: Slots,
-    slot_R: Array,
-    prefix: Cache,
-    shared_R: Array,
-    own: Cache,
-    length_R: Array,
-    first_R: Array,
-    row_R: Array,
+    lm: LanguageModel, slots: Slots, packed: Packed, prefix: Cache, own: Cache, first_R: Array
 ) -> Slots:
-    """`slots` with what `prefill` made in the slots of these numbers, which start to live.
+    """`slots` with what `prefill` made in the slots `slot_R`, which start to live.
 
-    A number may occur twice with equal contents. Columns past a row's end are overwritten as well:
+    A slot may be named twice with equal contents. Columns past a row's end are overwritten as well:
     they hold nothing that is in use, and shared_R + T must not exceed S.
     """
+    slot_R, shared_R = packed.slot_R, packed.shared_R
 
     def put(row: Array, cache: Cache) -> Cache:
         def window(part: Array) -> Array:
             return jax.lax.dynamic_slice_in_dim(part, row, 1, axis=1)
 
         zero, slot = jnp.int32(0), slot_R[row]
-        for start, stretch in ((zero, prefix), (shared_R[row], own)):
-            cache = tuple(
-                jax.lax.dynamic_update_slice(part, window(new), (zero, slot, zero, start, zero))
-                for part, new in zip(cache, stretch, strict=True)
-            )
-        return cache
+        keys, values = cache
+        put_at = jax.lax.dynamic_update_slice
+        for start, (new_keys, new_values) in ((zero, prefix), (shared_R[row], own)):
+            keys = put_at(keys, window(new_keys), (zero, slot, zero, zero, start))
+            values = put_at(values, window(new_values), (zero, slot, zero, start, zero))
+        return keys, values
 
     keys, values = jax.lax.fori_loop(0, len(slot_R), put, slots.cache)
     ended_R = is_eos(lm, first_R) | (slots.new_BM.shape[1] <= 1)
     return Slots(
         *_placed(lm, (keys, values)),
-        slots.length_B.at[slot_R].set(shared_R + length_R),
+        slots.length_B.at[slot_R].set(shared_R + packed.length_R),
         slots.last_B.at[slot_R].set(first_R),
-        slots.row_B.at[slot_R].set(row_R),
+        slots.row_B.at[slot_R].set(packed.row_R),
         slots.count_B.at[slot_R].set(1),
         slots.live_B.at[slot_R].set(~ended_R),
         slots.new_BM.at[slot_R, 0].set(first_R),
     )
 
 
-@functools.partial(jax.jit, static_argnames="sampling", donate_argnames="slots")
+@functools.partial(jax.jit, static_argnames=("width", "sampling"), donate_argnames="slots")
 def decode(
     lm: LanguageModel,
     scale_LF: Array,
     slots: Slots,
     steps: Array,
     enough: Array,
+    width: int,
     sampling: Sampling,
 ) -> Slots:
-    """At most `steps` more tokens for every live slot.
+    """At most `steps` more tokens for every live slot, looking at the first `width` columns only.
 
-    Stops early when no more than `enough` slots are live or one has no cache column left. A live
+    Stops early when no more than `enough` slots are live or one has filled `width` columns. A live
     slot ends with an EOS, which is kept as its last new token, or with M new tokens.
     """
     model, config = lm.module(scale_LF), lm.config
     batch, max_new = slots.new_BM.shape
-    room, slot_B = slots.keys_LBKSH.shape[3], jnp.arange(batch, dtype=jnp.int32)
+    slot_B = jnp.arange(batch, dtype=jnp.int32)
 
     def more(carry: tuple[Array, Slots]) -> Array:
         step, now = carry
         longest = jnp.where(now.live_B, now.length_B, 0).max()
-        return (step < steps) & (now.live_B.sum(dtype=jnp.int32) > enough) & (longest < room)
+        return (step < steps) & (now.live_B.sum(dtype=jnp.int32) > enough) & (longest < width)
 
     def advance(carry: tuple[Array, Slots]) -> tuple[Array, Slots]:
         step, now = carry
         live_B = now.live_B
-        x_B1D, cache = _one_token(lm, model, now)
+        x_B1D, cache = _one_token(lm, model, now, width)
         logits_BV = unembed(model, x_B1D, config.rms_eps)[:, 0]
         next_B = jnp.where(live_B, pick(logits_BV, sampling, now.row_B, now.count_B), now.last_B)
         column_B = jnp.where(live_B, now.count_B, max_new)  # past the end: dropped
@@ -208,12 +227,11 @@ def decode(
         return step + 1, Slots(*cache, length_B, next_B, now.row_B, count_B, still_B, new_BM)
 
     _, slots = jax.lax.while_loop(more, advance, (jnp.int32(0), slots))
-    return dataclasses.replace(
-        slots, **dict(zip(("keys_LBKSH", "values_LBKSH"), _placed(lm, slots.cache), strict=True))
-    )
+    keys, values = _placed(lm, slots.cache)
+    return dataclasses.replace(slots, keys_LBKHS=keys, values_LBKSH=values)
 
 
-def _one_token(lm: LanguageModel, model, slots: Slots) -> tuple[Array, Cache]:
+def _one_token(lm: LanguageModel, model: Transformer, slots: Slots, width: int) -> tuple[Array, Cache]:
     """(x_B1D after the last layer, cache) for the last token of each slot, written at its column.
 
     The cache is a loop carry that is written in place; a scan output would copy it every token.
@@ -222,36 +240,47 @@ def _one_token(lm: LanguageModel, model, slots: Slots) -> tuple[Array, Cache]:
     config, dtype = lm.config, model.embed[...].dtype
     graphdef, stacked = nnx.split(model.blocks)
     rotary = rotary_tables(slots.length_B[:, None], config.rope, config.head_dim, dtype)
-    batch, room = len(slots.length_B), slots.keys_LBKSH.shape[3]
-    column_B = jnp.where(slots.live_B, slots.length_B, room)  # past the end: dropped
-    slot_B1 = jnp.arange(batch, dtype=jnp.int32)[:, None]
-    head_1K = jnp.arange(config.kv_heads, dtype=jnp.int32)[None]
-    mask_B1S = jnp.arange(room, dtype=jnp.int32)[None, None] <= slots.length_B[:, None, None]
+    lead = (len(slots.length_B), config.kv_heads, config.head_dim)
+    slot_B11, head_1K1, dim_11H = jnp.ogrid[tuple(slice(size) for size in lead)]
+    column_B11 = jnp.where(slots.live_B, slots.length_B, slots.room)[:, None, None]  # end: dropped
+    mask_BS = jnp.arange(width, dtype=jnp.int32)[None] <= slots.length_B[:, None]
 
     def layer(carry: tuple, per_layer: tuple):
-        x_B1D, cache = carry
+        x_B1D, keys, values = carry
         index, state = per_layer
 
         def mix(q: Array, k: Array, v: Array) -> Array:
-            nonlocal cache
-            at = (index, slot_B1, head_1K, column_B[:, None])
-            cache = tuple(
-                part.at[at].set(new[:, 0], mode="drop", unique_indices=True)
-                for part, new in zip(cache, (k, v), strict=True)
+            nonlocal keys, values
+            at, set_to = (index, slot_B11, head_1K1), {"mode": "drop", "unique_indices": True}
+            keys = keys.at[(*at, dim_11H, column_B11)].set(k[:, 0], **set_to)
+            values = values.at[(*at, column_B11, dim_11H)].set(v[:, 0], **set_to)
+            now_keys, now_values = (
+                jax.lax.dynamic_index_in_dim(part, index, keepdims=False) for part in (keys, values)
             )
-            keys, values = (
-                jax.lax.dynamic_index_in_dim(part, index, keepdims=False).swapaxes(1, 2)
-                for part in cache
-            )
-            return attend(q, [keys], [values], [mask_B1S])
+            seen_keys, seen_values = now_keys[..., :width], now_values[:, :, :width]
+            return _attend_one(q[:, 0], seen_keys, seen_values, mask_BS)[:, None]
 
         x_B1D, _ = run_block(nnx.merge(graphdef, state), x_B1D, rotary, config.rms_eps, mix)
-        return (x_B1D, cache), None
+        return (x_B1D, keys, values), None
 
     x_B1D = jnp.take(model.embed[...], slots.last_B, axis=0)[:, None]
     layers = jnp.arange(config.layers, dtype=jnp.int32)
-    (x_B1D, cache), _ = jax.lax.scan(layer, (x_B1D, slots.cache), (layers, stacked))
-    return x_B1D, cache
+    (x_B1D, *cache), _ = jax.lax.scan(layer, (x_B1D, *slots.cache), (layers, stacked))
+    return x_B1D, (cache[0], cache[1])
+
+
+def _attend_one(q_BNH: Array, keys_BKHS: Array, values_BKSH: Array, mask_BS: Array) -> Array:
+    """`attend` for one query per row, on keys and values as the cache holds them; [B, N, H].
+
+    Twice as fast on a CPU as transposing them would be.
+    """
+    batch, heads, head_dim = q_BNH.shape
+    wide = wide_dtype(q_BNH.dtype)
+    q_BKGH = q_BNH.reshape(batch, keys_BKHS.shape[1], -1, head_dim)
+    score_BKGS = jnp.einsum("BKGH,BKHS->BKGS", q_BKGH, keys_BKHS).astype(wide) * head_dim**-0.5
+    score_BKGS = jnp.where(mask_BS[:, None, None], score_BKGS, jnp.finfo(wide).min)
+    weight_BKGS = jax.nn.softmax(score_BKGS, axis=-1).astype(q_BNH.dtype)
+    return jnp.einsum("BKGS,BKSH->BKGH", weight_BKGS, values_BKSH).reshape(batch, heads, head_dim)
 
 
 def pick(logits_BV: Array, sampling: Sampling, row_B: Array, step_B: Array) -> Array:
@@ -276,6 +305,6 @@ def is_eos(lm: LanguageModel, token_B: Array) -> Array:
 def _placed(lm: LanguageModel, cache: Cache) -> Cache:
     """The cache where `empty_slots` put it, or its placement could drift and compile anew."""
     keys, values = (
-        jax.lax.with_sharding_constraint(part, sharding(lm.mesh, "LBKSH")) for part in cache
+        jax.lax.with_sharding_constraint(part, sharding(lm.mesh, "LBK")) for part in cache
     )
     return keys, values
