@@ -173,8 +173,14 @@ def measure(lm: LanguageModel, twin, prompts: Prompts, batch: int, args) -> dict
                 same = [mine == theirs for mine, theirs in zip(answers, made, strict=True)]
                 found["same_answers"] = float(np.mean(same))
         if not args.json:
-            print(", ".join(f"{name} {spent[-1]:.2f} s" for name, spent in seconds.items()), flush=True)
-            print(", ".join(f"{name} {spent[-1]:.2f} s of CPU" for name, spent in busy.items()), flush=True)
+            print(
+                ", ".join(f"{name} {spent[-1]:.2f} s" for name, spent in seconds.items()),
+                flush=True,
+            )
+            print(
+                ", ".join(f"{name} {spent[-1]:.2f} s of CPU" for name, spent in busy.items()),
+                flush=True,
+            )
     tokens = sum(map(len, answers))
     for name, spent in seconds.items():
         found |= {

@@ -1,4 +1,4 @@
-"""Which prompt is decoded when, in which slot, and whose prefix it takes over. No arithmetic on arrays of jax."""
+"""Which prompt is decoded when, in which slot, and whose prefix it takes over."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ class Schedule:
     def __init__(
         self, prompts: Sequence[Sequence[int]], batch: int, sizes: tuple[int, int], tokens: int
     ):
-        """`sizes`: rows of a refill of one prompt, and of many, which have about `tokens` tokens."""
+        """`sizes`: rows of a refill of one prompt, and of many with about `tokens` tokens."""
         self.prompts, self.sizes, self.tokens = prompts, sizes, tokens
         self.waiting = in_order(prompts)[::-1]  # the next one is the last: pop() is cheap
         self.held: list[Sequence[int]] = [()] * batch
@@ -124,7 +124,9 @@ class Schedule:
         length_R = np.array([len(ids) for ids in own], np.int32)
         total, longest = int(length_R.sum()), int(length_R.max())
         # Many rows always make the same number of tokens, or a long one more: few shapes.
-        width = size_bucket(total) if size == self.sizes[0] else size_bucket(max(total, self.tokens))
+        width = (
+            size_bucket(total) if size == self.sizes[0] else size_bucket(max(total, self.tokens))
+        )
         start_R = np.cumsum(length_R) - length_R
         reach_T = np.arange(power_bucket(longest))
         index_RT = np.minimum(start_R[:, None] + reach_T, total - 1).astype(np.int32)
@@ -132,8 +134,7 @@ class Schedule:
         place_N = (np.arange(total) - start_R[of_N]).astype(np.int32)
         tokens = [_filled(part, width) for part in (np.concatenate(own), of_N, place_N)]
         rows = [
-            _filled(part, size)
-            for part in (index_RT, length_R, shared_R, source_R, slot_R, row_R)
+            _filled(part, size) for part in (index_RT, length_R, shared_R, source_R, slot_R, row_R)
         ]
         return Refill([row for row, *_ in chosen], Packed(*tokens, *rows))
 

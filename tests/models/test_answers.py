@@ -13,10 +13,11 @@ from scipy import special, stats
 
 from nt_jax.errors import DataError
 from nt_jax.mesh import make_mesh
-from nt_jax.models import slots
+from nt_jax.models import decode as programs
 from nt_jax.models.answers import answer_prompts, batches_by_length
 from nt_jax.models.checkpoint import load_model
-from nt_jax.models.slots import Sampling
+from nt_jax.models.decode import Sampling
+from nt_jax.models.slots import empty_slots
 from tests import plain, tiny, torch_twin
 
 NEW = 6
@@ -62,7 +63,7 @@ def run(lm, prompts=PROMPTS, *, max_new=NEW, batch_size=4, **options) -> list[li
 def test_every_answer_is_what_its_prompt_gets_alone(config, batch_size):
     expected = endless(config)
     assert run(model(config), batch_size=batch_size) == expected
-    assert len({tuple(row) for row in expected}) == len(PROMPTS) and len(set(sum(expected, []))) > 9
+    assert len({tuple(row) for row in expected}) == len(PROMPTS) and len(set().union(*expected)) > 9
 
 
 def test_the_scale_acts_on_the_prompt_and_on_every_new_token():
@@ -112,13 +113,13 @@ def test_slots_are_spread_over_the_mesh():
 def test_the_last_few_rows_go_on_in_fewer_slots(monkeypatch):
     """32 slots, of which only one lives on after its first token: 8 then do."""
     batches = []
-    decode = slots.decode
+    decode = programs.decode
 
     def counted(lm, scale_LF, now, *rest):
         batches.append(len(now.live_B))
         return decode(lm, scale_LF, now, *rest)
 
-    monkeypatch.setattr(slots, "decode", counted)
+    monkeypatch.setattr(programs, "decode", counted)
     monkeypatch.setattr("nt_jax.models.answers.STEPS", 2)
     first = endless()[0][0]
     lm = model(eos_ids=(first,))
@@ -133,32 +134,31 @@ def test_few_programs_serve_many_prompts():
     prompts = [draw.integers(0, 40, n).tolist() for n in draw.integers(1, 50, 60)]
     jax.clear_caches()
     run(lm, prompts, batch_size=16)
-    assert slots.prefill._cache_size() <= 8  # widths 8, 16, 24, 32, 48, 64, for one row or for two
-    assert slots.decode._cache_size() <= 6
-    before = slots.prefill._cache_size(), slots.decode._cache_size()
+    assert programs.prefill._cache_size() <= 4  # the longest prompt's width: 16, 32, 64
+    assert programs.decode._cache_size() <= 6
+    before = programs.prefill._cache_size(), programs.decode._cache_size()
     run(lm, prompts[::-1], batch_size=16, scale_LF=lm.ones_LF * 0.5)
-    assert (slots.prefill._cache_size(), slots.decode._cache_size()) == before
+    assert (programs.prefill._cache_size(), programs.decode._cache_size()) == before
 
 
 def test_a_shared_beginning_is_run_once(monkeypatch):
     widths = []
-    prefill = slots.prefill
+    prefill = programs.prefill
 
-    def counted(lm, scale_LF, token_RT, *rest):
-        widths.append(token_RT.shape)
-        return prefill(lm, scale_LF, token_RT, *rest)
+    def counted(lm, scale_LF, packed, *rest):
+        widths.append(len(packed.token_N))
+        return prefill(lm, scale_LF, packed, *rest)
 
-    monkeypatch.setattr(slots, "prefill", counted)
+    monkeypatch.setattr(programs, "prefill", counted)
     prompts = [[*HEAD, *HEAD[::-1], token] for token in range(16)]
     expected = [plain.plain_answer(model(), prompt, 2) for prompt in prompts]
     assert run(model(), prompts, max_new=2, batch_size=16) == expected
-    assert sorted(widths, reverse=True)[0] == (2, 8) and widths[0] == (1, 48)
-    assert sum(rows * width for rows, width in widths) < 16 * 37 / 2
+    assert widths == [48, 128]  # 37 tokens of the one that leads, then 15 tokens in all
 
 
 def test_memory_of_keys_and_values_is_in_the_dtype_of_the_model():
     lm = plain.random_model(plain.CONFIG, jnp.bfloat16)
-    assert slots.empty_slots(lm, 2, 8, 4).keys_LBKSH.dtype == jnp.bfloat16
+    assert empty_slots(lm, 2, 8, 4).keys_LBKHS.dtype == jnp.bfloat16
     answers = run(lm, [[5, 9, 3], [7]])
     logits = np.asarray(plain.padded_logits(lm, [5, 9, 3])[-1], np.float32)
     assert logits[answers[0][0]] >= logits.max() - 0.05 * np.abs(logits).max()
@@ -234,5 +234,5 @@ def test_a_draw_depends_on_seed_row_and_step_alone():
 def test_sampled_rows_end_at_eos_too():
     eos_ids = tuple(range(0, plain.CONFIG.vocab_size, 3))
     answers = run(model(eos_ids=eos_ids), [PROMPTS[0]] * 64, sampling=Sampling(1.0))
-    assert not set(sum(answers, [])) & set(eos_ids)
+    assert not set().union(*answers) & set(eos_ids)
     assert {len(row) for row in answers} > {0, 1, 2}

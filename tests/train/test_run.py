@@ -15,8 +15,8 @@ from nt_jax.data.batching import pad_left
 from nt_jax.data.sources import load_harmful, load_harmless, load_templates
 from nt_jax.eval.refusal import load_judge
 from nt_jax.mesh import make_mesh
-from nt_jax.models.checkpoint import load_model
 from nt_jax.models.answers import answer_prompts
+from nt_jax.models.checkpoint import load_model
 from nt_jax.models.transformer import logits
 from nt_jax.train.stages import best_state
 from tests import tiny
