@@ -1,4 +1,4 @@
-# make demo   tune a real 135 M parameter chat model and report before / after (about twelve minutes)
+# make demo   tune a real 135 M parameter chat model and report before / after (about twenty minutes)
 # make test   the whole test suite
 # make bench  attribution beside IRCAN in torch, and what its options cost (JSON, about ten minutes)
 # All make their own environment in .venv from Python 3.11 or newer; nothing else is needed.
