@@ -123,10 +123,8 @@ class Schedule:
         own = [np.asarray(self.prompts[row][shared:], np.int32) for row, _, _, shared in chosen]
         length_R = np.array([len(ids) for ids in own], np.int32)
         total, longest = int(length_R.sum()), int(length_R.max())
-        # Many rows always make the same number of tokens, or a long one more: few shapes.
-        width = (
-            size_bucket(total) if size == self.sizes[0] else size_bucket(max(total, self.tokens))
-        )
+        # Waste matters more where one long prompt goes alone, fewer shapes where many go together.
+        width = size_bucket(total) if size == self.sizes[0] else power_bucket(total)
         start_R = np.cumsum(length_R) - length_R
         reach_T = np.arange(power_bucket(longest))
         index_RT = np.minimum(start_R[:, None] + reach_T, total - 1).astype(np.int32)

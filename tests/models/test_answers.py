@@ -153,7 +153,7 @@ def test_a_shared_beginning_is_run_once(monkeypatch):
     prompts = [[*HEAD, *HEAD[::-1], token] for token in range(16)]
     expected = [plain.plain_answer(model(), prompt, 2) for prompt in prompts]
     assert run(model(), prompts, max_new=2, batch_size=16) == expected
-    assert widths == [48, 128]  # 37 tokens of the one that leads, then 15 tokens in all
+    assert widths == [48, 16, 16]  # 37 tokens of the one that leads, then 8 + 7 tokens of the others
 
 
 def test_memory_of_keys_and_values_is_in_the_dtype_of_the_model():

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nt_jax.models.schedule import MIN_SHARED, Schedule, shared_length, size_bucket
+from nt_jax.models.schedule import MIN_SHARED, Schedule, power_bucket, shared_length, size_bucket
 
 # Prompts made of few, long pieces, so that many begin alike.
 piece = st.integers(0, 2).map(lambda n: (n,) * 17)
@@ -29,7 +29,7 @@ def test_every_prompt_enters_once_with_all_of_its_tokens(prompts, batch, data):
         refill = schedule.next_refill(free)
         packed, before = refill.packed, list(held)
         assert len(packed.row_R) in (1, many) and len(refill.rows) <= len(packed.row_R)
-        assert len(packed.token_N) == size_bucket(len(packed.token_N))
+        assert len(packed.token_N) in (size_bucket(len(packed.token_N)), power_bucket(len(packed.token_N)))
         for place in range(len(packed.row_R)):
             shared, length = packed.shared_R[place], packed.length_R[place]
             source = before[packed.source_R[place]]
