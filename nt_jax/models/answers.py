@@ -20,7 +20,7 @@ from nt_jax.models.transformer import LanguageModel
 STEPS = 32  # tokens between two looks at what has ended, where no refill asks for one earlier
 SMALLEST = 8  # slots; fewer are hardly faster
 EARLY_ROOM = 128  # new tokens that the cache has columns for from the start; then it grows
-REFILL_TOKENS = {"cpu": 128}  # that keep the device busy; 4096 elsewhere
+REFILL_TOKENS = {"cpu": 256}  # that keep the device busy; 4096 elsewhere
 
 OnBatch = Callable[[list[int], list[list[int]]], None]
 
@@ -105,7 +105,7 @@ def _decoded(
         wanted = min(len(row_B) // 8 or 1, len(schedule.waiting)) or len(row_B)
         longest = int(np.asarray(slots.length_B)[row_B >= 0].max())
         slots = _grown(slots, longest + 1)
-        width = min(size_bucket(longest + 1), slots.room)
+        width = min(bucket(longest + 1, 32 if longest < 256 else 128), slots.room)
         steps, enough = jnp.int32(STEPS), jnp.int32(len(row_B) - wanted)
         slots = decode.decode(lm, scale_LF, slots, steps, enough, width, sampling)
         live_B, count_B, new_BM = jax.device_get((slots.live_B, slots.count_B, slots.new_BM))

@@ -134,7 +134,7 @@ def _one_token(
             nonlocal keys, values
             at, set_to = (index, slot_B11, head_1K1), {"mode": "drop", "unique_indices": True}
             keys = keys.at[(*at, dim_11H, column_B11)].set(k[:, 0], **set_to)
-            values = values.at[(*at, column_B11, dim_11H)].set(v[:, 0], **set_to)
+            values = values.at[(*at, column_B11)].set(v[:, 0][:, :, None], **set_to)
             now_keys, now_values = (
                 jax.lax.dynamic_index_in_dim(part, index, keepdims=False) for part in (keys, values)
             )

@@ -22,7 +22,7 @@ class Refill:
     def prefix_width(self) -> int:
         """Columns that hold every shared prefix, rounded up: few shapes, few programs."""
         longest = int(np.max(self.packed.shared_R))
-        return power_bucket(longest) if longest else 0
+        return size_bucket(longest) if longest else 0
 
     @property
     def room(self) -> int:
@@ -126,7 +126,7 @@ class Schedule:
         # Waste matters more where one long prompt goes alone, fewer shapes where many go together.
         width = size_bucket(total) if size == self.sizes[0] else power_bucket(total)
         start_R = np.cumsum(length_R) - length_R
-        reach_T = np.arange(power_bucket(longest))
+        reach_T = np.arange(size_bucket(longest))
         index_RT = np.minimum(start_R[:, None] + reach_T, total - 1).astype(np.int32)
         of_N = np.repeat(np.arange(len(own), dtype=np.int32), length_R)
         place_N = (np.arange(total) - start_R[of_N]).astype(np.int32)
