@@ -95,7 +95,7 @@ class JaxLM(TemplateLM):
         self, requests: Sequence[tuple[Any, list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
         """(log-likelihood in nats, whether it is the greedy continuation) of token ids."""
-        answers = [answer[-self.max_length + 1 :] for _, _, answer in requests]
+        answers = [answer[-self.max_length :] for _, _, answer in requests]
         # The last answer token is never read, so context and answer may be one longer than that.
         contexts = [
             context[-(self.max_length + 1 - len(answer)) :]
@@ -125,7 +125,7 @@ class JaxLM(TemplateLM):
         """Log-likelihood in nats of whole texts, in windows of the model's context."""
         windows, owners = [], []
         for owner, request in enumerate(requests):
-            ids = self.tok_encode(request.args[0], add_special_tokens=False)
+            ids = self.tok_encode(request.args[0])
             for window in get_rolling_token_windows(ids, self.prefix_token_id, self.max_length, 1):
                 windows.append((None, *make_disjoint_window(window)))
                 owners.append(owner)
