@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nt_jax.data.batching import AnswerBatch, bucket, pack
-from nt_jax.mesh import sharding
-from nt_jax.models.answers import batches_by_length
+from nt_jax.data.batching import AnswerBatch
+from nt_jax.models.scoring import answer_batches
 from nt_jax.models.transformer import LanguageModel, forward, unembed
 
 ROWS = 8  # two whole vocabularies per answer token are in memory
@@ -46,19 +45,10 @@ def answer_kl(
     `base` and `other` are models with their factors; they share one vocabulary.
     """
     scores = np.array([[0.0, len(answer)] for answer in answers])
-    answer_width = bucket(max(map(len, answers), default=1))
     mesh = base[0].mesh
     step = mesh.shape["data"]
     batch_size = max(step, ROWS // step * step)
-    for width, rows in batches_by_length([len(ids) for ids in prompts], batch_size):
-        batch = pack(
-            [prompts[row] for row in rows],
-            [answers[row] for row in rows],
-            prompt_width=width,
-            answer_width=answer_width,
-            rows=batch_size,
-        )
-        batch = jax.device_put(batch, sharding(mesh, "B"))
+    for rows, batch in answer_batches(prompts, answers, batch_size, mesh):
         scores[rows, 0] = np.asarray(batch_kl(*base, *other, batch))[: len(rows)]
         on_batch(len(rows))
     return scores

@@ -1,11 +1,12 @@
 """How likely given answers are under a model: the numbers behind perplexity. B rows, A tokens."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from nt_jax.data.batching import AnswerBatch, bucket, pack
 from nt_jax.mesh import sharding
@@ -24,6 +25,30 @@ def batch_nll(lm: LanguageModel, scale_LF: Array, batch: AnswerBatch) -> Array:
     return -jnp.where(batch.answer_mask_BA, log_prob_BA, 0).sum(axis=1)
 
 
+def answer_batches(
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    batch_size: int,
+    mesh: Mesh,
+    answer_width: int | None = None,
+) -> Iterator[tuple[list[int], AnswerBatch]]:
+    """(row numbers, batch on the mesh) over all rows, rows of like length together.
+
+    Every batch has `batch_size` rows, the last ones filled up; answers are cut to `answer_width`,
+    by default not at all.
+    """
+    answer_width = answer_width or bucket(max(map(len, answers), default=1))
+    for width, rows in batches_by_length([len(ids) for ids in prompts], batch_size):
+        batch = pack(
+            [prompts[row] for row in rows],
+            [answers[row] for row in rows],
+            prompt_width=width,
+            answer_width=answer_width,
+            rows=batch_size,
+        )
+        yield rows, jax.device_put(batch, sharding(mesh, "B"))
+
+
 def answer_nll(
     lm: LanguageModel,
     scale_LF: Array,
@@ -35,16 +60,7 @@ def answer_nll(
 ) -> np.ndarray:
     """Float64 [rows, 2]: summed negative log-likelihood in nats, and tokens, of each answer."""
     scores = np.array([[0.0, len(answer)] for answer in answers])
-    answer_width = bucket(max(map(len, answers), default=1))
-    for width, rows in batches_by_length([len(ids) for ids in prompts], batch_size):
-        batch = pack(
-            [prompts[row] for row in rows],
-            [answers[row] for row in rows],
-            prompt_width=width,
-            answer_width=answer_width,
-            rows=batch_size,
-        )
-        batch = jax.device_put(batch, sharding(lm.mesh, "B"))
+    for rows, batch in answer_batches(prompts, answers, batch_size, lm.mesh):
         scores[rows, 0] = np.asarray(batch_nll(lm, scale_LF, batch))[: len(rows)]
         on_batch(len(rows))
     return scores

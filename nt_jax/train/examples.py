@@ -197,10 +197,11 @@ class Batcher:
             ("direct", pool.direct, (), size - attacked),
             ("attacked", pool.attacked, pool.templates, attacked),
         ):
-            parts = max(n for n in range(1, STRATA + 1) if count % (n * step) == 0)
-            strata = stratify(pairs, templates, self.encode, parts) if count else []
-            if count % (len(strata) or 1):  # fewer rows to draw from than strata
-                strata = stratify(pairs, templates, self.encode, 1)
+            if count == 0:
+                continue
+            most = min(STRATA, len(templates or pairs))
+            parts = max(n for n in range(1, most + 1) if count % (n * step) == 0)
+            strata = stratify(pairs, templates, self.encode, parts)
             for place, stratum in enumerate(strata):
                 plan[f"{name}{place}"] = count // len(strata), stratum
         return plan

@@ -20,13 +20,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nt_jax.attribution.select import NeuronSet
-from nt_jax.data.batching import AnswerBatch, pack
-from nt_jax.models.answers import batches_by_length
+from nt_jax.data.batching import AnswerBatch
+from nt_jax.models.scoring import answer_batches
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.objectives import nll
 from nt_jax.train.theta import scatter
-
-ROWS = 8  # differentiated together
 
 
 @jax.tree_util.register_dataclass
@@ -80,20 +78,17 @@ def slopes(
     *,
     answer_width: int,
     decay: float,
+    batch_size: int = 8,
     remat: bool = False,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> Float[np.ndarray, "M P"]:
-    """G at the untuned model: one row per (prompt, answer), cut to `answer_width` tokens."""
+    """G at the untuned model: one row per (prompt, answer), cut to `answer_width` tokens.
+
+    `batch_size` rows are differentiated together; it must divide by the mesh's data axis.
+    """
     theta_P = jnp.ones(len(neurons), lm.ones_LF.dtype)
     slope_MP = np.zeros((len(prompts), len(neurons)), np.float32)
-    for width, rows in batches_by_length([len(ids) for ids in prompts], ROWS):
-        batch = pack(
-            [prompts[row] for row in rows],
-            [answers[row] for row in rows],
-            prompt_width=width,
-            answer_width=answer_width,
-            rows=ROWS,
-        )
+    for rows, batch in answer_batches(prompts, answers, batch_size, lm.mesh, answer_width):
         found_BP = row_slopes(theta_P, lm, neurons, batch, decay, remat=remat)
         slope_MP[rows] = np.asarray(found_BP)[: len(rows)]
         advance(len(rows))

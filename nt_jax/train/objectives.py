@@ -7,6 +7,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from nt_jax.data.batching import AnswerBatch
@@ -35,7 +36,7 @@ def answer_mean(value_BA: Array, batch: AnswerBatch, decay: Array | float) -> Fl
     return row_mean(token_mean(value_BA, batch.answer_mask_BA, decay), batch)
 
 
-def token_mean(value_BA: Array, mask_BA: Array, decay: Array | float) -> Float[Array, " B"]:
+def token_mean(value_BA: Array, mask_BA: ArrayLike, decay: Array | float) -> Float[Array, " B"]:
     """Mean over each row's real tokens, token t weighing decay**t."""
     place_A = jnp.arange(value_BA.shape[1], dtype=value_BA.dtype)
     weight_BA = jnp.asarray(mask_BA, value_BA.dtype)

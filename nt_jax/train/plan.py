@@ -14,6 +14,7 @@ from nt_jax.models.transformer import dim_sizes, leaf_axes
 from nt_jax.runinfo import memory_bytes
 
 GB = 1e9
+SLOPE_ROWS = 8  # at most; more are no faster
 
 
 def parameters(config: ModelConfig) -> int:
@@ -47,15 +48,36 @@ def tuning_rows(config: RunConfig, model: ModelConfig, tokens: int) -> tuple[int
     As many rows as fit a quarter of the device's memory (2 GB on CPU); layers are recomputed only
     where even a single row does not fit.
     """
-    item = MODEL_DTYPES[config.model.dtype].itemsize
-    per_token = item * model.layers * (10 * model.width + 6 * model.neurons)
-    head = 12 * config.tune.answer_tokens * model.vocab_size
-    per_row = 3 * (tokens * per_token + head)
-    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 8 << 30)
-    fits, step = int(limit // 4 // per_row), config.mesh.data
+    item, head = MODEL_DTYPES[config.model.dtype].itemsize, head_bytes(config, model)
+    per_row = 3 * first_order_bytes(config, model, tokens)
+    fits, step = int(_memory_limit() // 4 // per_row), config.mesh.data
     rows = config.tune.rows or min(config.tune.global_batch, max(step, fits // step * step))
     remat = fits < 1
     return rows, remat, rows * (3 * head + tokens * item * model.width * 40 if remat else per_row)
+
+
+def slope_rows(config: RunConfig, model: ModelConfig, tokens: int) -> tuple[int, bool]:
+    """(rows whose first-order slopes are taken together, whether to recompute layers)."""
+    fits = int(_memory_limit() // 4 // first_order_bytes(config, model, tokens))
+    step = config.mesh.data
+    return max(step, min(SLOPE_ROWS, fits) // step * step), fits < step
+
+
+def head_bytes(config: RunConfig, model: ModelConfig) -> int:
+    """Logits of one row's answer and what their gradient needs, in float32."""
+    return 12 * config.tune.answer_tokens * model.vocab_size
+
+
+def first_order_bytes(config: RunConfig, model: ModelConfig, tokens: int) -> int:
+    """Activations that the gradient of one row of `tokens` tokens holds."""
+    item = MODEL_DTYPES[config.model.dtype].itemsize
+    per_token = item * model.layers * (10 * model.width + 6 * model.neurons)
+    return tokens * per_token + head_bytes(config, model)
+
+
+def _memory_limit() -> int:
+    """Bytes of the device; what a small machine has, where it does not tell."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 8 << 30)
 
 
 def memory_estimate(config: RunConfig, model: ModelConfig) -> dict[str, float]:

@@ -96,6 +96,12 @@ def write_own_answers(session: Session, train: Records, folder: Path) -> None:
     base model. Its own way of saying no is what a false refusal of the tuned model sounds like.
     """
     requests = [record.request for record in train.harmless]
+    wanted = session.config.tune.metric_requests
+    if wanted and not any(record.refusal for record in train.harmful):
+        raise DataError(
+            f"tune.metric_requests={wanted} needs refusals in data.harmful to tell how a refusal "
+            "begins, but none of its training rows has one. Add some, or set it to 0."
+        )
     sets = {"harmless": requests}
     if session.config.tune.attacked_harmless_fraction > 0:
         sets["attacked"] = train.attacked(requests[::ATTACKED_SHARE])
@@ -120,9 +126,9 @@ def declined_answers(
 ) -> dict[str, list[int]]:
     """Harmless request -> a refusal of it as token ids, for as many as the metric asks for."""
     tune = session.config.tune
-    refusals = [record.refusal for record in train.harmful if record.refusal]
-    if tune.metric_requests == 0 or not refusals:
+    if tune.metric_requests == 0:
         return {}
+    refusals = [record.refusal for record in train.harmful if record.refusal]
     texts = spread([t for t, name in sets.items() if name != "harmful"], tune.metric_requests)
     every = itertools.cycle(session.answer_ids(refusal)[:OPENING_TOKENS] for refusal in refusals)
     openings = [opening for opening, _ in zip(every, texts, strict=False)]

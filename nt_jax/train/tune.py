@@ -1,10 +1,8 @@
 """Algorithm 1's outer loop as a run: batches, steps, validation, checkpoints, early stop."""
 
 import dataclasses
-import io
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -12,17 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nt_jax.atomic import write_atomic
 from nt_jax.attribution.select import NeuronSet
 from nt_jax.config import TuneConfig
 from nt_jax.errors import RunError
 from nt_jax.mesh import sharding
 from nt_jax.train.checkpoints import TuneState, restore, save
-from nt_jax.train.examples import Batcher, Pools, metric_rows, safety_rows
-from nt_jax.train.maml import MetaOptions, make_optimiser, meta_step, unit_rms
-from nt_jax.train.metric import Metric, make_metric, slopes
+from nt_jax.train.examples import Batcher, Pools
+from nt_jax.train.maml import MetaOptions, make_optimiser, meta_step
 from nt_jax.train.plan import tuning_rows
 from nt_jax.train.session import Session
+from nt_jax.train.start import first_move, harmless_metric
 from nt_jax.train.theta import initial_theta, place, scatter
 from nt_jax.train.validate import Validation, score, validate
 
@@ -62,7 +59,10 @@ def tune(
     fresh = fresh_state(config, placed)
     state = restore(folder / "orbax", fresh)
     if state is None:
-        state = fresh if metric is None else first_move(session, fresh, placed, pools, metric)
+        state = fresh
+        if metric is not None and config.first_move > 0:
+            theta_P = first_move(session, fresh.theta_P, placed, pools, metric)
+            state = dataclasses.replace(fresh, theta_P=theta_P, average_P=theta_P, best_P=theta_P)
     log = Metrics(folder / "metrics.jsonl", int(state.epoch))
     base = log.base or log.write({"epoch": 0, **validate(session, prompts, lm.ones_LF)})
     # Placed like what a step gives back, or the second step would be compiled once more.
@@ -94,58 +94,6 @@ def tune(
             losses_now = f"safety {row['safety_loss']:.2f} utility {row['utility_loss']:.2f}"
             advance(1, f"{losses_now} {note}")
     return calibrate(session, state, placed, prompts, base, folder)
-
-
-def harmless_metric(
-    session: Session, neurons: NeuronSet, pools: Pools, folder: Path
-) -> Metric | None:
-    """The metric of the outer update, its slopes kept in folder/metric.npy; None if not wanted."""
-    config, path = session.config.tune, folder / "metric.npy"
-    if config.metric_requests == 0:
-        return None
-    if not path.exists():
-        content = io.BytesIO()
-        np.save(content, row_slopes(session, neurons, metric_rows(pools), "metric"))
-        write_atomic(path, content.getvalue())
-    slope_MP = jax.device_put(np.load(path), sharding(session.lm.mesh, ""))
-    return make_metric(slope_MP, config.metric_damping) if len(slope_MP) else None
-
-
-def row_slopes(
-    session: Session, neurons: NeuronSet, rows: Sequence[tuple[str, list[int]]], label: str
-) -> np.ndarray:
-    """Slopes [rows, P] of (prompt, answer) rows at the untuned model, float32."""
-    config = session.config.tune
-    with session.progress(label, len(rows), "slopes") as advance:
-        return slopes(
-            session.lm,
-            neurons,
-            [session.encode(prompt) for prompt, _ in rows],
-            [answer for _, answer in rows],
-            answer_width=config.answer_tokens,
-            decay=config.token_decay,
-            advance=advance,
-        )
-
-
-def first_move(
-    session: Session, state: TuneState, neurons: NeuronSet, pools: Pools, metric: Metric
-) -> TuneState:
-    """`state` moved by tune.first_move along the safety targets' mean slope, under the metric.
-
-    The first epochs all step along this direction, each with the noise of its few prompts; one mean
-    over many prompts takes their place.
-    """
-    config = session.config.tune
-    rows = safety_rows(pools, config.metric_requests // 2, config.direct_fraction)
-    if config.first_move == 0 or not rows:
-        return state
-    way_P = metric.divide(
-        jnp.asarray(row_slopes(session, neurons, rows, "first move").mean(axis=0))
-    )
-    theta_P = state.theta_P + config.first_move * unit_rms(way_P)
-    theta_P = jnp.clip(theta_P, config.factor_min, config.factor_max)
-    return dataclasses.replace(state, theta_P=theta_P, average_P=theta_P, best_P=theta_P)
 
 
 def calibrate(

@@ -193,6 +193,14 @@ def test_strata_share_out_all_rows_by_length(rows, parts):
     assert [s.width for s in found] == sorted(s.width for s in found)
 
 
+def test_fewer_rows_than_strata_still_divide_over_the_mesh():
+    pools = make_pools(SAFETY, TEMPLATES[:3], UTILITY, WRAPPED)  # one local template, two global
+    tune = TUNE.model_copy(update={"global_batch": 12, "direct_fraction": 0.0})
+    batch = Batcher(pools, encode, tune, 0, make_mesh(2, 1)).batch(0)
+    sizes = [len(b.weight_B) for b in batch.global_safety]
+    assert sum(sizes) == 12 and all(size % 2 == 0 for size in sizes)
+
+
 def test_short_prompts_are_not_padded_to_the_longest():
     mixed = [Pair("x" * n, [1] * 3) for n in (8, 16, 24, 120) for _ in range(6)]
     pools = make_pools(SAFETY, TEMPLATES, mixed, [])

@@ -6,7 +6,6 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nt_jax.train import metric
 from nt_jax.train.metric import make_metric, row_slopes, slopes
 from tests import plain
 from tests.train.slow import nll_and_kl
@@ -42,15 +41,14 @@ def test_a_slope_is_the_gradient_of_that_row_alone(x64):
         np.testing.assert_allclose(found_BP[row], -jax.grad(loss)(THETA), rtol=1e-8, atol=1e-12)
 
 
-def test_rows_keep_their_order_whatever_they_are_batched_with(monkeypatch):
-    monkeypatch.setattr(metric, "ROWS", 2)
+def test_rows_keep_their_order_whatever_they_are_batched_with():
     draw = np.random.default_rng(5)
     prompts, answers = (
         [draw.integers(3, plain.CONFIG.vocab_size, n).tolist() for n in lengths]
         for lengths in ((40, 3, 9, 5, 2), (4, 4, 2, 4, 3))
     )
     lm, ticks = model(), []
-    settings = {"answer_width": 4, "decay": 0.9}
+    settings = {"answer_width": 4, "decay": 0.9, "batch_size": 2}
     found_MP = slopes(lm, NEURONS, prompts, answers, **settings, advance=ticks.append)
     assert found_MP.shape == (5, len(NEURONS)) and found_MP.dtype == np.float32
     assert sum(ticks) == 5

@@ -3,7 +3,7 @@
 import pytest
 
 from nt_jax.models.checkpoint import open_checkpoint
-from nt_jax.train.plan import describe, memory_estimate, parameters, tuning_rows
+from nt_jax.train.plan import describe, memory_estimate, parameters, slope_rows, tuning_rows
 from tests import tiny
 from tests.train import small
 
@@ -56,3 +56,11 @@ def test_rows_fit_the_batch_and_the_mesh_and_memory_decides(recipe, tmp_path):
     assert (rows, remat) == (1, True)
     split = small.settings(recipe, tmp_path, "mesh.data=2")
     assert tuning_rows(split, model, 10**8)[:2] == (2, True)
+
+
+def test_slopes_take_fewer_rows_where_memory_is_short(recipe, tmp_path):
+    model = tiny_config(recipe, tmp_path)
+    assert slope_rows(small.settings(recipe, tmp_path), model, 100) == (8, False)
+    assert slope_rows(small.settings(recipe, tmp_path), model, 10**8) == (1, True)
+    split = small.settings(recipe, tmp_path, "mesh.data=2")
+    assert slope_rows(split, model, 10**8) == (2, True)

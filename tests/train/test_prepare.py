@@ -93,6 +93,17 @@ def test_refusals_of_harmless_requests_open_like_the_safety_targets(tmp_path):
     assert [pair.declined for pair in attacked] == [[*b"No S"], []]
 
 
+def test_a_metric_without_refusals_to_begin_with_is_refused(tmp_path):
+    asks = session(answers=dict.fromkeys([f"ask {n}" for n in range(3)], "Sure."))
+    changes = {"metric_requests": 3, "attacked_harmless_fraction": 0.0}
+    tune = asks.config.tune.model_copy(update=changes)
+    asks.config = asks.config.model_copy(update={"tune": tune})
+    bare = dataclasses.replace(RECORDS, harmful=[HarmfulRequest("h9", "harm", None, "")])
+    with pytest.raises(DataError, match=r"metric_requests=3 needs refusals in data\.harmful"):
+        prepare.write_own_answers(asks, bare, tmp_path)
+    assert not (tmp_path / "own_answers.jsonl").exists()
+
+
 def test_rows_are_spread_evenly():
     rows = [str(n) for n in range(10)]
     assert prepare.spread(rows, 3) == ["0", "3", "6"] and prepare.spread(rows, 99) == rows
