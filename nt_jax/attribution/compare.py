@@ -13,8 +13,7 @@ def rank_correlation(one_LF: Float[np.ndarray, "L F"], other_LF: Float[np.ndarra
     """Spearman's rank correlation over all neurons, -1..1; NaN where one side is constant."""
     if min(np.ptp(one_LF), np.ptp(other_LF)) == 0:
         return float("nan")
-    correlation, _ = spearmanr(one_LF.ravel(), other_LF.ravel())
-    return float(correlation)
+    return float(np.asarray(spearmanr(one_LF.ravel(), other_LF.ravel()))[0])
 
 
 def overlap(

@@ -86,7 +86,7 @@ def average_rows(
         ]
         mine = [row for row in lettered if (row["dataset"], row["model"]) == (first, model)]
         if all((mine, *groups)):
-            rows.append(average_row(model, mine, *groups, seed))
+            rows.append(average_row(model, mine, groups[0], groups[1], seed))
     return rows
 
 

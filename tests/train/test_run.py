@@ -1,6 +1,7 @@
 """A whole run: every file it promises, from numbers that transformers and torch confirm."""
 
 import csv
+import io
 import json
 import math
 import re
@@ -9,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 from safetensors.numpy import load_file
 
 from nt_jax.data.batching import pad_left
 from nt_jax.data.sources import load_harmful, load_harmless, load_templates
+from nt_jax.eval.alone import evaluate
 from nt_jax.eval.refusal import load_judge
 from nt_jax.mesh import make_mesh
 from nt_jax.models.checkpoint import load_model
@@ -257,3 +260,19 @@ def test_transformers_and_our_engine_give_the_same_greedy_tokens(finished, answe
         np.testing.assert_allclose(our_logits, their_logits, atol=1e-5 * np.abs(their_logits).max())
         plain = logits(lm, token_BP, mask_BP, lm.ones_LF)[0, -1]
         assert np.abs(plain - our_logits).max() > 1e-3 * np.abs(their_logits).max()
+
+
+def test_a_run_directory_measured_alone_answers_as_the_run_did(finished, answers, tmp_path):
+    config = small.settings(finished.recipe, tmp_path / "alone")
+    folder = evaluate(config, str(finished.folder), Console(file=io.StringIO(), width=120))
+    again = lines_of(folder / "eval" / "answers.jsonl")
+    key = lambda row: (row["model"], row["dataset"], row["id"])  # noqa: E731
+    assert {row["model"] for row in again} == {"base", "tuned"}
+    assert {key(row): row["answer"] for row in again} == {
+        key(row): row["answer"] for row in answers
+    }
+    numbers = {}
+    for path in (finished.folder, folder):
+        rows = json.loads((path / "report" / "results.json").read_text())
+        numbers[path] = {(r["dataset"], r["metric"], r["model"]): r["value"] for r in rows}
+    assert numbers[finished.folder] == pytest.approx(numbers[folder], nan_ok=True)
