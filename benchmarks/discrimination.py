@@ -22,11 +22,13 @@ from rich.console import Console
 
 from nt_jax.attribution.select import random_neurons
 from nt_jax.config_load import load_config
+from nt_jax.data.packing import Row
 from nt_jax.models.scoring import answer_nll
-from nt_jax.train.metric import make_metric, slopes
+from nt_jax.train.metric import make_metric
 from nt_jax.train.prepare import Records, read_records
 from nt_jax.train.session import Session
-from nt_jax.train.theta import place
+from nt_jax.train.start import measured_slopes
+from nt_jax.train.upper import Upper
 
 HARMFUL = ("attacked", "direct")
 
@@ -49,7 +51,7 @@ def prompts_of(records: Records, limit: int | None) -> dict[str, list[str]]:
     return {"attacked": records.attacked(harmful), "direct": harmful, "harmless": harmless}
 
 
-def margins_and_slopes(session: Session, neurons, records: Records, limit: int | None) -> dict:
+def margins_and_slopes(session: Session, upper: Upper, records: Records, limit: int | None) -> dict:
     """Per kind: margin at the untuned model [rows], slopes of refusal and of answer [rows, P]."""
     width, found = session.config.tune.answer_tokens, {}
     refusals = [session.answer_ids(record.refusal or "")[:width] for record in records.harmful]
@@ -61,7 +63,8 @@ def margins_and_slopes(session: Session, neurons, records: Records, limit: int |
         for answers in (wanted, own):
             nll = answer_nll(session.lm, session.lm.ones_LF, ids, answers, batch_size=32)
             value.append(-nll[:, 0] / nll[:, 1])
-            slope.append(slopes(session.lm, neurons, ids, answers, answer_width=width, decay=1.0))
+            rows = [Row(*pair) for pair in zip(ids, answers, strict=True)]
+            slope.append(measured_slopes(session, upper, rows))
         found[kind] = (value[0] - value[1], *slope)
     return found
 
@@ -77,15 +80,14 @@ def main() -> None:
     args = arguments()
     session = Session(load_config(args.config), Console(quiet=True))
     size = session.lm.config.layers * session.lm.config.neurons
-    every = place(
-        random_neurons(
-            session.lm.config.layers, session.lm.config.neurons,
-            safety=size // 2, utility=size - size // 2, seed=0,
-        )
+    every = random_neurons(
+        session.lm.config.layers, session.lm.config.neurons,
+        safety=size // 2, utility=size - size // 2, seed=0,
     )  # fmt: skip
+    upper = Upper.of(session.lm, every)
     records = read_records(session.config)
     train, test = (
-        margins_and_slopes(session, every, records[part], args.limit)
+        margins_and_slopes(session, upper, records[part], args.limit)
         for part in ("train", "validation")
     )
     gradient_P = np.concatenate([train[kind][1] for kind in HARMFUL]).mean(axis=0)

@@ -25,8 +25,8 @@ import numpy as np
 
 from benchmarks import models
 from nt_jax.attribution.select import NeuronSet, random_neurons
-from nt_jax.data.batching import AnswerBatch, pack
-from nt_jax.train import maml
+from nt_jax.data.packing import PackedBatch, Row, Shape, pack_alone
+from nt_jax.train import maml, objectives
 from nt_jax.train.maml import MetaBatch, MetaOptions
 from nt_jax.train.theta import initial_theta, place
 
@@ -48,16 +48,14 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def batch(vocabulary: int, seed: int, args: argparse.Namespace) -> tuple[AnswerBatch, ...]:
-    """One set of random rows, all of full length."""
-    draw = np.random.default_rng(seed).integers(3, vocabulary, size=(args.rows, args.tokens))
-    prompt = args.tokens - args.answer
-    return (
-        pack(
-            draw[:, :prompt].tolist(), draw[:, prompt:].tolist(),
-            prompt_width=prompt, answer_width=args.answer,
-        ),
-    )  # fmt: skip
+def batch(vocabulary: int, seed: int, args: argparse.Namespace) -> PackedBatch:
+    """One set of random rows, all of full length, each in a sequence of its own."""
+    draw = np.random.default_rng(seed).integers(3, vocabulary, size=(args.rows, args.tokens + 1))
+    prompt, side = args.tokens - args.answer, args.stretch or args.rows
+    shape = Shape(args.rows // side, side, args.tokens, args.answer + 1, 1)
+    return pack_alone(
+        [Row(row[:prompt].tolist(), row[prompt:].tolist()) for row in draw], shape
+    )  # nothing is predicted from an answer's last token, which is not in the sequence
 
 
 @contextlib.contextmanager
@@ -66,8 +64,8 @@ def reverse_over_reverse():
 
     def plain(loss, order):
         slope = jax.grad(loss)
-        return lambda theta_P, lm, neurons, batches, options: maml.mean_over(
-            lambda b: slope(theta_P, lm, neurons, b, options), batches, options.rows
+        return lambda theta_P, lm, neurons, batch, options: objectives.over_stretches(
+            lambda part: slope(theta_P, lm, neurons, part, options), batch
         )
 
     with mock.patch.object(maml, "gradient", plain):
@@ -106,7 +104,7 @@ def main() -> None:
         for name, order in rules.items():
             options = MetaOptions(
                 order=order, inner_steps=inner_steps, with_kl=True, kl_weight=1.0,
-                rows=args.stretch, remat=not args.no_remat,
+                remat=not args.no_remat,
             )  # fmt: skip
             with reverse_over_reverse() if name == "reverse" else contextlib.nullcontext():
                 found = measure(lm, neurons, data, options, args.repeats)

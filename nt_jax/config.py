@@ -116,6 +116,12 @@ class NeuronsConfig(Frozen):
         description="neurons that carry useful answers. More: fewer harmless requests are refused "
         "and the entropy of their answers stays closer to the original",
     )
+    first_layer: int = Field(
+        default=0,
+        ge=0,
+        description="lowest layer whose neurons may change. Layers below it only run forward, so "
+        "half of them makes tuning nearly twice as fast",
+    )
 
 
 class TuneConfig(Frozen):
@@ -215,11 +221,11 @@ class TuneConfig(Frozen):
         description="weight of an answer token relative to the one before it in the losses; "
         "1 = all alike. Whether an answer refuses is settled by its first tokens",
     )
-    rows: int = Field(
+    sequence_tokens: int = Field(
         default=0,
         ge=0,
-        description="prompts differentiated together; fewer need less memory; 0 = as many as the "
-        "memory model allows",
+        description="most tokens differentiated together: prompts and answers are laid end to end "
+        "in sequences of at most so many; fewer need less memory; 0 = what the memory model allows",
     )
     average: float = Field(
         default=0.9,

@@ -37,12 +37,19 @@ def ranking(score_LF: Float[np.ndarray, "L F"]) -> Int[np.ndarray, " LF"]:
     return np.argsort(-score_LF.ravel(), kind="stable")
 
 
-def check_counts(safety: int, utility: int, total: int) -> None:
-    """Raises a ConfigError where more neurons are asked for than the model has."""
-    if safety + utility > total:
+def check_counts(safety: int, utility: int, shape: tuple[int, int], first_layer: int = 0) -> None:
+    """Raises a ConfigError where more neurons are asked for than a model of [L, F] has."""
+    layers, width = shape
+    if first_layer >= layers:
+        raise ConfigError(
+            f"neurons.first_layer={first_layer} leaves none of this model's {layers} layers. "
+            f"Take a number below {layers}."
+        )
+    if safety + utility > (total := (layers - first_layer) * width):
+        where = f" from layer {first_layer} on" if first_layer else ""
         raise ConfigError(
             f"neurons.safety={safety} + neurons.utility={utility} is more than the {total} "
-            "neurons of this model. Lower one of the two."
+            f"neurons of this model{where}. Lower one of the two."
         )
 
 
@@ -52,17 +59,23 @@ def select(
     *,
     safety: int,
     utility: int,
+    first_layer: int = 0,
 ) -> tuple[NeuronSet, int]:
     """(the chosen neurons, how many both plain top-k lists shared).
 
     A neuron in both lists goes to the one where it ranks higher (safety on a tie); the other takes
-    its next best, so both counts are what the user asked for.
+    its next best, so both counts are what the user asked for. Layers below `first_layer` are passed
+    over.
     """
     chex.assert_rank([safety_LF, utility_LF], 2)
     chex.assert_equal_shape([safety_LF, utility_LF])
     total = safety_LF.size
-    check_counts(safety, utility, total)
-    orders = {"safety": ranking(safety_LF), "utility": ranking(utility_LF)}
+    check_counts(safety, utility, safety_LF.shape, first_layer)
+    open_LF = np.arange(safety_LF.shape[0])[:, None] >= first_layer
+    orders = {
+        name: ranking(np.where(open_LF, score_LF, -np.inf))
+        for name, score_LF in (("safety", safety_LF), ("utility", utility_LF))
+    }
     shared = np.intersect1d(orders["safety"][:safety], orders["utility"][:utility]).size
     # Walk both lists by rank; at each rank safety picks first. A neuron is taken by whichever
     # list reaches it first, which is the list where it ranks higher.

@@ -134,6 +134,16 @@ class LanguageModel:
         """The scale that changes nothing, float32 [L, F], placed like the neurons."""
         return jnp.ones_like(jax.tree.leaves(self.scale)[0])
 
+    def above(self, first: int) -> "LanguageModel":
+        """The same model without the layers below `first`; it holds a copy of those above."""
+        if first == 0:
+            return self
+        frozen, scale = nnx.clone(self.frozen), nnx.clone(self.scale)
+        for state in (frozen, scale):
+            state["blocks"] = jax.tree.map(lambda leaf: leaf[first:], state["blocks"])
+        config = dataclasses.replace(self.config, layers=self.config.layers - first)
+        return dataclasses.replace(self, frozen=frozen, scale=scale, config=config)
+
 
 def dim_sizes(config: ModelConfig) -> dict[str, int]:
     """Size of each dimension letter that occurs in a weight."""
@@ -281,10 +291,36 @@ def forward(
 
     `remat` recomputes each layer in the backward pass instead of storing its activations.
     """
+    return run_layers(
+        model,
+        config,
+        jnp.take(model.embed[...], token_BT, axis=0),
+        positions(mask_BT),
+        causal_mask(mask_BT),
+        remat=remat,
+        read_at=read_at,
+        keep_cache=keep_cache,
+        keep_inputs=keep_inputs,
+    )
+
+
+def run_layers(
+    model: Transformer,
+    config: ModelConfig,
+    x_BTD: Array,
+    position_BT: Int[Array, "B T"],
+    mask_BTS: Bool[Array, "B T T"],
+    *,
+    remat: bool = False,
+    read_at: int | None = None,
+    keep_cache: bool = False,
+    keep_inputs: bool = False,
+) -> Trace:
+    """The layers of `model` over a residual stream; `mask_BTS` says which key a query may see."""
     graphdef, stacked = nnx.split(model.blocks)
     dtype = model.embed[...].dtype
-    rotary = rotary_tables(positions(mask_BT), config.rope, config.head_dim, dtype)
-    mask_BTS, nothing = causal_mask(mask_BT), jnp.zeros(0, dtype)
+    rotary = rotary_tables(position_BT, config.rope, config.head_dim, dtype)
+    nothing = jnp.zeros(0, dtype)
 
     def layer(x_BTD: Array, state: nnx.State):
         cache: list[Array] = []
@@ -299,10 +335,33 @@ def forward(
         kept = cache if keep_cache else [nothing, nothing]
         return after_BTD, (x_BTD if keep_inputs else nothing, act_BF, *kept)
 
-    x_BTD = jnp.take(model.embed[...], token_BT, axis=0)
     body = jax.checkpoint(layer) if remat else layer
     x_BTD, kept = jax.lax.scan(body, x_BTD, stacked)
     return Trace(x_BTD, *kept)
+
+
+def run_below(
+    model: Transformer,
+    config: ModelConfig,
+    first: int,
+    x_BTD: Array,
+    position_BT: Int[Array, "B T"],
+    mask_BTS: Bool[Array, "B T T"],
+) -> Array:
+    """The residual stream that enters layer `first`; not made to be differentiated.
+
+    Layers are looked up one by one: a slice of the stack would copy the weights below.
+    """
+    graphdef, stacked = nnx.split(model.blocks)
+    rotary = rotary_tables(position_BT, config.rope, config.head_dim, x_BTD.dtype)
+
+    def layer(index: Array, x_BTD: Array) -> Array:
+        at = lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False)  # noqa: E731
+        block = nnx.merge(graphdef, jax.tree.map(at, stacked))
+        mix = lambda q, k, v: attend(q, [k], [v], [mask_BTS])  # noqa: E731
+        return run_block(block, x_BTD, rotary, config.rms_eps, mix)[0]
+
+    return jax.lax.fori_loop(0, first, layer, x_BTD)
 
 
 def logits(

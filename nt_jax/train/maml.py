@@ -6,7 +6,6 @@ batches are arguments, so nothing is baked into a compiled program.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,15 +15,12 @@ import optax
 from jaxtyping import Array, Float
 
 from nt_jax.attribution.select import NeuronSet
-from nt_jax.data.batching import AnswerBatch
+from nt_jax.data.packing import PackedBatch
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.metric import Metric
-from nt_jax.train.objectives import nll, nll_and_kl, nll_and_margin
+from nt_jax.train.objectives import nll, nll_and_kl, nll_and_margin, over_stretches
 from nt_jax.train.theta import scatter
 
-# Sub-batches of different widths (direct, attacked ...) that make up one set; a loss is their
-# mean by rows, so short prompts are never padded to the width of long ones.
-Batches = tuple[AnswerBatch, ...]
 MOMENTUM = 0.9
 
 
@@ -52,7 +48,7 @@ class MetaOptions:
     inner_steps: int = _static(1)  # K
     utility_sign: str = _static("printed")  # printed: line 16 ascends | descent
     with_kl: bool = _static(False)  # whether kl_weight counts: the base model then runs as well
-    rows: int = _static(0)  # rows of a sub-batch differentiated together; 0: all of them
+    with_margin: bool = _static(False)  # whether harmless rows come with declined answers
     remat: bool = _static(False)
 
 
@@ -61,23 +57,17 @@ class MetaOptions:
 class MetaBatch:
     """One epoch's data: fixed local sets for the inner loop, fresh global batches outside."""
 
-    local_safety: Batches
-    local_utility: Batches
-    global_safety: Batches
-    global_utility: Batches
-
-
-def shares(batches: Batches) -> list[Array]:
-    """Each sub-batch's share of the set's real rows; they sum to 1."""
-    rows = [jnp.asarray(batch.weight_B, float).sum() for batch in batches]
-    return [count / jnp.maximum(sum(rows), 1) for count in rows]
+    local_safety: PackedBatch
+    local_utility: PackedBatch
+    global_safety: PackedBatch
+    global_utility: PackedBatch
 
 
 def answer_loss(
     theta_P: Array,
     lm: LanguageModel,
     neurons: NeuronSet,
-    batch: AnswerBatch,
+    batch: PackedBatch,
     options: MetaOptions,
 ) -> Float[Array, ""]:
     """Mean NLL of the wanted answers: L_s of safe ones (EvalSafety), L_u of good ones."""
@@ -97,7 +87,7 @@ def utility_loss(theta_P: Array, lm, neurons, batch, options: MetaOptions):
     """((1 - lambda) * (L_u + kl_weight * KL to the base model + margin_weight * margin), parts)."""
     scale_LF = scatter(theta_P, neurons, lm.ones_LF)
     settings = {"decay": options.token_decay, "remat": options.remat}
-    if batch.declined_BA is not None:
+    if options.with_margin:
         loss, margin = nll_and_margin(lm, scale_LF, batch, **settings)
     else:
         loss = nll(lm, scale_LF, batch, **settings)
@@ -110,50 +100,8 @@ def utility_loss(theta_P: Array, lm, neurons, batch, options: MetaOptions):
     return (1 - options.safety_weight) * total, parts
 
 
-def mean_over(rule: Callable[[AnswerBatch], Any], batches: Batches, rows: int) -> Any:
-    """The mean of `rule` over all real rows, `rows` at a time, one stretch after the other.
-
-    `rule` gives a pytree of means over a batch's rows (a loss, a gradient). The loop keeps the
-    activations of one stretch only; unrolled, XLA would hold those of all. Sub-batches differ in
-    width and cannot share a loop, so each is made to wait for the one before it.
-    """
-    total = None
-    for share, batch in zip(shares(batches), batches, strict=True):
-        batch = batch if total is None else _after(total, batch)
-        size = batch.weight_B.shape[0]
-        step = math.gcd(size, rows)  # of 0 rows: all of them
-        if step == size:
-            value = jax.tree.map(lambda x, s=share: s.astype(x.dtype) * x, rule(batch))
-        else:
-            pieces = jax.tree.map(lambda a, n=step: a.reshape(-1, n, *a.shape[1:]), batch)
-            weight_N = jnp.asarray(pieces.weight_B, float).sum(axis=1)
-            weight_N = weight_N / jnp.maximum(weight_N.sum(), 1) * share
-
-            def add(value, piece):
-                weight, part = piece
-                add_one = lambda t, x: t + weight.astype(x.dtype) * x  # noqa: E731
-                return jax.tree.map(add_one, value, rule(part)), None
-
-            shape = jax.eval_shape(rule, jax.tree.map(lambda a: a[0], pieces))
-            zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
-            value, _ = jax.lax.scan(add, zero, (weight_N, pieces))
-        total = value if total is None else jax.tree.map(jnp.add, total, value)
-    return total
-
-
-def _after(total: Any, batch: AnswerBatch) -> AnswerBatch:
-    """`batch`, its tokens a function of `total` as far as the compiler can tell.
-
-    XLA drops `optimization_barrier` on the CPU. A total of infinity would shift the tokens by one:
-    such a run has diverged and is stopped.
-    """
-    last = jax.tree.leaves(total)[-1].ravel()[0]
-    shift = jnp.isposinf(jax.lax.stop_gradient(last)).astype(jnp.int32)
-    return dataclasses.replace(batch, prompt_BP=batch.prompt_BP + shift)
-
-
 def gradient(loss: Callable[..., Array], order: int) -> Callable[..., Array]:
-    """The mean gradient of loss(theta_P, lm, neurons, batch, options) over sub-batches, in theta_P.
+    """The gradient of loss(theta_P, lm, neurons, batch, options) over a set, in theta_P.
 
     Cheap to differentiate again: plain `jax.grad` of `jax.grad` stores the residuals of the inner
     backward pass. Since the Hessian is symmetric, its product with a cotangent is one jvp of the
@@ -161,10 +109,10 @@ def gradient(loss: Callable[..., Array], order: int) -> Callable[..., Array]:
     first-order memory.
     """
 
-    def plain(theta_P: Array, lm, neurons, batches: Batches, options: MetaOptions) -> Array:
+    def plain(theta_P: Array, lm, neurons, batch: PackedBatch, options: MetaOptions) -> Array:
         slope = jax.grad(loss)
-        rule = lambda batch: slope(theta_P, lm, neurons, batch, options)  # noqa: E731
-        return mean_over(rule, batches, options.rows)
+        rule = lambda part: slope(theta_P, lm, neurons, part, options)  # noqa: E731
+        return over_stretches(rule, batch)
 
     if order == 1:
         return lambda theta_P, *data: jax.lax.stop_gradient(plain(theta_P, *data))
@@ -211,13 +159,13 @@ def joint_loss(
     """(lambda * L_s + (1 - lambda) * L_u at the adapted factors (lines 18-20), its parts)."""
     adapted_P = adapt(theta_P, lm, neurons, batch, options)
     terms = [
-        mean_over(lambda b, f=loss: f(adapted_P, lm, neurons, b, options), batches, options.rows)
-        for loss, batches in outer_losses(batch)
+        over_stretches(lambda b, f=loss: f(adapted_P, lm, neurons, b, options), rows)
+        for loss, rows in outer_losses(batch)
     ]
     return jax.tree.map(jnp.add, *terms)
 
 
-def outer_losses(batch: MetaBatch) -> tuple[tuple[Callable[..., Any], Batches], ...]:
+def outer_losses(batch: MetaBatch) -> tuple[tuple[Callable[..., Any], PackedBatch], ...]:
     """The two terms of the joint loss and the data of each."""
     return (safety_loss, batch.global_safety), (utility_loss, batch.global_utility)
 
@@ -227,17 +175,17 @@ def meta_gradient(
 ) -> tuple[Float[Array, " P"], dict[str, Array]]:
     """(the gradient of line 21; the losses, its norm, and how much of it is second order).
 
-    The same as `jax.grad(joint_loss)`, at the memory of one stretch of rows: gradients at the
+    The same as `jax.grad(joint_loss)`, at the memory of one stretch: gradients at the
     adapted factors are summed stretch by stretch, then pulled back through `adapt`. Before that
     pull they are the first-order meta-gradient, so the two can be compared at no cost:
     second_order = ||exact - first order|| / ||exact||, 0 with order 1.
     """
     adapted_P, pull = jax.vjp(lambda t_P: adapt(t_P, lm, neurons, batch, options), theta_P)
     terms = []
-    for loss, batches in outer_losses(batch):
+    for loss, rows in outer_losses(batch):
         slope = jax.value_and_grad(loss, has_aux=True)
         rule = lambda b, s=slope: s(adapted_P, lm, neurons, b, options)  # noqa: E731
-        terms.append(mean_over(rule, batches, options.rows))
+        terms.append(over_stretches(rule, rows))
     (total, parts), g_P = jax.tree.map(jnp.add, *terms)
     (meta_P,) = pull(g_P)
     norm = optax.tree.norm(meta_P)

@@ -12,7 +12,6 @@ requests expensive; what is left tells the two apart.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +19,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nt_jax.attribution.select import NeuronSet
-from nt_jax.data.batching import AnswerBatch
-from nt_jax.models.scoring import answer_batches
+from nt_jax.data.packing import PackedBatch
 from nt_jax.models.transformer import LanguageModel
-from nt_jax.train.objectives import nll
+from nt_jax.train.objectives import log_likelihoods, nll, over_stretches
 from nt_jax.train.theta import scatter
 
 
@@ -56,40 +54,34 @@ def row_slopes(
     theta_P: Array,
     lm: LanguageModel,
     neurons: NeuronSet,
-    batch: AnswerBatch,
+    batch: PackedBatch,
     decay: Array | float,
     *,
     remat: bool = False,
 ) -> Float[Array, "B P"]:
-    """Slope of each row's mean answer log-likelihood in the factors (objectives.answer_mean)."""
+    """Slope of the answer's mean log-likelihood in the factors, of each sequence's only row."""
 
-    def value(theta_P: Array, row: AnswerBatch) -> Array:
-        row = jax.tree.map(lambda leaf: leaf[None], row)
-        return -nll(lm, scatter(theta_P, neurons, lm.ones_LF), row, decay=decay, remat=remat)
+    def value(theta_P: Array, row: PackedBatch) -> Array:
+        scale_LF = scatter(theta_P, neurons, lm.ones_LF)
+        alone = jax.tree.map(lambda leaf: leaf[None], row)
+        return log_likelihoods(lm, scale_LF, alone, decay=decay, remat=remat)[0, 0, 0]
 
     return jax.vmap(jax.grad(value), (None, 0))(theta_P, batch)
 
 
-def slopes(
+@functools.partial(jax.jit, static_argnames="remat")
+def mean_slope(
+    theta_P: Array,
     lm: LanguageModel,
     neurons: NeuronSet,
-    prompts: Sequence[list[int]],
-    answers: Sequence[list[int]],
+    batch: PackedBatch,
+    decay: Array | float,
     *,
-    answer_width: int,
-    decay: float,
-    batch_size: int = 8,
     remat: bool = False,
-    advance: Callable[[int], None] = lambda rows: None,
-) -> Float[np.ndarray, "M P"]:
-    """G at the untuned model: one row per (prompt, answer), cut to `answer_width` tokens.
+) -> Float[Array, " P"]:
+    """The mean over a set's rows of what `row_slopes` gives for each."""
 
-    `batch_size` rows are differentiated together; it must divide by the mesh's data axis.
-    """
-    theta_P = jnp.ones(len(neurons), lm.ones_LF.dtype)
-    slope_MP = np.zeros((len(prompts), len(neurons)), np.float32)
-    for rows, batch in answer_batches(prompts, answers, batch_size, lm.mesh, answer_width):
-        found_BP = row_slopes(theta_P, lm, neurons, batch, decay, remat=remat)
-        slope_MP[rows] = np.asarray(found_BP)[: len(rows)]
-        advance(len(rows))
-    return slope_MP
+    def value(theta_P: Array, part: PackedBatch) -> Array:
+        return -nll(lm, scatter(theta_P, neurons, lm.ones_LF), part, decay=decay, remat=remat)
+
+    return over_stretches(lambda part: jax.grad(value)(theta_P, part), batch)

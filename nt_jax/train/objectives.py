@@ -1,75 +1,122 @@
 """The losses: mean negative log-likelihood of given answers, and KL to the base model.
 
-B rows, A answer tokens, V vocabulary. Arrays in, scalars out; safe to differentiate twice.
+B sequences, T tokens, Q answer tokens, R rows, D width, V vocabulary (see data/packing.py). Arrays
+in, scalars out; safe to differentiate twice. Every loss is a sum over rows by their weights, which
+sum to 1 over the whole set: losses of its stretches add up to its mean.
 """
 
-import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from nt_jax.data.batching import AnswerBatch
-from nt_jax.models.transformer import LanguageModel, forward, token_log_probs, unembed
+from nt_jax.data.packing import PackedBatch
+from nt_jax.models.transformer import (
+    LanguageModel,
+    run_below,
+    run_layers,
+    token_log_probs,
+    unembed,
+)
 
 MARGIN = 2.0  # nats per token that an answer should be likelier than a refusal of its request
 
 
-def answer_logits(
-    lm: LanguageModel, scale_LF: Array, batch: AnswerBatch, *, remat: bool = False
-) -> Float[Array, "B A V"]:
-    """Logits that predict each answer token, float32 or wider; prompt positions get no head."""
-    model = lm.module(scale_LF)
-    trace = forward(model, lm.config, batch.tokens_BT, batch.mask_BT, remat=remat)
-    width, answer = batch.prompt_BP.shape[1], batch.answer_BA.shape[1]
-    x_BAD = trace.x_BTD[:, width - 1 : width - 1 + answer]  # position t predicts token t + 1
-    return unembed(model, x_BAD, lm.config.rms_eps)
+@functools.partial(jax.jit, static_argnames="first")
+def residual_at(lm: LanguageModel, batch: PackedBatch, first: int) -> Float[Array, "S B T D"]:
+    """The residual stream of a batch's stretches where it enters layer `first`, all factors 1."""
+    model = lm.module()
+
+    def enter(_: None, part: PackedBatch):
+        x_BTD = jnp.take(model.embed[...], jnp.asarray(part.token_BT), axis=0)
+        position_BT = jnp.asarray(part.position_BT)
+        visible_BTT = part.visible_BTT()
+        return None, run_below(model, lm.config, first, x_BTD, position_BT, visible_BTT)
+
+    return jax.lax.scan(enter, None, batch)[1]
 
 
-def answer_mean(value_BA: Array, batch: AnswerBatch, decay: Array | float) -> Float[Array, ""]:
-    """Mean over each answer's tokens, token t weighing decay**t; then over rows by their weights.
+def target_logits(
+    lm: LanguageModel, scale_LF: Array, batch: PackedBatch, *, remat: bool = False
+) -> Float[Array, "B Q V"]:
+    """Logits that predict each answer token, float32 or wider; other positions get no head.
 
-    decay 1 is the plain mean. Whether an answer refuses is settled by its first tokens, which a
-    plain mean over a long answer hardly hears.
+    `lm` holds the layers from the one that batch.x_BTD enters; without x_BTD, all of them.
     """
-    return row_mean(token_mean(value_BA, batch.answer_mask_BA, decay), batch)
+    model, x_BTD = lm.module(scale_LF), batch.x_BTD
+    if x_BTD is None:
+        x_BTD = jnp.take(model.embed[...], jnp.asarray(batch.token_BT), axis=0)
+    position_BT = jnp.asarray(batch.position_BT)
+    trace = run_layers(model, lm.config, x_BTD, position_BT, batch.visible_BTT(), remat=remat)
+    x_BQD = jnp.take_along_axis(trace.x_BTD, jnp.asarray(batch.at_BQ)[:, :, None], axis=1)
+    return unembed(model, x_BQD, lm.config.rms_eps)
 
 
-def token_mean(value_BA: Array, mask_BA: ArrayLike, decay: Array | float) -> Float[Array, " B"]:
-    """Mean over each row's real tokens, token t weighing decay**t."""
-    place_A = jnp.arange(value_BA.shape[1], dtype=value_BA.dtype)
-    weight_BA = jnp.asarray(mask_BA, value_BA.dtype)
-    weight_BA = weight_BA * jnp.power(jnp.asarray(decay, value_BA.dtype), place_A)[None]
-    return (value_BA * weight_BA).sum(axis=1) / jnp.maximum(weight_BA.sum(axis=1), 1e-9)
+def over_stretches(rule: Callable[[PackedBatch], Any], batch: PackedBatch) -> Any:
+    """The sum of `rule` (a pytree of sums: a loss, a gradient) over the stretches of a batch.
+
+    They run one after the other, so the activations of one are kept, not those of all; a stretch
+    without rows is skipped.
+    """
+    shape = jax.eval_shape(rule, jax.tree.map(lambda leaf: leaf[0], batch))
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
+
+    def add(total: Any, part: PackedBatch):
+        some = (jnp.asarray(part.weight_BR) != 0).any()
+        value = jax.lax.cond(some, rule, lambda _: zero, part)
+        return jax.tree.map(jnp.add, total, value), None
+
+    return jax.lax.scan(add, zero, batch)[0]
 
 
-def row_mean(value_B: Array, batch: AnswerBatch) -> Float[Array, ""]:
-    """Mean over rows by their weights; 0 where none counts."""
-    weight_B = jnp.asarray(batch.weight_B, value_B.dtype)
-    return (value_B * weight_B).sum() / jnp.maximum(weight_B.sum(), 1)
+def answer_means(
+    value_BQ: Array, batch: PackedBatch, decay: Array | float
+) -> Float[Array, "B R 2"]:
+    """Mean over the tokens of each row's answer [..., 0] and declined answer [..., 1].
+
+    Token t weighs decay**t; decay 1 is the plain mean. Whether an answer refuses is settled by its
+    first tokens, which a plain mean over a long answer hardly hears.
+    """
+    dtype, rows = value_BQ.dtype, batch.weight_BR.shape[1]
+    answer_BQ = jnp.asarray(batch.answer_BQ)
+    decay_BQ = jnp.power(jnp.asarray(decay, dtype), jnp.asarray(batch.place_BQ, dtype))
+    number_A = jnp.arange(2 * rows, dtype=answer_BQ.dtype)
+    mine_BQA = answer_BQ[:, :, None] == number_A[None, None]
+    weight_BQA = jnp.where(mine_BQA, decay_BQ[:, :, None], 0)
+    sum_BA = jnp.einsum("BQ,BQA->BA", value_BQ, weight_BQA)
+    mean_BA = sum_BA / jnp.maximum(weight_BQA.sum(axis=1), 1e-9)
+    return mean_BA.reshape(-1, rows, 2)
 
 
-def nll(
+def row_sum(value_BR: Array, batch: PackedBatch) -> Float[Array, ""]:
+    """Sum over rows by their weights; rows that only fill the batch weigh nothing."""
+    return (value_BR * jnp.asarray(batch.weight_BR, value_BR.dtype)).sum()
+
+
+def log_likelihoods(
     lm: LanguageModel,
     scale_LF: Array,
-    batch: AnswerBatch,
+    batch: PackedBatch,
     *,
     decay: Array | float = 1.0,
     remat: bool = False,
-) -> Float[Array, ""]:
-    """Mean negative log-likelihood of the batch's answers, in nats per token; see answer_mean."""
-    logits_BAV = answer_logits(lm, scale_LF, batch, remat=remat)
-    return -answer_mean(token_log_probs(logits_BAV, jnp.asarray(batch.answer_BA)), batch, decay)
+) -> Float[Array, "B R 2"]:
+    """Mean log-likelihood per token of each row's answer and declined answer, in nats."""
+    logits_BQV = target_logits(lm, scale_LF, batch, remat=remat)
+    log_prob_BQ = token_log_probs(logits_BQV, jnp.asarray(batch.target_BQ))
+    return answer_means(log_prob_BQ, batch, decay)
+
+
+def nll(lm: LanguageModel, scale_LF: Array, batch: PackedBatch, **settings) -> Float[Array, ""]:
+    """Mean negative log-likelihood of the batch's answers, in nats per token; see answer_means."""
+    return -row_sum(log_likelihoods(lm, scale_LF, batch, **settings)[..., 0], batch)
 
 
 def nll_and_margin(
-    lm: LanguageModel,
-    scale_LF: Array,
-    batch: AnswerBatch,
-    *,
-    decay: Array | float = 1.0,
-    remat: bool = False,
+    lm: LanguageModel, scale_LF: Array, batch: PackedBatch, **settings
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """(NLL, margin loss) of answers that come with declined ones, in nats per token.
 
@@ -77,35 +124,25 @@ def nll_and_margin(
     as token means; its loss is softplus(4 (MARGIN - margin)) / 4: nothing above MARGIN, and the
     shortfall below it.
     """
-    other = dataclasses.replace(
-        batch, answer_BA=batch.declined_BA, answer_mask_BA=batch.declined_mask_BA
-    )
-    own_B, declined_B = (
-        token_mean(
-            token_log_probs(
-                answer_logits(lm, scale_LF, side, remat=remat), jnp.asarray(side.answer_BA)
-            ),
-            side.answer_mask_BA,
-            decay,
-        )
-        for side in (batch, other)
-    )
-    short_B = jax.nn.softplus(4.0 * (MARGIN - (own_B - declined_B))) / 4.0
-    return -row_mean(own_B, batch), row_mean(short_B, batch)
+    mean_BR2 = log_likelihoods(lm, scale_LF, batch, **settings)
+    margin_BR = mean_BR2[..., 0] - mean_BR2[..., 1]
+    short_BR = jax.nn.softplus(4.0 * (MARGIN - margin_BR)) / 4.0
+    return -row_sum(mean_BR2[..., 0], batch), row_sum(short_BR, batch)
 
 
 def nll_and_kl(
     lm: LanguageModel,
     scale_LF: Array,
-    batch: AnswerBatch,
+    batch: PackedBatch,
     *,
     decay: Array | float = 1.0,
     remat: bool = False,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """(NLL, KL(base || scaled)) per answer token, in nats; the base is the scale of ones."""
-    logits_BAV = answer_logits(lm, scale_LF, batch, remat=remat)
-    base_BAV = jax.lax.stop_gradient(answer_logits(lm, lm.ones_LF, batch))
-    base_BAV, new_BAV = jax.nn.log_softmax(base_BAV), jax.nn.log_softmax(logits_BAV)
-    kl_BA = (jnp.exp(base_BAV) * (base_BAV - new_BAV)).sum(axis=-1)
-    loss = -answer_mean(token_log_probs(logits_BAV, jnp.asarray(batch.answer_BA)), batch, decay)
-    return loss, answer_mean(kl_BA, batch, decay)
+    logits_BQV = target_logits(lm, scale_LF, batch, remat=remat)
+    base_BQV = jax.lax.stop_gradient(target_logits(lm, lm.ones_LF, batch))
+    base_BQV, new_BQV = jax.nn.log_softmax(base_BQV), jax.nn.log_softmax(logits_BQV)
+    kl_BQ = (jnp.exp(base_BQV) * (base_BQV - new_BQV)).sum(axis=-1)
+    log_prob_BQ = token_log_probs(logits_BQV, jnp.asarray(batch.target_BQ))
+    own, kl = (answer_means(value, batch, decay)[..., 0] for value in (log_prob_BQ, kl_BQ))
+    return -row_sum(own, batch), row_sum(kl, batch)

@@ -1,6 +1,7 @@
 """What a run is about to do: one header line, sizes, and the memory it will take."""
 
 import math
+from collections.abc import Callable
 
 import jax
 
@@ -15,6 +16,8 @@ from nt_jax.runinfo import memory_bytes
 
 GB = 1e9
 SLOPE_ROWS = 8  # at most; more are no faster
+SEQUENCE_TOKENS = 1024  # at most, as attention costs by the square
+HEAD_BYTES = 12  # of a logit and what its gradient needs, in float32
 
 
 def parameters(config: ModelConfig) -> int:
@@ -41,38 +44,47 @@ def model_line(config: ModelConfig) -> str:
     )
 
 
-def tuning_rows(config: RunConfig, model: ModelConfig, tokens: int) -> tuple[int, bool, float]:
-    """(rows differentiated together, whether to recompute layers, bytes they take).
+def sequence_cost(model: ModelConfig) -> Callable[[int], float]:
+    """Multiplications of one layer over a sequence of so many tokens: weights, then attention."""
+    sizes = dim_sizes(model)
+    weights = sum(
+        math.prod(sizes[axis] for axis in axes if axis != "L")
+        for axes in leaf_axes(model).values()
+        if "L" in axes
+    )
+    return lambda tokens: tokens * (weights + 2 * tokens * model.heads * model.head_dim)
 
-    Second order holds about three times the activations of one stretch of rows of `tokens` tokens.
-    As many rows as fit a quarter of the device's memory (2 GB on CPU); layers are recomputed only
-    where even a single row does not fit.
+
+def tuning_tokens(config: RunConfig, model: ModelConfig, longest: int) -> tuple[int, bool, float]:
+    """(most tokens differentiated together, whether to recompute layers, bytes of a token).
+
+    `longest` is the longest row. Second order holds about three times the activations of a
+    stretch. As many tokens as fit a quarter of the device's memory (2 GB on CPU), at most
+    SEQUENCE_TOKENS; layers are recomputed only where even the longest row does not fit.
     """
-    item, head = MODEL_DTYPES[config.model.dtype].itemsize, head_bytes(config, model)
-    per_row = 3 * first_order_bytes(config, model, tokens)
-    fits, step = int(_memory_limit() // 4 // per_row), config.mesh.data
-    rows = config.tune.rows or min(config.tune.global_batch, max(step, fits // step * step))
-    remat = fits < 1
-    return rows, remat, rows * (3 * head + tokens * item * model.width * 40 if remat else per_row)
+    per_token = 3 * token_bytes(config, model)
+    fits = int(_memory_limit() // 4 // per_token)
+    remat = fits < longest
+    if remat:
+        item = MODEL_DTYPES[config.model.dtype].itemsize
+        per_token = 3 * HEAD_BYTES * model.vocab_size + item * model.width * 40
+    most = config.tune.sequence_tokens or min(fits, SEQUENCE_TOKENS)
+    return max(most, longest), remat, per_token
 
 
 def slope_rows(config: RunConfig, model: ModelConfig, tokens: int) -> tuple[int, bool]:
-    """(rows whose first-order slopes are taken together, whether to recompute layers)."""
-    fits = int(_memory_limit() // 4 // first_order_bytes(config, model, tokens))
+    """(rows of `tokens` tokens whose slopes are taken together, whether to recompute layers)."""
+    fits = int(_memory_limit() // 4 // (tokens * token_bytes(config, model)))
     step = config.mesh.data
     return max(step, min(SLOPE_ROWS, fits) // step * step), fits < step
 
 
-def head_bytes(config: RunConfig, model: ModelConfig) -> int:
-    """Logits of one row's answer and what their gradient needs, in float32."""
-    return 12 * config.tune.answer_tokens * model.vocab_size
-
-
-def first_order_bytes(config: RunConfig, model: ModelConfig, tokens: int) -> int:
-    """Activations that the gradient of one row of `tokens` tokens holds."""
+def token_bytes(config: RunConfig, model: ModelConfig) -> int:
+    """What the gradient of a loss holds for a token: activations, and logits should it be one."""
     item = MODEL_DTYPES[config.model.dtype].itemsize
-    per_token = item * model.layers * (10 * model.width + 6 * model.neurons)
-    return tokens * per_token + head_bytes(config, model)
+    layers = model.layers - config.neurons.first_layer
+    activations = item * layers * (10 * model.width + 6 * model.neurons)
+    return activations + HEAD_BYTES * model.vocab_size
 
 
 def _memory_limit() -> int:
@@ -85,7 +97,8 @@ def memory_estimate(config: RunConfig, model: ModelConfig) -> dict[str, float]:
     item = MODEL_DTYPES[config.model.dtype].itemsize
     weights = parameters(model) * item
     width = 256  # prompt tokens assumed per row; the real width is known once data are read
-    _, _, tuning = tuning_rows(config, model, width + config.tune.answer_tokens)
+    tokens, _, each = tuning_tokens(config, model, width + config.tune.answer_tokens)
+    tuning = tokens * each
     cache = 2 * item * model.layers * model.kv_heads * model.head_dim
     decoding = 2 * config.eval.batch_size * (width + config.eval.max_new_tokens) * cache
     check = weights  # the export is read again beside the model
@@ -101,7 +114,8 @@ def memory_estimate(config: RunConfig, model: ModelConfig) -> dict[str, float]:
 def check_sizes(config: RunConfig, model: ModelConfig) -> None:
     """Raises a ConfigError, before any work, if mesh or neuron counts do not fit the model."""
     check_mesh(model, make_mesh(config.mesh.data, config.mesh.model))
-    check_counts(config.neurons.safety, config.neurons.utility, model.layers * model.neurons)
+    chosen, shape = config.neurons, (model.layers, model.neurons)
+    check_counts(chosen.safety, chosen.utility, shape, chosen.first_layer)
 
 
 def describe(config: RunConfig) -> str:

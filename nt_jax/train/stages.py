@@ -47,7 +47,11 @@ def run_select(session: Session, directory: RunDirectory, records: Parts, folder
     counts = session.config.neurons
     scores = load_scores(directory.folder("attribute"))
     neurons, shared = select(
-        scores["safety"], scores["utility"], safety=counts.safety, utility=counts.utility
+        scores["safety"],
+        scores["utility"],
+        safety=counts.safety,
+        utility=counts.utility,
+        first_layer=counts.first_layer,
     )
     rows = neuron_rows(neurons, scores)
     save_neurons(folder, rows)

@@ -14,17 +14,19 @@ from nt_jax.attribution.select import NeuronSet
 from nt_jax.config import TuneConfig
 from nt_jax.errors import RunError
 from nt_jax.mesh import sharding
+from nt_jax.train.batcher import Batcher
 from nt_jax.train.checkpoints import TuneState, restore, save
-from nt_jax.train.examples import Batcher, Pools
+from nt_jax.train.examples import Pools
 from nt_jax.train.maml import MetaOptions, make_optimiser, meta_step
-from nt_jax.train.plan import tuning_rows
+from nt_jax.train.plan import sequence_cost, tuning_tokens
 from nt_jax.train.session import Session
 from nt_jax.train.start import first_move, harmless_metric
 from nt_jax.train.theta import initial_theta, place, scatter
+from nt_jax.train.upper import Upper
 from nt_jax.train.validate import Validation, score, validate
 
 
-def meta_options(tune: TuneConfig, rows: int, remat: bool) -> MetaOptions:
+def meta_options(tune: TuneConfig, remat: bool) -> MetaOptions:
     """The constants of Algorithm 1 as the recipe sets them."""
     return MetaOptions(
         inner_lr=tune.inner_lr,
@@ -39,7 +41,7 @@ def meta_options(tune: TuneConfig, rows: int, remat: bool) -> MetaOptions:
         inner_steps=tune.inner_steps,
         utility_sign=tune.utility_sign,
         with_kl=tune.kl_weight > 0,
-        rows=rows,
+        with_margin=tune.margin_weight > 0,
         remat=remat,
     )
 
@@ -50,18 +52,17 @@ def tune(
     """Learn theta in `folder` (metrics.jsonl, orbax/), going on from what is already there."""
     config, lm = session.config.tune, session.lm
     placed = place(neurons)
-    batcher = Batcher(pools, session.encode, config, session.config.seed, lm.mesh)
-    batcher.check(lm.config.max_positions)
-    rows, remat, _ = tuning_rows(session.config, lm.config, batcher.longest)
-    options = meta_options(config, rows, remat)
-    metric = harmless_metric(session, placed, pools, folder)
+    upper = Upper.of(lm, neurons)
+    batcher, remat = make_batcher(session, pools)
+    options = meta_options(config, remat)
+    metric = harmless_metric(session, upper, pools, folder)
     optimiser = make_optimiser(config.clip_norm, config.metric_requests > 0)
     fresh = fresh_state(config, placed)
     state = restore(folder / "orbax", fresh)
     if state is None:
         state = fresh
         if metric is not None and config.first_move > 0:
-            theta_P = first_move(session, fresh.theta_P, placed, pools, metric)
+            theta_P = first_move(session, upper, fresh.theta_P, pools, metric)
             state = dataclasses.replace(fresh, theta_P=theta_P, average_P=theta_P, best_P=theta_P)
     log = Metrics(folder / "metrics.jsonl", int(state.epoch))
     base = log.base or log.write({"epoch": 0, **validate(session, prompts, lm.ones_LF)})
@@ -74,8 +75,9 @@ def tune(
         for epoch in range(int(state.epoch), config.epochs):
             if config.patience and int(state.waited) >= config.patience:
                 break  # asked before an epoch: a run killed after its last one must not go on
+            batch = upper.enter(batcher.batch(epoch))
             theta_P, moments, losses = meta_step(
-                theta_P, moments, lm, placed, batcher.batch(epoch), metric,
+                theta_P, moments, upper.lm, upper.neurons, batch, metric,
                 options=at_epoch(options, epoch, config.epochs), optimiser=optimiser,
             )  # fmt: skip
             row = {"epoch": epoch + 1, **{k: float(v) for k, v in losses.items()}}
@@ -94,6 +96,16 @@ def tune(
             losses_now = f"safety {row['safety_loss']:.2f} utility {row['utility_loss']:.2f}"
             advance(1, f"{losses_now} {note}")
     return calibrate(session, state, placed, prompts, base, folder)
+
+
+def make_batcher(session: Session, pools: Pools) -> tuple[Batcher, bool]:
+    """(the batches, whether to recompute layers), as the memory allows."""
+    config, model = session.config, session.lm.config
+    side = session.lm.mesh.shape["data"]
+    batcher = Batcher(pools, session.encode, config.tune, config.seed, side)
+    most, remat, _ = tuning_tokens(config, model, batcher.longest)
+    batcher.choose_shapes(most, sequence_cost(model))
+    return batcher, remat
 
 
 def calibrate(

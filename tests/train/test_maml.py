@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from nt_jax.attribution.select import NeuronSet
-from nt_jax.data.batching import pack
+from nt_jax.data.packing import Row, Shape, pack_rows, shape_of
 from nt_jax.mesh import sharding
 from nt_jax.train.maml import (
     MetaBatch,
@@ -39,26 +39,34 @@ EXACT = MetaOptions(inner_lr=2.0, safety_weight=0.4, kl_weight=0.5)
 CASES = {
     "K=1, printed": {},
     "K=2, descent, KL": {"inner_steps": 2, "utility_sign": "descent", "with_kl": True},
-    "K=3, printed, KL": {"inner_steps": 3, "with_kl": True, "token_decay": 0.8, "rows": 2},
+    "K=3, printed, KL": {"inner_steps": 3, "with_kl": True, "token_decay": 0.8, "remat": True},
 }
 
 
-def sub_batch(generator, width: int, rows: int = 4, filler: int = 0):
-    def lists(longest):
-        lengths = generator.integers(1, longest + 1, rows - filler)
-        return [generator.integers(3, CONFIG.vocab_size, n).tolist() for n in lengths]
-
-    return pack(lists(width), lists(4), prompt_width=width, answer_width=4, rows=rows)
+SETS = ("local_safety", "local_utility", "global_safety", "global_utility")
+SHAPE = Shape(stretches=4, side=1, length=16, targets=24, rows=4)
 
 
-def meta_batch(seed: int = 0, wide: bool = False) -> MetaBatch:
-    """Sets of one sub-batch each, one with a filler row; `wide`: two of them have two."""
-    draw = functools.partial(sub_batch, np.random.default_rng(seed))
-    one = MetaBatch((draw(4),), (draw(4, filler=1),), (draw(4),), (draw(4),))
-    if not wide:
-        return one
-    two = (*one.local_safety, draw(8, filler=2)), (*one.global_utility, draw(8))
-    return dataclasses.replace(one, local_safety=two[0], global_utility=two[1])
+def some_rows(generator, count: int, longest: int = 6) -> list[Row]:
+    def ids(most):
+        return generator.integers(3, CONFIG.vocab_size, generator.integers(1, most + 1)).tolist()
+
+    return [Row(ids(longest), ids(4), ids(4)) for _ in range(count)]
+
+
+def meta_rows(seed: int = 0, longest: int = 6) -> dict[str, list[Row]]:
+    generator = np.random.default_rng(seed)
+    counts = dict(zip(SETS, (4, 3, 4, 4), strict=True))
+    return {name: some_rows(generator, count, longest) for name, count in counts.items()}
+
+
+def packed(rows: dict[str, list[Row]], shape: Shape = SHAPE) -> MetaBatch:
+    return MetaBatch(**{name: pack_rows(part, shape) for name, part in rows.items()})
+
+
+def meta_batch(seed: int = 0) -> MetaBatch:
+    """Sets of several stretches, one of which is often empty."""
+    return packed(meta_rows(seed))
 
 
 @functools.cache
@@ -92,10 +100,11 @@ def central_differences(value, theta_P, step: float = 1e-3) -> np.ndarray:
 @pytest.mark.parametrize("case", CASES)
 def test_the_meta_gradient_is_exact_and_the_first_order_one_is_not(x64, case):
     lm, chosen = model(jnp.float64), options(**CASES[case])
-    batch = meta_batch(wide="K=1" in case)
+    rows = meta_rows(longest=12 if "K=1" in case else 6)
+    batch = packed(rows, dataclasses.replace(SHAPE, length=24))
     found_P, metrics = jitted_gradient(THETA, lm, NEURONS, batch, chosen)
     if "K=3" not in case:  # against jax.grad through jax.grad of a model and a loop of their own
-        plainly = jax.value_and_grad(lambda t_P: slow.joint_loss(t_P, lm, NEURONS, batch, chosen))
+        plainly = jax.value_and_grad(lambda t_P: slow.joint_loss(t_P, lm, NEURONS, rows, chosen))
         value, plain_P = jax.jit(plainly)(THETA)
         np.testing.assert_allclose(metrics["loss"], value, rtol=1e-11)
         assert relative(found_P, plain_P) < 1e-9
@@ -113,8 +122,9 @@ def test_the_meta_gradient_is_exact_and_the_first_order_one_is_not(x64, case):
 
 
 def test_without_an_inner_loop_it_is_the_plain_gradient(x64):
-    lm, batch, still = model(jnp.float64), meta_batch(wide=True), options(inner_steps=0)
-    plainly = jax.grad(lambda t_P: slow.joint_loss(t_P, lm, NEURONS, batch, still))
+    lm, rows, still = model(jnp.float64), meta_rows(), options(inner_steps=0)
+    batch = packed(rows)
+    plainly = jax.grad(lambda t_P: slow.joint_loss(t_P, lm, NEURONS, rows, still))
     expected_P = jax.jit(plainly)(THETA)
     for chosen in (still, options(inner_lr=0.0), options(inner_lr=0.0, order=1)):
         assert relative(jitted_gradient(THETA, lm, NEURONS, batch, chosen)[0], expected_P) < 1e-10
@@ -124,8 +134,9 @@ def test_saving_memory_changes_nothing(x64):
     lm, batch = model(jnp.float64), meta_batch()
     chosen = options(with_kl=True, inner_steps=2, utility_sign="descent")
     expected_P, expected = jitted_gradient(THETA, lm, NEURONS, batch, chosen)
-    less = dataclasses.replace(chosen, remat=True, rows=2)
-    found_P, metrics = jitted_gradient(THETA, lm, NEURONS, batch, less)
+    less = dataclasses.replace(chosen, remat=True)
+    one = packed(meta_rows(), Shape(stretches=1, side=1, length=64, targets=40, rows=4))
+    found_P, metrics = jitted_gradient(THETA, lm, NEURONS, one, less)
     assert relative(found_P, expected_P) < 1e-9
     for name, value in expected.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-10)
@@ -148,27 +159,31 @@ def test_the_losses_that_are_reported_are_the_parts_of_the_sum(x64):
 # --- the gradient that is cheap to differentiate again -------------------------------------------
 
 
-@pytest.mark.parametrize("rows", [0, 1, 2])
-def test_a_quadratic_has_its_closed_form(x64, rows):
+@pytest.mark.parametrize("stretches", [1, 3])
+def test_a_quadratic_has_its_closed_form(x64, stretches):
     """loss = mean over rows of (t - c).A.(t - c) / 2; one step t' = t - eta A (t - mean c)."""
     generator = np.random.default_rng(0)
     half, start_P, wanted_P = (generator.standard_normal(s) for s in ((3, 3), 3, 3))
     matrix, eta = half @ half.T, 0.3
-    batches = tuple(sub_batch(generator, 4, filler=f) for f in (0, 1))
-    centre_B = np.concatenate([b.answer_BA[b.weight_B > 0, 0] for b in batches]).astype(float)
+    rows = [Row([1], [c]) for c in generator.integers(3, 9, 6).tolist()]
+    length = 1 + len(rows) // stretches  # what all rows share is laid down in each sequence
+    rows = [dataclasses.replace(row, prompt=[1, n]) for n, row in enumerate(rows)]
+    batch = pack_rows(rows, shape_of(rows, length, 1))
+    assert batch.token_BT.shape[0] == stretches
+    centre = np.mean([row.answer[0] for row in rows])
 
     def loss(theta_P, matrix, neurons, batch, options):
-        away_BP = theta_P[None] - jnp.asarray(batch.answer_BA[:, :1], jnp.float64)
-        per_row_B = 0.5 * jnp.einsum("BP,PQ,BQ->B", away_BP, matrix, away_BP)
-        weight_B = jnp.asarray(batch.weight_B, jnp.float64)
-        return (per_row_B * weight_B).sum() / jnp.maximum(weight_B.sum(), 1)
+        centre_BR = jnp.asarray(batch.target_BQ, jnp.float64)  # one target per row
+        away_BRP = theta_P[None, None] - centre_BR[:, :, None]
+        per_row_BR = 0.5 * jnp.einsum("BRP,PQ,BRQ->BR", away_BRP, matrix, away_BRP)
+        return (per_row_BR * jnp.asarray(batch.weight_BR, jnp.float64)).sum()
 
     def outer(theta_P, order):
         slope = gradient(loss, order)
-        moved_P = theta_P - eta * slope(theta_P, matrix, None, batches, options(rows=rows))
+        moved_P = theta_P - eta * slope(theta_P, matrix, None, batch, options())
         return 0.5 * ((moved_P - wanted_P) ** 2).sum()
 
-    moved_P = start_P - eta * matrix @ (start_P - centre_B.mean())
+    moved_P = start_P - eta * matrix @ (start_P - centre)
     second, first = (jax.jit(jax.grad(outer), static_argnums=1)(start_P, o) for o in (2, 1))
     np.testing.assert_allclose(first, moved_P - wanted_P, rtol=1e-10)
     expected_P = (np.eye(3) - eta * matrix) @ (moved_P - wanted_P)
@@ -184,7 +199,9 @@ def steps(lm, count: int, chosen=EXACT, optimiser=OPTIMISER):
     theta_P = jax.device_put(jnp.asarray(THETA, jnp.float32), placed)
     state, history = jax.device_put(optimiser.init(theta_P), placed), []
     for epoch in range(count):
-        batch = jax.device_put(meta_batch(epoch), sharding(lm.mesh, "B"))
+        side = lm.mesh.shape["data"]
+        shape = Shape(-(-SHAPE.stretches // side), side, SHAPE.length, SHAPE.targets, SHAPE.rows)
+        batch = jax.device_put(packed(meta_rows(epoch), shape), sharding(lm.mesh, "SB"))
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer count
             theta_P, state, metrics = meta_step(
                 theta_P, state, lm, place(NEURONS), batch, options=chosen, optimiser=optimiser
@@ -251,7 +268,7 @@ def test_one_program_serves_all_batches_and_all_numbers():
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 def test_factors_and_losses_are_float32_whatever_the_weights(dtype):
-    chosen = options(with_kl=True, rows=2)
+    chosen = options(with_kl=True, with_margin=True)
     shapes = jax.eval_shape(
         meta_gradient, THETA.astype(np.float32), model(dtype), NEURONS, meta_batch(), chosen
     )

@@ -6,10 +6,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nt_jax.train.metric import make_metric, row_slopes, slopes
-from tests import plain
+from nt_jax.data.packing import Shape, pack_alone, pack_rows
+from nt_jax.train.metric import make_metric, mean_slope, row_slopes
 from tests.train.slow import nll_and_kl
-from tests.train.test_maml import NEURONS, THETA, model, sub_batch
+from tests.train.test_maml import NEURONS, THETA, model, some_rows
 
 DAMPING = 0.01
 
@@ -33,29 +33,16 @@ def test_what_moves_no_harmless_request_passes_and_what_does_is_held_back():
 
 
 def test_a_slope_is_the_gradient_of_that_row_alone(x64):
-    lm, batch = model(jnp.float64), sub_batch(np.random.default_rng(3), 6, rows=4)
-    found_BP = jax.jit(row_slopes)(THETA, lm, NEURONS, batch, 0.8)
-    for row in range(4):
-        one = jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], batch)
-        loss = lambda t_P, one=one: nll_and_kl(t_P, lm, NEURONS, (one,), 0.8)[0]  # noqa: E731
-        np.testing.assert_allclose(found_BP[row], -jax.grad(loss)(THETA), rtol=1e-8, atol=1e-12)
-
-
-def test_rows_keep_their_order_whatever_they_are_batched_with():
-    draw = np.random.default_rng(5)
-    prompts, answers = (
-        [draw.integers(3, plain.CONFIG.vocab_size, n).tolist() for n in lengths]
-        for lengths in ((40, 3, 9, 5, 2), (4, 4, 2, 4, 3))
-    )
-    lm, ticks = model(), []
-    settings = {"answer_width": 4, "decay": 0.9, "batch_size": 2}
-    found_MP = slopes(lm, NEURONS, prompts, answers, **settings, advance=ticks.append)
-    assert found_MP.shape == (5, len(NEURONS)) and found_MP.dtype == np.float32
-    assert sum(ticks) == 5
-    for row in range(5):
-        alone_P = slopes(lm, NEURONS, [prompts[row]], [answers[row]], **settings)[0]
-        np.testing.assert_allclose(found_MP[row], alone_P, rtol=1e-4, atol=1e-6)
-
-
-def test_without_any_row_there_are_no_slopes():
-    assert slopes(model(), NEURONS, [], [], answer_width=4, decay=0.9).shape == (0, len(NEURONS))
+    lm, rows = model(jnp.float64), some_rows(np.random.default_rng(3), 4)
+    batch = pack_alone(rows, Shape(1, 5, 12, 8, 1))  # one sequence is filler
+    first = jax.tree.map(lambda leaf: leaf[0], batch)
+    found_BP = jax.jit(row_slopes)(THETA, lm, NEURONS, first, 0.8)
+    assert not np.asarray(found_BP[4]).any()
+    expected_BP = []
+    for row in rows:
+        loss = lambda t_P, row=row: nll_and_kl(t_P, lm, NEURONS, [row], 0.8)[0]  # noqa: E731
+        expected_BP.append(-jax.grad(loss)(THETA))
+    np.testing.assert_allclose(found_BP[:4], expected_BP, rtol=1e-8, atol=1e-12)
+    together = pack_rows(rows, Shape(4, 1, 12, 24, 4))
+    mean_P = jax.jit(mean_slope)(THETA, lm, NEURONS, together, 0.8)
+    np.testing.assert_allclose(mean_P, np.mean(expected_BP, axis=0), rtol=1e-8, atol=1e-12)

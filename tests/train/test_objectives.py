@@ -8,22 +8,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nt_jax.data.batching import pack
+from nt_jax.data.packing import PADDING, Row, Shape, pack_alone, pack_rows
 from nt_jax.mesh import make_mesh
 from nt_jax.models.checkpoint import load_model
 from nt_jax.train.objectives import (
     MARGIN,
-    answer_logits,
-    answer_mean,
+    answer_means,
     nll,
     nll_and_kl,
     nll_and_margin,
+    residual_at,
+    row_sum,
+    target_logits,
 )
 from tests import plain, tiny, torch_twin
 
 PROMPTS = [[17, 30, 5, 9, 3], [8], [35, 11, 4]]
 ANSWERS = [[21, 6, 33], [12, 2, 7, 9, 31], [25]]
-BATCH = pack(PROMPTS, ANSWERS, prompt_width=7, answer_width=6, rows=5)  # two rows are filler
+ROWS = [Row(prompt, answer) for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)]
+SHAPE = Shape(stretches=1, side=2, length=18, targets=12, rows=4)
+
+
+def first(batch):
+    """The first stretch, as the losses take it."""
+    return jax.tree.map(lambda leaf: leaf[0], batch)
+
+
+BATCH = first(pack_rows(ROWS, SHAPE))  # one sequence and one row are filler
 
 
 @functools.cache
@@ -83,12 +94,23 @@ def test_the_loss_alone_is_the_same_loss():
     np.testing.assert_allclose(alone, jax.jit(nll_and_kl)(lm, some_scale(lm), BATCH)[0], rtol=1e-6)
 
 
-def test_logits_are_those_that_predict_the_answer():
+@pytest.mark.parametrize("below", [0, 1])
+def test_logits_are_those_that_predict_the_answer(below):
+    """Rows that share a sequence do not see each other; lower layers may run by themselves."""
     lm = model()
-    found_BAV = jax.jit(answer_logits)(lm, lm.ones_LF, BATCH)
-    for row, (prompt, answer) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
-        expected_TV = plain.padded_logits(lm, prompt + answer)[len(prompt) - 1 : -1]
-        np.testing.assert_allclose(found_BAV[row, : len(answer)], expected_TV, atol=2e-5)
+    assert lm.config.layers > 1
+    batch = pack_rows(ROWS, SHAPE)
+    batch = first(dataclasses.replace(batch, x_BTD=residual_at(lm, batch, below)))
+    upper = lm.above(below)
+    found_BQV = np.asarray(jax.jit(target_logits)(upper, upper.ones_LF, batch))
+    tokens = {int(batch.answer_BQ[0, q]) for q in range(SHAPE.targets)}
+    assert tokens == {0, 2, 4, PADDING}  # all three share the first sequence
+    order = [ROWS[number] for number in (0, 1, 2)]
+    order.sort(key=lambda row: -row.tokens)
+    for place, row in enumerate(order):
+        mine_BQV = found_BQV[0][batch.answer_BQ[0] == 2 * place]
+        expected_TV = plain.padded_logits(lm, row.prompt + row.answer)[len(row.prompt) - 1 : -1]
+        np.testing.assert_allclose(mine_BQV, expected_TV, atol=2e-5)
 
 
 # --- KL ------------------------------------------------------------------------------------------
@@ -108,41 +130,32 @@ def test_kl_is_to_the_scale_of_ones_and_zero_there():
 # --- what must not count -------------------------------------------------------------------------
 
 
-def test_filler_rows_weigh_nothing():
-    lm = model()
-    losses = jax.jit(nll_and_kl)
-    assert BATCH.weight_B.tolist() == [1, 1, 1, 0, 0]
-    expected = losses(lm, some_scale(lm), BATCH)
-    tight = pack(PROMPTS, ANSWERS, prompt_width=7, answer_width=6)
-    np.testing.assert_allclose(losses(lm, some_scale(lm), tight), expected, rtol=1e-5)
-    filled = pack([*PROMPTS, [1, 2, 3]], [*ANSWERS, [4, 5]], prompt_width=7, answer_width=6, rows=5)
-    filled = dataclasses.replace(filled, weight_B=BATCH.weight_B)
-    np.testing.assert_allclose(losses(lm, some_scale(lm), filled), expected, rtol=1e-5)
-
-
-def test_padding_does_not_count():
+def test_neither_filler_nor_company_counts():
     lm = model()
     losses = jax.jit(nll_and_kl)
     expected = losses(lm, some_scale(lm), BATCH)
-    wide = pack(PROMPTS, ANSWERS, prompt_width=16, answer_width=9)
-    np.testing.assert_allclose(losses(lm, some_scale(lm), wide), expected, rtol=1e-5)
-    noise_BA = np.where(BATCH.answer_mask_BA, BATCH.answer_BA, 44).astype(np.int32)
-    noisy = dataclasses.replace(BATCH, answer_BA=noise_BA)
+    alone = first(pack_alone(ROWS, Shape(1, 4, 12, 7, 1)))
+    np.testing.assert_allclose(losses(lm, some_scale(lm), alone), expected, rtol=1e-5)
+    noise_BT = np.where(BATCH.part_BT == PADDING, 44, BATCH.token_BT).astype(np.int32)
+    noise_BQ = np.where(BATCH.answer_BQ == PADDING, 41, BATCH.target_BQ).astype(np.int32)
+    noisy = dataclasses.replace(BATCH, token_BT=noise_BT, target_BQ=noise_BQ)
     np.testing.assert_array_equal(losses(lm, some_scale(lm), noisy), expected)
 
 
 def test_each_answer_counts_once_however_long():
-    value_BA = jnp.array([[1.0, 3, 100, 100], [5, 100, 100, 100], [100] * 4, [8, 8, 8, 100]])
-    batch = pack([[1]] * 2, [[1, 1], [1]], answer_width=4, rows=4)
-    assert answer_mean(value_BA, batch, 1.0) == (2 + 5) / 2
-    assert answer_mean(value_BA, batch, 0.5) == ((1 + 3 / 2) / 1.5 + 5) / 2
-    batch = dataclasses.replace(batch, weight_B=np.array([2, 1, 0, 0], np.float32))
-    assert answer_mean(value_BA, batch, 1.0) == (2 * 2 + 5) / 3
+    rows = [Row([1], [1, 1]), Row([2], [1]), Row([3], [1], [1, 1])]
+    batch = first(pack_alone(rows, Shape(1, 4, 4, 4, 1)))
+    value_BQ = jnp.array([[1.0, 3, 100, 100], [5, 100, 100, 100], [8, 6, 4, 100], [100] * 4])
+    plain_BR2, decayed_BR2 = (answer_means(value_BQ, batch, decay) for decay in (1.0, 0.5))
+    np.testing.assert_allclose(plain_BR2[:, 0], [[2, 0], [5, 0], [8, 5], [0, 0]])
+    np.testing.assert_allclose(decayed_BR2[0, 0, 0], (1 + 3 / 2) / 1.5)
+    np.testing.assert_allclose(decayed_BR2[2, 0, 1], (6 + 4 / 2) / 1.5)
+    np.testing.assert_allclose(row_sum(plain_BR2[..., 0], batch), (2 + 5 + 8) / 3)
 
 
 def test_a_batch_of_filler_alone_is_zero_not_nan():
     lm = model()
-    empty = pack([], [], prompt_width=7, answer_width=6, rows=5)
+    empty = first(pack_rows([], SHAPE))
     value, slope_LF = jax.jit(jax.value_and_grad(nll, argnums=1))(lm, some_scale(lm), empty)
     assert value == 0 and (np.asarray(slope_LF) == 0).all()
 
@@ -160,17 +173,24 @@ def test_bfloat16_weights_give_a_float32_loss():
 def test_the_margin_is_counted_row_by_row():
     lm, decay = model(), 0.8
     declined = [[4, 4], [30], [7, 7, 7]]
-    batch = pack(PROMPTS, ANSWERS, declined=declined, prompt_width=7, answer_width=6, rows=4)
+    rows = [dataclasses.replace(row, declined=d) for row, d in zip(ROWS, declined, strict=True)]
+    batch = first(pack_rows(rows, Shape(1, 1, 24, 18, 4)))
     loss, margin = jax.jit(nll_and_margin)(lm, some_scale(lm), batch, decay=decay)
     np.testing.assert_allclose(loss, nll(lm, some_scale(lm), batch, decay=decay), rtol=1e-6)
     short = []
-    for prompt, good, bad in zip(PROMPTS, ANSWERS, declined, strict=True):
+    for row in rows:
         good_nll, bad_nll = (
-            float(nll(lm, some_scale(lm), pack([prompt], [ids], answer_width=6), decay=decay))
-            for ids in (good, bad)
+            float(nll(lm, some_scale(lm), lone(row.prompt, ids), decay=decay))
+            for ids in (row.answer, row.declined)
         )
         short.append(np.logaddexp(0, 4 * (MARGIN - (bad_nll - good_nll))) / 4)
     np.testing.assert_allclose(margin, np.mean(short), rtol=1e-5)
-    likely = dataclasses.replace(batch, declined_BA=batch.answer_BA,
-                                 declined_mask_BA=batch.answer_mask_BA)  # fmt: skip
-    assert nll_and_margin(lm, some_scale(lm), likely)[1] > MARGIN  # no margin at all
+    same = [dataclasses.replace(row, declined=row.answer) for row in ROWS]
+    likely = first(pack_rows(same, Shape(1, 1, 24, 18, 4)))
+    no_margin = np.logaddexp(0, 4 * MARGIN) / 4
+    np.testing.assert_allclose(nll_and_margin(lm, some_scale(lm), likely)[1], no_margin, rtol=1e-5)
+
+
+def lone(prompt, answer):
+    """A batch of one row."""
+    return first(pack_alone([Row(prompt, answer)], Shape(1, 1, 12, 6, 1)))

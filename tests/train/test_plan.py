@@ -3,7 +3,15 @@
 import pytest
 
 from nt_jax.models.checkpoint import open_checkpoint
-from nt_jax.train.plan import describe, memory_estimate, parameters, slope_rows, tuning_rows
+from nt_jax.train.plan import (
+    SEQUENCE_TOKENS,
+    describe,
+    memory_estimate,
+    parameters,
+    sequence_cost,
+    slope_rows,
+    tuning_tokens,
+)
 from tests import tiny
 from tests.train import small
 
@@ -42,20 +50,33 @@ def test_memory_follows_the_settings_that_cost_it(recipe, tmp_path):
     )
     assert estimate("model.dtype=bfloat16")["weights"] == plain["weights"] / 2
     assert estimate("eval.batch_size=8")["decoding"] == 2 * plain["decoding"]
-    assert estimate("tune.rows=2")["tuning"] == 2 * estimate("tune.rows=1")["tuning"]
+    longest, twice = "tune.sequence_tokens=1000", "tune.sequence_tokens=2000"
+    assert estimate(twice)["tuning"] == 2 * estimate(longest)["tuning"]
+    assert estimate("neurons.first_layer=1")["tuning"] < plain["tuning"]
 
 
 def tiny_config(recipe, tmp_path):
     return open_checkpoint(small.settings(recipe, tmp_path).model.source).config
 
 
-def test_rows_fit_the_batch_and_the_mesh_and_memory_decides(recipe, tmp_path):
+def test_memory_decides_how_many_tokens_are_differentiated_together(recipe, tmp_path):
+    model, config = tiny_config(recipe, tmp_path), small.settings(recipe, tmp_path)
+    most, remat, each = tuning_tokens(config, model, 100)
+    assert most == SEQUENCE_TOKENS and not remat
+    tokens, remat, less = tuning_tokens(config, model, 10**8)
+    assert tokens == 10**8 and remat and less < each
+    few = small.settings(recipe, tmp_path, "tune.sequence_tokens=40")
+    assert tuning_tokens(few, model, 30)[0] == 40
+    assert tuning_tokens(few, model, 100)[0] == 100  # a row is never cut
+
+
+def test_the_cost_of_a_sequence_is_its_weights_and_its_attention(recipe, tmp_path):
     model = tiny_config(recipe, tmp_path)
-    assert tuning_rows(small.settings(recipe, tmp_path), model, 100)[:2] == (4, False)
-    rows, remat, _ = tuning_rows(small.settings(recipe, tmp_path), model, 10**8)
-    assert (rows, remat) == (1, True)
-    split = small.settings(recipe, tmp_path, "mesh.data=2")
-    assert tuning_rows(split, model, 10**8)[:2] == (2, True)
+    cost = sequence_cost(model)
+    weights = parameters(model) - model.vocab_size * model.width * (1 if model.tied else 2)
+    per_layer = (weights - model.width) / model.layers
+    attention = 2 * model.heads * model.head_dim
+    assert cost(7) == 7 * (per_layer + 7 * attention)
 
 
 def test_slopes_take_fewer_rows_where_memory_is_short(recipe, tmp_path):

@@ -144,11 +144,12 @@ def test_past_the_bound_on_harmless_refusals_no_score_beats_one_within(harmless,
 
 def test_the_constants_of_a_recipe_reach_algorithm_1():
     config = TuneConfig(order=1, inner_steps=3, kl_weight=0.5, utility_sign="descent")
-    options = tune.meta_options(config, 2, True)
-    assert (options.order, options.inner_steps, options.with_kl, options.rows) == (1, 3, True, 2)
+    options = tune.meta_options(config, True)
+    assert (options.order, options.inner_steps, options.with_kl) == (1, 3, True)
     assert options.utility_sign == "descent" and options.remat
-    assert not tune.meta_options(TuneConfig(kl_weight=0), 0, False).with_kl
-    assert math.isclose(options.kl_weight, 0.5)
+    assert not tune.meta_options(TuneConfig(kl_weight=0), False).with_kl
+    assert math.isclose(options.kl_weight, 0.5) and not options.with_margin
+    assert tune.meta_options(TuneConfig(margin_weight=1), False).with_margin
 
 
 # --- under the metric of harmless requests -------------------------------------------------------

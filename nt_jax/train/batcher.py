@@ -1,0 +1,104 @@
+"""The batches of Algorithm 1, drawn from its four sets and packed into sequences."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from nt_jax.data.batching import draw
+from nt_jax.data.packing import Row, Shape, cheapest_shape, pack_rows, shape_of
+from nt_jax.train.examples import Encode, Pair, Pool, Pools
+from nt_jax.train.maml import MetaBatch
+
+if TYPE_CHECKING:  # the numerical modules import without pydantic
+    from nt_jax.config import TuneConfig
+
+PLANNED = 64  # epochs that shapes are chosen by; a later one may need a larger shape, and gets it
+
+Cost = Callable[[int], float]  # of a sequence of so many tokens, in any unit
+
+
+class Batcher:
+    """Batches of Algorithm 1 as a pure function of (seed, epoch): a resumed run draws the same.
+
+    Each set has one shape that holds its rows at any epoch, so one program serves all of them. The
+    length of a set's sequences is what makes an epoch cheapest.
+    """
+
+    def __init__(self, pools: Pools, encode: Encode, tune: "TuneConfig", seed: int, side: int):
+        """`side`: sequences that run side by side, over the mesh's data axis."""
+        self.encode, self.tune, self.seed, self.side = encode, tune, seed, side
+        safety = (pools.local_safety, pools.global_safety)
+        self.refusals = [pair.answer for pool in safety for pair in pool.direct]
+        attacked = {"safety": 1 - tune.direct_fraction, "utility": tune.attacked_harmless_fraction}
+        sizes = {"local": tune.local_batch, "global": tune.global_batch}
+        # name of a set > (what its rows are drawn from, rows per epoch, share of attacked ones)
+        self.sets: dict[str, tuple[Pool, int, float]] = {
+            f"{scope}_{side}": (getattr(pools, f"{scope}_{side}"), size, share)
+            for scope, size in sizes.items()
+            for side, share in attacked.items()
+        }
+        self.rows = functools.cache(self._rows)  # planning draws what tuning draws again
+        self.shapes: dict[str, Shape] = {}
+
+    def _rows(self, name: str, epoch: int) -> list[Row]:
+        pool, size, share = self.sets[name]
+        attacked = round(size * share) if pool.attacked else 0
+        return [
+            *self._draw(f"{name}direct", pool.direct, (), size - attacked, epoch),
+            *self._draw(f"{name}attacked", pool.attacked, pool.templates, attacked, epoch),
+        ]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return max(row.tokens for name in self.sets for rows in self._planned(name) for row in rows)
+
+    def choose_shapes(self, most: int, cost: Cost) -> None:
+        """Settle the sequences of each set: the cheapest of at most `most` tokens."""
+        self.shapes = {
+            name: cheapest_shape(self._planned(name), self.side, most, cost) for name in self.sets
+        }
+
+    def batch(self, epoch: int) -> MetaBatch:
+        """The local and global batches of one epoch, in numpy arrays."""
+        return MetaBatch(**{name: pack_rows(*self._fitted(name, epoch)) for name in self.sets})
+
+    def padding(self, epochs: int) -> float:
+        """Share of the tokens that run in these epochs which only fill (0..1)."""
+        run = real = 0
+        for name, shape in self.shapes.items():
+            for epoch in range(epochs):
+                part_SBT = pack_rows(*self._fitted(name, epoch)).part_BT
+                run += (part_SBT >= 0).any(axis=(1, 2)).sum() * shape.side * shape.length
+                real += (part_SBT >= 0).sum()
+        return 1 - float(real) / float(run)
+
+    def _planned(self, name: str) -> list[list[Row]]:
+        return [self.rows(name, epoch) for epoch in range(min(self.tune.epochs, PLANNED))]
+
+    def _fitted(self, name: str, epoch: int) -> tuple[list[Row], Shape]:
+        rows, shape = self.rows(name, epoch), self.shapes[name]
+        return rows, shape.holding(shape_of(rows, shape.length, shape.side))
+
+    def _draw(
+        self, stream: str, pairs: Sequence[Pair], templates: Sequence, count: int, epoch: int
+    ) -> list[Row]:
+        if count == 0:
+            return []
+        order = draw(self.seed, stream, epoch, len(pairs), count)
+        picked = [pairs[row] for row in order]
+        texts = [pair.request for pair in picked]
+        if templates:
+            around = draw(self.seed, stream + "template", epoch, len(templates), count)
+            texts = [templates[t].apply(text) for t, text in zip(around, texts, strict=True)]
+        return [
+            self._row(text, pair, number, "utility" in stream)
+            for text, pair, number in zip(texts, picked, order, strict=True)
+        ]
+
+    def _row(self, text: str, pair: Pair, number: int, harmless: bool) -> Row:
+        declined: list[int] = []
+        if harmless and self.tune.margin_weight > 0:
+            declined = pair.declined or self.refusals[number % len(self.refusals)]
+        width = self.tune.answer_tokens
+        return Row(self.encode(text), pair.answer[:width], declined[:width])

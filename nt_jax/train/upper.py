@@ -1,0 +1,51 @@
+"""The part of the model that tuning runs: the layers from the first one with a chosen neuron on.
+
+No factor lies below, so those layers say the same in every loss: they run once per batch, forward
+only, and neither gradients nor products with the Hessian go through them.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from nt_jax.attribution.select import NeuronSet
+from nt_jax.data.packing import PackedBatch
+from nt_jax.mesh import sharding
+from nt_jax.models.transformer import LanguageModel
+from nt_jax.train.objectives import residual_at
+from nt_jax.train.theta import place
+
+
+@dataclasses.dataclass(frozen=True)
+class Upper:
+    """What losses of the factors need."""
+
+    whole: LanguageModel
+    lm: LanguageModel  # the layers from `first` on
+    neurons: NeuronSet  # layers counted from `first`, as jax arrays
+    first: int
+
+    @classmethod
+    def of(cls, lm: LanguageModel, neurons: NeuronSet) -> "Upper":
+        """The layers of `lm` from the first one that holds a chosen neuron; a copy of them."""
+        first = int(np.min(neurons.layer_P))
+        above = dataclasses.replace(neurons, layer_P=np.asarray(neurons.layer_P) - first)
+        return cls(lm, lm.above(first), place(above), first)
+
+    @property
+    def ones_P(self) -> Float[Array, " P"]:
+        """Factors that change nothing."""
+        return jnp.ones(len(self.neurons), self.lm.ones_LF.dtype)
+
+    def enter(self, batches: Any) -> Any:
+        """Packed batches (or a pytree of them) on the mesh, run up to the first layer."""
+
+        def one(batch: PackedBatch) -> PackedBatch:
+            batch = jax.device_put(batch, sharding(self.lm.mesh, "SB"))
+            return dataclasses.replace(batch, x_BTD=residual_at(self.whole, batch, self.first))
+
+        return jax.tree.map(one, batches, is_leaf=lambda node: isinstance(node, PackedBatch))

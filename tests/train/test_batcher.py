@@ -1,0 +1,131 @@
+"""A batch is a function of seed and epoch alone, drawn from its own pool, with little padding."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nt_jax.config import TuneConfig
+from nt_jax.data.packing import LENGTH_STEP
+from nt_jax.train.batcher import Batcher
+from nt_jax.train.examples import Pair, make_pools
+from tests.train.test_examples import (
+    SAFETY,
+    TEMPLATES,
+    UTILITY,
+    WRAPPED,
+    encode,
+    is_attacked,
+)
+
+SETS = ("local_safety", "local_utility", "global_safety", "global_utility")
+TUNE = TuneConfig(local_batch=4, global_batch=8, answer_tokens=3)
+
+
+def cost(length: int) -> float:
+    return length * (1000 + length)
+
+
+def batcher(tune=TUNE, seed=0, side=1, utility=UTILITY, wrapped=WRAPPED, most=512) -> Batcher:
+    pools = make_pools(SAFETY, TEMPLATES, utility, wrapped)
+    made = Batcher(pools, encode, tune, seed, side)
+    made.choose_shapes(most, cost)
+    return made
+
+
+def texts(made: Batcher, name: str, epoch: int) -> list[tuple[str, int]]:
+    """(prompt, first answer token) of each row of a set."""
+    return [(bytes(row.prompt).decode(), row.answer[0]) for row in made.rows(name, epoch)]
+
+
+def test_rows_come_from_their_own_pool_with_their_own_answer():
+    made, pools = batcher(), make_pools(SAFETY, TEMPLATES, UTILITY, WRAPPED)
+    for epoch in range(12):
+        for name in SETS:
+            pool, found = getattr(pools, name), texts(made, name, epoch)
+            direct = {(p.request, p.answer[0]) for p in pool.direct}
+            around = [t.apply for t in pool.templates] or [str]
+            attacked = {(wrap(p.request), p.answer[0]) for wrap in around for p in pool.attacked}
+            assert {row for row in found if is_attacked(row[0])} <= attacked
+            assert {row for row in found if not is_attacked(row[0])} <= direct
+            assert all(len(row.answer) == 3 for row in made.rows(name, epoch))
+
+
+def test_a_batch_holds_its_rows_and_nothing_else():
+    made = batcher(TUNE.model_copy(update={"margin_weight": 1.0}))
+    batch = made.batch(3)
+    for name in SETS:
+        rows, packed = made.rows(name, 3), getattr(batch, name)
+        np.testing.assert_allclose(packed.weight_BR.sum(), 1, rtol=1e-6)
+        assert (packed.weight_BR > 0).sum() == len(rows)
+        assert (packed.answer_BQ >= 0).sum() == sum(row.targets for row in rows)
+        assert all(bool(row.declined) == ("utility" in name) for row in rows)
+
+
+def test_the_same_seed_and_epoch_give_the_same_batch():
+    one, other = batcher(), batcher()
+    late = [one.batch(epoch) for epoch in (5, 2, 9)]
+    for epoch, batch in zip((5, 2, 9), late, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, other.batch(epoch), batch)
+    apart = {str(texts(batcher(seed=s), "global_safety", e)) for s in (0, 1) for e in (0, 1)}
+    assert len(apart) == 4
+
+
+def test_a_pass_over_the_data_shows_every_request_once():
+    made = batcher(TUNE.model_copy(update={"direct_fraction": 1.0}))
+    pool = make_pools(SAFETY, TEMPLATES, UTILITY, WRAPPED).local_safety.direct
+    seen = [text for e in range(len(pool)) for text, _ in texts(made, "local_safety", e)]
+    assert sorted(seen) == sorted([pair.request for pair in pool] * TUNE.local_batch)
+
+
+def test_shapes_stay_the_same_so_that_one_program_serves_all_epochs():
+    made = batcher()
+    shapes = {str(jax.tree.map(np.shape, made.batch(epoch))) for epoch in range(12)}
+    assert len(shapes) == 1
+    assert all(shape.length % LENGTH_STEP == 0 for shape in made.shapes.values())
+
+
+def test_an_epoch_that_was_not_planned_still_holds_its_rows():
+    made = batcher(TuneConfig(epochs=1, local_batch=4, global_batch=8, answer_tokens=3))
+    longest = max(len(t.apply(p.request)) for t in TEMPLATES for p in SAFETY)
+    made.choose_shapes(longest + 4, cost)
+    for epoch in range(40):
+        for name in SETS:
+            weight = getattr(made.batch(epoch), name).weight_BR
+            assert (weight > 0).sum() == len(made.rows(name, epoch))
+
+
+@pytest.mark.parametrize("rows", [16, 24])
+def test_little_of_what_runs_is_padding(rows):
+    mixed = [Pair("x" * n, [1] * 3) for n in (8, 16, 24, 120) for _ in range(6)]
+    tune = TUNE.model_copy(update={"global_batch": rows, "local_batch": rows})
+    assert batcher(tune, utility=mixed, wrapped=[]).padding(20) < 0.15
+
+
+@given(
+    local=st.integers(1, 9), outer=st.integers(1, 9), side=st.sampled_from([1, 2, 4]),
+    direct=st.sampled_from([0.0, 0.25, 0.5, 1.0]), attacked=st.sampled_from([0.0, 0.25, 1.0]),
+)  # fmt: skip
+def test_sets_have_their_shares_and_divide_over_the_mesh(local, outer, side, direct, attacked):
+    tune = TuneConfig(
+        epochs=3, local_batch=local, global_batch=outer, answer_tokens=3, direct_fraction=direct,
+        attacked_harmless_fraction=attacked,
+    )  # fmt: skip
+    made = batcher(tune, side=side)
+    batch = made.batch(0)
+    for name in SETS:
+        found = texts(made, name, 0)
+        assert len(found) == (local if name.startswith("local") else outer)
+        share = 1 - direct if name.endswith("safety") else attacked
+        assert abs(sum(is_attacked(text) for text, _ in found) - share * len(found)) <= 0.5
+        assert getattr(batch, name).token_BT.shape[1] == side
+
+
+def test_without_attacked_harmless_requests_all_are_bare():
+    made = batcher(wrapped=[])
+    both = [*texts(made, "local_utility", 0), *texts(made, "global_utility", 0)]
+    assert not any(is_attacked(text) for text, _ in both)
+    alone = batcher(wrapped=WRAPPED[:1])  # one cannot be shared out: it is global
+    assert not any(is_attacked(text) for text, _ in texts(alone, "local_utility", 0))
+    assert any(is_attacked(text) for text, _ in texts(alone, "global_utility", 0))
