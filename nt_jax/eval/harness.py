@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import normalize_gen_kwargs
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
+from lm_eval.models.utils import normalize_gen_kwargs  # pyright: ignore[reportMissingImports]
+from lm_eval.utils import (  # pyright: ignore[reportMissingImports]
+    get_rolling_token_windows,
+    make_disjoint_window,
+)
 
 from nt_jax.data.batching import bucket
 from nt_jax.errors import ConfigError
@@ -40,7 +43,7 @@ class JaxLM(TemplateLM):
         """`model`: run directory, HF folder, GGUF file or hub id; the mesh is data x ways."""
         super().__init__()
         checkpoint = open_checkpoint(model_source(model))
-        self.tokenizer = load_tokenizer(checkpoint)
+        self.tokenizer: Any = load_tokenizer(checkpoint)
         self.lm = load_model(checkpoint, dtype, make_mesh(data, ways))
         self.batch_size, self.max_length = batch_size, checkpoint.config.max_positions
         self._name = str(checkpoint.path)

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NtError as error:
         print(f"nt_jax: {error}", file=sys.stderr)
         return 2
-    from lm_eval.utils import make_table
+    from lm_eval.utils import make_table  # pyright: ignore[reportMissingImports]
 
     if options.json:
         scores = {name: results[name] for name in ("results", "n-shot", "versions")}
@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def evaluate(options: argparse.Namespace) -> dict:
     """The harness's results."""
     try:
-        import lm_eval
-        from lm_eval.tasks import TaskManager
+        from lm_eval.evaluator import simple_evaluate  # pyright: ignore[reportMissingImports]
+        from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ConfigError(
             f"lm-evaluation-harness cannot be imported ({error}): pip install 'nt_jax[lm-eval]'"
@@ -54,7 +54,7 @@ def evaluate(options: argparse.Namespace) -> dict:
             f"lm-evaluation-harness has no task '{unknown[0]}'; `lm-eval ls tasks` lists them, "
             "--task-folder adds your own"
         )
-    found = lm_eval.simple_evaluate(
+    found = simple_evaluate(
         model=JaxLM(options.model, options.dtype, options.batch_size),
         tasks=names,
         num_fewshot=options.shots,

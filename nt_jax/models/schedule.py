@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -128,8 +129,8 @@ class Schedule:
         index_RT = np.minimum(start_R[:, None] + reach_T, total - 1).astype(np.int32)
         of_N = np.repeat(np.arange(len(own), dtype=np.int32), length_R)
         place_N = (np.arange(total) - start_R[of_N]).astype(np.int32)
-        tokens = [_filled(part, width) for part in (np.concatenate(own), of_N, place_N)]
-        rows = [
+        tokens: list[Any] = [_filled(part, width) for part in (np.concatenate(own), of_N, place_N)]
+        rows: list[Any] = [
             _filled(part, size) for part in (index_RT, length_R, shared_R, source_R, slot_R, row_R)
         ]
         return Refill([row for row, *_ in chosen], Packed(*tokens, *rows))

@@ -76,13 +76,17 @@ def empty_slots(
     def zeros(shape: tuple[int, ...], dtype, letters: str = "B") -> Array:
         return jnp.zeros(shape, dtype, device=sharding(lm.mesh, letters))
 
+    steer = (batch, config.layers, config.width)
     return Slots(
-        zeros((*lead, config.head_dim, room), dtype, "LBK"),
-        zeros((*lead, room, config.head_dim), dtype, "LBK"),
-        *(zeros((batch,), jnp.int32) for _ in range(4)),
-        zeros((batch,), bool),
-        zeros((batch, max_new), jnp.int32),
-        zeros((batch, config.layers, config.width), jnp.float32) if steered else None,
+        keys_LBKHS=zeros((*lead, config.head_dim, room), dtype, "LBK"),
+        values_LBKSH=zeros((*lead, room, config.head_dim), dtype, "LBK"),
+        length_B=zeros((batch,), jnp.int32),
+        last_B=zeros((batch,), jnp.int32),
+        row_B=zeros((batch,), jnp.int32),
+        count_B=zeros((batch,), jnp.int32),
+        live_B=zeros((batch,), bool),
+        new_BM=zeros((batch, max_new), jnp.int32),
+        steer_BLD=zeros(steer, jnp.float32) if steered else None,
     )
 
 

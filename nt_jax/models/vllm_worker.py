@@ -17,7 +17,8 @@ def main() -> None:
     # vLLM and its children print where they like; the answers alone go to what was stdout.
     reports = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    import vllm  # only here: it takes seconds, and most of us do without it
+    # Only here: it takes seconds, and most of us do without it.
+    import vllm  # pyright: ignore[reportMissingImports]
 
     model = vllm.LLM(
         model=job["folder"],
