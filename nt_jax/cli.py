@@ -58,8 +58,13 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def prepare_environment(environ: MutableMapping[str, str]) -> None:
-    """Set what jax and the Hugging Face libraries read at import, unless the user has set it."""
+def prepare_environment(environ: MutableMapping[str, str], vllm: bool = False) -> None:
+    """Set what jax and the Hugging Face libraries read at import, unless the user has set it.
+
+    Where vLLM will share the device, jax must not take most of its memory at the start.
+    """
+    if vllm:
+        environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     for name, value in QUIET.items():
         environ.setdefault(name, value)
     caches = environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
@@ -117,8 +122,10 @@ def _run(command: str, words: list[str], program: str) -> int:
     overrides = list(options.overrides)
     if options.run_dir is not None:
         overrides.append(f"run_dir={json.dumps(options.run_dir)}")  # JSON text is YAML text too
+    if command == "eval" and options.engine is not None:
+        overrides.append(f"eval.engine={options.engine}")
     config = load_config(options.config, overrides)
-    _enter()
+    _enter(vllm=config.eval.engine == "vllm")
     if options.dry_run:
         from nt_jax.train.plan import describe
 
@@ -140,8 +147,8 @@ def _run(command: str, words: list[str], program: str) -> int:
     return 0
 
 
-def _enter() -> None:
-    prepare_environment(os.environ)
+def _enter(vllm: bool = False) -> None:
+    prepare_environment(os.environ, vllm)
     silence_libraries()
 
 
@@ -176,6 +183,11 @@ def _parser(command: str, program: str) -> _Parser:
             "--beside-base",
             action="store_true",
             help="with --model: also measure the config's own model, and compare",
+        )
+        parser.add_argument(
+            "--engine",
+            choices=("jax", "vllm"),
+            help="who decodes: same as eval.engine=ENGINE; docs/generation.md",
         )
     parser.add_argument(
         "--dry-run", action="store_true", help="show the whole config, sizes and memory, then stop"

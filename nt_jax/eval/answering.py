@@ -12,6 +12,8 @@ from nt_jax.eval.answer_file import RecordFile, answer_rows, asked
 from nt_jax.eval.choice import ASK, parse_choice, prompt_text
 from nt_jax.eval.letters import encode_question, fitting_shots, letter_tokens, score_letters
 from nt_jax.eval.suite import TestChoice, TestPrompt
+from nt_jax.models.answers import OnBatch
+from nt_jax.models.vllm_engine import check_vllm
 
 if TYPE_CHECKING:  # a session imports the judges, which lie beside this file
     from nt_jax.train.session import Session
@@ -21,16 +23,34 @@ CHOICE_TOKENS = 32  # of an answer to a choice question: enough to name the choi
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A model under test: the name its rows carry, the session that runs it, and its factors."""
+    """A model under test: the name its rows carry, the session that runs it, and its factors.
+
+    `exported` is the Hugging Face folder with the factors in it, which vLLM reads.
+    """
 
     name: str
     session: "Session"
     scale_LF: Array | None = None
+    exported: Path | None = None
 
     @property
     def factors_LF(self) -> Array:
         """The factors in use, all 1 for an untouched model."""
         return self.session.lm.ones_LF if self.scale_LF is None else self.scale_LF
+
+    @property
+    def vllm_folder(self) -> Path | None:
+        """What vLLM reads; None where our own engine answers."""
+        if self.session.config.eval.engine == "jax":
+            return None
+        return check_vllm(self.session.checkpoint) if self.scale_LF is None else self.exported
+
+    def answer(self, texts: Sequence[str], max_new: int, label: str, keep: OnBatch):
+        """`Session.answer` by the engine that the config names."""
+        return self.session.answer(
+            texts, max_new, f"{self.name} {label}", self.scale_LF, keep,
+            vllm_folder=self.vllm_folder,
+        )  # fmt: skip
 
 
 def answer_all(
@@ -40,8 +60,8 @@ def answer_all(
     tokens = answer_requests(model, prompts, folder)
     said = f"{len(prompts)} answers of the {model.name} model, {tokens:,} tokens"
     if choices:
+        write_choices(model, choices, folder)  # first: our weights are not in vLLM's way yet
         score_choices(model, choices, folder)
-        write_choices(model, choices, folder)
         said += f"; {len(choices)} choice questions"
     return said
 
@@ -71,14 +91,8 @@ def answer_requests(model: Measured, prompts: Sequence[TestPrompt], folder: Path
         texts = [session.text(answer) for answer in ids]
         file.append(answer_rows(model.name, [missing[row] for row in rows], texts))
 
-    ids = session.answer(
-        [prompt.prompt for prompt in missing],
-        session.config.eval.max_new_tokens,
-        f"{model.name} tests",
-        model.scale_LF,
-        keep,
-    )
-    return sum(map(len, ids))
+    texts = [prompt.prompt for prompt in missing]
+    return sum(map(len, model.answer(texts, session.config.eval.max_new_tokens, "tests", keep)))
 
 
 def score_choices(model: Measured, choices: Sequence[TestChoice], folder: Path) -> None:
@@ -143,7 +157,7 @@ def write_choices(model: Measured, choices: Sequence[TestChoice], folder: Path) 
             )
         file.append(records)
 
-    session.answer(texts, CHOICE_TOKENS, f"{model.name} choices", model.scale_LF, keep)
+    model.answer(texts, CHOICE_TOKENS, "choices", keep)
 
 
 def _measuring(session: "Session", choices: Sequence[TestChoice], metric: str) -> list[TestChoice]:
