@@ -133,8 +133,8 @@ def test_few_programs_serve_many_prompts():
     prompts = [draw.integers(0, 40, n).tolist() for n in draw.integers(1, 50, 60)]
     jax.clear_caches()
     run(lm, prompts, batch_size=16)
-    assert programs.prefill._cache_size() <= 3  # for 60 prompts of 49 lengths
-    assert programs.decode._cache_size() == 1
+    assert programs.prefill._cache_size() <= 4  # for 60 prompts of 49 lengths
+    assert programs.decode._cache_size() <= 2
     before = programs.prefill._cache_size(), programs.decode._cache_size()
     run(lm, prompts[::-1], max_new=NEW - 2, batch_size=16, scale_LF=lm.ones_LF * 0.5)
     assert (programs.prefill._cache_size(), programs.decode._cache_size()) == before
