@@ -1,7 +1,7 @@
 """One model's answers to all test sets, kept batch by batch in the folder of its stage."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,20 +12,31 @@ from nt_jax.eval.answer_file import RecordFile, answer_rows, asked
 from nt_jax.eval.choice import ASK, parse_choice, prompt_text
 from nt_jax.eval.letters import encode_question, fitting_shots, letter_tokens, score_letters
 from nt_jax.eval.suite import TestChoice, TestPrompt
+from nt_jax.models.answers import answer_prompts
 
 if TYPE_CHECKING:  # a session imports the judges, which lie beside this file
+    from nt_jax.rivals.intervention import Intervention
     from nt_jax.train.session import Session
 
+NO_LETTERS = (
+    "letter likelihoods are read after plain text, where a method that acts on chat messages does "
+    "nothing; its written answers are measured instead"
+)
 CHOICE_TOKENS = 32  # of an answer to a choice question: enough to name the choice
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A model under test: the name its rows carry, the session that runs it, and its factors."""
+    """A model under test: the name its rows carry, the session that runs it, and its factors.
+
+    `intervention` is what acts on each request while it is answered, beside the weights: it may
+    rewrite the prompt and steer the residual stream (nt_jax/rivals/intervention.py).
+    """
 
     name: str
     session: "Session"
     scale_LF: Array | None = None
+    intervention: "Intervention | None" = None
 
     @property
     def factors_LF(self) -> Array:
@@ -40,7 +51,8 @@ def answer_all(
     tokens = answer_requests(model, prompts, folder)
     said = f"{len(prompts)} answers of the {model.name} model, {tokens:,} tokens"
     if choices:
-        score_choices(model, choices, folder)
+        if model.intervention is None:  # see NO_LETTERS
+            score_choices(model, choices, folder)
         write_choices(model, choices, folder)
         said += f"; {len(choices)} choice questions"
     return said
@@ -71,14 +83,45 @@ def answer_requests(model: Measured, prompts: Sequence[TestPrompt], folder: Path
         texts = [session.text(answer) for answer in ids]
         file.append(answer_rows(model.name, [missing[row] for row in rows], texts))
 
-    ids = session.answer(
-        [prompt.prompt for prompt in missing],
-        session.config.eval.max_new_tokens,
-        f"{model.name} tests",
-        model.scale_LF,
-        keep,
-    )
+    texts = [prompt.prompt for prompt in missing]
+    width = session.config.eval.max_new_tokens
+    ids = answer_texts(model, texts, width, f"{model.name} tests", keep)
     return sum(map(len, ids))
+
+
+def answer_texts(
+    model: Measured,
+    texts: Sequence[str],
+    max_new: int,
+    label: str | None = None,
+    on_batch: Callable[[list[int], list[list[int]]], None] | None = None,
+) -> list[list[int]]:
+    """Greedy answers to messages as token ids, under the model's intervention where it has one."""
+    session = model.session
+    if model.intervention is None:
+        return session.answer(texts, max_new, label, model.scale_LF, on_batch)
+    if not texts:
+        return []
+    prompts = [session.encode(text) for text in texts]
+    ready = model.intervention.prepare(session.lm, model.factors_LF, prompts, texts)
+    # Left out where there is nothing to add, so that the plain decoding program serves.
+    steering = {} if ready.steer_RLD is None else {"steer_RLD": ready.steer_RLD}
+    with session.progress(label, len(texts), "answers") as advance:
+
+        def done(rows: list[int], answers: list[list[int]]) -> None:
+            if on_batch is not None:
+                on_batch(rows, answers)
+            advance(len(rows))
+
+        return answer_prompts(
+            session.lm,
+            model.factors_LF,
+            ready.prompts,
+            max_new=max_new,
+            batch_size=session.config.eval.batch_size,
+            on_batch=done,
+            **steering,
+        )
 
 
 def score_choices(model: Measured, choices: Sequence[TestChoice], folder: Path) -> None:
@@ -143,7 +186,7 @@ def write_choices(model: Measured, choices: Sequence[TestChoice], folder: Path) 
             )
         file.append(records)
 
-    session.answer(texts, CHOICE_TOKENS, f"{model.name} choices", model.scale_LF, keep)
+    answer_texts(model, texts, CHOICE_TOKENS, f"{model.name} choices", keep)
 
 
 def _measuring(session: "Session", choices: Sequence[TestChoice], metric: str) -> list[TestChoice]:

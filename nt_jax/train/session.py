@@ -1,6 +1,7 @@
 """One run's model, tokenizer, judge and screen; the weights are read when first needed."""
 
 import contextlib
+import copy
 import functools
 import hashlib
 import json
@@ -66,6 +67,18 @@ class Session:
         """A session of another checkpoint, everything else alike."""
         model = self.config.model.model_copy(update={"source": source, "revision": None})
         return Session(self.config.model_copy(update={"model": model}), self.console)
+
+    def under(self, config: RunConfig) -> "Session":
+        """The same model under other settings; weights that are in memory are shared."""
+        other = copy.copy(self)
+        other.config = config
+        return other
+
+    def edited(self, lm: LanguageModel) -> "Session":
+        """The same settings and tokenizer, with `lm` in place of the checkpoint's weights."""
+        other = copy.copy(self)
+        other.__dict__["lm"] = lm  # what the cached property would hold
+        return other
 
     @property
     def eos_id(self) -> int:
