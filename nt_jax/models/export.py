@@ -1,4 +1,4 @@
-"""The way back to Hugging Face files: factors folded into the columns of `down_proj`.
+"""The way back to Hugging Face files: factors folded into `down_proj`, or changes of any tensor.
 
 The source is copied and only the bytes of changed tensors are overwritten, so that whatever was
 not tuned stays bit for bit what it was. Everything happens in a temporary sibling of the output
@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,9 @@ from nt_jax.models.tensors import DTYPES, TensorInfo, all_finite, write_ranges, 
 from nt_jax.models.tokenizer import load_tokenizer
 
 SHARD_BYTES = 2 * 1000**3
-_ROWS = 256  # folded together, so that temporaries stay small
+_ROWS = 256  # rewritten together, so that temporaries stay small
+# (rows of a tensor, their weights, float32 or float64) -> the new weights, in that type.
+Edit = Callable[[slice, np.ndarray], np.ndarray]
 # Other copies of the weights that may lie beside the safetensors files: stale after tuning.
 _WEIGHT_FILES = words(".safetensors .bin .pt .pth .ckpt .h5 .msgpack .gguf .onnx")
 
@@ -58,8 +60,46 @@ def export_hf(
     `dtype` "source" keeps the stored types (float32 where the source is GGUF), "float32" widens
     all of them, which avoids the rounding of the fold.
     """
-    out = Path(out)
-    fold = _Fold(checkpoint, _checked_scale(checkpoint.config, scale_LF))
+    names = DOWN.hf_names(checkpoint.config.layers)
+    pairs = zip(names, _checked_scale(checkpoint.config, scale_LF), strict=True)
+    edits = {name: _scaling(scale_F) for name, scale_F in pairs if (scale_F != 1.0).any()}
+    return _export(checkpoint, _Fold(checkpoint, edits), Path(out), dtype, shard_bytes)
+
+
+def export_changes(
+    checkpoint: Checkpoint,
+    changes: Mapping[str, np.ndarray],
+    out: Path | str,
+    dtype: str = "source",
+    shard_bytes: int = SHARD_BYTES,
+) -> ExportReport:
+    """Write `checkpoint` with changes[name] added to the tensor of that HF name, as `export_hf`.
+
+    Summed in float32 and rounded once; an element whose change is 0 keeps its bits.
+    """
+    for name, change in changes.items():
+        shape = hf_shapes(checkpoint.config).get(name)
+        if shape != np.shape(change) or not np.isfinite(change).all():
+            raise CheckpointError(
+                f"The change of '{name}' has shape {list(np.shape(change))} or is not finite; the "
+                f"tensor has {'no such name' if shape is None else list(shape)}. "
+                "It belongs to another model, or was spoilt."
+            )
+    edits = {name: _adding(np.asarray(change, np.float32)) for name, change in changes.items()}
+    return _export(checkpoint, _Fold(checkpoint, edits), Path(out), dtype, shard_bytes)
+
+
+def _scaling(scale_F: np.ndarray) -> Edit:
+    return lambda rows, weight_RF: weight_RF * scale_F[None]
+
+
+def _adding(change: np.ndarray) -> Edit:
+    return lambda rows, weight: weight + change[rows]
+
+
+def _export(
+    checkpoint: Checkpoint, fold: "_Fold", out: Path, dtype: str, shard_bytes: int
+) -> ExportReport:
     if dtype not in ("source", "float32"):
         raise ConfigError(f"export.dtype = '{dtype}' is not one of source, float32.")
     rewrite = dtype == "float32" or checkpoint.directory is None
@@ -81,42 +121,35 @@ def export_hf(
 
 
 class _Fold:
-    """Scaled tensors on demand, and how far rounding moved them."""
+    """Edited tensors on demand, and how far rounding moved them."""
 
-    def __init__(self, checkpoint: Checkpoint, scale_LF: np.ndarray):
-        names = DOWN.hf_names(checkpoint.config.layers)
+    def __init__(self, checkpoint: Checkpoint, edits: Mapping[str, Edit]):
         self.checkpoint = checkpoint
-        self.changed = {
-            name: scale_F
-            for name, scale_F in zip(names, scale_LF, strict=True)
-            if (scale_F != 1.0).any()
-        }
+        self.changed = edits
         self.max_rounding = 0.0
 
     def read(self, name: str, dtype: np.dtype) -> np.ndarray:
-        """The tensor in `dtype`, with its factors folded in: float32 product, rounded once."""
-        weight_DF, scale_F = self.checkpoint.read(name), self.changed.get(name)
-        if scale_F is None:
-            return weight_DF.astype(dtype, copy=False)
-        folded_DF = np.empty(weight_DF.shape, dtype)
-        for start in range(0, len(weight_DF), _ROWS):
+        """The tensor in `dtype`, with its edit made: computed in float32, rounded once."""
+        weight, edit = self.checkpoint.read(name), self.changed.get(name)
+        if edit is None:
+            return weight.astype(dtype, copy=False)
+        folded = np.empty(weight.shape, dtype)
+        for start in range(0, len(weight), _ROWS):
             rows = slice(start, start + _ROWS)
             with np.errstate(over="ignore"):  # reported below, by name
-                folded_DF[rows] = weight_DF[rows].astype(np.float32) * scale_F[None]
-            self._measure(weight_DF[rows], scale_F, folded_DF[rows])
-        if not all_finite(folded_DF):
+                folded[rows] = edit(rows, weight[rows].astype(np.float32))
+            self._measure(edit(rows, weight[rows].astype(np.float64)), folded[rows])
+        if not all_finite(folded):
             raise CheckpointError(
-                f"Folding the factors into '{name}' overflows {dtype.name}. "
+                f"The new weights of '{name}' overflow {dtype.name}. "
                 "Export with export.dtype=float32."
             )
-        return folded_DF
+        return folded
 
-    def _measure(self, weight_RF: np.ndarray, scale_F: np.ndarray, folded_RF: np.ndarray) -> None:
-        exact_RF = weight_RF.astype(np.float64) * scale_F[None].astype(np.float64)
-        size_RF = np.abs(exact_RF)
-        normal_RF = size_RF >= float(ml_dtypes.finfo(folded_RF.dtype).smallest_normal)
-        moved_RF = np.abs(folded_RF.astype(np.float64) - exact_RF)
-        moved = moved_RF[normal_RF] / size_RF[normal_RF]
+    def _measure(self, exact: np.ndarray, folded: np.ndarray) -> None:
+        size = np.abs(exact)
+        normal = size >= float(ml_dtypes.finfo(folded.dtype).smallest_normal)
+        moved = np.abs(folded.astype(np.float64) - exact)[normal] / size[normal]
         self.max_rounding = max(self.max_rounding, float(moved.max(initial=0.0)))
 
 
