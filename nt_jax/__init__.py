@@ -15,7 +15,7 @@ _HOMES = {
     "load_tokenizer": "nt_jax.models.tokenizer",
     "encode_chat": "nt_jax.models.tokenizer",
     "logits": "nt_jax.models.transformer",
-    "generate": "nt_jax.models.generate",
+    "answer_prompts": "nt_jax.models.answers",
     "attribute": "nt_jax.attribution.integrated",
     "select": "nt_jax.attribution.select",
     "meta_gradient": "nt_jax.train.maml",

@@ -119,10 +119,14 @@ def _run(command: str, words: list[str], program: str) -> int:
     overrides = list(options.overrides)
     if options.run_dir is not None:
         overrides.append(f"run_dir={json.dumps(options.run_dir)}")  # JSON text is YAML text too
+    if command == "eval" and options.engine is not None:
+        overrides.append(f"eval.engine={options.engine}")
     config = load_config(options.config, overrides)
     wanted = None
     if command == "compare":
         wanted = chosen_methods(options.methods), chosen_tables(options.tables)
+    if config.eval.engine == "vllm":  # it wants the memory that JAX would take for itself
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     _enter()
     if options.dry_run:
         from nt_jax.train.plan import describe
@@ -188,6 +192,11 @@ def _parser(command: str, program: str) -> _Parser:
             "--beside-base",
             action="store_true",
             help="with --model: also measure the config's own model, and compare",
+        )
+        parser.add_argument(
+            "--engine",
+            choices=("jax", "vllm"),
+            help="who decodes: same as eval.engine=ENGINE; docs/generation.md",
         )
     if command == "compare":
         parser.add_argument(

@@ -321,6 +321,11 @@ class EvalConfig(Frozen):
     )
     max_new_tokens: int = Field(default=48, ge=1, le=8192, description="longest answer, in tokens")
     batch_size: int = Field(default=32, ge=1, description="answers decoded together")
+    engine: Literal["jax", "vllm"] = Field(
+        default="jax",
+        description="who decodes the answers to test sets: ours, or vLLM on the exported folder "
+        "(needs nt_jax[vllm] and a GPU)",
+    )
     judge: Literal["phrases"] = Field(
         default="phrases", description="who decides what is a refusal while tuning"
     )

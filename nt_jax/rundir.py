@@ -182,6 +182,20 @@ class RunDirectory:
         )
 
 
+def exported_model(run_dir: Path) -> Path:
+    """The Hugging Face folder that a run has exported from the factors it holds now.
+
+    Raises a RunError if there is none, or only that of older settings.
+    """
+    key = json.loads(read_text(run_dir / "run.json") or "{}").get("keys", {}).get("export")
+    if key is None or read_text(run_dir / "export" / DONE) != key:
+        raise RunError(
+            f"{run_dir} has no exported model in export/hf yet. Carry the run on first: "
+            f"python -m nt_jax.train --config ... --run-dir {run_dir}"
+        )
+    return run_dir / "export" / "hf"
+
+
 def _sweep(folder: Path) -> None:
     """Delete the files directly in `folder` that a killed write_atomic had no time to rename."""
     for file in folder.glob(".*.tmp"):

@@ -80,13 +80,17 @@ def plain_logits(
     token_T,
     scale_LF: jax.Array | None = None,
     patch: Callable[[int, jax.Array], jax.Array] | None = None,
+    move: Callable[[int, jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
-    """logits_TV of one sequence without padding; `patch(layer, act_TF)` may change the neurons."""
+    """logits_TV of one sequence without padding.
+
+    `patch(layer, act_TF)` may change the neurons, `move(layer, x_TD)` what a layer passes on.
+    """
     with jax.numpy_rank_promotion("allow"):
-        return _plain_logits(lm, jnp.asarray(token_T), scale_LF, patch)
+        return _plain_logits(lm, jnp.asarray(token_T), scale_LF, patch, move)
 
 
-def _plain_logits(lm, token_T, scale_LF, patch):  # N: every head has its own matrices
+def _plain_logits(lm, token_T, scale_LF, patch, move):  # N: every head has its own matrices
     config, w = lm.config, leaves_of(lm)
     x_TD = w["embed"][token_T]
     frequency_H = jnp.asarray(inverse_frequencies(config.rope, config.head_dim), x_TD.dtype)
@@ -119,6 +123,8 @@ def _plain_logits(lm, token_T, scale_LF, patch):  # N: every head has its own ma
         if patch is not None:
             act_TF = patch(layer, act_TF)
         x_TD = x_TD + act_TF @ mine["mlp.down"]
+        if move is not None:
+            x_TD = move(layer, x_TD)
     x_TD = _norm(x_TD, w["final_norm"], config.rms_eps)
     return x_TD @ (w["embed"].T if config.tied else w["head"])
 
@@ -141,9 +147,11 @@ def padded_logits(lm: LanguageModel, token_T, scale_LF=None, width: int = 40) ->
     return np.asarray(_jitted_logits(lm, padded_T, scale_LF))[: len(token_T)]
 
 
-def plain_answer(lm: LanguageModel, prompt, new_tokens: int, scale_LF=None) -> list[int]:
+def plain_answer(
+    lm: LanguageModel, prompt, new_tokens: int, scale_LF=None, width: int = 40
+) -> list[int]:
     """Greedy tokens after the prompt, each from a whole new pass; EOS is a token like others."""
     ids = list(prompt)
     for _ in range(new_tokens):
-        ids.append(int(padded_logits(lm, ids, scale_LF)[-1].argmax()))
+        ids.append(int(padded_logits(lm, ids, scale_LF, width)[-1].argmax()))
     return ids[len(prompt) :]

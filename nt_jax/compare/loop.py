@@ -18,6 +18,7 @@ from nt_jax.compare.search import Chosen, Method, Setting, built, read_chosen, s
 from nt_jax.compare.variants import check_grid
 from nt_jax.compare.write import write_comparison
 from nt_jax.config import RunConfig, config_key
+from nt_jax.errors import ConfigError
 from nt_jax.eval.answering import Measured, answer_all
 from nt_jax.eval.rows import BASE, read_rows
 from nt_jax.rundir import RunDirectory
@@ -30,7 +31,7 @@ FITTING = (
     "seed", "model.dtype", "eval.judge", "tune", "data",
     "compare.search", "compare.criterion", "compare.validation",
 )  # fmt: skip
-ANSWERING = ("model.dtype", "eval.max_new_tokens")
+ANSWERING = ("model.dtype", "eval.max_new_tokens", "eval.engine")
 
 
 def compare(
@@ -41,6 +42,11 @@ def compare(
     Everything lies in the run directory, below compare/: one stage for each method's search, test
     answers and numbers, which go on where they were interrupted.
     """
+    if config.eval.engine != "jax":
+        raise ConfigError(
+            f"eval.engine={config.eval.engine}: it can neither steer nor read the changed weights "
+            "of rivals, and all methods are compared in one engine. Set eval.engine=jax."
+        )
     inputs = read_inputs(config, console)
     run(config, console, inputs=inputs)
     wanted = needed(methods, tables, config.compare)

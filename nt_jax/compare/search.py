@@ -14,7 +14,7 @@ from nt_jax.atomic import write_atomic
 from nt_jax.compare.material import Material
 from nt_jax.errors import RunError
 from nt_jax.eval.answer_file import RecordFile
-from nt_jax.eval.answering import Measured, answer_texts
+from nt_jax.eval.answering import Measured
 from nt_jax.train.validate import NEW_TOKENS, rates
 
 Setting = dict[str, Any]
@@ -122,7 +122,7 @@ def built(material: Material, method: Method, setting: Setting, learned: Learned
 def validate_model(material: Material, model: Measured) -> dict[str, float]:
     """Validation rates of one model, its intervention at work."""
     prompts = material.validation
-    ids = answer_texts(model, prompts.texts, NEW_TOKENS)
+    ids = model.answer(prompts.texts, NEW_TOKENS)
     return rates(model.session, prompts, [model.session.text(row) for row in ids])
 
 

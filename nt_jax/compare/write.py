@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nt_jax.attribution.store import load_neurons
 from nt_jax.compare.measuring import not_measured
 from nt_jax.compare.names import METHODS
 from nt_jax.compare.paper import PAIRS, figures
@@ -129,8 +130,6 @@ def search_section(config: RunConfig, found: Sequence[Chosen], labels: Mapping[s
 
 def layers_section(results: Results, select: Path, folder: Path) -> str:
     """Figure 3: where the chosen neurons lie."""
-    from nt_jax.attribution.store import load_neurons
-
     neurons, _ = load_neurons(select / "neurons.csv")
     shutil.copyfile(select / "layers.png", folder / "figure3.png")
     said = []

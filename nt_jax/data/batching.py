@@ -1,7 +1,7 @@
 """Token lists into arrays of a few fixed shapes. B rows, P prompt width, A answer width."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -41,6 +41,14 @@ class AnswerBatch:
 def bucket(length: int, step: int = 16) -> int:
     """The smallest multiple of `step` that holds `length`: few shapes, few compilations."""
     return max(step, -(-length // step) * step)
+
+
+def batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[tuple[int, list[int]]]:
+    """(prompt width, row numbers) of each batch; rows of like length share a batch."""
+    order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        yield bucket(lengths[rows[-1]], 32), rows
 
 
 def pad_left(rows: Sequence[Sequence[int]], width: int, batch: int | None = None):

@@ -18,12 +18,13 @@ from nt_jax.eval.report import write_report
 from nt_jax.eval.rows import BASE, TUNED, in_order, read_rows
 from nt_jax.eval.screen import judge_names, screen_table
 from nt_jax.eval.suite import prompts_hash
-from nt_jax.rundir import RunDirectory
+from nt_jax.models.vllm_engine import check_vllm
+from nt_jax.rundir import RunDirectory, exported_model
 from nt_jax.train.loop import MEASURING, clock, run_factors
 from nt_jax.train.plan import header, model_line
 from nt_jax.train.session import Session, devices, fingerprint
 
-ANSWERING = ("model.dtype", "eval.max_new_tokens")
+ANSWERING = ("model.dtype", "eval.max_new_tokens", "eval.engine")
 
 
 def evaluate(config: RunConfig, source: str, console: Console, beside_base: bool = False) -> Path:
@@ -38,6 +39,9 @@ def evaluate(config: RunConfig, source: str, console: Console, beside_base: bool
     console.print(header(shown), highlight=False, soft_wrap=True)
     check_judges(config)
     models, scorer = _models(config, source, console, beside_base)
+    if config.eval.engine == "vllm":
+        for model in models:
+            check_vllm(model.session.checkpoint)
     first = models[0].session
     tests = prompts_hash(first.prompts, first.choices)
     weights = [_identity(model) for model in models]
@@ -85,7 +89,9 @@ def _models(
     if (Path(source) / "run.json").is_file():
         tuned_on, scale_LF = run_factors(Path(source), console)
         session = Session(config.model_copy(update={"model": tuned_on.model}), console)
-        models = [Measured(BASE, session), Measured(TUNED, session, jnp.asarray(scale_LF))]
+        exported = exported_model(Path(source)) if config.eval.engine == "vllm" else None
+        tuned = Measured(TUNED, session, jnp.asarray(scale_LF), exported)
+        models = [Measured(BASE, session), tuned]
     else:
         base = Session(config, console)
         same = source == config.model.source

@@ -1,7 +1,7 @@
 """One model's answers to all test sets, kept batch by batch in the folder of its stage."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,8 @@ from nt_jax.eval.answer_file import RecordFile, answer_rows, asked
 from nt_jax.eval.choice import ASK, parse_choice, prompt_text
 from nt_jax.eval.letters import encode_question, fitting_shots, letter_tokens, score_letters
 from nt_jax.eval.suite import TestChoice, TestPrompt
-from nt_jax.models.answers import answer_prompts
+from nt_jax.models.answers import OnBatch
+from nt_jax.models.vllm_engine import check_vllm
 
 if TYPE_CHECKING:  # a session imports the judges, which lie beside this file
     from nt_jax.rivals.intervention import Intervention
@@ -29,19 +30,43 @@ CHOICE_TOKENS = 32  # of an answer to a choice question: enough to name the choi
 class Measured:
     """A model under test: the name its rows carry, the session that runs it, and its factors.
 
-    `intervention` is what acts on each request while it is answered, beside the weights: it may
-    rewrite the prompt and steer the residual stream (nt_jax/rivals/intervention.py).
+    `exported` is the Hugging Face folder with the factors in it, which vLLM reads. `intervention`
+    is what acts on each request beside the weights: it may rewrite the prompt and steer the
+    residual stream (nt_jax/rivals/intervention.py).
     """
 
     name: str
     session: "Session"
     scale_LF: Array | None = None
+    exported: Path | None = None
     intervention: "Intervention | None" = None
 
     @property
     def factors_LF(self) -> Array:
         """The factors in use, all 1 for an untouched model."""
         return self.session.lm.ones_LF if self.scale_LF is None else self.scale_LF
+
+    @property
+    def vllm_folder(self) -> Path | None:
+        """What vLLM reads; None where our own engine answers."""
+        if self.session.config.eval.engine == "jax":
+            return None
+        return check_vllm(self.session.checkpoint) if self.scale_LF is None else self.exported
+
+    def answer(
+        self, texts: Sequence[str], max_new: int, label: str | None = None,
+        keep: OnBatch | None = None,
+    ) -> list[list[int]]:  # fmt: skip
+        """Greedy answers by the engine that the config names, the intervention at work."""
+        label = f"{self.name} {label}" if label else None
+        changed = {}
+        if self.intervention is not None and texts:
+            prompts = [self.session.encode(text) for text in texts]
+            ready = self.intervention.prepare(self.session.lm, self.factors_LF, prompts, texts)
+            changed = {"prompts": ready.prompts, "steer_RLD": ready.steer_RLD}
+        return self.session.answer(
+            texts, max_new, label, self.scale_LF, keep, vllm_folder=self.vllm_folder, **changed
+        )
 
 
 def answer_all(
@@ -51,9 +76,9 @@ def answer_all(
     tokens = answer_requests(model, prompts, folder)
     said = f"{len(prompts)} answers of the {model.name} model, {tokens:,} tokens"
     if choices:
+        write_choices(model, choices, folder)  # first: our weights are not in vLLM's way yet
         if model.intervention is None:  # see NO_LETTERS
             score_choices(model, choices, folder)
-        write_choices(model, choices, folder)
         said += f"; {len(choices)} choice questions"
     return said
 
@@ -84,44 +109,7 @@ def answer_requests(model: Measured, prompts: Sequence[TestPrompt], folder: Path
         file.append(answer_rows(model.name, [missing[row] for row in rows], texts))
 
     texts = [prompt.prompt for prompt in missing]
-    width = session.config.eval.max_new_tokens
-    ids = answer_texts(model, texts, width, f"{model.name} tests", keep)
-    return sum(map(len, ids))
-
-
-def answer_texts(
-    model: Measured,
-    texts: Sequence[str],
-    max_new: int,
-    label: str | None = None,
-    on_batch: Callable[[list[int], list[list[int]]], None] | None = None,
-) -> list[list[int]]:
-    """Greedy answers to messages as token ids, under the model's intervention where it has one."""
-    session = model.session
-    if model.intervention is None:
-        return session.answer(texts, max_new, label, model.scale_LF, on_batch)
-    if not texts:
-        return []
-    prompts = [session.encode(text) for text in texts]
-    ready = model.intervention.prepare(session.lm, model.factors_LF, prompts, texts)
-    # Left out where there is nothing to add, so that the plain decoding program serves.
-    steering = {} if ready.steer_RLD is None else {"steer_RLD": ready.steer_RLD}
-    with session.progress(label, len(texts), "answers") as advance:
-
-        def done(rows: list[int], answers: list[list[int]]) -> None:
-            if on_batch is not None:
-                on_batch(rows, answers)
-            advance(len(rows))
-
-        return answer_prompts(
-            session.lm,
-            model.factors_LF,
-            ready.prompts,
-            max_new=max_new,
-            batch_size=session.config.eval.batch_size,
-            on_batch=done,
-            **steering,
-        )
+    return sum(map(len, model.answer(texts, session.config.eval.max_new_tokens, "tests", keep)))
 
 
 def score_choices(model: Measured, choices: Sequence[TestChoice], folder: Path) -> None:
@@ -186,7 +174,7 @@ def write_choices(model: Measured, choices: Sequence[TestChoice], folder: Path) 
             )
         file.append(records)
 
-    answer_texts(model, texts, CHOICE_TOKENS, f"{model.name} choices", keep)
+    model.answer(texts, CHOICE_TOKENS, "choices", keep)
 
 
 def _measuring(session: "Session", choices: Sequence[TestChoice], metric: str) -> list[TestChoice]:

@@ -7,13 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nt_jax.data.batching import pad_left
+from nt_jax.data.batching import batches_by_length, pad_left
 from nt_jax.data.records import LETTERS
 from nt_jax.errors import CheckpointError, DataError
 from nt_jax.eval.choice import ANSWER, prompt_text
 from nt_jax.eval.suite import TestChoice
 from nt_jax.mesh import sharding
-from nt_jax.models.answers import batches_by_length
 from nt_jax.models.transformer import LanguageModel, forward, unembed
 
 

@@ -18,6 +18,7 @@ from nt_jax.eval.rows import read_rows
 from nt_jax.eval.screen import screen_table
 from nt_jax.eval.suite import overlap, prompts_hash
 from nt_jax.models.export import export_hf
+from nt_jax.models.vllm_engine import check_vllm
 from nt_jax.rundir import RunDirectory
 from nt_jax.train.attribute import choose_templates
 from nt_jax.train.plan import check_sizes, header, model_line
@@ -57,6 +58,8 @@ def read_inputs(config: RunConfig, console: Console) -> Inputs:
     records = read_records(config)
     choose_templates(records["train"].templates, config.attribution)
     check_judges(config)
+    if config.eval.engine == "vllm":
+        check_vllm(session.checkpoint)
     tests = prompts_hash(session.prompts, session.choices)
     hashes = {
         "weights": fingerprint(session.checkpoint), "data": data_hash(records), "tests": tests,
@@ -109,7 +112,7 @@ def stage_keys(config: RunConfig, weights: str, data: str, tests: str) -> dict[s
     add("select", ["neurons"], keys["attribute"])
     add("train", [*common, "tune", "data"], keys["select"], keys["answers"])
     add("export", ["export"], keys["train"])
-    answering = ["model.dtype", "eval.max_new_tokens"]
+    answering = ["model.dtype", "eval.max_new_tokens", "eval.engine"]
     add("base", answering, tests)
     add("tuned", answering, tests, keys["train"])
     add("eval", list(MEASURING), keys["base"], keys["tuned"])

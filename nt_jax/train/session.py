@@ -5,9 +5,12 @@ import copy
 import functools
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import jax
+import numpy as np
 from jax import Array
 from rich.console import Console
 from rich.progress import (
@@ -24,10 +27,11 @@ from nt_jax.errors import CheckpointError
 from nt_jax.eval.refusal import load_judge
 from nt_jax.eval.suite import TestChoice, TestPrompt, test_choices, test_prompts
 from nt_jax.mesh import make_mesh
-from nt_jax.models.answers import answer_prompts
+from nt_jax.models.answers import OnBatch, answer_prompts
 from nt_jax.models.checkpoint import Checkpoint, load_model, open_checkpoint
 from nt_jax.models.tokenizer import decode, encode_answer, encode_chat, load_tokenizer
 from nt_jax.models.transformer import LanguageModel
+from nt_jax.models.vllm_engine import vllm_answers
 
 LABEL = 11  # columns of the stage name at the left edge of the screen
 SAMPLE_BYTES = 1 << 16  # of each tensor, to tell checkpoints apart
@@ -110,31 +114,43 @@ class Session:
         max_new: int,
         label: str | None = None,
         scale_LF: Array | None = None,
-        on_batch: Callable[[list[int], list[list[int]]], None] | None = None,
+        on_batch: OnBatch | None = None,
         openings: Sequence[list[int]] | None = None,
+        prompts: Sequence[list[int]] | None = None,
+        steer_RLD: np.ndarray | None = None,
+        vllm_folder: Path | None = None,
     ) -> list[list[int]]:
         """Greedy answers to chat prompts as token ids; a progress bar where `label` is given.
 
-        With `openings`, the model goes on after these first tokens of each answer.
+        With `openings`, the model goes on after these first tokens of each answer. `prompts` are
+        token ids to answer in place of the texts' own. `steer_RLD`, float32 [texts, layers, width],
+        moves the residual stream as in `answer_prompts`.
+        `vllm_folder`: vLLM answers from this Hugging Face folder, which has the factors in it.
         """
-        scale_LF = self.lm.ones_LF if scale_LF is None else scale_LF
-        prompts = [self.encode(text) for text in texts]
+        prompts = [self.encode(text) for text in texts] if prompts is None else prompts
         if openings is not None:
             prompts = [ids + first for ids, first in zip(prompts, openings, strict=True)]
+        start, tokens = time.monotonic(), 0
         with self.progress(label, len(texts), "answers") as advance:
 
             def done(rows: list[int], answers: list[list[int]]) -> None:
+                nonlocal tokens
                 if on_batch is not None:
                     on_batch(rows, answers)
-                advance(len(rows))
+                tokens += sum(map(len, answers))
+                advance(len(rows), f"{tokens / (time.monotonic() - start):.0f} tokens/s")
 
+            if vllm_folder is not None:
+                dtype = self.config.model.dtype
+                return vllm_answers(vllm_folder, dtype, prompts, max_new=max_new, on_batch=done)
             return answer_prompts(
                 self.lm,
-                scale_LF,
+                self.lm.ones_LF if scale_LF is None else scale_LF,
                 prompts,
                 max_new=max_new,
                 batch_size=self.config.eval.batch_size,
                 on_batch=done,
+                steer_RLD=steer_RLD,
             )
 
     def say(self, stage: str, text: str) -> None:

@@ -101,13 +101,13 @@ def run_base(session: Session, directory: RunDirectory, records: Parts, folder: 
 
 def run_tuned(session: Session, directory: RunDirectory, records: Parts, folder: Path) -> str:
     """The tuned model's answers to the test sets."""
-    model = tuned_model(session, directory.folder("select"), directory.folder("train"))
+    model = tuned_model(session, directory)
     return answer_all(model, session.prompts, session.choices, folder)
 
 
 def run_eval(session: Session, directory: RunDirectory, records: Parts, folder: Path) -> str:
     """Verdicts on both models' answers, and what the base model thinks of them."""
-    tuned = tuned_model(session, directory.folder("select"), directory.folder("train"))
+    tuned = tuned_model(session, directory)
     models = [
         (Measured(BASE, session), directory.folder("base")),
         (tuned, directory.folder("tuned")),
@@ -146,9 +146,10 @@ def scorer_of(session: Session) -> Session | None:
     return session.of(source)
 
 
-def tuned_model(session: Session, select: Path, train: Path) -> Measured:
-    """The session's model with the best factors in the folders of these two stages."""
-    return Measured(TUNED, session, jnp.asarray(tuned_scale(session, select, train)))
+def tuned_model(session: Session, directory: RunDirectory) -> Measured:
+    """The session's model with the best factors of the run, and the folder that it exported."""
+    scale_LF = tuned_scale(session, directory.folder("select"), directory.folder("train"))
+    return Measured(TUNED, session, jnp.asarray(scale_LF), directory.folder("export") / "hf")
 
 
 def best_state(config: RunConfig, select: Path, train: Path) -> TuneState:

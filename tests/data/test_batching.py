@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nt_jax.data.batching import bucket, draw, pack, pad_left
+from nt_jax.data.batching import batches_by_length, bucket, draw, pack, pad_left
 from nt_jax.errors import DataError
 
 token_rows = st.lists(st.lists(st.integers(1, 99), max_size=12), min_size=1, max_size=6)
@@ -104,3 +104,15 @@ def test_seeds_streams_and_passes_are_shuffled_apart():
 def test_the_draws_of_a_seed_never_change():
     """A run that is resumed with a later version must draw what the earlier one would have."""
     assert draw(0, "local_safetydirect", 3, 10, 4).tolist() == [5, 9, 4, 8]
+
+
+@given(lengths=st.lists(st.integers(1, 200), max_size=40), batch_size=st.integers(1, 9))
+def test_every_row_is_in_one_batch_of_its_width(lengths, batch_size):
+    batches = list(batches_by_length(lengths, batch_size))
+    assert sorted(row for _, rows in batches for row in rows) == list(range(len(lengths)))
+    for width, rows in batches:
+        assert 0 < len(rows) <= batch_size and width % 32 == 0
+        assert width - 32 < max(lengths[row] for row in rows) <= width
+    assert len(batches) == -(-len(lengths) // batch_size)
+    widths = [width for width, _ in batches]
+    assert widths == sorted(widths)

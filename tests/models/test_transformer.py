@@ -9,8 +9,8 @@ import pytest
 
 from nt_jax.data.batching import pad_left
 from nt_jax.mesh import make_mesh
+from nt_jax.models.answers import answer_prompts
 from nt_jax.models.checkpoint import load_model
-from nt_jax.models.generate import generate
 from nt_jax.models.transformer import NeuronScale, forward, logits, unembed
 from tests import plain, tiny, torch_twin
 
@@ -49,12 +49,12 @@ def test_left_padded_batches_equal_torch(family, kv_heads):
     assert relative(np.asarray(ours)[mask_BT], theirs[mask_BT]) < 1e-5
     for ours_BF, theirs_BF in zip(act_LBF, their_act_LBTF[:, :, -1], strict=True):
         assert relative(ours_BF, theirs_BF) < 1e-5
-    new_BM = generate(lm, lm.ones_LF, token_BT, mask_BT, max_new=NEW_TOKENS)
+    options = {"max_new": NEW_TOKENS, "batch_size": 2}  # fewer slots than prompts
+    answers = answer_prompts(lm, lm.ones_LF, prompts(), **options)
     expected_BM = torch_twin.answers(torch_model, token_BT, mask_BT, NEW_TOKENS)
-    for new_M, expected_M in zip(np.asarray(new_BM), expected_BM, strict=True):
+    for answer, expected_M in zip(answers, expected_BM, strict=True):
         ends = np.flatnonzero(expected_M == 2)  # torch pads after its EOS
-        stop = ends[0] + 1 if ends.size else None
-        assert new_M[:stop].tolist() == expected_M[:stop].tolist()
+        assert answer == expected_M[: ends[0] if ends.size else None].tolist()
 
 
 @pytest.mark.parametrize("read_at", [0, 4, 10])

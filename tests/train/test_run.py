@@ -18,11 +18,11 @@ from nt_jax.data.sources import load_harmful, load_harmless, load_templates
 from nt_jax.eval.alone import evaluate
 from nt_jax.eval.refusal import load_judge
 from nt_jax.mesh import make_mesh
+from nt_jax.models.answers import answer_prompts
 from nt_jax.models.checkpoint import load_model
-from nt_jax.models.generate import generate
 from nt_jax.models.transformer import logits
 from nt_jax.train.stages import best_state
-from tests import tiny
+from tests import fake_vllm, tiny
 from tests.train import small
 
 pytestmark = pytest.mark.xdist_group("run")  # one worker makes the finished run, once
@@ -251,8 +251,11 @@ def test_transformers_and_our_engine_give_the_same_greedy_tokens(finished, answe
                 max_new_tokens=NEW_TOKENS, do_sample=False,
             )[0, len(ids) :]  # fmt: skip
         token_BP, mask_BP = pad_left([ids], 16 * -(-len(ids) // 16))
-        ours = generate(lm, jnp.asarray(scale_LF), token_BP, mask_BP, max_new=NEW_TOKENS)[0]
-        assert ours[: len(made)].tolist() == made.tolist()
+        [ours] = answer_prompts(
+            lm, jnp.asarray(scale_LF), [ids], max_new=NEW_TOKENS, batch_size=1
+        )  # fmt: skip
+        assert ours == made[: len(ours)].tolist()
+        assert len(made) == NEW_TOKENS or made[len(ours)] in lm.config.eos_ids
         assert tokenizer.decode(made, skip_special_tokens=True) == answer["answer"]
         with torch.no_grad():
             their_logits = theirs(torch.tensor([ids])).logits[0, -1].numpy()
@@ -262,17 +265,26 @@ def test_transformers_and_our_engine_give_the_same_greedy_tokens(finished, answe
         assert np.abs(plain - our_logits).max() > 1e-3 * np.abs(their_logits).max()
 
 
-def test_a_run_directory_measured_alone_answers_as_the_run_did(finished, answers, tmp_path):
+def texts_by_row(path) -> dict[tuple, str]:
+    return {(row["model"], row["dataset"], row["id"]): row["answer"] for row in lines_of(path)}
+
+
+def test_a_run_directory_measured_alone_answers_as_the_run_did(finished, tmp_path):
     config = small.settings(finished.recipe, tmp_path / "alone")
     folder = evaluate(config, str(finished.folder), Console(file=io.StringIO(), width=120))
-    again = lines_of(folder / "eval" / "answers.jsonl")
-    key = lambda row: (row["model"], row["dataset"], row["id"])  # noqa: E731
-    assert {row["model"] for row in again} == {"base", "tuned"}
-    assert {key(row): row["answer"] for row in again} == {
-        key(row): row["answer"] for row in answers
-    }
+    again, before = (texts_by_row(f / "eval" / "answers.jsonl") for f in (folder, finished.folder))
+    assert again == before and {model for model, *_ in again} == {"base", "tuned"}
     numbers = {}
     for path in (finished.folder, folder):
         rows = json.loads((path / "report" / "results.json").read_text())
         numbers[path] = {(r["dataset"], r["metric"], r["model"]): r["value"] for r in rows}
     assert numbers[finished.folder] == pytest.approx(numbers[folder], nan_ok=True)
+
+
+def test_vllm_answers_from_the_exported_folder_as_the_run_did(finished, tmp_path, monkeypatch):
+    """A made-up vLLM, which is transformers: the factors reach it through the export alone."""
+    fake_vllm.install(tmp_path, monkeypatch)
+    config = small.settings(finished.recipe, tmp_path / "alone", "eval.engine=vllm")
+    folder = evaluate(config, str(finished.folder), Console(file=io.StringIO(), width=120))
+    again, before = (texts_by_row(f / "eval" / "answers.jsonl") for f in (folder, finished.folder))
+    assert again == before
