@@ -15,8 +15,9 @@ from nt_jax.compare.material import Material
 from nt_jax.compare.measuring import first_of_each, measure_one, merge, take_over
 from nt_jax.compare.methods import needed
 from nt_jax.compare.search import Chosen, Method, Setting, built, read_chosen, search
+from nt_jax.compare.table import screen
 from nt_jax.compare.variants import check_grid
-from nt_jax.compare.write import write_comparison
+from nt_jax.compare.write import read_tables, write_comparison
 from nt_jax.config import RunConfig, config_key
 from nt_jax.errors import ConfigError
 from nt_jax.eval.answering import Measured, answer_all
@@ -154,8 +155,10 @@ class _Bench:
         report = self.stage("report", key, lambda folder: write_comparison(
             self.config, self.session.checkpoint.config, numbers, list(found.values()), labels,
             tables, self.outer.folder("select"), folder))  # fmt: skip
-        self.session.console.print((report / "tables.md").read_text("utf-8"), markup=False,
-                                   highlight=False, soft_wrap=True)  # fmt: skip
+        for table in read_tables(report):
+            self.session.console.print()
+            self.session.console.print(screen(table))
+        self.session.console.print()
         self.session.say("tables", f"{report / 'comparison.md'}   (also CSV and LaTeX, one each)")
         rows = read_rows(report / "results.json")
         return {

@@ -5,6 +5,8 @@ import io
 from dataclasses import dataclass, field
 from typing import Literal
 
+import rich.table
+
 NOT_REACHED = "†"
 UNREACHED_NOTE = f"{NOT_REACHED} the paper's figure is better than ours."
 
@@ -80,6 +82,22 @@ def markdown(table: Table) -> str:
     if _any_unreached(table):
         notes.append(UNREACHED_NOTE)
     return "\n".join([*lines, "", *(f"{note}\n" for note in notes)])
+
+
+def screen(table: Table) -> rich.table.Table:
+    """The values alone, narrow enough for a terminal."""
+    shown = rich.table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    shown.title, shown.title_justify = f"table {table.number}: {table.title}", "left"
+    shown.add_column("")
+    for column in table.columns:
+        shown.add_column(column.heading, justify="right", max_width=18)
+    for label, cells in table.rows:
+        values = [
+            "-" if cell.value is None else column.template.format(cell.value)
+            for cell, column in zip(cells, table.columns, strict=True)
+        ]
+        shown.add_row(label, *values)
+    return shown
 
 
 def csv_text(table: Table) -> str:

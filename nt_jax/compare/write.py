@@ -1,5 +1,6 @@
 """The comparison on disk: results.json, comparison.md, and each table as CSV and LaTeX."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from nt_jax.compare.measuring import not_measured
 from nt_jax.compare.names import METHODS
 from nt_jax.compare.paper import PAIRS, figures
 from nt_jax.compare.search import CRITERIA, Chosen
-from nt_jax.compare.table import csv_text, latex, markdown
+from nt_jax.compare.table import Cell, Column, Table, csv_text, latex, markdown
 from nt_jax.compare.tables import Results, build_tables, results_of
 from nt_jax.config import RunConfig
 from nt_jax.errors import RunError
@@ -54,14 +55,28 @@ def write_comparison(
         name = f"table{table.number}"
         (folder / f"{name}.csv").write_text(csv_text(table), encoding="utf-8")
         (folder / f"{name}.tex").write_text(latex(table), encoding="utf-8")
+    kept = [dataclasses.asdict(table) for table in tables]
+    (folder / "tables.json").write_text(json.dumps(kept), encoding="utf-8")
     text = "\n".join(markdown(table) for table in tables)
-    (folder / "tables.md").write_text(text, encoding="utf-8")
     parts = [f"# Comparison: {config.name}\n", about(config, results, rows), text]
     if "6" in wanted and "6" not in possible:
         parts.append(f"Table 6 needs {' and '.join(PAIRS['6'])} in eval.datasets.\n")
     parts += [search_section(config, found, labels), layers_section(results, select, folder)]
     (folder / "comparison.md").write_text("\n".join(parts), encoding="utf-8")
     return f"{len(rows)} numbers, tables {', '.join(table.number for table in tables)}"
+
+
+def read_tables(folder: Path) -> list[Table]:
+    """The tables that `write_comparison` wrote."""
+    return [
+        Table(
+            **raw | {
+                "columns": [Column(**column) for column in raw["columns"]],
+                "rows": [(label, [Cell(**cell) for cell in cells]) for label, cells in raw["rows"]],
+            }
+        )
+        for raw in json.loads((folder / "tables.json").read_text(encoding="utf-8"))
+    ]  # fmt: skip
 
 
 def ability_rows(answers: Sequence[Answer], pair: tuple[str, str], seed: int) -> list[ResultRow]:
@@ -113,7 +128,8 @@ def search_section(config: RunConfig, found: Sequence[Chosen], labels: Mapping[s
     ]
     for chosen in found:
         best = next(row for row in chosen.trials if row["setting"] == chosen.setting)
-        setting = ", ".join(f"{name} {value}" for name, value in chosen.setting.items()) or "-"
+        setting = ", ".join(f"{k} {'chosen by itself' if v is None else v}"
+                            for k, v in chosen.setting.items()) or "-"  # fmt: skip
         rates = [f"{best[f'refusal_{kind}']:.0%}" for kind in ("attack", "direct", "harmless")]
         lines.append(
             f"| {labels[chosen.method]} | {chosen.tried} | {setting} | {chosen.score:.3f} | "
