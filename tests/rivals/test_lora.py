@@ -151,7 +151,9 @@ def test_the_loss_is_that_of_the_merged_model_answer_by_answer(x64):
         -plain.plain_answer_log_probs(new, prompt, answer).mean()
         for prompt, answer in zip(prompts, answers, strict=True)
     ])  # fmt: skip
-    assert float(lora.loss(adapter, lm, rows, 1.5, 1.0)) == pytest.approx(expected, rel=1e-9)
+    assert float(jax.jit(lora.loss)(adapter, lm, rows, 1.5, 1.0)) == pytest.approx(
+        expected, rel=1e-9
+    )
 
 
 def test_a_step_weighs_both_sides_and_goes_down_adams_way():
@@ -160,7 +162,8 @@ def test_a_step_weighs_both_sides_and_goes_down_adams_way():
     ((new, losses),) = train_lora(lm, lambda step: sides, options)
     old = init_adapter(lm, options)
     strength, decay = np.float32(2.0), np.float32(1.0)
-    alone = [jax.value_and_grad(lora.loss)(old, lm, b, strength, decay) for s in sides for b in s]
+    slope = jax.jit(jax.value_and_grad(lora.loss))
+    alone = [slope(old, lm, b, strength, decay) for s in sides for b in s]
     safe, useful = float(alone[0][0]), float((alone[1][0] + alone[2][0]) / 2)
     assert losses["safety"] == pytest.approx(safe, rel=1e-5)
     assert losses["utility"] == pytest.approx(useful, rel=1e-5)
@@ -177,11 +180,11 @@ def test_a_step_weighs_both_sides_and_goes_down_adams_way():
 
 
 def test_training_lowers_both_losses_and_ends_in_plain_weights():
-    lm, options = made_up.model(), LoraOptions(steps=30, learning_rate=0.01, rank=4)
+    lm, options = made_up.model(), LoraOptions(steps=50, learning_rate=0.03, rank=4)
     examples = made_up.examples(70, 3, 3)
     batch_at = batches_from(lm, examples, rows=3, answer_tokens=6)
     fit = fit_lora(lm, batch_at, options)
-    assert len(fit.history) == 30
+    assert len(fit.history) == 50
     for side in ("safety", "utility"):
         assert fit.history[-1][side] < 0.5 * fit.history[0][side]
     new = tuned(lm, fit, options)
@@ -219,4 +222,4 @@ def test_a_diverged_run_is_refused():
     lm = made_up.model()
     batch_at = batches_from(lm, made_up.examples(70, 3, 3), rows=3, answer_tokens=6)
     with pytest.raises(RunError, match=r"diverged in step \d"):
-        fit_lora(lm, batch_at, LoraOptions(steps=5, learning_rate=1e30))
+        fit_lora(lm, batch_at, LoraOptions(steps=5, learning_rate=1e38))
