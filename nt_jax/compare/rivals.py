@@ -18,34 +18,38 @@ from nt_jax.errors import RunError
 from nt_jax.eval.answering import Measured
 from nt_jax.rivals.cavgan import Cavgan, CavganFit, CavganOptions, fit_cavgan, fresh_gan
 from nt_jax.rivals.choose import best_threshold
-from nt_jax.rivals.dinm import DOWN, DinmExample, DinmFit, DinmOptions, edited, fit_dinm
-from nt_jax.rivals.lora import Adapter, LoraOptions, fit_lora, merged
+from nt_jax.rivals.dinm import DOWN, SUFFIX, DinmExample, DinmFit, DinmOptions, edited, fit_dinm
+from nt_jax.rivals.intervention import Suffixed
+from nt_jax.rivals.lora import Adapter, LoraOptions, merged, train_lora
 from nt_jax.rivals.scans import Scans, ScansFit, ScansOptions, fit_scans, harm_scores
 from nt_jax.rivals.weights import get_leaf
 from nt_jax.train.examples import Batcher
 from nt_jax.train.maml import Batches
 from nt_jax.train.plan import slope_rows
 
-# (learning rate, steps, fraction): the release's for LLaMA and for Mistral, the 5 % that the
-# NeuronTune paper takes for LLaMA-3.1, and what lies around and between.
+# (learning rate, steps, share of the matrix, suffix): the release's for LLaMA and for Mistral, the
+# 5 % that the NeuronTune paper takes for LLaMA-3.1, and what lies around and between. The release
+# puts its suffix behind every prompt, when it edits and when it is tested.
 DINM_GRID = (
-    (5e-4, 10, 1.0), (5e-4, 10, 0.05), (1e-4, 10, 1.0), (1e-5, 10, 1.0), (2e-3, 10, 0.05),
-    (5e-4, 10, 0.2), (5e-4, 20, 0.05), (1e-3, 10, 1.0), (1e-4, 30, 1.0),
+    (5e-4, 10, 1.0, False), (5e-4, 10, 0.05, False), (5e-4, 10, 1.0, True), (1e-4, 10, 1.0, False),
+    (5e-4, 10, 0.05, True), (1e-5, 10, 1.0, False), (2e-3, 10, 0.05, False),
+    (5e-4, 10, 0.2, False), (1e-3, 10, 1.0, False),
 )  # fmt: skip
 SCANS_STRENGTHS = (0.1, 0.2, 0.05, 0.3, 0.02, 0.5, 0.15, 0.01, 0.8)  # of the residual norm
 SCANS_ARRAYS = ("direction_LD", "move_LD", "norm_L")
 # None: the threshold that tells validation prompts apart best; 0.9 is the port's.
 CAVGAN_P0 = (None, 0.9, 0.5, 0.99, 0.7, 0.3, 0.1, 0.97, 0.999)
 CAVGAN_FIELDS = ("layer", "threshold", "mean_D", "deviation_D")
-# (learning rate, updates as a multiple of tune.epochs)
+# (learning rate, updates as a share of tune.epochs); the earlier ones are kept on the way.
 LORA_GRID = (
-    (1e-3, 1), (3e-4, 1), (3e-3, 1), (1e-4, 1), (3e-4, 2), (1e-3, 2), (1e-2, 1), (1e-4, 4),
-    (3e-4, 4),
+    (1e-3, 1.0), (1e-3, 0.5), (3e-4, 1.0), (3e-4, 0.5), (3e-3, 0.5), (3e-3, 1.0), (1e-4, 1.0),
+    (1e-2, 0.5), (1e-3, 0.25),
 )  # fmt: skip
+LORA_SHARES = tuple(sorted({share for _, share in LORA_GRID}))
 
 
 def dinm(name: str = "dinm", fraction: float | None = None) -> Method:
-    """One edited down projection; with a `fraction`, else at dinm's best setting."""
+    """One edited down projection; a `fraction` of it at dinm's best other settings (Table 1)."""
 
     def fit(material: Material, setting: Setting, folder: Path) -> Learned:
         options = DinmOptions(
@@ -54,7 +58,8 @@ def dinm(name: str = "dinm", fraction: float | None = None) -> Method:
         )  # fmt: skip
         prompt, safe, unsafe = material.unsafe_answer
         keep_prompt, keep_answer = material.harmless[0]
-        encode = material.session.encode
+        tail = f" {SUFFIX}" if setting["suffix"] else ""
+        encode = lambda text: material.session.encode(text + tail)  # noqa: E731
         example = DinmExample(encode(prompt), safe, unsafe, encode(keep_prompt), keep_answer)
         try:
             found = fit_dinm(material.session.lm, example, options)
@@ -66,14 +71,18 @@ def dinm(name: str = "dinm", fraction: float | None = None) -> Method:
         lm = material.session.lm
         down_FD = jnp.asarray(learned["down_FD"]).astype(get_leaf(lm, DOWN).dtype)
         changed = edited(lm, DinmFit(int(learned["layer"]), down_FD, None, []))
-        return Measured(name, material.session.edited(changed))
+        plain = material.session
+        suffixed = Suffixed(SUFFIX, plain.encode) if setting["suffix"] else None
+        return Measured(name, plain.edited(changed), intervention=suffixed)
 
-    keys = ("learning_rate", "steps", "fraction")
+    keys = ("learning_rate", "steps", "fraction", "suffix")
     if fraction is None:
         grid = [dict(zip(keys, values, strict=True)) for values in DINM_GRID]
         return Method(name, METHODS["dinm"], fit, build, grid, keys)
     label = f"{METHODS['dinm']}, {fraction:.0%}"
-    return Method(name, label, fit, build, [{"fraction": fraction}], keys, follows="dinm")
+    return Method(
+        name, label, fit, build, [{"fraction": fraction, "suffix": False}], keys, follows="dinm"
+    )
 
 
 def scans() -> Method:
@@ -155,28 +164,38 @@ def lora() -> Method:
             return batch.global_safety, batch.global_utility
 
         options = LoraOptions(
-            learning_rate=setting["learning_rate"], steps=round(setting["passes"] * tune.epochs),
+            learning_rate=setting["learning_rate"], steps=tune.epochs,
             safety_weight=tune.safety_weight, token_decay=tune.token_decay,
             clip_norm=tune.clip_norm, seed=material.config.seed, rows=rows, remat=remat,
         )  # fmt: skip
+        ends = {updates(share, tune.epochs) for share in LORA_SHARES}
+        learned: Learned = {}
         try:
-            adapter = fit_lora(lm, batch_at, options).adapter
+            for step, (adapter, _) in enumerate(train_lora(lm, batch_at, options), start=1):
+                if step not in ends:
+                    continue
+                for leaf, sides in adapter.items():
+                    for side, value in sides.items():
+                        learned[f"{step}/{leaf}/{side}"] = np.asarray(value)
         except RunError as error:
             raise UnusableSettingError(str(error)) from error
-        return {
-            f"{leaf}/{side}": np.asarray(value)
-            for leaf, sides in adapter.items()
-            for side, value in sides.items()
-        }
+        return learned
 
     def build(material: Material, setting: Setting, learned: Learned) -> Measured:
         adapter: Adapter = {}
+        wanted = updates(setting["share"], material.config.tune.epochs)
         for name, value in learned.items():
-            leaf, side = name.split("/")
-            adapter.setdefault(leaf, {})[side] = jnp.asarray(value)
+            kept, leaf, side = name.split("/")
+            if int(kept) == wanted:
+                adapter.setdefault(leaf, {})[side] = jnp.asarray(value)
         options = LoraOptions()
         changed = merged(material.session.lm, adapter, options.alpha / options.rank)
         return Measured("lora", material.session.edited(changed))
 
-    grid = [{"learning_rate": rate, "passes": passes} for rate, passes in LORA_GRID]
-    return Method("lora", METHODS["lora"], fit, build, grid, ("learning_rate", "passes"))
+    grid = [{"learning_rate": rate, "share": share} for rate, share in LORA_GRID]
+    return Method("lora", METHODS["lora"], fit, build, grid, ("learning_rate",))
+
+
+def updates(share: float, epochs: int) -> int:
+    """How many of a run's updates a share of them is; at least one."""
+    return max(1, round(share * epochs))
