@@ -4,6 +4,7 @@ the run itself > per method: search, test answers, numbers > all numbers > table
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,12 +50,17 @@ def compare(
             "of rivals, and all methods are compared in one engine. Set eval.engine=jax."
         )
     inputs = read_inputs(config, console)
+    if {prompt.harmful for prompt in inputs.session.prompts} != {True, False}:
+        raise ConfigError(
+            f"eval.datasets={list(config.eval.datasets)}: a comparison needs a harmful and a "
+            "harmless set, or SU-F1 is not defined. Name one of each."
+        )
+    if "7" in tables:
+        check_grid(config.compare, inputs.session.checkpoint.config)
     run(config, console, inputs=inputs)
     wanted = needed(methods, tables, config.compare)
     with RunDirectory(config.folder) as outer, RunDirectory(config.folder / FOLDER) as inner:
         bench = _Bench(inputs, outer, inner)
-        if "7" in tables:
-            check_grid(bench.material)
         inner.record(
             config=config.model_dump(mode="json"), seed=config.seed, devices=devices(),
             hashes=inputs.hashes, methods=[method.name for method in wanted],
@@ -97,7 +103,7 @@ class _Bench:
     def base(self) -> Path:
         """Numbers of the untuned model, whose answers the run has."""
         answers = self.outer.folder(BASE)
-        return self._numbers(self.base_model, answers, self.inputs.keys["base"])
+        return self._numbers(BASE, lambda: self.base_model, answers, self.inputs.keys["base"])
 
     def method(self, method: Method, before: dict[str, Chosen]) -> tuple[Chosen, Path]:
         """(what the search chose, where the numbers lie) of one method."""
@@ -110,7 +116,11 @@ class _Bench:
         fit = self.stage(f"fit-{method.name}", key, lambda folder: _said(
             search(self.material, method, settings, folder)))  # fmt: skip
         chosen, learned = read_chosen(fit)
-        model = built(self.material, method, chosen.setting, learned)
+
+        @functools.cache  # not before it is needed: finished stages read no weights
+        def model() -> Measured:
+            return built(self.material, method, chosen.setting, learned)
+
         key = config_key(self.config, ANSWERING, [
             key, self.inputs.hashes["tests"], repr(self.config.compare.limit),
         ])  # fmt: skip
@@ -119,24 +129,26 @@ class _Bench:
             given = method.answered(self.material, chosen.setting)
             if given is not None:
                 take_over(*given, method.name, folder)
-            return answer_all(model, self.prompts, self.choices, folder)
+            return answer_all(model(), self.prompts, self.choices, folder)
 
         answers = self.stage(f"answers-{method.name}", key, answer)
-        return chosen, self._numbers(model, answers, key)
+        return chosen, self._numbers(method.name, model, answers, key)
 
-    def _numbers(self, model: Measured, answers: Path, made_from: str) -> Path:
+    def _numbers(
+        self, name: str, model: Callable[[], Measured], answers: Path, made_from: str
+    ) -> Path:
         scored_by = fingerprint(self.scorer.checkpoint) if self.scorer else ""
         limit = repr(self.config.compare.limit)
         key = config_key(self.config, MEASURING, [made_from, scored_by, limit])
 
         def work(folder: Path) -> str:
             measure_one(
-                model, answers, self.base_model, self.outer.folder(BASE), self.scorer,
+                model(), answers, self.base_model, self.outer.folder(BASE), self.scorer,
                 (self.prompts, self.choices), folder,
             )  # fmt: skip
             return f"judged by {', '.join(self.config.eval.judges)}"
 
-        return self.stage(f"numbers-{model.name}", key, work)
+        return self.stage(f"numbers-{name}", key, work)
 
     def tables(
         self,

@@ -150,37 +150,6 @@ def cavgan() -> Method:
 def lora() -> Method:
     """Low-rank changes of all down projections, by the outer losses on the outer batches."""
 
-    def fit(material: Material, setting: Setting, folder: Path) -> Learned:
-        tune, lm = material.config.tune, material.session.lm
-        plain = tune.model_copy(update={"margin_weight": 0.0})  # its loss knows no margin
-        batcher = Batcher(
-            material.pools, material.session.encode, plain, material.config.seed, lm.mesh
-        )
-        batcher.check(lm.config.max_positions)
-        rows, remat = slope_rows(material.config, lm.config, batcher.longest)
-
-        def batch_at(step: int) -> tuple[Batches, Batches]:
-            batch = batcher.batch(step)
-            return batch.global_safety, batch.global_utility
-
-        options = LoraOptions(
-            learning_rate=setting["learning_rate"], steps=tune.epochs,
-            safety_weight=tune.safety_weight, token_decay=tune.token_decay,
-            clip_norm=tune.clip_norm, seed=material.config.seed, rows=rows, remat=remat,
-        )  # fmt: skip
-        ends = {updates(share, tune.epochs) for share in LORA_SHARES}
-        learned: Learned = {}
-        try:
-            for step, (adapter, _) in enumerate(train_lora(lm, batch_at, options), start=1):
-                if step not in ends:
-                    continue
-                for leaf, sides in adapter.items():
-                    for side, value in sides.items():
-                        learned[f"{step}/{leaf}/{side}"] = np.asarray(value)
-        except RunError as error:
-            raise UnusableSettingError(str(error)) from error
-        return learned
-
     def build(material: Material, setting: Setting, learned: Learned) -> Measured:
         adapter: Adapter = {}
         wanted = updates(setting["share"], material.config.tune.epochs)
@@ -193,7 +162,38 @@ def lora() -> Method:
         return Measured("lora", material.session.edited(changed))
 
     grid = [{"learning_rate": rate, "share": share} for rate, share in LORA_GRID]
-    return Method("lora", METHODS["lora"], fit, build, grid, ("learning_rate",))
+    return Method("lora", METHODS["lora"], _fit_lora, build, grid, ("learning_rate",))
+
+
+def _fit_lora(material: Material, setting: Setting, folder: Path) -> Learned:
+    """The adapter after each share of the updates, as "updates/leaf/side"."""
+    tune, lm = material.config.tune, material.session.lm
+    plain = tune.model_copy(update={"margin_weight": 0.0})  # its loss knows no margin
+    batcher = Batcher(material.pools, material.session.encode, plain, material.config.seed, lm.mesh)
+    batcher.check(lm.config.max_positions)
+    rows, remat = slope_rows(material.config, lm.config, batcher.longest)
+
+    def batch_at(step: int) -> tuple[Batches, Batches]:
+        batch = batcher.batch(step)
+        return batch.global_safety, batch.global_utility
+
+    options = LoraOptions(
+        learning_rate=setting["learning_rate"], steps=tune.epochs,
+        safety_weight=tune.safety_weight, token_decay=tune.token_decay,
+        clip_norm=tune.clip_norm, seed=material.config.seed, rows=rows, remat=remat,
+    )  # fmt: skip
+    ends = {updates(share, tune.epochs) for share in LORA_SHARES}
+    learned: Learned = {}
+    try:
+        for step, (adapter, _) in enumerate(train_lora(lm, batch_at, options), start=1):
+            if step not in ends:
+                continue
+            for leaf, sides in adapter.items():
+                for side, value in sides.items():
+                    learned[f"{step}/{leaf}/{side}"] = np.asarray(value)
+    except RunError as error:
+        raise UnusableSettingError(str(error)) from error
+    return learned
 
 
 def updates(share: float, epochs: int) -> int:

@@ -9,7 +9,8 @@ from nt_jax.attribution.store import load_scores
 from nt_jax.compare.material import Factors, Material
 from nt_jax.compare.ours import build_factors, strengths, tuned
 from nt_jax.compare.search import Learned, Method, Setting
-from nt_jax.config import TuneConfig
+from nt_jax.config import CompareConfig, TuneConfig
+from nt_jax.models.config import ModelConfig
 from nt_jax.train.attribute import attribute_all
 from nt_jax.train.theta import initial_theta
 
@@ -81,7 +82,6 @@ def chosen_neurons(
     return select(found["safety"], found["utility"], safety=safety, utility=utility)[0]
 
 
-def check_grid(material: Material) -> None:
+def check_grid(grid: CompareConfig, model: ModelConfig) -> None:
     """Raises a ConfigError, before any work, where table 7 asks for more neurons than there are."""
-    grid, model = material.config.compare, material.session.checkpoint.config
     check_counts(max(grid.safety_counts), max(grid.utility_counts), model.layers * model.neurons)

@@ -12,11 +12,11 @@ from nt_jax.attribution.store import load_neurons
 from nt_jax.compare.measuring import not_measured
 from nt_jax.compare.names import METHODS
 from nt_jax.compare.paper import PAIRS, figures
+from nt_jax.compare.results import Results, results_of
 from nt_jax.compare.search import CRITERIA, Chosen
 from nt_jax.compare.table import Cell, Column, Table, csv_text, latex, markdown
-from nt_jax.compare.tables import Results, build_tables, results_of
+from nt_jax.compare.tables import build_tables
 from nt_jax.config import RunConfig
-from nt_jax.errors import RunError
 from nt_jax.eval.capability import text_rows
 from nt_jax.eval.measure import result_rows
 from nt_jax.eval.rows import Answer, ResultRow, in_order, su_f1_pairs, write_rows
@@ -37,11 +37,6 @@ def write_comparison(
     """Everything for one run into `folder`, from the merged numbers; what to say about it."""
     rows, answers = result_rows(numbers, config.seed)
     pairs = su_f1_pairs(answers)
-    if not pairs:
-        raise RunError(
-            "a comparison needs a harmful and a harmless test set, or SU-F1 is not defined. Name "
-            "both in eval.datasets."
-        )
     rows += ability_rows(answers, pairs[0], config.seed)
     write_rows(folder / "results.json", rows)
     (folder / "search.json").write_text(

@@ -115,8 +115,16 @@ def test_a_system_prompt_comes_first_or_where_templates_know_none_in_the_message
         tokenizer.chat_template = template
 
 
-def test_an_engine_that_cannot_steer_is_refused(recipe, tmp_path):
-    config = small.settings(recipe, tmp_path / "run", "eval.engine=vllm")
-    with pytest.raises(ConfigError, match=r"eval\.engine=vllm: it can neither steer"):
-        small.carry_on(config, ("scans",))
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("eval.engine=vllm", r"eval\.engine=vllm: it can neither steer"),
+        ("eval.datasets=[demo_attack]", "a comparison needs a harmful and a harmless set"),
+        ("compare.safety_counts=[95]", r"neurons\.safety=95 \+ neurons\.utility=7 is more than"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_any_work(recipe, tmp_path, word, message):
+    config = small.settings(recipe, tmp_path / "run", word)
+    with pytest.raises(ConfigError, match=message):
+        small.carry_on(config, ("scans",), ("7",))
     assert not (tmp_path / "run").exists()

@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
+from nt_jax.compare.results import Results
 from nt_jax.compare.table import markdown
-from nt_jax.compare.tables import Results, build_tables
+from nt_jax.compare.tables import build_tables
 from nt_jax.eval.rows import ResultRow
 
 LLAMA3 = "LLaMA3.1-8B-Instruct"
