@@ -77,7 +77,7 @@ def dinm(name: str = "dinm", fraction: float | None = None) -> Method:
 
     keys = ("learning_rate", "steps", "fraction", "suffix")
     if fraction is None:
-        grid = [dict(zip(keys, values, strict=True)) for values in DINM_GRID]
+        grid: list[Setting] = [dict(zip(keys, values, strict=True)) for values in DINM_GRID]
         return Method(name, METHODS["dinm"], fit, build, grid, keys)
     label = f"{METHODS['dinm']}, {fraction:.0%}"
     return Method(
@@ -105,7 +105,9 @@ def scans() -> Method:
 
     def build(material: Material, setting: Setting, learned: Learned) -> Measured:
         arrays: dict[str, Any] = {name: learned[name] for name in SCANS_ARRAYS}
-        ranges = {name: tuple(learned[name].tolist()) for name in ("steer", "score", "sure")}
+        ranges: dict[str, Any] = {
+            name: tuple(learned[name].tolist()) for name in ("steer", "score", "sure")
+        }
         found, threshold = ScansFit(**(arrays | ranges)), float(learned["threshold"])
         batch = material.config.eval.batch_size
         return Measured(
