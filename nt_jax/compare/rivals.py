@@ -35,7 +35,8 @@ DINM_GRID = (
     (5e-4, 10, 0.05, True), (1e-5, 10, 1.0, False), (2e-3, 10, 0.05, False),
     (5e-4, 10, 0.2, False), (1e-3, 10, 1.0, False),
 )  # fmt: skip
-SCANS_STRENGTHS = (0.1, 0.2, 0.05, 0.3, 0.02, 0.5, 0.15, 0.01, 0.8)  # of the residual norm
+# Of the residual norm; the pushes of all steered layers add up (nt_jax/rivals/scans.py).
+SCANS_STRENGTHS = (0.05, 0.02, 0.1, 0.01, 0.2, 0.03, 0.3, 0.07, 0.005)
 SCANS_ARRAYS = ("direction_LD", "move_LD", "norm_L")
 # None: the threshold that tells validation prompts apart best; 0.9 is the port's.
 CAVGAN_P0 = (None, 0.9, 0.5, 0.99, 0.7, 0.3, 0.1, 0.97, 0.999)
