@@ -16,7 +16,8 @@ Where we differ: one example decides and nothing is kept for a next one; layers 
 the tokens that both answers have, without padding; the KL is read where answer tokens are
 predicted (the release: one place further); the chat template is used. Left out: weight decay and
 the bound on the change (off in every released setting), editing of attention. The release puts a
-suffix behind every prompt, also at test time: SUFFIX, with `intervention.Suffixed`.
+suffix behind every prompt, also at test time: SUFFIX, with `intervention.Suffixed`; the example's
+prompts must then have it as well.
 
 D model width, F neurons, L layers, B = 2 rows (edit, constraint), T tokens, A answer tokens.
 """

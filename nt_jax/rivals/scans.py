@@ -33,7 +33,9 @@ from nt_jax.rivals.examples import Examples, Ids
 from nt_jax.rivals.intervention import Prepared
 from nt_jax.rivals.states import gather_states, states_of
 
-STRENGTHS = (0.05, 0.1, 0.2, 0.3, 0.5)  # shares of the residual norm
+# Shares of the residual norm. The pushes of all steered layers add up: on SmolLM2-135M 0.05 of ten
+# layers costs the model's own harmless answers 0.4 nats per token.
+STRENGTHS = (0.01, 0.02, 0.05, 0.1, 0.2)
 
 
 @dataclasses.dataclass(frozen=True)

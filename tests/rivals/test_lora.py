@@ -179,6 +179,19 @@ def test_a_step_weighs_both_sides_and_goes_down_adams_way():
     )  # B is 0
 
 
+def test_a_bfloat16_model_keeps_its_type_and_nearly_its_losses():
+    options = dataclasses.replace(EVERY, steps=3, learning_rate=0.01)
+    examples, found = made_up.examples(70, 3, 3), {}
+    for dtype in ("float32", "bfloat16"):
+        lm = made_up.model("qwen2", dtype)
+        fit = fit_lora(lm, batches_from(lm, examples, rows=3, answer_tokens=6), options)
+        found[dtype] = [row["total"] for row in fit.history]
+        assert {x.dtype.name for x in jax.tree.leaves(fit.adapter)} == {"float32"}
+        new = tuned(lm, fit, options)
+        assert {x.dtype.name for x in jax.tree.leaves(new.frozen)} == {dtype}
+    np.testing.assert_allclose(found["bfloat16"], found["float32"], rtol=2e-2)
+
+
 def test_training_lowers_both_losses_and_ends_in_plain_weights():
     lm, options = made_up.model(), LoraOptions(steps=50, learning_rate=0.03, rank=4)
     examples = made_up.examples(70, 3, 3)

@@ -6,7 +6,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from nt_jax.errors import CheckpointError
-from nt_jax.models.checkpoint import open_checkpoint
+from nt_jax.mesh import make_mesh
+from nt_jax.models.checkpoint import load_model, open_checkpoint
 from nt_jax.models.export import export_changes
 from nt_jax.models.transformer import logits
 from nt_jax.rivals.weights import changes, get_leaf, with_leaves
@@ -44,9 +45,6 @@ def test_an_export_is_the_changed_model_and_every_other_byte_the_old_one(tmp_pat
     from transformers import AutoModelForCausalLM
 
     source = tiny.checkpoint("qwen2", dtype=dtype)
-    from nt_jax.mesh import make_mesh
-    from nt_jax.models.checkpoint import load_model
-
     lm = load_model(str(source), dtype, make_mesh())
     new = shifted(lm, name)
     found = changes(lm, new)
