@@ -60,8 +60,13 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def prepare_environment(environ: MutableMapping[str, str]) -> None:
-    """Set what jax and the Hugging Face libraries read at import, unless the user has set it."""
+def prepare_environment(environ: MutableMapping[str, str], vllm: bool = False) -> None:
+    """Set what jax and the Hugging Face libraries read at import, unless the user has set it.
+
+    Where vLLM will share the device, jax must not take most of its memory at the start.
+    """
+    if vllm:
+        environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     for name, value in QUIET.items():
         environ.setdefault(name, value)
     caches = environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
@@ -125,9 +130,7 @@ def _run(command: str, words: list[str], program: str) -> int:
     wanted = None
     if command == "compare":
         wanted = chosen_methods(options.methods), chosen_tables(options.tables)
-    if config.eval.engine == "vllm":  # it wants the memory that JAX would take for itself
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    _enter()
+    _enter(vllm=config.eval.engine == "vllm")
     if options.dry_run:
         from nt_jax.train.plan import describe
 
@@ -156,8 +159,8 @@ def _run(command: str, words: list[str], program: str) -> int:
     return 0
 
 
-def _enter() -> None:
-    prepare_environment(os.environ)
+def _enter(vllm: bool = False) -> None:
+    prepare_environment(os.environ, vllm)
     silence_libraries()
 
 

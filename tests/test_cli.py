@@ -47,7 +47,9 @@ def calls(monkeypatch) -> list:
 
     compared.__dict__["compare"] = compare
     monkeypatch.setitem(sys.modules, "nt_jax.compare.loop", compared)
-    monkeypatch.setattr(cli, "_enter", lambda: None)  # it changes the whole process: tested apart
+    monkeypatch.setattr(
+        cli, "_enter", lambda **_: None
+    )  # it changes the whole process: tested apart
     return made
 
 
@@ -128,6 +130,23 @@ def test_commands_hand_over_the_resolved_config(calls, tmp_path):
     (config, more), attribute, evaluate = calls
     assert (config.seed, config.tune.epochs, config.run_dir, more) == (3, 2, "a: b#c", {})
     assert attribute == (config, {"until": "select"}) and evaluate == (config, {})
+
+
+def test_the_engine_is_a_flag_of_eval_and_a_setting(calls):
+    words = ["--config", "smollm2-135m"]
+    assert cli.main("eval", words) == 0
+    assert cli.main("eval", [*words, "--engine", "vllm"]) == 0
+    assert cli.main("train", [*words, "eval.engine=vllm"]) == 0
+    assert [config.eval.engine for config, _ in calls] == ["jax", "vllm", "vllm"]
+    assert cli.main("eval", [*words, "--engine", "tgi"]) == 2
+
+
+def test_vllm_finds_memory_left_unless_the_user_has_his_own_mind():
+    ours, theirs = {}, {"XLA_PYTHON_CLIENT_PREALLOCATE": "true"}
+    cli.prepare_environment(ours, vllm=True)
+    cli.prepare_environment(theirs, vllm=True)
+    assert ours["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+    assert theirs["XLA_PYTHON_CLIENT_PREALLOCATE"] == "true"
 
 
 def test_eval_with_a_model_measures_it_and_trains_nothing(calls):

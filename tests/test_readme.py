@@ -48,7 +48,7 @@ def test_python_commands_load(line, tmp_path, monkeypatch):
     compared.__dict__["compare"] = lambda config, *rest: done.append(config.name)
     for fake in (loop, plan, alone, compared):
         monkeypatch.setitem(sys.modules, fake.__name__, fake)
-    monkeypatch.setattr(cli, "_enter", lambda: None)  # it changes the whole process
+    monkeypatch.setattr(cli, "_enter", lambda **_: None)  # it changes the whole process
     monkeypatch.chdir(tmp_path)
     Path("my-model.yaml").write_text(re.findall(r"```yaml\n(.*?)```", README, re.S)[0])
     assert cli.main(module.removeprefix("nt_jax."), words) == 0

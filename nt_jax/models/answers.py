@@ -22,7 +22,8 @@ from nt_jax.models.transformer import LanguageModel
 
 STEPS = 32  # tokens between two looks at what has ended, where no refill asks for one earlier
 SMALLEST = 8  # slots; fewer are hardly faster
-EARLY_ROOM = 128  # new tokens that the cache has columns for from the start; then it grows
+WORTHWHILE = 64  # steps that fewer slots must have to go, or compiling for them costs more
+EARLY_ROOM = 128  # columns of the cache past the longest prompt at first; it grows where needed
 REFILL_TOKENS = {"cpu": 256}  # that keep the device busy; 4096 elsewhere
 
 OnBatch = Callable[[list[int], list[list[int]]], None]
@@ -34,6 +35,7 @@ class _Job(NamedTuple):
 
     lm: LanguageModel
     scale_LF: Array
+    max_new: int
     sampling: Sampling
     steer_RLD: np.ndarray | None
 
@@ -78,8 +80,8 @@ def answer_prompts(
         return answers
     if steer_RLD is not None:
         chex.assert_shape(steer_RLD, (len(prompts), lm.config.layers, lm.config.width))
-    job = _Job(lm, scale_LF, sampling, steer_RLD)
-    for rows, tokens in _decoded(job, prompts, max_new, batch_size):
+    job = _Job(lm, scale_LF, max_new, sampling, steer_RLD)
+    for rows, tokens in _decoded(job, prompts, batch_size):
         done = [before_eos(lm.config.eos_ids, new) for new in tokens]
         for row, answer in zip(rows, done, strict=True):
             answers[row] = answer
@@ -88,14 +90,12 @@ def answer_prompts(
     return answers
 
 
-def _decoded(
-    job: _Job, prompts: Sequence[Sequence[int]], max_new: int, batch_size: int
-) -> Finished:
+def _decoded(job: _Job, prompts: Sequence[Sequence[int]], batch_size: int) -> Finished:
     """(prompt numbers, their new tokens) as they are finished."""
     schedule = _schedule(job, prompts, batch_size)
     batch, ways = len(schedule.held), job.lm.mesh.shape["data"]
-    room = size_bucket(max(map(len, prompts)) + min(max_new, EARLY_ROOM))
-    slots = empty_slots(job.lm, batch, room, max_new, schedule.steered)
+    room = size_bucket(max(map(len, prompts)) + EARLY_ROOM)
+    slots = empty_slots(job.lm, batch, room, size_bucket(job.max_new), schedule.steered)
     row_B = np.full(batch, -1)  # the prompt in each slot, -1: none
     while schedule.waiting or (row_B >= 0).any():
         # Refills are worth their while from an eighth of the slots on: fewer wait for each other.
@@ -113,9 +113,10 @@ def _decoded(
             yield row_B[ended].tolist(), [new_BM[slot, : count_B[slot]].tolist() for slot in ended]
             row_B[ended] = -1
         fewer = _fewer(int(live_B.sum()), len(row_B), ways)
-        if not schedule.waiting and live_B.any() and fewer < len(row_B):
+        to_go = job.max_new - count_B[live_B].min(initial=job.max_new)
+        if not schedule.waiting and fewer < len(row_B) and to_go >= WORTHWHILE:
             kept = np.argsort(~live_B, kind="stable")[:fewer]
-            slots, row_B = choose(slots, jnp.asarray(kept, jnp.int32)), row_B[kept]
+            slots, row_B = choose(job.lm, slots, jnp.asarray(kept, jnp.int32)), row_B[kept]
 
 
 def _schedule(job: _Job, prompts: Sequence[Sequence[int]], batch_size: int) -> Schedule:
@@ -124,8 +125,8 @@ def _schedule(job: _Job, prompts: Sequence[Sequence[int]], batch_size: int) -> S
     waves = -(-len(prompts) // batch_size)  # alike in size, or the last one is mostly empty
     batch = min(batch_size, bucket(-(-len(prompts) // waves), SMALLEST * ways))
     tokens = REFILL_TOKENS.get(jax.devices()[0].platform, 4096)
-    mean = sum(map(len, prompts)) / len(prompts)
-    many = min(batch, max(ways, 1 << int(np.log2(max(1, 4 * tokens / mean))), 2))
+    mean = max(128, sum(map(len, prompts)) / len(prompts))  # one size for all short prompts
+    many = min(batch, max(ways, 1 << int(np.log2(max(1, 4 * tokens / mean)))))
     sizes = (ways, many // ways * ways)
     return Schedule(prompts, batch, sizes, tokens, job.steer_RLD is not None)
 
@@ -136,20 +137,20 @@ def _enter(job: _Job, slots: Slots, refill: Refill) -> Slots:
     if job.steer_RLD is not None:
         steer_RLD = np.asarray(job.steer_RLD[packed.row_R], np.float32)
         packed = dataclasses.replace(packed, steer_RLD=steer_RLD)
-    slots = _grown(slots, refill.room)
+    slots = _grown(lm, slots, refill.room)
     packed = jax.device_put(packed, sharding(lm.mesh, "R"))
     prefix = prefixes(slots, packed.source_R, refill.prefix_width)
     first_R, own = decode.prefill(lm, job.scale_LF, packed, prefix, job.sampling)
-    return insert(lm, slots, packed, prefix, own, first_R)
+    return insert(lm, slots, packed, prefix, own, first_R, jnp.int32(job.max_new))
 
 
 def _advance(job: _Job, slots: Slots, row_B: np.ndarray, wanted: int) -> Slots:
     """A few tokens more in each slot, until `wanted` slots are free."""
     longest = int(np.asarray(slots.length_B)[row_B >= 0].max())
-    slots = _grown(slots, longest + 1)
-    width = min(bucket(longest + 1, 32 if longest < 256 else 128), slots.room)
-    steps, enough = jnp.int32(STEPS), jnp.int32(len(row_B) - wanted)
-    return decode.decode(job.lm, job.scale_LF, slots, steps, enough, width, job.sampling)
+    slots = _grown(job.lm, slots, longest + 1)
+    width = min(bucket(longest + 1, 64 if longest < 256 else 128), slots.room)
+    limits = (jnp.int32(n) for n in (STEPS, len(row_B) - wanted, job.max_new))
+    return decode.decode(job.lm, job.scale_LF, slots, *limits, width, job.sampling)
 
 
 def _fewer(rows: int, batch: int, ways: int) -> int:
@@ -159,9 +160,9 @@ def _fewer(rows: int, batch: int, ways: int) -> int:
     return batch
 
 
-def _grown(slots: Slots, room: int) -> Slots:
+def _grown(lm: LanguageModel, slots: Slots, room: int) -> Slots:
     """`slots` with at least `room` cache columns."""
-    return slots if room <= slots.room else grow(slots, size_bucket(room))
+    return slots if room <= slots.room else grow(lm, slots, size_bucket(room))
 
 
 def before_eos(eos_ids: Sequence[int], new: Sequence[int]) -> list[int]:

@@ -81,16 +81,17 @@ def decode(
     slots: Slots,
     steps: Array,
     enough: Array,
+    max_new: Array,
     width: int,
     sampling: Sampling,
 ) -> Slots:
     """At most `steps` more tokens for every live slot, looking at the first `width` columns only.
 
     Stops early when no more than `enough` slots are live or one has filled `width` columns. A live
-    slot ends with an EOS, which is kept as its last new token, or with M new tokens.
+    slot ends with an EOS, which is kept as its last new token, or with `max_new` tokens.
     """
     model, config = lm.module(scale_LF), lm.config
-    batch, max_new = slots.new_BM.shape
+    batch, columns = slots.new_BM.shape
     slot_B, steer_LBD = jnp.arange(batch, dtype=jnp.int32), by_layer(slots.steer_BLD)
 
     def more(carry: tuple[Array, Slots]) -> Array:
@@ -104,7 +105,7 @@ def decode(
         x_B1D, (keys, values) = _one_token(lm, model, now, steer_LBD, width)
         logits_BV = unembed(model, x_B1D, config.rms_eps)[:, 0]
         next_B = jnp.where(live_B, pick(logits_BV, sampling, now.row_B, now.count_B), now.last_B)
-        column_B = jnp.where(live_B, now.count_B, max_new)  # past the end: dropped
+        column_B = jnp.where(live_B, now.count_B, columns)  # past the end: dropped
         new_BM = now.new_BM.at[slot_B, column_B].set(next_B, mode="drop")
         length_B, count_B = (n + live_B.astype(jnp.int32) for n in (now.length_B, now.count_B))
         still_B = live_B & ~is_eos(lm, next_B) & (count_B < max_new)
@@ -114,8 +115,7 @@ def decode(
         )  # fmt: skip
 
     _, slots = jax.lax.while_loop(more, advance, (jnp.int32(0), slots))
-    keys, values = placed(lm, slots.cache)
-    return dataclasses.replace(slots, keys_LBKHS=keys, values_LBKSH=values)
+    return placed(lm, slots)
 
 
 def _one_token(

@@ -21,8 +21,7 @@ class Refill:
     @property
     def prefix_width(self) -> int:
         """Columns that hold every shared prefix, rounded up: few shapes, few programs."""
-        longest = int(np.max(self.packed.shared_R))
-        return size_bucket(longest) if longest else 0
+        return size_bucket(int(np.max(self.packed.shared_R)))
 
     @property
     def room(self) -> int:
@@ -32,14 +31,9 @@ class Refill:
         return max(int(np.max(end_R)), self.prefix_width)
 
 
-def power_bucket(length: int) -> int:
-    """The smallest of 16, 32, 64, 128, ... that holds `length`."""
-    return max(16, 1 << (length - 1).bit_length())
-
-
 def size_bucket(length: int) -> int:
-    """The smallest of 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, ... that holds `length`."""
-    step = 8
+    """The smallest of 64, 128, 192, 256, 384, 512, 768, ... that holds `length`."""
+    step = 64
     while step * 4 < length:
         step *= 2
     return bucket(length, step)
@@ -71,10 +65,11 @@ class Schedule:
         tokens: int,
         steered: bool = False,
     ):
-        """`sizes`: rows of a refill of one prompt, and of many with about `tokens` tokens.
+        """A refill has at most `tokens` tokens, or is one longer prompt.
 
-        The first of the two is also what the number of tokens is a multiple of. Where prompts are
-        `steered`, the last token of each is unlike any other prompt's, so it is never taken over.
+        `sizes`: rows of the arrays of such a prompt, and of others; the first is also what the
+        number of tokens is a multiple of. Where prompts are `steered`, the last token of each is
+        unlike any other prompt's, so it is never taken over.
         """
         self.prompts = [np.asarray(ids, np.int32) for ids in prompts]
         self.sizes, self.tokens, self.steered = sizes, tokens, steered
@@ -114,21 +109,20 @@ class Schedule:
         return (best, shared[best]) if shared[best] >= MIN_SHARED else (0, 0)
 
     def _leads(self, row: int, shared: int) -> bool:
-        if len(self.waiting) < 2 or self.sizes[1] == self.sizes[0]:
+        if len(self.waiting) < 2 or self.sizes[1] == 1:
             return False
         ids = self.prompts[row]
         with_next = shared_length(ids, self.prompts[self.waiting[-2]])
         return min(with_next, len(ids) - 1) >= shared + MIN_SHARED
 
     def _pack(self, chosen: list[tuple[int, int, int, int]]) -> Refill:
-        size = self.sizes[0] if len(chosen) <= self.sizes[0] else self.sizes[1]
         row_R, slot_R, source_R, shared_R = np.array(chosen, np.int32).T
         own = [self.prompts[row][shared:] for row, _, _, shared in chosen]
         length_R = np.array([len(ids) for ids in own], np.int32)
         total, longest = int(length_R.sum()), int(length_R.max())
-        # Waste matters more where one long prompt goes alone, fewer shapes where many go together.
-        width = size_bucket(total) if size == self.sizes[0] else power_bucket(total)
-        width = bucket(width, self.sizes[0])  # tokens are spread over the devices as rows are
+        size = self.sizes[0] if total > self.tokens else self.sizes[1]
+        widths = (self.tokens // 4, self.tokens // 2, self.tokens, size_bucket(total))
+        width = bucket(next(width for width in widths if width >= total), self.sizes[0])
         start_R = np.cumsum(length_R) - length_R
         reach_T = np.arange(size_bucket(longest))
         index_RT = np.minimum(start_R[:, None] + reach_T, total - 1).astype(np.int32)

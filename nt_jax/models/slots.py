@@ -72,33 +72,36 @@ def empty_slots(
     """`batch` slots of `room` cache columns, none of them live."""
     config, dtype = lm.config, lm.module().embed[...].dtype
     lead = (config.layers, batch, config.kv_heads)
-    cache = [
-        jnp.zeros((*lead, *last), dtype, device=sharding(lm.mesh, "LBK"))
-        for last in ((config.head_dim, room), (room, config.head_dim))
-    ]
-    zero = [jnp.zeros(batch, jnp.int32) for _ in range(4)]
-    live_B, new_BM = jnp.zeros(batch, bool), jnp.zeros((batch, max_new), jnp.int32)
-    steer_BLD = None
-    if steered:
-        steer_BLD = jnp.zeros((batch, config.layers, config.width), device=sharding(lm.mesh, "B"))
-    return Slots(*cache, *zero, live_B, new_BM, steer_BLD)
+
+    def zeros(shape: tuple[int, ...], dtype, letters: str = "B") -> Array:
+        return jnp.zeros(shape, dtype, device=sharding(lm.mesh, letters))
+
+    return Slots(
+        zeros((*lead, config.head_dim, room), dtype, "LBK"),
+        zeros((*lead, room, config.head_dim), dtype, "LBK"),
+        *(zeros((batch,), jnp.int32) for _ in range(4)),
+        zeros((batch,), bool),
+        zeros((batch, max_new), jnp.int32),
+        zeros((batch, config.layers, config.width), jnp.float32) if steered else None,
+    )
 
 
 @functools.partial(jax.jit, static_argnames="room")
-def grow(slots: Slots, room: int) -> Slots:
+def grow(lm: LanguageModel, slots: Slots, room: int) -> Slots:
     """The same slots with `room` cache columns, no fewer than before."""
     none, more = (0, 0), (0, room - slots.room)
     keys = jnp.pad(slots.keys_LBKHS, (none, none, none, none, more))
     values = jnp.pad(slots.values_LBKSH, (none, none, none, more, none))
-    return dataclasses.replace(slots, keys_LBKHS=keys, values_LBKSH=values)
+    return placed(lm, dataclasses.replace(slots, keys_LBKHS=keys, values_LBKSH=values))
 
 
 @jax.jit
-def choose(slots: Slots, slot_R: Array) -> Slots:
+def choose(lm: LanguageModel, slots: Slots, slot_R: Array) -> Slots:
     """Only the slots of these numbers."""
     keys, values = (jnp.take(part, slot_R, axis=1) for part in slots.cache)
     rest = [getattr(slots, field.name) for field in dataclasses.fields(slots)[2:]]
-    return Slots(keys, values, *jax.tree.map(lambda part: jnp.take(part, slot_R, axis=0), rest))
+    rest = jax.tree.map(lambda part: jnp.take(part, slot_R, axis=0), rest)
+    return placed(lm, Slots(keys, values, *rest))
 
 
 @functools.partial(jax.jit, static_argnames="width")
@@ -110,9 +113,15 @@ def prefixes(slots: Slots, source_R: Array, width: int) -> Cache:
 
 @functools.partial(jax.jit, donate_argnames="slots")
 def insert(
-    lm: LanguageModel, slots: Slots, packed: Packed, prefix: Cache, own: Cache, first_R: Array
+    lm: LanguageModel,
+    slots: Slots,
+    packed: Packed,
+    prefix: Cache,
+    own: Cache,
+    first_R: Array,
+    max_new: Array,
 ) -> Slots:
-    """`slots` with what `prefill` made in the slots `slot_R`, which start to live.
+    """`slots` with what `prefill` made in the slots `slot_R`, which live for `max_new` tokens.
 
     A slot may be named twice with equal contents. Columns past a row's end are overwritten as well:
     they hold nothing that is in use, and shared_R + T must not exceed S.
@@ -132,12 +141,13 @@ def insert(
         return keys, values
 
     keys, values = jax.lax.fori_loop(0, len(slot_R), put, slots.cache)
-    ended_R = is_eos(lm, first_R) | (slots.new_BM.shape[1] <= 1)
+    ended_R = is_eos(lm, first_R) | (max_new <= 1)
     steer_BLD = slots.steer_BLD
     if steer_BLD is not None:
         steer_BLD = steer_BLD.at[slot_R].set(packed.steer_RLD)
-    return Slots(
-        *placed(lm, (keys, values)),
+    made = Slots(
+        keys,
+        values,
         slots.length_B.at[slot_R].set(shared_R + packed.length_R),
         slots.last_B.at[slot_R].set(first_R),
         slots.row_B.at[slot_R].set(packed.row_R),
@@ -146,6 +156,7 @@ def insert(
         slots.new_BM.at[slot_R, 0].set(first_R),
         steer_BLD,
     )
+    return placed(lm, made)
 
 
 def is_eos(lm: LanguageModel, token_B: Array) -> Array:
@@ -154,9 +165,12 @@ def is_eos(lm: LanguageModel, token_B: Array) -> Array:
     return (token_B[:, None] == eos_E[None]).any(axis=1)
 
 
-def placed(lm: LanguageModel, cache: Cache) -> Cache:
-    """The cache where `empty_slots` put it, or its placement could drift and compile anew."""
-    keys, values = (
-        jax.lax.with_sharding_constraint(part, sharding(lm.mesh, "LBK")) for part in cache
-    )
-    return keys, values
+def placed(lm: LanguageModel, slots: Slots) -> Slots:
+    """Every part where `empty_slots` put it: one that drifts would compile its program anew."""
+
+    def put(part: Array, letters: str) -> Array:
+        return jax.lax.with_sharding_constraint(part, sharding(lm.mesh, letters))
+
+    cache = [put(part, "LBK") for part in slots.cache]
+    rest = [getattr(slots, field.name) for field in dataclasses.fields(slots)[2:]]
+    return Slots(*cache, *jax.tree.map(lambda part: put(part, "B"), rest))

@@ -119,6 +119,7 @@ def test_the_last_few_rows_go_on_in_fewer_slots(monkeypatch):
 
     monkeypatch.setattr(programs, "decode", counted)
     monkeypatch.setattr("nt_jax.models.answers.STEPS", 2)
+    monkeypatch.setattr("nt_jax.models.answers.WORTHWHILE", 1)
     first = endless()[0][0]
     lm = model(eos_ids=(first,))
     others = [other for other in range(1, len(PROMPTS)) if first not in endless()[other]]
@@ -140,18 +141,18 @@ def test_few_programs_serve_many_prompts():
 
 
 def test_a_shared_beginning_is_run_once(monkeypatch):
-    widths = []
+    own = []
     prefill = programs.prefill
 
     def counted(lm, scale_LF, packed, *rest):
-        widths.append(len(packed.token_N))
+        own.append(sorted(set(packed.length_R.tolist())))
         return prefill(lm, scale_LF, packed, *rest)
 
     monkeypatch.setattr(programs, "prefill", counted)
     prompts = [[*HEAD, *HEAD[::-1], token] for token in range(16)]
     expected = [plain.plain_answer(model(), prompt, 2) for prompt in prompts]
     assert run(model(), prompts, max_new=2, batch_size=16) == expected
-    assert widths == [48, 16]  # the one that leads, then one token of each of the others
+    assert own == [[37], [1], [1]]  # the one that leads, then one token of each of the others
 
 
 def test_memory_of_keys_and_values_is_in_the_dtype_of_the_model():
@@ -277,6 +278,7 @@ def test_steering_by_nothing_is_not_steering_and_the_mesh_does_not_matter(steer_
 
 def test_steered_rows_go_on_in_fewer_slots(steer_RLD, monkeypatch):
     monkeypatch.setattr("nt_jax.models.answers.STEPS", 2)
+    monkeypatch.setattr("nt_jax.models.answers.WORTHWHILE", 1)
     lm, order = model(), [0] * 31 + [2]
     [first, other] = run(lm, [PROMPTS[0], PROMPTS[2]], steer_RLD=steer_RLD[[0, 2]])
     ends = model(eos_ids=(first[0],))
@@ -295,8 +297,8 @@ def test_without_steering_the_programs_know_nothing_of_it():
     lm = model()
 
     def program(slots) -> str:
-        steps, enough, width = jnp.int32(1), jnp.int32(0), 8
-        return programs.decode.lower(lm, lm.ones_LF, slots, steps, enough, width, GREEDY).as_text()
+        limits = [jnp.int32(n) for n in (1, 0, 4)]
+        return programs.decode.lower(lm, lm.ones_LF, slots, *limits, 8, GREEDY).as_text()
 
     slots, steered = (empty_slots(lm, 2, 8, 4, steered=steered) for steered in (False, True))
     assert len(jax.tree.leaves(steered)) == len(jax.tree.leaves(slots)) + 1
