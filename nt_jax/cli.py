@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from nt_jax import __version__
+from nt_jax.compare.names import METHODS, TABLES, chosen_methods, chosen_tables
 from nt_jax.config_help import setting_table, settings_help
 from nt_jax.config_load import load_config, recipe_names
 from nt_jax.errors import ConfigError, NtError
@@ -24,6 +25,7 @@ COMMANDS = {
     "train": "attribute, select, tune, export, evaluate and report; finished stages are skipped",
     "attribute": "score the neurons, select the safety and utility neurons, then stop",
     "eval": "carry a run on to its before / after table and report, or measure any model alone",
+    "compare": "fit and measure rival methods and ablations on the run's data; the paper's tables",
     "export": "turn the tuned factors of a run into a Hugging Face checkpoint",
 }
 QUIET = {
@@ -125,6 +127,9 @@ def _run(command: str, words: list[str], program: str) -> int:
     if command == "eval" and options.engine is not None:
         overrides.append(f"eval.engine={options.engine}")
     config = load_config(options.config, overrides)
+    wanted = None
+    if command == "compare":
+        wanted = chosen_methods(options.methods), chosen_tables(options.tables)
     _enter(vllm=config.eval.engine == "vllm")
     if options.dry_run:
         from nt_jax.train.plan import describe
@@ -133,6 +138,13 @@ def _run(command: str, words: list[str], program: str) -> int:
         return 0
     from rich.console import Console
 
+    if wanted is not None:
+        from nt_jax.compare.loop import compare
+
+        facts = compare(config, Console(), *wanted)
+        if options.json:
+            print(json.dumps(facts))
+        return 0
     if command == "eval" and options.model is not None:
         from nt_jax.eval.alone import evaluate
 
@@ -160,7 +172,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(command: str, program: str) -> _Parser:
-    """The options of train, attribute and eval."""
+    """The options of train, attribute, eval and compare."""
     parser = _Parser(
         prog=program,
         description=COMMANDS[command].capitalize() + ".",
@@ -188,6 +200,19 @@ def _parser(command: str, program: str) -> _Parser:
             "--engine",
             choices=("jax", "vllm"),
             help="who decodes: same as eval.engine=ENGINE; docs/generation.md",
+        )
+    if command == "compare":
+        parser.add_argument(
+            "--methods", metavar="A,B", help=f"of {', '.join(METHODS)}; without it, all of them"
+        )
+        listed = "; ".join(f"{number} {about}" for number, about in TABLES.items())
+        parser.add_argument(
+            "--tables",
+            metavar="1,2",
+            help=f"the paper's tables to write, or all; without it, 2. {listed}",
+        )
+        parser.add_argument(
+            "--json", action="store_true", help="print all numbers as one JSON object at the end"
         )
     parser.add_argument(
         "--dry-run", action="store_true", help="show the whole config, sizes and memory, then stop"

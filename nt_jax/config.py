@@ -377,6 +377,41 @@ class ExportConfig(Frozen):
     )
 
 
+class CompareConfig(Frozen):
+    """How rival methods and ablations are compared (python -m nt_jax.compare)."""
+
+    search: int = Field(
+        default=6,
+        ge=1,
+        le=9,
+        description="settings that each method may try on validation data; the same for all",
+    )
+    criterion: Literal["balance", "su_f1"] = Field(
+        default="balance",
+        description="what the best setting is chosen by: balance = harmonic mean of refused "
+        "harmful requests (attacked and direct) and answered harmless ones; su_f1 = SU-F1",
+    )
+    validation: int | None = Field(
+        default=None,
+        ge=1,
+        description="validation requests of each kind that a setting is tried on; null = all",
+    )
+    limit: int | None = Field(
+        default=None,
+        ge=1,
+        description="requests per test set that every method answers; null = all that the run asks",
+    )
+    random_seeds: int = Field(
+        default=3, ge=1, le=100, description="draws of random neurons in table 4"
+    )
+    safety_counts: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(500, 1000, 1500, 2000), min_length=1, description="safety neurons in table 7"
+    )
+    utility_counts: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(500, 1000, 1500), min_length=1, description="utility neurons in table 7"
+    )
+
+
 class RunConfig(Frozen):
     """Everything one run depends on."""
 
@@ -396,6 +431,7 @@ class RunConfig(Frozen):
     data: DataConfig = DataConfig()
     eval: EvalConfig = EvalConfig()
     export: ExportConfig = ExportConfig()
+    compare: CompareConfig = CompareConfig()
 
     @model_validator(mode="after")
     def _batches_fit_the_mesh(self) -> Self:

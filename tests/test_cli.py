@@ -1,5 +1,6 @@
 """The command line: quick help, one line per mistake, a quiet screen, exit codes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from nt_jax import cli
+from nt_jax.compare.names import METHODS
 from nt_jax.config_help import setting_table
 from nt_jax.errors import RunError
 
@@ -37,6 +39,14 @@ def calls(monkeypatch) -> list:
         (config, model, beside)
     )
     monkeypatch.setitem(sys.modules, "nt_jax.eval.alone", alone)
+    compared = types.ModuleType("nt_jax.compare.loop")
+
+    def compare(config, console, methods, tables):
+        made.append((config, methods, tables))
+        return {"run": config.name}
+
+    compared.__dict__["compare"] = compare
+    monkeypatch.setitem(sys.modules, "nt_jax.compare.loop", compared)
     monkeypatch.setattr(
         cli, "_enter", lambda **_: None
     )  # it changes the whole process: tested apart
@@ -44,7 +54,15 @@ def calls(monkeypatch) -> list:
 
 
 @pytest.mark.parametrize(
-    "entry", ["nt_jax.train", "nt_jax.attribute", "nt_jax.eval", "nt_jax.export", "nt_jax"]
+    "entry",
+    [
+        "nt_jax.train",
+        "nt_jax.attribute",
+        "nt_jax.eval",
+        "nt_jax.compare",
+        "nt_jax.export",
+        "nt_jax",
+    ],
 )
 def test_help_answers_in_under_a_second(entry):
     seconds = []
@@ -76,7 +94,7 @@ def test_help_and_typos_import_nothing_heavy(words):
     ("words", "message"),
     [
         (["trian"], "unknown command 'trian' (command line): did you mean 'train'?"),
-        (["dance"], "choose one of train, attribute, eval, export"),
+        (["dance"], "choose one of train, attribute, eval, compare, export"),
         ([], "no command (command line)"),
         (["train"], "--config is missing (command line): give a recipe (llama2-7b-chat, "),
         (["train", "--config"], "argument --config: expected one argument"),
@@ -136,6 +154,21 @@ def test_eval_with_a_model_measures_it_and_trains_nothing(calls):
     assert cli.main("eval", words) == 0 and cli.main("eval", [*words, "--beside-base"]) == 0
     assert [call[1:] for call in calls] == [("out/x", False), ("out/x", True)]
     assert calls[0][0].eval.limit == 2
+
+
+def test_compare_hands_over_methods_and_tables_and_prints_json_last(calls, capsys):
+    words = ["--config", "smollm2-135m", "compare.search=2"]
+    assert cli.main("compare", words) == 0
+    assert capsys.readouterr().out == ""
+    assert (
+        cli.main("compare", [*words, "--methods", "scans,dinm", "--tables", "5,1", "--json"]) == 0
+    )
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"run": "smollm2-135m"}
+    assert [call[1:] for call in calls] == [
+        (tuple(METHODS), ("2",)),
+        (("scans", "dinm"), ("1", "5")),
+    ]
+    assert calls[0][0].compare.search == 2
 
 
 def test_a_dry_run_prints_the_plan_and_changes_nothing(calls, capsys, tmp_path, monkeypatch):

@@ -29,6 +29,8 @@ def test_readme_tree_lists_every_module():
     rooms = {path.name for path in (ROOT / "nt_jax/eval").glob("*.py")}
     rooms |= {path.name for path in (ROOT / "nt_jax/data").glob("*.py")}
     rooms |= {path.name for path in (ROOT / "nt_jax/attribution").glob("*.py")}
+    rooms |= {path.name for path in (ROOT / "nt_jax/compare").glob("*.py")}
+    rooms |= {path.name for path in (ROOT / "nt_jax/rivals").glob("*.py")}
     assert [name for name in files if name not in text and name not in entries | rooms] == []
 
 

@@ -44,7 +44,9 @@ def test_python_commands_load(line, tmp_path, monkeypatch):
     plan.__dict__["describe"] = lambda config: done.append(config.name)
     alone = types.ModuleType("nt_jax.eval.alone")
     alone.__dict__["evaluate"] = lambda config, *rest: done.append(config.name)
-    for fake in (loop, plan, alone):
+    compared = types.ModuleType("nt_jax.compare.loop")
+    compared.__dict__["compare"] = lambda config, *rest: done.append(config.name)
+    for fake in (loop, plan, alone, compared):
         monkeypatch.setitem(sys.modules, fake.__name__, fake)
     monkeypatch.setattr(cli, "_enter", lambda **_: None)  # it changes the whole process
     monkeypatch.chdir(tmp_path)

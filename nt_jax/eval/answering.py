@@ -16,8 +16,13 @@ from nt_jax.models.answers import OnBatch
 from nt_jax.models.vllm_engine import check_vllm
 
 if TYPE_CHECKING:  # a session imports the judges, which lie beside this file
+    from nt_jax.rivals.intervention import Intervention
     from nt_jax.train.session import Session
 
+NO_LETTERS = (
+    "letter likelihoods are read after plain text, where a method that acts on chat messages does "
+    "nothing; its written answers are measured instead"
+)
 CHOICE_TOKENS = 32  # of an answer to a choice question: enough to name the choice
 
 
@@ -25,13 +30,16 @@ CHOICE_TOKENS = 32  # of an answer to a choice question: enough to name the choi
 class Measured:
     """A model under test: the name its rows carry, the session that runs it, and its factors.
 
-    `exported` is the Hugging Face folder with the factors in it, which vLLM reads.
+    `exported` is the Hugging Face folder with the factors in it, which vLLM reads. `intervention`
+    is what acts on each request beside the weights: it may rewrite the prompt and steer the
+    residual stream (nt_jax/rivals/intervention.py).
     """
 
     name: str
     session: "Session"
     scale_LF: Array | None = None
     exported: Path | None = None
+    intervention: "Intervention | None" = None
 
     @property
     def factors_LF(self) -> Array:
@@ -45,12 +53,20 @@ class Measured:
             return None
         return check_vllm(self.session.checkpoint) if self.scale_LF is None else self.exported
 
-    def answer(self, texts: Sequence[str], max_new: int, label: str, keep: OnBatch):
-        """`Session.answer` by the engine that the config names."""
+    def answer(
+        self, texts: Sequence[str], max_new: int, label: str | None = None,
+        keep: OnBatch | None = None,
+    ) -> list[list[int]]:  # fmt: skip
+        """Greedy answers by the engine that the config names, the intervention at work."""
+        label = f"{self.name} {label}" if label else None
+        changed = {}
+        if self.intervention is not None and texts:
+            prompts = [self.session.encode(text) for text in texts]
+            ready = self.intervention.prepare(self.session.lm, self.factors_LF, prompts, texts)
+            changed = {"prompts": ready.prompts, "steer_RLD": ready.steer_RLD}
         return self.session.answer(
-            texts, max_new, f"{self.name} {label}", self.scale_LF, keep,
-            vllm_folder=self.vllm_folder,
-        )  # fmt: skip
+            texts, max_new, label, self.scale_LF, keep, vllm_folder=self.vllm_folder, **changed
+        )
 
 
 def answer_all(
@@ -61,7 +77,8 @@ def answer_all(
     said = f"{len(prompts)} answers of the {model.name} model, {tokens:,} tokens"
     if choices:
         write_choices(model, choices, folder)  # first: our weights are not in vLLM's way yet
-        score_choices(model, choices, folder)
+        if model.intervention is None:  # see NO_LETTERS
+            score_choices(model, choices, folder)
         said += f"; {len(choices)} choice questions"
     return said
 

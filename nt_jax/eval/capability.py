@@ -90,6 +90,25 @@ def average_rows(
     return rows
 
 
+def text_rows(
+    model: str, harmful: Sequence[Answer], harmless: Sequence[Answer], seed: int = 0
+) -> list[ResultRow]:
+    """Table 3's fluency (mean of both sets' n-gram entropies) and entropy (sum of the unigram)."""
+    tables = [_texts(harmful), _texts(harmless)]
+    name = "+".join(group[0]["dataset"] for group in (harmful, harmless))
+    rules = {
+        "fluency": lambda means: (means[0][1] + means[1][1]) / 2,
+        "entropy_sum": lambda means: means[0][0] + means[1][0],
+    }
+    rows = []
+    for metric, rule in rules.items():
+        point = float(rule([table.mean(axis=0)[:, None] for table in tables])[0])
+        low, high = intervals.bootstrap(tables, rule, seed)
+        n = len(harmful) + len(harmless)
+        rows.append(ResultRow(name, metric, model, point, n, low, high))
+    return rows
+
+
 def table3_average(accuracy: Any, fluency: Any, entropy_sum: Any) -> Any:
     """The mean of three numbers of different units, as the paper prints it."""
     return (accuracy + fluency + entropy_sum) / 3

@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from nt_jax.data.batching import pad_left
+from nt_jax.data.batching import batches_by_length, pad_left
 from nt_jax.errors import DataError
 from nt_jax.mesh import sharding
-from nt_jax.models.answers import batches_by_length
 from nt_jax.models.precision import wide_dtype
 from nt_jax.models.transformer import LanguageModel, forward
 from nt_jax.rivals.examples import Ids

@@ -3,6 +3,7 @@
 load > own answers > attribute > select > tune > export > evaluate > report
 """
 
+import dataclasses
 import shutil
 import time
 from pathlib import Path
@@ -23,7 +24,7 @@ from nt_jax.train.attribute import choose_templates
 from nt_jax.train.plan import check_sizes, header, model_line
 from nt_jax.train.prepare import data_hash, read_records
 from nt_jax.train.session import Session, devices, fingerprint
-from nt_jax.train.stages import RUNNERS, tuned_scale, write_manifest
+from nt_jax.train.stages import RUNNERS, Parts, tuned_scale, write_manifest
 from nt_jax.train.verify import verify_export
 
 STAGES = ("answers", "attribute", "select", "train", "export", "base", "tuned", "eval", "report")
@@ -39,9 +40,19 @@ PARTS_OF_THETA = ("select", "train")
 RESUMABLE = ("attribute", "train", "base", "tuned", "eval")
 
 
-def run(config: RunConfig, console: Console, until: str | None = None) -> None:
-    """Carry a run to its report, or to the end of stage `until`."""
-    console.print(header(config), highlight=False, soft_wrap=True)
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """Everything that a run reads, known to be sound, and what its stages are keyed by."""
+
+    session: Session
+    records: Parts
+    hashes: dict[str, str]
+    keys: dict[str, str]
+    overlap: dict[str, int]  # test set -> requests that are also tuned on
+
+
+def read_inputs(config: RunConfig, console: Console) -> Inputs:
+    """The data and the checkpoint of a run, checked; no weights are read and nothing is written."""
     session = Session(config, console)
     check_sizes(config, session.checkpoint.config)
     records = read_records(config)
@@ -55,14 +66,23 @@ def run(config: RunConfig, console: Console, until: str | None = None) -> None:
     }  # fmt: skip
     keys = stage_keys(config, **hashes)
     tuned_on = [row.request for part in records.values() for row in (*part.harmful, *part.harmless)]
-    shared = overlap(session.prompts, tuned_on)
+    return Inputs(session, records, hashes, keys, overlap(session.prompts, tuned_on))
+
+
+def run(
+    config: RunConfig, console: Console, until: str | None = None, inputs: Inputs | None = None
+) -> None:
+    """Carry a run to its report, or to the end of stage `until`; `inputs` are read if not given."""
+    console.print(header(config), highlight=False, soft_wrap=True)
+    inputs = inputs or read_inputs(config, console)
+    session, records, keys = inputs.session, inputs.records, inputs.keys
     with RunDirectory(config.folder) as directory:  # not before all input is known to be sound
         directory.record(
             config=config.model_dump(mode="json"), seed=config.seed, devices=devices(),
-            hashes=hashes, keys=keys, overlap=shared,
+            hashes=inputs.hashes, keys=keys, overlap=inputs.overlap,
         )  # fmt: skip
         session.say("model", model_line(session.checkpoint.config))
-        for name, count in shared.items():
+        for name, count in inputs.overlap.items():
             session.say("warning", f"{count} requests of {name} are also tuned on: it flatters")
         for name in STAGES:
             started = time.monotonic()

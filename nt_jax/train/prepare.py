@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from nt_jax.config import RunConfig
 from nt_jax.data.records import AttackTemplate, HarmfulRequest, HarmlessRequest
@@ -17,6 +18,7 @@ from nt_jax.eval.refusal import Judge
 from nt_jax.train.examples import Pair, Pools, make_pools
 from nt_jax.train.session import Session
 
+Row = TypeVar("Row")
 ATTACKED_SHARE = 2  # one attacked harmless request for so many bare ones
 OPENING_TOKENS = 3  # of a refusal: "I can't", "I'm sorry"; the model itself says how it goes on
 
@@ -137,7 +139,7 @@ def declined_answers(
     return {t: opening + row for t, opening, row in zip(texts, openings, ids, strict=True)}
 
 
-def spread(rows: Sequence[str], count: int) -> list[str]:
+def spread(rows: Sequence[Row], count: int) -> list[Row]:
     """At most `count` of the rows, evenly over all of them and in their order."""
     count = min(count, len(rows))
     return [rows[len(rows) * n // count] for n in range(count)]

@@ -1,6 +1,7 @@
 """One run's model, tokenizer, judge and screen; the weights are read when first needed."""
 
 import contextlib
+import copy
 import functools
 import hashlib
 import json
@@ -71,6 +72,18 @@ class Session:
         model = self.config.model.model_copy(update={"source": source, "revision": None})
         return Session(self.config.model_copy(update={"model": model}), self.console)
 
+    def under(self, config: RunConfig) -> "Session":
+        """The same model under other settings; weights that are in memory are shared."""
+        other = copy.copy(self)
+        other.config = config
+        return other
+
+    def edited(self, lm: LanguageModel) -> "Session":
+        """The same settings and tokenizer, with `lm` in place of the checkpoint's weights."""
+        other = copy.copy(self)
+        other.__dict__["lm"] = lm  # what the cached property would hold
+        return other
+
     @property
     def eos_id(self) -> int:
         """The token that ends an answer in training."""
@@ -103,16 +116,18 @@ class Session:
         scale_LF: Array | None = None,
         on_batch: OnBatch | None = None,
         openings: Sequence[list[int]] | None = None,
+        prompts: Sequence[list[int]] | None = None,
         steer_RLD: np.ndarray | None = None,
         vllm_folder: Path | None = None,
     ) -> list[list[int]]:
         """Greedy answers to chat prompts as token ids; a progress bar where `label` is given.
 
-        With `openings`, the model goes on after these first tokens of each answer. `steer_RLD`,
-        float32 [texts, layers, width], moves the residual stream as in `answer_prompts`.
+        With `openings`, the model goes on after these first tokens of each answer. `prompts` are
+        token ids to answer in place of the texts' own. `steer_RLD`, float32 [texts, layers, width],
+        moves the residual stream as in `answer_prompts`.
         `vllm_folder`: vLLM answers from this Hugging Face folder, which has the factors in it.
         """
-        prompts = [self.encode(text) for text in texts]
+        prompts = [self.encode(text) for text in texts] if prompts is None else prompts
         if openings is not None:
             prompts = [ids + first for ids, first in zip(prompts, openings, strict=True)]
         start, tokens = time.monotonic(), 0

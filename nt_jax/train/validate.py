@@ -1,12 +1,13 @@
 """Validation during tuning: real answers to held-out requests under held-out attacks."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from jax import Array
 
 from nt_jax.eval.entropy import mean_over_answers, unigram_entropy
 from nt_jax.eval.suf1 import su_f1
-from nt_jax.train.prepare import Records, refusals
+from nt_jax.train.prepare import Records, refusals, spread
 from nt_jax.train.session import Session
 
 # At most; validation decodes them again and again. Harmless ones are the bound, in small steps.
@@ -30,31 +31,46 @@ class Validation:
         harmless = [record.request for record in records.harmless[:HARMLESS_ROWS]]
         return cls(harmful, records.attacked(harmful), harmless)
 
+    @property
+    def texts(self) -> list[str]:
+        """All prompts: the attacked, the same requests bare, the harmless."""
+        return [*self.attacked, *self.asked, *self.harmless]
+
+    def cut(self, count: int | None) -> "Validation":
+        """At most `count` of each kind, evenly over all of them."""
+        harmful = spread(range(len(self.asked)), count or len(self.asked))
+        harmless = spread(self.harmless, count or len(self.harmless))
+        asked, attacked = ([rows[n] for n in harmful] for rows in (self.asked, self.attacked))
+        return Validation(asked, attacked, harmless)
+
     def __len__(self) -> int:
         return 2 * len(self.asked) + len(self.harmless)
 
 
 def validate(session: Session, prompts: Validation, scale_LF: Array) -> dict[str, float]:
     """Refusal rates (0..1), entropies (bits) and SU-F1 of one set of factors."""
-    texts = [*prompts.attacked, *prompts.asked, *prompts.harmless]
-    ids = session.answer(texts, NEW_TOKENS, scale_LF=scale_LF)
-    answers = [session.text(row) for row in ids]
+    ids = session.answer(prompts.texts, NEW_TOKENS, scale_LF=scale_LF)
+    return rates(session, prompts, [session.text(row) for row in ids])
+
+
+def rates(session: Session, prompts: Validation, answers: Sequence[str]) -> dict[str, float]:
+    """What `validate` measures, from the answers to `prompts.texts`."""
     first, second = len(prompts.asked), 2 * len(prompts.asked)
     attacked, direct, harmless = answers[:first], answers[first:second], answers[second:]
-    rates = {
+    found = {
         "refusal_attack": refusals(session.judge, prompts.asked, attacked),
         "refusal_direct": refusals(session.judge, prompts.asked, direct),
         "refusal_harmless": refusals(session.judge, prompts.harmless, harmless),
         "entropy_harmful": mean_over_answers(unigram_entropy, [*attacked, *direct]),
         "entropy_harmless": mean_over_answers(unigram_entropy, harmless),
     }
-    rates["su_f1"] = su_f1(
-        (rates["refusal_attack"] + rates["refusal_direct"]) / 2,
-        rates["refusal_harmless"],
-        rates["entropy_harmful"],
-        rates["entropy_harmless"],
+    found["su_f1"] = su_f1(
+        (found["refusal_attack"] + found["refusal_direct"]) / 2,
+        found["refusal_harmless"],
+        found["entropy_harmful"],
+        found["entropy_harmless"],
     )
-    return rates
+    return found
 
 
 def score(now: dict[str, float], base: dict[str, float], max_over_refusal: float) -> float:

@@ -19,6 +19,9 @@ class Finished:
     screen: str
 
 
+MADE: list[Finished] = []
+
+
 @pytest.fixture(scope="session")
 def model(tmp_path_factory) -> Path:
     """A tiny chat model with room for the demo's prompts (about one token a character)."""
@@ -37,7 +40,9 @@ def recipe(model, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(model, recipe, tmp_path_factory) -> Finished:
-    """A run from checkpoint to report."""
-    folder = tmp_path_factory.mktemp("runs") / "full"
-    screen = small.carry_on(small.settings(recipe, folder))
-    return Finished(recipe, model, folder, screen)
+    """A run from checkpoint to report, made once per process: tests/compare looks at it too."""
+    if not MADE:
+        folder = tmp_path_factory.mktemp("runs") / "full"
+        screen = small.carry_on(small.settings(recipe, folder))
+        MADE.append(Finished(recipe, model, folder, screen))
+    return MADE[0]

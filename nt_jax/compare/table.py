@@ -1,0 +1,176 @@
+"""One table of numbers with intervals and the paper's figures, as Markdown, CSV and LaTeX."""
+
+import csv
+import io
+from dataclasses import dataclass, field
+from typing import Literal
+
+import rich.table
+
+NOT_REACHED = "†"
+UNREACHED_NOTE = f"{NOT_REACHED} the paper's figure is better than ours."
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a column shows: its heading, how a number is printed, and which way is better."""
+
+    title: str
+    template: str = "{:.2f}%"
+    better: Literal["higher", "lower"] | None = None
+
+    @property
+    def heading(self) -> str:
+        """The title with an arrow to the better side."""
+        return self.title + {"higher": " ↑", "lower": " ↓", None: ""}[self.better]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number in the units that are printed, its 95 % interval and count, and the paper's figure.
+
+    A cell without a value says in `note` why there is none; `paper` stays all the same.
+    """
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    paper: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbered as in the paper."""
+
+    number: str
+    title: str
+    columns: list[Column]
+    rows: list[tuple[str, list[Cell]]]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def footnotes(self) -> list[str]:
+        """Why cells are empty, in order of appearance; their mark is their letter."""
+        return list(
+            dict.fromkeys(cell.note for _, cells in self.rows for cell in cells if cell.note)
+        )
+
+
+def reached(cell: Cell, column: Column) -> bool | None:
+    """Whether ours is at least as good as the paper's figure, as printed; None without both."""
+    if cell.value is None or cell.paper is None or column.better is None:
+        return None
+    ours, theirs = (float(column.template.format(x).strip("% ")) for x in (cell.value, cell.paper))
+    return ours >= theirs if column.better == "higher" else ours <= theirs
+
+
+def markdown(table: Table) -> str:
+    """A heading, the table and its notes."""
+    heads = [column.heading for column in table.columns]
+    lines = [
+        f"## Table {table.number}: {table.title}\n",
+        f"| | {' | '.join(heads)} |",
+        f"|---|{'--:|' * len(heads)}",
+    ]
+    marks = _marks(table)
+    for label, cells in table.rows:
+        shown = [_text(c, k, marks) for c, k in zip(cells, table.columns, strict=True)]
+        lines.append(f"| {label} | {' | '.join(shown)} |")
+    notes = [*table.notes, *(f"({mark}) {note}" for note, mark in marks.items())]
+    if _any_unreached(table):
+        notes.append(UNREACHED_NOTE)
+    return "\n".join([*lines, "", *(f"{note}\n" for note in notes)])
+
+
+def screen(table: Table) -> rich.table.Table:
+    """The values alone, narrow enough for a terminal."""
+    shown = rich.table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    shown.title, shown.title_justify = f"table {table.number}: {table.title}", "left"
+    shown.add_column("")
+    for column in table.columns:
+        shown.add_column(column.heading, justify="right", max_width=18)
+    for label, cells in table.rows:
+        values = [
+            "-" if cell.value is None else column.template.format(cell.value)
+            for cell, column in zip(cells, table.columns, strict=True)
+        ]
+        shown.add_row(label, *values)
+    return shown
+
+
+def csv_text(table: Table) -> str:
+    """One line a row; five columns a number: value, low, high, n, paper."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    parts = ("", " low", " high", " n", " paper")
+    writer.writerow(["row", *(f"{k.title}{part}" for k in table.columns for part in parts)])
+    for label, cells in table.rows:
+        numbers = [x for c in cells for x in (c.value, c.low, c.high, c.n, c.paper)]
+        writer.writerow([label, *("" if x is None else f"{x:.10g}" for x in numbers)])
+    return out.getvalue()
+
+
+def latex(table: Table) -> str:
+    """A table environment that needs no package."""
+    heads = [_tex(column.heading) for column in table.columns]
+    marks = _marks(table)
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{{_tex(table.title)}}}",
+        rf"\begin{{tabular}}{{l{'r' * len(heads)}}}",
+        r"\hline",
+        rf" & {' & '.join(heads)} \\",
+        r"\hline",
+    ]
+    for label, cells in table.rows:
+        shown = [_tex(_text(c, k, marks)) for c, k in zip(cells, table.columns, strict=True)]
+        lines.append(rf"{_tex(label)} & {' & '.join(shown)} \\")
+    lines += [r"\hline", r"\end{tabular}"]
+    notes = [*table.notes, *(f"({mark}) {note}" for note, mark in marks.items())]
+    if _any_unreached(table):
+        notes.append(UNREACHED_NOTE)
+    return "\n".join([*lines, *(rf"\par {_tex(note)}" for note in notes), r"\end{table}", ""])
+
+
+def _marks(table: Table) -> dict[str, str]:
+    return {note: chr(ord("a") + place) for place, note in enumerate(table.footnotes)}
+
+
+def _any_unreached(table: Table) -> bool:
+    return any(
+        reached(cell, column) is False
+        for _, cells in table.rows
+        for cell, column in zip(cells, table.columns, strict=True)
+    )
+
+
+def _text(cell: Cell, column: Column, marks: dict[str, str]) -> str:
+    """A cell in words: 88.33% (77.8 .. 94.2; n 60), paper 49.74% with a mark if not reached."""
+    show = column.template.format
+    if cell.value is None:
+        text = f"not measured ({marks[cell.note]})" if cell.note else ""
+    else:
+        about = []
+        if cell.low is not None and cell.high is not None:
+            about.append(f"{show(cell.low)} .. {show(cell.high)}")
+        if cell.n is not None:
+            about.append(f"n {cell.n}")
+        text = show(cell.value) + (f" ({'; '.join(about)})" if about else "")
+    if cell.paper is not None:
+        mark = NOT_REACHED if reached(cell, column) is False else ""
+        text += f"{', ' if text else ''}paper {show(cell.paper)}{mark}"
+    return text
+
+
+def _tex(text: str) -> str:
+    """Text with what TeX would take for commands escaped."""
+    for plain, escaped in (
+        ("\\", r"\textbackslash "), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#"),
+        ("$", r"\$"), ("{", r"\{"), ("}", r"\}"), ("~", r"\textasciitilde "), ("^", r"\^{}"),
+        ("↑", r"$\uparrow$"), ("↓", r"$\downarrow$"), (NOT_REACHED, r"$^\dagger$"),
+        (" .. ", "--"),
+    ):  # fmt: skip
+        text = text.replace(plain, escaped)
+    return text

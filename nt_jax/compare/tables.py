@@ -1,0 +1,205 @@
+"""The paper's tables from measured rows: which number stands where, beside which of the paper's.
+
+Everything here takes numbers and text only; what was answered and judged lies in files already.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+
+from nt_jax.compare.paper import PAIRS, paper_row
+from nt_jax.compare.results import Results
+from nt_jax.compare.table import Cell, Column, Table
+from nt_jax.eval.rows import BASE, in_order
+from nt_jax.eval.screen import label_of
+
+PERCENT, BITS = "{:.2f}%", "{:.3f}"
+PINPOINTING = "w/o Neuron Pinpointing"
+
+
+def main_columns(results: Results, pair: tuple[str, str]) -> list[Column]:
+    """Refusals and entropies of a pair of test sets, and SU-F1: what most tables show."""
+    harmful, harmless = map(label_of, pair)
+    return [
+        Column(f"refuses {harmful}", PERCENT, "higher"),
+        Column(f"entropy, {harmful} (bit)", BITS, "higher"),
+        Column(f"refuses {harmless}", PERCENT, "lower"),
+        Column(f"entropy, {harmless} (bit)", BITS, "higher"),
+        Column("SU-F1", BITS, "higher"),
+    ]
+
+
+def main_cells(
+    results: Results, pair: tuple[str, str], model: str, paper: Mapping[str, float]
+) -> list[Cell]:
+    """The cells below `main_columns`; `paper` has the paper's row by its own field names."""
+    names = [next((key for key in paper if key.endswith(end) and key.startswith(dataset)), "")
+             for dataset in pair for end in ("refusal", "entropy")]  # fmt: skip
+    places = [(dataset, metric, scale) for dataset in pair
+              for metric, scale in (("refusal_rate", 100), ("entropy", 1))]  # fmt: skip
+    cells = [
+        results.cell(dataset, metric, model, scale, paper.get(name))
+        for (dataset, metric, scale), name in zip(places, names, strict=True)
+    ]
+    return [*cells, results.cell("+".join(pair), "su_f1", model, 1, paper.get("su_f1"))]
+
+
+def method_table(results: Results, models: Sequence[str], number: str = "2") -> Table:
+    """Table 2 (or 6, on its own test sets): every method, all test sets, perplexity."""
+    pair = PAIRS["6"] if number == "6" else results.pair
+    known = results.model if pair in PAIRS.values() else None
+    others = [] if number == "6" else [d for d in results.harmful if d not in pair]
+    columns = main_columns(results, pair)
+    for dataset in others:
+        better = "higher" if results.harmful[dataset] else "lower"
+        columns.append(Column(f"refuses {label_of(dataset)}", PERCENT, better))
+    columns.append(Column(f"perplexity, {label_of(pair[1])}", "{:.2f}", "lower"))
+    rows = []
+    for model in models:
+        label = results.labels[model]
+        cells = main_cells(results, pair, model, paper_row(number, known, method=label))
+        cells += [results.cell(dataset, "refusal_rate", model, 100) for dataset in others]
+        cells.append(results.cell(pair[1], "perplexity", model))
+        rows.append((label, cells))
+    title = {"2": "safety and utility", "6": "AdvBench and TruthfulQA"}[number]
+    return Table(number, title, columns, rows)
+
+
+def fraction_table(results: Results, models: Sequence[str]) -> Table:
+    """Table 1: DINM on shares of its parameters; `models` are the untuned one and those of DINM."""
+    columns = main_columns(results, results.pair)[:4] + letter_columns(results)
+    rows = []
+    for model in models:
+        share = 0 if model == BASE else int(model.rpartition("_")[2])
+        paper = paper_row("1", results.compared, fraction=share)
+        cells = main_cells(results, results.pair, model, paper)[:4]
+        rows.append((results.labels[model], cells + letter_cells(results, model, paper)))
+    return Table("1", "DINM on a share of the parameters of its matrix", columns, rows)
+
+
+def letter_columns(results: Results) -> list[Column]:
+    """One column for each set of choice questions, by letter likelihood."""
+    return [Column(f"{label_of(d)} by letter", PERCENT, "higher") for d in choice_sets(results)]
+
+
+def letter_cells(results: Results, model: str, paper: Mapping[str, float]) -> list[Cell]:
+    """The cells below `letter_columns`; an empty one says why."""
+    cells = []
+    for dataset in choice_sets(results):
+        printed = paper.get("mmlu") if dataset == "mmlu" else None
+        cell = results.cell(dataset, "letter_accuracy", model, 100, printed)
+        reason = (results.reasons or {}).get(model, "")
+        cells.append(Cell(paper=printed, note=reason) if cell.value is None else cell)
+    return cells
+
+
+def choice_sets(results: Results) -> list[str]:
+    """The sets of choice questions that were measured."""
+    metrics = ("letter_accuracy", "generate_accuracy")
+    return in_order(row.dataset for row in results.rows if row.metric in metrics)
+
+
+def ability_table(results: Results, models: Sequence[str]) -> Table:
+    """Table 3: general ability, fluency, entropy and the paper's average of the three."""
+    sets, name = choice_sets(results), "+".join(results.pair)
+    columns = letter_columns(results)
+    columns += [Column(f"{label_of(d)} as written", PERCENT, "higher") for d in sets]
+    columns += [
+        Column("fluency (n-gram entropy, bit)", "{:.2f}", "higher"),
+        Column("entropy, sum of both sets (bit)", BITS, "higher"),
+        Column("average", "{:.2f}", "higher"),
+    ]
+    rows = []
+    for model in models:
+        paper = paper_row("3", results.compared, method=results.labels[model])
+        cells = letter_cells(results, model, paper)
+        cells += [results.cell(d, "generate_accuracy", model, 100) for d in sets]
+        cells.append(results.cell(name, "fluency", model, 1, paper.get("fluency")))
+        cells.append(results.cell(name, "entropy_sum", model, 1, paper.get("entropy")))
+        average = results.cell(
+            f"{sets[0]}+{name}" if sets else "", "table3_average", model, 1, paper.get("average")
+        )
+        if average.value is None and sets:
+            note = (results.reasons or {}).get(model, "")
+            average = Cell(paper=average.paper, note=note)
+        rows.append((results.labels[model], [*cells, average]))
+    notes = [] if sets else ["No choice questions were asked: add mmlu to eval.datasets."]
+    return Table("3", "general ability, fluency and entropy", columns, rows, notes)
+
+
+def ablation_table(results: Results, models: Sequence[str], draws: Sequence[str]) -> Table:
+    """Table 4: NeuronTune without one of its parts; the mean over `draws` of random neurons."""
+    columns = main_columns(results, results.pair)
+    rows, averaged = [], False
+    for model in models:
+        if model in draws and not averaged:
+            rows.append((f"{PINPOINTING}, mean of {len(draws)} draws", _mean_row(results, draws)))
+            averaged = True
+        label = results.labels[model]
+        paper = paper_row("4", results.compared, variant=label)
+        rows.append((label, main_cells(results, results.pair, model, paper)))
+    note = f"The interval of the mean of draws is the range over the {len(draws)} draws."
+    return Table("4", "NeuronTune without one of its parts", columns, rows, [note])
+
+
+def _mean_row(results: Results, draws: Sequence[str]) -> list[Cell]:
+    paper = paper_row("4", results.compared, variant=PINPOINTING)
+    columns = zip(
+        *(main_cells(results, results.pair, model, paper) for model in draws), strict=True
+    )
+    cells = []
+    for column in columns:
+        values = [cell.value for cell in column if cell.value is not None]
+        count = sum(cell.n or 0 for cell in column)
+        cells.append(Cell(fmean(values), min(values), max(values), count, column[0].paper))
+    return cells
+
+
+def attack_table(results: Results, models: Sequence[str]) -> Table:
+    """Table 5: refusals of harmful requests inside attacks, and of bare ones; a column a model."""
+    harmful = [name for name in results.harmful if results.harmful[name]]
+    pick = lambda inside: next((d for d in harmful if results.attacked[d] == inside), None)  # noqa: E731
+    first, bare = results.pair[0], f"{results.pair[0]}_direct"
+    sets = {"w/ Attacks": first if results.attacked.get(first) else pick(True),
+            "w/o Attacks": bare if bare in harmful else pick(False)}  # fmt: skip
+    paper = paper_row("5", results.compared)
+    fields = {"w/ Attacks": "refusal_with_attacks", "w/o Attacks": "refusal_without_attacks"}
+    rows = []
+    for label, dataset in sets.items():
+        cells = [
+            results.cell(dataset or "", "refusal_rate", model, 100,
+                         paper.get(fields[label]) if model == BASE else None)
+            for model in models
+        ]  # fmt: skip
+        rows.append((f"{label}: {label_of(dataset) if dataset else 'no such test set'}", cells))
+    columns = [Column(results.labels[model], PERCENT, "higher") for model in models]
+    return Table("5", "refusal with and without attacks", columns, rows)
+
+
+def count_table(results: Results, models: Sequence[str]) -> Table:
+    """Table 7: models are called neurons_SAFETY_UTILITY."""
+    rows = []
+    for model in models:
+        safety, utility = (int(part) for part in model.split("_")[1:])
+        paper = paper_row("7", results.compared, safety=safety, utility=utility)
+        rows.append((f"{safety}/{utility}", main_cells(results, results.pair, model, paper)))
+    title = "number of safety / utility neurons"
+    return Table("7", title, main_columns(results, results.pair), rows)
+
+
+def build_tables(results: Results, wanted: Sequence[str], methods: Sequence[str]) -> list[Table]:
+    """The wanted tables in the paper's order; `methods` are the rows of the tables of methods."""
+    known = list(results.labels)
+    fractions = [name for name in known if name.startswith("dinm_")]
+    draws = [name for name in known if name.startswith("random_neurons")]
+    parts = [name for name in known if name in (*draws, "all_attacks", "first_factors")]
+    everyone = [BASE, *methods]
+    makers: dict[str, Callable[[], Table]] = {
+        "1": lambda: fraction_table(results, [BASE, *fractions]),
+        "2": lambda: method_table(results, everyone),
+        "3": lambda: ability_table(results, everyone),
+        "4": lambda: ablation_table(results, ["neurontune", *parts], draws),
+        "5": lambda: attack_table(results, everyone),
+        "6": lambda: method_table(results, everyone, "6"),
+        "7": lambda: count_table(results, [name for name in known if name.startswith("neurons_")]),
+    }
+    return [makers[number]() for number in wanted]

@@ -1,0 +1,87 @@
+"""NeuronTune without one of its parts (Table 4), and with other numbers of neurons (Table 7)."""
+
+from pathlib import Path
+
+import numpy as np
+
+from nt_jax.attribution.select import NeuronSet, check_counts, random_neurons, select
+from nt_jax.attribution.store import load_scores
+from nt_jax.compare.material import Factors, Material
+from nt_jax.compare.ours import build_factors, strengths, tuned
+from nt_jax.compare.search import Learned, Method, Setting
+from nt_jax.config import CompareConfig, TuneConfig
+from nt_jax.models.config import ModelConfig
+from nt_jax.train.attribute import attribute_all
+from nt_jax.train.theta import initial_theta
+
+WITHOUT_SELECTION, WITHOUT_TUNING, RANDOM = "all_attacks", "first_factors", "random_neurons"
+
+
+def without_selection() -> Method:
+    """Attribution on any attack of a type, however many types it mixes."""
+
+    def fit(material: Material, setting: Setting, folder: Path) -> Learned:
+        run = material.config
+        any_attack = run.attribution.model_copy(update={"attack_selection": False})
+        session = material.session.under(run.model_copy(update={"attribution": any_attack}))
+        where = folder / "attribute"
+        where.mkdir(exist_ok=True)
+        attribute_all(session, material.records["train"], material.run.folder("answers"), where)
+        return tuned(material, run.tune, chosen_neurons(material, where), folder)
+
+    return Method(
+        WITHOUT_SELECTION, "w/o Attack Selection", fit, build_factors, strengths(),
+        inputs=("attribute", "select"),
+    )  # fmt: skip
+
+
+def without_pinpointing(seed: int) -> Method:
+    """As many neurons drawn at random."""
+
+    def fit(material: Material, setting: Setting, folder: Path) -> Learned:
+        model, counts = material.session.checkpoint.config, material.config.neurons
+        neurons = random_neurons(
+            model.layers, model.neurons, safety=counts.safety, utility=counts.utility, seed=seed
+        )
+        return tuned(material, material.config.tune, neurons, folder)
+
+    label = f"w/o Neuron Pinpointing, draw {seed + 1}"
+    return Method(f"{RANDOM}_{seed}", label, fit, build_factors, strengths(), inputs=("select",))
+
+
+def without_adjustment() -> Method:
+    """The first factors, never tuned; the defaults where the recipe begins at 1 (no change)."""
+
+    def fit(material: Material, setting: Setting, folder: Path) -> Learned:
+        first = material.config.tune
+        if first.init_safety == first.init_utility == 1:
+            first = TuneConfig()
+        theta_P = initial_theta(material.neurons, first.init_safety, first.init_utility)
+        return Factors(material.neurons, np.asarray(theta_P)).arrays()
+
+    return Method(WITHOUT_TUNING, "w/o Adaptive Adjustment", fit, build_factors, inputs=("select",))
+
+
+def counts(safety: int, utility: int) -> Method:
+    """The whole method with other numbers of neurons."""
+
+    def fit(material: Material, setting: Setting, folder: Path) -> Learned:
+        neurons = chosen_neurons(material, material.run.folder("attribute"), safety, utility)
+        return tuned(material, material.config.tune, neurons, folder)
+
+    name = f"neurons_{safety}_{utility}"
+    return Method(name, f"{safety}/{utility}", fit, build_factors, inputs=("attribute",))
+
+
+def chosen_neurons(
+    material: Material, scores: Path, safety: int | None = None, utility: int | None = None
+) -> NeuronSet:
+    """The best neurons by the scores in a folder; as many as the run has, unless told."""
+    own, found = material.config.neurons, load_scores(scores)
+    safety, utility = safety or own.safety, utility or own.utility
+    return select(found["safety"], found["utility"], safety=safety, utility=utility)[0]
+
+
+def check_grid(grid: CompareConfig, model: ModelConfig) -> None:
+    """Raises a ConfigError, before any work, where table 7 asks for more neurons than there are."""
+    check_counts(max(grid.safety_counts), max(grid.utility_counts), model.layers * model.neurons)

@@ -1,0 +1,162 @@
+"""The comparison on disk: results.json, comparison.md, and each table as CSV and LaTeX."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nt_jax.attribution.store import load_neurons
+from nt_jax.compare.measuring import not_measured
+from nt_jax.compare.names import METHODS
+from nt_jax.compare.paper import PAIRS, figures
+from nt_jax.compare.results import Results, results_of
+from nt_jax.compare.search import CRITERIA, Chosen
+from nt_jax.compare.table import Cell, Column, Table, csv_text, latex, markdown
+from nt_jax.compare.tables import build_tables
+from nt_jax.config import RunConfig
+from nt_jax.eval.capability import text_rows
+from nt_jax.eval.measure import result_rows
+from nt_jax.eval.rows import Answer, ResultRow, in_order, su_f1_pairs, write_rows
+from nt_jax.eval.screen import judge_names, label_of
+from nt_jax.models.config import ModelConfig
+
+
+def write_comparison(
+    config: RunConfig,
+    model: ModelConfig,
+    numbers: Path,
+    found: Sequence[Chosen],
+    labels: Mapping[str, str],
+    wanted: Sequence[str],
+    select: Path,
+    folder: Path,
+) -> str:
+    """Everything for one run into `folder`, from the merged numbers; what to say about it."""
+    rows, answers = result_rows(numbers, config.seed)
+    pairs = su_f1_pairs(answers)
+    rows += ability_rows(answers, pairs[0], config.seed)
+    write_rows(folder / "results.json", rows)
+    (folder / "search.json").write_text(
+        json.dumps({chosen.method: chosen.trials for chosen in found}, indent=2), encoding="utf-8"
+    )
+    size = (model.layers, model.width)
+    results = results_of(rows, answers, pairs[0], labels, not_measured(numbers), config, size)
+    possible = [n for n in wanted if n != "6" or PAIRS["6"] in pairs]
+    tables = build_tables(results, possible, [name for name in labels if name in METHODS])
+    for table in tables:
+        name = f"table{table.number}"
+        (folder / f"{name}.csv").write_text(csv_text(table), encoding="utf-8")
+        (folder / f"{name}.tex").write_text(latex(table), encoding="utf-8")
+    kept = [dataclasses.asdict(table) for table in tables]
+    (folder / "tables.json").write_text(json.dumps(kept), encoding="utf-8")
+    text = "\n".join(markdown(table) for table in tables)
+    parts = [f"# Comparison: {config.name}\n", about(config, results, rows), text]
+    if "6" in wanted and "6" not in possible:
+        parts.append(f"Table 6 needs {' and '.join(PAIRS['6'])} in eval.datasets.\n")
+    parts += [search_section(config, found, labels), layers_section(results, select, folder)]
+    (folder / "comparison.md").write_text("\n".join(parts), encoding="utf-8")
+    return f"{len(rows)} numbers, tables {', '.join(table.number for table in tables)}"
+
+
+def read_tables(folder: Path) -> list[Table]:
+    """The tables that `write_comparison` wrote."""
+    return [
+        Table(
+            **raw | {
+                "columns": [Column(**column) for column in raw["columns"]],
+                "rows": [(label, [Cell(**cell) for cell in cells]) for label, cells in raw["rows"]],
+            }
+        )
+        for raw in json.loads((folder / "tables.json").read_text(encoding="utf-8"))
+    ]  # fmt: skip
+
+
+def ability_rows(answers: Sequence[Answer], pair: tuple[str, str], seed: int) -> list[ResultRow]:
+    """Table 3's fluency and entropy of every model that answered both test sets of the pair."""
+    rows = []
+    for model in in_order(answer["model"] for answer in answers):
+        groups = [
+            [a for a in answers if (a["dataset"], a["model"]) == (name, model)] for name in pair
+        ]
+        if all(groups):
+            rows += text_rows(model, groups[0], groups[1], seed)
+    return rows
+
+
+def about(config: RunConfig, results: Results, rows: Sequence[ResultRow]) -> str:
+    """How to read the tables: what was asked, who judged, and what of the paper stands beside."""
+    sets = " and ".join(label_of(name) for name in results.pair)
+    lines = [
+        f"Model {config.model.source}, seed {config.seed}, answers of at most "
+        f"{config.eval.max_new_tokens} tokens, judge {judge_names(rows) or 'none'}. SU-F1 is over "
+        f"{sets}. In brackets: 95 % interval and number of answers.\n"
+    ]
+    if results.compared:
+        lines.append(
+            f"Beside ours stand the paper's figures for {results.compared}; it judged with its own "
+            "classifier, so they are comparable only as far as the judges agree.\n"
+        )
+    elif results.model:
+        lines.append(
+            f"The paper measured {results.model} on SafeEdit and Alpaca; these are other test "
+            "sets, so its figures of tables 1 to 5 and 7 are not set beside.\n"
+        )
+    return "\n".join(lines)
+
+
+def search_section(config: RunConfig, found: Sequence[Chosen], labels: Mapping[str, str]) -> str:
+    """The budget, and what each method made of it."""
+    settings = config.compare
+    cut = f"at most {settings.validation}" if settings.validation else "all"
+    lines = [
+        "## How settings were chosen\n",
+        f"Each method may try {settings.search} settings on validation data ({cut} requests of "
+        f"each kind: attacked, direct, harmless), never on a test set. Criterion: "
+        f"{CRITERIA[settings.criterion]}. A tuning that has itself chosen an epoch or a strength "
+        "by validation has used up as many trials; variants of tables 1, 4 and 7 keep to the "
+        "method that they vary.\n",
+        "| | tried | best setting | score | refuses attacks | refuses direct | refuses harmless |",
+        "|---|--:|---|--:|--:|--:|--:|",
+    ]
+    for chosen in found:
+        best = next(row for row in chosen.trials if row["setting"] == chosen.setting)
+        setting = ", ".join(f"{k} {'chosen by itself' if v is None else v}"
+                            for k, v in chosen.setting.items()) or "-"  # fmt: skip
+        rates = [f"{best[f'refusal_{kind}']:.0%}" for kind in ("attack", "direct", "harmless")]
+        lines.append(
+            f"| {labels[chosen.method]} | {chosen.tried} | {setting} | {chosen.score:.3f} | "
+            f"{' | '.join(rates)} |"
+        )
+    if over := [labels[c.method] for c in found if c.tried > settings.search]:
+        lines.append(
+            f"\n{', '.join(over)} tried more than that, by the validations inside their tuning "
+            "(tune.validate_every, tune.strengths): their rows are favoured. Fewer validations "
+            "there, or a higher compare.search, make the budgets equal."
+        )
+    return "\n".join([*lines, ""])
+
+
+def layers_section(results: Results, select: Path, folder: Path) -> str:
+    """Figure 3: where the chosen neurons lie."""
+    neurons, _ = load_neurons(select / "neurons.csv")
+    shutil.copyfile(select / "layers.png", folder / "figure3.png")
+    said = []
+    for name, mask_P in (("safety", neurons.is_safety_P), ("utility", ~neurons.is_safety_P)):
+        per_layer_L = np.bincount(neurons.layer_P[mask_P])
+        said.append(
+            f"most {name} neurons: layer {per_layer_L.argmax()} ({per_layer_L.max()} of "
+            f"{int(mask_P.sum())})"
+        )
+    theirs, paper = figures()["figure3"], ""
+    if results.model == theirs["model"]:
+        safety, utility = theirs["max_safety"], theirs["max_utility"]
+        paper = (
+            f" The paper, with {theirs['neurons_each']} of each: safety layer {safety['layer']} "
+            f"({safety['count']}), utility layer {utility['layer']} ({utility['count']})."
+        )
+    return (
+        f"## Figure 3: neurons per layer\n\n{'; '.join(said)}.{paper}\n\n![layers](figure3.png)\n"
+    )

@@ -1,0 +1,192 @@
+"""A whole comparison: killed, carried on with every method, and its tables beside its numbers."""
+
+import csv
+import json
+import math
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nt_jax.compare.names import METHODS
+from tests.compare import small
+
+pytestmark = pytest.mark.xdist_group("run")  # one worker makes the finished run, once
+ROOT = Path(__file__).parents[2]
+SETS = ("demo_attack", "demo_direct", "demo_harmless", "demo_harmless_attack")
+
+
+def lines_of(path: Path) -> list[dict]:
+    with path.open(encoding="utf-8") as file:  # not splitlines: answers may hold U+2028
+        return [json.loads(line) for line in file]
+
+
+@pytest.fixture(scope="module")
+def killed(finished, tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    """(a run whose comparison was killed, what it had written by then)."""
+    folder = tmp_path_factory.mktemp("compare") / "run"
+    shutil.copytree(finished.folder, folder)
+    command = [sys.executable, "-m", "tests.compare.small", str(finished.recipe), str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    inside = folder / "compare"
+    assert (inside / "fit-dinm" / "DONE").is_file() and not (inside / "answers-dinm").exists()
+    written = {
+        str(path): path.read_text(encoding="utf-8")
+        for path in (inside / ".answers-dinm.tmp" / "dinm.jsonl", inside / "fit-dinm/trials.jsonl")
+    }
+    assert all(written.values())
+    return folder, written
+
+
+@pytest.fixture(scope="module")
+def compared(finished, killed) -> tuple[Path, dict, str]:
+    """(the run, the JSON object, the screen) of the killed comparison carried on with all."""
+    folder, _ = killed
+    config = small.settings(finished.recipe, folder)
+    facts, screen = small.carry_on(config, tuple(METHODS))
+    return folder, facts, screen
+
+
+@pytest.fixture(scope="module")
+def numbers(compared) -> dict[tuple[str, str, str], dict]:
+    rows = json.loads((compared[0] / "compare" / "report" / "results.json").read_text())
+    return {(row["dataset"], row["metric"], row["model"]): row for row in rows}
+
+
+def test_what_was_written_before_the_kill_is_kept(killed, compared):
+    folder, written = killed
+    assert re.search(r"^fit-dinm +kept from before$", compared[2], re.M)
+    for path, before in written.items():
+        now = Path(path.replace(".answers-dinm.tmp", "answers-dinm")).read_text(encoding="utf-8")
+        assert now.startswith(before)
+    assert len(lines_of(folder / "compare/answers-dinm/dinm.jsonl")) == len(SETS) * small.LIMIT
+
+
+def test_every_method_answers_the_same_prompts_as_the_untuned_model(compared):
+    answers = lines_of(compared[0] / "compare" / "numbers" / "answers.jsonl")
+    asked: dict[str, list] = {}
+    for row in answers:
+        asked.setdefault(row["model"], []).append((row["dataset"], row["id"], row["prompt"]))
+    assert list(asked) == ["base", *METHODS]
+    assert all(rows == asked["base"] for rows in asked.values())
+    assert len(asked["base"]) == len(SETS) * small.LIMIT
+    said = {name: [r["answer"] for r in answers if r["model"] == name] for name in asked}
+    for name in METHODS:  # every one of them does something to the model ...
+        if name != "cavgan":  # ... but it flags nothing where random states tell nothing apart
+            assert said[name] != said["base"], name
+
+
+def test_every_method_has_every_number(numbers):
+    for model in ("base", *METHODS):
+        for dataset in SETS:
+            assert numbers[dataset, "refusal_rate", model]["n"] == small.LIMIT
+            assert (dataset, "entropy", model) in numbers
+        assert math.isfinite(numbers["demo_harmless", "perplexity", model]["value"])
+        assert ("demo_attack+demo_harmless", "su_f1", model) in numbers
+    weights_only = {"neurontune", "dinm", "descent", "lora"}
+    kl = {model for dataset, metric, model in numbers if metric == "kl"}
+    assert kl == weights_only  # an intervention acts on the prompt, so there is no KL to speak of
+
+
+def test_table_2_shows_the_numbers_of_results_json(compared, numbers):
+    with (compared[0] / "compare/report/table2.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    names = {"Default": "base", **{label: name for name, label in METHODS.items()}}
+    assert [names[row["row"]] for row in rows] == ["base", *METHODS]
+    places = {
+        "refuses unseen attacks": ("demo_attack", "refusal_rate", 100),
+        "entropy, unseen attacks (bit)": ("demo_attack", "entropy", 1),
+        "refuses harmless requests": ("demo_harmless", "refusal_rate", 100),
+        "entropy, harmless requests (bit)": ("demo_harmless", "entropy", 1),
+        "refuses direct harmful requests": ("demo_direct", "refusal_rate", 100),
+        "refuses harmless, in attacks": ("demo_harmless_attack", "refusal_rate", 100),
+        "perplexity, harmless requests": ("demo_harmless", "perplexity", 1),
+        "SU-F1": ("demo_attack+demo_harmless", "su_f1", 1),
+    }
+    assert {name for name in rows[0] if not re.search(" (low|high|n|paper)$", name)} == {
+        "row", *places,
+    }  # fmt: skip
+    for row in rows:
+        for title, (dataset, metric, scale) in places.items():
+            expected = numbers[dataset, metric, names[row["row"]]]
+            assert float(row[title]) == pytest.approx(scale * expected["value"], rel=1e-9)
+            assert float(row[f"{title} low"]) == pytest.approx(scale * expected["low"], rel=1e-9)
+            assert int(row[f"{title} n"]) == expected["n"]
+            assert row[f"{title} paper"] == ""  # a tiny model is none of the paper's
+
+
+def test_the_runs_own_answers_serve_where_the_setting_is_the_runs(finished, compared):
+    folder, facts, _ = compared
+    assert facts["search"]["neurontune"]["setting"] == {"strength": 1.0}
+    own = {(r["dataset"], r["id"]): r["answer"] for r in lines_of(folder / "tuned/tuned.jsonl")}
+    ours = lines_of(folder / "compare/answers-neurontune/neurontune.jsonl")
+    assert all(own[row["dataset"], row["id"]] == row["answer"] for row in ours)
+
+
+def test_no_method_tries_more_settings_than_the_others(compared):
+    search = compared[1]["search"]
+    assert list(search) == list(METHODS)
+    for name, chosen in search.items():
+        inside = 2 + 6 if name in ("neurontune", "descent") else 0  # 2 epochs, 6 strengths
+        assert chosen["tried"] == max(small.SEARCH, inside + 1), name
+        assert len(chosen["trials"]) == max(1, small.SEARCH - inside)
+        best = max(trial["score"] for trial in chosen["trials"])
+        assert chosen["score"] == best
+    text = (compared[0] / "compare/report/comparison.md").read_text()
+    assert f"Each method may try {small.SEARCH} settings" in text
+    assert "NeuronTune, Gradient descent on the factors tried more than that" in text
+
+
+def test_the_search_sees_no_test_request(compared):
+    answers = lines_of(compared[0] / "compare" / "numbers" / "answers.jsonl")
+    from nt_jax.data.sources import load_harmful, load_harmless
+
+    other = {
+        r.request for load in (load_harmful, load_harmless) for r in load() if r.split != "test"
+    }
+    assert not other & {answer["request"] for answer in answers}
+
+
+def test_a_second_comparison_keeps_everything(finished, compared, monkeypatch):
+    from nt_jax.train import session
+
+    monkeypatch.setattr(session, "load_model", lambda *_: pytest.fail("weights were read"))
+    config = small.settings(finished.recipe, compared[0])
+    facts, screen = small.carry_on(config, tuple(METHODS))
+    assert facts == json.loads(json.dumps(compared[1]))
+    stages = re.findall(r"^(\S+) +kept from before$", screen, re.M)
+    assert set(stages) >= {f"{kind}-{name}" for name in METHODS for kind in ("fit", "answers")}
+
+
+@pytest.mark.slow
+def test_the_ablations_and_grids_fill_their_tables(finished, compared):
+    """Tables 1, 4 and 7 on what is there already; a table that cannot be made says why."""
+    config = small.settings(finished.recipe, compared[0])
+    _, _ = small.carry_on(config, ("neurontune", "dinm"), ("1", "3", "4", "5", "6", "7"))
+    folder = compared[0] / "compare" / "report"
+    rows = {}
+    for number in "13457":
+        with (folder / f"table{number}.csv").open(newline="", encoding="utf-8") as file:
+            rows[number] = [row["row"] for row in csv.DictReader(file)]
+        assert (folder / f"table{number}.tex").read_text().startswith(r"\begin{table}")
+    assert rows["1"] == ["Default", *(f"DINM, {n}%" for n in (100, 50, 20, 10, 5))]
+    assert rows["3"] == ["Default", "NeuronTune", "DINM"]
+    assert len(rows["4"]) == 6 and rows["4"][2] == "w/o Neuron Pinpointing, mean of 2 draws"
+    assert len(rows["5"]) == 2 and rows["7"] == ["9/7"]
+    text = (folder / "comparison.md").read_text()
+    assert "Table 6 needs advbench and truthfulqa" in text and not (folder / "table6.csv").exists()
+    assert (folder / "figure3.png").read_bytes().startswith(b"\x89PNG")
+    learned = {
+        name: np.load(compared[0] / "compare" / f"fit-{name}" / "learned.npz")
+        for name in ("random_neurons_0", "random_neurons_1", "first_factors", "neurons_9_7")
+    }
+    assert set(learned["first_factors"]["theta_P"]) == {np.float32(1.6), np.float32(0.6)}
+    assert len(learned["neurons_9_7"]["theta_P"]) == 16
+    draws = [learned[f"random_neurons_{seed}"]["index_P"].tolist() for seed in (0, 1)]
+    assert draws[0] != draws[1]

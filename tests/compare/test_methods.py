@@ -1,0 +1,48 @@
+"""Which methods a comparison fits, and that nobody has fewer settings to try than another."""
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from nt_jax.compare.methods import MAKERS, needed
+from nt_jax.compare.names import METHODS
+from nt_jax.config import CompareConfig
+
+CONFIG = CompareConfig(random_seeds=2, safety_counts=(3, 4), utility_counts=(5,))
+
+
+def names(methods, tables) -> list[str]:
+    return [method.name for method in needed(methods, tables, CONFIG)]
+
+
+def test_every_method_has_as_many_settings_as_may_be_asked_for():
+    most = 9
+    CompareConfig(search=most)
+    with pytest.raises(ValidationError):
+        CompareConfig(search=most + 1)
+    assert list(MAKERS) == list(METHODS)
+    for name, maker in MAKERS.items():
+        method = maker()
+        assert method.name == name and method.label == METHODS[name]
+        settings = [json.dumps(setting) for setting in method.settings]
+        assert len(set(settings)) == len(settings) == most, name
+        assert all(set(method.fit_on) <= set(setting) for setting in method.settings)
+
+
+def test_tables_bring_the_methods_that_they_are_made_of():
+    assert names(("scans", "neurontune"), ("2",)) == ["neurontune", "scans"]
+    fractions = [f"dinm_{percent}" for percent in (100, 50, 20, 10, 5)]
+    assert names((), ("1",)) == ["dinm", *fractions]
+    parts = ["all_attacks", "random_neurons_0", "random_neurons_1", "first_factors"]
+    assert names(("dinm",), ("4",)) == ["neurontune", "dinm", *parts]
+    assert names((), ("7",)) == ["neurontune", "neurons_3_5", "neurons_4_5"]
+
+
+def test_what_follows_a_method_comes_after_it():
+    methods = needed((), tuple("1234567"), CONFIG)
+    order = [method.name for method in methods]
+    for method in methods:
+        if method.follows is not None:
+            assert order.index(method.follows) < order.index(method.name)
+    assert len(set(order)) == len(order)

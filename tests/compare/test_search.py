@@ -1,0 +1,160 @@
+"""The search: equal budgets, the best by one criterion, trials that a kill does not lose."""
+
+import dataclasses
+import json
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from nt_jax.compare import search as module
+from nt_jax.compare.measuring import first_of_each, take_over
+from nt_jax.compare.search import TRIED, Method, UnusableSettingError, balance, read_chosen, search
+from nt_jax.config import CompareConfig
+from nt_jax.errors import RunError
+from nt_jax.eval.answer_file import RecordFile
+from nt_jax.eval.answering import Measured, answers_path
+from nt_jax.eval.suite import TestPrompt
+from nt_jax.train.session import Session
+from nt_jax.train.validate import Validation
+
+
+def rates(attack: float, direct: float, harmless: float, su_f1: float = 0.5) -> dict[str, float]:
+    return {
+        "refusal_attack": attack, "refusal_direct": direct, "refusal_harmless": harmless,
+        "su_f1": su_f1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (rates(1, 1, 0), 1),
+        (rates(0, 0, 0), 0),
+        (rates(1, 1, 1), 0),
+        (rates(0.5, 1, 0.25), 0.75),
+        (rates(0.4, 0.2, 0.5), 2 * 0.3 * 0.5 / 0.8),
+    ],
+)
+def test_balance_is_a_harmonic_mean(found, expected):
+    assert balance(found) == pytest.approx(expected)
+
+
+@pytest.fixture
+def material(monkeypatch):
+    """Enough of a Material for a search whose models are numbers."""
+    session = types.SimpleNamespace(progress=Session.progress, console=Console(quiet=True))
+    session.progress = lambda *words: Session.progress(session, *words)
+    config = types.SimpleNamespace(compare=CompareConfig(search=3))
+    monkeypatch.setattr(module, "validate_model", lambda _, model: RATES[model.session])
+    return types.SimpleNamespace(session=session, config=config)
+
+
+RATES = {
+    1: rates(0.5, 0.5, 0.0),
+    2: rates(0.9, 0.7, 0.1, 0.4),
+    3: rates(0.7, 0.9, 0.1, 0.6),  # as good as 2 by balance
+    4: rates(1, 1, 0, 1),
+}
+
+
+def method(fits: list, **changes) -> Method:
+    """A method whose settings are the numbers 1 to 4; each fit adds its setting to `fits`."""
+
+    def fit(_, setting, folder: Path):
+        fits.append(setting["x"])
+        if setting["x"] in changes.get("broken", ()):
+            raise UnusableSettingError("diverged")
+        return {"x": np.asarray(setting["x"]), TRIED: np.asarray(changes.get("inside", 0))}
+
+    return Method(
+        "m", "M", fit, lambda _, setting, learned: Measured("", int(setting["x"])),  # type: ignore
+        [{"x": x} for x in (1, 2, 3, 4)], changes.get("fit_on", ("x",)),
+    )  # fmt: skip
+
+
+def run(material, tmp_path, **changes):
+    tmp_path.mkdir(exist_ok=True)
+    fits: list = []
+    made = method(fits, **changes)
+    return search(material, made, made.settings, tmp_path), fits
+
+
+def test_the_best_within_the_budget_is_kept_su_f1_deciding_among_equals(material, tmp_path):
+    chosen, fits = run(material, tmp_path)
+    assert chosen.setting == {"x": 3} and chosen.tried == 3 and fits == [1, 2, 3]
+    assert [trial["score"] for trial in chosen.trials] == pytest.approx(
+        [2 / 3, 1.44 / 1.7, 1.44 / 1.7]
+    )
+    again, learned = read_chosen(tmp_path)
+    assert again == chosen and learned["x"] == 3
+
+
+def test_another_criterion_chooses_another_setting(material, tmp_path):
+    material.config.compare = CompareConfig(search=2, criterion="su_f1")
+    assert run(material, tmp_path)[0].setting == {"x": 1}
+
+
+def test_validations_inside_a_fit_use_up_the_budget(material, tmp_path):
+    assert run(material, tmp_path / "a", inside=1)[0].tried == 3
+    chosen, fits = run(material, tmp_path / "b", inside=7)
+    assert chosen.tried == 8 and fits == [1]  # but one setting is always tried
+
+
+def test_settings_of_one_fit_share_it(material, tmp_path):
+    chosen, fits = run(material, tmp_path, fit_on=())
+    assert fits == [1] and len(chosen.trials) == 3
+
+
+def test_a_setting_that_diverges_is_tried_and_never_chosen(material, tmp_path):
+    chosen, _ = run(material, tmp_path / "a", broken=(3,))
+    assert chosen.setting == {"x": 2} and chosen.tried == 3
+    assert chosen.trials[2]["failed"] == "diverged"
+    with pytest.raises(RunError, match="M could not be fitted at all: diverged"):
+        run(material, tmp_path / "b", broken=(1, 2, 3))
+
+
+def test_trials_before_a_kill_are_not_repeated(material, tmp_path, monkeypatch):
+    append = RecordFile.append
+
+    def die(self, rows):
+        append(self, rows)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RecordFile, "append", die)
+        run(material, tmp_path)
+    chosen, fits = run(material, tmp_path)
+    assert fits == [2, 3] and chosen.setting == {"x": 3} and chosen.tried == 3
+    whole, _ = run(material, tmp_path / "whole")
+    assert dataclasses.asdict(whole) == dataclasses.asdict(chosen)
+
+
+def test_the_validation_cut_keeps_requests_and_their_attacks_together():
+    asked, harmless = [f"a{n}" for n in range(10)], [f"h{n}" for n in range(30)]
+    whole = Validation(asked, [f"<{text}>" for text in asked], harmless)
+    part = whole.cut(3)
+    assert part.attacked == [f"<{text}>" for text in part.asked] == ["<a0>", "<a3>", "<a6>"]
+    assert part.harmless == ["h0", "h10", "h20"] and whole.cut(None) == whole
+    assert part.texts == [*part.attacked, *part.asked, *part.harmless] and len(part) == 9
+
+
+def test_the_first_of_each_set():
+    prompt = lambda name, n: TestPrompt(name, str(n), "r", "p", True)  # noqa: E731
+    rows = [prompt("a", 1), prompt("b", 1), prompt("a", 2), prompt("a", 3), prompt("b", 2)]
+    assert first_of_each(rows, 2) == [rows[0], rows[1], rows[2], rows[4]]
+    assert first_of_each(rows, None) == rows
+
+
+def test_answers_are_taken_over_once_under_the_new_name(tmp_path):
+    source, folder = tmp_path / "from", tmp_path / "to"
+    source.mkdir(), folder.mkdir()
+    row = {"dataset": "a", "id": "1", "model": "tuned", "answer": "x"}
+    answers_path(source, "tuned").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    for _ in range(2):
+        take_over(source, "tuned", "neurontune", folder)
+    (kept,) = answers_path(folder, "neurontune").read_text(encoding="utf-8").splitlines()
+    assert json.loads(kept) == row | {"model": "neurontune"}
+    assert [path.name for path in folder.iterdir()] == ["neurontune.jsonl"]
