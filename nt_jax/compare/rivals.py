@@ -20,12 +20,9 @@ from nt_jax.rivals.cavgan import Cavgan, CavganFit, CavganOptions, fit_cavgan, f
 from nt_jax.rivals.choose import best_threshold
 from nt_jax.rivals.dinm import DOWN, SUFFIX, DinmExample, DinmFit, DinmOptions, edited, fit_dinm
 from nt_jax.rivals.intervention import Suffixed
-from nt_jax.rivals.lora import Adapter, LoraOptions, merged, train_lora
+from nt_jax.rivals.lora import Adapter, LoraOptions, Sides, merged, train_lora
 from nt_jax.rivals.scans import Scans, ScansFit, ScansOptions, fit_scans, harm_scores
 from nt_jax.rivals.weights import get_leaf
-from nt_jax.train.examples import Batcher
-from nt_jax.train.maml import Batches
-from nt_jax.train.plan import slope_rows
 
 # (learning rate, steps, share of the matrix, suffix): the release's for LLaMA and for Mistral, the
 # 5 % that the NeuronTune paper takes for LLaMA-3.1, and what lies around and between. The release
@@ -171,19 +168,23 @@ def lora() -> Method:
 def _fit_lora(material: Material, setting: Setting, folder: Path) -> Learned:
     """The adapter after each share of the updates, as "updates/leaf/side"."""
     tune, lm = material.config.tune, material.session.lm
-    plain = tune.model_copy(update={"margin_weight": 0.0})  # its loss knows no margin
-    batcher = Batcher(material.pools, material.session.encode, plain, material.config.seed, lm.mesh)
-    batcher.check(lm.config.max_positions)
-    rows, remat = slope_rows(material.config, lm.config, batcher.longest)
+    plain = material.config.model_copy(
+        update={
+            "tune": tune.model_copy(update={"margin_weight": 0.0}),  # its loss knows no margin
+            "neurons": material.config.neurons.model_copy(update={"first_layer": 0}),
+        }
+    )
+    batcher, remat = make_batcher(material.session, plain, material.pools)
 
-    def batch_at(step: int) -> tuple[Batches, Batches]:
+    def batch_at(step: int) -> Sides:
         batch = batcher.batch(step)
-        return batch.global_safety, batch.global_utility
+        sides = (batch.global_safety, batch.global_utility)
+        return jax.device_put(sides, sharding(lm.mesh, "SB"))
 
     options = LoraOptions(
         learning_rate=setting["learning_rate"], steps=tune.epochs,
         safety_weight=tune.safety_weight, token_decay=tune.token_decay,
-        clip_norm=tune.clip_norm, seed=material.config.seed, rows=rows, remat=remat,
+        clip_norm=tune.clip_norm, seed=material.config.seed, remat=remat,
     )  # fmt: skip
     ends = {updates(share, tune.epochs) for share in LORA_SHARES}
     learned: Learned = {}

@@ -51,7 +51,6 @@ from nt_jax.models.transformer import (
 )
 from nt_jax.rivals.examples import Examples, Ids
 from nt_jax.rivals.weights import get_leaf, with_leaves
-from nt_jax.train.objectives import token_mean
 
 DOWN = "blocks.mlp.down"
 # A request of our own with the meaning of the release's suffix.
@@ -183,6 +182,12 @@ def _layer(lm: LanguageModel, layer: int | Array, mask_BT: Bool[Array, "B T"]):
     return nnx.merge(graphdef, jax.tree.map(pick, stacked)), rotary, mix
 
 
+def token_mean(value_BA: Array, mask_BA: ArrayLike) -> Array:
+    """Mean over each row's real tokens [B]."""
+    weight_BA = jnp.asarray(mask_BA, value_BA.dtype)
+    return (value_BA * weight_BA).sum(axis=1) / jnp.maximum(weight_BA.sum(axis=1), 1)
+
+
 def answer_logits(
     lm: LanguageModel, layer: int, task: Task, down_FD: Float[Array, "F D"]
 ) -> Float[Array, "B A V"]:
@@ -214,10 +219,10 @@ def loss(
     batch = task.batch
     logits_BAV = answer_logits(lm, layer, task, moved(task, delta_FD))
     log_prob_BA = token_log_probs(logits_BAV, jnp.asarray(batch.answer_BA))
-    edit = -token_mean(log_prob_BA, batch.answer_mask_BA, 1.0)[0]
+    edit = -token_mean(log_prob_BA, batch.answer_mask_BA)[0]
     new_AV = jax.nn.log_softmax(logits_BAV[1])
     kl_A = (jnp.exp(task.base_AV) * (task.base_AV - new_AV)).sum(axis=-1)
-    kl = token_mean(kl_A[None], batch.answer_mask_BA[1:], 1.0)[0]
+    kl = token_mean(kl_A[None], batch.answer_mask_BA[1:])[0]
     kl = kl if kl_grad else jax.lax.stop_gradient(kl)
     total = edit_weight * edit + kl
     return total, {"edit": edit, "kl": kl, "total": total}

@@ -3,7 +3,7 @@
 Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (ICLR 2022, arXiv
 2106.09685): W + alpha / rank * A B, A random and B zero at the start. Loss: safety_weight * NLL of
 refusals + (1 - safety_weight) * NLL of good answers, as in NeuronTune's outer loss, on the same
-AnswerBatches; Adam on a clipped gradient.
+batches; Adam on a clipped gradient.
 
 Defaults: rank 8, alpha 16, all down projections (any linear leaf of TARGETS will do), learning
 rate 1e-3, 100 steps. The forward pass runs on the merged weights, so that what is trained is what
@@ -25,22 +25,22 @@ import numpy as np
 import optax
 from jax import Array
 
-from nt_jax.data.batching import AnswerBatch, bucket, draw, pack
+from nt_jax.data.batching import draw
+from nt_jax.data.packing import PackedBatch, Row, Shape, pack_alone
 from nt_jax.errors import DataError, RunError
 from nt_jax.mesh import sharding
 from nt_jax.models.precision import wide_dtype
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.rivals.examples import Examples, Ids
 from nt_jax.rivals.weights import get_leaf, with_leaves
-from nt_jax.train.maml import Batches, mean_over
-from nt_jax.train.objectives import nll
+from nt_jax.train.objectives import nll, over_stretches
 
 # Leaf -> how many of its axes after L are inputs.
 TARGETS = {f"blocks.{name}": 1 for name in ("attn.q", "attn.k", "attn.v", "mlp.gate", "mlp.up")}
 TARGETS |= {"blocks.mlp.down": 1, "blocks.attn.o": 2}
 Adapter = dict[str, dict[str, Array]]  # leaf -> {"a": [L, I, r], "b": [L, r, O]}
-# Of a step: (batches of refusals, batches of good answers), as Algorithm 1's global sets.
-BatchAt = Callable[[int], tuple[Batches, Batches]]
+Sides = tuple[PackedBatch, PackedBatch]  # refusals, good answers, as Algorithm 1's global sets
+BatchAt = Callable[[int], Sides]  # of a step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,6 @@ class LoraOptions:
     token_decay: float = 1.0  # token t of an answer weighs token_decay**t
     clip_norm: float = 1.0
     seed: int = 0
-    rows: int = 0  # of a batch that are differentiated together; 0: all
     remat: bool = False
 
 
@@ -116,22 +115,22 @@ def merged(lm: LanguageModel, adapter: Adapter, strength: float | Array) -> Lang
 
 
 def loss(
-    adapter: Adapter, lm: LanguageModel, batch: AnswerBatch, strength: Array, decay: Array,
+    adapter: Adapter, lm: LanguageModel, batch: PackedBatch, strength: Array, decay: Array,
     remat: bool = False,
 ) -> Array:  # fmt: skip
-    """Mean NLL of a batch's answers under the merged model, in nats per token."""
+    """NLL of a stretch's answers under the merged model, in nats per token; stretches add up."""
     return nll(merged(lm, adapter, strength), lm.ones_LF, batch, decay=decay, remat=remat)
 
 
-@functools.partial(jax.jit, static_argnames=("adam", "rows", "remat"))
+@functools.partial(jax.jit, static_argnames=("adam", "remat"))
 def lora_step(
-    adapter: Adapter, moments: optax.OptState, lm: LanguageModel, batches: tuple[Batches, Batches],
-    numbers: dict[str, Array], *, adam: optax.GradientTransformation, rows: int, remat: bool,
+    adapter: Adapter, moments: optax.OptState, lm: LanguageModel, sides: Sides,
+    numbers: dict[str, Array], *, adam: optax.GradientTransformation, remat: bool,
 ) -> tuple[Adapter, optax.OptState, dict[str, Array]]:  # fmt: skip
     """One update: (new adapter, moments, losses before it)."""
-    slope, (safety, utility) = jax.value_and_grad(loss), batches
+    slope = jax.value_and_grad(loss)
     rule = lambda b: slope(adapter, lm, b, numbers["strength"], numbers["decay"], remat)  # noqa: E731
-    (safe, safe_g), (useful, useful_g) = (mean_over(rule, part, rows) for part in (safety, utility))
+    (safe, safe_g), (useful, useful_g) = (over_stretches(rule, side) for side in sides)
     weight = numbers["safety_weight"]
     mix = lambda s, u: weight * s + (1 - weight) * u  # noqa: E731
     direction, moments = adam.update(jax.tree.map(mix, safe_g, useful_g), moments)
@@ -154,7 +153,7 @@ def train_lora(
     for step in range(options.steps):
         adapter, moments, parts = lora_step(
             adapter, moments, lm, batch_at(step), numbers,
-            adam=adam, rows=options.rows, remat=options.remat,
+            adam=adam, remat=options.remat,
         )  # fmt: skip
         losses = {name: float(value) for name, value in parts.items()}
         if not np.isfinite(losses["total"]):
@@ -181,19 +180,24 @@ def batches_from(
 ) -> BatchAt:
     """Where no NeuronTune run gives batches: `rows` random examples of each kind per step.
 
-    One width for all steps of a kind, so that there is one program.
+    One length for all steps of a kind, so that there is one program.
     """
     kinds = {"safety": (examples.harmful, examples.refusals)}
     kinds |= {"utility": (examples.harmless, examples.answers)}
-    width = {name: bucket(max(map(len, prompts))) for name, (prompts, _) in kinds.items()}
+    all_rows = {
+        name: [Row(*row) for row in zip(prompts, _cut(answers, answer_tokens), strict=True)]
+        for name, (prompts, answers) in kinds.items()
+    }
 
-    def draw_one(name: str, step: int) -> Batches:
-        prompts, answers = kinds[name]
-        picked = draw(seed, f"lora-{name}", step, len(prompts), rows)
-        take: Callable[[Sequence[Ids]], list[Ids]] = lambda group: [group[row] for row in picked]  # noqa: E731
-        batch = pack(
-            take(prompts), take(answers), prompt_width=width[name], answer_width=answer_tokens
-        )
-        return (jax.device_put(batch, sharding(lm.mesh, "B")),)
+    def draw_one(name: str, step: int) -> PackedBatch:
+        mine = all_rows[name]
+        picked = draw(seed, f"lora-{name}", step, len(mine), rows)
+        shape = Shape(1, rows, max(row.tokens for row in mine), answer_tokens, 1)
+        batch = pack_alone([mine[row] for row in picked], shape)
+        return jax.device_put(batch, sharding(lm.mesh, "SB"))
 
     return lambda step: (draw_one("safety", step), draw_one("utility", step))
+
+
+def _cut(answers: Sequence[Ids], width: int) -> list[Ids]:
+    return [answer[:width] for answer in answers]

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from nt_jax.attribution.select import NeuronSet
-from nt_jax.config import TuneConfig
+from nt_jax.config import RunConfig, TuneConfig
 from nt_jax.errors import RunError
 from nt_jax.mesh import sharding
 from nt_jax.train.batcher import Batcher
@@ -53,7 +53,7 @@ def tune(
     config, lm = session.config.tune, session.lm
     placed = place(neurons)
     upper = Upper.of(lm, neurons)
-    batcher, remat = make_batcher(session, pools)
+    batcher, remat = make_batcher(session, session.config, pools)
     options = meta_options(config, remat)
     metric = harmless_metric(session, upper, pools, folder)
     optimiser = make_optimiser(config.clip_norm, config.metric_requests > 0)
@@ -98,10 +98,9 @@ def tune(
     return calibrate(session, state, placed, prompts, base, folder)
 
 
-def make_batcher(session: Session, pools: Pools) -> tuple[Batcher, bool]:
-    """(the batches, whether to recompute layers), as the memory allows."""
-    config, model = session.config, session.lm.config
-    side = session.lm.mesh.shape["data"]
+def make_batcher(session: Session, config: RunConfig, pools: Pools) -> tuple[Batcher, bool]:
+    """(the batches, whether to recompute layers), as `config` and the memory allow."""
+    model, side = session.lm.config, session.lm.mesh.shape["data"]
     batcher = Batcher(pools, session.encode, config.tune, config.seed, side)
     most, remat, _ = tuning_tokens(config, model, batcher.longest)
     batcher.choose_shapes(most, sequence_cost(model))

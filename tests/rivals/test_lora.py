@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nt_jax.data.batching import pack
+from nt_jax.data.packing import Row, Shape, pack_alone
 from nt_jax.errors import DataError, RunError
 from nt_jax.models.transformer import logits
 from nt_jax.rivals import lora
@@ -117,16 +117,28 @@ def test_a_small_change_of_bfloat16_weights_is_summed_in_float32():
 # --- training -------------------------------------------------------------------------------------
 
 
-def batch(seed: int, width: int, rows: int, vocab: int = 300):
+def packed(prompts, answers, stretches: int = 1):
+    """Rows in sequences of their own, [S, B, ...]; the last sequence is filler."""
+    rows = [Row(*row) for row in zip(prompts, answers, strict=True)]
+    side = len(rows) // stretches + 1
+    longest = max(row.tokens for row in rows)
+    return pack_alone(rows, Shape(stretches, side, longest, 6, 1))
+
+
+def first(batch):
+    """The first stretch."""
+    return jax.tree.map(lambda leaf: leaf[0], batch)
+
+
+def batch(seed: int, width: int, rows: int, vocab: int = 300, stretches: int = 1):
     prompts, answers = (made_up.rows(seed + n, rows, width, vocab) for n in (0, 1))
-    return pack(prompts, answers, prompt_width=width, answer_width=6)
+    return packed(prompts, [answer[:6] for answer in answers], stretches)
 
 
 def test_gradients_are_those_of_finite_differences(x64):
     lm = plain.random_model(dtype=jnp.float64)
     adapter = filled(init_adapter(lm, EVERY))
-    rows = batch(3, 8, 4, vocab=40)
-    rows = dataclasses.replace(rows, weight_B=rows.weight_B.astype(np.float64))
+    rows = first(batch(3, 8, 4, vocab=40))
     value = jax.jit(lambda x: lora.loss(x, lm, rows, 1.5, 0.9))
     slope = jax.jit(jax.grad(value))(adapter)
     for name in adapter:
@@ -145,7 +157,7 @@ def test_the_loss_is_that_of_the_merged_model_answer_by_answer(x64):
     lm = plain.random_model(dtype=jnp.float64)
     adapter = filled(init_adapter(lm, EVERY))
     prompts, answers = ([5, 9, 30], [8]), ([21, 6, 2], [12, 7, 9, 2])
-    rows = pack(prompts, answers, prompt_width=8, answer_width=6, rows=3)
+    rows = first(packed(prompts, answers))
     new = merged(lm, adapter, 1.5)
     expected = np.mean([
         -plain.plain_answer_log_probs(new, prompt, answer).mean()
@@ -158,18 +170,19 @@ def test_the_loss_is_that_of_the_merged_model_answer_by_answer(x64):
 
 def test_a_step_weighs_both_sides_and_goes_down_adams_way():
     lm, options = made_up.model(), LoraOptions(steps=1, safety_weight=0.3, learning_rate=0.01)
-    sides = (batch(3, 8, 4),), (batch(5, 8, 2), batch(7, 16, 2))
+    sides = batch(3, 8, 4), batch(5, 8, 4, stretches=2)
     ((new, losses),) = train_lora(lm, lambda step: sides, options)
     old = init_adapter(lm, options)
     strength, decay = np.float32(2.0), np.float32(1.0)
     slope = jax.jit(jax.value_and_grad(lora.loss))
-    alone = [slope(old, lm, b, strength, decay) for s in sides for b in s]
-    safe, useful = float(alone[0][0]), float((alone[1][0] + alone[2][0]) / 2)
+    useful_parts = [jax.tree.map(lambda leaf, n=n: leaf[n], sides[1]) for n in (0, 1)]
+    alone = [slope(old, lm, b, strength, decay) for b in (first(sides[0]), *useful_parts)]
+    safe, useful = float(alone[0][0]), float(alone[1][0] + alone[2][0])
     assert losses["safety"] == pytest.approx(safe, rel=1e-5)
     assert losses["utility"] == pytest.approx(useful, rel=1e-5)
     assert losses["total"] == pytest.approx(0.3 * safe + 0.7 * useful, rel=1e-5)
     parts = [np.asarray(g["blocks.mlp.down"]["b"]) for _, g in alone]
-    slope = 0.3 * parts[0] + 0.35 * (parts[1] + parts[2])
+    slope = 0.3 * parts[0] + 0.7 * (parts[1] + parts[2])
     clear = np.abs(slope) > 1e-3 * np.abs(slope).max()
     assert clear.mean() > 0.9
     moved = np.asarray(new["blocks.mlp.down"]["b"])
@@ -213,13 +226,12 @@ def test_batches_hold_every_example_once_before_any_twice():
     batch_at = batches_from(lm, examples, rows=2, answer_tokens=16)
     seen = []
     for step in range(3):
-        (safety,), (utility,) = batch_at(step)
-        assert safety.prompt_BP.shape == utility.prompt_BP.shape == (2, 16)
-        for ids, mask, answer, real in zip(
-            *map(np.asarray, (safety.prompt_BP, safety.prompt_mask_BP, safety.answer_BA,
-                              safety.answer_mask_BA)), strict=True,
-        ):  # fmt: skip
-            seen.append((ids[mask].tolist(), answer[real].tolist()))
+        safety, utility = batch_at(step)
+        assert safety.token_BT.shape[:2] == utility.token_BT.shape[:2] == (1, 2)
+        for place in range(2):
+            part, answer = (np.asarray(x)[0, place] for x in (safety.part_BT, safety.answer_BQ))
+            ids, target = (np.asarray(x)[0, place] for x in (safety.token_BT, safety.target_BQ))
+            seen.append((ids[part == 1].tolist(), target[answer == 0].tolist()))
     assert sorted(seen) == sorted(zip(examples.harmful, examples.refusals, strict=True))
 
 
