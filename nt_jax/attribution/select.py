@@ -97,9 +97,12 @@ def select(
     return NeuronSet(layer_P, index_P, is_safety_P), int(shared)
 
 
-def random_neurons(layers: int, width: int, *, safety: int, utility: int, seed: int) -> NeuronSet:
+def random_neurons(
+    layers: int, width: int, *, safety: int, utility: int, seed: int, first_layer: int = 0
+) -> NeuronSet:
     """As many neurons drawn at random: the control of the paper's "w/o Neuron Pinpointing"."""
     generator = np.random.default_rng([seed, 7])
-    flat = generator.permutation(layers * width)[: safety + utility].astype(np.int32)
+    flat = generator.permutation((layers - first_layer) * width)[: safety + utility]
+    flat = (flat + first_layer * width).astype(np.int32)
     layer_P, index_P = np.divmod(flat, np.int32(width))
     return NeuronSet(layer_P, index_P, np.arange(flat.size) < safety)

@@ -56,7 +56,7 @@ def compare(
             "harmless set, or SU-F1 is not defined. Name one of each."
         )
     if "7" in tables:
-        check_grid(config.compare, inputs.session.checkpoint.config)
+        check_grid(config.compare, inputs.session.checkpoint.config, config.neurons.first_layer)
     run(config, console, inputs=inputs)
     wanted = needed(methods, tables, config.compare)
     with RunDirectory(config.folder) as outer, RunDirectory(config.folder / FOLDER) as inner:

@@ -16,6 +16,7 @@ from nt_jax.compare.names import METHODS
 from nt_jax.compare.search import Learned, Method, Setting, UnusableSettingError
 from nt_jax.errors import RunError
 from nt_jax.eval.answering import Measured
+from nt_jax.mesh import sharding
 from nt_jax.rivals.cavgan import Cavgan, CavganFit, CavganOptions, fit_cavgan, fresh_gan
 from nt_jax.rivals.choose import best_threshold
 from nt_jax.rivals.dinm import DOWN, SUFFIX, DinmExample, DinmFit, DinmOptions, edited, fit_dinm
@@ -23,6 +24,7 @@ from nt_jax.rivals.intervention import Suffixed
 from nt_jax.rivals.lora import Adapter, LoraOptions, Sides, merged, train_lora
 from nt_jax.rivals.scans import Scans, ScansFit, ScansOptions, fit_scans, harm_scores
 from nt_jax.rivals.weights import get_leaf
+from nt_jax.train.tune import make_batcher
 
 # (learning rate, steps, share of the matrix, suffix): the release's for LLaMA and for Mistral, the
 # 5 % that the NeuronTune paper takes for LLaMA-3.1, and what lies around and between. The release

@@ -41,7 +41,12 @@ def without_pinpointing(seed: int) -> Method:
     def fit(material: Material, setting: Setting, folder: Path) -> Learned:
         model, counts = material.session.checkpoint.config, material.config.neurons
         neurons = random_neurons(
-            model.layers, model.neurons, safety=counts.safety, utility=counts.utility, seed=seed
+            model.layers,
+            model.neurons,
+            safety=counts.safety,
+            utility=counts.utility,
+            seed=seed,
+            first_layer=counts.first_layer,
         )
         return tuned(material, material.config.tune, neurons, folder)
 
@@ -79,9 +84,16 @@ def chosen_neurons(
     """The best neurons by the scores in a folder; as many as the run has, unless told."""
     own, found = material.config.neurons, load_scores(scores)
     safety, utility = safety or own.safety, utility or own.utility
-    return select(found["safety"], found["utility"], safety=safety, utility=utility)[0]
+    return select(
+        found["safety"],
+        found["utility"],
+        safety=safety,
+        utility=utility,
+        first_layer=own.first_layer,
+    )[0]
 
 
-def check_grid(grid: CompareConfig, model: ModelConfig) -> None:
+def check_grid(grid: CompareConfig, model: ModelConfig, first_layer: int) -> None:
     """Raises a ConfigError, before any work, where table 7 asks for more neurons than there are."""
-    check_counts(max(grid.safety_counts), max(grid.utility_counts), model.layers * model.neurons)
+    most = max(grid.safety_counts), max(grid.utility_counts)
+    check_counts(*most, (model.layers, model.neurons), first_layer)

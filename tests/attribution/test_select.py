@@ -150,3 +150,25 @@ def test_the_random_control_has_the_same_counts(safety, utility, seed):
 def test_seeds_draw_different_neurons():
     draws = [random_neurons(4, 50, safety=5, utility=5, seed=seed) for seed in range(5)]
     assert len({tuple(flat(neurons, 50, True)) for neurons in draws}) == 5
+
+
+@pytest.mark.parametrize("first_layer", [0, 1, 2])
+def test_no_neuron_below_the_first_layer_is_taken(first_layer):
+    draw = np.random.default_rng(0)
+    scores = draw.standard_normal((2, 3, 4))
+    found, _ = select(*scores, safety=2, utility=2, first_layer=first_layer)
+    alone, _ = select(*scores[:, first_layer:], safety=2, utility=2)
+    np.testing.assert_array_equal(found.layer_P, alone.layer_P + first_layer)
+    np.testing.assert_array_equal(found.index_P, alone.index_P)
+    control = random_neurons(3, 4, safety=2, utility=2, seed=0, first_layer=first_layer)
+    assert (
+        control.layer_P.min() >= first_layer
+        and len(set(zip(control.layer_P, control.index_P, strict=True))) == 4
+    )
+    with pytest.raises(ConfigError, match=f"first_layer={3 + first_layer} leaves none"):
+        select(*scores, safety=1, utility=1, first_layer=3 + first_layer)
+    if first_layer:
+        with pytest.raises(
+            ConfigError, match=rf"neurons of this model from layer {first_layer} on"
+        ):
+            select(*scores, safety=6, utility=6, first_layer=first_layer)
