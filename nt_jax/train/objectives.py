@@ -14,13 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nt_jax.data.packing import PackedBatch
-from nt_jax.models.transformer import (
-    LanguageModel,
-    run_below,
-    run_layers,
-    token_log_probs,
-    unembed,
-)
+from nt_jax.models.head import divergence, target_log_probs
+from nt_jax.models.transformer import LanguageModel, Transformer, run_below, run_layers
 
 MARGIN = 2.0  # nats per token that an answer should be likelier than a refusal of its request
 
@@ -39,10 +34,10 @@ def residual_at(lm: LanguageModel, batch: PackedBatch, first: int) -> Float[Arra
     return jax.lax.scan(enter, None, batch)[1]
 
 
-def target_logits(
+def target_states(
     lm: LanguageModel, scale_LF: Array, batch: PackedBatch, *, remat: bool = False
-) -> Float[Array, "B Q V"]:
-    """Logits that predict each answer token, float32 or wider; other positions get no head.
+) -> tuple[Transformer, Float[Array, "B Q D"]]:
+    """(the model, its residual stream after the last layer where answer tokens are predicted).
 
     `lm` holds the layers from the one that batch.x_BTD enters; without x_BTD, all of them.
     """
@@ -51,8 +46,7 @@ def target_logits(
         x_BTD = jnp.take(model.embed[...], jnp.asarray(batch.token_BT), axis=0)
     position_BT = jnp.asarray(batch.position_BT)
     trace = run_layers(model, lm.config, x_BTD, position_BT, batch.visible_BTT(), remat=remat)
-    x_BQD = jnp.take_along_axis(trace.x_BTD, jnp.asarray(batch.at_BQ)[:, :, None], axis=1)
-    return unembed(model, x_BQD, lm.config.rms_eps)
+    return model, jnp.take_along_axis(trace.x_BTD, jnp.asarray(batch.at_BQ)[:, :, None], axis=1)
 
 
 def over_stretches(rule: Callable[[PackedBatch], Any], batch: PackedBatch) -> Any:
@@ -105,8 +99,8 @@ def log_likelihoods(
     remat: bool = False,
 ) -> Float[Array, "B R 2"]:
     """Mean log-likelihood per token of each row's answer and declined answer, in nats."""
-    logits_BQV = target_logits(lm, scale_LF, batch, remat=remat)
-    log_prob_BQ = token_log_probs(logits_BQV, jnp.asarray(batch.target_BQ))
+    model, x_BQD = target_states(lm, scale_LF, batch, remat=remat)
+    log_prob_BQ = target_log_probs(lm, model, x_BQD, jnp.asarray(batch.target_BQ))
     return answer_means(log_prob_BQ, batch, decay)
 
 
@@ -139,10 +133,9 @@ def nll_and_kl(
     remat: bool = False,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """(NLL, KL(base || scaled)) per answer token, in nats; the base is the scale of ones."""
-    logits_BQV = target_logits(lm, scale_LF, batch, remat=remat)
-    base_BQV = jax.lax.stop_gradient(target_logits(lm, lm.ones_LF, batch))
-    base_BQV, new_BQV = jax.nn.log_softmax(base_BQV), jax.nn.log_softmax(logits_BQV)
-    kl_BQ = (jnp.exp(base_BQV) * (base_BQV - new_BQV)).sum(axis=-1)
-    log_prob_BQ = token_log_probs(logits_BQV, jnp.asarray(batch.target_BQ))
+    model, x_BQD = target_states(lm, scale_LF, batch, remat=remat)
+    base, base_BQD = jax.lax.stop_gradient(target_states(lm, lm.ones_LF, batch))
+    kl_BQ = divergence(lm, base, base_BQD, model, x_BQD)
+    log_prob_BQ = target_log_probs(lm, model, x_BQD, jnp.asarray(batch.target_BQ))
     own, kl = (answer_means(value, batch, decay)[..., 0] for value in (log_prob_BQ, kl_BQ))
     return -row_sum(own, batch), row_sum(kl, batch)

@@ -11,6 +11,7 @@ import pytest
 from nt_jax.data.packing import PADDING, Row, Shape, pack_alone, pack_rows
 from nt_jax.mesh import make_mesh
 from nt_jax.models.checkpoint import load_model
+from nt_jax.models.transformer import unembed
 from nt_jax.train.objectives import (
     MARGIN,
     answer_means,
@@ -19,7 +20,7 @@ from nt_jax.train.objectives import (
     nll_and_margin,
     residual_at,
     row_sum,
-    target_logits,
+    target_states,
 )
 from tests import plain, tiny, torch_twin
 
@@ -102,7 +103,9 @@ def test_logits_are_those_that_predict_the_answer(below):
     batch = pack_rows(ROWS, SHAPE)
     batch = first(dataclasses.replace(batch, x_BTD=residual_at(lm, batch, below)))
     upper = lm.above(below)
-    found_BQV = np.asarray(jax.jit(target_logits)(upper, upper.ones_LF, batch))
+    at_targets = lambda lm, batch: unembed(*target_states(lm, lm.ones_LF, batch), 1e-6)  # noqa: E731
+    assert lm.config.rms_eps == 1e-6
+    found_BQV = np.asarray(jax.jit(at_targets)(upper, batch))
     tokens = {int(batch.answer_BQ[0, q]) for q in range(SHAPE.targets)}
     assert tokens == {0, 2, 4, PADDING}  # all three share the first sequence
     order = [ROWS[number] for number in (0, 1, 2)]
