@@ -22,7 +22,11 @@ def arrays(rows: list[Row], decay: float):
 
 def nll_and_kl(theta_P, lm, neurons, rows: list[Row], decay: float):
     """(mean NLL, mean KL to the base model) of some rows."""
-    token_RT, weight_RT = arrays(rows, decay)
+    return of_arrays(theta_P, lm, neurons, *arrays(rows, decay))
+
+
+def of_arrays(theta_P, lm, neurons, token_RT, weight_RT):
+    """(NLL, KL to the base model) of tokens by their weights."""
     scale_LF = lm.ones_LF.at[neurons.layer_P, neurons.index_P].set(theta_P)
     all_logits = jax.vmap(lambda token_T, scale: plain_logits(lm, token_T, scale), (0, None))
     new_RTV, base_RTV = (

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nt_jax.data.packing import Shape, pack_alone, pack_rows
 from nt_jax.train.metric import make_metric, mean_slope, row_slopes
-from tests.train.slow import nll_and_kl
+from tests.train.slow import arrays, of_arrays
 from tests.train.test_maml import NEURONS, THETA, model, some_rows
 
 DAMPING = 0.01
@@ -38,10 +38,12 @@ def test_a_slope_is_the_gradient_of_that_row_alone(x64):
     first = jax.tree.map(lambda leaf: leaf[0], batch)
     found_BP = jax.jit(row_slopes)(THETA, lm, NEURONS, first, 0.8)
     assert not np.asarray(found_BP[4]).any()
-    expected_BP = []
-    for row in rows:
-        loss = lambda t_P, row=row: nll_and_kl(t_P, lm, NEURONS, [row], 0.8)[0]  # noqa: E731
-        expected_BP.append(-jax.grad(loss)(THETA))
+    loss = lambda t_P, *row: of_arrays(t_P, lm, NEURONS, *row)[0]  # noqa: E731
+    slope = jax.jit(jax.grad(loss))
+    token_RT, weight_RT = arrays(rows, 0.8)  # a row weighs one over their number
+    expected_BP = np.array([
+        -slope(THETA, token_RT[n : n + 1], len(rows) * weight_RT[n : n + 1]) for n in range(4)
+    ])  # fmt: skip
     np.testing.assert_allclose(found_BP[:4], expected_BP, rtol=1e-8, atol=1e-12)
     together = pack_rows(rows, Shape(4, 1, 12, 24, 4))
     mean_P = jax.jit(mean_slope)(THETA, lm, NEURONS, together, 0.8)
