@@ -1,4 +1,4 @@
-"""A whole comparison: killed, carried on with every method, and its tables beside its numbers."""
+"""A whole comparison: every method, its tables beside its numbers; killed and carried on."""
 
 import csv
 import json
@@ -27,10 +27,23 @@ def lines_of(path: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def killed(finished, tmp_path_factory) -> tuple[Path, dict[str, str]]:
-    """(a run whose comparison was killed, what it had written by then)."""
+def compared(finished, tmp_path_factory) -> tuple[Path, dict, str]:
+    """(the run, the JSON object, the screen) of a comparison of all methods."""
     folder = tmp_path_factory.mktemp("compare") / "run"
     shutil.copytree(finished.folder, folder)
+    facts, screen = small.carry_on(small.settings(finished.recipe, folder), tuple(METHODS))
+    return folder, facts, screen
+
+
+@pytest.fixture(scope="module")
+def numbers(compared) -> dict[tuple[str, str, str], dict]:
+    rows = json.loads((compared[0] / "compare" / "report" / "results.json").read_text())
+    return {(row["dataset"], row["metric"], row["model"]): row for row in rows}
+
+
+@pytest.mark.slow
+def test_what_was_written_before_a_kill_is_kept(finished, tmp_path):
+    folder = shutil.copytree(finished.folder, tmp_path / "run")
     command = [sys.executable, "-m", "tests.compare.small", str(finished.recipe), str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
@@ -41,27 +54,8 @@ def killed(finished, tmp_path_factory) -> tuple[Path, dict[str, str]]:
         for path in (inside / ".answers-dinm.tmp" / "dinm.jsonl", inside / "fit-dinm/trials.jsonl")
     }
     assert all(written.values())
-    return folder, written
-
-
-@pytest.fixture(scope="module")
-def compared(finished, killed) -> tuple[Path, dict, str]:
-    """(the run, the JSON object, the screen) of the killed comparison carried on with all."""
-    folder, _ = killed
-    config = small.settings(finished.recipe, folder)
-    facts, screen = small.carry_on(config, tuple(METHODS))
-    return folder, facts, screen
-
-
-@pytest.fixture(scope="module")
-def numbers(compared) -> dict[tuple[str, str, str], dict]:
-    rows = json.loads((compared[0] / "compare" / "report" / "results.json").read_text())
-    return {(row["dataset"], row["metric"], row["model"]): row for row in rows}
-
-
-def test_what_was_written_before_the_kill_is_kept(killed, compared):
-    folder, written = killed
-    assert re.search(r"^fit-dinm +kept from before$", compared[2], re.M)
+    _, screen = small.carry_on(small.settings(finished.recipe, folder), ("dinm", "scans"))
+    assert re.search(r"^fit-dinm +kept from before$", screen, re.M)
     for path, before in written.items():
         now = Path(path.replace(".answers-dinm.tmp", "answers-dinm")).read_text(encoding="utf-8")
         assert now.startswith(before)
