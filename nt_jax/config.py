@@ -162,7 +162,7 @@ class TuneConfig(Frozen):
         default=0.0,
         ge=0,
         description="weight of a loss that keeps answers to harmless requests 2 nats per token "
-        "likelier than refusals of them; doubles the work on harmless requests",
+        "likelier than refusals of them",
     )
     init_safety: float = Field(
         default=1.2, ge=-1000, le=1000, description="first factor of safety neurons"
@@ -435,15 +435,10 @@ class RunConfig(Frozen):
 
     @model_validator(mode="after")
     def _batches_fit_the_mesh(self) -> Self:
-        """The config itself, once every batch can be cut into mesh.data equal parts."""
-        batches = {
-            "tune.global_batch": self.tune.global_batch,
-            "tune.local_batch": self.tune.local_batch,
-            "eval.batch_size": self.eval.batch_size,
-        }
-        for key, size in batches.items():
-            if size % self.mesh.data:
-                raise _conflict(key, size, f"must be a multiple of mesh.data = {self.mesh.data}")
+        """The config itself, once answers can be decoded in mesh.data equal parts."""
+        size, parts = self.eval.batch_size, self.mesh.data
+        if size % parts:
+            raise _conflict("eval.batch_size", size, f"must be a multiple of mesh.data = {parts}")
         return self
 
     @property

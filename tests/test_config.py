@@ -115,7 +115,7 @@ seed: 2
         ("name=../up", "may hold letters, digits"),
         ("tune.factor_min=4", "tune.factor_min = 4.0 (command line): must be below tune.factor_m"),
         ("tune.init_safety=4.5", "must lie between tune.factor_min = 0.0 and tune.factor_max = 4"),
-        ("mesh.data=3", "tune.global_batch = 8 (run.yaml): must be a multiple of mesh.data = 3"),
+        ("mesh.data=3", "eval.batch_size = 32 (run.yaml): must be a multiple of mesh.data = 3"),
     ],
 )
 def test_a_wrong_override_is_one_line_that_helps(folder, override, message):

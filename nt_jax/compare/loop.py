@@ -30,7 +30,7 @@ from nt_jax.train.stages import scorer_of
 
 FOLDER = "compare"  # in the run directory
 FITTING = (
-    "seed", "model.dtype", "eval.judge", "tune", "data",
+    "seed", "model.dtype", "eval.judge", "tune", "data", "neurons.first_layer",
     "compare.search", "compare.criterion", "compare.validation",
 )  # fmt: skip
 ANSWERING = ("model.dtype", "eval.max_new_tokens", "eval.engine")

@@ -159,6 +159,8 @@ def lora() -> Method:
             kept, leaf, side = name.split("/")
             if int(kept) == wanted:
                 adapter.setdefault(leaf, {})[side] = jnp.asarray(value)
+        if not adapter:
+            raise UnusableSettingError(f"LoRA diverged before update {wanted}.")
         options = LoraOptions()
         changed = merged(material.session.lm, adapter, options.alpha / options.rank)
         return Measured("lora", material.session.edited(changed))
@@ -198,7 +200,8 @@ def _fit_lora(material: Material, setting: Setting, folder: Path) -> Learned:
                 for side, value in sides.items():
                     learned[f"{step}/{leaf}/{side}"] = np.asarray(value)
     except RunError as error:
-        raise UnusableSettingError(str(error)) from error
+        if not learned:
+            raise UnusableSettingError(str(error)) from error
     return learned
 
 

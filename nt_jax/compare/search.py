@@ -106,9 +106,10 @@ def _trial(material: Material, method: Method, setting: Setting, folder: Path) -
     """Validation rates and score of one setting, or why it failed."""
     try:
         learned = _fitted(material, method, setting, folder)
+        model = built(material, method, setting, learned)
     except UnusableSettingError as error:
         return {"failed": str(error), TRIED: 0}
-    found = validate_model(material, built(material, method, setting, learned))
+    found = validate_model(material, model)
     criterion = material.config.compare.criterion
     score = balance(found) if criterion == "balance" else found["su_f1"]
     return {**found, "score": score, TRIED: int(learned.get(TRIED, 0))}

@@ -22,8 +22,11 @@ def choose_templates(
     """(one template per wanted example, how many were dropped for having several types).
 
     Strategic attack selection (paper A.6): each attack type is represented by attacks of that type
-    alone. Without it, any template that names the type will do.
+    alone. Without it, any template that names the type will do, and where no template names any,
+    all count as of every type.
     """
+    if not config.attack_selection and not any(t.types for t in templates):
+        templates = [dataclasses.replace(t, types=config.attack_types) for t in templates]
     single = [t for t in templates if len(t.types) == 1]
     dropped = len(templates) - len(single) if config.attack_selection else 0
     pool = single if config.attack_selection else templates

@@ -4,8 +4,8 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from nt_jax.data.batching import draw
-from nt_jax.data.packing import Row, Shape, cheapest_shape, pack_rows, shape_of
+from nt_jax.data.batching import bucket, draw
+from nt_jax.data.packing import LENGTH_STEP, Row, Shape, cheapest_shape, pack_rows, shape_of
 from nt_jax.train.examples import Encode, Pair, Pool, Pools
 from nt_jax.train.maml import MetaBatch
 
@@ -78,7 +78,9 @@ class Batcher:
 
     def _fitted(self, name: str, epoch: int) -> tuple[list[Row], Shape]:
         rows, shape = self.rows(name, epoch), self.shapes[name]
-        return rows, shape.holding(shape_of(rows, shape.length, shape.side))
+        longest = bucket(max(row.tokens for row in rows), LENGTH_STEP)
+        length = max(shape.length, longest)  # an epoch that was not planned may hold a longer row
+        return rows, shape_of(rows, length, shape.side).holding(shape)
 
     def _draw(
         self, stream: str, pairs: Sequence[Pair], templates: Sequence, count: int, epoch: int
@@ -92,13 +94,13 @@ class Batcher:
             around = draw(self.seed, stream + "template", epoch, len(templates), count)
             texts = [templates[t].apply(text) for t, text in zip(around, texts, strict=True)]
         return [
-            self._row(text, pair, number, "utility" in stream)
+            self._row(text, pair, number, stream.startswith("global_utility"))
             for text, pair, number in zip(texts, picked, order, strict=True)
         ]
 
-    def _row(self, text: str, pair: Pair, number: int, harmless: bool) -> Row:
+    def _row(self, text: str, pair: Pair, number: int, with_margin: bool) -> Row:
         declined: list[int] = []
-        if harmless and self.tune.margin_weight > 0:
+        if with_margin and self.tune.margin_weight > 0:
             declined = pair.declined or self.refusals[number % len(self.refusals)]
         width = self.tune.answer_tokens
         return Row(self.encode(text), pair.answer[:width], declined[:width])

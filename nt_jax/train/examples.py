@@ -5,6 +5,8 @@ attacks that the outer loss does not contain, so what is learned has to carry ov
 """
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Callable, Sequence
 
 from nt_jax.data.records import AttackTemplate
@@ -108,6 +110,11 @@ def metric_rows(pools: Pools) -> list[tuple[str, list[int]]]:
     ]
 
 
+def far_apart(count: int) -> int:
+    """A stride of 5 or more that visits all of `count` places before it visits one again."""
+    return next(n for n in itertools.count(5) if math.gcd(n, count) == 1)
+
+
 def safety_rows(pools: Pools, count: int, direct_share: float) -> list[tuple[str, list[int]]]:
     """(prompt, safety target) of `count` training requests, bare in the share that is tuned on.
 
@@ -115,9 +122,10 @@ def safety_rows(pools: Pools, count: int, direct_share: float) -> list[tuple[str
     """
     rows: list[tuple[str, list[int]]] = []
     for pool in (pools.local_safety, pools.global_safety):
+        stride = far_apart(len(pool.templates))
         for place, pair in enumerate(pool.attacked):
             bare = int((place + 1) * direct_share) > int(place * direct_share)
-            template = None if bare else pool.templates[place * 5 % len(pool.templates)]
+            template = None if bare else pool.templates[place * stride % len(pool.templates)]
             rows.append((template.apply(pair.request) if template else pair.request, pair.answer))
     count = min(count, len(rows))
     return [rows[len(rows) * n // count] for n in range(count)]

@@ -114,7 +114,8 @@ def stage_keys(config: RunConfig, weights: str, data: str, tests: str) -> dict[s
     add("export", ["export"], keys["train"])
     answering = ["model.dtype", "eval.max_new_tokens", "eval.engine"]
     add("base", answering, tests)
-    add("tuned", answering, tests, keys["train"])
+    exported = [keys["export"]] if config.eval.engine == "vllm" else []  # what vLLM reads
+    add("tuned", answering, tests, keys["train"], *exported)
     add("eval", list(MEASURING), keys["base"], keys["tuned"])
     add("report", ["name"], keys["eval"], keys["export"])
     return keys

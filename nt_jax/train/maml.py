@@ -87,14 +87,13 @@ def utility_loss(theta_P: Array, lm, neurons, batch, options: MetaOptions):
     """((1 - lambda) * (L_u + kl_weight * KL to the base model + margin_weight * margin), parts)."""
     scale_LF = scatter(theta_P, neurons, lm.ones_LF)
     settings = {"decay": options.token_decay, "remat": options.remat}
+    kl = margin = jnp.zeros((), scale_LF.dtype)
+    if options.with_kl:
+        loss, kl = nll_and_kl(lm, scale_LF, batch, **settings)
     if options.with_margin:
         loss, margin = nll_and_margin(lm, scale_LF, batch, **settings)
-    else:
+    elif not options.with_kl:
         loss = nll(lm, scale_LF, batch, **settings)
-        margin = jnp.zeros_like(loss)
-    kl = jnp.zeros_like(loss)
-    if options.with_kl:
-        kl = nll_and_kl(lm, scale_LF, batch, **settings)[1]
     total = loss + options.kl_weight * kl + options.margin_weight * margin
     parts = {"safety_loss": jnp.zeros_like(loss), "utility_loss": loss, "kl": kl, "margin": margin}
     return (1 - options.safety_weight) * total, parts

@@ -44,14 +44,19 @@ def model_line(config: ModelConfig) -> str:
     )
 
 
-def sequence_cost(model: ModelConfig) -> Callable[[int], float]:
-    """Multiplications of one layer over a sequence of so many tokens: weights, then attention."""
+def layer_parameters(model: ModelConfig) -> int:
+    """Number of weights of one layer."""
     sizes = dim_sizes(model)
-    weights = sum(
+    return sum(
         math.prod(sizes[axis] for axis in axes if axis != "L")
         for axes in leaf_axes(model).values()
         if "L" in axes
     )
+
+
+def sequence_cost(model: ModelConfig) -> Callable[[int], float]:
+    """Multiplications of one layer over a sequence of so many tokens: weights, then attention."""
+    weights = layer_parameters(model)
     return lambda tokens: tokens * (weights + 2 * tokens * model.heads * model.head_dim)
 
 
@@ -62,29 +67,43 @@ def tuning_tokens(config: RunConfig, model: ModelConfig, longest: int) -> tuple[
     stretch. As many tokens as fit a quarter of the device's memory (2 GB on CPU), at most
     SEQUENCE_TOKENS; layers are recomputed only where even the longest row does not fit.
     """
-    per_token = 3 * token_bytes(config, model)
-    fits = int(_memory_limit() // 4 // per_token)
-    remat = fits < longest
-    if remat:
+    room = _memory_limit() // 4
+    fits = [
+        n
+        for n in range(16, SEQUENCE_TOKENS + 1, 16)
+        if 3 * n * token_bytes(config, model, n) <= room
+    ]
+    remat = 3 * longest * token_bytes(config, model, longest) > room
+    most = max(config.tune.sequence_tokens or max(fits, default=0), longest)
+    per_token = 3 * token_bytes(config, model, most)
+    if remat:  # what enters each layer, and one layer at a time
         item = MODEL_DTYPES[config.model.dtype].itemsize
-        per_token = 3 * HEAD_BYTES * model.vocab_size + item * model.width * 40
-    most = config.tune.sequence_tokens or min(fits, SEQUENCE_TOKENS)
-    return max(most, longest), remat, per_token
+        one = per_token - 3 * HEAD_BYTES * model.vocab_size
+        per_token -= one - one // tuned_layers(config, model) - item * model.width * model.layers
+    return most, remat, per_token
 
 
 def slope_rows(config: RunConfig, model: ModelConfig, tokens: int) -> tuple[int, bool]:
     """(rows of `tokens` tokens whose slopes are taken together, whether to recompute layers)."""
-    fits = int(_memory_limit() // 4 // (tokens * token_bytes(config, model)))
+    fits = int(_memory_limit() // 4 // (tokens * token_bytes(config, model, tokens)))
     step = config.mesh.data
     return max(step, min(SLOPE_ROWS, fits) // step * step), fits < step
 
 
-def token_bytes(config: RunConfig, model: ModelConfig) -> int:
-    """What the gradient of a loss holds for a token: activations, and logits should it be one."""
+def tuned_layers(config: RunConfig, model: ModelConfig) -> int:
+    """Layers that a gradient goes through, at most."""
+    return max(1, model.layers - config.neurons.first_layer)
+
+
+def token_bytes(config: RunConfig, model: ModelConfig, tokens: int) -> int:
+    """What the gradient of a loss holds for one of so many tokens of a sequence.
+
+    Activations, its row of attention weights, and logits, should it be a target.
+    """
     item = MODEL_DTYPES[config.model.dtype].itemsize
-    layers = model.layers - config.neurons.first_layer
-    activations = item * layers * (10 * model.width + 6 * model.neurons)
-    return activations + HEAD_BYTES * model.vocab_size
+    attention = model.heads * tokens * (4 + item)
+    layer = item * (10 * model.width + 6 * model.neurons) + attention
+    return tuned_layers(config, model) * layer + HEAD_BYTES * model.vocab_size
 
 
 def _memory_limit() -> int:
@@ -98,7 +117,12 @@ def memory_estimate(config: RunConfig, model: ModelConfig) -> dict[str, float]:
     weights = parameters(model) * item
     width = 256  # prompt tokens assumed per row; the real width is known once data are read
     tokens, _, each = tuning_tokens(config, model, width + config.tune.answer_tokens)
-    tuning = tokens * each
+    copied = (
+        item * layer_parameters(model) * tuned_layers(config, model)
+        if config.neurons.first_layer
+        else 0
+    )
+    tuning = tokens * each + copied  # tuning holds the upper layers apart
     cache = 2 * item * model.layers * model.kv_heads * model.head_dim
     decoding = 2 * config.eval.batch_size * (width + config.eval.max_new_tokens) * cache
     check = weights  # the export is read again beside the model

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +14,7 @@ from nt_jax.data.sources import load_harmful, load_harmless, load_templates
 from nt_jax.data.splits import divide
 from nt_jax.errors import DataError, RunError
 from nt_jax.eval.refusal import Judge
-from nt_jax.train.examples import Pair, Pools, make_pools
+from nt_jax.train.examples import Pair, Pools, far_apart, make_pools
 from nt_jax.train.session import Session
 
 Row = TypeVar("Row")
@@ -34,7 +33,7 @@ class Records:
     def attacked(self, requests: Sequence[str]) -> list[str]:
         """Each request inside one template; neighbours get templates far apart, all are used."""
         count = len(self.templates)
-        stride = next(n for n in itertools.count(5) if math.gcd(n, count) == 1)
+        stride = far_apart(count)
         return [
             self.templates[place * stride % count].apply(text)
             for place, text in enumerate(requests)
@@ -42,7 +41,7 @@ class Records:
 
 
 def read_records(config: RunConfig) -> dict[str, Records]:
-    """Records per split; test records exist for the demo set only."""
+    """The records to tune on and those to validate on."""
     data, parts = config.data, {}
     harmful = load_harmful(data.harmful.source, data.harmful.split, data.harmful.limit)
     harmless = load_harmless(data.harmless.source, data.harmless.split, data.harmless.limit)
@@ -188,7 +187,15 @@ def utility_pairs(session: Session, train: Records, own: dict) -> list[Pair]:
     rows = [record for record in train.harmless if record.answer]
     if not rows:
         raise DataError("data.utility_targets=given, but no harmless training row has an answer.")
-    return [Pair(record.request, session.answer_ids(record.answer or "")) for record in rows]
+    declined = {p.request: p.declined for group in own.get("harmless", ()) for p in group}
+    return [
+        Pair(
+            record.request,
+            session.answer_ids(record.answer or ""),
+            declined=declined.get(record.request, []),
+        )
+        for record in rows
+    ]
 
 
 def pools(session: Session, train: Records, folder: Path) -> Pools:

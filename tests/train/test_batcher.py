@@ -60,7 +60,7 @@ def test_a_batch_holds_its_rows_and_nothing_else():
         np.testing.assert_allclose(packed.weight_BR.sum(), 1, rtol=1e-6)
         assert (packed.weight_BR > 0).sum() == len(rows)
         assert (packed.answer_BQ >= 0).sum() == sum(row.targets for row in rows)
-        assert all(bool(row.declined) == ("utility" in name) for row in rows)
+        assert all(bool(row.declined) == (name == "global_utility") for row in rows)
 
 
 def test_the_same_seed_and_epoch_give_the_same_batch():
@@ -88,8 +88,9 @@ def test_shapes_stay_the_same_so_that_one_program_serves_all_epochs():
 
 def test_an_epoch_that_was_not_planned_still_holds_its_rows():
     made = batcher(TuneConfig(epochs=1, local_batch=4, global_batch=8, answer_tokens=3))
-    longest = max(len(t.apply(p.request)) for t in TEMPLATES for p in SAFETY)
-    made.choose_shapes(longest + 4, cost)
+    planned = made.longest
+    made.choose_shapes(planned, cost)
+    assert max(row.tokens for e in range(40) for row in made.rows("global_safety", e)) > planned
     for epoch in range(40):
         for name in SETS:
             weight = getattr(made.batch(epoch), name).weight_BR

@@ -110,6 +110,9 @@ def test_the_first_move_reads_bare_and_attacked_requests_in_the_share_of_tuning(
     bare = [row for row in rows if not is_attacked(row[0])]
     assert abs(len(bare) - 0.25 * len(rows)) < 2  # each of the two pools rounds down
     assert {(p.request, *p.answer) for p in SAFETY} >= {(text, *answer) for text, answer in bare}
+    by_template = {text.split()[0] for text, _ in rows if text.startswith("<")}
+    wanted = {t.apply("").split()[0] for t in pools.global_safety.templates}
+    assert len(by_template & wanted) > 5  # of 7: the stride goes round
     for pool in (pools.local_safety, pools.global_safety):
         wrapped = {t.apply(p.request) for t in pool.templates for p in pool.attacked}
         own = {tuple(p.answer) for p in pool.attacked}

@@ -10,6 +10,7 @@ from nt_jax.train.plan import (
     parameters,
     sequence_cost,
     slope_rows,
+    token_bytes,
     tuning_tokens,
 )
 from tests import tiny
@@ -51,7 +52,7 @@ def test_memory_follows_the_settings_that_cost_it(recipe, tmp_path):
     assert estimate("model.dtype=bfloat16")["weights"] == plain["weights"] / 2
     assert estimate("eval.batch_size=8")["decoding"] == 2 * plain["decoding"]
     longest, twice = "tune.sequence_tokens=1000", "tune.sequence_tokens=2000"
-    assert estimate(twice)["tuning"] == 2 * estimate(longest)["tuning"]
+    assert estimate(twice)["tuning"] > 2 * estimate(longest)["tuning"]  # attention grows faster
     assert estimate("neurons.first_layer=1")["tuning"] < plain["tuning"]
 
 
@@ -63,8 +64,9 @@ def test_memory_decides_how_many_tokens_are_differentiated_together(recipe, tmp_
     model, config = tiny_config(recipe, tmp_path), small.settings(recipe, tmp_path)
     most, remat, each = tuning_tokens(config, model, 100)
     assert most == SEQUENCE_TOKENS and not remat
-    tokens, remat, less = tuning_tokens(config, model, 10**8)
-    assert tokens == 10**8 and remat and less < each
+    assert each == 3 * token_bytes(config, model, most)
+    tokens, remat, less = tuning_tokens(config, model, 20_000)
+    assert tokens == 20_000 and remat and less < 0.8 * 3 * token_bytes(config, model, tokens)
     few = small.settings(recipe, tmp_path, "tune.sequence_tokens=40")
     assert tuning_tokens(few, model, 30)[0] == 40
     assert tuning_tokens(few, model, 100)[0] == 100  # a row is never cut

@@ -123,6 +123,8 @@ def test_targets_from_the_data():
     assert prepare.utility_pairs(asks, RECORDS, {}) == [
         Pair("ask 1", [*b"Yes 1.", EOS]), Pair("ask 2", [*b"Yes 2.", EOS])
     ]  # fmt: skip
+    own = {"harmless": ([], [Pair("ask 2", [9, EOS], declined=[7, 8])])}
+    assert [p.declined for p in prepare.utility_pairs(asks, RECORDS, own)] == [[], [7, 8]]
     assert prepare.safety_pairs(asks, RECORDS, {})[1] == Pair("harm 1", [*b"No 1.", EOS])
     bare = dataclasses.replace(RECORDS, harmful=[HarmfulRequest("h9", "harm", None, "")])
     with pytest.raises(DataError, match=r"1 of 1 training rows have no refusal \(first: h9\)"):
@@ -157,6 +159,12 @@ def test_each_attack_type_has_templates_of_its_own():
         DataError, match="1 training templates are of the type 'attention shifting'"
     ):
         choose_templates(mixed, two)
+    any_type = config.model_copy(update={"attack_selection": False})
+    untyped = [AttackTemplate(f"n{n}", "{request}", ()) for n in range(3)]
+    chosen, dropped = choose_templates(untyped, any_type)
+    assert ([t.id for t in chosen], dropped) == (["n0", "n1"], 0)
+    with pytest.raises(DataError, match="0 training templates are of the type"):
+        choose_templates(untyped, config)
     chosen, dropped = choose_templates(mixed, two.model_copy(update={"attack_selection": False}))
     assert ([t.id for t in chosen], dropped) == (["t3", "t9", "t0", "t2"], 0)
 
