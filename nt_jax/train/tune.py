@@ -89,7 +89,7 @@ def tune(
             if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
                 row |= validate(session, prompts, scatter(state.average_P, placed, lm.ones_LF))
                 row["score"] = score(row, base, config.max_over_refusal)
-                state = _remember_best(state, row["score"])
+                state = _remember_best(state, as_kept(row["score"]))
                 note = f"attacks refused {row['refusal_attack']:.0%}"
             log.write(row)
             save(folder / "orbax", state)
@@ -130,9 +130,9 @@ def calibrate(
             row = validate(session, prompts, scatter(theta_P, neurons, lm.ones_LF))
             now = score(row, base, config.max_over_refusal)
             log.write({"epoch": int(state.epoch), "strength": strength, **row, "score": now})
-            if now > float(state.best_score):
+            if as_kept(now) > float(state.best_score):
                 state = dataclasses.replace(
-                    state, best_P=theta_P, best_epoch=state.epoch, best_score=now
+                    state, best_P=theta_P, best_epoch=state.epoch, best_score=as_kept(now)
                 )
             advance(1)
     save(folder / "orbax", state)
@@ -156,6 +156,11 @@ def running_mean(average_P: Array, theta_P: Array, epoch: int, decay: float) -> 
     """
     keep = min(decay, (1 + epoch) / (10 + epoch))
     return keep * average_P + (1 - keep) * theta_P
+
+
+def as_kept(score: float) -> float:
+    """A score as a checkpoint keeps it: a resumed run breaks ties as an uninterrupted one does."""
+    return float(np.float32(score))
 
 
 def _remember_best(state: TuneState, now: float) -> TuneState:

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 
-import numpy as np
 from jax import Array
 
 from nt_jax.eval.entropy import mean_over_answers, unigram_entropy
@@ -81,5 +80,4 @@ def score(now: dict[str, float], base: dict[str, float], max_over_refusal: float
     inside it keeps what comes nearest; among equals SU-F1 decides.
     """
     excess = now["refusal_harmless"] - base["refusal_harmless"] - max_over_refusal
-    value = now["su_f1"] if excess <= 1e-9 else now["su_f1"] / 1000 - 1 - excess
-    return float(np.float32(value))  # as a checkpoint keeps it, or a resumed run could break ties
+    return now["su_f1"] if excess <= 1e-9 else now["su_f1"] / 1000 - 1 - excess
