@@ -16,7 +16,8 @@ import pytest
 from nt_jax.compare.names import METHODS
 from tests.compare import small
 
-pytestmark = pytest.mark.xdist_group("run")  # one worker makes the finished run, once
+# One worker makes the finished run, once; all methods on it take longer than a minute.
+pytestmark = [pytest.mark.xdist_group("run"), pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 SETS = ("demo_attack", "demo_direct", "demo_harmless", "demo_harmless_attack")
 
@@ -41,7 +42,6 @@ def numbers(compared) -> dict[tuple[str, str, str], dict]:
     return {(row["dataset"], row["metric"], row["model"]): row for row in rows}
 
 
-@pytest.mark.slow
 def test_what_was_written_before_a_kill_is_kept(finished, tmp_path):
     folder = shutil.copytree(finished.folder, tmp_path / "run")
     command = [sys.executable, "-m", "tests.compare.small", str(finished.recipe), str(folder)]
@@ -158,7 +158,6 @@ def test_a_second_comparison_keeps_everything(finished, compared, monkeypatch):
     assert set(stages) >= {f"{kind}-{name}" for name in METHODS for kind in ("fit", "answers")}
 
 
-@pytest.mark.slow
 def test_the_ablations_and_grids_fill_their_tables(finished, compared):
     """Tables 1, 4 and 7 on what is there already; a table that cannot be made says why."""
     config = small.settings(finished.recipe, compared[0])
