@@ -23,9 +23,6 @@ class AnswerBatch:
     answer_BA: jax.Array | np.ndarray  # int32
     answer_mask_BA: jax.Array | np.ndarray  # bool
     weight_B: jax.Array | np.ndarray  # float32, 0 on rows that only fill the batch
-    # answers that must stay less likely than the given ones, where there are such
-    declined_BA: jax.Array | np.ndarray | None = None  # int32
-    declined_mask_BA: jax.Array | np.ndarray | None = None  # bool
 
     @property
     def tokens_BT(self) -> jax.Array:
@@ -41,6 +38,13 @@ class AnswerBatch:
 def bucket(length: int, step: int = 16) -> int:
     """The smallest multiple of `step` that holds `length`: few shapes, few compilations."""
     return max(step, -(-length // step) * step)
+
+
+def shared_length(one: Sequence[int] | np.ndarray, other: Sequence[int] | np.ndarray) -> int:
+    """How many first tokens are the same."""
+    length = min(len(one), len(other))
+    differ = np.flatnonzero(np.asarray(one)[:length] != np.asarray(other)[:length])
+    return int(differ[0]) if differ.size else length
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[tuple[int, list[int]]]:
@@ -67,7 +71,6 @@ def pack(
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Sequence[int]],
     *,
-    declined: Sequence[Sequence[int]] | None = None,
     prompt_width: int | None = None,
     answer_width: int,
     rows: int | None = None,
@@ -77,10 +80,7 @@ def pack(
     width = prompt_width or bucket(max(map(len, prompts)))
     prompt_BP, prompt_mask_BP = pad_left(prompts, width, rows)
     weight_B = (np.arange(rows) < len(prompts)).astype(np.float32)
-    others = (None, None) if declined is None else pad_right(declined, answer_width, rows)
-    return AnswerBatch(
-        prompt_BP, prompt_mask_BP, *pad_right(answers, answer_width, rows), weight_B, *others
-    )
+    return AnswerBatch(prompt_BP, prompt_mask_BP, *pad_right(answers, answer_width, rows), weight_B)
 
 
 def pad_right(rows: Sequence[Sequence[int]], width: int, batch: int):

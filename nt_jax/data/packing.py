@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from nt_jax.data.batching import bucket
+from nt_jax.data.batching import bucket, shared_length
 from nt_jax.errors import DataError
 
 LENGTH_STEP = 16  # lengths of sequences are multiples of this
@@ -84,19 +84,17 @@ class PackedBatch:
         return mine & jax.numpy.tril(jax.numpy.ones((length, length), bool))[None]
 
 
-def shared_length(rows: Sequence[Row]) -> int:
+def shared_by_all(rows: Sequence[Row]) -> int:
     """Tokens at the beginning that all prompts have in common."""
     prompts = [list(row.prompt) for row in rows]
-    first, last = min(prompts), max(prompts)  # what these two share, all in between share
-    pairs = zip(first, last, strict=False)
-    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(first), len(last)))
+    return shared_length(min(prompts), max(prompts))  # what these two share, all between them share
 
 
 def fill(rows: Sequence[Row], length: int) -> list[list[int]]:
     """Row numbers of each sequence: the longest first, each where it still fits."""
     if not rows:
         return []
-    shared = shared_length(rows)
+    shared = shared_by_all(rows)
     groups: list[list[int]] = []
     room: list[int] = []
     for number in sorted(range(len(rows)), key=lambda n: (-rows[n].tokens, n)):
@@ -145,7 +143,7 @@ def cheapest_shape(
 def pack_rows(rows: Sequence[Row], shape: Shape) -> PackedBatch:
     """`rows` in sequences, numpy arrays [S, B, ...]; raises a DataError where they do not fit."""
     _check(rows, shape_of(rows, shape.length, shape.side), shape)
-    shared = shared_length(rows) if rows else 0
+    shared = shared_by_all(rows) if rows else 0
     return _lay(rows, fill(rows, shape.length), shared, shape)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nt_jax.data.batching import bucket
+from nt_jax.data.batching import bucket, shared_length
 from nt_jax.models.slots import Packed
 
 MIN_SHARED = 16  # a shorter prefix is run again: copying it would save less than it costs
@@ -38,13 +38,6 @@ def size_bucket(length: int) -> int:
     while step * 4 < length:
         step *= 2
     return bucket(length, step)
-
-
-def shared_length(one: np.ndarray, other: np.ndarray) -> int:
-    """How many first tokens are the same."""
-    length = min(len(one), len(other))
-    differ = np.flatnonzero(one[:length] != other[:length])
-    return int(differ[0]) if differ.size else length
 
 
 def in_order(prompts: Sequence[Sequence[int]]) -> list[int]:

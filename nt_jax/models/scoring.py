@@ -31,14 +31,12 @@ def answer_batches(
     answers: Sequence[Sequence[int]],
     batch_size: int,
     mesh: Mesh,
-    answer_width: int | None = None,
 ) -> Iterator[tuple[list[int], AnswerBatch]]:
     """(row numbers, batch on the mesh) over all rows, rows of like length together.
 
-    Every batch has `batch_size` rows, the last ones filled up; answers are cut to `answer_width`,
-    by default not at all.
+    Every batch has `batch_size` rows, the last ones filled up.
     """
-    answer_width = answer_width or bucket(max(map(len, answers), default=1))
+    answer_width = bucket(max(map(len, answers), default=1))
     for width, rows in batches_by_length([len(ids) for ids in prompts], batch_size):
         batch = pack(
             [prompts[row] for row in rows],

@@ -1,13 +1,19 @@
 """Which methods a comparison fits, and that nobody has fewer settings to try than another."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from nt_jax.compare import rivals
 from nt_jax.compare.methods import MAKERS, needed
 from nt_jax.compare.names import METHODS
-from nt_jax.config import CompareConfig
+from nt_jax.compare.search import UnusableSettingError
+from nt_jax.config import CompareConfig, NeuronsConfig, RunConfig, TuneConfig
+from nt_jax.errors import RunError
 
 CONFIG = CompareConfig(random_seeds=2, safety_counts=(3, 4), utility_counts=(5,))
 
@@ -46,3 +52,24 @@ def test_what_follows_a_method_comes_after_it():
         if method.follows is not None:
             assert order.index(method.follows) < order.index(method.name)
     assert len(set(order)) == len(order)
+
+
+@pytest.mark.parametrize(("last", "kept"), [(5, {"2", "4"}), (1, set())])
+def test_lora_that_diverges_late_keeps_its_earlier_shares(monkeypatch, last, kept):
+    def train(lm, batch_at, options):
+        for _ in range(last):
+            yield {"blocks.mlp.down": {"a": np.ones(1), "b": np.ones(1)}}, {}
+        raise RunError("LoRA diverged")
+
+    monkeypatch.setattr(rivals, "train_lora", train)
+    monkeypatch.setattr(rivals, "make_batcher", lambda *_: (None, False))
+    config = RunConfig.model_construct(tune=TuneConfig(epochs=8), neurons=NeuronsConfig(), seed=0)
+    material = SimpleNamespace(config=config, session=SimpleNamespace(lm=None), pools=None)
+    if kept:
+        learned = rivals._fit_lora(material, {"learning_rate": 1.0}, Path())
+        assert {name.split("/")[0] for name in learned} == kept
+        with pytest.raises(UnusableSettingError, match="diverged before update 8"):
+            rivals.lora().build(material, {"share": 1.0}, learned)
+    else:
+        with pytest.raises(UnusableSettingError, match="LoRA diverged"):
+            rivals._fit_lora(material, {"learning_rate": 1.0}, Path())

@@ -15,7 +15,7 @@ from nt_jax.data.packing import (
     pack_alone,
     pack_rows,
     shape_of,
-    shared_length,
+    shared_by_all,
 )
 from nt_jax.errors import DataError
 
@@ -82,7 +82,7 @@ def test_each_target_sees_its_prompt_and_answer_so_far_and_nothing_else(rows, sp
 @settings(max_examples=60, deadline=None)
 def test_no_sequence_is_overfull_and_every_row_is_in_one(rows, spare):
     length = max(row.tokens for row in rows) + spare
-    groups, shared = fill(rows, length), shared_length(rows)
+    groups, shared = fill(rows, length), shared_by_all(rows)
     assert sorted(n for group in groups for n in group) == list(range(len(rows)))
     for group in groups:
         assert shared + sum(rows[n].tokens - shared for n in group) <= length
@@ -90,7 +90,7 @@ def test_no_sequence_is_overfull_and_every_row_is_in_one(rows, spare):
 
 def test_a_shared_beginning_is_laid_down_once():
     rows = [Row([1, 2, 3, token], [5, 6]) for token in (7, 8, 9)]
-    assert shared_length(rows) == 3
+    assert shared_by_all(rows) == 3
     batch = pack_rows(rows, shape_of(rows, 9, 1))
     assert batch.token_BT.shape == (1, 1, 9) and (batch.part_BT == 0).sum() == 3
     assert shape_of(rows, 8, 1).stretches == 2

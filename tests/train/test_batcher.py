@@ -87,10 +87,12 @@ def test_shapes_stay_the_same_so_that_one_program_serves_all_epochs():
 
 
 def test_an_epoch_that_was_not_planned_still_holds_its_rows():
-    made = batcher(TuneConfig(epochs=1, local_batch=4, global_batch=8, answer_tokens=3))
-    planned = made.longest
-    made.choose_shapes(planned, cost)
-    assert max(row.tokens for e in range(40) for row in made.rows("global_safety", e)) > planned
+    tune = TuneConfig(epochs=1, local_batch=1, global_batch=1, answer_tokens=3)
+    rare = [*UTILITY, Pair("x" * 200, [1] * 3)]
+    made = batcher(tune, utility=rare, wrapped=[])
+    made.choose_shapes(made.longest, cost)
+    drawn = [row.tokens for e in range(40) for n in SETS for row in made.rows(n, e)]
+    assert max(drawn) > max(shape.length for shape in made.shapes.values())
     for epoch in range(40):
         for name in SETS:
             weight = getattr(made.batch(epoch), name).weight_BR

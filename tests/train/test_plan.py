@@ -6,6 +6,7 @@ from nt_jax.models.checkpoint import open_checkpoint
 from nt_jax.train.plan import (
     SEQUENCE_TOKENS,
     describe,
+    layer_parameters,
     memory_estimate,
     parameters,
     sequence_cost,
@@ -53,7 +54,12 @@ def test_memory_follows_the_settings_that_cost_it(recipe, tmp_path):
     assert estimate("eval.batch_size=8")["decoding"] == 2 * plain["decoding"]
     longest, twice = "tune.sequence_tokens=1000", "tune.sequence_tokens=2000"
     assert estimate(twice)["tuning"] > 2 * estimate(longest)["tuning"]  # attention grows faster
-    assert estimate("neurons.first_layer=1")["tuning"] < plain["tuning"]
+    config = small.settings(recipe, tmp_path, "neurons.first_layer=1", "tune.sequence_tokens=1000")
+    model = tiny_config(recipe, tmp_path)
+    gradients = 1000 * tuning_tokens(config, model, 1)[2]
+    assert gradients < estimate(longest)["tuning"]
+    upper = 4 * layer_parameters(model) * (model.layers - 1)  # held a second time
+    assert memory_estimate(config, model)["tuning"] == gradients + upper
 
 
 def tiny_config(recipe, tmp_path):

@@ -70,6 +70,22 @@ def test_a_run_killed_when_its_patience_ended_does_not_go_on(finished, tmp_path)
 
 
 @grouped
+def test_a_tie_is_broken_after_a_kill_as_without_one(finished, tmp_path):
+    """0.7 has no exact float32, which is what a checkpoint keeps of it."""
+    words, folder = ["tune.epochs=1", "tune.strengths=[0.5]"], tmp_path / "cut"
+    whole, _ = tuned(finished, tmp_path / "whole", [0.7, 0.7], *words)
+    dead = mock.patch.object(tune, "calibrate", side_effect=KeyboardInterrupt)
+    with dead, pytest.raises(KeyboardInterrupt):
+        tuned(finished, folder, [0.7], *words)
+    config = small.settings(finished.recipe, folder, "tune.validate_every=1", *words)
+    with mock.patch.object(tune, "validate", side_effect=[{**BASE, "su_f1": 0.7}]):
+        small.carry_on(config, until="train")
+    resumed = best_state(config, folder / "select", folder / "train")
+    np.testing.assert_array_equal(resumed.best_P, whole.best_P)
+    np.testing.assert_array_equal(whole.best_P, whole.average_P)  # the first of the two is kept
+
+
+@grouped
 def test_a_better_strength_replaces_the_best_epoch_within_the_bounds(finished, tmp_path):
     words = ["tune.strengths=[0.5,1.2,9]", "tune.average=0", "tune.factor_max=1.7"]
     scores = [0.2, 0.5, 0.3, 0.3, 0.4, 0.6, 0.7]
