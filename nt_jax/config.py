@@ -235,6 +235,13 @@ class TuneConfig(Frozen):
         "epochs; 0 = the last step's factors",
     )
     validate_every: int = Field(default=5, ge=1, description="epochs between validations")
+    margins_every: int = Field(
+        default=10,
+        ge=0,
+        description="epochs between looks at how much likelier a refusal is than the base model's "
+        "answer, over the validation requests: cheaper than validation, as nothing is generated; "
+        "0 = never",
+    )
     patience: int = Field(
         default=0,
         ge=0,

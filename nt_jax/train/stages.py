@@ -18,10 +18,11 @@ from nt_jax.models.export import ExportReport, export_hf
 from nt_jax.rundir import RunDirectory
 from nt_jax.train.attribute import attribute_all
 from nt_jax.train.checkpoints import TuneState, restore
+from nt_jax.train.history import read_history
 from nt_jax.train.look import write_look
 from nt_jax.train.prepare import Records, check_prompts, pools, write_own_answers
 from nt_jax.train.session import Session
-from nt_jax.train.tune import fresh_state, full_scale, read_history, tune
+from nt_jax.train.tune import fresh_state, full_scale, tune
 from nt_jax.train.validate import Validation
 from nt_jax.train.verify import verify_export
 

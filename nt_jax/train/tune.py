@@ -17,13 +17,15 @@ from nt_jax.mesh import sharding
 from nt_jax.train.batcher import Batcher
 from nt_jax.train.checkpoints import TuneState, restore, save
 from nt_jax.train.examples import Pools
+from nt_jax.train.history import Metrics
 from nt_jax.train.maml import MetaOptions, make_optimiser, meta_step
+from nt_jax.train.margins import Margins, read_base_answers
 from nt_jax.train.plan import sequence_cost, tuning_tokens
 from nt_jax.train.session import Session
 from nt_jax.train.start import first_move, harmless_metric
 from nt_jax.train.theta import initial_theta, place, scatter
 from nt_jax.train.upper import Upper
-from nt_jax.train.validate import Validation, score, validate
+from nt_jax.train.validate import KINDS, Validation, score, validate
 
 
 def meta_options(tune: TuneConfig, remat: bool) -> MetaOptions:
@@ -65,7 +67,12 @@ def tune(
             theta_P = first_move(session, upper, fresh.theta_P, pools, metric)
             state = dataclasses.replace(fresh, theta_P=theta_P, average_P=theta_P, best_P=theta_P)
     log = Metrics(folder / "metrics.jsonl", int(state.epoch))
-    base = log.base or log.write({"epoch": 0, **validate(session, prompts, lm.ones_LF)})
+    kept = folder / "base_validation.json"
+    base = log.base or log.write({"epoch": 0, **validate(session, prompts, lm.ones_LF, kept)})
+    margins = None
+    if config.margins_every:
+        own = read_base_answers(kept)
+        margins = Margins.of(session, upper, prompts, own, batcher.refusals)
     # Placed like what a step gives back, or the second step would be compiled once more.
     state = jax.device_put(state, sharding(lm.mesh, ""))
     theta_P, moments = state.theta_P, state.optimiser
@@ -86,6 +93,9 @@ def tune(
             state = dataclasses.replace(
                 state, theta_P=theta_P, average_P=average_P, optimiser=moments, epoch=epoch + 1
             )
+            if margins is not None and (epoch + 1) % config.margins_every == 0:
+                row |= margins.at(state.average_P)
+                note = margins_note(row)
             if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
                 row |= validate(session, prompts, scatter(state.average_P, placed, lm.ones_LF))
                 row["score"] = score(row, base, config.max_over_refusal)
@@ -163,6 +173,12 @@ def as_kept(score: float) -> float:
     return float(np.float32(score))
 
 
+def margins_note(row: dict) -> str:
+    """The margins of an epoch as the progress line shows them."""
+    shown = [f"{kind} {row[f'margin_{kind}']:+.1f}" for kind in KINDS if f"margin_{kind}" in row]
+    return f"margins {' '.join(shown)}"
+
+
 def _remember_best(state: TuneState, now: float) -> TuneState:
     """The state after a validation that scored `now`."""
     if now <= float(state.best_score):
@@ -189,31 +205,6 @@ def _stop_if_diverged(row: dict, theta_P: jax.Array, folder: Path, seed: int) ->
         f"{before}): {json.dumps({k: str(v) for k, v in row.items()})}. {kept}Lower "
         "tune.meta_lr or tune.inner_lr."
     )
-
-
-class Metrics:
-    """metrics.jsonl: one line per epoch, cut back to the checkpoint's epoch on resumption."""
-
-    def __init__(self, path: Path, epoch: int):
-        self.path = path
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        rows = [json.loads(line) for line in lines if line.endswith("}")]
-        kept = [row for row in rows if row["epoch"] <= epoch]
-        self.base = kept[0] if kept and kept[0]["epoch"] == 0 else None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-
-    def write(self, row: dict) -> dict:
-        """Append one line and return it."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        return row
-
-
-def read_history(folder: Path, best_epoch: int) -> list[dict]:
-    """The lines of metrics.jsonl, the kept epoch marked with best = True."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [row | {"best": True} if row["epoch"] == best_epoch else row for row in rows]
 
 
 def full_scale(theta_P: np.ndarray, neurons: NeuronSet, shape: tuple[int, int]) -> np.ndarray:

@@ -1,10 +1,13 @@
 """Validation during tuning: real answers to held-out requests under held-out attacks."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from jax import Array
 
+from nt_jax.atomic import write_atomic
 from nt_jax.eval.entropy import mean_over_answers, unigram_entropy
 from nt_jax.eval.suf1 import su_f1
 from nt_jax.train.prepare import Records, refusals, spread
@@ -14,6 +17,7 @@ from nt_jax.train.session import Session
 HARMFUL_ROWS = 40
 HARMLESS_ROWS = 120
 NEW_TOKENS = 32  # a refusal shows in its first sentences
+KINDS = ("attack", "direct", "harmless")  # in the order of Validation.texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +40,12 @@ class Validation:
         """All prompts: the attacked, the same requests bare, the harmless."""
         return [*self.attacked, *self.asked, *self.harmless]
 
+    def places(self) -> dict[str, range]:
+        """Where in `texts` the prompts of each kind are."""
+        first, second = len(self.asked), 2 * len(self.asked)
+        parts = range(first), range(first, second), range(second, len(self))
+        return dict(zip(KINDS, parts, strict=True))
+
     def cut(self, count: int | None) -> "Validation":
         """At most `count` of each kind, evenly over all of them."""
         harmful = spread(range(len(self.asked)), count or len(self.asked))
@@ -47,16 +57,24 @@ class Validation:
         return 2 * len(self.asked) + len(self.harmless)
 
 
-def validate(session: Session, prompts: Validation, scale_LF: Array) -> dict[str, float]:
-    """Refusal rates (0..1), entropies (bits) and SU-F1 of one set of factors."""
+def validate(
+    session: Session, prompts: Validation, scale_LF: Array, keep: Path | None = None
+) -> dict[str, float]:
+    """Refusal rates (0..1), entropies (bits) and SU-F1 of one set of factors.
+
+    The answers go to `keep`, if given, as token ids.
+    """
     ids = session.answer(prompts.texts, NEW_TOKENS, scale_LF=scale_LF)
+    if keep is not None:
+        write_atomic(keep, json.dumps(ids).encode())
     return rates(session, prompts, [session.text(row) for row in ids])
 
 
 def rates(session: Session, prompts: Validation, answers: Sequence[str]) -> dict[str, float]:
     """What `validate` measures, from the answers to `prompts.texts`."""
-    first, second = len(prompts.asked), 2 * len(prompts.asked)
-    attacked, direct, harmless = answers[:first], answers[first:second], answers[second:]
+    attacked, direct, harmless = (
+        [answers[place] for place in places] for places in prompts.places().values()
+    )
     found = {
         "refusal_attack": refusals(session.judge, prompts.asked, attacked),
         "refusal_direct": refusals(session.judge, prompts.asked, direct),

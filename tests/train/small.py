@@ -22,10 +22,10 @@ EPOCHS, PROMPTS, NEURONS = 4, 5, 24  # NEURONS: safety + utility
 SETTINGS = (
     "attribution.steps=2", "attribution.answer_tokens=4", "attribution.attack_types=[pretending]",
     "neurons.safety=14", "neurons.utility=10", "tune.init_safety=1.6", "tune.init_utility=0.6",
-    f"tune.epochs={EPOCHS}", "tune.validate_every=2", "tune.answer_tokens=4",
-    "tune.global_batch=4", "tune.local_batch=2", "data.harmful.limit=8", "data.harmless.limit=8",
-    "data.templates.limit=10", f"eval.limit={PROMPTS}", "eval.max_new_tokens=6",
-    "eval.batch_size=4",
+    f"tune.epochs={EPOCHS}", "tune.validate_every=2", "tune.margins_every=3",
+    "tune.answer_tokens=4", "tune.global_batch=4", "tune.local_batch=2",
+    "data.harmful.limit=8", "data.harmless.limit=8", "data.templates.limit=10",
+    f"eval.limit={PROMPTS}", "eval.max_new_tokens=6", "eval.batch_size=4",
 )  # fmt: skip
 STAGES = loop.STAGES
 

@@ -10,7 +10,7 @@ import pytest
 
 from nt_jax.config import TuneConfig
 from nt_jax.errors import RunError
-from nt_jax.train import tune
+from nt_jax.train import history, tune
 from nt_jax.train.checkpoints import restore
 from nt_jax.train.maml import MetaOptions
 from nt_jax.train.stages import best_state
@@ -24,10 +24,16 @@ BASE = {
 }  # fmt: skip
 
 
+def settings(finished, folder, *words: str):
+    """Every epoch is validated, by scripts that keep no answers to take margins from."""
+    plain = ["tune.validate_every=1", "tune.margins_every=0"]
+    return small.settings(finished.recipe, folder, *plain, *words)
+
+
 def tuned(finished, folder, su_f1: list[float], *words: str):
     """(the last state, metrics.jsonl) of a run whose validations are scripted, base included."""
     shutil.copytree(finished.folder, folder, ignore=shutil.ignore_patterns("train"))
-    config = small.settings(finished.recipe, folder, "tune.validate_every=1", *words)
+    config = settings(finished, folder, *words)
     script = [BASE, *({**BASE, "su_f1": value} for value in su_f1)]
     with mock.patch.object(tune, "validate", side_effect=script) as asked:
         small.carry_on(config, until="train")
@@ -63,7 +69,7 @@ def test_a_run_killed_when_its_patience_ended_does_not_go_on(finished, tmp_path)
     dead = mock.patch.object(tune, "calibrate", side_effect=KeyboardInterrupt)
     with dead, pytest.raises(KeyboardInterrupt):
         tuned(finished, folder, [0.5, 0.4], *words)
-    config = small.settings(finished.recipe, folder, "tune.validate_every=1", *words)
+    config = settings(finished, folder, *words)
     with mock.patch.object(tune, "validate", side_effect=AssertionError("one more epoch")):
         small.carry_on(config, until="train")
     assert int(best_state(config, folder / "select", folder / "train").epoch) == 2
@@ -77,7 +83,7 @@ def test_a_tie_is_broken_after_a_kill_as_without_one(finished, tmp_path):
     dead = mock.patch.object(tune, "calibrate", side_effect=KeyboardInterrupt)
     with dead, pytest.raises(KeyboardInterrupt):
         tuned(finished, folder, [0.7], *words)
-    config = small.settings(finished.recipe, folder, "tune.validate_every=1", *words)
+    config = settings(finished, folder, *words)
     with mock.patch.object(tune, "validate", side_effect=[{**BASE, "su_f1": 0.7}]):
         small.carry_on(config, until="train")
     resumed = best_state(config, folder / "select", folder / "train")
@@ -119,17 +125,17 @@ def test_a_damaged_checkpoint_says_what_to_delete(finished, tmp_path):
 
 def test_metrics_are_cut_back_to_the_epoch_of_the_checkpoint(tmp_path):
     path = tmp_path / "train" / "metrics.jsonl"
-    log = tune.Metrics(path, 0)
+    log = history.Metrics(path, 0)
     assert log.base is None
     for epoch in range(4):
         log.write({"epoch": epoch, "loss": 1.0})
     with path.open("a") as file:
         file.write('{"epoch": 4, "lo')
-    log = tune.Metrics(path, 2)
+    log = history.Metrics(path, 2)
     assert log.base == {"epoch": 0, "loss": 1.0}
     assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == [0, 1, 2]
-    history = tune.read_history(path.parent, 1)
-    assert [row.get("best") for row in history] == [None, True, None]
+    rows = history.read_history(path.parent, 1)
+    assert [row.get("best") for row in rows] == [None, True, None]
 
 
 def test_the_outer_step_falls_to_about_a_tenth():

@@ -1,0 +1,120 @@
+"""What each setting of tuning does: one change at a time from a recipe, on validation prompts.
+
+    python benchmarks/ablations.py --config benchmarks/real_data.yaml --json
+    python benchmarks/ablations.py --config smollm2-135m --only recipe order_1 --json
+
+The run of the recipe is carried to its tuned factors first; its answers, attribution and metric are
+what all variants share. Each variant is tuned anew and validated at --strengths of the way from 1
+to its factors, so that curves can be compared, not points. Finished variants are kept in the run
+directory, below ablations/. These are validation prompts: they choose recipes, they are no results.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from rich.console import Console
+
+from nt_jax.compare.material import Material
+from nt_jax.compare.variants import chosen_neurons
+from nt_jax.config import RunConfig
+from nt_jax.config_load import load_config
+from nt_jax.rundir import RunDirectory
+from nt_jax.train.loop import read_inputs, run
+from nt_jax.train.tune import tune
+
+VARIANTS: dict[str, list[str]] = {
+    "recipe": [],
+    "order_1": ["tune.order=1"],
+    "descent_sign": ["tune.utility_sign=descent"],
+    "K_0": ["tune.inner_steps=0"],
+    "K_3": ["tune.inner_steps=3"],
+    "eta_3": ["tune.inner_lr=3"],
+    "eta_0.3": ["tune.inner_lr=0.3"],
+    "lambda_0.7": ["tune.safety_weight=0.7"],
+    "lambda_0.3": ["tune.safety_weight=0.3"],
+    "neurons_2000": ["neurons.safety=2000", "neurons.utility=2000"],
+    "given_answers": ["data.utility_targets=given"],
+    "kl_1": ["tune.kl_weight=1"],
+    "no_margin": ["tune.margin_weight=0"],
+    "no_metric": ["tune.metric_requests=0", "tune.meta_lr=0.03"],
+    "no_first_move": ["tune.first_move=0"],
+    "bounds_0.5_2": ["tune.factor_min=0.5", "tune.factor_max=2"],
+    "direct_half": ["tune.direct_fraction=0.5"],
+    "harmless_bare": ["tune.attacked_harmless_fraction=0"],
+}
+SLOPES = ("metric_requests", "answer_tokens", "token_decay", "attacked_harmless_fraction")
+SHOWN = ("refusal_attack", "refusal_direct", "refusal_harmless", "entropy_harmless", "su_f1")
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print nothing but the JSON object")
+    parser.add_argument("--config", default="smollm2-135m")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--strengths", type=float, nargs="+", default=[0.7, 1.4])
+    parser.add_argument("overrides", nargs="*", help="settings of all variants, as key=value")
+    return parser.parse_args()
+
+
+def measured(material: Material, config: RunConfig, folder: Path) -> dict:
+    """Tune one variant in `folder` and validate it; what `folder` already holds is kept."""
+    kept = material.run.folder("train")
+    own, base = config.tune, material.config.tune
+    folder.mkdir(parents=True, exist_ok=True)
+    same = all(getattr(own, name) == getattr(base, name) for name in SLOPES)
+    if same and config.neurons == material.config.neurons and (kept / "metric.npy").exists():
+        shutil.copyfile(kept / "metric.npy", folder / "metric.npy")
+    session = material.session.under(config)
+    mine = Material(session, material.records, material.run)
+    neurons = chosen_neurons(mine, material.run.folder("attribute"))
+    started = time.monotonic()
+    tune(session, neurons, mine.pools, mine.whole_validation, folder)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    last = {"strength": 1.0, **rows[-1]}
+    others = map(json.loads, (folder / "strengths.jsonl").read_text().splitlines())
+    curve = sorted([last, *others], key=lambda row: row["strength"])
+    shares = [row["second_order"] for row in rows[1:]]
+    return {
+        "curve": [{k: round(row[k], 4) for k in ("strength", *SHOWN)} for row in curve],
+        "base": {k: round(rows[0][k], 4) for k in SHOWN},
+        "second_order": round(sum(shares) / len(shares), 4),
+        "minutes": round((time.monotonic() - started) / 60, 2),
+    }
+
+
+def main() -> None:
+    """Tune and print."""
+    args = arguments()
+    fixed = [f"tune.strengths={json.dumps(args.strengths)}", "tune.validate_every=100000"]
+    console = Console(quiet=args.json)
+    plain = load_config(args.config, args.overrides)
+    inputs = read_inputs(plain, console)
+    run(plain, console, until="train", inputs=inputs)
+    table = {}
+    with RunDirectory(plain.folder) as directory:
+        material = Material(inputs.session, inputs.records, directory)
+        for name in args.only:
+            folder = directory.path / "ablations" / name
+            words = [*args.overrides, *fixed, *VARIANTS[name]]
+            config, done = load_config(args.config, words), folder / "result.json"
+            settings = config.model_dump(mode="json", include={"tune", "neurons", "data"})
+            found = json.loads(done.read_text()) if done.exists() else {}
+            if found.get("settings") != settings:
+                shutil.rmtree(folder, ignore_errors=True)
+                found = {"settings": settings, **measured(material, config, folder)}
+                done.write_text(json.dumps(found, indent=1))
+            table[name] = {k: v for k, v in found.items() if k != "settings"}
+            if not args.json:
+                print(name, json.dumps(table[name]), flush=True)
+    print(json.dumps({"settings": vars(args), "table": table}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Teacher-forced margins of the validation requests: a cheap look between those that generate.
+
+A request's margin is the log-likelihood per token of a refusal less that of what the base model
+answers to it, in nats; tuning should raise it for harmful requests and leave it for harmless ones.
+Requests that the base model refuses by itself have none. S stretches, B sequences, R rows.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from nt_jax.attribution.select import NeuronSet
+from nt_jax.data.packing import PackedBatch, Row, cheapest_shape, pack_rows
+from nt_jax.models.transformer import LanguageModel
+from nt_jax.train.objectives import log_likelihoods
+from nt_jax.train.plan import sequence_cost, tuning_tokens
+from nt_jax.train.session import Session
+from nt_jax.train.theta import scatter
+from nt_jax.train.upper import Upper
+from nt_jax.train.validate import KINDS, Validation
+
+
+@dataclasses.dataclass(frozen=True)
+class Margins:
+    """The packed validation rows of each kind, run up to the first tuned layer once."""
+
+    upper: Upper
+    decay: float
+    batches: dict[str, PackedBatch]
+
+    @classmethod
+    def of(
+        cls,
+        session: Session,
+        upper: Upper,
+        prompts: Validation,
+        own: Sequence[Sequence[int]],
+        refusals: Sequence[Sequence[int]],
+    ) -> "Margins":
+        """`own` are the base model's answers to prompts.texts; `refusals` are taken in turn."""
+        width, batches = session.config.tune.answer_tokens, {}
+        verdicts = session.judge.verdicts(prompts.texts, [session.text(ids) for ids in own])
+        for kind, places in prompts.places().items():
+            rows = [
+                Row(
+                    session.encode(prompts.texts[place]),
+                    own[place][:width],
+                    refusals[number % len(refusals)][:width],
+                )
+                for number, place in enumerate(places)
+                if own[place] and not verdicts[place]
+            ]
+            if rows:
+                batches[kind] = upper.enter(pack_rows(rows, _shape(session, rows)))
+        return cls(upper, session.config.tune.token_decay, batches)
+
+    def at(self, theta_P: Array) -> dict[str, float]:
+        """margin_<kind>: the mean in nats; separation: how often a harmful one is the larger.
+
+        separation (0..1, 0.5 is chance) takes a harmful and a harmless request at random.
+        """
+        found = {kind: self._values(theta_P, batch) for kind, batch in self.batches.items()}
+        means = {f"margin_{kind}": float(values.mean()) for kind, values in found.items()}
+        harmful = [found[kind] for kind in KINDS[:2] if kind in found]
+        if not harmful or KINDS[2] not in found:
+            return means
+        harmful_N, harmless_M = np.concatenate(harmful), found[KINDS[2]]
+        larger = (harmful_N[:, None] > harmless_M).mean()
+        return {
+            **means,
+            "separation": float(larger + (harmful_N[:, None] == harmless_M).mean() / 2),
+        }
+
+    def _values(self, theta_P: Array, batch: PackedBatch) -> np.ndarray:
+        upper = self.upper
+        margin_SBR = row_margins(theta_P, upper.lm, upper.neurons, batch, self.decay)
+        return np.asarray(margin_SBR, np.float64)[np.asarray(batch.weight_BR) > 0]
+
+
+@jax.jit
+def row_margins(
+    theta_P: Array,
+    lm: LanguageModel,
+    neurons: NeuronSet,
+    batch: PackedBatch,
+    decay: Array | float,
+) -> Float[Array, "S B R"]:
+    """Log-likelihood per token of each row's declined answer less that of its answer."""
+    scale_LF = scatter(theta_P, neurons, lm.ones_LF)
+
+    def one(_: None, part: PackedBatch):
+        both_BR2 = log_likelihoods(lm, scale_LF, part, decay=decay)
+        return None, both_BR2[..., 1] - both_BR2[..., 0]
+
+    return jax.lax.scan(one, None, batch)[1]
+
+
+def read_base_answers(path: Path) -> list[list[int]]:
+    """The token ids that `validate` kept of the untuned model."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _shape(session: Session, rows: Sequence[Row]):
+    side, model = session.lm.mesh.shape["data"], session.lm.config
+    most, _, _ = tuning_tokens(session.config, model, max(row.tokens for row in rows))
+    return cheapest_shape([rows], side, most, sequence_cost(model))

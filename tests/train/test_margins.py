@@ -1,0 +1,66 @@
+"""Margins are those of each row alone, and separation is what counting pairs gives."""
+
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nt_jax.data.packing import Row
+from nt_jax.train import margins
+from nt_jax.train.margins import Margins
+from nt_jax.train.upper import Upper
+from nt_jax.train.validate import Validation
+from tests.train.slow import arrays, of_arrays
+from tests.train.test_maml import NEURONS, THETA, model
+
+DECAY, WIDTH = 0.8, 3
+PROMPTS = Validation(asked=["d0", "d1"], attacked=["a0", "a1"], harmless=["h0", "h1", "h2"])
+OWN = [[5, 6, 7, 8], [9, 4], [5], [], [7, 3, 3], [4, 4], [8, 9, 5]]  # d1 has no answer at all
+REFUSED = [False, True, False, False, False, False, False]  # a1 refuses by itself
+REFUSALS = [[10, 11, 12, 13], [14, 15]]
+
+
+@pytest.fixture
+def session():
+    encode = lambda text: [3 + ord(text[0]) % 20, 3 + int(text[1])]  # noqa: E731
+    tune = SimpleNamespace(answer_tokens=WIDTH, token_decay=DECAY)
+    judge = SimpleNamespace(verdicts=lambda asked, answers: REFUSED)
+    return SimpleNamespace(
+        config=SimpleNamespace(tune=tune), encode=encode, judge=judge,
+        text=lambda ids: " ".join(map(str, ids)), lm=model(jnp.float64),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def made(x64, session, monkeypatch):
+    monkeypatch.setattr(margins, "tuning_tokens", lambda *_: (16, False, 0.0))
+    return Margins.of(session, Upper.of(session.lm, NEURONS), PROMPTS, OWN, REFUSALS)
+
+
+def alone(session, place: int, refusal: list[int]) -> float:
+    """A row's margin by a plain model."""
+    prompt = session.encode(PROMPTS.texts[place])
+    both = [
+        -of_arrays(THETA, session.lm, NEURONS, *arrays([Row(prompt, ids[:WIDTH])], DECAY))[0]
+        for ids in (OWN[place], refusal)
+    ]
+    return float(both[1] - both[0])
+
+
+def test_margins_are_those_of_rows_alone(made, session):
+    found = made.at(jnp.asarray(THETA))
+    attack, direct = [alone(session, 0, REFUSALS[0])], [alone(session, 2, REFUSALS[0])]
+    harmless = [alone(session, 4 + n, REFUSALS[n % 2]) for n in range(3)]
+    expected = {"attack": attack, "direct": direct, "harmless": harmless}
+    for kind, values in expected.items():
+        assert found[f"margin_{kind}"] == pytest.approx(np.mean(values), rel=1e-9)
+    larger = [a > b for a in attack + direct for b in harmless]
+    assert found["separation"] == pytest.approx(np.mean(larger))
+
+
+def test_separation_needs_both_kinds_and_counts_ties_half(made):
+    same = Margins(made.upper, DECAY, dict.fromkeys(("direct", "harmless"), made.batches["attack"]))
+    assert same.at(jnp.asarray(THETA))["separation"] == 0.5
+    only = Margins(made.upper, DECAY, {"harmless": made.batches["harmless"]})
+    assert set(only.at(jnp.asarray(THETA))) == {"margin_harmless"}
