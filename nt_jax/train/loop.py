@@ -22,7 +22,7 @@ from nt_jax.models.vllm_engine import check_vllm
 from nt_jax.rundir import RunDirectory
 from nt_jax.train.attribute import choose_templates
 from nt_jax.train.plan import check_sizes, header, model_line
-from nt_jax.train.prepare import data_hash, read_records
+from nt_jax.train.prepare import data_hash, read_records, refusals_only
 from nt_jax.train.session import Session, devices, fingerprint
 from nt_jax.train.stages import RUNNERS, Parts, tuned_scale, write_manifest
 from nt_jax.train.verify import verify_export
@@ -56,8 +56,10 @@ def read_inputs(config: RunConfig, console: Console) -> Inputs:
     session = Session(config, console)
     check_sizes(config, session.checkpoint.config)
     records = read_records(config)
-    choose_templates(records["train"].templates, config.attribution)
     check_judges(config)
+    if config.data.safety_targets == "refusals":
+        records["train"] = refusals_only(session.judge, records["train"])
+    choose_templates(records["train"].templates, config.attribution)
     if config.eval.engine == "vllm":
         check_vllm(session.checkpoint)
     tests = prompts_hash(session.prompts, session.choices)

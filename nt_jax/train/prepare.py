@@ -18,6 +18,7 @@ from nt_jax.train.examples import Pair, Pools, far_apart, make_pools
 from nt_jax.train.session import Session
 
 Row = TypeVar("Row")
+MIN_HARMFUL = 2  # one for each of Algorithm 1's sets
 ATTACKED_SHARE = 2  # one attacked harmless request for so many bare ones
 OPENING_TOKENS = 3  # of a refusal: "I can't", "I'm sorry"; the model itself says how it goes on
 
@@ -53,6 +54,25 @@ def read_records(config: RunConfig) -> dict[str, Records]:
             divide(templates, part, "templates"),
         )
     return parts
+
+
+def refusals_only(judge: Judge, train: Records) -> Records:
+    """`train` without the harmful requests whose safe answer does not refuse.
+
+    Published safe answers hold corrections, advice and plain answers ("No, arson is a crime ...");
+    a model that learns them together with refusals learns neither. Rows without an answer stay.
+    """
+    given = [row for row in train.harmful if row.refusal]
+    verdicts = judge.verdicts([r.request for r in given], [r.refusal or "" for r in given])
+    other = {id(row) for row, refuses in zip(given, verdicts, strict=True) if not refuses}
+    kept = [row for row in train.harmful if id(row) not in other]
+    if len(kept) < MIN_HARMFUL:
+        raise DataError(
+            f"data.harmful: of {len(given)} safe answers to tune on the judge takes only "
+            f"{len(given) - len(other)} for refusals (first that is none: row {given[0].id}). "
+            "Add refusals, or set data.safety_targets=given to learn all of them."
+        )
+    return dataclasses.replace(train, harmful=kept)
 
 
 def data_hash(parts: dict[str, Records]) -> str:
