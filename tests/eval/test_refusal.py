@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nt_jax.data.sources import load_harmful
 from nt_jax.errors import ConfigError
 from nt_jax.eval import refusal
 from nt_jax.eval.refusal import PhraseJudge, explain
@@ -123,3 +124,11 @@ def test_long_repetitive_answers_take_no_time(unit):
     start = time.perf_counter()
     explain(unit * 3000, "I can't help. " + unit * 3000)
     assert time.perf_counter() - start < 1.0
+
+
+def test_the_refusals_of_the_demo_data_are_found():
+    rows = [row for row in load_harmful("demo") if row.refusal]
+    for words in (30, 10**6):
+        cut = [" ".join((row.refusal or "").split()[:words]) for row in rows]
+        verdicts = PhraseJudge().verdicts([row.request for row in rows], cut)
+        assert sum(verdicts) >= 0.99 * len(rows) > 250
