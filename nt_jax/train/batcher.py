@@ -63,6 +63,15 @@ class Batcher:
         """The local and global batches of one epoch, in numpy arrays."""
         return MetaBatch(**{name: pack_rows(*self._fitted(name, epoch)) for name in self.sets})
 
+    def plan(self) -> str:
+        """The sequences of an epoch in words, and how much of what runs is padding."""
+        sizes = [f"{s.stretches} x {s.side} x {s.length}" for s in self.shapes.values()]
+        planned = min(self.tune.epochs, PLANNED)
+        return (
+            f"sequences x tokens of an epoch: {', '.join(sizes)} ({', '.join(self.shapes)}); "
+            f"{self.padding(planned):.0%} padding"
+        )
+
     def padding(self, epochs: int) -> float:
         """Share of the tokens that run in these epochs which only fill (0..1)."""
         run = real = 0

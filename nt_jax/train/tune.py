@@ -56,6 +56,7 @@ def tune(
     placed = place(neurons)
     upper = Upper.of(lm, neurons)
     batcher, remat = make_batcher(session, session.config, pools)
+    session.say("plan", batcher.plan())
     options = meta_options(config, remat)
     metric = harmless_metric(session, upper, pools, folder)
     optimiser = make_optimiser(config.clip_norm, config.metric_requests > 0)

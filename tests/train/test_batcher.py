@@ -132,3 +132,25 @@ def test_without_attacked_harmless_requests_all_are_bare():
     alone = batcher(wrapped=WRAPPED[:1])  # one cannot be shared out: it is global
     assert not any(is_attacked(text) for text, _ in texts(alone, "local_utility", 0))
     assert any(is_attacked(text) for text, _ in texts(alone, "global_utility", 0))
+
+
+def test_padding_is_what_runs_without_being_anybodys_token():
+    made = batcher(TuneConfig(epochs=6, answer_tokens=3))
+    run = real = 0
+    for epoch in range(6):
+        batch = made.batch(epoch)
+        for packed in (getattr(batch, name) for name in SETS):
+            for part_BT, weight_BR in zip(packed.part_BT, packed.weight_BR, strict=True):
+                run += part_BT.size if weight_BR.any() else 0
+                real += (part_BT >= 0).sum()
+    assert made.padding(6) == pytest.approx(1 - real / run)
+    assert f"{made.padding(6):.0%} padding" in made.plan()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_prompts_of_the_lengths_that_users_have_need_little_padding(seed):
+    lengths = np.random.default_rng(seed).integers(20, 160, 60)
+    utility = [Pair("x" * int(n), [1] * 3) for n in lengths]
+    tune = TuneConfig(epochs=8, answer_tokens=3, global_batch=24, local_batch=8)
+    made = batcher(tune, utility=utility, wrapped=[], most=1024)
+    assert made.padding(8) <= 0.15
