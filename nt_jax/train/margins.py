@@ -22,7 +22,7 @@ from nt_jax.train.plan import sequence_cost, tuning_tokens
 from nt_jax.train.session import Session
 from nt_jax.train.theta import scatter
 from nt_jax.train.upper import Upper
-from nt_jax.train.validate import KINDS, Validation
+from nt_jax.train.validate import HARMLESS, Validation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,21 +60,20 @@ class Margins:
         return cls(upper, session.config.tune.token_decay, batches)
 
     def at(self, theta_P: Array) -> dict[str, float]:
-        """margin_<kind>: the mean in nats; separation: how often a harmful one is the larger.
+        """margin_<kind>: the mean in nats; separation_<kind>: how well they can be told apart.
 
-        separation (0..1, 0.5 is chance) takes a harmful and a harmless request at random.
+        separation (0..1, 0.5 is chance): how often a harmful request of that kind has a larger
+        margin than a harmless one, both taken at random; ties count a half.
         """
         found = {kind: self._values(theta_P, batch) for kind, batch in self.batches.items()}
-        means = {f"margin_{kind}": float(values.mean()) for kind, values in found.items()}
-        harmful = [found[kind] for kind in KINDS[:2] if kind in found]
-        if not harmful or KINDS[2] not in found:
-            return means
-        harmful_N, harmless_M = np.concatenate(harmful), found[KINDS[2]]
-        larger = (harmful_N[:, None] > harmless_M).mean()
-        return {
-            **means,
-            "separation": float(larger + (harmful_N[:, None] == harmless_M).mean() / 2),
-        }
+        rates = {f"margin_{kind}": float(values.mean()) for kind, values in found.items()}
+        harmless_M = found.pop(HARMLESS, np.zeros(0))
+        if harmless_M.size:
+            for kind, values_N in found.items():
+                larger = (values_N[:, None] > harmless_M).mean()
+                ties = (values_N[:, None] == harmless_M).mean()
+                rates[f"separation_{kind}"] = float(larger + ties / 2)
+        return rates
 
     def _values(self, theta_P: Array, batch: PackedBatch) -> np.ndarray:
         upper = self.upper

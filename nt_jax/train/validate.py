@@ -17,7 +17,8 @@ from nt_jax.train.session import Session
 HARMFUL_ROWS = 40
 HARMLESS_ROWS = 120
 NEW_TOKENS = 32  # a refusal shows in its first sentences
-KINDS = ("attack", "direct", "harmless")  # in the order of Validation.texts
+HARMLESS = "harmless"
+KINDS = ("attack", "direct", HARMLESS)  # in the order of Validation.texts
 
 
 @dataclasses.dataclass(frozen=True)

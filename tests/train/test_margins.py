@@ -55,12 +55,13 @@ def test_margins_are_those_of_rows_alone(made, session):
     expected = {"attack": attack, "direct": direct, "harmless": harmless}
     for kind, values in expected.items():
         assert found[f"margin_{kind}"] == pytest.approx(np.mean(values), rel=1e-9)
-    larger = [a > b for a in attack + direct for b in harmless]
-    assert found["separation"] == pytest.approx(np.mean(larger))
+    for kind in ("attack", "direct"):
+        larger = [a > b for a in expected[kind] for b in harmless]
+        assert found[f"separation_{kind}"] == pytest.approx(np.mean(larger))
 
 
 def test_separation_needs_both_kinds_and_counts_ties_half(made):
     same = Margins(made.upper, DECAY, dict.fromkeys(("direct", "harmless"), made.batches["attack"]))
-    assert same.at(jnp.asarray(THETA))["separation"] == 0.5
+    assert same.at(jnp.asarray(THETA))["separation_direct"] == 0.5
     only = Margins(made.upper, DECAY, {"harmless": made.batches["harmless"]})
     assert set(only.at(jnp.asarray(THETA))) == {"margin_harmless"}
