@@ -4,9 +4,11 @@
     python benchmarks/ablations.py --config smollm2-135m --only recipe order_1 --json
 
 The run of the recipe is carried to its tuned factors first; its answers, attribution and metric are
-what all variants share. Each variant is tuned anew and validated at --strengths of the way from 1
-to its factors, so that curves can be compared, not points. Finished variants are kept in the run
-directory, below ablations/. These are validation prompts: they choose recipes, they are no results.
+what all variants share. Each variant is tuned anew and validated; --strengths adds points at other
+shares of the way from 1 to its factors. Refusals of harmful and of harmless requests rise together,
+so a variant is better where `separation` is: how often a harmful validation request has the larger
+margin (nt_jax/train/margins.py). Finished variants are kept in the run directory, below ablations/.
+These are validation prompts: they choose recipes, they are no results.
 """
 
 import argparse
@@ -49,6 +51,7 @@ VARIANTS: dict[str, list[str]] = {
     "harmless_bare": ["tune.attacked_harmless_fraction=0"],
 }
 SLOPES = ("metric_requests", "answer_tokens", "token_decay", "attacked_harmless_fraction")
+MARGINS = ("margin_", "separation_")
 SHOWN = ("refusal_attack", "refusal_direct", "refusal_harmless", "entropy_harmless", "su_f1")
 
 
@@ -58,7 +61,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print nothing but the JSON object")
     parser.add_argument("--config", default="smollm2-135m")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--strengths", type=float, nargs="+", default=[0.7, 1.4])
+    parser.add_argument("--strengths", type=float, nargs="*", default=[])
     parser.add_argument("overrides", nargs="*", help="settings of all variants, as key=value")
     return parser.parse_args()
 
@@ -84,6 +87,7 @@ def measured(material: Material, config: RunConfig, folder: Path) -> dict:
     return {
         "curve": [{k: round(row[k], 4) for k in ("strength", *SHOWN)} for row in curve],
         "base": {k: round(rows[0][k], 4) for k in SHOWN},
+        "margins": {k: round(v, 4) for k, v in rows[-1].items() if k.startswith(MARGINS)},
         "second_order": round(sum(shares) / len(shares), 4),
         "minutes": round((time.monotonic() - started) / 60, 2),
     }
@@ -92,9 +96,11 @@ def measured(material: Material, config: RunConfig, folder: Path) -> dict:
 def main() -> None:
     """Tune and print."""
     args = arguments()
-    fixed = [f"tune.strengths={json.dumps(args.strengths)}", "tune.validate_every=100000"]
     console = Console(quiet=args.json)
     plain = load_config(args.config, args.overrides)
+    last = plain.tune.epochs
+    fixed = [f"tune.{key}={last}" for key in ("validate_every", "margins_every")]
+    fixed.append(f"tune.strengths={json.dumps(args.strengths)}")
     inputs = read_inputs(plain, console)
     run(plain, console, until="train", inputs=inputs)
     table = {}
