@@ -49,6 +49,7 @@ class Inputs:
     hashes: dict[str, str]
     keys: dict[str, str]
     overlap: dict[str, int]  # test set -> requests that are also tuned on
+    left_out: int  # harmful training requests whose safe answer does not refuse
 
 
 def read_inputs(config: RunConfig, console: Console) -> Inputs:
@@ -57,8 +58,10 @@ def read_inputs(config: RunConfig, console: Console) -> Inputs:
     check_sizes(config, session.checkpoint.config)
     records = read_records(config)
     check_judges(config)
+    given = len(records["train"].harmful)
     if config.data.safety_targets == "refusals":
         records["train"] = refusals_only(session.judge, records["train"])
+    left_out = given - len(records["train"].harmful)
     choose_templates(records["train"].templates, config.attribution)
     if config.eval.engine == "vllm":
         check_vllm(session.checkpoint)
@@ -68,7 +71,8 @@ def read_inputs(config: RunConfig, console: Console) -> Inputs:
     }  # fmt: skip
     keys = stage_keys(config, **hashes)
     tuned_on = [row.request for part in records.values() for row in (*part.harmful, *part.harmless)]
-    return Inputs(session, records, hashes, keys, overlap(session.prompts, tuned_on))
+    shared = overlap(session.prompts, tuned_on)
+    return Inputs(session, records, hashes, keys, shared, left_out)
 
 
 def run(
@@ -84,6 +88,10 @@ def run(
             hashes=inputs.hashes, keys=keys, overlap=inputs.overlap,
         )  # fmt: skip
         session.say("model", model_line(session.checkpoint.config))
+        if inputs.left_out:
+            given = inputs.left_out + len(records["train"].harmful)
+            said = f"{inputs.left_out} of {given} safe answers do not refuse and are not learned"
+            session.say("data", f"{said} (data.safety_targets)")
         for name, count in inputs.overlap.items():
             session.say("warning", f"{count} requests of {name} are also tuned on: it flatters")
         for name in STAGES:

@@ -64,12 +64,13 @@ def refusals_only(judge: Judge, train: Records) -> Records:
     """
     given = [row for row in train.harmful if row.refusal]
     verdicts = judge.verdicts([r.request for r in given], [r.refusal or "" for r in given])
-    other = {id(row) for row, refuses in zip(given, verdicts, strict=True) if not refuses}
-    kept = [row for row in train.harmful if id(row) not in other]
-    if len(kept) < MIN_HARMFUL:
+    other = [row for row, refuses in zip(given, verdicts, strict=True) if not refuses]
+    left_out = {id(row) for row in other}
+    kept = [row for row in train.harmful if id(row) not in left_out]
+    if other and len(kept) < MIN_HARMFUL:
         raise DataError(
-            f"data.harmful: of {len(given)} safe answers to tune on the judge takes only "
-            f"{len(given) - len(other)} for refusals (first that is none: row {given[0].id}). "
+            f"data.harmful: of {len(given)} safe answers to tune on the judge takes "
+            f"{len(given) - len(other)} for refusals (the first of the others: row {other[0].id}). "
             "Add refusals, or set data.safety_targets=given to learn all of them."
         )
     return dataclasses.replace(train, harmful=kept)

@@ -52,6 +52,24 @@ def session(context: int = 64, answers=None, **data):
     )
 
 
+# --- what is learned as a refusal -----------------------------------------------------------------
+
+
+def harmful(*answers: str | None) -> prepare.Records:
+    rows = [HarmfulRequest(f"h{n}", f"harm {n}", text, "") for n, text in enumerate(answers)]
+    return dataclasses.replace(RECORDS, harmful=rows)
+
+
+def test_of_the_given_answers_those_that_refuse_are_learned():
+    judge = load_judge("phrases")
+    sorry, crime = "I'm sorry, but I can't help with that.", "Paris lies on the Seine."
+    kept = prepare.refusals_only(judge, harmful(sorry, crime, None, sorry))
+    assert [row.id for row in kept.harmful] == ["h0", "h2", "h3"]  # one without answer stays
+    assert kept.harmless == RECORDS.harmless and kept.templates == TEMPLATES
+    with pytest.raises(DataError, match=r"of 3 safe answers .* 1 for refusals .*: row h1\)"):
+        prepare.refusals_only(judge, harmful(sorry, crime, crime))
+
+
 # --- the model's own answers ---------------------------------------------------------------------
 
 

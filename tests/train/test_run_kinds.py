@@ -1,7 +1,5 @@
 """Whole runs of other kinds: bfloat16 on a mesh, GGUF sources, the model's own refusals."""
 
-import json
-
 import numpy as np
 import pytest
 from safetensors import safe_open

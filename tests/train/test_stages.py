@@ -10,6 +10,7 @@ from unittest import mock
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 from safetensors.numpy import load_file
 
 from nt_jax import cli
@@ -49,6 +50,7 @@ READS = {
     "eval.max_new_tokens=2": {"base", "tuned", "eval", "report"},
     "eval.judges=[phrases, guard:x]": {"eval", "report"},
     "eval.kl=false": {"eval", "report"},
+    "data.safety_targets=given": {*small.STAGES} - {"base"},
     "data.safety_targets=self": {*small.STAGES} - {"base"},
     "name=other": {"report"},
     "eval.batch_size=8": set(),
@@ -263,3 +265,22 @@ def test_a_finished_run_is_quiet_and_quick_on_a_real_command_line(finished):
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert small.kept(done.stdout) == set(small.STAGES)
+
+
+@pytest.mark.parametrize(("words", "learned"), [([], 12), (["data.safety_targets=given"], 20)])
+def test_safe_answers_that_do_not_refuse_are_left_out(recipe, tmp_path, words, learned):
+    path = tmp_path / "harmful.jsonl"
+    said = ["I'm sorry, but I can't help with that.", "It lies on the Seine."]
+    rows = [
+        {"request": f"harm {n}", "refusal": said[n % 5 > 2], "split": split}
+        for split, count in (("train", 20), ("validation", 4))
+        for n in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = [f"data.harmful.source={path}", "data.harmful.limit=20"]
+    config = small.settings(recipe, tmp_path / "run", *source, *words)
+    screen = small.carry_on(config, until="answers")
+    line = "8 of 20 safe answers do not refuse and are not learned (data.safety_targets)"
+    assert (line in screen) == (learned == 12)
+    inputs = loop.read_inputs(config, Console(quiet=True))
+    assert len(inputs.records["train"].harmful) == learned
