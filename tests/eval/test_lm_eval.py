@@ -176,7 +176,8 @@ def test_an_unknown_task_is_named(capsys):
 
 
 def test_without_the_harness_one_line_says_what_to_do(capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    for name in ("lm_eval", "lm_eval.evaluator"):  # the latter may have been imported before
+        monkeypatch.setitem(sys.modules, name, None)
     assert command.main(["--model", "x", "--tasks", "y"]) == 2
     said = capsys.readouterr().err
     assert "pip install 'nt_jax[lm-eval]'" in said and said.count("\n") == 1
