@@ -26,6 +26,7 @@ from nt_jax.compare.material import Material
 from nt_jax.compare.variants import chosen_neurons
 from nt_jax.config import RunConfig
 from nt_jax.config_load import load_config
+from nt_jax.errors import DataError
 from nt_jax.rundir import RunDirectory
 from nt_jax.train.loop import read_inputs, run
 from nt_jax.train.tune import tune
@@ -111,10 +112,14 @@ def main() -> None:
             words = [*args.overrides, *fixed, *VARIANTS[name]]
             config, done = load_config(args.config, words), folder / "result.json"
             settings = config.model_dump(mode="json", include={"tune", "neurons", "data"})
-            found = json.loads(done.read_text()) if done.exists() else {}
+            found: dict = json.loads(done.read_text()) if done.exists() else {}
             if found.get("settings") != settings:
                 shutil.rmtree(folder, ignore_errors=True)
-                found = {"settings": settings, **measured(material, config, folder)}
+                try:
+                    found = measured(material, config, folder)
+                except DataError as error:  # the data have not what this variant needs
+                    found = {"error": str(error)}
+                found = {**found, "settings": settings}
                 done.write_text(json.dumps(found, indent=1))
             table[name] = {k: v for k, v in found.items() if k != "settings"}
             if not args.json:
