@@ -6,7 +6,8 @@
 
 Memory is what the compiler sets aside for temporaries (`memory_analysis`), for the gradient alone.
 "reverse" is `jax.grad` of `jax.grad` with nothing to help it: it keeps the residuals of the inner
-backward passes. Both sides work on the same batches, weights and factors.
+backward passes of every step. Both sides work on the same batches, weights and factors. It is run
+only with --time-reverse: it may need more memory than there is.
 """
 
 import argparse
@@ -43,6 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=4, help="inner steps K = 1 .. this")
     parser.add_argument("--stretch", type=int, default=0, help="rows at a time; 0 = all")
     parser.add_argument("--no-reverse", action="store_true", help="leave reverse over reverse out")
+    parser.add_argument("--time-reverse", action="store_true", help="run it, too")
     parser.add_argument("--no-remat", action="store_true", help="keep every layer's activations")
     parser.add_argument("--repeats", type=int, default=3, help="timed calls; 0 = memory only")
     return parser.parse_args()
@@ -60,7 +62,7 @@ def batch(vocabulary: int, seed: int, args: argparse.Namespace) -> PackedBatch:
 
 @contextlib.contextmanager
 def reverse_over_reverse():
-    """Within it, the inner gradient is plain `jax.grad`, as any other code would have it."""
+    """Within it, the inner gradient is plain `jax.grad` and nothing is recomputed."""
 
     def plain(loss, order):
         slope = jax.grad(loss)
@@ -68,7 +70,8 @@ def reverse_over_reverse():
             lambda part: slope(theta_P, lm, neurons, part, options), batch
         )
 
-    with mock.patch.object(maml, "gradient", plain):
+    keep = mock.patch.object(jax, "checkpoint", lambda function, **_: function)
+    with mock.patch.object(maml, "gradient", plain), keep:
         yield
 
 
@@ -104,10 +107,11 @@ def main() -> None:
         for name, order in rules.items():
             options = MetaOptions(
                 order=order, inner_steps=inner_steps, with_kl=True, kl_weight=1.0,
-                remat=not args.no_remat,
+                remat=not args.no_remat and name != "reverse",
             )  # fmt: skip
+            repeats = args.repeats if name != "reverse" or args.time_reverse else 0
             with reverse_over_reverse() if name == "reverse" else contextlib.nullcontext():
-                found = measure(lm, neurons, data, options, args.repeats)
+                found = measure(lm, neurons, data, options, repeats)
             table[name].append(found)
             if not args.json:
                 print(f"K={inner_steps} {name}: {found}", flush=True)
