@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nt_jax.attribution.select import NeuronSet
-from nt_jax.data.packing import PackedBatch, Row, cheapest_shape, pack_rows
+from nt_jax.data.packing import PackedBatch, Row
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.objectives import log_likelihoods
-from nt_jax.train.plan import sequence_cost, tuning_tokens
+from nt_jax.train.plan import packed
 from nt_jax.train.session import Session
 from nt_jax.train.theta import scatter
 from nt_jax.train.upper import Upper
@@ -43,12 +43,12 @@ class Margins:
         refusals: Sequence[Sequence[int]],
     ) -> "Margins":
         """`own` are the base model's answers to prompts.texts; `refusals` are taken in turn."""
-        width, batches = session.config.tune.answer_tokens, {}
-        verdicts = session.judge.verdicts(prompts.texts, [session.text(ids) for ids in own])
+        width, texts, batches = session.config.tune.answer_tokens, prompts.texts, {}
+        verdicts = session.judge.verdicts(texts, [session.text(ids) for ids in own])
         for kind, places in prompts.places().items():
             rows = [
                 Row(
-                    session.encode(prompts.texts[place]),
+                    session.encode(texts[place]),
                     own[place][:width],
                     refusals[number % len(refusals)][:width],
                 )
@@ -56,7 +56,7 @@ class Margins:
                 if own[place] and not verdicts[place]
             ]
             if rows:
-                batches[kind] = upper.enter(pack_rows(rows, _shape(session, rows)))
+                batches[kind] = upper.enter(packed(session.config, session.lm, rows))
         return cls(upper, session.config.tune.token_decay, batches)
 
     def at(self, theta_P: Array) -> dict[str, float]:
@@ -102,9 +102,3 @@ def row_margins(
 def read_base_answers(path: Path) -> list[list[int]]:
     """The token ids that `validate` kept of the untuned model."""
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _shape(session: Session, rows: Sequence[Row]):
-    side, model = session.lm.mesh.shape["data"], session.lm.config
-    most, _, _ = tuning_tokens(session.config, model, max(row.tokens for row in rows))
-    return cheapest_shape([rows], side, most, sequence_cost(model))

@@ -1,17 +1,18 @@
 """What a run is about to do: one header line, sizes, and the memory it will take."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 
 from nt_jax import __version__
 from nt_jax.attribution.select import check_counts
 from nt_jax.config import RunConfig, dump_config
+from nt_jax.data.packing import PackedBatch, Row, cheapest_shape, pack_rows
 from nt_jax.mesh import make_mesh
 from nt_jax.models.checkpoint import MODEL_DTYPES, check_mesh, open_checkpoint
 from nt_jax.models.config import ModelConfig
-from nt_jax.models.transformer import dim_sizes, leaf_axes
+from nt_jax.models.transformer import LanguageModel, dim_sizes, leaf_axes
 from nt_jax.runinfo import memory_bytes
 
 GB = 1e9
@@ -81,6 +82,13 @@ def tuning_tokens(config: RunConfig, model: ModelConfig, longest: int) -> tuple[
         one = per_token - 3 * HEAD_BYTES * model.vocab_size
         per_token -= one - one // tuned_layers(config, model) - item * model.width * model.layers
     return most, remat, per_token
+
+
+def packed(config: RunConfig, lm: LanguageModel, rows: Sequence[Row]) -> PackedBatch:
+    """All rows in the cheapest sequences that memory allows, numpy arrays [S, B, ...]."""
+    most, _, _ = tuning_tokens(config, lm.config, max(row.tokens for row in rows))
+    shape = cheapest_shape([rows], lm.mesh.shape["data"], most, sequence_cost(lm.config))
+    return pack_rows(rows, shape)
 
 
 def slope_rows(config: RunConfig, model: ModelConfig, tokens: int) -> tuple[int, bool]:

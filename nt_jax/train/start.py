@@ -11,12 +11,12 @@ from jaxtyping import Array, Float
 
 from nt_jax.atomic import write_atomic
 from nt_jax.data.batching import bucket
-from nt_jax.data.packing import LENGTH_STEP, Row, Shape, cheapest_shape, pack_alone, pack_rows
+from nt_jax.data.packing import LENGTH_STEP, Row, Shape, pack_alone
 from nt_jax.mesh import sharding
 from nt_jax.train.examples import Pools, metric_rows, safety_rows
 from nt_jax.train.maml import unit_rms
 from nt_jax.train.metric import Metric, make_metric, mean_slope, row_slopes
-from nt_jax.train.plan import sequence_cost, slope_rows, tuning_tokens
+from nt_jax.train.plan import packed, slope_rows, tuning_tokens
 from nt_jax.train.session import Session
 from nt_jax.train.upper import Upper
 
@@ -46,10 +46,8 @@ def first_move(
     count = max(1, config.metric_requests // 2)
     rows = as_rows(session, safety_rows(pools, count, config.direct_fraction))
     longest = max(row.tokens for row in rows)
-    most, remat, _ = tuning_tokens(session.config, session.lm.config, longest)
-    cost = sequence_cost(session.lm.config)
-    shape = cheapest_shape([rows], lm.mesh.shape["data"], most, cost)
-    batch = upper.enter(pack_rows(rows, shape))
+    _, remat, _ = tuning_tokens(session.config, session.lm.config, longest)
+    batch = upper.enter(packed(session.config, session.lm, rows))
     slope_P = mean_slope(upper.ones_P, lm, upper.neurons, batch, config.token_decay, remat=remat)
     theta_P = theta_P + config.first_move * unit_rms(metric.divide(slope_P))
     return jnp.clip(theta_P, config.factor_min, config.factor_max)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nt_jax.data.packing import Row
-from nt_jax.train import margins
+from nt_jax.train import plan
 from nt_jax.train.margins import Margins
 from nt_jax.train.upper import Upper
 from nt_jax.train.validate import Validation
@@ -34,7 +34,7 @@ def session():
 
 @pytest.fixture
 def made(x64, session, monkeypatch):
-    monkeypatch.setattr(margins, "tuning_tokens", lambda *_: (16, False, 0.0))
+    monkeypatch.setattr(plan, "tuning_tokens", lambda *_: (16, False, 0.0))
     return Margins.of(session, Upper.of(session.lm, NEURONS), PROMPTS, OWN, REFUSALS)
 
 
