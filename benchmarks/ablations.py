@@ -46,6 +46,10 @@ VARIANTS: dict[str, list[str]] = {
     "kl_1": ["tune.kl_weight=1"],
     "no_margin": ["tune.margin_weight=0"],
     "no_metric": ["tune.metric_requests=0", "tune.meta_lr=0.03"],
+    "as_printed": [
+        "tune.metric_requests=0", "tune.margin_weight=0", "tune.init_safety=1.2",
+        "tune.init_utility=0.9", "tune.meta_lr=0.03", "tune.token_decay=1",
+    ],
     "no_first_move": ["tune.first_move=0"],
     "bounds_0.5_2": ["tune.factor_min=0.5", "tune.factor_max=2"],
     "direct_half": ["tune.direct_fraction=0.5"],

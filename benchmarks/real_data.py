@@ -24,7 +24,7 @@ from nt_jax.models.tokenizer import encode_chat, load_tokenizer
 
 # file > rows taken, whether they only sound harmful
 HARMLESS = (
-    ("alpaca/alpaca_first1805.jsonl", 480, False),
+    ("alpaca/alpaca_first1805.jsonl", 900, False),
     ("safety_tuned_llamas/I-PhysicalSafetySafe.jsonl", None, True),
     ("oktest/OKTest_heldout.csv", None, True),
 )

@@ -3,6 +3,7 @@
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 
 class Frozen(BaseModel):
@@ -39,3 +40,8 @@ class DatasetConfig(Frozen):
         default=None, description="split to read; null = the source's own splits"
     )
     limit: int | None = Field(default=None, ge=1, description="read at most this many; null = all")
+
+
+def conflict(key: str, value: float, rule: str) -> PydanticCustomError:
+    """An error about two keys that do not fit; `key` tells the loader which line to point at."""
+    return PydanticCustomError("conflict", "{rule}", {"rule": rule, "key": key, "value": value})

@@ -9,12 +9,13 @@ from nt_jax.attribution.store import load_scores
 from nt_jax.compare.material import Factors, Material
 from nt_jax.compare.ours import build_factors, strengths, tuned
 from nt_jax.compare.search import Learned, Method, Setting
-from nt_jax.config import CompareConfig, TuneConfig
+from nt_jax.config import CompareConfig
 from nt_jax.models.config import ModelConfig
 from nt_jax.train.attribute import attribute_all
 from nt_jax.train.theta import initial_theta
 
 WITHOUT_SELECTION, WITHOUT_TUNING, RANDOM = "all_attacks", "first_factors", "random_neurons"
+FIRST_FACTORS = 1.2, 0.9  # of safety and of utility neurons, without any tuning
 
 
 def without_selection() -> Method:
@@ -55,13 +56,12 @@ def without_pinpointing(seed: int) -> Method:
 
 
 def without_adjustment() -> Method:
-    """The first factors, never tuned; the defaults where the recipe begins at 1 (no change)."""
+    """The first factors, never tuned; FIRST_FACTORS where the recipe begins at 1 (no change)."""
 
     def fit(material: Material, setting: Setting, folder: Path) -> Learned:
-        first = material.config.tune
-        if first.init_safety == first.init_utility == 1:
-            first = TuneConfig()
-        theta_P = initial_theta(material.neurons, first.init_safety, first.init_utility)
+        first = material.config.tune.init_safety, material.config.tune.init_utility
+        safety, utility = FIRST_FACTORS if first == (1, 1) else first
+        theta_P = initial_theta(material.neurons, safety, utility)
         return Factors(material.neurons, np.asarray(theta_P)).arrays()
 
     return Method(WITHOUT_TUNING, "w/o Adaptive Adjustment", fit, build_factors, inputs=("select",))

@@ -21,6 +21,7 @@ from nt_jax.errors import DataError
 
 LENGTH_STEP = 16  # lengths of sequences are multiples of this
 PADDING = -1  # the part of tokens, and the answer of targets, that only fill
+OF_TOKENS = ("token_BT", "position_BT", "part_BT", "above_BT", "x_BTD")  # fields with an axis T
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +84,19 @@ class PackedBatch:
         mine = (key_B1T == 0) | (key_B1T == query_BT1) | (key_B1T == above_BT[:, :, None])
         return mine & jax.numpy.tril(jax.numpy.ones((length, length), bool))[None]
 
+    def first_half(self) -> "PackedBatch":
+        """A stretch (leading axis [B]) without what lies past `half` of its tokens."""
+        keep = half(self.part_BT.shape[-1])
+        cut = {name: getattr(self, name) for name in OF_TOKENS}
+        return dataclasses.replace(
+            self, **{name: None if leaf is None else leaf[:, :keep] for name, leaf in cut.items()}
+        )
+
+
+def half(length: int) -> int:
+    """Tokens that run of a stretch whose second half only fills."""
+    return min(length, bucket(-(-length // 2), LENGTH_STEP))
+
 
 def shared_by_all(rows: Sequence[Row]) -> int:
     """Tokens at the beginning that all prompts have in common."""
@@ -115,7 +129,10 @@ def fill(rows: Sequence[Row], length: int) -> list[list[int]]:
 
 def shape_of(rows: Sequence[Row], length: int, side: int) -> Shape:
     """The sizes that `rows` need in sequences of `length`, `side` of them side by side."""
-    groups = fill(rows, length)
+    return _shape(rows, fill(rows, length), length, side)
+
+
+def _shape(rows: Sequence[Row], groups: Sequence[Sequence[int]], length: int, side: int) -> Shape:
     targets = max((sum(rows[n].targets for n in group) for group in groups), default=1)
     most = max(map(len, groups), default=1)
     return Shape(max(1, -(-len(groups) // side)), side, length, targets, most)
@@ -127,17 +144,29 @@ def cheapest_shape(
     """The shape that holds each of `sets` at the least cost over all of them.
 
     `cost` is that of a sequence of so many tokens, in any unit; sequences get at most `most` tokens
-    unless a row needs more.
+    unless a row needs more. A stretch whose second half only fills costs as much as its first.
     """
     shortest = bucket(max(row.tokens for rows in sets for row in rows), LENGTH_STEP)
     best, least = None, math.inf
     for length in range(shortest, max(shortest, most) + 1, LENGTH_STEP):
-        shapes = [shape_of(rows, length, side) for rows in sets]
-        total = sum(shape.stretches for shape in shapes) * cost(length)
+        filled = [fill(rows, length) for rows in sets]
+        whole, part = cost(length), cost(half(length))
+        total = 0.0
+        for rows, groups in zip(sets, filled, strict=True):
+            used = _tokens(rows, groups)
+            longest = (max(used[n : n + side]) for n in range(0, len(used), side))
+            total += sum(whole if tokens > half(length) else part for tokens in longest)
         if total < least:
+            shapes = [_shape(*pair, length, side) for pair in zip(sets, filled, strict=True)]
             best, least = functools.reduce(Shape.holding, shapes), total
     assert best is not None
     return best
+
+
+def _tokens(rows: Sequence[Row], groups: Sequence[Sequence[int]]) -> list[int]:
+    """Tokens of each sequence that do not fill."""
+    shared = shared_by_all(rows)
+    return [shared + sum(rows[n].tokens - shared for n in group) for group in groups]
 
 
 def pack_rows(rows: Sequence[Row], shape: Shape) -> PackedBatch:

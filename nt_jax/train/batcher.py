@@ -4,8 +4,19 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from nt_jax.data.batching import bucket, draw
-from nt_jax.data.packing import LENGTH_STEP, Row, Shape, cheapest_shape, pack_rows, shape_of
+from nt_jax.data.packing import (
+    LENGTH_STEP,
+    PADDING,
+    Row,
+    Shape,
+    cheapest_shape,
+    half,
+    pack_rows,
+    shape_of,
+)
 from nt_jax.train.examples import Encode, Pair, Pool, Pools
 from nt_jax.train.maml import MetaBatch
 
@@ -77,9 +88,11 @@ class Batcher:
         run = real = 0
         for name, shape in self.shapes.items():
             for epoch in range(epochs):
-                part_SBT = pack_rows(*self._fitted(name, epoch)).part_BT
-                run += (part_SBT >= 0).any(axis=(1, 2)).sum() * shape.side * shape.length
-                real += (part_SBT >= 0).sum()
+                real_SBT = np.asarray(pack_rows(*self._fitted(name, epoch)).part_BT) != PADDING
+                length = real_SBT.shape[-1]
+                whole_S = real_SBT[..., half(length) :].any(axis=(1, 2))
+                run_S = np.where(whole_S, length, half(length)) * real_SBT.any(axis=(1, 2))
+                run, real = run + shape.side * run_S.sum(), real + real_SBT.sum()
         return 1 - float(real) / float(run)
 
     def _planned(self, name: str) -> list[list[Row]]:

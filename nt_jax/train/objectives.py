@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nt_jax.data.packing import PackedBatch
+from nt_jax.data.packing import PADDING, PackedBatch, half
 from nt_jax.models.head import divergence, target_log_probs
 from nt_jax.models.transformer import LanguageModel, Transformer, run_below, run_layers
 
@@ -52,15 +52,19 @@ def target_states(
 def over_stretches(rule: Callable[[PackedBatch], Any], batch: PackedBatch) -> Any:
     """The sum of `rule` (a pytree of sums: a loss, a gradient) over the stretches of a batch.
 
-    They run one after the other, so the activations of one are kept, not those of all; a stretch
-    without rows is skipped.
+    They run one after the other, so the activations of one are kept, not those of all. A stretch
+    without rows is skipped; of one whose second half only fills, the first half runs.
     """
     shape = jax.eval_shape(rule, jax.tree.map(lambda leaf: leaf[0], batch))
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
 
     def add(total: Any, part: PackedBatch):
+        part_BT = jnp.asarray(part.part_BT)
         some = (jnp.asarray(part.weight_BR) != 0).any()
-        value = jax.lax.cond(some, rule, lambda _: zero, part)
+        beyond = (part_BT[:, half(part_BT.shape[1]) :] != PADDING).any()
+        which = jnp.where(some, jnp.where(beyond, 2, 1), 0)
+        branches = (lambda _: zero, lambda p: rule(p.first_half()), rule)
+        value = jax.lax.switch(which, branches, part)
         return jax.tree.map(jnp.add, total, value), None
 
     return jax.lax.scan(add, zero, batch)[0]

@@ -66,7 +66,8 @@ def tuning_tokens(config: RunConfig, model: ModelConfig, longest: int) -> tuple[
 
     `longest` is the longest row. Second order holds about three times the activations of a
     stretch. As many tokens as fit a quarter of the device's memory (2 GB on CPU), at most
-    SEQUENCE_TOKENS; layers are recomputed only where even the longest row does not fit.
+    SEQUENCE_TOKENS; layers are recomputed, a seventh slower or more, only where the longest row
+    does not fit half of it.
     """
     room = _memory_limit() // 4
     fits = [
@@ -74,7 +75,7 @@ def tuning_tokens(config: RunConfig, model: ModelConfig, longest: int) -> tuple[
         for n in range(16, SEQUENCE_TOKENS + 1, 16)
         if 3 * n * token_bytes(config, model, n) <= room
     ]
-    remat = 3 * longest * token_bytes(config, model, longest) > room
+    remat = 3 * longest * token_bytes(config, model, longest) > 2 * room
     most = max(config.tune.sequence_tokens or max(fits, default=0), longest)
     per_token = 3 * token_bytes(config, model, most)
     if remat:  # what enters each layer, and one layer at a time

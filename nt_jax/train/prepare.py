@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -118,16 +118,17 @@ def write_own_answers(session: Session, train: Records, folder: Path) -> None:
     base model. Its own way of saying no is what a false refusal of the tuned model sounds like.
     """
     requests = [record.request for record in train.harmless]
-    wanted = session.config.tune.metric_requests
-    if wanted and not any(record.refusal for record in train.harmful):
+    wanted, own_targets = session.config.tune.metric_requests, own_safety_targets(session)
+    if wanted and not own_targets and not any(record.refusal for record in train.harmful):
         raise DataError(
             f"tune.metric_requests={wanted} needs refusals in data.harmful to tell how a refusal "
-            "begins, but none of its training rows has one. Add some, or set it to 0."
+            "begins, but none of its training rows has one. Add some, set it to 0, or set "
+            "data.safety_targets=self."
         )
     sets = {"harmless": requests}
     if session.config.tune.attacked_harmless_fraction > 0:
         sets["attacked"] = train.attacked(requests[::ATTACKED_SHARE])
-    if session.config.data.safety_targets == "self":
+    if own_targets:
         sets["harmful"] = [record.request for record in train.harmful]
     texts = [text for group in sets.values() for text in group]
     width = session.config.tune.answer_tokens
@@ -135,7 +136,13 @@ def write_own_answers(session: Session, train: Records, folder: Path) -> None:
     answers = [session.text(row) for row in ids]
     refused = session.judge.verdicts(texts, answers)
     names = [name for name, group in sets.items() for _ in group]
-    declined = declined_answers(session, train, dict(zip(texts, names, strict=True)))
+    if own_targets:
+        every = zip(names, ids, refused, strict=True)
+        begin = [row for name, row, no in every if no and name == "harmful"]
+    else:
+        begin = [session.answer_ids(record.refusal) for record in train.harmful if record.refusal]
+    asked = [text for text, name in zip(texts, names, strict=True) if name != "harmful"]
+    declined = declined_answers(session, begin, asked) if begin else {}
     with (folder / "own_answers.jsonl").open("w", encoding="utf-8") as file:
         for name, text, row, no in zip(names, texts, ids, refused, strict=True):
             line = {"set": name, "request": text, "answer": row, "ended": len(row) < width}
@@ -143,16 +150,23 @@ def write_own_answers(session: Session, train: Records, folder: Path) -> None:
             file.write(json.dumps(line) + "\n")
 
 
+def own_safety_targets(session: Session) -> bool:
+    """Whether the refusals to learn are the model's own."""
+    return session.config.data.safety_targets == "self"
+
+
 def declined_answers(
-    session: Session, train: Records, sets: Mapping[str, str]
+    session: Session, refusals: Sequence[list[int]], harmless: Sequence[str]
 ) -> dict[str, list[int]]:
-    """Harmless request -> a refusal of it as token ids, for as many as the metric asks for."""
+    """Harmless request -> a refusal of it as token ids, for as many as the metric asks for.
+
+    `refusals` are the safety targets, whose first words are carried on.
+    """
     tune = session.config.tune
     if tune.metric_requests == 0:
         return {}
-    refusals = [record.refusal for record in train.harmful if record.refusal]
-    texts = spread([t for t, name in sets.items() if name != "harmful"], tune.metric_requests)
-    every = itertools.cycle(session.answer_ids(refusal)[:OPENING_TOKENS] for refusal in refusals)
+    texts = spread(harmless, tune.metric_requests)
+    every = itertools.cycle(refusal[:OPENING_TOKENS] for refusal in refusals)
     openings = [opening for opening, _ in zip(every, texts, strict=False)]
     width = tune.answer_tokens - OPENING_TOKENS
     ids = session.answer(texts, max(1, width), "refusals", openings=openings)
@@ -184,7 +198,7 @@ def read_own_answers(folder: Path, eos_id: int) -> dict[str, tuple[list[Pair], l
 
 def safety_pairs(session: Session, train: Records, own: dict) -> list[Pair]:
     """Harmful requests with the refusal to learn: the data's, or the model's own."""
-    if session.config.data.safety_targets == "self":
+    if own_safety_targets(session):
         refusals = own.get("harmful", ([], []))[1]
         if len(refusals) < 2:
             raise DataError(

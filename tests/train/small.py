@@ -23,7 +23,10 @@ SETTINGS = (
     "attribution.steps=2", "attribution.answer_tokens=4", "attribution.attack_types=[pretending]",
     "neurons.safety=14", "neurons.utility=10", "tune.init_safety=1.6", "tune.init_utility=0.6",
     f"tune.epochs={EPOCHS}", "tune.validate_every=2", "tune.margins_every=3",
-    "tune.answer_tokens=4", "tune.global_batch=4", "tune.local_batch=2",
+    "tune.answer_tokens=4", "tune.global_batch=4", "tune.local_batch=2", "tune.inner_lr=3",
+    "tune.metric_requests=0", "tune.meta_lr=0.03", "tune.margin_weight=0", "tune.average=0.9",
+    "tune.direct_fraction=0.5", "tune.safety_weight=0.5", "tune.max_over_refusal=0.05",
+    "tune.strengths=[0.4,0.55,0.7,0.85,1,1.2]",
     "data.harmful.limit=8", "data.harmless.limit=8", "data.templates.limit=10",
     f"eval.limit={PROMPTS}", "eval.max_new_tokens=6", "eval.batch_size=4",
 )  # fmt: skip

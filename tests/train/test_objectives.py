@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nt_jax.data.packing import PADDING, Row, Shape, pack_alone, pack_rows
+from nt_jax.data.packing import PADDING, Row, Shape, fill, half, pack_alone, pack_rows, shape_of
 from nt_jax.mesh import make_mesh
 from nt_jax.models.checkpoint import load_model
 from nt_jax.models.transformer import unembed
@@ -18,6 +18,7 @@ from nt_jax.train.objectives import (
     nll,
     nll_and_kl,
     nll_and_margin,
+    over_stretches,
     residual_at,
     row_sum,
     target_states,
@@ -168,6 +169,42 @@ def test_bfloat16_weights_give_a_float32_loss():
     value, slope_LF = jax.jit(jax.value_and_grad(nll, argnums=1))(lm, some_scale(lm), BATCH)
     assert value.dtype == slope_LF.dtype == jnp.float32
     np.testing.assert_allclose(value, nll(model(), some_scale(lm), BATCH), rtol=2e-2)
+
+
+# --- stretches one after the other ---------------------------------------------------------------
+
+
+LONG = [Row([7] * 20, [1, 2, 3]), Row([9] * 30, [4, 5]), Row([11] * 12, [6])]  # 22, 31, 12 tokens
+
+
+def test_of_a_stretch_whose_second_half_only_fills_the_first_half_runs():
+    batch = pack_rows(LONG, Shape(stretches=4, side=1, length=48, targets=4, rows=2))
+    assert fill(LONG, 48) == [[1, 2], [0]]  # 43 of 48 tokens, 22, and two stretches of nothing
+    tokens = over_stretches(lambda part: jnp.asarray(part.token_BT.size), batch)
+    assert tokens == 48 + half(48) == 48 + 32
+    beside = pack_rows(LONG, Shape(stretches=1, side=2, length=48, targets=4, rows=2))
+    assert over_stretches(lambda part: jnp.asarray(part.token_BT.size), beside) == 2 * 48
+
+
+@pytest.mark.parametrize("length", [32, 48, 64, 80])
+def test_the_length_of_sequences_changes_no_loss_and_no_gradient(length):
+    lm, scale_LF = model(), some_scale(model())
+    scale_LF[0] = 1  # so that the first layer may run apart
+
+    def together(scale_LF, lm, batch):
+        return over_stretches(lambda part: nll(lm, scale_LF, part), batch)
+
+    def one_by_one(scale_LF):
+        alone = (pack_alone([row], Shape(1, 1, row.tokens, 3, 1)) for row in LONG)
+        return sum(nll(lm, scale_LF, first(batch)) for batch in alone) / len(LONG)
+
+    batch = pack_rows(LONG, shape_of(LONG, length, 1))
+    entered = dataclasses.replace(batch, x_BTD=residual_at(lm, batch, 1))
+    value, slope_LF = jax.value_and_grad(one_by_one)(scale_LF)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    rule = jax.jit(jax.value_and_grad(together))
+    jax.tree.map(close, rule(scale_LF, lm, batch), (value, slope_LF))
+    jax.tree.map(close, rule(scale_LF[1:], lm.above(1), entered), (value, slope_LF[1:]))
 
 
 # --- margin over declined answers ----------------------------------------------------------------

@@ -35,7 +35,8 @@ def session(context: int = 64, answers=None, **data):
     """A session without a model: one token a character, scripted answers."""
     config = RunConfig.model_validate({
         "name": "x", "model": {"source": "m"}, "data": data,
-        "tune": {"answer_tokens": 4}, "attribution": {"answer_tokens": 4},
+        "tune": {"answer_tokens": 4, "metric_requests": 0},
+        "attribution": {"answer_tokens": 4},
     })  # fmt: skip
     texts = {} if answers is None else answers
     return types.SimpleNamespace(
@@ -109,6 +110,18 @@ def test_refusals_of_harmless_requests_open_like_the_safety_targets(tmp_path):
     assert found == [[*b"No S"], [*b"No S"], []]  # three tokens of "No 0.", then the model's own
     attacked, _ = prepare.read_own_answers(tmp_path, EOS)["attacked"]
     assert [pair.declined for pair in attacked] == [[*b"No S"], []]
+
+
+def test_refusals_of_harmless_requests_open_like_the_models_own_where_it_learns_those(tmp_path):
+    asked = [f"ask {n}" for n in range(3)] + RECORDS.attacked(["ask 0", "ask 2"])
+    harm = {f"harm {n}": "No!" if n == 1 else "Sure." for n in range(3)}
+    asks = session(answers=dict.fromkeys(asked, "Sure.") | harm, safety_targets="self")
+    tune = asks.config.tune.model_copy(update={"metric_requests": 2})
+    asks.config = asks.config.model_copy(update={"tune": tune})
+    rows = [dataclasses.replace(row, refusal=None) for row in RECORDS.harmful]
+    prepare.write_own_answers(asks, dataclasses.replace(RECORDS, harmful=rows), tmp_path)
+    useful, _ = prepare.read_own_answers(tmp_path, EOS)["harmless"]
+    assert [pair.declined for pair in useful if pair.declined] == [[*b"No!S"]] * 2
 
 
 def test_a_metric_without_refusals_to_begin_with_is_refused(tmp_path):
