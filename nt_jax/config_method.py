@@ -204,7 +204,7 @@ class TuneConfig(Frozen):
         description="validations without a new best before stopping; 0 = never stop early",
     )
     strengths: tuple[float, ...] = Field(
-        default=(0.65, 0.8, 1.2),
+        default=(0.5, 0.65, 0.8, 1.2),
         description="how far to go from 1 to the learned factors: each is validated after the last "
         "epoch, the best is kept; [] = as learned",
     )
