@@ -170,8 +170,8 @@ def test_the_constants_of_a_recipe_reach_algorithm_1():
     assert (options.order, options.inner_steps, options.with_kl) == (1, 3, True)
     assert options.utility_sign == "descent" and options.remat
     assert not tune.meta_options(TuneConfig(kl_weight=0), False).with_kl
-    assert math.isclose(options.kl_weight, 0.5) and not options.with_margin
-    assert tune.meta_options(TuneConfig(margin_weight=1), False).with_margin
+    assert math.isclose(options.kl_weight, 0.5) and options.with_margin
+    assert not tune.meta_options(TuneConfig(margin_weight=0), False).with_margin
 
 
 # --- under the metric of harmless requests -------------------------------------------------------
