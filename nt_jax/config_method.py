@@ -1,7 +1,7 @@
 """The settings of the method itself: attribution, the neurons chosen, and how they are tuned.
 
-The defaults of tuning are the one recipe that was measured on every data set (docs/tuning.md); the
-paper's own settings where they differ are in docs/method.md.
+The defaults of tuning are the recipe measured on published data (docs/tuning.md); the paper's own
+settings where they differ are in docs/method.md.
 """
 
 from typing import Literal, Self
