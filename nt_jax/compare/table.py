@@ -85,18 +85,16 @@ def markdown(table: Table) -> str:
 
 
 def screen(table: Table) -> rich.table.Table:
-    """The values alone, narrow enough for a terminal."""
+    """The values alone, a line for each column: methods are few enough for 80 characters."""
     shown = rich.table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     shown.title, shown.title_justify = f"table {table.number}: {table.title}", "left"
-    shown.add_column("")
-    for column in table.columns:
-        shown.add_column(column.heading, justify="right", max_width=18)
-    for label, cells in table.rows:
-        values = [
-            "-" if cell.value is None else column.template.format(cell.value)
-            for cell, column in zip(cells, table.columns, strict=True)
-        ]
-        shown.add_row(label, *values)
+    shown.add_column("", overflow="fold")
+    for label, _ in table.rows:
+        shown.add_column(label, justify="right", max_width=12, overflow="fold")
+    for n, column in enumerate(table.columns):
+        cells = [row[n] for _, row in table.rows]
+        values = ["-" if c.value is None else column.template.format(c.value) for c in cells]
+        shown.add_row(column.heading, *values)
     return shown
 
 

@@ -102,7 +102,7 @@ def screen_table(rows: Sequence[ResultRow]) -> Table:
     """The table that a finished run prints, narrow enough for 80 columns."""
     base, tuned = model_names(rows)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("refuses", no_wrap=True)
+    table.add_column("refuses", overflow="fold")  # long labels wrap, figures stay whole
     for header in ("before", "", "after", "", "95 %", "difference"):
         table.add_column(header, justify="right", no_wrap=True)
     for line in comparison(rows, base, tuned):

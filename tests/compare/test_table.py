@@ -5,8 +5,9 @@ import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from nt_jax.compare.table import Cell, Column, Table, csv_text, latex, markdown, reached
+from nt_jax.compare.table import Cell, Column, Table, csv_text, latex, markdown, reached, screen
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "compare"
 REFUSES, OVER = (
@@ -31,6 +32,16 @@ TABLE = Table(
 @pytest.mark.parametrize(("writer", "name"), [(markdown, "md"), (csv_text, "csv"), (latex, "tex")])
 def test_each_format_is_that_of_the_golden_file(writer, name):
     assert writer(TABLE) == (GOLDEN / f"table2.{name}").read_text(encoding="utf-8")
+
+
+def test_eight_methods_and_eleven_measures_are_whole_on_80_columns():
+    names = ["Default", "NeuronTune", "DINM", "SCANS", "CAVGAN", "A system prompt", "LoRA", "IA3"]
+    titles = [f"refuses a_test_set_of_a_long_name_{n}" for n in range(11)]
+    cells = [Cell(10 + n + 0.25) for n in range(11)]
+    table = Table("2", "wide", [Column(title) for title in titles], [(k, cells) for k in names])
+    out = io.StringIO()
+    Console(file=out, width=80).print(screen(table))
+    assert [out.getvalue().count(f"{10 + n}.25%") for n in range(11)] == [8] * 11
 
 
 def test_csv_holds_every_number_unrounded():
