@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from nt_jax.data.sources import load_harmless, load_templates
+from nt_jax.errors import NtError
 from nt_jax.models.checkpoint import open_checkpoint
 from nt_jax.models.tokenizer import encode_chat, load_tokenizer
 
@@ -72,4 +73,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except NtError as error:
+        sys.exit(f"real_data: {error}")
