@@ -50,18 +50,25 @@ def neurontune() -> Method:
     """The run's own factors, at several strengths."""
 
     def fit(material: Material, setting: Setting, folder: Path) -> Learned:
-        train = material.run.folder("train")
-        best = best_state(material.config, material.run.folder("select"), train)
-        factors = Factors(material.neurons, np.asarray(best.best_P))
-        return {**factors.arrays(), TRIED: np.asarray(validations_in(train))}
-
-    def answered(material: Material, setting: Setting) -> tuple[Path, str] | None:
-        return (material.run.folder(TUNED), TUNED) if setting["strength"] == 1 else None
+        return learned_in_run(material)
 
     return Method(
         "neurontune", METHODS["neurontune"], fit, build_factors, strengths(),
-        inputs=("train",), answered=answered,
+        inputs=("train",), answered=answered_in_run,
     )  # fmt: skip
+
+
+def learned_in_run(material: Material) -> Learned:
+    """The factors that the run kept."""
+    train = material.run.folder("train")
+    best = best_state(material.config, material.run.folder("select"), train)
+    factors = Factors(material.neurons, np.asarray(best.best_P))
+    return {**factors.arrays(), TRIED: np.asarray(validations_in(train))}
+
+
+def answered_in_run(material: Material, setting: Setting) -> tuple[Path, str] | None:
+    """Where the run answered the tests with its factors at this strength."""
+    return (material.run.folder(TUNED), TUNED) if setting["strength"] == 1 else None
 
 
 def descent() -> Method:

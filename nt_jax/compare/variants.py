@@ -7,7 +7,13 @@ import numpy as np
 from nt_jax.attribution.select import NeuronSet, check_counts, random_neurons, select
 from nt_jax.attribution.store import load_scores
 from nt_jax.compare.material import Factors, Material
-from nt_jax.compare.ours import build_factors, strengths, tuned
+from nt_jax.compare.ours import (
+    answered_in_run,
+    build_factors,
+    learned_in_run,
+    strengths,
+    tuned,
+)
 from nt_jax.compare.search import Learned, Method, Setting
 from nt_jax.config import CompareConfig
 from nt_jax.models.config import ModelConfig
@@ -68,14 +74,25 @@ def without_adjustment() -> Method:
 
 
 def counts(safety: int, utility: int) -> Method:
-    """The whole method with other numbers of neurons."""
+    """The whole method with so many neurons; the run's own numbers are the run itself."""
+
+    def is_run(material: Material) -> bool:
+        own = material.config.neurons
+        return (safety, utility) == (own.safety, own.utility)
 
     def fit(material: Material, setting: Setting, folder: Path) -> Learned:
+        if is_run(material):
+            return learned_in_run(material)
         neurons = chosen_neurons(material, material.run.folder("attribute"), safety, utility)
         return tuned(material, material.config.tune, neurons, folder)
 
-    name = f"neurons_{safety}_{utility}"
-    return Method(name, f"{safety}/{utility}", fit, build_factors, inputs=("attribute",))
+    def answered(material: Material, setting: Setting) -> tuple[Path, str] | None:
+        return answered_in_run(material, setting) if is_run(material) else None
+
+    return Method(
+        f"neurons_{safety}_{utility}", f"{safety}/{utility}", fit, build_factors, strengths()[:1],
+        inputs=("attribute", "train"), answered=answered,
+    )  # fmt: skip
 
 
 def chosen_neurons(

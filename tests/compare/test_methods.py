@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from nt_jax.compare import rivals
+from nt_jax.compare import rivals, variants
 from nt_jax.compare.methods import MAKERS, needed
 from nt_jax.compare.names import METHODS
 from nt_jax.compare.search import UnusableSettingError
@@ -52,6 +52,19 @@ def test_what_follows_a_method_comes_after_it():
         if method.follows is not None:
             assert order.index(method.follows) < order.index(method.name)
     assert len(set(order)) == len(order)
+
+
+def test_table_7_takes_the_runs_own_numbers_of_neurons_from_the_run(monkeypatch):
+    config = RunConfig.model_construct(neurons=NeuronsConfig(safety=3, utility=5))
+    run = SimpleNamespace(folder=Path)
+    material = SimpleNamespace(config=config, run=run)
+    monkeypatch.setattr(variants, "learned_in_run", lambda found: found)
+    own, other = variants.counts(3, 5), variants.counts(5, 3)
+    assert own.fit(material, {}, Path()) is material
+    assert own.answered(material, *own.settings) == (Path("tuned"), "tuned")
+    assert other.answered(material, *other.settings) is None
+    with pytest.raises(RunError, match="holds no safety scores"):  # others look for the scores to choose by
+        other.fit(material, {}, Path())
 
 
 @pytest.mark.parametrize(("last", "kept"), [(5, {"2", "4"}), (1, set())])
