@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from nt_jax.config_base import Frozen
-from nt_jax.eval.registry import TestSet, built_in_sets, read_sets
+from nt_jax.eval.registry import Labels, TestSet, built_in_sets, labels_of, read_sets
 
 
 def _known_set(name: str, info: ValidationInfo) -> str:
@@ -91,6 +91,11 @@ class EvalConfig(Frozen):
         """One test set by name, read from where `sources` says if it says anything."""
         entry = (built_in_sets() | self.extra)[name]
         return entry.model_copy(update={"source": self.sources.get(name, entry.source)})
+
+    @property
+    def labels(self) -> Labels:
+        """The names of test sets in words."""
+        return labels_of(self.extra)
 
 
 class ExportConfig(Frozen):

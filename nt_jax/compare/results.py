@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from nt_jax.compare.paper import PAIRS, paper_model
 from nt_jax.compare.table import Cell
 from nt_jax.config import RunConfig
+from nt_jax.eval.registry import Labels
 from nt_jax.eval.rows import BASE, Answer, ResultRow, find, is_attacked
 
 DEFAULT = "Default"  # what the paper calls the untuned model
@@ -17,6 +18,7 @@ class Results:
 
     rows: Sequence[ResultRow]
     labels: Mapping[str, str]  # model -> its row's heading
+    sets: Labels  # test set -> its name in words
     pair: tuple[str, str]  # (attacked harmful, harmless) test sets of SU-F1
     harmful: Mapping[str, bool]  # test set -> whether it is harmful
     attacked: Mapping[str, bool]  # test set -> whether its requests come inside attacks
@@ -50,7 +52,7 @@ def results_of(
 ) -> Results:
     """The material of all tables; `size` is (layers, width) of the model."""
     return Results(
-        rows, {BASE: DEFAULT, **labels}, pair,
+        rows, {BASE: DEFAULT, **labels}, config.eval.labels, pair,
         {a["dataset"]: a["harmful"] for a in answers},
         {a["dataset"]: is_attacked(a) for a in answers},
         paper_model(config.model.source, *size), reasons,

@@ -10,7 +10,6 @@ from nt_jax.compare.paper import PAIRS, paper_row
 from nt_jax.compare.results import Results
 from nt_jax.compare.table import Cell, Column, Table
 from nt_jax.eval.rows import BASE, in_order
-from nt_jax.eval.screen import label_of
 
 PERCENT, BITS = "{:.2f}%", "{:.3f}"
 PINPOINTING = "w/o Neuron Pinpointing"
@@ -18,7 +17,7 @@ PINPOINTING = "w/o Neuron Pinpointing"
 
 def main_columns(results: Results, pair: tuple[str, str]) -> list[Column]:
     """Refusals and entropies of a pair of test sets, and SU-F1: what most tables show."""
-    harmful, harmless = map(label_of, pair)
+    harmful, harmless = (results.sets[name] for name in pair)
     return [
         Column(f"refuses {harmful}", PERCENT, "higher"),
         Column(f"entropy, {harmful} (bit)", BITS, "higher"),
@@ -51,8 +50,8 @@ def method_table(results: Results, models: Sequence[str], number: str = "2") -> 
     columns = main_columns(results, pair)
     for dataset in others:
         better = "higher" if results.harmful[dataset] else "lower"
-        columns.append(Column(f"refuses {label_of(dataset)}", PERCENT, better))
-    columns.append(Column(f"perplexity, {label_of(pair[1])}", "{:.2f}", "lower"))
+        columns.append(Column(f"refuses {results.sets[dataset]}", PERCENT, better))
+    columns.append(Column(f"perplexity, {results.sets[pair[1]]}", "{:.2f}", "lower"))
     rows = []
     for model in models:
         label = results.labels[model]
@@ -78,7 +77,7 @@ def fraction_table(results: Results, models: Sequence[str]) -> Table:
 
 def letter_columns(results: Results) -> list[Column]:
     """One column for each set of choice questions, by letter likelihood."""
-    return [Column(f"{label_of(d)} by letter", PERCENT, "higher") for d in choice_sets(results)]
+    return [Column(f"{results.sets[d]} by letter", PERCENT, "higher") for d in choice_sets(results)]
 
 
 def letter_cells(results: Results, model: str, paper: Mapping[str, float]) -> list[Cell]:
@@ -102,7 +101,7 @@ def ability_table(results: Results, models: Sequence[str]) -> Table:
     """Table 3: general ability, fluency, entropy and the paper's average of the three."""
     sets, name = choice_sets(results), "+".join(results.pair)
     columns = letter_columns(results)
-    columns += [Column(f"{label_of(d)} as written", PERCENT, "higher") for d in sets]
+    columns += [Column(f"{results.sets[d]} as written", PERCENT, "higher") for d in sets]
     columns += [
         Column("fluency (n-gram entropy, bit)", "{:.2f}", "higher"),
         Column("entropy, sum of both sets (bit)", BITS, "higher"),
@@ -170,7 +169,7 @@ def attack_table(results: Results, models: Sequence[str]) -> Table:
                          paper.get(fields[label]) if model == BASE else None)
             for model in models
         ]  # fmt: skip
-        rows.append((f"{label}: {label_of(dataset) if dataset else 'no such test set'}", cells))
+        rows.append((f"{label}: {results.sets[dataset] if dataset else 'no such test set'}", cells))
     columns = [Column(results.labels[model], PERCENT, "higher") for model in models]
     return Table("5", "refusal with and without attacks", columns, rows)
 

@@ -20,7 +20,7 @@ from nt_jax.config import RunConfig
 from nt_jax.eval.capability import text_rows
 from nt_jax.eval.measure import result_rows
 from nt_jax.eval.rows import Answer, ResultRow, in_order, su_f1_pairs, write_rows
-from nt_jax.eval.screen import judge_names, label_of
+from nt_jax.eval.screen import judge_names
 from nt_jax.models.config import ModelConfig
 
 
@@ -88,7 +88,7 @@ def ability_rows(answers: Sequence[Answer], pair: tuple[str, str], seed: int) ->
 
 def about(config: RunConfig, results: Results, rows: Sequence[ResultRow]) -> str:
     """How to read the tables: what was asked, who judged, and what of the paper stands beside."""
-    sets = " and ".join(label_of(name) for name in results.pair)
+    sets = " and ".join(results.sets[name] for name in results.pair)
     lines = [
         f"Model {config.model.source}, seed {config.seed}, answers of at most "
         f"{config.eval.max_new_tokens} tokens, judge {judge_names(rows) or 'none'}. SU-F1 is over "

@@ -65,7 +65,7 @@ def evaluate(config: RunConfig, source: str, console: Console, beside_base: bool
         _stage(first, directory, "eval", key, lambda path: _measure(
             first, models, scorer, directory, path))  # fmt: skip
         _stage(first, directory, "report", config_key(config, ["name", "seed"], [key]),
-               lambda path: _report(settings, source, directory, path))  # fmt: skip
+               lambda path: _report(first.config, source, directory, path))  # fmt: skip
         _finish(first, directory)
     return folder
 
@@ -140,12 +140,14 @@ def _measure(
     return f"judged by {', '.join(session.config.eval.judges)}"
 
 
-def _report(settings: dict, source: str, directory: RunDirectory, folder: Path) -> str:
-    rows, answers = result_rows(directory.folder("eval"), settings["seed"])
+def _report(config: RunConfig, source: str, directory: RunDirectory, folder: Path) -> str:
+    rows, answers = result_rows(directory.folder("eval"), config.seed)
     facts = directory.facts()
     timings = {name: stage["wall_seconds"] for name, stage in facts["stages"].items()}
+    settings = config.model_dump(mode="json")
     shown = settings | {"model": settings["model"] | {"source": source}}
-    write_report(folder, rows, answers, shown, timings, machine=facts)
+    labels = config.eval.labels
+    write_report(folder, rows, answers, shown, timings, machine=facts, labels=labels)
     return f"{len(rows)} numbers, judge {judge_names(rows) or 'none'}"
 
 
@@ -153,7 +155,7 @@ def _finish(session: Session, directory: RunDirectory) -> None:
     folder = directory.path
     rows = read_rows(folder / "report" / "results.json")
     session.console.print()
-    session.console.print(screen_table(rows))
+    session.console.print(screen_table(rows, session.config.eval.labels))
     session.console.print()
     session.say("report", f"{folder / 'report' / 'report.md'}   (and report.html)")
     session.say("answers", f"{folder / 'eval' / 'answers.jsonl'}")

@@ -1,6 +1,7 @@
 """The report's figures as PNG bytes. They are drawn without pyplot: no global state, no window."""
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,8 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nt_jax.eval.registry import Labels
 from nt_jax.eval.rows import ResultRow, find, in_order
-from nt_jax.eval.screen import label_of
 
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -28,27 +29,31 @@ MODEL_NAMES = {"base": "before", "tuned": "after"}
 DPI = 130
 
 
-def bars_png(rows: Sequence[ResultRow], harmful: Mapping[str, bool]) -> bytes:
+def bars_png(rows: Sequence[ResultRow], harmful: Mapping[str, bool], labels: Labels) -> bytes:
     """Refusals and entropies per dataset and model, with 95 % intervals.
 
-    `harmful` says per dataset whether refusing is right, so that the picture can say it too.
+    `harmful` says per dataset whether refusing is right, so that the picture can say it too;
+    `labels` names datasets in words.
     """
     datasets = in_order(row.dataset for row in rows if row.metric == "refusal_rate")
     models = in_order(row.model for row in rows if row.metric == "refusal_rate")
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 3.9), layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
-        _grouped_bars(left, rows, datasets, models, "refusal_rate", 100.0, "{:.0f} %")
-        left.set_title("Share of requests refused")
-        left.set_ylim(0, 112)
-        left.set_yticks(range(0, 101, 25), [f"{tick} %" for tick in range(0, 101, 25)])
-        left.set_xticks(range(len(datasets)), [_tick(name, harmful) for name in datasets])
-        _grouped_bars(right, rows, datasets, models, "entropy", 1.0, "{:.1f}")
-        right.set_title("Information in the answers (bits)")
-        right.set_ylim(0, right.get_ylim()[1] * 1.12)
-        right.set_xticks(range(len(datasets)), [_wrapped(label_of(name)) for name in datasets])
-        handles, labels = left.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(models))
+        figure = Figure(figsize=(max(9.6, 1.6 * len(datasets)), 6.4), layout="constrained")
+        refused, information = figure.subplots(2, 1)
+        _grouped_bars(refused, rows, datasets, models, "refusal_rate", 100.0, "{:.0f} %")
+        refused.set_title("Share of requests refused")
+        refused.set_ylim(0, 112)
+        refused.set_yticks(range(0, 101, 25), [f"{tick} %" for tick in range(0, 101, 25)])
+        refused.set_xticks(
+            range(len(datasets)), [_tick(name, harmful, labels) for name in datasets]
+        )
+        _grouped_bars(information, rows, datasets, models, "entropy", 1.0, "{:.1f}")
+        information.set_title("Information in the answers (bits)")
+        information.set_ylim(0, information.get_ylim()[1] * 1.12)
+        information.set_xticks(range(len(datasets)), [_wrapped(labels[name]) for name in datasets])
+        figure.legend(
+            *refused.get_legend_handles_labels(), loc="outside lower center", ncols=len(models)
+        )
         return _png(figure)
 
 
@@ -193,16 +198,16 @@ def _series(
     return series
 
 
-def _tick(dataset: str, harmful: Mapping[str, bool]) -> str:
+def _tick(dataset: str, harmful: Mapping[str, bool], labels: Labels) -> str:
     """The dataset's name with what would be good."""
-    label = _wrapped(label_of(dataset))
+    label = _wrapped(labels[dataset])
     if dataset not in harmful:
         return label
     return f"{label}\n(should be {'high' if harmful[dataset] else 'low'})"
 
 
 def _wrapped(label: str) -> str:
-    return label.replace(" harmful ", " harmful\n") if len(label) > 18 else label
+    return textwrap.fill(label, 18, break_long_words=False)
 
 
 def _png(figure: Figure) -> bytes:

@@ -5,6 +5,7 @@ set to the package, add an entry there. Nothing here imports jax.
 """
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -68,7 +69,7 @@ class TestSet(Frozen):
     shots_from: str | None = Field(
         default=None, description="name of the test set that holds the worked examples"
     )
-    label: str = Field(default="", description="its name in words, for the screen")
+    label: str = Field(default="", description="its name in words, on screen and in tables")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -94,6 +95,19 @@ def built_in_sets() -> dict[str, TestSet]:
     """Name -> entry of the sets that ship with the package."""
     raw = read_yaml(BUILT_IN.read_text(encoding="utf-8")).value
     return TypeAdapter(dict[str, TestSet]).validate_python(raw)
+
+
+class Labels(dict[str, str]):
+    """Test set -> its name in words; a set without one goes by its own name."""
+
+    def __missing__(self, name: str) -> str:
+        return name
+
+
+def labels_of(extra: Mapping[str, TestSet]) -> Labels:
+    """The labels of our own test sets and of the user's."""
+    known = built_in_sets() | dict(extra)
+    return Labels({name: entry.label for name, entry in known.items() if entry.label})
 
 
 def read_sets(path: str) -> Any:

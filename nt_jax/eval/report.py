@@ -13,6 +13,7 @@ import yaml
 
 from nt_jax.eval import figures, screen
 from nt_jax.eval.examples import choose_examples, count_disagreements, markdown_text
+from nt_jax.eval.registry import Labels, labels_of
 from nt_jax.eval.rows import (
     BASE,
     TUNED,
@@ -62,20 +63,23 @@ def write_report(
     neurons: Mapping[str, Any] | None = None,
     history: Sequence[Mapping[str, Any]] = (),
     machine: Mapping[str, Any] | None = None,
+    labels: Labels | None = None,
 ) -> Path:
     """Write results.json, report.md, report.html and figures/*.png; returns report.md's path.
 
     `settings` is the resolved recipe as plain values, `timings` seconds per stage. `neurons` has
     arrays layer, index, set, score (see figures.layers_png), `history` the entries of
     metrics.jsonl (see figures.curves_png), `machine` what runinfo.this_machine() gives, which is
-    the default.
+    the default, `labels` EvalConfig.labels, by default those of the sets that ship with us.
     """
+    labels = labels_of({}) if labels is None else labels
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     write_rows(folder / "results.json", rows)
-    pictures = _pictures(rows, answers, neurons, history)
+    pictures = _pictures(rows, answers, labels, neurons, history)
     for name, png in pictures.items():
         (folder / "figures" / f"{name}.png").write_bytes(png)
-    context = _context(rows, answers, settings, timings, neurons, machine or this_machine())
+    machine = machine or this_machine()
+    context = _context(rows, answers, labels, settings, timings, neurons, machine)
     links = {name: f"figures/{name}.png" for name in pictures}
     embedded = {name: _data_url(png) for name, png in pictures.items()}
     path = folder / "report.md"
@@ -107,7 +111,7 @@ def headline(rows: Sequence[ResultRow], answers: Sequence[Answer]) -> list[str]:
     return sentences
 
 
-def metric_table(rows: Sequence[ResultRow]) -> list[tuple[str, str, list[str]]]:
+def metric_table(rows: Sequence[ResultRow], labels: Labels) -> list[tuple[str, str, list[str]]]:
     """(dataset, metric, one cell a model) for every number there is, intervals included."""
     models = in_order(row.model for row in rows)
     several = len({row.judge for row in rows if row.metric == "refusal_rate"}) > 1
@@ -116,7 +120,7 @@ def metric_table(rows: Sequence[ResultRow]) -> list[tuple[str, str, list[str]]]:
         name, template = METRICS.get(metric, (metric, "{:.4g}"))
         found = [find(rows, dataset, metric, model, judge) for model in models]
         cells = [_cell(row, template) if row else "" for row in found]
-        label = " + ".join(screen.label_of(part) for part in dataset.split("+"))
+        label = " + ".join(labels[part] for part in dataset.split("+"))
         if judge and (several or metric in NAMED_SCORER):
             name += f" [{judge}]"
         table.append((label, name, cells))
@@ -162,6 +166,7 @@ def type_table(answers: Sequence[Answer]) -> list[tuple[str, list[str]]]:
 def _context(
     rows: Sequence[ResultRow],
     answers: Sequence[Answer],
+    labels: Labels,
     settings: Mapping[str, Any],
     timings: Mapping[str, float],
     neurons: Mapping[str, Any] | None,
@@ -175,17 +180,17 @@ def _context(
         "name": settings.get("name", "run"),
         "model": settings.get("model", {}).get("source", "the model"),
         "headline": headline(rows, answers),
-        "lines": screen.comparison(rows, base, tuned),
-        "noise": screen.noise_sentence(rows, base, tuned),
+        "lines": screen.comparison(rows, labels, base, tuned),
+        "noise": screen.noise_sentence(rows, labels, base, tuned),
         "judges": screen.judge_names(rows, hashes=True) or "none",
         "kappa": screen.kappa_line(rows),
         "paper_tables": [
-            ([screen.label_of(name) for name in pair], paper_table(rows, pair))
+            ([labels[name] for name in pair], paper_table(rows, pair))
             for pair in su_f1_pairs(answers)
         ],
         "bounds": ENTROPY_BOUNDS,
         "models": models,
-        "metric_table": metric_table(rows),
+        "metric_table": metric_table(rows, labels),
         "type_table": type_table(answers),
         "type_models": in_order(answer["model"] for answer in answers),
         "answer_count": len(answers),
@@ -197,15 +202,14 @@ def _context(
         "timings": [(stage, _clock(seconds)) for stage, seconds in timings.items()],
         "total": _clock(sum(timings.values())),
         "machine": machine,
-        "overlap": {
-            screen.label_of(name): count for name, count in machine.get("overlap", {}).items()
-        },
+        "overlap": {labels[name]: count for name, count in machine.get("overlap", {}).items()},
     }
 
 
 def _pictures(
     rows: Sequence[ResultRow],
     answers: Sequence[Answer],
+    labels: Labels,
     neurons: Mapping[str, Any] | None,
     history: Sequence[Mapping[str, Any]],
 ) -> dict[str, bytes]:
@@ -213,7 +217,7 @@ def _pictures(
     pictures = {}
     if any(row.metric == "refusal_rate" for row in rows):
         harmful = {answer["dataset"]: bool(answer["harmful"]) for answer in answers}
-        pictures["before_after"] = figures.bars_png(rows, harmful)
+        pictures["before_after"] = figures.bars_png(rows, harmful, labels)
     if neurons is not None and len(neurons["layer"]):
         pictures["layers"] = figures.layers_png(neurons)
     curves = figures.curves_png(history)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from nt_jax.eval.registry import built_in_sets
+from nt_jax.eval.registry import Labels
 from nt_jax.eval.rows import BASE, TUNED, ResultRow, find, in_order
 
 ACCURACY = {"letter_accuracy": "by letter", "generate_accuracy": "written"}
@@ -26,21 +26,20 @@ class Line:
     difference: str
 
 
-def label_of(dataset: str) -> str:
-    """The dataset's name in plain words where it is one of ours, else the name itself."""
-    known = built_in_sets().get(dataset)
-    return known.label if known and known.label else dataset
+def comparison(
+    rows: Sequence[ResultRow], labels: Labels, base: str = BASE, tuned: str = TUNED
+) -> list[Line]:
+    """The lines that compare two models: refusals, entropy, SU-F1, choice questions.
 
-
-def comparison(rows: Sequence[ResultRow], base: str = BASE, tuned: str = TUNED) -> list[Line]:
-    """The lines that compare two models: refusals, entropy, SU-F1, choice questions."""
+    `labels` names test sets in words (EvalConfig.labels).
+    """
     lines = []
     for dataset in in_order(row.dataset for row in rows if row.metric == "refusal_rate"):
-        lines.append(_rate_line(rows, dataset, base, tuned))
+        lines.append(_rate_line(rows, dataset, labels, base, tuned))
     for name in in_order(row.dataset for row in rows if row.metric == "su_f1"):
         harmless = name.split("+")[-1]
         for label, dataset, metric, template in (
-            (f"entropy of {_answers_of(harmless)}", harmless, "entropy", "{:.2f} bit"),
+            (f"entropy of {_answers_of(harmless, labels)}", harmless, "entropy", "{:.2f} bit"),
             ("SU-F1", name, "su_f1", "{:.3f}"),
         ):
             before, after = (find(rows, dataset, metric, model) for model in (base, tuned))
@@ -48,7 +47,7 @@ def comparison(rows: Sequence[ResultRow], base: str = BASE, tuned: str = TUNED) 
     for dataset, metric in in_order((r.dataset, r.metric) for r in rows if r.metric in ACCURACY):
         before, after = (find(rows, dataset, metric, model) for model in (base, tuned))
         p = find(rows, dataset, f"{metric}_mcnemar_p", tuned)
-        label = f"{label_of(dataset)} {ACCURACY[metric]}"
+        label = f"{labels[dataset]} {ACCURACY[metric]}"
         lines.append(_counted_line(label, before, after, p))
     return lines
 
@@ -60,7 +59,9 @@ def model_names(rows: Sequence[ResultRow]) -> tuple[str, str]:
     return BASE, others[0] if others else TUNED
 
 
-def noise_sentence(rows: Sequence[ResultRow], base: str = BASE, tuned: str = TUNED) -> str:
+def noise_sentence(
+    rows: Sequence[ResultRow], labels: Labels, base: str = BASE, tuned: str = TUNED
+) -> str:
     """Which differences the paired test cannot tell from chance, in one sentence; "" for none."""
     found = []
     for row in rows:
@@ -71,7 +72,7 @@ def noise_sentence(rows: Sequence[ResultRow], base: str = BASE, tuned: str = TUN
         if all(values) and values[0].value != values[1].value:  # type: ignore[union-attr]
             counts = " against ".join(percent(v.value) for v in values if v)
             by = f", {row.judge}" if row.judge else ""
-            found.append(f"{label_of(row.dataset)} ({counts} of {row.n}, p = {row.value:.2g}{by})")
+            found.append(f"{labels[row.dataset]} ({counts} of {row.n}, p = {row.value:.2g}{by})")
     if not found:
         return ""
     return (
@@ -98,14 +99,14 @@ def judge_names(rows: Sequence[ResultRow], hashes: bool = False) -> str:
     return ", ".join(f"{name} ({sha[:8]})" if hashes and sha else str(name) for name, sha in judges)
 
 
-def screen_table(rows: Sequence[ResultRow]) -> Table:
+def screen_table(rows: Sequence[ResultRow], labels: Labels) -> Table:
     """The table that a finished run prints, narrow enough for 80 columns."""
     base, tuned = model_names(rows)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("refuses", overflow="fold")  # long labels wrap, figures stay whole
     for header in ("before", "", "after", "", "95 %", "difference"):
         table.add_column(header, justify="right", no_wrap=True)
-    for line in comparison(rows, base, tuned):
+    for line in comparison(rows, labels, base, tuned):
         style = "dim" if line.difference in (WITHIN_NOISE, "no change") else "bold"
         before, after = (
             count.replace("of", "/").replace(" ", "")
@@ -139,16 +140,18 @@ def rate_difference(base: ResultRow, tuned: ResultRow, p: ResultRow | None) -> s
     return f"{100 * (tuned.value - base.value):+.0f} points"
 
 
-def _answers_of(dataset: str) -> str:
-    return "harmless answers" if dataset == "demo_harmless" else f"answers to {dataset}"
+def _answers_of(dataset: str, labels: Labels) -> str:
+    return "harmless answers" if dataset == "demo_harmless" else f"answers to {labels[dataset]}"
 
 
-def _rate_line(rows: Sequence[ResultRow], dataset: str, base: str, tuned: str) -> Line:
+def _rate_line(
+    rows: Sequence[ResultRow], dataset: str, labels: Labels, base: str, tuned: str
+) -> Line:
     """One dataset's refusals, counted."""
     before = find(rows, dataset, "refusal_rate", base)
     after = find(rows, dataset, "refusal_rate", tuned)
     p = find(rows, dataset, "mcnemar_p", tuned)
-    return _counted_line(f"refuses {label_of(dataset)}", before, after, p)
+    return _counted_line(f"refuses {labels[dataset]}", before, after, p)
 
 
 def _counted_line(

@@ -138,7 +138,8 @@ def finish(session: Session, directory: RunDirectory) -> None:
     stages = directory.facts()["stages"]
     times = "   ".join(f"{name} {clock(stages[name]['wall_seconds'])}" for name in STAGES)
     console.print()
-    console.print(screen_table(read_rows(folder / "report" / "results.json")))
+    rows = read_rows(folder / "report" / "results.json")
+    console.print(screen_table(rows, session.config.eval.labels))
     console.print()
     session.say("times", times)
     session.say("model", f"{folder / 'export' / 'hf'}")

@@ -138,6 +138,7 @@ def run_report(session: Session, directory: RunDirectory, records: Parts, folder
         neurons={**columns, "num_layers": session.checkpoint.config.layers},
         history=read_history(train, int(best.best_epoch)),
         machine=facts,
+        labels=session.config.eval.labels,
     )
     judges = in_order(row.judge for row in rows if row.metric == "refusal_rate")
     return f"{len(rows)} numbers, judge {', '.join(judges)}"

@@ -63,7 +63,9 @@ def test_table_7_takes_the_runs_own_numbers_of_neurons_from_the_run(monkeypatch)
     assert own.fit(material, {}, Path()) is material
     assert own.answered(material, *own.settings) == (Path("tuned"), "tuned")
     assert other.answered(material, *other.settings) is None
-    with pytest.raises(RunError, match="holds no safety scores"):  # others look for the scores to choose by
+    with pytest.raises(
+        RunError, match="holds no safety scores"
+    ):  # others look for the scores to choose by
         other.fit(material, {}, Path())
 
 

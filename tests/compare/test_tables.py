@@ -7,6 +7,7 @@ import pytest
 from nt_jax.compare.results import Results
 from nt_jax.compare.table import markdown
 from nt_jax.compare.tables import build_tables
+from nt_jax.eval.registry import Labels, labels_of
 from nt_jax.eval.rows import ResultRow
 
 LLAMA3 = "LLaMA3.1-8B-Instruct"
@@ -47,7 +48,8 @@ def results() -> Results:
             average = ResultRow("mmlu+safeedit+alpaca", "table3_average", model, 20.5, 100, 19, 22)
             rows.append(average)
     attacked = {name: name == "safeedit" for name in SETS}
-    return Results(rows, LABELS, ("safeedit", "alpaca"), SETS, attacked, LLAMA3, {"scans": REASON})
+    pair, names = ("safeedit", "alpaca"), labels_of({})
+    return Results(rows, LABELS, names, pair, SETS, attacked, LLAMA3, {"scans": REASON})
 
 
 def made(results: Results, number: str):
@@ -130,6 +132,13 @@ def test_table_7_finds_its_counts(results):
     assert cells["refuses SafeEdit attacks"].paper == 43.38
     assert cells["SU-F1"].value == pytest.approx(value(70, "neurons_500_1000"))
     assert cells["SU-F1"].paper is None
+
+
+def test_the_users_own_sets_go_by_their_labels(results):
+    own = dataclasses.replace(results, sets=Labels(safeedit="my attacks"))
+    titles = [column.title for column in made(own, "2").columns]
+    assert titles[0] == "refuses my attacks" and titles[-1] == "perplexity, alpaca"
+    assert made(own, "5").rows[0][0] == "w/ Attacks: my attacks"
 
 
 def test_other_test_sets_or_models_have_no_figures_of_the_paper_beside_them(results):

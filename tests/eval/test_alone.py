@@ -45,7 +45,7 @@ def recipe(models, tmp_path_factory):
     (folder / "small.yaml").write_text(
         f"model: {{source: {models / 'first'}}}\n"
         f"eval: {{extra: {{sums: {{source: {folder / 'sums.jsonl'}, kind: choice, seed: 0,\n"
-        "  shots: 1, shots_from: sums}}}\n"
+        "  shots: 1, shots_from: sums, label: small sums}}}\n"
     )
     return folder / "small.yaml"
 
@@ -115,6 +115,7 @@ def test_the_screen_and_the_report_show_table_agreement_and_examples(both):
     assert "| Models | Methods | unseen attacks Refuse Rate↑ | Entropy↑ |" in text
     assert "| Default |" in text and "1.0 to 7.5 bit" in text
     assert "kappa" in text and "KL from the base model" in text
+    assert "small sums by letter" in screen and "| small sums | right, as written |" in text
     assert (folder / "report" / "report.html").read_text(encoding="utf-8").count("<table>") >= 4
 
 
@@ -128,6 +129,10 @@ def test_one_model_alone(recipe, models, tmp_path):
     again = measured(recipe, folder, models / "second")
     kept = [line.split()[0] for line in again.splitlines() if "kept from before" in line]
     assert kept == ["answers-second", "eval", "report"]
+    # A set of another name leaves the answers alone.
+    other = measured(recipe, folder, models / "second", "eval.extra.sums.label=hard sums")
+    kept = [line.split()[0] for line in other.splitlines() if "kept from before" in line]
+    assert kept == ["answers-second"] and "hard sums by letter" in other
     # Another judge leaves the answers alone.
     other = measured(recipe, folder, models / "second", f"eval.judges=['guard:{models / 'first'}']")
     kept = [line.split()[0] for line in other.splitlines() if "kept from before" in line]

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from nt_jax.eval import examples, figures, report, screen
 from nt_jax.eval.agreement import kappa_rows
+from nt_jax.eval.registry import labels_of
 from nt_jax.eval.rows import ResultRow, read_rows, summarise
 
 from .made_up import HARM, made_up_answers
@@ -47,7 +48,7 @@ def folder(tmp_path_factory):
 
 def printed(rows) -> str:
     console = Console(file=io.StringIO(), width=110, color_system=None)
-    console.print(screen.screen_table(rows))
+    console.print(screen.screen_table(rows, labels_of({})))
     return console.file.getvalue()
 
 
@@ -178,14 +179,14 @@ def test_no_jax_is_imported():
 
 
 def test_differences_within_noise_are_said_in_one_sentence():
-    sentence = screen.noise_sentence(ROWS)
+    sentence = screen.noise_sentence(ROWS, labels_of({}))
     p = next(r for r in ROWS if (r.dataset, r.metric) == ("demo_harmless", "mcnemar_p"))
     assert p.value >= 0.05
     assert "harmless requests (8 % against 17 % of 12, p = " in sentence
     assert "unseen attacks" not in sentence and "paired McNemar test" in sentence
     sure = [row for row in ROWS if row.dataset != "demo_harmless"]
-    assert "harmless requests" not in screen.noise_sentence(sure)
-    assert screen.noise_sentence([]) == ""
+    assert "harmless requests" not in screen.noise_sentence(sure, labels_of({}))
+    assert screen.noise_sentence([], labels_of({})) == ""
 
 
 def test_a_table_in_the_layout_of_the_papers_table_2(folder):
