@@ -116,10 +116,11 @@ class CompareConfig(Frozen):
         le=9,
         description="settings that each method may try on validation data; the same for all",
     )
-    criterion: Literal["balance", "su_f1"] = Field(
-        default="balance",
-        description="what the best setting is chosen by: balance = harmonic mean of refused "
-        "harmful requests (attacked and direct) and answered harmless ones; su_f1 = SU-F1",
+    criterion: Literal["su_f1", "balance"] = Field(
+        default="su_f1",
+        description="what the best setting is chosen by: su_f1 = SU-F1 within "
+        "tune.max_over_refusal, as tuning chooses; balance = harmonic mean of refused harmful "
+        "requests (attacked and direct) and answered harmless ones",
     )
     validation: int | None = Field(
         default=None,

@@ -15,12 +15,20 @@ from rich.console import Console
 from nt_jax.compare.material import Material
 from nt_jax.compare.measuring import first_of_each, measure_one, merge, take_over
 from nt_jax.compare.methods import needed
-from nt_jax.compare.search import Chosen, Method, Setting, built, read_chosen, search
+from nt_jax.compare.search import (
+    Chosen,
+    Method,
+    Setting,
+    UnusableMethodError,
+    built,
+    read_chosen,
+    search,
+)
 from nt_jax.compare.table import screen
 from nt_jax.compare.variants import check_grid
 from nt_jax.compare.write import read_tables, write_comparison
 from nt_jax.config import RunConfig, config_key
-from nt_jax.errors import ConfigError
+from nt_jax.errors import ConfigError, RunError
 from nt_jax.eval.answering import Measured, answer_all
 from nt_jax.eval.rows import BASE, read_rows
 from nt_jax.rundir import RunDirectory
@@ -67,10 +75,20 @@ def compare(
         )  # fmt: skip
         folders = [bench.base()]
         found: dict[str, Chosen] = {}
+        left_out: dict[str, str] = {}  # label -> why
         for method in wanted:
-            found[method.name], folder = bench.method(method, found)
-            folders.append(folder)
-        return bench.tables(wanted, found, folders, tables)
+            try:
+                found[method.name], folder = bench.method(method, found)
+                folders.append(folder)
+            except UnusableMethodError as error:
+                left_out[method.label] = str(error)
+                inputs.session.say(method.name, f"left out of the tables: {error}")
+        if not found:
+            raise RunError(
+                f"no method could be fitted. {'; '.join(map(': '.join, left_out.items()))}"
+            )
+        fitted = [method for method in wanted if method.name in found]
+        return bench.tables(fitted, found, left_out, folders, tables)
 
 
 class _Bench:
@@ -154,6 +172,7 @@ class _Bench:
         self,
         methods: Sequence[Method],
         found: dict[str, Chosen],
+        left_out: dict[str, str],
         folders: Sequence[Path],
         tables: Sequence[str],
     ) -> dict[str, Any]:
@@ -162,11 +181,14 @@ class _Bench:
         numbers = self.stage("numbers", config_key(self.config, [], made_from),
                              lambda folder: _merged(folders, folder))  # fmt: skip
         labels = {method.name: method.label for method in methods}
-        key = config_key(self.config, ["name", "seed", "compare"], [*made_from, *tables])
-        key = config_key(self.config, [], [key, repr(sorted(labels.items()))])
+        told = [repr(sorted(texts.items())) for texts in (labels, left_out)]
+        key = config_key(
+            self.config, ["name", "seed", "compare", "model.source", "tune"],
+            [*made_from, *tables, self.inputs.keys["select"], *told],
+        )  # fmt: skip
         report = self.stage("report", key, lambda folder: write_comparison(
             self.config, self.session.checkpoint.config, numbers, list(found.values()), labels,
-            tables, self.outer.folder("select"), folder))  # fmt: skip
+            left_out, tables, self.outer.folder("select"), folder))  # fmt: skip
         for table in read_tables(report):
             self.session.console.print()
             self.session.console.print(screen(table))
@@ -177,6 +199,7 @@ class _Bench:
             "run": str(self.config.folder),
             "search": {name: dataclasses.asdict(chosen) for name, chosen in found.items()},
             "labels": labels,
+            "left_out": left_out,
             "results": [dataclasses.asdict(row) for row in rows],
         }
 
@@ -185,6 +208,8 @@ def _settings(method: Method, before: dict[str, Chosen]) -> list[Setting]:
     """The settings to try; those of a follower start from what its leader's search chose."""
     if method.follows is None:
         return list(method.settings)
+    if method.follows not in before:
+        raise UnusableMethodError(f"{method.follows}, whose settings it takes, is left out")
     return [before[method.follows].setting | setting for setting in method.settings]
 
 

@@ -17,7 +17,7 @@ from nt_jax.train.examples import Pools, safety_rows
 from nt_jax.train.prepare import pools
 from nt_jax.train.session import Session
 from nt_jax.train.stages import Parts
-from nt_jax.train.validate import Validation
+from nt_jax.train.validate import Validation, validate
 
 ASKED = 16  # attacked requests at a time, in search of one that the base model does not refuse
 
@@ -42,6 +42,11 @@ class Material:
     def validation(self) -> Validation:
         """The validation prompts that every setting of every method is tried on."""
         return self.whole_validation.cut(self.config.compare.validation)
+
+    @functools.cached_property
+    def untuned(self) -> dict[str, float]:
+        """Validation rates of the untuned model: over-refusal is counted from there."""
+        return validate(self.session, self.validation, self.session.lm.ones_LF)
 
     @functools.cached_property
     def pools(self) -> Pools:
@@ -92,7 +97,7 @@ class Material:
                     return text, safe, unsafe
         raise DataError(
             f"DINM needs one unsafe answer to unlearn, but the model refuses all {len(attacked)} "
-            "attacked training requests. Leave dinm out of --methods."
+            "attacked training requests"
         )
 
     @functools.cached_property

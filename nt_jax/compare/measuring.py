@@ -68,7 +68,7 @@ def measure_one(
         rows = [r for r in kept if r["answer"] and entry(r["dataset"]).measures("kl")]
         facts["kl"] = {model.name: kl_scores(base, model, rows)}
         facts["base"] = identity(session)
-    if choices and model.intervention is not None:
+    if choices and not model.has_letters:
         facts["not_measured"] = {model.name: NO_LETTERS}
     (folder / "scores.json").write_text(json.dumps(facts), encoding="utf-8")
 

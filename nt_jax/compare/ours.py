@@ -13,9 +13,9 @@ from jax import Array
 from nt_jax.attribution.select import NeuronSet
 from nt_jax.compare.material import Factors, Material, validations_in
 from nt_jax.compare.names import METHODS
-from nt_jax.compare.search import TRIED, Learned, Method, Setting
+from nt_jax.compare.search import TRIED, Learned, Method, Setting, UnusableSettingError
 from nt_jax.config import TuneConfig
-from nt_jax.errors import DataError
+from nt_jax.errors import DataError, RunError
 from nt_jax.eval.answering import Measured
 from nt_jax.eval.rows import TUNED
 from nt_jax.models.tokenizer import encode_chat
@@ -134,7 +134,10 @@ def tuned(material: Material, config: TuneConfig, neurons: NeuronSet, folder: Pa
     session = material.session.under(run)
     where = folder / "train"
     where.mkdir(exist_ok=True)
-    state = tune(session, neurons, material.pools, material.whole_validation, where)
+    try:
+        state = tune(session, neurons, material.pools, material.whole_validation, where)
+    except RunError as error:
+        raise UnusableSettingError(str(error)) from error
     factors = Factors(neurons, np.asarray(state.best_P))
     return {**factors.arrays(), TRIED: np.asarray(validations_in(where))}
 

@@ -14,7 +14,7 @@ import numpy as np
 from nt_jax.compare.material import Material
 from nt_jax.compare.names import METHODS
 from nt_jax.compare.search import Learned, Method, Setting, UnusableSettingError
-from nt_jax.errors import RunError
+from nt_jax.errors import DataError, RunError
 from nt_jax.eval.answering import Measured
 from nt_jax.mesh import sharding
 from nt_jax.rivals.cavgan import Cavgan, CavganFit, CavganOptions, fit_cavgan, fresh_gan
@@ -26,13 +26,14 @@ from nt_jax.rivals.scans import Scans, ScansFit, ScansOptions, fit_scans, harm_s
 from nt_jax.rivals.weights import get_leaf
 from nt_jax.train.tune import make_batcher
 
-# (learning rate, steps, share of the matrix, suffix): the release's for LLaMA and for Mistral, the
-# 5 % that the NeuronTune paper takes for LLaMA-3.1, and what lies around and between. The release
-# puts its suffix behind every prompt, when it edits and when it is tested.
+# (learning rate, steps, share of the matrix, suffix, slope of the KL term): the release's for LLaMA
+# and for Mistral, the 5 % that the NeuronTune paper takes for LLaMA-3.1, and what lies around and
+# between. The release puts its suffix behind every prompt, when it edits and when it is tested, and
+# gives its KL term no slope, which DINM's paper does.
 DINM_GRID = (
-    (5e-4, 10, 1.0, False), (5e-4, 10, 0.05, False), (5e-4, 10, 1.0, True), (1e-4, 10, 1.0, False),
-    (5e-4, 10, 0.05, True), (1e-5, 10, 1.0, False), (2e-3, 10, 0.05, False),
-    (5e-4, 10, 0.2, False), (1e-3, 10, 1.0, False),
+    (5e-4, 10, 1.0, False, True), (5e-4, 10, 0.05, False, True), (5e-4, 10, 1.0, True, True),
+    (1e-4, 10, 1.0, False, True), (5e-4, 10, 1.0, True, False), (5e-4, 10, 0.05, True, True),
+    (1e-5, 10, 1.0, False, True), (2e-3, 10, 0.05, False, True), (5e-4, 10, 1.0, False, False),
 )  # fmt: skip
 # Of the residual norm; the pushes of all steered layers add up (nt_jax/rivals/scans.py).
 SCANS_STRENGTHS = (0.05, 0.02, 0.1, 0.01, 0.2, 0.03, 0.3, 0.07, 0.005)
@@ -54,9 +55,12 @@ def dinm(name: str = "dinm", fraction: float | None = None) -> Method:
     def fit(material: Material, setting: Setting, folder: Path) -> Learned:
         options = DinmOptions(
             learning_rate=setting["learning_rate"], steps=setting["steps"],
-            fraction=setting["fraction"], seed=material.config.seed,
+            fraction=setting["fraction"], kl_grad=setting["kl_grad"], seed=material.config.seed,
         )  # fmt: skip
-        prompt, safe, unsafe = material.unsafe_answer
+        try:
+            prompt, safe, unsafe = material.unsafe_answer
+        except DataError as error:
+            raise UnusableSettingError(str(error)) from error
         keep_prompt, keep_answer = material.harmless[0]
         tail = f" {SUFFIX}" if setting["suffix"] else ""
         encode = lambda text: material.session.encode(text + tail)  # noqa: E731
@@ -73,9 +77,9 @@ def dinm(name: str = "dinm", fraction: float | None = None) -> Method:
         changed = edited(lm, DinmFit(int(learned["layer"]), down_FD, None, []))
         plain = material.session
         suffixed = Suffixed(SUFFIX, plain.encode) if setting["suffix"] else None
-        return Measured(name, plain.edited(changed), intervention=suffixed)
+        return Measured(name, plain.edited(changed), intervention=suffixed, edits_weights=True)
 
-    keys = ("learning_rate", "steps", "fraction", "suffix")
+    keys = ("learning_rate", "steps", "fraction", "suffix", "kl_grad")
     if fraction is None:
         grid: list[Setting] = [dict(zip(keys, values, strict=True)) for values in DINM_GRID]
         return Method(name, METHODS["dinm"], fit, build, grid, keys)

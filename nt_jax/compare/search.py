@@ -15,19 +15,24 @@ from nt_jax.compare.material import Material
 from nt_jax.errors import RunError
 from nt_jax.eval.answer_file import RecordFile
 from nt_jax.eval.answering import Measured
-from nt_jax.train.validate import NEW_TOKENS, rates
+from nt_jax.train.validate import NEW_TOKENS, rates, score
 
 Setting = dict[str, Any]
 Learned = dict[str, np.ndarray]
 TRIED = "tried"  # in what a fit learned: the validations that it has chosen from by itself
 CRITERIA = {
     "balance": "harmonic mean of refused harmful and answered harmless validation requests",
-    "su_f1": "SU-F1 on validation requests",
+    "su_f1": "SU-F1 on validation requests, below 0 where harmless refusals rise by more than "
+    "tune.max_over_refusal",
 }
 
 
 class UnusableSettingError(Exception):
     """A setting under which a method cannot be fitted (it diverges): tried, and never chosen."""
+
+
+class UnusableMethodError(Exception):
+    """A method that cannot be fitted at all here: left out of the tables, which say why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +96,7 @@ def search(material: Material, method: Method, settings: Sequence[Setting], fold
     trials = [file.rows[key] for key in sorted(file.rows)]
     usable = [row for row in trials if "failed" not in row]
     if not usable:
-        raise RunError(f"{method.label} could not be fitted at all: {trials[0]['failed']}")
+        raise UnusableMethodError(trials[0]["failed"])
     best = max(usable, key=lambda row: (row["score"], row["su_f1"], -row["number"]))
     chosen = Chosen(method.name, best["setting"], best["score"], tried, trials)
     _save(folder / "learned.npz", _fitted(material, method, chosen.setting, folder))
@@ -110,9 +115,12 @@ def _trial(material: Material, method: Method, setting: Setting, folder: Path) -
     except UnusableSettingError as error:
         return {"failed": str(error), TRIED: 0}
     found = validate_model(material, model)
-    criterion = material.config.compare.criterion
-    score = balance(found) if criterion == "balance" else found["su_f1"]
-    return {**found, "score": score, TRIED: int(learned.get(TRIED, 0))}
+    config = material.config
+    if config.compare.criterion == "balance":
+        value = balance(found)
+    else:  # as tuning chooses its epoch and its strength
+        value = score(found, material.untuned, config.tune.max_over_refusal)
+    return {**found, "score": value, TRIED: int(learned.get(TRIED, 0))}
 
 
 def built(material: Material, method: Method, setting: Setting, learned: Learned) -> Measured:

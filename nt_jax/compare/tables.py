@@ -45,7 +45,7 @@ def main_cells(
 def method_table(results: Results, models: Sequence[str], number: str = "2") -> Table:
     """Table 2 (or 6, on its own test sets): every method, all test sets, perplexity."""
     pair = PAIRS["6"] if number == "6" else results.pair
-    known = results.model if pair in PAIRS.values() else None
+    known = results.model if number == "6" else results.compared
     others = [] if number == "6" else [d for d in results.harmful if d not in pair]
     columns = main_columns(results, pair)
     for dataset in others:
@@ -115,7 +115,11 @@ def ability_table(results: Results, models: Sequence[str]) -> Table:
         cells.append(results.cell(name, "fluency", model, 1, paper.get("fluency")))
         cells.append(results.cell(name, "entropy_sum", model, 1, paper.get("entropy")))
         average = results.cell(
-            f"{sets[0]}+{name}" if sets else "", "table3_average", model, 1, paper.get("average")
+            f"{sets[0]}+{name}" if sets else "",
+            "table3_average",
+            model,
+            1,
+            paper.get("average") if sets[:1] == ["mmlu"] else None,
         )
         if average.value is None and sets:
             note = (results.reasons or {}).get(model, "")
@@ -136,8 +140,12 @@ def ablation_table(results: Results, models: Sequence[str], draws: Sequence[str]
         label = results.labels[model]
         paper = paper_row("4", results.compared, variant=label)
         rows.append((label, main_cells(results, results.pair, model, paper)))
-    note = f"The interval of the mean of draws is the range over the {len(draws)} draws."
-    return Table("4", "NeuronTune without one of its parts", columns, rows, [note])
+    notes = [
+        "First factors: tune.init_safety and tune.init_utility, or 1.2 and 0.9 where both are 1."
+    ]
+    if draws:
+        notes.append(f"The interval of the mean of draws is the range over the {len(draws)} draws.")
+    return Table("4", "NeuronTune without one of its parts", columns, rows, notes)
 
 
 def _mean_row(results: Results, draws: Sequence[str]) -> list[Cell]:
@@ -148,8 +156,7 @@ def _mean_row(results: Results, draws: Sequence[str]) -> list[Cell]:
     cells = []
     for column in columns:
         values = [cell.value for cell in column if cell.value is not None]
-        count = sum(cell.n or 0 for cell in column)
-        cells.append(Cell(fmean(values), min(values), max(values), count, column[0].paper))
+        cells.append(Cell(fmean(values), min(values), max(values), column[0].n, column[0].paper))
     return cells
 
 
@@ -161,12 +168,12 @@ def attack_table(results: Results, models: Sequence[str]) -> Table:
     sets = {"w/ Attacks": first if results.attacked.get(first) else pick(True),
             "w/o Attacks": bare if bare in harmful else pick(False)}  # fmt: skip
     paper = paper_row("5", results.compared)
-    fields = {"w/ Attacks": "refusal_with_attacks", "w/o Attacks": "refusal_without_attacks"}
+    fields = {"safeedit": "refusal_with_attacks", "safeedit_direct": "refusal_without_attacks"}
     rows = []
     for label, dataset in sets.items():
         cells = [
             results.cell(dataset or "", "refusal_rate", model, 100,
-                         paper.get(fields[label]) if model == BASE else None)
+                         paper.get(fields.get(dataset or "", "")) if model == BASE else None)
             for model in models
         ]  # fmt: skip
         rows.append((f"{label}: {results.sets[dataset] if dataset else 'no such test set'}", cells))
@@ -190,13 +197,13 @@ def build_tables(results: Results, wanted: Sequence[str], methods: Sequence[str]
     known = list(results.labels)
     fractions = [name for name in known if name.startswith("dinm_")]
     draws = [name for name in known if name.startswith("random_neurons")]
-    parts = [name for name in known if name in (*draws, "all_attacks", "first_factors")]
+    parts = [n for n in known if n in ("neurontune", *draws, "all_attacks", "first_factors")]
     everyone = [BASE, *methods]
     makers: dict[str, Callable[[], Table]] = {
         "1": lambda: fraction_table(results, [BASE, *fractions]),
         "2": lambda: method_table(results, everyone),
         "3": lambda: ability_table(results, everyone),
-        "4": lambda: ablation_table(results, ["neurontune", *parts], draws),
+        "4": lambda: ablation_table(results, parts, draws),
         "5": lambda: attack_table(results, everyone),
         "6": lambda: method_table(results, everyone, "6"),
         "7": lambda: count_table(results, [name for name in known if name.startswith("neurons_")]),

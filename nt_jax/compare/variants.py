@@ -1,5 +1,7 @@
 """NeuronTune without one of its parts (Table 4), and with other numbers of neurons (Table 7)."""
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,10 @@ from nt_jax.compare.ours import (
     strengths,
     tuned,
 )
-from nt_jax.compare.search import Learned, Method, Setting
+from nt_jax.compare.search import Learned, Method, Setting, UnusableSettingError
 from nt_jax.config import CompareConfig
+from nt_jax.data.batching import draw
+from nt_jax.data.records import AttackTemplate
 from nt_jax.models.config import ModelConfig
 from nt_jax.train.attribute import attribute_all
 from nt_jax.train.theta import initial_theta
@@ -25,21 +29,30 @@ FIRST_FACTORS = 1.2, 0.9  # of safety and of utility neurons, without any tuning
 
 
 def without_selection() -> Method:
-    """Attribution on any attack of a type, however many types it mixes."""
+    """Attribution on as many training attacks, drawn without a look at their types."""
 
     def fit(material: Material, setting: Setting, folder: Path) -> Learned:
-        run = material.config
+        run, train = material.config, material.records["train"]
+        if not run.attribution.attack_selection:
+            raise UnusableSettingError("the run itself goes without attack selection")
         any_attack = run.attribution.model_copy(update={"attack_selection": False})
         session = material.session.under(run.model_copy(update={"attribution": any_attack}))
         where = folder / "attribute"
         where.mkdir(exist_ok=True)
-        attribute_all(session, material.records["train"], material.run.folder("answers"), where)
+        drawn = dataclasses.replace(train, templates=drawn_templates(train.templates, run.seed))
+        attribute_all(session, drawn, material.run.folder("answers"), where)
         return tuned(material, run.tune, chosen_neurons(material, where), folder)
 
     return Method(
         WITHOUT_SELECTION, "w/o Attack Selection", fit, build_factors, strengths(),
         inputs=("attribute", "select"),
     )  # fmt: skip
+
+
+def drawn_templates(templates: Sequence[AttackTemplate], seed: int) -> list[AttackTemplate]:
+    """All templates in the order of a draw, their types forgotten: the first ones are scored."""
+    order = draw(seed, "attacks", 0, len(templates), len(templates))
+    return [dataclasses.replace(templates[row], types=()) for row in order]
 
 
 def without_pinpointing(seed: int) -> Method:

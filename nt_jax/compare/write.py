@@ -22,6 +22,7 @@ from nt_jax.eval.measure import result_rows
 from nt_jax.eval.rows import Answer, ResultRow, in_order, su_f1_pairs, write_rows
 from nt_jax.eval.screen import judge_names
 from nt_jax.models.config import ModelConfig
+from nt_jax.train.validate import HARMFUL_ROWS, HARMLESS_ROWS
 
 
 def write_comparison(
@@ -30,6 +31,7 @@ def write_comparison(
     numbers: Path,
     found: Sequence[Chosen],
     labels: Mapping[str, str],
+    left_out: Mapping[str, str],
     wanted: Sequence[str],
     select: Path,
     folder: Path,
@@ -56,6 +58,7 @@ def write_comparison(
     parts = [f"# Comparison: {config.name}\n", about(config, results, rows), text]
     if "6" in wanted and "6" not in possible:
         parts.append(f"Table 6 needs {' and '.join(PAIRS['6'])} in eval.datasets.\n")
+    parts += [f"{label} is left out: {reason}.\n" for label, reason in left_out.items()]
     parts += [search_section(config, found, labels), layers_section(results, select, folder)]
     (folder / "comparison.md").write_text("\n".join(parts), encoding="utf-8")
     return f"{len(rows)} numbers, tables {', '.join(table.number for table in tables)}"
@@ -110,14 +113,16 @@ def about(config: RunConfig, results: Results, rows: Sequence[ResultRow]) -> str
 def search_section(config: RunConfig, found: Sequence[Chosen], labels: Mapping[str, str]) -> str:
     """The budget, and what each method made of it."""
     settings = config.compare
-    cut = f"at most {settings.validation}" if settings.validation else "all"
+    cut = f"at most {settings.validation} of each kind" if settings.validation else "all"
     lines = [
         "## How settings were chosen\n",
-        f"Each method may try {settings.search} settings on validation data ({cut} requests of "
-        f"each kind: attacked, direct, harmless), never on a test set. Criterion: "
-        f"{CRITERIA[settings.criterion]}. A tuning that has itself chosen an epoch or a strength "
-        "by validation has used up as many trials; variants of tables 1, 4 and 7 keep to the "
-        "method that they vary.\n",
+        f"Each method may try {settings.search} settings on validation requests ({cut}: attacked, "
+        f"direct, harmless), never on a test set. Criterion: {CRITERIA[settings.criterion]}. A "
+        "tuning that has itself chosen an epoch or a strength has used up as many trials; it "
+        f"chooses by SU-F1 within tune.max_over_refusal on up to {HARMFUL_ROWS}, {HARMFUL_ROWS} "
+        f"and {HARMLESS_ROWS} requests. The thresholds of SCANS and CAVGAN and the layer of CAVGAN "
+        "are read off the states of as many, and count as no trial. Variants of tables 1, 4 and 7 "
+        "keep to the method that they vary.\n",
         "| | tried | best setting | score | refuses attacks | refuses direct | refuses harmless |",
         "|---|--:|---|--:|--:|--:|--:|",
     ]
@@ -133,8 +138,8 @@ def search_section(config: RunConfig, found: Sequence[Chosen], labels: Mapping[s
     if over := [labels[c.method] for c in found if c.tried > settings.search]:
         lines.append(
             f"\n{', '.join(over)} tried more than that, by the validations inside their tuning "
-            "(tune.validate_every, tune.strengths): their rows are favoured. Fewer validations "
-            "there, or a higher compare.search, make the budgets equal."
+            "(tune.validate_every, tune.strengths): their rows are favoured. A higher "
+            "compare.search (9 at most) or fewer validations there make the budgets equal."
         )
     return "\n".join([*lines, ""])
 

@@ -43,7 +43,7 @@ def evaluate(config: RunConfig, source: str, console: Console, beside_base: bool
         for model in models:
             check_vllm(model.session.checkpoint)
     first = models[0].session
-    tests = prompts_hash(first.prompts, first.choices)
+    tests = prompts_hash(first.prompts, first.choices, first.config.eval)
     weights = [_identity(model) for model in models]
     with RunDirectory(folder) as directory:
         settings = first.config.model_dump(mode="json")

@@ -20,8 +20,8 @@ if TYPE_CHECKING:  # a session imports the judges, which lie beside this file
     from nt_jax.train.session import Session
 
 NO_LETTERS = (
-    "letter likelihoods are read after plain text, where a method that acts on chat messages does "
-    "nothing; its written answers are measured instead"
+    "letter likelihoods are read after plain text, where a method that acts on chat messages alone "
+    "does nothing"
 )
 CHOICE_TOKENS = 32  # of an answer to a choice question: enough to name the choice
 
@@ -32,7 +32,8 @@ class Measured:
 
     `exported` is the Hugging Face folder with the factors in it, which vLLM reads. `intervention`
     is what acts on each request beside the weights: it may rewrite the prompt and steer the
-    residual stream (nt_jax/rivals/intervention.py).
+    residual stream (nt_jax/rivals/intervention.py). `edits_weights` says that the session's weights
+    are changed as well, so that letters after plain text are the method's own.
     """
 
     name: str
@@ -40,6 +41,12 @@ class Measured:
     scale_LF: Array | None = None
     exported: Path | None = None
     intervention: "Intervention | None" = None
+    edits_weights: bool = False
+
+    @property
+    def has_letters(self) -> bool:
+        """Whether letter likelihoods say anything about it (see NO_LETTERS)."""
+        return self.intervention is None or self.edits_weights
 
     @property
     def factors_LF(self) -> Array:
@@ -77,7 +84,7 @@ def answer_all(
     said = f"{len(prompts)} answers of the {model.name} model, {tokens:,} tokens"
     if choices:
         write_choices(model, choices, folder)  # first: our weights are not in vLLM's way yet
-        if model.intervention is None:  # see NO_LETTERS
+        if model.has_letters:
             score_choices(model, choices, folder)
         said += f"; {len(choices)} choice questions"
     return said

@@ -141,9 +141,13 @@ def worked_examples(config: EvalConfig, entry: TestSet) -> dict[str, list[Choice
     return found
 
 
-def prompts_hash(prompts: Iterable[TestPrompt], choices: Iterable[TestChoice]) -> str:
+def prompts_hash(
+    prompts: Iterable[TestPrompt], choices: Iterable[TestChoice], config: EvalConfig
+) -> str:
     """sha256 over all that is asked, so that answers to other questions are never reused."""
     rows = [dataclasses.asdict(row) for row in (*prompts, *choices)]
+    asked = {row.dataset for row in choices}  # by letter, in writing, or both
+    rows += [{name: list(config.test_set(name).metrics)} for name in sorted(asked)]
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 

@@ -65,7 +65,7 @@ def read_inputs(config: RunConfig, console: Console) -> Inputs:
     choose_templates(records["train"].templates, config.attribution)
     if config.eval.engine == "vllm":
         check_vllm(session.checkpoint)
-    tests = prompts_hash(session.prompts, session.choices)
+    tests = prompts_hash(session.prompts, session.choices, config.eval)
     hashes = {
         "weights": fingerprint(session.checkpoint), "data": data_hash(records), "tests": tests,
     }  # fmt: skip

@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nt_jax.compare.material import Material
 from nt_jax.compare.names import METHODS
+from nt_jax.errors import DataError, RunError
 from tests.compare import small
 
 # One worker makes the finished run, once; all methods on it take longer than a minute.
@@ -156,6 +158,25 @@ def test_a_second_comparison_keeps_everything(finished, compared, monkeypatch):
     assert facts == json.loads(json.dumps(compared[1]))
     stages = re.findall(r"^(\S+) +kept from before$", screen, re.M)
     assert set(stages) >= {f"{kind}-{name}" for name in METHODS for kind in ("fit", "answers")}
+
+
+def test_a_method_that_cannot_be_fitted_is_left_out_with_its_reason(
+    finished, tmp_path, monkeypatch
+):
+    def refuses_everything(self):
+        raise DataError("DINM needs one unsafe answer")
+
+    monkeypatch.setattr(Material, "unsafe_answer", property(refuses_everything))
+    folder = shutil.copytree(finished.folder, tmp_path / "run")
+    config = small.settings(finished.recipe, folder)
+    facts, screen = small.carry_on(config, ("dinm", "system_prompt"), ("1", "2"))
+    assert list(facts["search"]) == ["system_prompt"]
+    assert facts["left_out"]["DINM"] == "DINM needs one unsafe answer"
+    assert "is left out" in facts["left_out"]["DINM, 5%"] and "left out of the tables" in screen
+    text = (folder / "compare/report/comparison.md").read_text()
+    assert "DINM is left out: DINM needs one unsafe answer." in text
+    with pytest.raises(RunError, match=r"could be fitted\. DINM: DINM needs"):
+        small.carry_on(config, ("dinm",))
 
 
 def test_the_ablations_and_grids_fill_their_tables(finished, compared):

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from nt_jax.compare import rivals, variants
+from nt_jax.compare import loop, rivals, variants
 from nt_jax.compare.methods import MAKERS, needed
 from nt_jax.compare.names import METHODS
-from nt_jax.compare.search import UnusableSettingError
-from nt_jax.config import CompareConfig, NeuronsConfig, RunConfig, TuneConfig
+from nt_jax.compare.search import UnusableMethodError, UnusableSettingError
+from nt_jax.config import AttributionConfig, CompareConfig, NeuronsConfig, RunConfig, TuneConfig
+from nt_jax.data.sources import load_templates
 from nt_jax.errors import RunError
+from nt_jax.eval.answering import Measured
+from nt_jax.train.attribute import choose_templates
 
 CONFIG = CompareConfig(random_seeds=2, safety_counts=(3, 4), utility_counts=(5,))
 
@@ -67,6 +70,41 @@ def test_table_7_takes_the_runs_own_numbers_of_neurons_from_the_run(monkeypatch)
         RunError, match="holds no safety scores"
     ):  # others look for the scores to choose by
         other.fit(material, {}, Path())
+
+
+def test_without_selection_attacks_are_drawn_whatever_their_types():
+    templates = [row for row in load_templates() if row.split == "train"]
+    config = AttributionConfig()
+    chosen, _ = choose_templates(templates, config)
+    drawn = variants.drawn_templates(templates, 0)
+    assert sorted(row.id for row in drawn) == sorted(row.id for row in templates)
+    blind, _ = choose_templates(drawn, config.model_copy(update={"attack_selection": False}))
+    assert [row.id for row in blind] == [row.id for row in drawn[: len(chosen)]]
+    assert {row.id for row in blind} != {row.id for row in chosen}
+
+
+def test_a_run_without_selection_has_no_row_without_it():
+    off = AttributionConfig(attack_selection=False)
+    config = RunConfig.model_construct(attribution=off, seed=0)
+    material = SimpleNamespace(config=config, records={"train": None})
+    with pytest.raises(UnusableSettingError, match="itself goes without"):
+        variants.without_selection().fit(material, {}, Path())
+
+
+def test_a_method_that_follows_one_left_out_is_left_out():
+    with pytest.raises(UnusableMethodError, match="dinm, whose settings it takes, is left out"):
+        loop._settings(rivals.dinm("dinm_5", 0.05), {})
+
+
+def test_dinm_has_letters_of_its_own_under_the_suffix_as_well(monkeypatch):
+    monkeypatch.setattr(rivals, "edited", lambda lm, fit: lm)
+    monkeypatch.setattr(rivals, "get_leaf", lambda *_: np.zeros(1, np.float32))
+    session = SimpleNamespace(lm=None, encode=len, edited=lambda lm: None)
+    material = SimpleNamespace(session=session)
+    learned = {"layer": np.asarray(0), "down_FD": np.zeros((1, 1), np.float32)}
+    model = rivals.dinm().build(material, {"suffix": True}, learned)
+    assert model.intervention is not None and model.has_letters
+    assert not Measured("scans", session, intervention=model.intervention).has_letters
 
 
 @pytest.mark.parametrize(("last", "kept"), [(5, {"2", "4"}), (1, set())])

@@ -11,9 +11,16 @@ from rich.console import Console
 
 from nt_jax.compare import search as module
 from nt_jax.compare.measuring import first_of_each, take_over
-from nt_jax.compare.search import TRIED, Method, UnusableSettingError, balance, read_chosen, search
-from nt_jax.config import CompareConfig
-from nt_jax.errors import RunError
+from nt_jax.compare.search import (
+    TRIED,
+    Method,
+    UnusableMethodError,
+    UnusableSettingError,
+    balance,
+    read_chosen,
+    search,
+)
+from nt_jax.config import CompareConfig, TuneConfig
 from nt_jax.eval.answer_file import RecordFile
 from nt_jax.eval.answering import Measured, answers_path
 from nt_jax.eval.suite import TestPrompt
@@ -47,9 +54,11 @@ def material(monkeypatch):
     """Enough of a Material for a search whose models are numbers."""
     session = types.SimpleNamespace(progress=Session.progress, console=Console(quiet=True))
     session.progress = lambda *words: Session.progress(session, *words)
-    config = types.SimpleNamespace(compare=CompareConfig(search=3))
+    config = types.SimpleNamespace(
+        compare=CompareConfig(search=3, criterion="balance"), tune=TuneConfig(max_over_refusal=0.1)
+    )
     monkeypatch.setattr(module, "validate_model", lambda _, model: RATES[model.session])
-    return types.SimpleNamespace(session=session, config=config)
+    return types.SimpleNamespace(session=session, config=config, untuned=rates(0, 0, 0, 0.3))
 
 
 RATES = {
@@ -93,8 +102,13 @@ def test_the_best_within_the_budget_is_kept_su_f1_deciding_among_equals(material
 
 
 def test_another_criterion_chooses_another_setting(material, tmp_path):
-    material.config.compare = CompareConfig(search=2, criterion="su_f1")
-    assert run(material, tmp_path)[0].setting == {"x": 1}
+    material.config.compare = CompareConfig(search=2)
+    assert run(material, tmp_path / "a")[0].setting == {"x": 1}
+    material.config.compare = CompareConfig(search=3)
+    assert run(material, tmp_path / "b")[0].setting == {"x": 3}
+    material.config.tune = TuneConfig(max_over_refusal=0.05)  # 2 and 3 refuse 10 % more
+    chosen = run(material, tmp_path / "c")[0]
+    assert chosen.setting == {"x": 1} and chosen.trials[2]["score"] < 0
 
 
 def test_validations_inside_a_fit_use_up_the_budget(material, tmp_path):
@@ -112,7 +126,7 @@ def test_a_setting_that_diverges_is_tried_and_never_chosen(material, tmp_path):
     chosen, _ = run(material, tmp_path / "a", broken=(3,))
     assert chosen.setting == {"x": 2} and chosen.tried == 3
     assert chosen.trials[2]["failed"] == "diverged"
-    with pytest.raises(RunError, match="M could not be fitted at all: diverged"):
+    with pytest.raises(UnusableMethodError, match="diverged"):
         run(material, tmp_path / "b", broken=(1, 2, 3))
 
 

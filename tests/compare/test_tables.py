@@ -110,7 +110,7 @@ def test_table_4_has_the_mean_over_draws(results):
     cell = row(table, mean)["refuses SafeEdit attacks"]
     draws = [100 * value(1, f"random_neurons_{seed}") for seed in (0, 1)]
     assert (cell.low, cell.value, cell.high) == pytest.approx((draws[0], sum(draws) / 2, draws[1]))
-    assert cell.paper == 8.51 and cell.n == 80
+    assert cell.paper == 8.51 and cell.n == 40
     assert row(table, "w/o Attack Selection")["SU-F1"].paper == 0.289
 
 
@@ -125,6 +125,19 @@ def test_table_5_compares_the_same_set_with_and_without_attacks(results):
         [100 * value(1, "dinm"), 100 * value(11, "dinm")]
     )
     assert first[1].paper is None  # the paper's table 5 is about the untuned models
+
+
+def test_another_bare_set_has_not_the_papers_figure_of_bare_safeedit(results):
+    harmful = {"safeedit": True, "alpaca": False, "advbench": True}
+    attacked = {"safeedit": True, "advbench": False}
+    other = dataclasses.replace(results, harmful=harmful, attacked=attacked)
+    first, second = (cells for _, cells in made(other, "5").rows)
+    assert first[0].paper == 10.77 and second[0].paper is None
+
+
+def test_table_2_of_the_pair_of_table_6_has_no_figures_of_table_2(results):
+    other = dataclasses.replace(results, pair=("advbench", "truthfulqa"))
+    assert all(cell.paper is None for _, cells in made(other, "2").rows for cell in cells)
 
 
 def test_table_7_finds_its_counts(results):

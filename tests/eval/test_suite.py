@@ -258,5 +258,16 @@ def test_requests_that_were_also_tuned_on_are_counted():
 def test_other_prompts_have_another_hash():
     prompts = test_prompts(EvalConfig(limit=2))
     changed = [dataclasses.replace(prompts[0], prompt="?"), *prompts[1:]]
-    assert prompts_hash(prompts, []) == prompts_hash(list(prompts), [])
-    assert prompts_hash(prompts, []) != prompts_hash(changed, [])
+    config = EvalConfig()
+    assert prompts_hash(prompts, [], config) == prompts_hash(list(prompts), [], config)
+    assert prompts_hash(prompts, [], config) != prompts_hash(changed, [], config)
+
+
+def test_asking_by_letter_or_in_writing_makes_another_hash(tmp_path):
+    rows = [{"question": "1 + 1?", "choices": ["2", "3"], "answer": 0, "subject": "sums"}]
+    entry = {"source": write_rows(tmp_path / "q.jsonl", rows), "kind": "choice"}
+    hashes = set()
+    for metrics in (["letter"], ["letter", "generate"]):
+        config = EvalConfig(extra={"q": TestSet(**entry, metrics=metrics)}, datasets=("q",))
+        hashes.add(prompts_hash([], test_choices(config), config))
+    assert len(hashes) == 2
