@@ -154,7 +154,7 @@ def cavgan() -> Method:
 
 
 def lora() -> Method:
-    """Low-rank changes of all down projections, by the outer losses on the outer batches."""
+    """Low-rank changes of all down projections, by the outer likelihoods on the outer batches."""
 
     def build(material: Material, setting: Setting, learned: Learned) -> Measured:
         adapter: Adapter = {}
