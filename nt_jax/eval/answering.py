@@ -24,6 +24,7 @@ NO_LETTERS = (
     "does nothing"
 )
 CHOICE_TOKENS = 32  # of an answer to a choice question: enough to name the choice
+ADDED_TOKENS = 128  # to a prompt by an intervention (system message, suffix), at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +163,8 @@ def write_choices(model: Measured, choices: Sequence[TestChoice], folder: Path) 
     file = RecordFile(choices_path(folder, model.name))
     missing: list[TestChoice] = file.missing(wanted, asked)
     room = session.checkpoint.config.max_positions - CHOICE_TOKENS
+    if model.intervention is not None:
+        room -= ADDED_TOKENS
     texts, shown = [], []
     for choice in missing:
 

@@ -9,11 +9,13 @@ from nt_jax import __version__
 from nt_jax.attribution.select import check_counts
 from nt_jax.config import RunConfig, dump_config
 from nt_jax.data.packing import PackedBatch, Row, cheapest_shape, pack_rows
+from nt_jax.eval.suite import test_choices, test_prompts
 from nt_jax.mesh import make_mesh
 from nt_jax.models.checkpoint import MODEL_DTYPES, check_mesh, open_checkpoint
 from nt_jax.models.config import ModelConfig
 from nt_jax.models.transformer import LanguageModel, dim_sizes, leaf_axes
 from nt_jax.runinfo import memory_bytes
+from nt_jax.train.prepare import read_records
 
 GB = 1e9
 SLOPE_ROWS = 8  # at most; more are no faster
@@ -151,8 +153,22 @@ def check_sizes(config: RunConfig, model: ModelConfig) -> None:
     check_counts(chosen.safety, chosen.utility, shape, chosen.first_layer)
 
 
+def data_lines(config: RunConfig) -> list[str]:
+    """What is tuned on and what is asked afterwards, all files read; errors as the run has them."""
+    told = []
+    for part, records in read_records(config).items():
+        told.append(
+            f"{len(records.harmful):,} harmful, {len(records.harmless):,} harmless requests and "
+            f"{len(records.templates)} attacks for {part}"
+        )
+    asked = (
+        f"{len(test_prompts(config.eval)):,} requests, {len(test_choices(config.eval)):,} choice"
+    )
+    return [f"data       {'; '.join(told)}", f"tests      {asked} questions"]
+
+
 def describe(config: RunConfig) -> str:
-    """The resolved config, sizes and memory of a run, for --dry-run."""
+    """The resolved config, data, sizes and memory of a run, for --dry-run."""
     checkpoint = open_checkpoint(config.model.source, config.model.revision)
     model = checkpoint.config
     check_sizes(config, model)
@@ -164,6 +180,7 @@ def describe(config: RunConfig) -> str:
         header(config),
         f"model      {model_line(model)}",
         f"weights    {checkpoint.path}",
+        *data_lines(config),
         f"neurons    {chosen:,} of {model.layers * model.neurons:,} may change ({share:.1f} %)",
         f"memory     about {memory['total'] / GB:.1f} GB ({parts})",
         "",

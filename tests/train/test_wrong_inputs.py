@@ -140,5 +140,17 @@ def test_dry_run_says_what_would_happen_and_writes_nothing(recipe, tmp_path, cap
     said = capsys.readouterr().out
     assert code == 0
     assert not folder.exists()
-    for words in ("memory", "24 of", "M parameters", "safety: 14", "dry run"):
+    for words in ("memory", "24 of", "M parameters", "safety: 14", "dry run", "attacks for train"):
         assert words in said
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["data.harmful.source=nowhere.csv", "eval.extra={own: {source: nowhere.csv, kind: harmful}}"],
+)
+def test_dry_run_opens_every_file(word, recipe, tmp_path, capsys):
+    words = [*small.SETTINGS, word, *(["eval.datasets=[own]"] if "own" in word else [])]
+    code = cli.main(
+        "train", ["--config", str(recipe), *words, "--run-dir", str(tmp_path / "run"), "--dry-run"]
+    )
+    assert code == 2 and "nowhere.csv: no such file" in capsys.readouterr().err
