@@ -19,3 +19,7 @@ class DataError(NtError):
 
 class RunError(NtError):
     """A run directory or a training run that cannot go on."""
+
+
+class DivergedError(RunError):
+    """A tuning whose losses or factors are no longer finite: other settings may do."""

@@ -15,7 +15,7 @@ from nt_jax.compare.material import Factors, Material, validations_in
 from nt_jax.compare.names import METHODS
 from nt_jax.compare.search import TRIED, Learned, Method, Setting, UnusableSettingError
 from nt_jax.config import TuneConfig
-from nt_jax.errors import DataError, RunError
+from nt_jax.errors import DataError, DivergedError
 from nt_jax.eval.answering import Measured
 from nt_jax.eval.rows import TUNED
 from nt_jax.models.tokenizer import encode_chat
@@ -136,7 +136,7 @@ def tuned(material: Material, config: TuneConfig, neurons: NeuronSet, folder: Pa
     where.mkdir(exist_ok=True)
     try:
         state = tune(session, neurons, material.pools, material.whole_validation, where)
-    except RunError as error:
+    except DivergedError as error:  # and no other: a damaged folder is not a setting's fault
         raise UnusableSettingError(str(error)) from error
     factors = Factors(neurons, np.asarray(state.best_P))
     return {**factors.arrays(), TRIED: np.asarray(validations_in(where))}

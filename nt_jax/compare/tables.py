@@ -144,7 +144,10 @@ def ablation_table(results: Results, models: Sequence[str], draws: Sequence[str]
         "First factors: tune.init_safety and tune.init_utility, or 1.2 and 0.9 where both are 1."
     ]
     if draws:
-        notes.append(f"The interval of the mean of draws is the range over the {len(draws)} draws.")
+        notes.append(
+            f"The interval of the mean of draws is the range over the {len(draws)} draws; n is the "
+            "number of requests, the same for all draws."
+        )
     return Table("4", "NeuronTune without one of its parts", columns, rows, notes)
 
 

@@ -12,7 +12,7 @@ from jax import Array
 
 from nt_jax.attribution.select import NeuronSet
 from nt_jax.config import RunConfig, TuneConfig
-from nt_jax.errors import RunError
+from nt_jax.errors import DivergedError
 from nt_jax.mesh import sharding
 from nt_jax.train.batcher import Batcher
 from nt_jax.train.checkpoints import TuneState, restore, save
@@ -201,7 +201,7 @@ def _stop_if_diverged(row: dict, theta_P: jax.Array, folder: Path, seed: int) ->
         return
     before = row["epoch"] - 1
     kept = f"The factors of epoch {before} are in {folder / 'orbax'}. " if before else ""
-    raise RunError(
+    raise DivergedError(
         f"tuning diverged at epoch {row['epoch']} (its batch is drawn by seed {seed}, epoch "
         f"{before}): {json.dumps({k: str(v) for k, v in row.items()})}. {kept}Lower "
         "tune.meta_lr or tune.inner_lr."

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from nt_jax.compare import loop, rivals, variants
+from nt_jax.compare import loop, ours, rivals, variants
 from nt_jax.compare.methods import MAKERS, needed
 from nt_jax.compare.names import METHODS
 from nt_jax.compare.search import UnusableMethodError, UnusableSettingError
 from nt_jax.config import AttributionConfig, CompareConfig, NeuronsConfig, RunConfig, TuneConfig
 from nt_jax.data.sources import load_templates
-from nt_jax.errors import RunError
+from nt_jax.errors import DivergedError, RunError
 from nt_jax.eval.answering import Measured
 from nt_jax.train.attribute import choose_templates
 
@@ -105,6 +105,21 @@ def test_dinm_has_letters_of_its_own_under_the_suffix_as_well(monkeypatch):
     model = rivals.dinm().build(material, {"suffix": True}, learned)
     assert model.intervention is not None and model.has_letters
     assert not Measured("scans", session, intervention=model.intervention).has_letters
+
+
+@pytest.mark.parametrize(
+    ("raised", "seen"), [(DivergedError, UnusableSettingError), (RunError, RunError)]
+)
+def test_only_a_tuning_that_diverges_is_a_setting_that_failed(raised, seen, monkeypatch, tmp_path):
+    def tune(*_):
+        raise raised("no")
+
+    monkeypatch.setattr(ours, "tune", tune)
+    config = RunConfig.model_construct(tune=TuneConfig())
+    session = SimpleNamespace(under=lambda run: None)
+    material = SimpleNamespace(config=config, session=session, pools=None, whole_validation=None)
+    with pytest.raises(seen, match="no"):
+        ours.tuned(material, TuneConfig(), None, tmp_path)
 
 
 @pytest.mark.parametrize(("last", "kept"), [(5, {"2", "4"}), (1, set())])
