@@ -33,7 +33,7 @@ from nt_jax.eval.answering import Measured, answer_all
 from nt_jax.eval.rows import BASE, read_rows
 from nt_jax.rundir import RunDirectory
 from nt_jax.train.loop import MEASURING, Inputs, clock, read_inputs, run
-from nt_jax.train.session import Session, devices, fingerprint
+from nt_jax.train.session import Session, devices
 from nt_jax.train.stages import scorer_of
 
 FOLDER = "compare"  # in the run directory
@@ -155,9 +155,9 @@ class _Bench:
     def _numbers(
         self, name: str, model: Callable[[], Measured], answers: Path, made_from: str
     ) -> Path:
-        scored_by = fingerprint(self.scorer.checkpoint) if self.scorer else ""
+        measuring = self.inputs.hashes["measuring"]
         limit = repr(self.config.compare.limit)
-        key = config_key(self.config, MEASURING, [made_from, scored_by, limit])
+        key = config_key(self.config, MEASURING, [made_from, measuring, limit])
 
         def work(folder: Path) -> str:
             measure_one(

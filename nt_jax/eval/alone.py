@@ -12,7 +12,7 @@ from rich.console import Console
 
 from nt_jax.config import RunConfig, config_key
 from nt_jax.eval.answering import Measured, answer_all
-from nt_jax.eval.judges import check_judges
+from nt_jax.eval.judges import check_judges, measuring_hash
 from nt_jax.eval.measure import measure, result_rows
 from nt_jax.eval.report import write_report
 from nt_jax.eval.rows import BASE, TUNED, in_order, read_rows
@@ -61,7 +61,7 @@ def evaluate(config: RunConfig, source: str, console: Console, beside_base: bool
             _stage(first, directory, answers_of(model), key, lambda path, model=model: answer_all(
                 model, first.prompts, first.choices, path))  # fmt: skip
         scored_by = fingerprint(scorer.checkpoint) if scorer else ""
-        key = config_key(config, MEASURING, [*keys, scored_by])
+        key = config_key(config, MEASURING, [*keys, scored_by, measuring_hash(config)])
         _stage(first, directory, "eval", key, lambda path: _measure(
             first, models, scorer, directory, path))  # fmt: skip
         _stage(first, directory, "report", config_key(config, ["name", "seed"], [key]),

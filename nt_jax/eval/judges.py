@@ -1,6 +1,7 @@
 """The judges that the settings name, and their verdicts on disk, each judge's in its own file."""
 
 import dataclasses
+import hashlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +11,10 @@ from rich.console import Console
 from nt_jax.config import RunConfig
 from nt_jax.errors import ConfigError
 from nt_jax.eval.answer_file import RecordFile
+from nt_jax.eval.classifier import ClassifierJudge, files_hash
 from nt_jax.eval.refusal import Judge, load_judge
 from nt_jax.models.checkpoint import open_checkpoint
+from nt_jax.train.session import Session, fingerprint
 
 BATCH = 64  # answers judged before their verdicts are brought to disk
 
@@ -20,8 +23,6 @@ def open_judge(spec: str, config: RunConfig, console: Console) -> Judge:
     """The judge of one entry of eval.judges: phrases, classifier:SOURCE[#LABEL] or guard:SOURCE."""
     kind, _, source = spec.partition(":")
     if kind == "classifier" and source:
-        from nt_jax.eval.classifier import ClassifierJudge
-
         return ClassifierJudge(source)
     if kind == "guard" and source:
         return _guard(source, config, console)
@@ -50,10 +51,32 @@ def check_judges(config: RunConfig) -> None:
                 raise ConfigError(f"eval.judges: there is no directory {folder}.")
 
 
+def measuring_hash(config: RunConfig) -> str:
+    """sha256 of the judges' rules and files, and of eval.scorer: a path may hold another tomorrow.
+
+    A model of the hub counts by its name. Reads no weights but those of classifiers.
+    """
+    digest = hashlib.sha256()
+    for spec in config.eval.judges:
+        digest.update(_rules(spec).encode())
+    if config.eval.perplexity and config.eval.scorer:
+        digest.update(fingerprint(open_checkpoint(config.eval.scorer)).encode())
+    return digest.hexdigest()
+
+
+def _rules(spec: str) -> str:
+    kind, _, source = spec.partition(":")
+    if kind == "guard":
+        return fingerprint(open_checkpoint(source))
+    if kind != "classifier":
+        return load_judge(spec).sha256
+    folder = Path(source.partition("#")[0]).expanduser()
+    return files_hash(folder) if folder.is_dir() else spec
+
+
 def _guard(source: str, config: RunConfig, console: Console) -> Judge:
     """A second checkpoint behind our own engine."""
     from nt_jax.eval.guard import NEW_TOKENS, GuardJudge
-    from nt_jax.train.session import Session, fingerprint
 
     session = Session(config, console).of(source)
 

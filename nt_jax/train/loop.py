@@ -13,7 +13,7 @@ from rich.console import Console
 
 from nt_jax.config import RunConfig, config_key
 from nt_jax.errors import RunError
-from nt_jax.eval.judges import check_judges
+from nt_jax.eval.judges import check_judges, measuring_hash
 from nt_jax.eval.rows import read_rows
 from nt_jax.eval.screen import screen_table
 from nt_jax.eval.suite import overlap, prompts_hash
@@ -68,6 +68,7 @@ def read_inputs(config: RunConfig, console: Console) -> Inputs:
     tests = prompts_hash(session.prompts, session.choices, config.eval)
     hashes = {
         "weights": fingerprint(session.checkpoint), "data": data_hash(records), "tests": tests,
+        "measuring": measuring_hash(config),
     }  # fmt: skip
     keys = stage_keys(config, **hashes)
     tuned_on = [row.request for part in records.values() for row in (*part.harmful, *part.harmless)]
@@ -108,7 +109,9 @@ def run(
         finish(session, directory)
 
 
-def stage_keys(config: RunConfig, weights: str, data: str, tests: str) -> dict[str, str]:
+def stage_keys(
+    config: RunConfig, weights: str, data: str, tests: str, measuring: str
+) -> dict[str, str]:
     """The key of each stage: a hash of the settings it reads and of the stages before it."""
     keys: dict[str, str] = {}
 
@@ -126,7 +129,7 @@ def stage_keys(config: RunConfig, weights: str, data: str, tests: str) -> dict[s
     add("base", answering, tests)
     exported = [keys["export"]] if config.eval.engine == "vllm" else []  # what vLLM reads
     add("tuned", answering, tests, keys["train"], *exported)
-    add("eval", list(MEASURING), keys["base"], keys["tuned"])
+    add("eval", list(MEASURING), keys["base"], keys["tuned"], measuring)
     add("report", ["name"], keys["eval"], keys["export"])
     return keys
 

@@ -1,6 +1,7 @@
 """Judges in tiers: a classifier of ours, a guard, and what is kept of their verdicts."""
 
 import io
+import shutil
 
 import pytest
 from rich.console import Console
@@ -9,7 +10,13 @@ from nt_jax.config_load import load_config
 from nt_jax.errors import ConfigError
 from nt_jax.eval import guard
 from nt_jax.eval.guard import GuardJudge
-from nt_jax.eval.judges import check_judges, judge_answers, open_judge, with_verdicts
+from nt_jax.eval.judges import (
+    check_judges,
+    judge_answers,
+    measuring_hash,
+    open_judge,
+    with_verdicts,
+)
 from nt_jax.eval.rows import find, summarise
 from tests import tiny
 
@@ -91,13 +98,33 @@ def test_named_labels_are_understood(names, expected):
 
 
 def test_other_weights_have_another_hash(classifier, config, tmp_path):
-    import shutil
-
     copy = shutil.copytree(classifier, tmp_path / "classifier")
     same = opened(f"classifier:{copy}", config).sha256
     assert same == opened(f"classifier:{classifier}", config).sha256
     tiny.edit_json(copy / "config.json", layer_norm_eps=1e-3)
     assert opened(f"classifier:{copy}", config).sha256 != same
+
+
+@pytest.mark.parametrize("role", ["classifier", "guard", "scorer"])
+def test_another_judge_or_scorer_at_the_same_path_is_told_apart(classifier, config, tmp_path, role):
+    """Verdicts are kept by this hash: a judge trained anew must not inherit the old one's."""
+    where = tmp_path / role
+    if role == "classifier":
+        shutil.copytree(classifier, where)
+    else:
+        tiny.copy("smollm2", where)
+    label = "#1" if role == "classifier" else ""
+    changed: dict = {"judges": ("phrases", f"{role}:{where}{label}")}
+    if role == "scorer":
+        changed = {"perplexity": True, "scorer": str(where)}
+    asked = config.model_copy(update={"eval": config.eval.model_copy(update=changed)})
+    before = measuring_hash(asked)
+    assert before == measuring_hash(asked) != measuring_hash(config)
+    weights = next(where.glob("*.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert measuring_hash(asked) != before
 
 
 def test_a_judge_that_is_not_there_is_named_before_any_work(config, tmp_path):

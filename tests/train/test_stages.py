@@ -59,26 +59,37 @@ READS = {
 }
 
 
+HASHES = ("weights", "data", "tests", "measuring")
+
+
 @pytest.mark.parametrize("change", READS)
 def test_a_changed_setting_repeats_the_stages_that_read_it(recipe, tmp_path, change):
-    before = loop.stage_keys(small.settings(recipe, tmp_path), "weights", "data", "tests")
-    after = loop.stage_keys(small.settings(recipe, tmp_path, change), "weights", "data", "tests")
+    before = loop.stage_keys(small.settings(recipe, tmp_path), *HASHES)
+    after = loop.stage_keys(small.settings(recipe, tmp_path, change), *HASHES)
     assert {name for name in small.STAGES if before[name] != after[name]} == READS[change]
 
 
 @pytest.mark.parametrize("hashes", [("other", "data"), ("weights", "other")])
 def test_other_weights_or_data_repeat_every_stage(recipe, tmp_path, hashes):
     config = small.settings(recipe, tmp_path)
-    before = loop.stage_keys(config, "weights", "data", "tests")
-    after = loop.stage_keys(config, *hashes, "tests")
+    before = loop.stage_keys(config, *HASHES)
+    after = loop.stage_keys(config, *hashes, *HASHES[2:])
     assert before.keys() == set(small.STAGES) and not before.items() & after.items()
 
 
 def test_other_test_prompts_repeat_the_answers_to_them(recipe, tmp_path):
     config = small.settings(recipe, tmp_path)
-    before, after = (loop.stage_keys(config, "weights", "data", tests) for tests in ("a", "b"))
+    before = loop.stage_keys(config, *HASHES)
+    after = loop.stage_keys(config, "weights", "data", "other", "measuring")
     changed = {name for name in small.STAGES if before[name] != after[name]}
     assert changed == {"base", "tuned", "eval", "report"}
+
+
+def test_another_judge_or_scorer_at_the_same_path_measures_anew(recipe, tmp_path):
+    config = small.settings(recipe, tmp_path)
+    before = loop.stage_keys(config, *HASHES)
+    after = loop.stage_keys(config, "weights", "data", "tests", "other")
+    assert {name for name in small.STAGES if before[name] != after[name]} == {"eval", "report"}
 
 
 def test_another_test_set_size_tunes_nothing_anew(finished, tmp_path):
