@@ -160,6 +160,24 @@ def test_a_second_comparison_keeps_everything(finished, compared, monkeypatch):
     assert set(stages) >= {f"{kind}-{name}" for name in METHODS for kind in ("fit", "answers")}
 
 
+def test_another_table_or_label_makes_the_report_anew_and_nothing_else(
+    finished, compared, tmp_path
+):
+    folder = shutil.copytree(compared[0], tmp_path / "run")
+    config = small.settings(finished.recipe, folder)
+    _, screen = small.carry_on(config, tuple(METHODS), ("2", "5"))
+    kept = re.findall(r"^(\S+) +kept from before$", screen, re.M)
+    assert "numbers" in kept and "report" not in kept[kept.index("numbers") :]
+    report = folder / "compare/report"
+    assert (report / "table5.csv").exists() and "## Table 5" in (
+        report / "comparison.md"
+    ).read_text()
+    renamed = config.model_copy(update={"name": "renamed"})
+    small.carry_on(renamed, tuple(METHODS), ("2",))
+    assert "renamed" in (report / "comparison.md").read_text()
+    assert not (report / "table5.csv").exists()
+
+
 def test_a_method_that_cannot_be_fitted_is_left_out_with_its_reason(
     finished, tmp_path, monkeypatch
 ):

@@ -10,8 +10,10 @@ from rich.console import Console
 from nt_jax.compare.ours import SYSTEM_PROMPTS, encode_under
 from nt_jax.data.records import ChoiceQuestion
 from nt_jax.errors import ConfigError
+from nt_jax.eval import answering
 from nt_jax.eval.answer_file import RecordFile
 from nt_jax.eval.answering import Measured, answer_all, answers_path, choices_path, letters_path
+from nt_jax.eval.choice import ASK, prompt_text
 from nt_jax.eval.measure import read_lines
 from nt_jax.eval.suite import TestChoice, TestPrompt
 from nt_jax.models.answers import answer_prompts
@@ -87,6 +89,29 @@ def test_choice_questions_are_rewritten_and_letters_left_out(session, tmp_path):
     assert not letters_path(tmp_path, "shout").exists()
     answer_all(Measured("plain", session), [], CHOICES, tmp_path)
     assert letters_path(tmp_path, "plain").exists()
+
+
+class Longer(Shout):
+    """Adds as many tokens as an intervention may."""
+
+    def prepare(self, lm, scale_LF, prompts, texts):
+        return Prepared([[*ids, *[7] * answering.ADDED_TOKENS] for ids in prompts], None)
+
+
+@pytest.mark.parametrize("added", [0, 128])
+def test_what_an_intervention_may_add_leaves_fewer_worked_examples(
+    session, tmp_path, monkeypatch, added
+):
+    monkeypatch.setattr(answering, "ADDED_TOKENS", added)
+    shots = tuple(dataclasses.replace(CHOICES[0].question, id=f"shot{n}") for n in range(40))
+    choice = dataclasses.replace(CHOICES[1], shots=shots)
+    answer_all(Measured("longer", session, intervention=Longer(session)), [], [choice], tmp_path)
+    room = session.checkpoint.config.max_positions - answering.CHOICE_TOKENS - added
+    tokens = [len(session.encode(prompt_text(choice, n, ASK))) for n in range(41)]
+    fitting = max(n for n in range(41) if tokens[n] <= room)
+    assert fitting < 40  # or the question tells nothing
+    (record,) = read_lines(choices_path(tmp_path, "longer"))
+    assert record["shots"] == fitting
 
 
 def test_what_is_answered_already_is_not_prepared_again(session, tmp_path):

@@ -101,6 +101,13 @@ def test_table_3_says_why_letters_are_missing(results):
     assert cells["entropy, sum of both sets (bit)"].paper == 10.539
 
 
+def test_an_average_over_other_questions_has_not_the_papers_beside_it(results):
+    rows = [dataclasses.replace(one, dataset=one.dataset.replace("mmlu", "arc_challenge"))
+            for one in results.rows]  # fmt: skip
+    cells = row(made(dataclasses.replace(results, rows=rows), "3"), "DINM")
+    assert (cells["average"].value, cells["average"].paper) == (20.5, None)
+
+
 def test_table_4_has_the_mean_over_draws(results):
     table = made(results, "4")
     labels = [label for label, _ in table.rows]
