@@ -8,6 +8,8 @@ from pydantic_core import PydanticCustomError
 from nt_jax.config_base import Frozen
 from nt_jax.eval.registry import Labels, TestSet, built_in_sets, labels_of, read_sets
 
+MOST_SETTINGS = 15  # that every method of a comparison has to offer
+
 
 def _known_set(name: str, info: ValidationInfo) -> str:
     """The name of a test set; config_load makes a hint of the `known` names."""
@@ -110,11 +112,12 @@ class ExportConfig(Frozen):
 class CompareConfig(Frozen):
     """How rival methods and ablations are compared (python -m nt_jax.compare)."""
 
-    search: int = Field(
-        default=6,
+    search: int | None = Field(
+        default=None,
         ge=1,
-        le=9,
-        description="settings that each method may try on validation data; the same for all",
+        le=MOST_SETTINGS,
+        description="settings that each method may try on validation data, the same for all; null "
+        "= as many as tuning itself validates (epochs, strengths) and one, but 6 or more",
     )
     criterion: Literal["su_f1", "balance"] = Field(
         default="su_f1",

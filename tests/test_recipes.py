@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from nt_jax.compare.search import budget
 from nt_jax.config import RunConfig
 from nt_jax.config_load import RECIPES, load_config, recipe_names
 
@@ -35,6 +36,13 @@ def test_a_recipe_writes_down_only_what_it_changes(name):
             if (section, key) in (("tune", "epochs"), ("tune", "safety_weight")):
                 continue
             assert plain[section][key] != value, f"{section}.{key} repeats the default"
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_no_recipe_tries_more_for_neurontune_than_a_rival_may(name):
+    config = load_config(name)
+    looks = -(-config.tune.epochs // config.tune.validate_every) + len(config.tune.strengths)
+    assert budget(config) >= looks + 1
 
 
 def test_the_demo_needs_no_hub():

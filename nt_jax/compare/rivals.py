@@ -34,17 +34,24 @@ DINM_GRID = (
     (5e-4, 10, 1.0, False, True), (5e-4, 10, 0.05, False, True), (5e-4, 10, 1.0, True, True),
     (1e-4, 10, 1.0, False, True), (5e-4, 10, 1.0, True, False), (5e-4, 10, 0.05, True, True),
     (1e-5, 10, 1.0, False, True), (2e-3, 10, 0.05, False, True), (5e-4, 10, 1.0, False, False),
+    (1e-4, 10, 1.0, True, True), (5e-5, 10, 1.0, False, True), (5e-4, 5, 1.0, False, True),
+    (5e-4, 20, 0.05, False, True), (1e-4, 10, 1.0, True, False), (2e-3, 10, 0.05, True, True),
 )  # fmt: skip
 # Of the residual norm; the pushes of all steered layers add up (nt_jax/rivals/scans.py).
-SCANS_STRENGTHS = (0.05, 0.02, 0.1, 0.01, 0.2, 0.03, 0.3, 0.07, 0.005)
+SCANS_STRENGTHS = (
+    0.05, 0.02, 0.1, 0.01, 0.2, 0.03, 0.3, 0.07, 0.005, 0.04, 0.15, 0.015, 0.06, 0.08, 0.002,
+)  # fmt: skip
 SCANS_ARRAYS = ("direction_LD", "move_LD", "norm_L")
 # None: the threshold that tells validation prompts apart best; 0.9 is the port's.
-CAVGAN_P0 = (None, 0.9, 0.5, 0.99, 0.7, 0.3, 0.1, 0.97, 0.999)
+CAVGAN_P0 = (
+    None, 0.9, 0.5, 0.99, 0.7, 0.3, 0.1, 0.97, 0.999, 0.8, 0.6, 0.95, 0.2, 0.4, 0.9999,
+)  # fmt: skip
 CAVGAN_FIELDS = ("layer", "threshold", "mean_D", "deviation_D")
 # (learning rate, updates as a share of tune.epochs); the earlier ones are kept on the way.
 LORA_GRID = (
     (1e-3, 1.0), (1e-3, 0.5), (3e-4, 1.0), (3e-4, 0.5), (3e-3, 0.5), (3e-3, 1.0), (1e-4, 1.0),
-    (1e-2, 0.5), (1e-3, 0.25),
+    (1e-2, 0.5), (1e-3, 0.25), (3e-3, 0.25), (3e-4, 0.25), (1e-4, 0.5), (1e-2, 0.25), (3e-5, 1.0),
+    (1e-2, 1.0),
 )  # fmt: skip
 LORA_SHARES = tuple(sorted({share for _, share in LORA_GRID}))
 

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import numpy as np
 
 from nt_jax.atomic import write_atomic
 from nt_jax.compare.material import Material
+from nt_jax.config import RunConfig
+from nt_jax.config_measure import MOST_SETTINGS
 from nt_jax.errors import RunError
 from nt_jax.eval.answer_file import RecordFile
 from nt_jax.eval.answering import Measured
@@ -19,12 +22,24 @@ from nt_jax.train.validate import NEW_TOKENS, rates, score
 
 Setting = dict[str, Any]
 Learned = dict[str, np.ndarray]
+LEAST_SETTINGS = 6
 TRIED = "tried"  # in what a fit learned: the validations that it has chosen from by itself
 CRITERIA = {
     "balance": "harmonic mean of refused harmful and answered harmless validation requests",
     "su_f1": "SU-F1 on validation requests, below 0 where harmless refusals rise by more than "
     "tune.max_over_refusal",
 }
+
+
+def budget(config: RunConfig) -> int:
+    """How many settings each method may try; unless told, as many as the run's tuning does.
+
+    Tuning validates every `validate_every` epochs, at the end and at each strength; the comparison
+    looks once more.
+    """
+    tune = config.tune
+    inside = math.ceil(tune.epochs / tune.validate_every) + len(tune.strengths)
+    return config.compare.search or min(max(LEAST_SETTINGS, inside + 1), MOST_SETTINGS)
 
 
 class UnusableSettingError(Exception):
@@ -80,12 +95,12 @@ def search(material: Material, method: Method, settings: Sequence[Setting], fold
     """
     if (folder / "chosen.json").exists():  # killed right after it had found the best
         return read_chosen(folder)[0]
-    config = material.config.compare
+    most = budget(material.config)
     file = RecordFile(folder / "trials.jsonl", keys=("number",))
     tried = 0
     with material.session.progress(method.name, len(settings), "settings") as advance:
         for number, setting in enumerate(settings):
-            if number and tried >= config.search:
+            if number and tried >= most:
                 break
             if (number,) not in file.rows:
                 file.append([{"number": number, "setting": setting, **_trial(material, method,

@@ -13,10 +13,11 @@ from nt_jax.compare.measuring import not_measured
 from nt_jax.compare.names import METHODS
 from nt_jax.compare.paper import PAIRS, figures
 from nt_jax.compare.results import Results, results_of
-from nt_jax.compare.search import CRITERIA, Chosen
+from nt_jax.compare.search import CRITERIA, Chosen, budget
 from nt_jax.compare.table import Cell, Column, Table, csv_text, latex, markdown
 from nt_jax.compare.tables import build_tables
 from nt_jax.config import RunConfig
+from nt_jax.config_measure import MOST_SETTINGS
 from nt_jax.eval.capability import text_rows
 from nt_jax.eval.measure import result_rows
 from nt_jax.eval.rows import Answer, ResultRow, in_order, su_f1_pairs, write_rows
@@ -112,11 +113,11 @@ def about(config: RunConfig, results: Results, rows: Sequence[ResultRow]) -> str
 
 def search_section(config: RunConfig, found: Sequence[Chosen], labels: Mapping[str, str]) -> str:
     """The budget, and what each method made of it."""
-    settings = config.compare
+    settings, most = config.compare, budget(config)
     cut = f"at most {settings.validation} of each kind" if settings.validation else "all"
     lines = [
         "## How settings were chosen\n",
-        f"Each method may try {settings.search} settings on validation requests ({cut}: attacked, "
+        f"Each method may try {most} settings on validation requests ({cut}: attacked, "
         f"direct, harmless), never on a test set. Criterion: {CRITERIA[settings.criterion]}. A "
         "tuning that has itself chosen an epoch or a strength has used up as many trials; it "
         f"chooses by SU-F1 within tune.max_over_refusal on up to {HARMFUL_ROWS}, {HARMFUL_ROWS} "
@@ -135,11 +136,12 @@ def search_section(config: RunConfig, found: Sequence[Chosen], labels: Mapping[s
             f"| {labels[chosen.method]} | {chosen.tried} | {setting} | {chosen.score:.3f} | "
             f"{' | '.join(rates)} |"
         )
-    if over := [labels[c.method] for c in found if c.tried > settings.search]:
+    if over := [labels[c.method] for c in found if c.tried > most]:
         lines.append(
             f"\n{', '.join(over)} tried more than that, by the validations inside their tuning "
             "(tune.validate_every, tune.strengths): their rows are favoured. A higher "
-            "compare.search (9 at most) or fewer validations there make the budgets equal."
+            f"compare.search ({MOST_SETTINGS} at most) or fewer validations there make the "
+            "budgets equal."
         )
     return "\n".join([*lines, ""])
 

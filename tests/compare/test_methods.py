@@ -13,6 +13,7 @@ from nt_jax.compare.methods import MAKERS, needed
 from nt_jax.compare.names import METHODS
 from nt_jax.compare.search import UnusableMethodError, UnusableSettingError
 from nt_jax.config import AttributionConfig, CompareConfig, NeuronsConfig, RunConfig, TuneConfig
+from nt_jax.config_measure import MOST_SETTINGS
 from nt_jax.data.sources import load_templates
 from nt_jax.errors import DivergedError, RunError
 from nt_jax.eval.answering import Measured
@@ -26,7 +27,7 @@ def names(methods, tables) -> list[str]:
 
 
 def test_every_method_has_as_many_settings_as_may_be_asked_for():
-    most = 9
+    most = MOST_SETTINGS
     CompareConfig(search=most)
     with pytest.raises(ValidationError):
         CompareConfig(search=most + 1)

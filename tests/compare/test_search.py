@@ -17,6 +17,7 @@ from nt_jax.compare.search import (
     UnusableMethodError,
     UnusableSettingError,
     balance,
+    budget,
     read_chosen,
     search,
 )
@@ -115,6 +116,23 @@ def test_validations_inside_a_fit_use_up_the_budget(material, tmp_path):
     assert run(material, tmp_path / "a", inside=1)[0].tried == 3
     chosen, fits = run(material, tmp_path / "b", inside=7)
     assert chosen.tried == 8 and fits == [1]  # but one setting is always tried
+
+
+@pytest.mark.parametrize(
+    ("tune", "expected"),
+    [
+        ({}, 15),  # 50 epochs, looked at every 5, and 4 strengths: the recipes of larger models
+        ({"epochs": 46, "validate_every": 46}, 6),
+        ({"epochs": 11, "validate_every": 5, "strengths": (0.5, 0.7, 2)}, 7),
+        ({"epochs": 24, "validate_every": 24, "strengths": ()}, 6),  # too few to search anything
+        ({"epochs": 100}, 15),  # more than the grids hold: the report says who is favoured
+    ],
+)
+def test_untold_every_method_tries_as_many_settings_as_tuning_does(tune, expected):
+    config = types.SimpleNamespace(compare=CompareConfig(), tune=TuneConfig(**tune))
+    assert budget(config) == expected
+    config.compare = CompareConfig(search=3)
+    assert budget(config) == 3
 
 
 def test_settings_of_one_fit_share_it(material, tmp_path):
