@@ -19,6 +19,7 @@ from nt_jax.train.session import Session
 from nt_jax.train.stages import Parts
 from nt_jax.train.validate import Validation, validate
 
+WHOLE = 128  # tokens of the answers that DINM reads; its release generates up to 600
 ASKED = 16  # attacked requests at a time, in search of one that the base model does not refuse
 
 
@@ -82,23 +83,38 @@ class Material:
         harmless = [encode(text) for text in held.harmless]
         return Examples(harmful, [none] * len(harmful), harmless, [none] * len(harmless))
 
-    @functools.cached_property
+    @property
     def unsafe_answer(self) -> tuple[str, list[int], list[int]]:
-        """The first there is of (attacked message, safe answer, the base model's unsafe answer)."""
-        width, judge = self.config.tune.answer_tokens, self.session.judge
-        attacked = safety_rows(self.pools, 1 << 30, 0.0)
+        """(attacked message, safe answer, the base model's unsafe answer): the first there is."""
+        if self._unsafe_answer is None:
+            raise DataError(
+                "DINM needs one unsafe answer to unlearn, but the model refuses all attacked "
+                "training requests"
+            )
+        return self._unsafe_answer
+
+    @functools.cached_property
+    def _unsafe_answer(self) -> tuple[str, list[int], list[int]] | None:
+        session, judge = self.session, self.session.judge
+        room = session.checkpoint.config.max_positions - WHOLE
+        every = safety_rows(self.pools, 1 << 30, 0.0)
+        attacked = [row for row in every if len(session.encode(row[0])) <= room]
         for start in range(0, len(attacked), ASKED):
             rows = attacked[start : start + ASKED]
             texts = [text for text, _ in rows]
-            answers = self.session.answer(texts, width)
-            refused = judge.verdicts(texts, [self.session.text(ids) for ids in answers])
+            answers = session.answer(texts, WHOLE)
+            refused = judge.verdicts(texts, [session.text(ids) for ids in answers])
             for (text, safe), unsafe, no in zip(rows, answers, refused, strict=True):
                 if unsafe and not no:
                     return text, safe, unsafe
-        raise DataError(
-            f"DINM needs one unsafe answer to unlearn, but the model refuses all {len(attacked)} "
-            "attacked training requests"
-        )
+        return None
+
+    @functools.cached_property
+    def kept_answer(self) -> tuple[str, list[int]]:
+        """(message, the base model's answer) of the first harmless training request."""
+        text, _ = self.harmless[0]
+        (ids,) = self.session.answer([text], WHOLE)
+        return text, ids + ([self.session.eos_id] if len(ids) < WHOLE else [])
 
     @functools.cached_property
     def harmless(self) -> list[tuple[str, list[int]]]:

@@ -68,10 +68,13 @@ def dinm(name: str = "dinm", fraction: float | None = None) -> Method:
             prompt, safe, unsafe = material.unsafe_answer
         except DataError as error:
             raise UnusableSettingError(str(error)) from error
-        keep_prompt, keep_answer = material.harmless[0]
+        keep_prompt, keep_answer = material.kept_answer
+        opening = material.session.tokenizer.encode("")
         tail = f" {SUFFIX}" if setting["suffix"] else ""
         encode = lambda text: material.session.encode(text + tail)  # noqa: E731
-        example = DinmExample(encode(prompt), safe, unsafe, encode(keep_prompt), keep_answer)
+        example = DinmExample(
+            encode(prompt), safe, unsafe, encode(keep_prompt), keep_answer, opening
+        )
         try:
             found = fit_dinm(material.session.lm, example, options)
         except RunError as error:
@@ -185,7 +188,8 @@ def _fit_lora(material: Material, setting: Setting, folder: Path) -> Learned:
     tune, lm = material.config.tune, material.session.lm
     plain = material.config.model_copy(
         update={
-            "tune": tune.model_copy(update={"margin_weight": 0.0}),  # its loss knows no margin
+            # Its loss knows no margin, and no inner loop that rows would be kept apart for.
+            "tune": tune.model_copy(update={"margin_weight": 0.0, "inner_steps": 0}),
             "neurons": material.config.neurons.model_copy(update={"first_layer": 0}),
         }
     )

@@ -13,11 +13,11 @@ NeuronTune paper's Table 1, which no release has: here a seeded mask over the ma
 the larger fraction holding the smaller one.
 
 Where we differ: one example decides and nothing is kept for a next one; layers are compared over
-the tokens that both answers have, without padding; the KL is read where answer tokens are
-predicted (the release: one place further); the chat template is used. Left out: weight decay and
-the bound on the change (off in every released setting), editing of attention. The release puts a
-suffix behind every prompt, also at test time: SUFFIX, with `intervention.Suffixed`; the example's
-prompts must then have it as well.
+the tokens that both answers have, without padding; the safe answer to learn ends with EOS; the KL
+is read where answer tokens are predicted (the release: one place further); the chat template is
+used. Left out: weight decay and the bound on the change (off in every released setting), editing of
+attention. The release puts a suffix behind every prompt, also at test time: SUFFIX, with
+`intervention.Suffixed`; the example's prompts must then have it as well.
 
 D model width, F neurons, L layers, B = 2 rows (edit, constraint), T tokens, A answer tokens.
 """
@@ -68,6 +68,7 @@ class DinmExample:
     unsafe: Ids  # the answer to unlearn; it only locates the layer
     keep_prompt: Ids  # a harmless request
     keep_answer: Ids  # its answer, on which the model must not move
+    opening: Ids = ()  # what the tokenizer writes before any text (BOS), in front of lone answers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,16 +118,19 @@ def edited(lm: LanguageModel, fit: DinmFit) -> LanguageModel:
 
 
 def layer_distances(
-    lm: LanguageModel, safe: Ids, unsafe: Ids, *, norm_last: bool = True
+    lm: LanguageModel, safe: Ids, unsafe: Ids, *, opening: Ids = (), norm_last: bool = True
 ) -> np.ndarray:
     """How far apart two answers' states are after each layer, [L]: Frobenius, over common tokens.
 
-    The answers stand alone, without the prompt, as in the release.
+    The answers stand alone, without the prompt and behind `opening`, as in the release: the first
+    token of a sequence has states of its own kind, in LLaMA models very large ones.
     """
     common = min(len(safe), len(unsafe))
     if common == 0:
         raise DataError("DINM compares a safe and an unsafe answer, but one of them is empty.")
-    token_2T, mask_2T = pad_right([safe, unsafe], bucket(common), 2)
+    common += len(opening)
+    both = [[*opening, *answer][:common] for answer in (safe, unsafe)]
+    token_2T, mask_2T = pad_right(both, bucket(common), 2)
     mask_2T = mask_2T & (np.arange(token_2T.shape[1]) < common)[None]
     return np.asarray(_distances(lm, token_2T, mask_2T, norm_last))
 
@@ -245,7 +249,9 @@ def fit_dinm(lm: LanguageModel, example: DinmExample, options: DinmOptions) -> D
     """Edit one down projection of `lm`; frozen elements keep their bits."""
     layer, distance_L = options.layer, None
     if layer is None:
-        distance_L = layer_distances(lm, example.safe, example.unsafe, norm_last=options.norm_last)
+        distance_L = layer_distances(
+            lm, example.safe, example.unsafe, opening=example.opening, norm_last=options.norm_last
+        )
         layer = int(distance_L.argmax())
     _check(lm, example, options, layer)
     down = jax.eval_shape(lambda: get_leaf(lm, DOWN)[0])

@@ -3,7 +3,8 @@
 Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (ICLR 2022, arXiv
 2106.09685): W + alpha / rank * A B, A random and B zero at the start. Loss: safety_weight * NLL of
 refusals + (1 - safety_weight) * NLL of good answers, as in NeuronTune's outer loss but without its
-margin and KL terms, on the same batches; Adam on a clipped gradient.
+margin and KL terms, on batches drawn alike from all of its data (nothing is kept for an inner
+loop); Adam on a clipped gradient.
 
 Defaults: rank 8, alpha 16, all down projections (any linear leaf of TARGETS will do), learning
 rate 1e-3, 100 steps. The forward pass runs on the merged weights, so that what is trained is what

@@ -88,6 +88,22 @@ def make_pools(
     return Pools(local[0], outer[0], local[1], outer[1])
 
 
+def undivided(pools: Pools) -> Pools:
+    """`pools` whose global sets hold all there is: descent without an inner loop needs no cut."""
+
+    def joined(local: Pool, outer: Pool) -> Pool:
+        return Pool(
+            [*local.direct, *outer.direct], [*local.attacked, *outer.attacked],
+            [*local.templates, *outer.templates],
+        )  # fmt: skip
+
+    return dataclasses.replace(
+        pools,
+        global_safety=joined(pools.local_safety, pools.global_safety),
+        global_utility=joined(pools.local_utility, pools.global_utility),
+    )
+
+
 def metric_rows(pools: Pools) -> list[tuple[str, list[int]]]:
     """(request, answer) rows of the metric: per harmless pair with a refusal of its own, three.
 

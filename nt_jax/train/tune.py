@@ -16,7 +16,7 @@ from nt_jax.errors import DivergedError
 from nt_jax.mesh import sharding
 from nt_jax.train.batcher import Batcher
 from nt_jax.train.checkpoints import TuneState, restore, save
-from nt_jax.train.examples import Pools
+from nt_jax.train.examples import Pools, undivided
 from nt_jax.train.history import Metrics
 from nt_jax.train.maml import MetaOptions, make_optimiser, meta_step
 from nt_jax.train.margins import Margins, read_base_answers
@@ -110,7 +110,11 @@ def tune(
 
 
 def make_batcher(session: Session, config: RunConfig, pools: Pools) -> tuple[Batcher, bool]:
-    """(the batches, whether to recompute layers), as `config` and the memory allow."""
+    """(the batches, whether to recompute layers), as `config` and the memory allow.
+
+    Without an inner loop nothing is kept apart for it.
+    """
+    pools = pools if config.tune.inner_steps else undivided(pools)
     model, side = session.lm.config, session.lm.mesh.shape["data"]
     batcher = Batcher(pools, session.encode, config.tune, config.seed, side)
     most, remat, _ = tuning_tokens(config, model, batcher.longest)

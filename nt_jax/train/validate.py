@@ -31,9 +31,9 @@ class Validation:
 
     @classmethod
     def of(cls, records: Records) -> "Validation":
-        """The validation prompts of the held-out split."""
-        harmful = [record.request for record in records.harmful[:HARMFUL_ROWS]]
-        harmless = [record.request for record in records.harmless[:HARMLESS_ROWS]]
+        """The validation prompts of the held-out split, evenly over it: files come in blocks."""
+        harmful = [record.request for record in spread(records.harmful, HARMFUL_ROWS)]
+        harmless = [record.request for record in spread(records.harmless, HARMLESS_ROWS)]
         return cls(harmful, records.attacked(harmful), harmless)
 
     @property

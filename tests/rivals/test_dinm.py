@@ -53,6 +53,22 @@ def test_distances_are_those_of_transformers_over_common_tokens(family, norm_las
     np.testing.assert_array_equal(fit.distance_L, found_L)
 
 
+def test_lone_answers_stand_behind_what_the_tokenizer_opens_with():
+    """BOS has the same state in both rows: it adds nothing, and no answer token is the first."""
+    pytest.importorskip("torch")
+    lm, common = made_up.model("llama3"), len(EXAMPLE.safe) + 1
+    safe, unsafe = (
+        made_up.hf_hidden_states("llama3", [1, *ids])[:, :common]
+        for ids in (EXAMPLE.safe, EXAMPLE.unsafe)
+    )
+    expected_L = np.sqrt(((safe - unsafe) ** 2).sum(axis=(1, 2)))
+    found_L = layer_distances(lm, EXAMPLE.safe, EXAMPLE.unsafe, opening=[1])
+    np.testing.assert_allclose(found_L, expected_L, rtol=1e-4)
+    assert not np.allclose(found_L, layer_distances(lm, EXAMPLE.safe, EXAMPLE.unsafe))
+    fit = fit_dinm(lm, dataclasses.replace(EXAMPLE, opening=[1]), DinmOptions(steps=1))
+    np.testing.assert_array_equal(fit.distance_L, found_L)
+
+
 def test_the_example_is_one_whose_prompt_was_answered():
     examples = made_up.examples()
     picked = pick_example(examples, 1)  # the second prompt was refused

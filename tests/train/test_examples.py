@@ -16,6 +16,7 @@ from nt_jax.train.examples import (
     make_pools,
     metric_rows,
     safety_rows,
+    undivided,
 )
 
 
@@ -66,6 +67,19 @@ def test_local_and_global_pools_share_neither_requests_nor_templates():
     wrapped = [{p.request for p in pool.attacked} for pool in (pools.local_utility,
                                                                pools.global_utility)]  # fmt: skip
     assert not wrapped[0] & wrapped[1] and len(wrapped[0] | wrapped[1]) == len(WRAPPED)
+
+
+def test_undivided_pools_hold_everything_globally():
+    pools = make_pools(SAFETY, TEMPLATES, UTILITY, WRAPPED)
+    whole = undivided(pools)
+    assert (whole.local_safety, whole.local_utility) == (pools.local_safety, pools.local_utility)
+    for pool, direct, attacked, around in (
+        (whole.global_safety, SAFETY, SAFETY, TEMPLATES),
+        (whole.global_utility, UTILITY, WRAPPED, []),
+    ):
+        assert sorted(p.request for p in pool.direct) == sorted(p.request for p in direct)
+        assert sorted(p.request for p in pool.attacked) == sorted(p.request for p in attacked)
+        assert {t.id for t in pool.templates} == {t.id for t in around}
 
 
 @pytest.mark.parametrize("name", ["harmful", "harmless", "templates"])

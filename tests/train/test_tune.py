@@ -7,12 +7,16 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from nt_jax.config import TuneConfig
+from nt_jax.data.records import AttackTemplate
 from nt_jax.errors import RunError
 from nt_jax.train import history, tune
 from nt_jax.train.checkpoints import restore
+from nt_jax.train.examples import Pair, make_pools
 from nt_jax.train.maml import MetaOptions
+from nt_jax.train.session import Session
 from nt_jax.train.stages import best_state
 from nt_jax.train.validate import score
 from tests.train import small
@@ -225,3 +229,15 @@ def test_a_run_under_the_metric_resumes_bit_for_bit(finished, tmp_path):
     assert moves == []  # it has moved already
     np.testing.assert_array_equal(resumed.theta_P, whole.theta_P)
     np.testing.assert_array_equal(resumed.average_P, whole.average_P)
+
+
+@pytest.mark.parametrize("inner_steps", [0, 1])
+def test_without_an_inner_loop_nothing_is_kept_apart_for_it(recipe, tmp_path, inner_steps):
+    config = small.settings(recipe, tmp_path, f"tune.inner_steps={inner_steps}")
+    session = Session(config, Console(quiet=True))
+    rows = [Pair(f"request {n}", [n + 1]) for n in range(8)]
+    around = [AttackTemplate(str(n), f"{n} {{request}}") for n in range(4)]
+    pools = make_pools(rows, around, rows, [])
+    batcher, _ = tune.make_batcher(session, config, pools)
+    pool, _, _ = batcher.sets["global_safety"]
+    assert (len(pool.direct), len(pool.templates)) == ((8, 4) if inner_steps == 0 else (6, 3))
