@@ -109,6 +109,13 @@ class ExportConfig(Frozen):
     )
 
 
+def _each_once(counts: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(counts))
+
+
+Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], AfterValidator(_each_once)]
+
+
 class CompareConfig(Frozen):
     """How rival methods and ablations are compared (python -m nt_jax.compare)."""
 
@@ -138,9 +145,9 @@ class CompareConfig(Frozen):
     random_seeds: int = Field(
         default=3, ge=1, le=100, description="draws of random neurons in table 4"
     )
-    safety_counts: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+    safety_counts: Counts = Field(
         default=(500, 1000, 1500, 2000), min_length=1, description="safety neurons in table 7"
     )
-    utility_counts: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+    utility_counts: Counts = Field(
         default=(500, 1000, 1500), min_length=1, description="utility neurons in table 7"
     )

@@ -128,6 +128,11 @@ class RunDirectory:
                 "stages are kept."
             ) from error
 
+    def seconds(self) -> dict[str, float]:
+        """Wall time of the stages that run.json knows of: of all, unless it was deleted."""
+        stages = self.facts().get("stages", {})
+        return {name: stage["wall_seconds"] for name, stage in stages.items()}
+
     def record(self, **facts: Any) -> None:
         """Add facts to run.json; a dict adds to what is there, key by key, the rest replaces."""
         known = self.facts()

@@ -29,8 +29,10 @@ DEFAULT_TABLES = ("2",)
 
 
 def chosen_methods(text: str | None) -> tuple[str, ...]:
-    """The methods that `--methods a,b` names, in that order; all without it."""
-    return tuple(METHODS) if text is None else _named(text, METHODS, "--methods", "method")
+    """The methods that `--methods a,b` names, in that order; all without it, or for `all`."""
+    if text is None or text.strip() == "all":
+        return tuple(METHODS)
+    return _named(text, METHODS, "--methods", "method")
 
 
 def chosen_tables(text: str | None) -> tuple[str, ...]:
@@ -39,7 +41,7 @@ def chosen_tables(text: str | None) -> tuple[str, ...]:
         return DEFAULT_TABLES
     if text.strip() == "all":
         return tuple(TABLES)
-    return tuple(sorted(_named(text, [*TABLES, "all"], "--tables", "table")))
+    return tuple(sorted(_named(text, TABLES, "--tables", "table")))
 
 
 def _named(text: str, known: Sequence[str] | dict, option: str, what: str) -> tuple[str, ...]:
@@ -48,8 +50,10 @@ def _named(text: str, known: Sequence[str] | dict, option: str, what: str) -> tu
     if not words:
         raise ConfigError(f"{option} is empty (command line): name one of {', '.join(known)}")
     for word in words:
-        if word not in known or word == "all":
-            close = difflib.get_close_matches(word, known, n=1)
+        if word == "all":
+            raise ConfigError(f"{option}: 'all' stands alone, not as in '{text.strip()}'")
+        if word not in known:
+            close = difflib.get_close_matches(word, [*known, "all"], n=1)
             hint = f"did you mean '{close[0]}'?" if close else f"choose of {', '.join(known)}"
             raise ConfigError(f"no {what} is called '{word}' ({option}): {hint}")
     return tuple(words)

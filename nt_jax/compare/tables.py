@@ -65,13 +65,16 @@ def method_table(results: Results, models: Sequence[str], number: str = "2") -> 
 
 def fraction_table(results: Results, models: Sequence[str]) -> Table:
     """Table 1: DINM on shares of its parameters; `models` are the untuned one and those of DINM."""
+    sets = [dataset for dataset in choice_sets(results) if written(results, dataset)]
     columns = main_columns(results, results.pair)[:4] + letter_columns(results)
+    columns += written_columns(results, sets)
     rows = []
     for model in models:
         share = 0 if model == BASE else int(model.rpartition("_")[2])
         paper = paper_row("1", results.compared, fraction=share)
         cells = main_cells(results, results.pair, model, paper)[:4]
-        rows.append((results.labels[model], cells + letter_cells(results, model, paper)))
+        cells += letter_cells(results, model, paper)
+        rows.append((results.labels[model], cells + written_cells(results, model, paper, sets)))
     return Table("1", "DINM on a share of the parameters of its matrix", columns, rows)
 
 
@@ -81,14 +84,39 @@ def letter_columns(results: Results) -> list[Column]:
 
 
 def letter_cells(results: Results, model: str, paper: Mapping[str, float]) -> list[Cell]:
-    """The cells below `letter_columns`; an empty one says why."""
+    """The cells below `letter_columns`; an empty one says why.
+
+    The paper must have read written answers: one that names no letter makes its 0.00 % possible. So
+    its figure stands here only where none were written.
+    """
     cells = []
     for dataset in choice_sets(results):
-        printed = paper.get("mmlu") if dataset == "mmlu" else None
+        printed = paper.get("mmlu") if dataset == "mmlu" and not written(results, dataset) else None
         cell = results.cell(dataset, "letter_accuracy", model, 100, printed)
         reason = (results.reasons or {}).get(model, "")
         cells.append(Cell(paper=printed, note=reason) if cell.value is None else cell)
     return cells
+
+
+def written_columns(results: Results, sets: Sequence[str]) -> list[Column]:
+    """One column for each of `sets`, by written answers."""
+    return [Column(f"{results.sets[d]} as written", PERCENT, "higher") for d in sets]
+
+
+def written_cells(
+    results: Results, model: str, paper: Mapping[str, float], sets: Sequence[str]
+) -> list[Cell]:
+    """The cells below `written_columns`."""
+    cells = []
+    for dataset in sets:
+        printed = paper.get("mmlu") if dataset == "mmlu" and written(results, dataset) else None
+        cells.append(results.cell(dataset, "generate_accuracy", model, 100, printed))
+    return cells
+
+
+def written(results: Results, dataset: str) -> bool:
+    """Whether the questions of a set were answered in writing."""
+    return any((r.dataset, r.metric) == (dataset, "generate_accuracy") for r in results.rows)
 
 
 def choice_sets(results: Results) -> list[str]:
@@ -101,7 +129,7 @@ def ability_table(results: Results, models: Sequence[str]) -> Table:
     """Table 3: general ability, fluency, entropy and the paper's average of the three."""
     sets, name = choice_sets(results), "+".join(results.pair)
     columns = letter_columns(results)
-    columns += [Column(f"{results.sets[d]} as written", PERCENT, "higher") for d in sets]
+    columns += written_columns(results, sets)
     columns += [
         Column("fluency (n-gram entropy, bit)", "{:.2f}", "higher"),
         Column("entropy, sum of both sets (bit)", BITS, "higher"),
@@ -110,8 +138,7 @@ def ability_table(results: Results, models: Sequence[str]) -> Table:
     rows = []
     for model in models:
         paper = paper_row("3", results.compared, method=results.labels[model])
-        cells = letter_cells(results, model, paper)
-        cells += [results.cell(d, "generate_accuracy", model, 100) for d in sets]
+        cells = letter_cells(results, model, paper) + written_cells(results, model, paper, sets)
         cells.append(results.cell(name, "fluency", model, 1, paper.get("fluency")))
         cells.append(results.cell(name, "entropy_sum", model, 1, paper.get("entropy")))
         average = results.cell(

@@ -49,7 +49,7 @@ class HarmfulRequest:
     """A request to refuse. `refusal` is None where the source has none (AdvBench, StrongREJECT).
 
     `attacked` is the request inside an attack when the source pairs them itself (SafeEdit), with
-    the types of that attack; else it is None and an AttackTemplate is applied instead.
+    the types of that attack, else None. Test sets ask it; tuning applies an AttackTemplate instead.
     """
 
     id: str

@@ -113,9 +113,15 @@ def _read_splits(
 def _number(places: Iterable[tuple[dict, str | None, str]]) -> list[Row]:
     """Rows in their order; a column "split" goes before the split that the place implies."""
     return [
-        Row(number, values, str(values["split"]) if values.get("split") else split, where)
+        Row(number, values, _named_split(values) or split, where)
         for number, (values, split, where) in enumerate(places, 1)
     ]
+
+
+def _named_split(values: dict) -> str | None:
+    """What a column "split" says, in whatever capitals its name is written."""
+    named = (str(v) for k, v in values.items() if v and str(k).strip().lower() == "split")
+    return next(named, None)
 
 
 def _read_hub(source: str) -> list[Row]:

@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from nt_jax.config import RunConfig, config_key
+from nt_jax.errors import RunError
 from nt_jax.eval.answering import Measured, answer_all
 from nt_jax.eval.judges import check_judges, measuring_hash
 from nt_jax.eval.measure import measure, result_rows
@@ -45,10 +46,13 @@ def evaluate(config: RunConfig, source: str, console: Console, beside_base: bool
     first = models[0].session
     tests = prompts_hash(first.prompts, first.choices, first.config.eval)
     weights = [_identity(model) for model in models]
+    for model in models:
+        model.session.check_tests()
     with RunDirectory(folder) as directory:
+        check_same_source(directory, source)
         settings = first.config.model_dump(mode="json")
         directory.record(
-            config=settings, measured=[*map(_told, models)], devices=devices(),
+            config=settings, source=source, measured=[*map(_told, models)], devices=devices(),
             hashes={"weights": weights, "tests": tests},
         )  # fmt: skip
         for model in models:
@@ -70,9 +74,26 @@ def evaluate(config: RunConfig, source: str, console: Console, beside_base: bool
     return folder
 
 
+def check_same_source(directory: RunDirectory, source: str) -> None:
+    """Raises a RunError if `directory` holds the evaluation of a model from elsewhere."""
+    before = directory.facts().get("source", source)
+    if _place(before) != _place(source):
+        raise RunError(
+            f"{directory.path} holds the evaluation of {before}, which that of {source} would "
+            "replace. Choose another folder with --run-dir DIR; nothing was changed."
+        )
+
+
+def _place(source: str) -> str:
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.exists() else source
+
+
 def short_name(source: str) -> str:
-    """What a model's rows and folder are called: the last part of where it lies."""
+    """What a model's rows and folder are called: the last part of where it lies, or its run."""
     parts = [part for part in re.split(r"[/:]", source) if part not in ("", ".", "..")]
+    if parts[-2:] == ["export", "hf"] and len(parts) > 2:
+        parts = parts[:-2]
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", parts[-1]).strip("-._") if parts else ""
     return name if name and name not in (BASE, TUNED) else "model"
 
@@ -143,11 +164,10 @@ def _measure(
 def _report(config: RunConfig, source: str, directory: RunDirectory, folder: Path) -> str:
     rows, answers = result_rows(directory.folder("eval"), config.seed)
     facts = directory.facts()
-    timings = {name: stage["wall_seconds"] for name, stage in facts["stages"].items()}
     settings = config.model_dump(mode="json")
     shown = settings | {"model": settings["model"] | {"source": source}}
     labels = config.eval.labels
-    write_report(folder, rows, answers, shown, timings, machine=facts, labels=labels)
+    write_report(folder, rows, answers, shown, directory.seconds(), machine=facts, labels=labels)
     return f"{len(rows)} numbers, judge {judge_names(rows) or 'none'}"
 
 

@@ -53,9 +53,11 @@ def average_row(
     """Table 3's average of one model: (accuracy in % + fluency + entropy in bits) / 3.
 
     Fluency is the n-gram entropy, mean of both sets; entropy the *sum* of both sets' unigram
-    entropies, as printed there (12.909 = 6.832 + 6.077). Accuracy is by letter likelihood.
+    entropies, as printed there (12.909 = 6.832 + 6.077). Accuracy is that of written answers, which
+    alone can be the paper's 0.00 %, where there are any; else by letter likelihood.
     """
-    right = np.array([[row["letter"] == row["key"]] for row in choices], dtype=np.float64)
+    kind = next(name for name in ("parsed", "letter") if name in choices[0])
+    right = np.array([[row[kind] == row["key"]] for row in choices], dtype=np.float64)
     tables = [_texts(harmful), _texts(harmless)]
 
     def statistic(means: list[NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -75,9 +77,13 @@ def average_rows(
     sets: tuple[str, str] | None,
     seed: int = 0,
 ) -> list[ResultRow]:
-    """`average_row` of every model that has letters and answers to both of `sets`."""
+    """`average_row` of every model that has answered the first set of choices and both of `sets`.
+
+    All of them in writing if any question was asked so, else all by letter.
+    """
     rows = []
-    lettered = [row for row in choices if "letter" in row]
+    kind = "parsed" if any("parsed" in row for row in choices) else "letter"
+    lettered = [row for row in choices if kind in row]
     first = next(iter(in_order(row["dataset"] for row in lettered)), None)
     for model in in_order(row["model"] for row in lettered) if sets else []:
         groups = [

@@ -202,8 +202,13 @@ def _context(
         "timings": [(stage, _clock(seconds)) for stage, seconds in timings.items()],
         "total": _clock(sum(timings.values())),
         "machine": machine,
-        "overlap": {labels[name]: count for name, count in machine.get("overlap", {}).items()},
+        "overlap": _labelled(labels, machine.get("overlap", {})),
+        "attack_overlap": _labelled(labels, machine.get("attack_overlap", {})),
     }
+
+
+def _labelled(labels: Labels, counts: Mapping[str, int]) -> dict[str, int]:
+    return {labels[name]: count for name, count in counts.items()}
 
 
 def _pictures(

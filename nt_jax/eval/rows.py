@@ -118,8 +118,8 @@ def summarise(
 def su_f1_pairs(answers: Sequence[Answer]) -> list[tuple[str, str]]:
     """The (harmful, harmless) datasets that make an SU-F1, the one to put first at the front.
 
-    That is the first harmful dataset under attack (else the first harmful one) with the first
-    harmless one, then the pairs of the paper's tables 2 and 6.
+    That is the paper's (SafeEdit, Alpaca) where both were asked, else the first harmful dataset
+    under attack (else the first harmful one) with the first harmless one; then that of table 6.
     """
     harmful = in_order(answer["dataset"] for answer in answers if answer["harmful"])
     attacked = in_order(a["dataset"] for a in answers if a["harmful"] and is_attacked(a))
@@ -127,7 +127,8 @@ def su_f1_pairs(answers: Sequence[Answer]) -> list[tuple[str, str]]:
     if not harmful or not harmless:
         return []
     paper = [pair for pair in PAPER_PAIRS if pair[0] in harmful and pair[1] in harmless]
-    return in_order([((attacked or harmful)[0], harmless[0]), *paper])
+    main = [pair for pair in paper if pair == PAPER_PAIRS[0]]
+    return in_order([*main, ((attacked or harmful)[0], harmless[0]), *paper])
 
 
 def default_su_f1_sets(answers: Sequence[Answer]) -> tuple[str, str] | None:

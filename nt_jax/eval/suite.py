@@ -4,12 +4,12 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from nt_jax.config import EvalConfig
-from nt_jax.data.records import ChoiceQuestion, HarmfulRequest, HarmlessRequest
+from nt_jax.data.records import AttackTemplate, ChoiceQuestion, HarmfulRequest, HarmlessRequest
 from nt_jax.data.sources import load_choices, load_harmful, load_harmless, load_templates
 from nt_jax.errors import ConfigError, DataError
 from nt_jax.eval.registry import TestSet
@@ -153,9 +153,36 @@ def prompts_hash(
 
 def overlap(prompts: Iterable[TestPrompt], tuned_on: Iterable[str]) -> dict[str, int]:
     """By test set, how many of its requests were also tuned on; sets without any are left out."""
-    known = {" ".join(text.split()).lower() for text in tuned_on}
-    shared = (p.dataset for p in prompts if " ".join(p.request.split()).lower() in known)
+    known = {_plain(text) for text in tuned_on}
+    shared = (p.dataset for p in prompts if _plain(p.request) in known)
     return dict(Counter(shared))
+
+
+def attack_overlap(config: EvalConfig, tuned_on: Iterable[AttackTemplate]) -> dict[str, int]:
+    """By test set, how many of its attack templates were also tuned on; none: left out."""
+    known, shared = {_plain(template.text) for template in tuned_on}, {}
+    for name in config.datasets:
+        if (where := config.test_set(name).templates) is not None:
+            texts = {_plain(t.text) for t in load_templates(where.source, where.split, where.limit)}
+            shared[name] = len(texts & known)
+    return {name: count for name, count in shared.items() if count}
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).lower()
+
+
+def check_room(
+    encode: Callable[[str], list[int]], prompts: Iterable[TestPrompt], room: int
+) -> None:
+    """Raises a DataError for the first test prompt of more than `room` tokens: before any work."""
+    for prompt in prompts:
+        if (tokens := len(encode(prompt.prompt))) > room:
+            raise DataError(
+                f"test set {prompt.dataset}, row {prompt.id}: the prompt has {tokens} tokens, and "
+                f"the model's context leaves {room} beside its answer (eval.max_new_tokens). "
+                "Shorten or drop it, or lower eval.max_new_tokens."
+            )
 
 
 def _ordered(name: str, entry: TestSet) -> list:

@@ -16,7 +16,7 @@ from nt_jax.errors import RunError
 from nt_jax.eval.judges import check_judges, measuring_hash
 from nt_jax.eval.rows import read_rows
 from nt_jax.eval.screen import screen_table
-from nt_jax.eval.suite import overlap, prompts_hash
+from nt_jax.eval.suite import attack_overlap, overlap, prompts_hash
 from nt_jax.models.export import export_hf
 from nt_jax.models.vllm_engine import check_vllm
 from nt_jax.rundir import RunDirectory
@@ -49,6 +49,7 @@ class Inputs:
     hashes: dict[str, str]
     keys: dict[str, str]
     overlap: dict[str, int]  # test set -> requests that are also tuned on
+    attack_overlap: dict[str, int]  # test set -> attack templates that are also tuned on
     left_out: int  # harmful training requests whose safe answer does not refuse
 
 
@@ -65,6 +66,7 @@ def read_inputs(config: RunConfig, console: Console) -> Inputs:
     choose_templates(records["train"].templates, config.attribution)
     if config.eval.engine == "vllm":
         check_vllm(session.checkpoint)
+    session.check_tests()
     tests = prompts_hash(session.prompts, session.choices, config.eval)
     hashes = {
         "weights": fingerprint(session.checkpoint), "data": data_hash(records), "tests": tests,
@@ -73,7 +75,9 @@ def read_inputs(config: RunConfig, console: Console) -> Inputs:
     keys = stage_keys(config, **hashes)
     tuned_on = [row.request for part in records.values() for row in (*part.harmful, *part.harmless)]
     shared = overlap(session.prompts, tuned_on)
-    return Inputs(session, records, hashes, keys, shared, left_out)
+    attacks = [template for part in records.values() for template in part.templates]
+    shared_attacks = attack_overlap(config.eval, attacks)
+    return Inputs(session, records, hashes, keys, shared, shared_attacks, left_out)
 
 
 def run(
@@ -87,14 +91,16 @@ def run(
         directory.record(
             config=config.model_dump(mode="json"), seed=config.seed, devices=devices(),
             hashes=inputs.hashes, keys=keys, overlap=inputs.overlap,
+            attack_overlap=inputs.attack_overlap,
         )  # fmt: skip
         session.say("model", model_line(session.checkpoint.config))
         if inputs.left_out:
             given = inputs.left_out + len(records["train"].harmful)
             said = f"{inputs.left_out} of {given} safe answers do not refuse and are not learned"
             session.say("data", f"{said} (data.safety_targets)")
-        for name, count in inputs.overlap.items():
-            session.say("warning", f"{count} requests of {name} are also tuned on: it flatters")
+        for kind, shared in (("requests", inputs.overlap), ("attacks", inputs.attack_overlap)):
+            for name, count in shared.items():
+                session.say("warning", f"{count} {kind} of {name} are also tuned on: it flatters")
         for name in STAGES:
             started = time.monotonic()
             if directory.finished(name, keys[name]):
@@ -138,8 +144,8 @@ def finish(session: Session, directory: RunDirectory) -> None:
     """The last screen: stage times, the before/after table, where everything lies."""
     folder = directory.path
     console = session.console
-    stages = directory.facts()["stages"]
-    times = "   ".join(f"{name} {clock(stages[name]['wall_seconds'])}" for name in STAGES)
+    seconds = directory.seconds()
+    times = "   ".join(f"{name} {clock(seconds[name])}" for name in STAGES if name in seconds)
     console.print()
     rows = read_rows(folder / "report" / "results.json")
     console.print(screen_table(rows, session.config.eval.labels))

@@ -128,11 +128,9 @@ def memory_estimate(config: RunConfig, model: ModelConfig) -> dict[str, float]:
     weights = parameters(model) * item
     width = 256  # prompt tokens assumed per row; the real width is known once data are read
     tokens, _, each = tuning_tokens(config, model, width + config.tune.answer_tokens)
-    copied = (
-        item * layer_parameters(model) * tuned_layers(config, model)
-        if config.neurons.first_layer
-        else 0
-    )
+    # A copy of the layers from the lowest chosen neuron on, which may lie in any layer but 0.
+    above = model.layers - max(1, config.neurons.first_layer)
+    copied = item * layer_parameters(model) * above
     tuning = tokens * each + copied  # tuning holds the upper layers apart
     cache = 2 * item * model.layers * model.kv_heads * model.head_dim
     decoding = 2 * config.eval.batch_size * (width + config.eval.max_new_tokens) * cache

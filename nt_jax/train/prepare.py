@@ -45,6 +45,7 @@ def read_records(config: RunConfig) -> dict[str, Records]:
     """The records to tune on and those to validate on."""
     data, parts = config.data, {}
     harmful = load_harmful(data.harmful.source, data.harmful.split, data.harmful.limit)
+    harmful = each_question_once(harmful)
     harmless = load_harmless(data.harmless.source, data.harmless.split, data.harmless.limit)
     templates = load_templates(data.templates.source, data.templates.split, data.templates.limit)
     for part in ("train", "validation"):
@@ -54,6 +55,21 @@ def read_records(config: RunConfig) -> dict[str, Records]:
             divide(templates, part, "templates"),
         )
     return parts
+
+
+def each_question_once(rows: Sequence[HarmfulRequest]) -> list[HarmfulRequest]:
+    """`rows` without repeats of a question that a file holds once for each attack (SafeEdit).
+
+    Attacks come from `data.templates`; repeats would lie on both sides of every cut.
+    """
+    seen: set[str] = set()
+    kept = []
+    for row in rows:
+        if row.attacked is None or row.request not in seen:
+            kept.append(row)
+        if row.attacked is not None:
+            seen.add(row.request)
+    return kept
 
 
 def refusals_only(judge: Judge, train: Records) -> Records:

@@ -25,7 +25,7 @@ from rich.progress import (
 from nt_jax.config import RunConfig
 from nt_jax.errors import CheckpointError
 from nt_jax.eval.refusal import load_judge
-from nt_jax.eval.suite import TestChoice, TestPrompt, test_choices, test_prompts
+from nt_jax.eval.suite import TestChoice, TestPrompt, check_room, test_choices, test_prompts
 from nt_jax.mesh import make_mesh
 from nt_jax.models.answers import OnBatch, answer_prompts
 from nt_jax.models.checkpoint import Checkpoint, load_model, open_checkpoint
@@ -99,6 +99,11 @@ class Session:
         if request not in self._encoded:
             self._encoded[request] = encode_chat(self.tokenizer, request)
         return self._encoded[request]
+
+    def check_tests(self) -> None:
+        """Raises a DataError for the first test prompt that leaves no room for its answer."""
+        room = self.checkpoint.config.max_positions - self.config.eval.max_new_tokens
+        check_room(self.encode, self.prompts, room)
 
     def answer_ids(self, text: str) -> list[int]:
         """Token ids of an answer to learn, closed by EOS."""

@@ -134,7 +134,7 @@ def run_report(session: Session, directory: RunDirectory, records: Parts, folder
         rows,
         answers,
         settings=session.config.model_dump(mode="json"),
-        timings={name: stage["wall_seconds"] for name, stage in facts["stages"].items()},
+        timings=directory.seconds(),
         neurons={**columns, "num_layers": session.checkpoint.config.layers},
         history=read_history(train, int(best.best_epoch)),
         machine=facts,

@@ -15,7 +15,7 @@ def test_without_a_choice_all_methods_and_the_main_table():
 def test_choices_are_read_with_blanks_and_repeats():
     assert chosen_methods("scans, neurontune,scans") == ("scans", "neurontune")
     assert chosen_tables("5,1") == ("1", "5")
-    assert chosen_tables("all") == tuple(TABLES)
+    assert chosen_tables("all") == tuple(TABLES) and chosen_methods("all") == tuple(METHODS)
 
 
 @pytest.mark.parametrize(
@@ -30,8 +30,10 @@ def test_choices_are_read_with_blanks_and_repeats():
         (["--methods", ","], "--methods is empty (command line): name one of neurontune, dinm"),
         (
             ["--tables", "1,9"],
-            "no table is called '9' (--tables): choose of 1, 2, 3, 4, 5, 6, 7, all",
+            "no table is called '9' (--tables): choose of 1, 2, 3, 4, 5, 6, 7",
         ),
+        (["--tables", "2,all"], "--tables: 'all' stands alone, not as in '2,all'"),
+        (["--tables", "al"], "no table is called 'al' (--tables): did you mean 'all'?"),
         (
             ["--method", "dinm"],
             "unknown option '--method' (command line): did you mean '--methods'?",

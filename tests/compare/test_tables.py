@@ -87,18 +87,26 @@ def test_table_1_has_a_row_a_fraction(results):
     cells = row(table, "DINM, 5%")
     assert cells["refuses SafeEdit attacks"].paper == 42.67
     assert cells["MMLU by letter"].value == pytest.approx(100 * value(40, "dinm_5"))
-    assert cells["MMLU by letter"].paper == 61.97
+    assert cells["MMLU by letter"].paper is None and cells["MMLU as written"].paper == 61.97
 
 
 def test_table_3_says_why_letters_are_missing(results):
     cells = row(made(results, "3"), "SCANS")
     assert cells["MMLU by letter"].value is None and cells["MMLU by letter"].note == REASON
-    assert cells["MMLU by letter"].paper == 38.83 and cells["average"].note == REASON
+    assert cells["MMLU by letter"].paper is None and cells["average"].note == REASON
     assert cells["MMLU as written"].value == pytest.approx(100 * value(30, "scans"))
+    assert cells["MMLU as written"].paper == 38.83
     assert cells["fluency (n-gram entropy, bit)"].paper == 1.45
     cells = row(made(results, "3"), "DINM")
     assert (cells["average"].value, cells["average"].paper) == (20.5, 26.16)
     assert cells["entropy, sum of both sets (bit)"].paper == 10.539
+
+
+def test_where_nothing_was_written_the_papers_figure_stands_by_the_letters(results):
+    rows = [row for row in results.rows if row.metric != "generate_accuracy"]
+    lettered = dataclasses.replace(results, rows=rows)
+    assert row(made(lettered, "3"), "SCANS")["MMLU by letter"].paper == 38.83
+    assert row(made(lettered, "1"), "DINM, 5%")["MMLU by letter"].paper == 61.97
 
 
 def test_an_average_over_other_questions_has_not_the_papers_beside_it(results):

@@ -103,6 +103,14 @@ def test_split_and_limit(tmp_path):
     assert [r.split for r in load_harmless(source)][:2] == ["train", "test"]
 
 
+@pytest.mark.parametrize("name", ["Split", "SPLIT", " split "])
+def test_the_split_column_is_found_in_any_spelling_like_all_others(tmp_path, name):
+    """Or the user's test rows would be tuned on."""
+    source = tmp_path / "x.csv"
+    source.write_text(f'Request,Refusal,"{name}"\na,No.,test\nb,No.,train\n')
+    assert [row.split for row in load_harmful(str(source))] == ["test", "train"]
+
+
 # ---- published layouts
 
 

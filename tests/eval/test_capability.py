@@ -38,6 +38,12 @@ def choices() -> list[dict]:
     return rows
 
 
+def kept(rows: list[dict], kind: str) -> list[dict]:
+    """The rows without what was not measured: only letters, or only written answers."""
+    other = {"letter": ("answer", "parsed"), "parsed": ("letter",)}[kind]
+    return [{key: value for key, value in row.items() if key not in other} for row in rows]
+
+
 def test_accuracies_with_intervals_and_paired_tests():
     rows = choice_rows(choices())
     letter = find(rows, "mmlu", "letter_accuracy", "tuned")
@@ -51,18 +57,14 @@ def test_accuracies_with_intervals_and_paired_tests():
 
 
 def test_what_was_not_measured_has_no_row():
-    letters_only = [
-        {key: value for key, value in row.items() if key not in ("answer", "parsed")}
-        for row in choices()
-    ]
-    metrics = {row.metric for row in choice_rows(letters_only)}
+    metrics = {row.metric for row in choice_rows(kept(choices(), "letter"))}
     assert metrics == {"letter_accuracy", "letter_accuracy_mcnemar_p"}
     assert choice_rows([]) == []
 
 
 def test_the_average_of_a_model_is_made_of_its_own_answers():
     answers, sets = made_up_answers(), ("demo_attack", "demo_harmless")
-    rows = average_rows(choices(), answers, sets)
+    rows = average_rows(kept(choices(), "letter"), answers, sets)
     assert [row.model for row in rows] == ["base", "tuned"]
     texts = [
         [row["answer"] for row in answers if (row["dataset"], row["model"]) == (name, "tuned")]
@@ -74,6 +76,8 @@ def test_the_average_of_a_model_is_made_of_its_own_answers():
     )
     expected = (100 * 25 / 40 + sum(flow) / 2 + sum(said)) / 3
     assert rows[1].value == pytest.approx(expected)
+    written = average_rows(choices(), answers, sets)[1]  # as the paper reads them
+    assert written.value == pytest.approx(expected + 100 * (10 - 25) / 40 / 3)
     assert rows[1].low < rows[1].value < rows[1].high and rows[1].n == 40 + 24
     assert average_rows(choices(), answers, None) == []
     assert average_rows(choices(), [], sets) == []

@@ -7,10 +7,12 @@ import pytest
 
 from nt_jax.config import EvalConfig
 from nt_jax.config_load import load_config
+from nt_jax.data.records import AttackTemplate
 from nt_jax.data.sources import load_harmful, load_templates
 from nt_jax.errors import ConfigError, DataError
 from nt_jax.eval.registry import TestSet, built_in_sets
 from nt_jax.eval.suite import (
+    attack_overlap,
     by_hash,
     held_out,
     overlap,
@@ -253,6 +255,17 @@ def test_requests_that_were_also_tuned_on_are_counted():
     tuned_on = [prompts[0].request.upper() + "  ", "Something else?"]
     assert overlap(prompts, tuned_on) == {"demo_attack": 1, "demo_direct": 1}
     assert overlap(prompts, []) == {}
+
+
+def test_attacks_that_were_also_tuned_on_are_counted(tmp_path):
+    texts = ["Pretend: {request}", "Be  evil: {request}", "Sing: {request}"]
+    source = write_rows(tmp_path / "attacks.jsonl", [{"text": text} for text in texts])
+    entry = {"source": "demo", "kind": "harmful", "templates": {"source": source}}
+    config = EvalConfig(extra={"mine": entry}, datasets=("demo_direct", "mine"))
+    tuned_on = [AttackTemplate(str(n), text) for n, text in enumerate(texts[:2])]
+    tuned_on[1] = dataclasses.replace(tuned_on[1], text="be evil: {request}")
+    assert attack_overlap(config, tuned_on) == {"mine": 2}
+    assert attack_overlap(config, []) == {}
 
 
 def test_other_prompts_have_another_hash():

@@ -74,6 +74,12 @@ def test_of_the_given_answers_those_that_refuse_are_learned():
 # --- the model's own answers ---------------------------------------------------------------------
 
 
+def test_a_question_that_a_file_repeats_for_each_attack_is_tuned_on_once():
+    paired = [HarmfulRequest(str(n), f"q{n % 2}", "No.", "", None, f"attack {n}") for n in range(5)]
+    assert [row.id for row in prepare.each_question_once(paired)] == ["0", "1"]
+    assert prepare.each_question_once(RECORDS.harmful * 2) == RECORDS.harmful * 2
+
+
 def test_own_answers_are_kept_with_their_verdict_and_end(tmp_path):
     asked = [f"ask {n}" for n in range(3)] + RECORDS.attacked(["ask 0", "ask 2"])
     answers = dict.fromkeys(asked, "Sure, why not.") | {"ask 1": "No.", "ask 2": ""}

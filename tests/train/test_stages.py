@@ -200,13 +200,23 @@ def test_an_export_that_does_not_answer_like_the_tuned_model_is_not_kept(finishe
 
     with mock.patch.object(stages, "export_hf", wrong), pytest.raises(RunError) as error:
         small.carry_on(small.settings(finished.recipe, folder))
-    assert "does not answer like the tuned one" in str(error.value)
+    assert "holds other weights than were written: blocks.mlp.down." in str(error.value)
     assert {path.name for path in folder.iterdir()} == {
         "answers", "attribute", "select", "train", "base", "tuned", "run.json", ".lock"
     }  # fmt: skip
     with mock.patch.object(loop, "export_hf", wrong), pytest.raises(RunError):
         loop.export_run(folder, tmp_path / "out", "source")
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
+
+
+@pytest.mark.parametrize("missing", [(), ("report",)])
+def test_a_run_whose_run_json_was_deleted_comes_to_its_last_screen(finished, tmp_path, missing):
+    """As the message about a damaged one advises; a kill can also leave out the last stage."""
+    folder = without(finished, tmp_path / "run", *missing)
+    (folder / "run.json").unlink()
+    screen = small.carry_on(small.settings(finished.recipe, folder))
+    assert small.kept(screen) == {*small.STAGES} - {*missing}
+    assert str(folder / "report" / "report.md") in screen.replace("\n", "")
 
 
 # --- export --------------------------------------------------------------------------------------

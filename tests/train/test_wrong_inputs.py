@@ -108,6 +108,16 @@ def test_a_prompt_longer_than_the_context(recipe, tmp_path, capsys):
     assert "1024" in error and "tokens" in error
 
 
+def test_a_test_prompt_longer_than_the_context_is_named_before_tuning(recipe, tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    long = [{"request": f"What is {n}?" + " more" * 400 * n} for n in range(3)]
+    rows.write_text("".join(json.dumps(line) + "\n" for line in long))
+    extra = f"eval.extra={{mine: {{source: {rows}, kind: harmless}}}}"
+    words = ["--config", str(recipe), extra, "eval.datasets=[demo_direct, mine]"]
+    error = run(capsys, tmp_path / "run", *words)
+    assert "test set mine, row" in error and "eval.max_new_tokens" in error
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
