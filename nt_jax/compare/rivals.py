@@ -47,13 +47,10 @@ CAVGAN_P0 = (
     None, 0.9, 0.5, 0.99, 0.7, 0.3, 0.1, 0.97, 0.999, 0.8, 0.6, 0.95, 0.2, 0.4, 0.9999,
 )  # fmt: skip
 CAVGAN_FIELDS = ("layer", "threshold", "mean_D", "deviation_D")
-# (learning rate, updates as a share of tune.epochs); the earlier ones are kept on the way.
-LORA_GRID = (
-    (1e-3, 1.0), (1e-3, 0.5), (3e-4, 1.0), (3e-4, 0.5), (3e-3, 0.5), (3e-3, 1.0), (1e-4, 1.0),
-    (1e-2, 0.5), (1e-3, 0.25), (3e-3, 0.25), (3e-4, 0.25), (1e-4, 0.5), (1e-2, 0.25), (3e-5, 1.0),
-    (1e-2, 1.0),
-)  # fmt: skip
-LORA_SHARES = tuple(sorted({share for _, share in LORA_GRID}))
+# Updates as a share of tune.epochs: the earlier ones are kept on the way, so that a share costs a
+# validation, another learning rate a whole fit.
+LORA_SHARES = (1.0, 0.5, 0.25)
+LORA_GRID = tuple((rate, share) for rate in (1e-3, 3e-3, 3e-4, 1e-2, 1e-4) for share in LORA_SHARES)
 
 
 def dinm(name: str = "dinm", fraction: float | None = None) -> Method:
