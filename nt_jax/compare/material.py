@@ -88,8 +88,8 @@ class Material:
         """(attacked message, safe answer, the base model's unsafe answer): the first there is."""
         if self._unsafe_answer is None:
             raise DataError(
-                "DINM needs one unsafe answer to unlearn, but the model refuses all attacked "
-                "training requests"
+                "DINM needs one unsafe answer to unlearn, but the model refuses every attacked "
+                f"training request that leaves room for {WHOLE} tokens"
             )
         return self._unsafe_answer
 

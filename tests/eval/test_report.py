@@ -220,12 +220,13 @@ def test_judges_stand_with_hash_and_agreement(tmp_path):
     ]
     judges = {"one": "1a" * 32, "two": "2b" * 32}
     rows = summarise(answers, judges=judges) + kappa_rows(answers, list(judges))
-    machine = MACHINE | {"overlap": {"demo_direct": 3}}
+    machine = MACHINE | {"overlap": {"demo_direct": 3}, "attack_overlap": {"demo_attack": 2}}
     report.write_report(tmp_path, rows, answers, SETTINGS, TIMINGS, machine=machine)
     text = (tmp_path / "report.md").read_text()
     assert "one (1a1a1a1a), two (2b2b2b2b)" in text
     assert "Cohen's kappa of one / two, tuned: " in text and "refused \\[two\\]" in text
     assert "also tuned on, which flatters the tuned model: direct harmful requests 3." in text
+    assert "say nothing about unseen attacks: unseen attacks 2." in text
 
 
 def test_up_to_twenty_examples():

@@ -60,6 +60,9 @@ def test_memory_follows_the_settings_that_cost_it(recipe, tmp_path):
     assert gradients < estimate(longest)["tuning"]
     upper = 4 * layer_parameters(model) * (model.layers - 1)  # held a second time
     assert memory_estimate(config, model)["tuning"] == gradients + upper
+    whole = small.settings(recipe, tmp_path, "tune.sequence_tokens=1000")  # the lowest may be in 1
+    gradients = 1000 * tuning_tokens(whole, model, 1)[2]
+    assert memory_estimate(whole, model)["tuning"] == gradients + upper
 
 
 def tiny_config(recipe, tmp_path):

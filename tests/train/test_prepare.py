@@ -13,7 +13,7 @@ from nt_jax.data.records import AttackTemplate, HarmfulRequest, HarmlessRequest
 from nt_jax.errors import DataError, RunError
 from nt_jax.eval.refusal import load_judge
 from nt_jax.models.checkpoint import open_checkpoint
-from nt_jax.train import prepare
+from nt_jax.train import prepare, validate
 from nt_jax.train.attribute import choose_templates
 from nt_jax.train.examples import Pair
 from nt_jax.train.session import SAMPLE_BYTES, fingerprint
@@ -277,3 +277,12 @@ def test_a_gguf_file_has_a_fingerprint_of_its_tokenizer_too(tmp_path):
     ]
     one, same, other = (fingerprint(open_checkpoint(str(path))) for path in paths)
     assert one == same != other
+
+
+def test_validation_hears_of_every_block_of_its_split():
+    """Lists come in blocks, those that only sound harmful last: the first rows are one kind."""
+    harmful = [HarmfulRequest(str(n), f"harm {n}") for n in range(2 * validate.HARMFUL_ROWS)]
+    harmless = [HarmlessRequest(str(n), f"ask {n}") for n in range(3 * validate.HARMLESS_ROWS)]
+    found = validate.Validation.of(prepare.Records(harmful, harmless, TEMPLATES))
+    assert found.asked == [row.request for row in harmful[::2]]
+    assert found.harmless == [row.request for row in harmless[::3]]
