@@ -142,3 +142,9 @@ def test_lora_that_diverges_late_keeps_its_earlier_shares(monkeypatch, last, kep
     else:
         with pytest.raises(UnusableSettingError, match="LoRA diverged"):
             rivals._fit_lora(material, {"learning_rate": 1.0}, Path())
+
+
+def test_a_count_given_twice_is_one_row():
+    """Two stages of one name would lay the same answers into the row twice."""
+    config = CompareConfig(safety_counts=(9, 9, 3), utility_counts=(5, 5))
+    assert (config.safety_counts, config.utility_counts) == ((9, 3), (5,))

@@ -12,6 +12,7 @@ from nt_jax.eval.rows import (
     find,
     paired,
     read_rows,
+    su_f1_pairs,
     summarise,
     write_rows,
 )
@@ -120,3 +121,13 @@ def test_broken_results_json_says_what_to_do(tmp_path):
         path.write_text(text)
         with pytest.raises(RunError, match=r"results\.json.*repeat the evaluation"):
             read_rows(path)
+
+
+def test_the_papers_pair_goes_first_in_whatever_order_the_sets_are_asked():
+    sets = {"advbench": True, "truthfulqa": False, "safeedit": True, "alpaca": False}
+    answers = [
+        {"dataset": name, "harmful": harmful, "request": "r", "prompt": "attack r"}
+        for name, harmful in sets.items()
+    ]
+    assert su_f1_pairs(answers)[0] == ("safeedit", "alpaca")
+    assert su_f1_pairs(answers[:3])[0] == ("advbench", "truthfulqa")

@@ -286,3 +286,11 @@ def test_validation_hears_of_every_block_of_its_split():
     found = validate.Validation.of(prepare.Records(harmful, harmless, TEMPLATES))
     assert found.asked == [row.request for row in harmful[::2]]
     assert found.harmless == [row.request for row in harmless[::3]]
+
+
+def test_records_are_read_with_each_question_once(tmp_path, monkeypatch):
+    rows = [HarmfulRequest(str(n), "q", "No.", "", "train", f"attack {n}") for n in range(3)]
+    monkeypatch.setattr(prepare, "load_harmful", lambda *_: rows)
+    monkeypatch.setattr(prepare, "divide", lambda given, part, kind: list(given))
+    config = RunConfig.model_validate({"name": "x", "model": {"source": "m"}})
+    assert [row.id for row in prepare.read_records(config)["train"].harmful] == ["0"]
