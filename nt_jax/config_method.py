@@ -153,6 +153,13 @@ class TuneConfig(Frozen):
     clip_norm: float = Field(default=1.0, gt=0, description="largest norm of a meta-gradient")
     global_batch: int = Field(default=10, ge=1, description="prompts of an outer batch")
     local_batch: int = Field(default=1, ge=1, description="prompts of an inner batch")
+    local_fraction: float = Field(
+        default=0.05,
+        gt=0,
+        le=0.5,
+        description="share of the training requests and attacks that only the inner loop sees; "
+        "the outer loss learns from the rest",
+    )
     direct_fraction: float = Field(
         default=0.4, ge=0, le=1, description="share of harmful requests shown without an attack"
     )

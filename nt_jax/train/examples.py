@@ -13,7 +13,6 @@ from nt_jax.data.records import AttackTemplate
 from nt_jax.errors import DataError
 
 Encode = Callable[[str], list[int]]
-LOCAL_SHARE = 0.25  # of the training requests and templates; the rest is global
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +51,11 @@ class Pools:
     global_utility: Pool
 
 
-def cut(rows: Sequence, share: float = LOCAL_SHARE) -> tuple[list, list]:
-    """(local, global) parts of `rows`, interleaved so that kinds listed together are shared out."""
+def cut(rows: Sequence, share: float) -> tuple[list, list]:
+    """(local, global) parts of `rows`, interleaved so that kinds listed together are shared out.
+
+    The local part holds one row in round(1 / share) and at least one; share lies in (0, 0.5].
+    """
     every = round(1 / share)
     local = [row for place, row in enumerate(rows) if place % every == 0]
     return local, [row for place, row in enumerate(rows) if place % every != 0]
@@ -72,18 +74,22 @@ def make_pools(
     templates: Sequence[AttackTemplate],
     utility: Sequence[Pair],
     attacked_utility: Sequence[Pair],
+    local_share: float,
     sounds_harmful_share: float = 0.0,
 ) -> Pools:
-    """Disjoint local and global pools from the training split."""
+    """Disjoint local and global pools from the training split, `local_share` of it local."""
     for name, rows in (("harmful", safety), ("harmless", utility), ("templates", templates)):
         if len(rows) < 2:
             raise DataError(
                 f"data.{name}: {len(rows)} usable training rows; Algorithm 1 needs at least 2, "
                 "one for its local and one for its global set."
             )
-    safe, attack = cut(safety), cut(templates)
-    good = [emphasise(part, sounds_harmful_share) for part in cut(utility)]
-    wrapped = cut(attacked_utility) if len(attacked_utility) > 1 else ([], attacked_utility)
+    safe, attack, good, wrapped = (
+        cut(rows, local_share) for rows in (safety, templates, utility, attacked_utility)
+    )
+    good = [emphasise(part, sounds_harmful_share) for part in good]
+    if not wrapped[1]:  # one row: the outer loss needs it more
+        wrapped = ([], attacked_utility)
     local, outer = ((Pool(safe[i], safe[i], attack[i]), Pool(good[i], wrapped[i])) for i in (0, 1))
     return Pools(local[0], outer[0], local[1], outer[1])
 

@@ -262,6 +262,7 @@ def pools(session: Session, train: Records, folder: Path) -> Pools:
         train.templates,
         utility,
         own.get("attacked", ([], []))[0],
+        session.config.tune.local_fraction,
         session.config.tune.sounds_harmful_fraction,
     )
 

@@ -40,7 +40,7 @@ class Scripted:
 
 def material(length: int = 40, refused: tuple[str, ...] = ()) -> Material:
     made = Material(Scripted(length, refused), {}, None)  # type: ignore[arg-type]
-    made.pools = make_pools(PAIRS, ATTACKS, PAIRS, [])
+    made.pools = make_pools(PAIRS, ATTACKS, PAIRS, [], 0.25)
     return made
 
 

@@ -30,7 +30,7 @@ def cost(length: int) -> float:
 
 
 def batcher(tune=TUNE, seed=0, side=1, utility=UTILITY, wrapped=WRAPPED, most=512) -> Batcher:
-    pools = make_pools(SAFETY, TEMPLATES, utility, wrapped)
+    pools = make_pools(SAFETY, TEMPLATES, utility, wrapped, 0.25)
     made = Batcher(pools, encode, tune, seed, side)
     made.choose_shapes(most, cost)
     return made
@@ -42,7 +42,7 @@ def texts(made: Batcher, name: str, epoch: int) -> list[tuple[str, int]]:
 
 
 def test_rows_come_from_their_own_pool_with_their_own_answer():
-    made, pools = batcher(), make_pools(SAFETY, TEMPLATES, UTILITY, WRAPPED)
+    made, pools = batcher(), make_pools(SAFETY, TEMPLATES, UTILITY, WRAPPED, 0.25)
     for epoch in range(12):
         for name in SETS:
             pool, found = getattr(pools, name), texts(made, name, epoch)
@@ -76,7 +76,7 @@ def test_the_same_seed_and_epoch_give_the_same_batch():
 
 def test_a_pass_over_the_data_shows_every_request_once():
     made = batcher(TUNE.model_copy(update={"direct_fraction": 1.0}))
-    pool = make_pools(SAFETY, TEMPLATES, UTILITY, WRAPPED).local_safety.direct
+    pool = make_pools(SAFETY, TEMPLATES, UTILITY, WRAPPED, 0.25).local_safety.direct
     seen = [text for e in range(len(pool)) for text, _ in texts(made, "local_safety", e)]
     assert sorted(seen) == sorted([pair.request for pair in pool] * TUNE.local_batch)
 

@@ -1,6 +1,7 @@
 """Local and global data stay apart in requests and attacks."""
 
 import dataclasses
+import math
 
 import pytest
 from hypothesis import given
@@ -45,17 +46,20 @@ def is_attacked(text: str) -> bool:
 # --- pools ---------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.integers(), min_size=2, max_size=50, unique=True))
-def test_a_cut_shares_out_every_row_in_order(rows):
-    local, outer = cut(rows)
+@given(
+    st.lists(st.integers(), min_size=2, max_size=50, unique=True),
+    st.sampled_from([0.5, 0.25, 0.1, 0.05]),
+)
+def test_a_cut_shares_out_every_row_in_order(rows, share):
+    local, outer = cut(rows, share)
     assert sorted(local + outer) == sorted(rows) and local and outer
-    assert len(local) == -(-len(rows) // 4)
+    assert len(local) == math.ceil(len(rows) * share - 1e-9)
     for part in (local, outer):
         assert sorted(part, key=rows.index) == part
 
 
 def test_local_and_global_pools_share_neither_requests_nor_templates():
-    pools = make_pools(SAFETY, TEMPLATES, UTILITY, WRAPPED)
+    pools = make_pools(SAFETY, TEMPLATES, UTILITY, WRAPPED, 0.25)
     for side, everything in (("safety", SAFETY), ("utility", UTILITY)):
         local, outer = getattr(pools, f"local_{side}"), getattr(pools, f"global_{side}")
         ours, theirs = ({p.request for p in pool.direct} for pool in (local, outer))
@@ -70,7 +74,7 @@ def test_local_and_global_pools_share_neither_requests_nor_templates():
 
 
 def test_undivided_pools_hold_everything_globally():
-    pools = make_pools(SAFETY, TEMPLATES, UTILITY, WRAPPED)
+    pools = make_pools(SAFETY, TEMPLATES, UTILITY, WRAPPED, 0.25)
     whole = undivided(pools)
     assert (whole.local_safety, whole.local_utility) == (pools.local_safety, pools.local_utility)
     for pool, direct, attacked, around in (
@@ -87,7 +91,7 @@ def test_too_little_data_to_divide_is_named(name):
     parts = {"harmful": SAFETY, "templates": TEMPLATES, "harmless": UTILITY}
     parts[name] = parts[name][:1]
     with pytest.raises(DataError, match=rf"data.{name}: 1 usable training rows; .* at least 2"):
-        make_pools(*parts.values(), WRAPPED)
+        make_pools(*parts.values(), WRAPPED, 0.25)
 
 
 @given(hard=st.integers(0, 9), plain=st.integers(0, 20), share=st.floats(0, 0.9))
@@ -108,7 +112,7 @@ def test_emphasis_repeats_what_only_sounds_harmful(hard, plain, share):
 
 def test_emphasis_keeps_local_and_global_requests_apart():
     marked = [dataclasses.replace(p, sounds_harmful=n % 3 == 0) for n, p in enumerate(UTILITY)]
-    pools = make_pools(SAFETY, TEMPLATES, marked, [], sounds_harmful_share=0.75)
+    pools = make_pools(SAFETY, TEMPLATES, marked, [], 0.25, sounds_harmful_share=0.75)
     found = [pools.local_utility.direct, pools.global_utility.direct]
     assert not set(map(str, found[0])) & set(map(str, found[1]))
     for pool in found:
@@ -125,14 +129,14 @@ def test_neighbours_are_far_apart_and_every_place_is_visited(count):
 
 
 def test_the_first_move_goes_round_all_templates():
-    pools = make_pools(pairs("harm", 60), templates(14), UTILITY, WRAPPED)  # 10 of them global
+    pools = make_pools(pairs("harm", 60), templates(14), UTILITY, WRAPPED, 0.25)  # 10 of them global
     rows = safety_rows(pools, 99, 0.0)
     used = {text.split()[0] for text, _ in rows}
     assert used == {t.apply("").split()[0] for t in templates(14)}
 
 
 def test_the_first_move_reads_bare_and_attacked_requests_in_the_share_of_tuning():
-    pools = make_pools(SAFETY, TEMPLATES, UTILITY, WRAPPED)
+    pools = make_pools(SAFETY, TEMPLATES, UTILITY, WRAPPED, 0.25)
     rows = safety_rows(pools, 99, 0.25)
     assert len(rows) == len(SAFETY) and len(safety_rows(pools, 5, 0.25)) == 5
     bare = [row for row in rows if not is_attacked(row[0])]
@@ -147,7 +151,7 @@ def test_the_first_move_reads_bare_and_attacked_requests_in_the_share_of_tuning(
 
 def test_the_metric_reads_every_request_once_good_answer_first():
     with_refusal = [dataclasses.replace(p, declined=[9, p.answer[0]]) for p in UTILITY]
-    pools = make_pools(SAFETY, TEMPLATES, [*with_refusal, *with_refusal], WRAPPED)
+    pools = make_pools(SAFETY, TEMPLATES, [*with_refusal, *with_refusal], WRAPPED, 0.25)
     rows = metric_rows(pools)
     assert len(rows) == 3 * len(UTILITY)
     assert {request for request, _ in rows} == {p.request for p in UTILITY}
@@ -155,4 +159,4 @@ def test_the_metric_reads_every_request_once_good_answer_first():
     for good, target, own in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
         assert good[0] == target[0] == own[0]
         assert target[1] in targets and own[1] == [9, good[1][0]]
-    assert metric_rows(make_pools(SAFETY, TEMPLATES, UTILITY, WRAPPED)) == []
+    assert metric_rows(make_pools(SAFETY, TEMPLATES, UTILITY, WRAPPED, 0.25)) == []

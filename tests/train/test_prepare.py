@@ -93,6 +93,25 @@ def test_own_answers_are_kept_with_their_verdict_and_end(tmp_path):
     assert len(own["attacked"][0]) == 2
 
 
+@pytest.mark.parametrize(("share", "local"), [(0.05, 1), (0.25, 3), (0.5, 5)])
+def test_the_inner_loop_keeps_the_share_of_the_data_it_was_given(share, local, tmp_path):
+    train = prepare.Records(
+        [HarmfulRequest(f"h{n}", f"harm {n}", "No.", "") for n in range(10)],
+        [HarmlessRequest(f"u{n}", f"ask {n}", "Yes.") for n in range(10)],
+        [AttackTemplate(f"t{n}", f"{n} says {{request}}", ()) for n in range(10)],
+    )
+    asked = [row.request for row in train.harmless]
+    asks = session(answers=dict.fromkeys([*asked, *train.attacked(asked)], "Yes."))
+    tune = asks.config.tune.model_copy(update={"local_fraction": share})
+    asks.config = asks.config.model_copy(update={"tune": tune})
+    prepare.write_own_answers(asks, train, tmp_path)
+    made = prepare.pools(asks, train, tmp_path)
+    assert len(made.local_safety.direct) == len(made.local_safety.templates) == local
+    assert len(made.global_safety.direct) == len(made.global_safety.templates) == 10 - local
+    assert len(made.local_utility.direct) == local
+    assert len(made.global_utility.direct) == 10 - local
+
+
 def test_refusals_of_harmful_requests_are_asked_for_only_where_they_are_targets(tmp_path):
     every = [f"ask {n}" for n in range(3)] + RECORDS.attacked(["ask 0", "ask 2"])
     answers = dict.fromkeys([*every, *(f"harm {n}" for n in range(3))], "No.")

@@ -237,7 +237,7 @@ def test_without_an_inner_loop_nothing_is_kept_apart_for_it(recipe, tmp_path, in
     session = Session(config, Console(quiet=True))
     rows = [Pair(f"request {n}", [n + 1]) for n in range(8)]
     around = [AttackTemplate(str(n), f"{n} {{request}}") for n in range(4)]
-    pools = make_pools(rows, around, rows, [])
+    pools = make_pools(rows, around, rows, [], 0.25)
     batcher, _ = tune.make_batcher(session, config, pools)
     pool, _, _ = batcher.sets["global_safety"]
     assert (len(pool.direct), len(pool.templates)) == ((8, 4) if inner_steps == 0 else (6, 3))
