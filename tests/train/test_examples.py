@@ -129,10 +129,11 @@ def test_neighbours_are_far_apart_and_every_place_is_visited(count):
 
 
 def test_the_first_move_goes_round_all_templates():
-    pools = make_pools(pairs("harm", 60), templates(14), UTILITY, WRAPPED, 0.25)  # 10 of them global
+    around = templates(14)  # 10 of them global
+    pools = make_pools(pairs("harm", 60), around, UTILITY, WRAPPED, 0.25)
     rows = safety_rows(pools, 99, 0.0)
     used = {text.split()[0] for text, _ in rows}
-    assert used == {t.apply("").split()[0] for t in templates(14)}
+    assert used == {t.apply("").split()[0] for t in around}
 
 
 def test_the_first_move_reads_bare_and_attacked_requests_in_the_share_of_tuning():

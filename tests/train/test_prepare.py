@@ -1,5 +1,6 @@
 """What tuning reads: records, the model's own answers, and prompts that must fit."""
 
+import collections
 import dataclasses
 import json
 import types
@@ -100,8 +101,7 @@ def test_the_inner_loop_keeps_the_share_of_the_data_it_was_given(share, local, t
         [HarmlessRequest(f"u{n}", f"ask {n}", "Yes.") for n in range(10)],
         [AttackTemplate(f"t{n}", f"{n} says {{request}}", ()) for n in range(10)],
     )
-    asked = [row.request for row in train.harmless]
-    asks = session(answers=dict.fromkeys([*asked, *train.attacked(asked)], "Yes."))
+    asks = session(answers=collections.defaultdict(lambda: "Yes."))
     tune = asks.config.tune.model_copy(update={"local_fraction": share})
     asks.config = asks.config.model_copy(update={"tune": tune})
     prepare.write_own_answers(asks, train, tmp_path)
