@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 
@@ -64,15 +63,16 @@ def calls(monkeypatch) -> list:
         "nt_jax",
     ],
 )
-def test_help_answers_in_under_a_second(entry):
-    seconds = []
-    for _ in range(3):  # the machine may be busy with other tests
-        started = time.monotonic()
-        done = python("-m", entry, "--help")
-        seconds.append(time.monotonic() - started)
-        assert done.returncode == 0 and not done.stderr
-        assert "usage: " + ("nt-jax" if entry == "nt_jax" else f"python -m {entry}") in done.stdout
-    assert min(seconds) < 1
+def test_help_takes_less_than_a_second_of_a_core(entry):
+    before = os.times()
+    done = python("-m", entry, "--help")
+    after = os.times()
+    assert done.returncode == 0 and not done.stderr
+    assert "usage: " + ("nt-jax" if entry == "nt_jax" else f"python -m {entry}") in done.stdout
+    # The children's own time: a busy machine lets them wait, but does not give them more to do.
+    assert after.children_user + after.children_system < 1 + (
+        before.children_user + before.children_system
+    )
 
 
 def test_help_lists_every_setting():

@@ -121,9 +121,9 @@ def test_any_text_gets_a_verdict(request_text, answer):
 
 @pytest.mark.parametrize("unit", ["i ", "i am ", "sorry ", '"', "```", "but ", "[a]", "a", "1. "])
 def test_long_repetitive_answers_take_no_time(unit):
-    start = time.perf_counter()
+    start = time.process_time()  # of this process alone, however busy the machine is
     explain(unit * 3000, "I can't help. " + unit * 3000)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 def test_the_refusals_of_the_demo_data_are_found():
