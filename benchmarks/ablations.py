@@ -39,7 +39,7 @@ VARIANTS: dict[str, list[str]] = {
     "K_3": ["tune.inner_steps=3"],
     "eta_3": ["tune.inner_lr=3"],
     "eta_0.3": ["tune.inner_lr=0.3"],
-    "local_quarter": ["tune.local_fraction=0.25"],
+    "local_twentieth": ["tune.local_fraction=0.05"],
     "lambda_0.7": ["tune.safety_weight=0.7"],
     "lambda_0.3": ["tune.safety_weight=0.3"],
     "neurons_2000": ["neurons.safety=2000", "neurons.utility=2000"],

@@ -154,11 +154,11 @@ class TuneConfig(Frozen):
     global_batch: int = Field(default=10, ge=1, description="prompts of an outer batch")
     local_batch: int = Field(default=1, ge=1, description="prompts of an inner batch")
     local_fraction: float = Field(
-        default=0.05,
+        default=0.25,
         gt=0,
         le=0.5,
         description="share of the training requests and attacks that only the inner loop sees; "
-        "the outer loss learns from the rest",
+        "the outer loss learns from the rest. Less: more refusals in every column",
     )
     direct_fraction: float = Field(
         default=0.4, ge=0, le=1, description="share of harmful requests shown without an attack"
