@@ -1,6 +1,7 @@
 """One table of numbers with intervals and the paper's figures, as Markdown, CSV and LaTeX."""
 
 import csv
+import dataclasses
 import io
 from dataclasses import dataclass, field
 from typing import Literal
@@ -9,6 +10,11 @@ import rich.table
 
 NOT_REACHED = "†"
 UNREACHED_NOTE = f"{NOT_REACHED} the paper's figure is better than ours."
+PAST_BOUND = "‡"
+PAST_BOUND_NOTE = (
+    f"{PAST_BOUND} no setting tried keeps refusals of harmless validation requests within "
+    "tune.max_over_refusal; the one that comes nearest stands here."
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,33 @@ class Table:
     columns: list[Column]
     rows: list[tuple[str, list[Cell]]]
     notes: list[str] = field(default_factory=list)
+    past_bound: list[str] = field(default_factory=list)  # labels of rows or columns to be marked
+
+    def marked(self, label: str) -> str:
+        """The label of a row or a column with its mark, if it has one."""
+        return f"{label} {PAST_BOUND}" if label in self.past_bound else label
+
+    @property
+    def headings(self) -> list[str]:
+        """What stands above the columns."""
+        return [
+            dataclasses.replace(column, title=self.marked(column.title)).heading
+            for column in self.columns
+        ]
+
+    @property
+    def all_notes(self) -> list[str]:
+        """`notes`, why cells are empty, and what the marks of numbers and labels mean."""
+        notes = [*self.notes, *(f"({mark}) {note}" for note, mark in _marks(self).items())]
+        if _any_unreached(self):
+            notes.append(UNREACHED_NOTE)
+        return notes + ([PAST_BOUND_NOTE] if self.any_past_bound else [])
+
+    @property
+    def any_past_bound(self) -> bool:
+        """Whether a label carries the mark."""
+        labels = {label for label, _ in self.rows} | {column.title for column in self.columns}
+        return not labels.isdisjoint(self.past_bound)
 
     @property
     def footnotes(self) -> list[str]:
@@ -68,7 +101,7 @@ def reached(cell: Cell, column: Column) -> bool | None:
 
 def markdown(table: Table) -> str:
     """A heading, the table and its notes."""
-    heads = [column.heading for column in table.columns]
+    heads = table.headings
     lines = [
         f"## Table {table.number}: {table.title}\n",
         f"| | {' | '.join(heads)} |",
@@ -77,11 +110,8 @@ def markdown(table: Table) -> str:
     marks = _marks(table)
     for label, cells in table.rows:
         shown = [_text(c, k, marks) for c, k in zip(cells, table.columns, strict=True)]
-        lines.append(f"| {label} | {' | '.join(shown)} |")
-    notes = [*table.notes, *(f"({mark}) {note}" for note, mark in marks.items())]
-    if _any_unreached(table):
-        notes.append(UNREACHED_NOTE)
-    return "\n".join([*lines, "", *(f"{note}\n" for note in notes)])
+        lines.append(f"| {table.marked(label)} | {' | '.join(shown)} |")
+    return "\n".join([*lines, "", *(f"{note}\n" for note in table.all_notes)])
 
 
 def screen(table: Table) -> rich.table.Table:
@@ -90,11 +120,13 @@ def screen(table: Table) -> rich.table.Table:
     shown.title, shown.title_justify = f"table {table.number}: {table.title}", "left"
     shown.add_column("", overflow="fold")
     for label, _ in table.rows:
-        shown.add_column(label, justify="right", max_width=12, overflow="fold")
+        shown.add_column(table.marked(label), justify="right", max_width=12, overflow="fold")
     for n, column in enumerate(table.columns):
         cells = [row[n] for _, row in table.rows]
         values = ["-" if c.value is None else column.template.format(c.value) for c in cells]
-        shown.add_row(column.heading, *values)
+        shown.add_row(table.headings[n], *values)
+    if table.any_past_bound:
+        shown.caption, shown.caption_justify = PAST_BOUND_NOTE, "left"
     return shown
 
 
@@ -112,7 +144,7 @@ def csv_text(table: Table) -> str:
 
 def latex(table: Table) -> str:
     """A table environment that needs no package."""
-    heads = [_tex(column.heading) for column in table.columns]
+    heads = [_tex(heading) for heading in table.headings]
     marks = _marks(table)
     lines = [
         r"\begin{table}",
@@ -124,12 +156,10 @@ def latex(table: Table) -> str:
     ]
     for label, cells in table.rows:
         shown = [_tex(_text(c, k, marks)) for c, k in zip(cells, table.columns, strict=True)]
-        lines.append(rf"{_tex(label)} & {' & '.join(shown)} \\")
+        lines.append(rf"{_tex(table.marked(label))} & {' & '.join(shown)} \\")
     lines += [r"\hline", r"\end{tabular}"]
-    notes = [*table.notes, *(f"({mark}) {note}" for note, mark in marks.items())]
-    if _any_unreached(table):
-        notes.append(UNREACHED_NOTE)
-    return "\n".join([*lines, *(rf"\par {_tex(note)}" for note in notes), r"\end{table}", ""])
+    notes = [rf"\par {_tex(note)}" for note in table.all_notes]
+    return "\n".join([*lines, *notes, r"\end{table}", ""])
 
 
 def _marks(table: Table) -> dict[str, str]:
@@ -168,6 +198,7 @@ def _tex(text: str) -> str:
         ("\\", r"\textbackslash "), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#"),
         ("$", r"\$"), ("{", r"\{"), ("}", r"\}"), ("~", r"\textasciitilde "), ("^", r"\^{}"),
         ("↑", r"$\uparrow$"), ("↓", r"$\downarrow$"), (NOT_REACHED, r"$^\dagger$"),
+        (PAST_BOUND, r"$^\ddagger$"),
         (" .. ", "--"),
     ):  # fmt: skip
         text = text.replace(plain, escaped)

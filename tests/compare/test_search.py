@@ -18,6 +18,7 @@ from nt_jax.compare.search import (
     UnusableSettingError,
     balance,
     budget,
+    past_bound,
     read_chosen,
     search,
 )
@@ -110,6 +111,19 @@ def test_another_criterion_chooses_another_setting(material, tmp_path):
     material.config.tune = TuneConfig(max_over_refusal=0.05)  # 2 and 3 refuse 10 % more
     chosen = run(material, tmp_path / "c")[0]
     assert chosen.setting == {"x": 1} and chosen.trials[2]["score"] < 0
+
+
+def test_a_method_without_a_setting_inside_the_bound_is_known(material, tmp_path):
+    over = method([], broken=(1,))  # 2 and 3 refuse 10 % of the harmless requests
+    for bound, criterion, past in (
+        (0.05, "su_f1", True), (0.1, "su_f1", False), (0.05, "balance", False),
+    ):  # fmt: skip
+        material.config.tune = TuneConfig(max_over_refusal=bound)
+        material.config.compare = CompareConfig(search=3, criterion=criterion)
+        folder = tmp_path / f"{bound}{criterion}"
+        folder.mkdir()
+        chosen = search(material, over, over.settings, folder)
+        assert past_bound(material.config, chosen) is past
 
 
 def test_validations_inside_a_fit_use_up_the_budget(material, tmp_path):

@@ -1,13 +1,24 @@
 """One table in three formats, against files that were read and found right."""
 
 import csv
+import dataclasses
 import io
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from nt_jax.compare.table import Cell, Column, Table, csv_text, latex, markdown, reached, screen
+from nt_jax.compare.table import (
+    PAST_BOUND_NOTE,
+    Cell,
+    Column,
+    Table,
+    csv_text,
+    latex,
+    markdown,
+    reached,
+    screen,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "compare"
 REFUSES, OVER = (
@@ -42,6 +53,24 @@ def test_eight_methods_and_eleven_measures_are_whole_on_80_columns():
     out = io.StringIO()
     Console(file=out, width=80).print(screen(table))
     assert [out.getvalue().count(f"{10 + n}.25%") for n in range(11)] == [8] * 11
+
+
+def test_rows_and_columns_past_the_bound_are_marked_and_explained_once():
+    table = dataclasses.replace(TABLE, past_bound=["DINM", "perplexity", "LoRA"])
+    shown = markdown(table)
+    assert "| DINM ‡ |" in shown and "| perplexity ‡ |" in shown and "SCANS ‡" not in shown
+    assert shown.count(PAST_BOUND_NOTE) == 1
+    assert r"DINM $^\ddagger$ &" in latex(table)
+    assert csv_text(table) == csv_text(TABLE)  # read by programs, which look rows up by name
+    out = io.StringIO()
+    Console(file=out, width=200).print(screen(table))
+    words = " ".join(out.getvalue().split())
+    assert "DINM ‡" in words and PAST_BOUND_NOTE in words
+
+
+def test_a_mark_of_another_table_needs_no_note():
+    table = dataclasses.replace(TABLE, past_bound=["LoRA"])
+    assert markdown(table) == markdown(TABLE) and screen(table).caption is None
 
 
 def test_csv_holds_every_number_unrounded():
