@@ -65,16 +65,15 @@ def method_table(results: Results, models: Sequence[str], number: str = "2") -> 
 
 def fraction_table(results: Results, models: Sequence[str]) -> Table:
     """Table 1: DINM on shares of its parameters; `models` are the untuned one and those of DINM."""
-    sets = [dataset for dataset in choice_sets(results) if written(results, dataset)]
     columns = main_columns(results, results.pair)[:4] + letter_columns(results)
-    columns += written_columns(results, sets)
+    columns += written_columns(results)
     rows = []
     for model in models:
         share = 0 if model == BASE else int(model.rpartition("_")[2])
         paper = paper_row("1", results.compared, fraction=share)
         cells = main_cells(results, results.pair, model, paper)[:4]
         cells += letter_cells(results, model, paper)
-        rows.append((results.labels[model], cells + written_cells(results, model, paper, sets)))
+        rows.append((results.labels[model], cells + written_cells(results, model, paper)))
     return Table("1", "DINM on a share of the parameters of its matrix", columns, rows)
 
 
@@ -98,20 +97,21 @@ def letter_cells(results: Results, model: str, paper: Mapping[str, float]) -> li
     return cells
 
 
-def written_columns(results: Results, sets: Sequence[str]) -> list[Column]:
-    """One column for each of `sets`, by written answers."""
+def written_columns(results: Results) -> list[Column]:
+    """One column for each set of choice questions that were answered in writing."""
+    sets = [dataset for dataset in choice_sets(results) if written(results, dataset)]
     return [Column(f"{results.sets[d]} as written", PERCENT, "higher") for d in sets]
 
 
-def written_cells(
-    results: Results, model: str, paper: Mapping[str, float], sets: Sequence[str]
-) -> list[Cell]:
+def written_cells(results: Results, model: str, paper: Mapping[str, float]) -> list[Cell]:
     """The cells below `written_columns`."""
-    cells = []
-    for dataset in sets:
-        printed = paper.get("mmlu") if dataset == "mmlu" and written(results, dataset) else None
-        cells.append(results.cell(dataset, "generate_accuracy", model, 100, printed))
-    return cells
+    return [
+        results.cell(
+            dataset, "generate_accuracy", model, 100,
+            paper.get("mmlu") if dataset == "mmlu" else None,
+        )
+        for dataset in choice_sets(results) if written(results, dataset)
+    ]  # fmt: skip
 
 
 def written(results: Results, dataset: str) -> bool:
@@ -128,8 +128,7 @@ def choice_sets(results: Results) -> list[str]:
 def ability_table(results: Results, models: Sequence[str]) -> Table:
     """Table 3: general ability, fluency, entropy and the paper's average of the three."""
     sets, name = choice_sets(results), "+".join(results.pair)
-    columns = letter_columns(results)
-    columns += written_columns(results, sets)
+    columns = letter_columns(results) + written_columns(results)
     columns += [
         Column("fluency (n-gram entropy, bit)", "{:.2f}", "higher"),
         Column("entropy, sum of both sets (bit)", BITS, "higher"),
@@ -138,7 +137,7 @@ def ability_table(results: Results, models: Sequence[str]) -> Table:
     rows = []
     for model in models:
         paper = paper_row("3", results.compared, method=results.labels[model])
-        cells = letter_cells(results, model, paper) + written_cells(results, model, paper, sets)
+        cells = letter_cells(results, model, paper) + written_cells(results, model, paper)
         cells.append(results.cell(name, "fluency", model, 1, paper.get("fluency")))
         cells.append(results.cell(name, "entropy_sum", model, 1, paper.get("entropy")))
         average = results.cell(
