@@ -7,6 +7,7 @@ import argparse
 import difflib
 import json
 import logging
+import math
 import os
 import shlex
 import sys
@@ -114,7 +115,7 @@ def _run(command: str, words: list[str], program: str) -> int:
         _enter()
         from nt_jax.train.loop import export_run
 
-        export_run(Path(options.run), Path(options.out), options.dtype)
+        export_run(Path(options.run), Path(options.out), options.dtype, options.strength)
         return 0
     if options.config is None:
         raise ConfigError(
@@ -237,8 +238,26 @@ def _export_parser(program: str) -> _Parser:
         default="source",
         help="source = as the checkpoint was (default); float32 = no rounding, larger",
     )
+    parser.add_argument(
+        "--strength",
+        type=_above_zero,
+        metavar="S",
+        help="how far to go from the untuned model (0) to the learned factors (1), in place of "
+        "what validation kept; train/strengths.jsonl says how each one did that was tried",
+    )
     parser.add_argument("--version", action="version", version=f"nt_jax {__version__}")
     return parser
+
+
+def _above_zero(word: str) -> float:
+    """A finite number above 0."""
+    try:
+        value = float(word)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {word!r}")
+    return value
 
 
 def _parse(parser: _Parser, words: list[str]) -> argparse.Namespace:

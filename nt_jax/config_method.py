@@ -158,7 +158,7 @@ class TuneConfig(Frozen):
         gt=0,
         le=0.5,
         description="share of the training requests and attacks that only the inner loop sees; "
-        "the outer loss learns from the rest. Less: more refusals in every column",
+        "the outer loss learns from the rest",
     )
     direct_fraction: float = Field(
         default=0.4, ge=0, le=1, description="share of harmful requests shown without an attack"

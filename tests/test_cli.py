@@ -108,6 +108,9 @@ def test_help_and_typos_import_nothing_heavy(words):
         ),
         (["export"], "the following arguments are required: --run, --out"),
         (["export", "--run", "a", "--out", "b", "--dtype", "f8"], "invalid choice: 'f8'"),
+        (["export", "--run", "a", "--out", "b", "--strength", "0"], "above 0, not '0'"),
+        (["export", "--run", "a", "--out", "b", "--strength", "x"], "--strength: must be a number"),
+        (["export", "--run", "a", "--out", "b", "--strength", "inf"], "not 'inf'"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, words, message):
@@ -181,7 +184,9 @@ def test_a_dry_run_prints_the_plan_and_changes_nothing(calls, capsys, tmp_path, 
 def test_export_hands_over_its_folders(calls):
     assert cli.main("export", ["--run", "runs/x", "--out", "out", "--dtype", "float32"]) == 0
     assert cli.main("export", ["--run", "runs/x", "--out", "out"]) == 0
-    assert calls[0] == (Path("runs/x"), Path("out"), "float32") and calls[1][2] == "source"
+    assert cli.main("export", ["--run", "runs/x", "--out", "out", "--strength", "0.8"]) == 0
+    assert calls[0] == (Path("runs/x"), Path("out"), "float32", None)
+    assert [words[2:] for words in calls[1:]] == [("source", None), ("source", 0.8)]
 
 
 def test_an_error_of_the_run_has_no_traceback(calls, monkeypatch, capsys):

@@ -40,7 +40,7 @@ def test_python_commands_load(line, tmp_path, monkeypatch):
     done: list = []
     loop, plan = types.ModuleType("nt_jax.train.loop"), types.ModuleType("nt_jax.train.plan")
     loop.__dict__["run"] = lambda config, console, **_: done.append(config.name)
-    loop.__dict__["export_run"] = lambda folder, out, dtype: done.append(folder.name)
+    loop.__dict__["export_run"] = lambda folder, *rest: done.append(folder.name)
     plan.__dict__["describe"] = lambda config: done.append(config.name)
     alone = types.ModuleType("nt_jax.eval.alone")
     alone.__dict__["evaluate"] = lambda config, *rest: done.append(config.name)

@@ -156,10 +156,13 @@ def finish(session: Session, directory: RunDirectory) -> None:
     session.say("answers", f"{folder / 'eval' / 'answers.jsonl'}")
 
 
-def export_run(run_dir: Path, out: Path, dtype: str) -> None:
-    """Turn the Orbax factors of a finished or interrupted run into a HF directory at `out`."""
+def export_run(run_dir: Path, out: Path, dtype: str, strength: float | None = None) -> None:
+    """Turn the Orbax factors of a finished or interrupted run into a HF directory at `out`.
+
+    `strength`: how far to go from 1 to the learned factors; None as validation kept.
+    """
     console = Console()
-    config, scale_LF = run_factors(run_dir, console)
+    config, scale_LF = run_factors(run_dir, console, strength)
     session = Session(config, console)
     report = export_hf(session.checkpoint, scale_LF, out, dtype)
     try:
@@ -171,9 +174,12 @@ def export_run(run_dir: Path, out: Path, dtype: str) -> None:
     session.say("export", f"{out}   {len(report.changed)} of {report.tensors} tensors changed")
 
 
-def run_factors(run_dir: Path, console: Console) -> tuple[RunConfig, np.ndarray]:
+def run_factors(
+    run_dir: Path, console: Console, strength: float | None = None
+) -> tuple[RunConfig, np.ndarray]:
     """(the run's config, its best factors float32 [L, F]), once its model is known to be the same.
 
+    With a `strength`, its last factors at that strength in place of the best.
     Raises a RunError if the folder is no run, holds no factors, or the model's files have changed.
     """
     if not (run_dir / "run.json").is_file():
@@ -194,7 +200,7 @@ def run_factors(run_dir: Path, console: Console) -> tuple[RunConfig, np.ndarray]
                 f"{run_dir} holds no factors tuned with its present settings. Carry the run on "
                 f"first: python -m nt_jax.train --config ... --run-dir {run_dir}"
             )
-        return session.config, tuned_scale(session, select, train)
+        return session.config, tuned_scale(session, select, train, strength)
 
 
 def clock(seconds: float) -> str:

@@ -22,7 +22,7 @@ from nt_jax.train.history import read_history
 from nt_jax.train.look import write_look
 from nt_jax.train.prepare import Records, check_prompts, pools, write_own_answers
 from nt_jax.train.session import Session
-from nt_jax.train.tune import fresh_state, full_scale, tune
+from nt_jax.train.tune import at_strength, fresh_state, full_scale, tune
 from nt_jax.train.validate import Validation
 from nt_jax.train.verify import verify_export
 
@@ -167,12 +167,20 @@ def best_state(config: RunConfig, select: Path, train: Path) -> TuneState:
     return state
 
 
-def tuned_scale(session: Session, select: Path, train: Path) -> np.ndarray:
-    """float32 [L, F]: the best factors found in the folders of these two stages, 1 elsewhere."""
+def tuned_scale(
+    session: Session, select: Path, train: Path, strength: float | None = None
+) -> np.ndarray:
+    """float32 [L, F]: the best factors found in the folders of these two stages, 1 elsewhere.
+
+    With a `strength`, the last factors at that strength in place of the best.
+    """
     neurons, _ = load_neurons(select / "neurons.csv")
     model = session.checkpoint.config
-    best = best_state(session.config, select, train).best_P
-    return full_scale(np.asarray(best), neurons, (model.layers, model.neurons))
+    state = best_state(session.config, select, train)
+    theta_P = (
+        state.best_P if strength is None else at_strength(state, strength, session.config.tune)
+    )
+    return full_scale(np.asarray(theta_P), neurons, (model.layers, model.neurons))
 
 
 def write_manifest(path: Path, report: ExportReport, difference: float) -> None:

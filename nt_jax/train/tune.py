@@ -140,8 +140,7 @@ def calibrate(
     log = Metrics(folder / "strengths.jsonl", 0)
     with session.progress("strength", len(config.strengths), "strengths") as advance:
         for strength in config.strengths:
-            theta_P = 1 + strength * (state.average_P - 1)
-            theta_P = jnp.clip(theta_P, config.factor_min, config.factor_max)
+            theta_P = at_strength(state, strength, config)
             row = validate(session, prompts, scatter(theta_P, neurons, lm.ones_LF))
             now = score(row, base, config.max_over_refusal)
             log.write({"epoch": int(state.epoch), "strength": strength, **row, "score": now})
@@ -152,6 +151,12 @@ def calibrate(
             advance(1)
     save(folder / "orbax", state)
     return state
+
+
+def at_strength(state: TuneState, strength: float, config: TuneConfig) -> Array:
+    """The share `strength` of the way from 1 to the last factors, within their bounds."""
+    theta_P = 1 + strength * (state.average_P - 1)
+    return jnp.clip(theta_P, config.factor_min, config.factor_max)
 
 
 def at_epoch(options: MetaOptions, epoch: int, epochs: int) -> MetaOptions:

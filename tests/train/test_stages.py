@@ -14,6 +14,7 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 from nt_jax import cli
+from nt_jax.attribution.store import load_neurons
 from nt_jax.errors import RunError
 from nt_jax.eval.answer_file import RecordFile
 from nt_jax.models.export import export_hf
@@ -243,6 +244,25 @@ def test_exporting_a_run_again_gives_the_same_files(finished, tmp_path, capsys):
     assert export(finished.folder, tmp_path / "out") == 2
     assert "exists already" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
+def test_an_export_at_a_strength_goes_that_share_of_the_way(finished, tmp_path):
+    untuned = load_file(finished.model / "model.safetensors")
+    config = small.settings(finished.recipe, finished.folder)
+    state = stages.best_state(config, finished.folder / "select", finished.folder / "train")
+    neurons, _ = load_neurons(finished.folder / "select" / "neurons.csv")
+    for strength in (0.3, 1, 50):
+        out = tmp_path / f"at{strength}"
+        assert export(finished.folder, out, "--strength", str(strength)) == 0
+        theta_P = 1 + strength * (np.asarray(state.average_P, np.float64) - 1)
+        theta_P = theta_P.clip(config.tune.factor_min, config.tune.factor_max)
+        found = load_file(out / "model.safetensors")
+        for layer, neuron, theta in zip(neurons.layer_P, neurons.index_P, theta_P, strict=True):
+            name = f"model.layers.{layer}.mlp.down_proj.weight"
+            np.testing.assert_allclose(
+                found[name][:, neuron], theta * untuned[name][:, neuron], rtol=1e-5
+            )
+    assert (theta_P == config.tune.factor_max).any()  # the last one met a bound
 
 
 def test_the_best_factors_of_an_interrupted_run_can_be_exported(finished, tmp_path, capsys):
