@@ -54,11 +54,13 @@ class Pools:
 def cut(rows: Sequence, share: float) -> tuple[list, list]:
     """(local, global) parts of `rows`, interleaved so that kinds listed together are shared out.
 
-    The local part holds one row in round(1 / share) and at least one; share lies in (0, 0.5].
+    The local part holds `share` of them, rounded up; share lies in (0, 0.5].
     """
-    every = round(1 / share)
-    local = [row for place, row in enumerate(rows) if place % every == 0]
-    return local, [row for place, row in enumerate(rows) if place % every != 0]
+    due = [math.ceil(place * share - 1e-9) for place in range(len(rows) + 1)]  # 20 x 0.05 is 1
+    parts: tuple[list, list] = ([], [])
+    for row, before, now in zip(rows, due, due[1:], strict=False):
+        parts[now == before].append(row)
+    return parts
 
 
 def emphasise(pairs: Sequence[Pair], share: float) -> list[Pair]:
