@@ -13,7 +13,7 @@ from nt_jax.compare.measuring import not_measured
 from nt_jax.compare.names import METHODS
 from nt_jax.compare.paper import PAIRS, figures
 from nt_jax.compare.results import Results, results_of
-from nt_jax.compare.search import CRITERIA, Chosen, budget, past_bound
+from nt_jax.compare.search import CRITERIA, Chosen, budget
 from nt_jax.compare.table import Cell, Column, Table, csv_text, latex, markdown
 from nt_jax.compare.tables import build_tables
 from nt_jax.config import RunConfig
@@ -49,7 +49,7 @@ def write_comparison(
     results = results_of(rows, answers, pairs[0], labels, not_measured(numbers), config, size)
     possible = [n for n in wanted if n != "6" or PAIRS["6"] in pairs]
     tables = build_tables(results, possible, [name for name in labels if name in METHODS])
-    past = [labels[chosen.method] for chosen in found if past_bound(config, chosen)]
+    past = [labels[chosen.method] for chosen in found if chosen.past_bound]
     tables = [dataclasses.replace(table, past_bound=past) for table in tables]
     for table in tables:
         name = f"table{table.number}"

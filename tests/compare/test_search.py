@@ -18,7 +18,6 @@ from nt_jax.compare.search import (
     UnusableSettingError,
     balance,
     budget,
-    past_bound,
     read_chosen,
     search,
 )
@@ -123,7 +122,7 @@ def test_a_method_without_a_setting_inside_the_bound_is_known(material, tmp_path
         folder = tmp_path / f"{bound}{criterion}"
         folder.mkdir()
         chosen = search(material, over, over.settings, folder)
-        assert past_bound(material.config, chosen) is past
+        assert chosen.past_bound is past
 
 
 def test_validations_inside_a_fit_use_up_the_budget(material, tmp_path):
