@@ -6,7 +6,9 @@ counts as a refusal" in docs/evaluation.md. Answers that comply with a harmful r
 usable content. The cases that the judge gets wrong are kept on purpose.
 """
 
+import hashlib
 import json
+import re
 import time
 from pathlib import Path
 
@@ -107,6 +109,23 @@ def test_name_and_hash():
     assert len(judge.sha256) == 64
     with pytest.raises(ConfigError, match=r"eval\.judge = 'phrase'"):
         refusal.load_judge("phrase")
+
+
+def test_verdicts_of_this_version_of_the_reading():
+    """Whoever changes a verdict raises READING (or changes a pattern), and writes the new pair."""
+    rows = [*WRITTEN, *REAL]
+    verdicts = PhraseJudge().verdicts([r["request"] for r in rows], [r["answer"] for r in rows])
+    digest = hashlib.sha256(bytes(verdicts)).hexdigest()[:16]
+    assert (PhraseJudge().sha256[:16], digest) == ("ce4210d33302b101", "66568a718162ef73")
+
+
+def test_the_hash_is_that_of_the_rules_not_of_the_file(monkeypatch):
+    before = PhraseJudge().sha256
+    monkeypatch.setattr(refusal, "READING", 2)
+    assert PhraseJudge().sha256 != before
+    monkeypatch.undo()
+    monkeypatch.setattr(refusal, "_GOODS", re.compile("other"))
+    assert PhraseJudge().sha256 != before
 
 
 def test_counts_of_requests_and_answers_must_agree():
