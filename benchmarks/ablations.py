@@ -22,13 +22,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rich.console import Console
 
-from nt_jax.compare.material import Material
-from nt_jax.compare.variants import chosen_neurons
-from nt_jax.config import RunConfig
-from nt_jax.config_load import load_config
+from nt_jax.compare.ablations import chosen_neurons
+from nt_jax.compare.fitting_data import Material
+from nt_jax.config.load import load_config
+from nt_jax.config.schema import RunConfig
 from nt_jax.errors import DataError
+from nt_jax.run.pipeline import read_inputs, run
 from nt_jax.rundir import RunDirectory
-from nt_jax.train.loop import read_inputs, run
 from nt_jax.train.tune import tune
 
 VARIANTS: dict[str, list[str]] = {

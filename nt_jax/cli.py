@@ -18,8 +18,8 @@ from typing import NoReturn
 
 from nt_jax import __version__
 from nt_jax.compare.names import METHODS, TABLES, chosen_methods, chosen_tables
-from nt_jax.config_help import setting_table, settings_help
-from nt_jax.config_load import load_config, recipe_names
+from nt_jax.config.help import setting_table, settings_help
+from nt_jax.config.load import load_config, recipe_names
 from nt_jax.errors import ConfigError, NtError
 
 COMMANDS = {
@@ -113,7 +113,7 @@ def _run(command: str, words: list[str], program: str) -> int:
     )
     if command == "export":
         _enter()
-        from nt_jax.train.loop import export_run
+        from nt_jax.run.pipeline import export_run
 
         export_run(Path(options.run), Path(options.out), options.dtype, options.strength)
         return 0
@@ -133,25 +133,25 @@ def _run(command: str, words: list[str], program: str) -> int:
         wanted = chosen_methods(options.methods), chosen_tables(options.tables)
     _enter(vllm=config.eval.engine == "vllm")
     if options.dry_run:
-        from nt_jax.train.plan import describe
+        from nt_jax.run.dry_run import describe
 
         print(describe(config))
         return 0
     from rich.console import Console
 
     if wanted is not None:
-        from nt_jax.compare.loop import compare
+        from nt_jax.compare.pipeline import compare
 
         facts = compare(config, Console(), *wanted)
         if options.json:
             print(json.dumps(facts))
         return 0
     if command == "eval" and options.model is not None:
-        from nt_jax.eval.alone import evaluate
+        from nt_jax.run.evaluate import evaluate
 
         evaluate(config, options.model, Console(), options.beside_base)
         return 0
-    from nt_jax.train.loop import run
+    from nt_jax.run.pipeline import run
 
     if command == "attribute":
         run(config, Console(), until="select")

@@ -11,7 +11,7 @@ import pytest
 
 from nt_jax import cli
 from nt_jax.compare.names import METHODS
-from nt_jax.config_help import setting_table
+from nt_jax.config.help import setting_table
 from nt_jax.errors import RunError
 
 ROOT = Path(__file__).parents[1]
@@ -27,25 +27,25 @@ def python(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
 def calls(monkeypatch) -> list:
     """What the commands hand over to train.loop and train.plan, without running them."""
     made: list = []
-    loop, plan = types.ModuleType("nt_jax.train.loop"), types.ModuleType("nt_jax.train.plan")
+    loop, plan = types.ModuleType("nt_jax.run.pipeline"), types.ModuleType("nt_jax.run.dry_run")
     loop.__dict__["run"] = lambda config, console, **more: made.append((config, more))
     loop.__dict__["export_run"] = lambda *words: made.append(words)
     plan.__dict__["describe"] = lambda config: f"the plan of {config.name}"
-    monkeypatch.setitem(sys.modules, "nt_jax.train.loop", loop)
-    monkeypatch.setitem(sys.modules, "nt_jax.train.plan", plan)
-    alone = types.ModuleType("nt_jax.eval.alone")
+    monkeypatch.setitem(sys.modules, "nt_jax.run.pipeline", loop)
+    monkeypatch.setitem(sys.modules, "nt_jax.run.dry_run", plan)
+    alone = types.ModuleType("nt_jax.run.evaluate")
     alone.__dict__["evaluate"] = lambda config, model, console, beside: made.append(
         (config, model, beside)
     )
-    monkeypatch.setitem(sys.modules, "nt_jax.eval.alone", alone)
-    compared = types.ModuleType("nt_jax.compare.loop")
+    monkeypatch.setitem(sys.modules, "nt_jax.run.evaluate", alone)
+    compared = types.ModuleType("nt_jax.compare.pipeline")
 
     def compare(config, console, methods, tables):
         made.append((config, methods, tables))
         return {"run": config.name}
 
     compared.__dict__["compare"] = compare
-    monkeypatch.setitem(sys.modules, "nt_jax.compare.loop", compared)
+    monkeypatch.setitem(sys.modules, "nt_jax.compare.pipeline", compared)
     monkeypatch.setattr(
         cli, "_enter", lambda **_: None
     )  # it changes the whole process: tested apart
@@ -193,7 +193,7 @@ def test_an_error_of_the_run_has_no_traceback(calls, monkeypatch, capsys):
     def fail(config, console):
         raise RunError("first line\nsecond line")
 
-    monkeypatch.setattr(sys.modules["nt_jax.train.loop"], "run", fail)
+    monkeypatch.setattr(sys.modules["nt_jax.run.pipeline"], "run", fail)
     assert cli.main("train", ["--config", "smollm2-135m"]) == 2
     assert capsys.readouterr().err == "nt_jax: first line\nnt_jax: second line\n"
 
@@ -202,7 +202,7 @@ def test_an_interrupt_says_how_to_continue(calls, monkeypatch, capsys):
     def interrupt(config, console):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["nt_jax.train.loop"], "run", interrupt)
+    monkeypatch.setattr(sys.modules["nt_jax.run.pipeline"], "run", interrupt)
     assert cli.main("train", ["--config", "smollm2-135m", "run_dir=my runs"]) == 130
     shown = capsys.readouterr().err
     assert shown.count("\n") == 1
@@ -210,7 +210,7 @@ def test_an_interrupt_says_how_to_continue(calls, monkeypatch, capsys):
 
 
 def test_a_bug_keeps_its_traceback(calls, monkeypatch):
-    monkeypatch.setattr(sys.modules["nt_jax.train.loop"], "run", lambda *_: 1 / 0)
+    monkeypatch.setattr(sys.modules["nt_jax.run.pipeline"], "run", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.main("train", ["--config", "smollm2-135m"])
 

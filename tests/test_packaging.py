@@ -50,7 +50,7 @@ def test_the_installed_wheel_finds_its_recipes_without_torch(wheel, tmp_path):
     code = (
         "import sys; sys.modules['torch'] = None\n"
         f"sys.path.insert(0, {str(site)!r})\n"
-        "import nt_jax; from nt_jax.config_load import load_config\n"
+        "import nt_jax; from nt_jax.config.load import load_config\n"
         "print(nt_jax.__file__, nt_jax.__version__, load_config('smollm2-135m').name)"
     )
     done = subprocess.run(

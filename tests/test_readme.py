@@ -38,13 +38,13 @@ def test_python_commands_load(line, tmp_path, monkeypatch):
     _, _, module, *words = shlex.split(line)
     assert importlib.util.find_spec(module) is not None
     done: list = []
-    loop, plan = types.ModuleType("nt_jax.train.loop"), types.ModuleType("nt_jax.train.plan")
+    loop, plan = types.ModuleType("nt_jax.run.pipeline"), types.ModuleType("nt_jax.run.dry_run")
     loop.__dict__["run"] = lambda config, console, **_: done.append(config.name)
     loop.__dict__["export_run"] = lambda folder, *rest: done.append(folder.name)
     plan.__dict__["describe"] = lambda config: done.append(config.name)
-    alone = types.ModuleType("nt_jax.eval.alone")
+    alone = types.ModuleType("nt_jax.run.evaluate")
     alone.__dict__["evaluate"] = lambda config, *rest: done.append(config.name)
-    compared = types.ModuleType("nt_jax.compare.loop")
+    compared = types.ModuleType("nt_jax.compare.pipeline")
     compared.__dict__["compare"] = lambda config, *rest: done.append(config.name)
     for fake in (loop, plan, alone, compared):
         monkeypatch.setitem(sys.modules, fake.__name__, fake)

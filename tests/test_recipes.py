@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from nt_jax.compare.search import budget
-from nt_jax.config import RunConfig
-from nt_jax.config_load import RECIPES, load_config, recipe_names
+from nt_jax.config.load import RECIPES, load_config, recipe_names
+from nt_jax.config.schema import RunConfig
 
 
 def test_the_recipes_of_the_readme_are_there():

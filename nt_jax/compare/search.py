@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from nt_jax.atomic import write_atomic
-from nt_jax.compare.material import Material
-from nt_jax.config import RunConfig
-from nt_jax.config_measure import MOST_SETTINGS
+from nt_jax.compare.fitting_data import Material
+from nt_jax.config.evaluation import MOST_SETTINGS
+from nt_jax.config.schema import RunConfig
 from nt_jax.errors import RunError
 from nt_jax.eval.answer_file import RecordFile
 from nt_jax.eval.answering import Measured

@@ -9,20 +9,20 @@ from pathlib import Path
 import numpy as np
 
 from nt_jax.attribution.store import load_neurons
-from nt_jax.compare.measuring import not_measured
+from nt_jax.compare.measure import not_measured
 from nt_jax.compare.names import METHODS
 from nt_jax.compare.paper import PAIRS, figures
+from nt_jax.compare.render import Cell, Column, Table, csv_text, latex, markdown
 from nt_jax.compare.results import Results, results_of
 from nt_jax.compare.search import CRITERIA, Chosen, budget
-from nt_jax.compare.table import Cell, Column, Table, csv_text, latex, markdown
 from nt_jax.compare.tables import build_tables
-from nt_jax.config import RunConfig
-from nt_jax.config_measure import MOST_SETTINGS
-from nt_jax.eval.capability import text_rows
+from nt_jax.config.evaluation import MOST_SETTINGS
+from nt_jax.config.schema import RunConfig
 from nt_jax.eval.measure import result_rows
-from nt_jax.eval.rows import Answer, ResultRow, in_order, su_f1_pairs, write_rows
-from nt_jax.eval.screen import judge_names
+from nt_jax.eval.metrics.accuracy import text_rows
+from nt_jax.eval.metrics.rows import Answer, ResultRow, in_order, su_f1_pairs, write_rows
 from nt_jax.models.config import ModelConfig
+from nt_jax.report.terminal import judge_names
 from nt_jax.train.validate import HARMFUL_ROWS, HARMLESS_ROWS
 
 

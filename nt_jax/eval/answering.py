@@ -9,15 +9,15 @@ import numpy as np
 from jax import Array
 
 from nt_jax.eval.answer_file import RecordFile, answer_rows, asked
-from nt_jax.eval.choice import ASK, parse_choice, prompt_text
 from nt_jax.eval.letters import encode_question, fitting_shots, letter_tokens, score_letters
-from nt_jax.eval.suite import TestChoice, TestPrompt
-from nt_jax.models.answers import OnBatch
-from nt_jax.models.vllm_engine import check_vllm
+from nt_jax.eval.multiple_choice import ASK, parse_choice, prompt_text
+from nt_jax.eval.prompts import TestChoice, TestPrompt
+from nt_jax.generate.engine import OnBatch
+from nt_jax.generate.vllm_engine import check_vllm
 
 if TYPE_CHECKING:  # a session imports the judges, which lie beside this file
-    from nt_jax.rivals.intervention import Intervention
-    from nt_jax.train.session import Session
+    from nt_jax.generate.intervention import Intervention
+    from nt_jax.generate.session import Session
 
 NO_LETTERS = (
     "letter likelihoods are read after plain text, where a method that acts on chat messages alone "
@@ -33,7 +33,7 @@ class Measured:
 
     `exported` is the Hugging Face folder with the factors in it, which vLLM reads. `intervention`
     is what acts on each request beside the weights: it may rewrite the prompt and steer the
-    residual stream (nt_jax/rivals/intervention.py). `edits_weights` says that the session's weights
+    residual stream (nt_jax/generate/intervention.py). `edits_weights` says that the session's weights
     are changed as well, so that letters after plain text are the method's own.
     """
 

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from nt_jax.data.batching import AnswerBatch
-from nt_jax.models.scoring import answer_batches
+from nt_jax.generate.likelihood import answer_batches
 from nt_jax.models.transformer import LanguageModel, forward, unembed
 
 ROWS = 8  # two whole vocabularies per answer token are in memory

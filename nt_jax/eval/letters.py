@@ -10,8 +10,8 @@ from jax import Array
 from nt_jax.data.batching import batches_by_length, pad_left
 from nt_jax.data.records import LETTERS
 from nt_jax.errors import CheckpointError, DataError
-from nt_jax.eval.choice import ANSWER, prompt_text
-from nt_jax.eval.suite import TestChoice
+from nt_jax.eval.multiple_choice import ANSWER, prompt_text
+from nt_jax.eval.prompts import TestChoice
 from nt_jax.mesh import sharding
 from nt_jax.models.transformer import LanguageModel, forward, unembed
 

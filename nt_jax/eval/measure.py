@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nt_jax.errors import NtError, RunError
-from nt_jax.eval.agreement import kappa_rows
 from nt_jax.eval.answer_file import RecordFile, asked
 from nt_jax.eval.answering import Measured, answers_path, choices_path, letters_path
-from nt_jax.eval.capability import average_rows, choice_rows
 from nt_jax.eval.divergence import answer_kl
-from nt_jax.eval.judges import judge_answers, open_judge, with_verdicts
-from nt_jax.eval.perplexity import kl_row, perplexity_row
-from nt_jax.eval.rows import ResultRow, su_f1_pairs, summarise
-from nt_jax.eval.suite import TestChoice, TestPrompt
-from nt_jax.models.scoring import answer_nll
+from nt_jax.eval.judges.verdicts import judge_answers, open_judge, with_verdicts
+from nt_jax.eval.metrics.accuracy import average_rows, choice_rows
+from nt_jax.eval.metrics.agreement import kappa_rows
+from nt_jax.eval.metrics.perplexity import kl_row, perplexity_row
+from nt_jax.eval.metrics.rows import ResultRow, su_f1_pairs, summarise
+from nt_jax.eval.prompts import TestChoice, TestPrompt
+from nt_jax.generate.likelihood import answer_nll
 
 if TYPE_CHECKING:
-    from nt_jax.train.session import Session
+    from nt_jax.generate.session import Session
 
 
 def measure(
@@ -158,7 +158,7 @@ def same_vocabulary(one: "Session", other: "Session") -> bool:
 
 def identity(session: "Session") -> tuple[str, str]:
     """(name, hash) of a session's checkpoint, to stand beside what it scored."""
-    from nt_jax.train.session import fingerprint
+    from nt_jax.generate.session import fingerprint
 
     return session.config.model.source, fingerprint(session.checkpoint)
 

@@ -1,1 +1,1 @@
-"""Chat models: configuration, weights, forward pass, decoding, and the way back to HF files."""
+"""The forward pass of a chat model, with one explicit scale for each MLP neuron."""

@@ -17,11 +17,11 @@ from nt_jax.data.packing import (
     pack_rows,
     shape_of,
 )
-from nt_jax.train.examples import Encode, Pair, Pool, Pools
 from nt_jax.train.maml import MetaBatch
+from nt_jax.train.pools import Encode, Pair, Pool, Pools
 
 if TYPE_CHECKING:  # the numerical modules import without pydantic
-    from nt_jax.config import TuneConfig
+    from nt_jax.config.schema import TuneConfig
 
 PLANNED = 64  # epochs that shapes are chosen by; a later one may need a larger shape, and gets it
 

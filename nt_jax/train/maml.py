@@ -17,8 +17,8 @@ from jaxtyping import Array, Float
 from nt_jax.attribution.select import NeuronSet
 from nt_jax.data.packing import PackedBatch
 from nt_jax.models.transformer import LanguageModel
-from nt_jax.train.metric import Metric
 from nt_jax.train.objectives import nll, nll_and_kl, nll_and_margin, over_stretches
+from nt_jax.train.preconditioner import Metric
 from nt_jax.train.theta import scatter
 
 MOMENTUM = 0.9

@@ -16,12 +16,12 @@ from jaxtyping import Array, Float
 
 from nt_jax.attribution.select import NeuronSet
 from nt_jax.data.packing import PackedBatch, Row
+from nt_jax.generate.session import Session
 from nt_jax.models.transformer import LanguageModel
+from nt_jax.run.dry_run import packed
 from nt_jax.train.objectives import log_likelihoods
-from nt_jax.train.plan import packed
-from nt_jax.train.session import Session
 from nt_jax.train.theta import scatter
-from nt_jax.train.upper import Upper
+from nt_jax.train.tuned_layers import Upper
 from nt_jax.train.validate import HARMLESS, Validation
 
 

@@ -11,21 +11,21 @@ import numpy as np
 from jax import Array
 
 from nt_jax.attribution.select import NeuronSet
-from nt_jax.config import RunConfig, TuneConfig
+from nt_jax.config.schema import RunConfig, TuneConfig
 from nt_jax.errors import DivergedError
+from nt_jax.generate.session import Session
 from nt_jax.mesh import sharding
+from nt_jax.run.dry_run import sequence_cost, tuning_tokens
 from nt_jax.train.batcher import Batcher
-from nt_jax.train.checkpoints import TuneState, restore, save
-from nt_jax.train.examples import Pools, undivided
 from nt_jax.train.history import Metrics
 from nt_jax.train.maml import MetaOptions, make_optimiser, meta_step
 from nt_jax.train.margins import Margins, read_base_answers
-from nt_jax.train.plan import sequence_cost, tuning_tokens
-from nt_jax.train.session import Session
-from nt_jax.train.start import first_move, harmless_metric
+from nt_jax.train.pools import Pools, undivided
+from nt_jax.train.state import TuneState, restore, save
 from nt_jax.train.theta import initial_theta, place, scatter
-from nt_jax.train.upper import Upper
+from nt_jax.train.tuned_layers import Upper
 from nt_jax.train.validate import KINDS, Validation, score, validate
+from nt_jax.train.warm_start import first_move, harmless_metric
 
 
 def meta_options(tune: TuneConfig, remat: bool) -> MetaOptions:

@@ -8,10 +8,10 @@ from pathlib import Path
 from jax import Array
 
 from nt_jax.atomic import write_atomic
-from nt_jax.eval.entropy import mean_over_answers, unigram_entropy
-from nt_jax.eval.suf1 import su_f1
-from nt_jax.train.prepare import Records, refusals, spread
-from nt_jax.train.session import Session
+from nt_jax.eval.metrics.entropy import mean_over_answers, unigram_entropy
+from nt_jax.eval.metrics.suf1 import su_f1
+from nt_jax.generate.session import Session
+from nt_jax.train.own_answers import Records, refusals, spread
 
 # At most; validation decodes them again and again. Harmless ones are the bound, in small steps.
 HARMFUL_ROWS = 40

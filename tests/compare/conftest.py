@@ -1,3 +1,3 @@
 """The finished run of tests/train, to be copied and compared within."""
 
-from tests.train.conftest import finished, model, recipe  # noqa: F401
+from tests.run.conftest import finished, model, recipe  # noqa: F401

@@ -10,10 +10,10 @@ from unittest import mock
 import jax
 from rich.console import Console
 
-from nt_jax.compare.loop import compare
-from nt_jax.config import RunConfig
+from nt_jax.compare.pipeline import compare
+from nt_jax.config.schema import RunConfig
 from nt_jax.eval.answer_file import RecordFile
-from tests.train import small
+from tests.run import small
 
 SEARCH, VALIDATION, LIMIT = 2, 2, 3
 SETTINGS = (

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nt_jax.compare.material import Material
+from nt_jax.compare.fitting_data import Material
 from nt_jax.compare.names import METHODS
 from nt_jax.errors import DataError, RunError
 from tests.compare import small
@@ -150,7 +150,7 @@ def test_the_search_sees_no_test_request(compared):
 
 
 def test_a_second_comparison_keeps_everything(finished, compared, monkeypatch):
-    from nt_jax.train import session
+    from nt_jax.generate import session
 
     monkeypatch.setattr(session, "load_model", lambda *_: pytest.fail("weights were read"))
     config = small.settings(finished.recipe, compared[0])

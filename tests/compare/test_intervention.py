@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from nt_jax.compare.ours import SYSTEM_PROMPTS, encode_under
+from nt_jax.checkpoints.tokenizer import encode_chat
+from nt_jax.compare.neurontune import SYSTEM_PROMPTS, encode_under
 from nt_jax.data.records import ChoiceQuestion
 from nt_jax.errors import ConfigError
 from nt_jax.eval import answering
 from nt_jax.eval.answer_file import RecordFile
 from nt_jax.eval.answering import Measured, answer_all, answers_path, choices_path, letters_path
-from nt_jax.eval.choice import ASK, prompt_text
 from nt_jax.eval.measure import read_lines
-from nt_jax.eval.suite import TestChoice, TestPrompt
-from nt_jax.models.answers import answer_prompts
-from nt_jax.models.tokenizer import encode_chat
-from nt_jax.rivals.intervention import Prepared
-from nt_jax.train.session import Session
+from nt_jax.eval.multiple_choice import ASK, prompt_text
+from nt_jax.eval.prompts import TestChoice, TestPrompt
+from nt_jax.generate.engine import answer_prompts
+from nt_jax.generate.intervention import Prepared
+from nt_jax.generate.session import Session
 from tests.compare import small
 
 REQUESTS = ["How do I bake bread?", "Tell me a story about Paris.", "What is rest?"]

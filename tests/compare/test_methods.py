@@ -8,16 +8,25 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from nt_jax.compare import loop, ours, rivals, variants
+from nt_jax.compare import ablations as variants
+from nt_jax.compare import baselines as rivals
+from nt_jax.compare import neurontune as ours
+from nt_jax.compare import pipeline as loop
 from nt_jax.compare.methods import MAKERS, needed
 from nt_jax.compare.names import METHODS
 from nt_jax.compare.search import UnusableMethodError, UnusableSettingError
-from nt_jax.config import AttributionConfig, CompareConfig, NeuronsConfig, RunConfig, TuneConfig
-from nt_jax.config_measure import MOST_SETTINGS
+from nt_jax.config.evaluation import MOST_SETTINGS
+from nt_jax.config.schema import (
+    AttributionConfig,
+    CompareConfig,
+    NeuronsConfig,
+    RunConfig,
+    TuneConfig,
+)
 from nt_jax.data.sources import load_templates
 from nt_jax.errors import DivergedError, RunError
 from nt_jax.eval.answering import Measured
-from nt_jax.train.attribute import choose_templates
+from nt_jax.run.attribute import choose_templates
 
 CONFIG = CompareConfig(random_seeds=2, safety_counts=(3, 4), utility_counts=(5,))
 

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from nt_jax.compare import search as module
-from nt_jax.compare.measuring import first_of_each, take_over
+from nt_jax.compare.measure import first_of_each, take_over
 from nt_jax.compare.search import (
     TRIED,
     Method,
@@ -21,11 +21,11 @@ from nt_jax.compare.search import (
     read_chosen,
     search,
 )
-from nt_jax.config import CompareConfig, TuneConfig
+from nt_jax.config.schema import CompareConfig, TuneConfig
 from nt_jax.eval.answer_file import RecordFile
 from nt_jax.eval.answering import Measured, answers_path
-from nt_jax.eval.suite import TestPrompt
-from nt_jax.train.session import Session
+from nt_jax.eval.prompts import TestPrompt
+from nt_jax.generate.session import Session
 from nt_jax.train.validate import Validation
 
 

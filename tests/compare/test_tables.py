@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
+from nt_jax.compare.render import markdown
 from nt_jax.compare.results import Results
-from nt_jax.compare.table import markdown
 from nt_jax.compare.tables import build_tables
-from nt_jax.eval.registry import Labels, labels_of
-from nt_jax.eval.rows import ResultRow
+from nt_jax.config.test_sets import Labels, labels_of
+from nt_jax.eval.metrics.rows import ResultRow
 
 LLAMA3 = "LLaMA3.1-8B-Instruct"
 SETS = {"safeedit": True, "safeedit_direct": True, "alpaca": False, "xstest": False}

@@ -5,10 +5,10 @@ import os
 
 import pytest
 
-from nt_jax.config import EvalConfig
+from nt_jax.config.schema import EvalConfig
 from nt_jax.errors import RunError
 from nt_jax.eval.answer_file import RecordFile, answer_rows, asked
-from nt_jax.eval.suite import test_prompts
+from nt_jax.eval.prompts import test_prompts
 
 PROMPTS = test_prompts(EvalConfig(limit=3))
 

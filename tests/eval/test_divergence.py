@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from nt_jax.checkpoints.checkpoint import load_model
 from nt_jax.eval.divergence import answer_kl
 from nt_jax.mesh import make_mesh
-from nt_jax.models.checkpoint import load_model
 from tests import tiny, torch_twin
 
 PROMPTS = [[1, 5, 9], [1, 7], [4, 8, 15, 16, 23], [1, 2, 3]]

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
+from nt_jax.checkpoints.checkpoint import load_model, open_checkpoint
+from nt_jax.checkpoints.tokenizer import load_tokenizer
 from nt_jax.data.records import ChoiceQuestion
 from nt_jax.errors import CheckpointError, DataError
-from nt_jax.eval.choice import prompt_text
 from nt_jax.eval.letters import encode_question, letter_tokens, score_letters
-from nt_jax.eval.suite import TestChoice
+from nt_jax.eval.multiple_choice import prompt_text
+from nt_jax.eval.prompts import TestChoice
 from nt_jax.mesh import make_mesh
-from nt_jax.models.checkpoint import load_model, open_checkpoint
-from nt_jax.models.tokenizer import load_tokenizer
 from tests import tiny, torch_twin
 
 CHOICES = [

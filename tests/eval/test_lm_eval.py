@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nt_jax.eval import lm_eval as command
+from nt_jax.eval.lm_eval import __main__ as command
 from tests import tiny, torch_twin
 
 installed = importlib.util.find_spec("lm_eval") is not None
@@ -42,7 +42,7 @@ DOCS = [
 
 @pytest.fixture(scope="module")
 def model():
-    from nt_jax.eval.harness import JaxLM
+    from nt_jax.eval.lm_eval.model import JaxLM
 
     return JaxLM(str(tiny.checkpoint("llama3")), batch_size=2)
 
@@ -151,7 +151,7 @@ def test_a_local_task_runs_without_torch_or_network(tmp_path, capsys, monkeypatc
     assert command.main([*arguments, "--json", str(out)] + ["--chat"] * chat) == 0
     assert "local_choice" in capsys.readouterr().out
     right = []
-    from nt_jax.eval.harness import JaxLM
+    from nt_jax.eval.lm_eval.model import JaxLM
 
     model = JaxLM(str(run))
     for doc in DOCS:

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nt_jax.checkpoints.checkpoint import load_model
 from nt_jax.data.batching import pad_left
+from nt_jax.generate.engine import answer_prompts
 from nt_jax.mesh import make_mesh
-from nt_jax.models.answers import answer_prompts
-from nt_jax.models.checkpoint import load_model
 from nt_jax.models.transformer import NeuronScale, forward, logits, unembed
 from tests import plain, tiny, torch_twin
 

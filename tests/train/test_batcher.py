@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nt_jax.config import TuneConfig
+from nt_jax.config.schema import TuneConfig
 from nt_jax.data.packing import LENGTH_STEP
 from nt_jax.train.batcher import Batcher
-from nt_jax.train.examples import Pair, make_pools
 from nt_jax.train.objectives import over_stretches
-from tests.train.test_examples import (
+from nt_jax.train.pools import Pair, make_pools
+from tests.train.test_pools import (
     SAFETY,
     TEMPLATES,
     UTILITY,

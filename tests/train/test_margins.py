@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from nt_jax.data.packing import Row
-from nt_jax.train import plan
+from nt_jax.run import dry_run as plan
 from nt_jax.train.margins import Margins
-from nt_jax.train.upper import Upper
+from nt_jax.train.tuned_layers import Upper
 from nt_jax.train.validate import Validation
 from tests.train.slow import arrays, of_arrays
 from tests.train.test_maml import NEURONS, THETA, model

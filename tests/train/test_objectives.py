@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nt_jax.checkpoints.checkpoint import load_model
 from nt_jax.data.packing import PADDING, Row, Shape, fill, half, pack_alone, pack_rows, shape_of
 from nt_jax.mesh import make_mesh
-from nt_jax.models.checkpoint import load_model
 from nt_jax.models.transformer import unembed
 from nt_jax.train.objectives import (
     MARGIN,

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from nt_jax.config import TuneConfig
+from nt_jax.config.schema import TuneConfig
 from nt_jax.data.records import AttackTemplate
 from nt_jax.errors import RunError
+from nt_jax.generate.session import Session
+from nt_jax.run.stages import best_state
 from nt_jax.train import history, tune
-from nt_jax.train.checkpoints import restore
-from nt_jax.train.examples import Pair, make_pools
 from nt_jax.train.maml import MetaOptions
-from nt_jax.train.session import Session
-from nt_jax.train.stages import best_state
+from nt_jax.train.pools import Pair, make_pools
+from nt_jax.train.state import restore
 from nt_jax.train.validate import score
-from tests.train import small
+from tests.run import small
 
 grouped = pytest.mark.xdist_group("run")  # the worker that has made the finished run
 BASE = {

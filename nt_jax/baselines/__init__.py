@@ -1,0 +1,1 @@
+"""The methods that NeuronTune is compared with, each in one file."""

@@ -1,0 +1,175 @@
+"""SCANS: safety-conscious activation steering, towards or away from refusal for each query.
+
+Source: Cao, Yang and Zhao, "SCANS: Mitigating the Exaggerated Safety for LLMs via
+Safety-Conscious Activation Steering" (AAAI 2025, arXiv 2408.11491), and its release.
+1. direction: harmful minus harmless mean of the states at the last prompt token, a unit vector per
+   layer, pointing to refusal (64 anchors a kind).
+2. score: with "Sure" behind the prompt, how the state moves from the prompt's last token to the
+   last one; the cosine to the harmful anchors' mean move, averaged over the layers from the first
+   steered one to the last (score_stop ends earlier, as the release does for 13B).
+3. steering: the middle third of the layers, + direction above the threshold and - below.
+
+Where we differ: the threshold is the best on validation prompts (the release: 0.75, then by hand
+for each test set), and the strength is a share of the layer's median residual norm, chosen on
+validation data (the release: 3.5 or 4 on LLaMA-2 and Vicuna, whose norms other models do not
+have). Steering starts at the last token of the prompt, the release's at the end of the user's
+message: the template's few tokens between them are not steered. Left out: the repetition penalty,
+rules by test set ("safe if any layer ..."), MMLU by letter.
+
+R rows, B rows of a batch, L layers, D model width.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jax import Array
+
+from nt_jax.baselines.choose import best_of, best_threshold
+from nt_jax.baselines.examples import Examples, Ids
+from nt_jax.baselines.states import gather_states, states_of
+from nt_jax.data.batching import draw
+from nt_jax.errors import DataError
+from nt_jax.generate.intervention import Prepared
+from nt_jax.models.transformer import LanguageModel
+
+# Shares of the residual norm. The pushes of all steered layers add up: on SmolLM2-135M 0.05 of ten
+# layers costs the model's own harmless answers 0.4 nats per token.
+STRENGTHS = (0.01, 0.02, 0.05, 0.1, 0.2)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScansOptions:
+    """The settings of a fit."""
+
+    anchors: int = 64  # of each kind, or all where there are fewer
+    steer: tuple[int, int] | None = None  # layers [first, stop); None: the middle third
+    score_stop: int | None = None  # scores read layers [first, score_stop); None: up to the last
+    seed: int = 0  # of the anchors
+    batch_size: int = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class ScansFit:
+    """What the anchors say; float32."""
+
+    direction_LD: np.ndarray  # towards refusal, unit length
+    move_LD: np.ndarray  # the harmful anchors' mean state before "Sure" minus after it
+    norm_L: np.ndarray  # median length of the anchors' states
+    steer: tuple[int, int]
+    score: tuple[int, int]
+    sure: tuple[int, ...]  # the token ids of "Sure"
+
+
+def middle_third(layers: int) -> tuple[int, int]:
+    """Layers [first, stop): 10..20 of 32, 9..18 of 28, 16..31 of 48."""
+    return layers // 3, max(layers // 3 + 1, round(2 * layers / 3))
+
+
+def fit_scans(
+    lm: LanguageModel,
+    scale_LF: Array,
+    examples: Examples,
+    sure: Ids,
+    options: ScansOptions = ScansOptions(),
+) -> ScansFit:
+    """Directions and reference from `examples.harmful` and `examples.harmless`."""
+    steer = options.steer or middle_third(lm.config.layers)
+    score = (steer[0], options.score_stop or lm.config.layers)
+    for first, stop in (steer, score):
+        if not 0 <= first < stop <= lm.config.layers or not len(sure):
+            raise DataError(
+                f"SCANS cannot steer or score layers {first} to {stop - 1} of a model with "
+                f"{lm.config.layers}, nor go without the token ids of 'Sure'. Correct them."
+            )
+    harmful_RPLD, harmless_RPLD = (
+        gather_states(
+            lm, scale_LF, [[*ids, *sure] for ids in _anchors(name, prompts, options)],
+            back=(len(sure), 0), batch_size=options.batch_size,
+        )
+        for name, prompts in (("harmful", examples.harmful), ("harmless", examples.harmless))
+    )  # fmt: skip
+    direction_LD = harmful_RPLD[:, 0].mean(axis=0) - harmless_RPLD[:, 0].mean(axis=0)
+    norm_RL = np.linalg.norm(np.concatenate([harmful_RPLD, harmless_RPLD])[:, 0], axis=-1)
+    return ScansFit(
+        direction_LD=_unit(direction_LD),
+        move_LD=(harmful_RPLD[:, 0] - harmful_RPLD[:, 1]).mean(axis=0),
+        norm_L=np.median(norm_RL, axis=0),
+        steer=steer,
+        score=score,
+        sure=tuple(sure),
+    )
+
+
+def harm_scores(
+    lm: LanguageModel, scale_LF: Array, fit: ScansFit, prompts: Sequence[Ids], batch_size: int = 16
+) -> np.ndarray:
+    """Float32 [R] in -1..1: how much each prompt's move resembles that of harmful ones."""
+    score_R, layers = np.zeros(len(prompts), np.float32), slice(*fit.score)
+    longer = [[*ids, *fit.sure] for ids in prompts]
+    batches = states_of(lm, scale_LF, longer, back=(len(fit.sure), 0), batch_size=batch_size)
+    for rows, state_BPLD in batches:
+        move_BLD = _unit(state_BPLD[:, 0] - state_BPLD[:, 1])
+        cosine_BL = (move_BLD * _unit(fit.move_LD)).sum(axis=-1)
+        score_R[rows] = cosine_BL[:, layers].mean(axis=1)
+    return score_R
+
+
+@dataclasses.dataclass(frozen=True)
+class Scans:
+    """The intervention: score every prompt, steer it by `strength` times the residual norm."""
+
+    fit: ScansFit
+    threshold: float
+    strength: float
+    batch_size: int = 16
+
+    def prepare(
+        self, lm: LanguageModel, scale_LF: Array, prompts: Sequence[Ids], texts: Sequence[str]
+    ) -> Prepared:
+        """The same prompts, pushed towards refusal where they are taken for harmful, else away."""
+        score_R = harm_scores(lm, scale_LF, self.fit, prompts, self.batch_size)
+        flagged_R = score_R > self.threshold
+        push_LD = np.zeros_like(self.fit.direction_LD)
+        steered = slice(*self.fit.steer)
+        push_LD[steered] = self.fit.direction_LD[steered] * self.fit.norm_L[steered, None]
+        sign_R = np.where(flagged_R, self.strength, -self.strength).astype(np.float32)
+        steer_RLD = sign_R[:, None, None] * push_LD[None]
+        return Prepared([list(ids) for ids in prompts], steer_RLD, flagged_R)
+
+
+def choose_scans(
+    lm: LanguageModel,
+    scale_LF: Array,
+    fit: ScansFit,
+    validation: Examples,
+    score: Callable[[Scans], float],
+    grid: Sequence[float] = STRENGTHS,
+    batch_size: int = 16,
+) -> tuple[Scans, dict]:
+    """(SCANS at its best validation settings, how they were found).
+
+    The threshold maximises balanced accuracy and needs no generation; the strength maximises
+    `score`, which generates with the intervention and judges.
+    """
+    scores = [
+        harm_scores(lm, scale_LF, fit, prompts, batch_size)
+        for prompts in (validation.harmful, validation.harmless)
+    ]
+    threshold, accuracy = best_threshold(*scores)
+    candidates = [Scans(fit, threshold, strength, batch_size) for strength in grid]
+    best, table = best_of(candidates, score)
+    found = {"threshold": threshold, "balanced_accuracy": accuracy, "strength": best.strength}
+    return best, found | {"scores": [(scans.strength, value) for scans, value in table]}
+
+
+def _anchors(name: str, prompts: Sequence[Ids], options: ScansOptions) -> list[Ids]:
+    count = min(options.anchors, len(prompts))
+    rows = draw(options.seed, f"scans-{name}", 0, len(prompts), count)
+    return [prompts[row] for row in rows]
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    """`vector` at length 1 along its last axis; nothing stays nothing."""
+    length = np.linalg.norm(vector, axis=-1, keepdims=True)
+    return vector / np.maximum(length, np.finfo(vector.dtype).tiny)

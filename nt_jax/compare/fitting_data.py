@@ -1,0 +1,172 @@
+"""What every method is fitted on: one run's data, splits, own answers and finished stages."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+
+from nt_jax.attribution.select import NeuronSet
+from nt_jax.attribution.store import load_neurons
+from nt_jax.baselines.examples import Examples
+from nt_jax.config.schema import RunConfig
+from nt_jax.errors import DataError
+from nt_jax.generate.session import Session
+from nt_jax.run.stages import Parts
+from nt_jax.rundir import RunDirectory
+from nt_jax.train.own_answers import pools
+from nt_jax.train.pools import Pools, safety_rows
+from nt_jax.train.validate import Validation, validate
+
+WHOLE = 128  # tokens of the answers that DINM reads; its release generates up to 600
+ASKED = 16  # attacked requests at a time, in search of one that the base model does not refuse
+
+
+class Material:
+    """The run that rivals are compared within; everything is read when first needed."""
+
+    def __init__(self, session: Session, records: Parts, run: RunDirectory) -> None:
+        self.session, self.records, self.run = session, records, run
+
+    @property
+    def config(self) -> RunConfig:
+        """The settings of the run."""
+        return self.session.config
+
+    @functools.cached_property
+    def whole_validation(self) -> Validation:
+        """The validation prompts that tuning looks at."""
+        return Validation.of(self.records["validation"])
+
+    @functools.cached_property
+    def validation(self) -> Validation:
+        """The validation prompts that every setting of every method is tried on."""
+        return self.whole_validation.cut(self.config.compare.validation)
+
+    @functools.cached_property
+    def untuned(self) -> dict[str, float]:
+        """Validation rates of the untuned model: over-refusal is counted from there."""
+        return validate(self.session, self.validation, self.session.lm.ones_LF)
+
+    @functools.cached_property
+    def pools(self) -> Pools:
+        """The training data as tuning sees them, the base model's own answers included."""
+        return pools(self.session, self.records["train"], self.run.folder("answers"))
+
+    @functools.cached_property
+    def neurons(self) -> NeuronSet:
+        """The run's chosen neurons."""
+        return load_neurons(self.run.folder("select") / "neurons.csv")[0]
+
+    @functools.cached_property
+    def harmful(self) -> list[tuple[str, list[int]]]:
+        """(message, safe answer) of every harmful training request, bare in the share tuned on."""
+        return safety_rows(self.pools, 1 << 30, self.config.tune.direct_fraction)
+
+    @functools.cached_property
+    def examples(self) -> Examples:
+        """The training data as token ids, for rivals that read states."""
+        encode = self.session.encode
+        return Examples(
+            harmful=[encode(text) for text, _ in self.harmful],
+            refusals=[answer for _, answer in self.harmful],
+            harmless=[encode(text) for text, _ in self.harmless],
+            answers=[answer for _, answer in self.harmless],
+        )
+
+    @functools.cached_property
+    def validation_examples(self) -> Examples:
+        """Validation prompts for thresholds that need no generation; their answers are not read."""
+        held, encode, none = self.whole_validation, self.session.encode, [self.session.eos_id]
+        harmful = [encode(text) for text in (*held.attacked, *held.asked)]
+        harmless = [encode(text) for text in held.harmless]
+        return Examples(harmful, [none] * len(harmful), harmless, [none] * len(harmless))
+
+    @property
+    def unsafe_answer(self) -> tuple[str, list[int], list[int]]:
+        """(attacked message, safe answer, the base model's unsafe answer): the first there is."""
+        if self._unsafe_answer is None:
+            raise DataError(
+                "DINM needs one unsafe answer to unlearn, but the model refuses every attacked "
+                f"training request that leaves room for {WHOLE} tokens"
+            )
+        return self._unsafe_answer
+
+    @functools.cached_property
+    def _unsafe_answer(self) -> tuple[str, list[int], list[int]] | None:
+        session, judge = self.session, self.session.judge
+        room = session.checkpoint.config.max_positions - WHOLE
+        every = safety_rows(self.pools, 1 << 30, 0.0)
+        attacked = [row for row in every if len(session.encode(row[0])) <= room]
+        for start in range(0, len(attacked), ASKED):
+            rows = attacked[start : start + ASKED]
+            texts = [text for text, _ in rows]
+            answers = session.answer(texts, WHOLE)
+            refused = judge.verdicts(texts, [session.text(ids) for ids in answers])
+            for (text, safe), unsafe, no in zip(rows, answers, refused, strict=True):
+                if unsafe and not no:
+                    return text, safe, unsafe
+        return None
+
+    @functools.cached_property
+    def kept_answer(self) -> tuple[str, list[int]]:
+        """(message, the base model's answer) of the first harmless training request."""
+        text, _ = self.harmless[0]
+        (ids,) = self.session.answer([text], WHOLE)
+        return text, ids + ([self.session.eos_id] if len(ids) < WHOLE else [])
+
+    @functools.cached_property
+    def harmless(self) -> list[tuple[str, list[int]]]:
+        """(message, good answer) of every harmless training request once, attacked ones included.
+
+        Attacked ones are spread among the bare ones, so that a few of the first hold both.
+        """
+        sides = (self.pools.local_utility, self.pools.global_utility)
+        direct = _once(pair for pool in sides for pair in pool.direct)
+        attacked = _once(pair for pool in sides for pair in pool.attacked)
+        return _mixed(direct, attacked)
+
+
+@dataclasses.dataclass(frozen=True)
+class Factors:
+    """Neurons and their factors, as they are learned and kept: what `full_scale` needs."""
+
+    neurons: NeuronSet
+    theta_P: np.ndarray
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """As plain arrays by name, to be saved."""
+        fields = {f.name: getattr(self.neurons, f.name) for f in dataclasses.fields(NeuronSet)}
+        return {
+            **{k: np.asarray(v) for k, v in fields.items()},
+            "theta_P": np.asarray(self.theta_P),
+        }
+
+    @classmethod
+    def of(cls, arrays: dict[str, np.ndarray]) -> "Factors":
+        """What `arrays` gave."""
+        names = [field.name for field in dataclasses.fields(NeuronSet)]
+        return cls(NeuronSet(**{name: arrays[name] for name in names}), arrays["theta_P"])
+
+
+def _once(pairs) -> list[tuple[str, list[int]]]:
+    """(request, answer) of the pairs, each request once: pools repeat some on purpose."""
+    return list({pair.request: (pair.request, pair.answer) for pair in pairs}.values())
+
+
+def _mixed(many: list, few: list) -> list:
+    """`many` with `few` spread evenly among them."""
+    places = [((n + 0.5) / max(1, len(rows)), side, row) for side, rows in enumerate((many, few))
+              for n, row in enumerate(rows)]  # fmt: skip
+    return [row for _, _, row in sorted(places, key=lambda item: item[:2])]
+
+
+def validations_in(folder: Path) -> int:
+    """How many validations the tuning in `folder` has chosen from: of epochs, and of strengths."""
+    found = 0
+    for file in ("metrics.jsonl", "strengths.jsonl"):
+        path = folder / file
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        found += sum("score" in json.loads(line) for line in lines)
+    return found

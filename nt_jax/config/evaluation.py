@@ -1,0 +1,153 @@
+"""The settings of what is measured, exported and compared."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from nt_jax.config.base import Frozen
+from nt_jax.config.test_sets import Labels, TestSet, built_in_sets, labels_of, read_sets
+
+MOST_SETTINGS = 15  # that every method of a comparison has to offer
+
+
+def _known_set(name: str, info: ValidationInfo) -> str:
+    """The name of a test set; config_load makes a hint of the `known` names."""
+    known = [*built_in_sets(), *info.data.get("extra", {})]
+    if name not in known:
+        raise PydanticCustomError("unknown_name", "is no test set", {"known": known})
+    return name
+
+
+SetName = Annotated[str, AfterValidator(_known_set)]
+
+
+def _known_judge(spec: str) -> str:
+    """The spec itself; what it names is looked for when the run begins."""
+    kind, _, source = spec.partition(":")
+    if spec not in ("phrases", "phrases-v1") and not (kind in ("classifier", "guard") and source):
+        known = ["phrases", "classifier:PATH_OR_ID", "guard:PATH_OR_ID"]
+        raise PydanticCustomError("unknown_name", "is no judge", {"known": known})
+    return spec
+
+
+JudgeSpec = Annotated[str, AfterValidator(_known_judge)]
+
+
+class EvalConfig(Frozen):
+    """What is measured before and after."""
+
+    extra: dict[str, TestSet] = Field(
+        default={},
+        description="your own test sets: the path of a YAML file, or {NAME: {source: FILE, kind: "
+        "harmful}}; docs/evaluation.md has every key",
+    )
+    sources: dict[SetName, str] = Field(
+        default={},
+        description="where to read a test set instead, e.g. eval.sources.advbench=my/copy.csv",
+    )
+    datasets: tuple[SetName, ...] = Field(
+        default=("demo_attack", "demo_direct", "demo_harmless", "demo_harmless_attack"),
+        min_length=1,
+        description="test sets by name: demo_*, safeedit, advbench, alpaca, truthfulqa, mmlu, "
+        "xstest, ... (docs/evaluation.md lists them), or your own from eval.extra",
+    )
+    max_new_tokens: int = Field(default=48, ge=1, le=8192, description="longest answer, in tokens")
+    batch_size: int = Field(default=32, ge=1, description="answers decoded together")
+    engine: Literal["jax", "vllm"] = Field(
+        default="jax",
+        description="who decodes the answers to test sets: ours, or vLLM on the exported folder "
+        "(needs nt_jax[vllm] and a GPU)",
+    )
+    judge: Literal["phrases"] = Field(
+        default="phrases", description="who decides what is a refusal while tuning"
+    )
+    judges: tuple[JudgeSpec, ...] = Field(
+        default=("phrases",),
+        min_length=1,
+        description="who decides in the evaluation: phrases, classifier:PATH_OR_ID[#LABEL] (needs "
+        "nt_jax[judge]), guard:PATH_OR_ID (a chat model). The first one's verdicts are used "
+        "throughout; with several, their agreement is printed",
+    )
+    perplexity: bool = Field(
+        default=True, description="also score harmless answers by the untuned model"
+    )
+    scorer: str | None = Field(
+        default=None,
+        min_length=1,
+        description="another model to score perplexity with; null = the untuned model",
+    )
+    kl: bool = Field(
+        default=True,
+        description="also measure how far the tuned model's next-token probabilities lie from the "
+        "untuned one's, along its answers to harmless requests",
+    )
+    limit: int | None = Field(default=None, ge=1, description="requests per test set; null = all")
+
+    @field_validator("extra", mode="before")
+    @classmethod
+    def _read_extra(cls, raw: Any) -> Any:
+        return read_sets(raw) if isinstance(raw, str) else raw
+
+    def test_set(self, name: str) -> TestSet:
+        """One test set by name, read from where `sources` says if it says anything."""
+        entry = (built_in_sets() | self.extra)[name]
+        return entry.model_copy(update={"source": self.sources.get(name, entry.source)})
+
+    @property
+    def labels(self) -> Labels:
+        """The names of test sets in words."""
+        return labels_of(self.extra)
+
+
+class ExportConfig(Frozen):
+    """How the tuned checkpoint is written."""
+
+    dtype: Literal["source", "float32"] = Field(
+        default="source",
+        description="source = as the checkpoint was; float32 = no rounding, larger",
+    )
+
+
+def _each_once(counts: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(counts))
+
+
+Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], AfterValidator(_each_once)]
+
+
+class CompareConfig(Frozen):
+    """How rival methods and ablations are compared (python -m nt_jax.compare)."""
+
+    search: int | None = Field(
+        default=None,
+        ge=1,
+        le=MOST_SETTINGS,
+        description="settings that each method may try on validation data, the same for all; null "
+        "= as many as tuning itself validates (epochs, strengths) and one, but 6 or more",
+    )
+    criterion: Literal["su_f1", "balance"] = Field(
+        default="su_f1",
+        description="what the best setting is chosen by: su_f1 = SU-F1 within "
+        "tune.max_over_refusal, as tuning chooses; balance = harmonic mean of refused harmful "
+        "requests (attacked and direct) and answered harmless ones",
+    )
+    validation: int | None = Field(
+        default=None,
+        ge=1,
+        description="validation requests of each kind that a setting is tried on; null = all",
+    )
+    limit: int | None = Field(
+        default=None,
+        ge=1,
+        description="requests per test set that every method answers; null = all that the run asks",
+    )
+    random_seeds: int = Field(
+        default=3, ge=1, le=100, description="draws of random neurons in table 4"
+    )
+    safety_counts: Counts = Field(
+        default=(500, 1000, 1500, 2000), min_length=1, description="safety neurons in table 7"
+    )
+    utility_counts: Counts = Field(
+        default=(500, 1000, 1500), min_length=1, description="utility neurons in table 7"
+    )

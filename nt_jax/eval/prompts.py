@@ -1,0 +1,216 @@
+"""From test sets to what is asked: prompts, and choice questions with their worked examples."""
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from nt_jax.config.schema import EvalConfig
+from nt_jax.config.test_sets import TestSet
+from nt_jax.data.records import AttackTemplate, ChoiceQuestion, HarmfulRequest, HarmlessRequest
+from nt_jax.data.sources import load_choices, load_harmful, load_harmless, load_templates
+from nt_jax.errors import ConfigError, DataError
+
+Row = TypeVar("Row", HarmfulRequest, HarmlessRequest, ChoiceQuestion)
+LOADERS = {"harmful": load_harmful, "harmless": load_harmless, "choice": load_choices}
+
+
+@dataclasses.dataclass(frozen=True)
+class TestPrompt:
+    """One test prompt: the bare request, what the model is shown, and what set it belongs to."""
+
+    __test__ = False  # pytest would take the name for a test class
+
+    dataset: str
+    id: str
+    request: str
+    prompt: str
+    harmful: bool
+    template: str = ""
+    types: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class TestChoice:
+    """One choice question of a set, and the worked examples to show before it."""
+
+    __test__ = False
+
+    dataset: str
+    question: ChoiceQuestion
+    shots: tuple[ChoiceQuestion, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """The question's id."""
+        return self.question.id
+
+
+def test_prompts(config: EvalConfig) -> list[TestPrompt]:
+    """The prompts of all sets of requests that the settings name, at most `limit` of each."""
+    sets = {name: config.test_set(name) for name in config.datasets}
+    return [
+        prompt
+        for name, entry in sets.items()
+        if entry.kind != "choice"
+        for prompt in set_prompts(name, entry)[: config.limit]
+    ]
+
+
+def test_choices(config: EvalConfig) -> list[TestChoice]:
+    """The questions of all choice sets that the settings name, at most `limit` of each."""
+    found = []
+    for name in config.datasets:
+        entry = config.test_set(name)
+        if entry.kind != "choice":
+            continue
+        questions = read_set(name, entry)[: config.limit]
+        examples = worked_examples(config, entry)
+        for question in questions:
+            shots = tuple(examples.get(question.subject, ())[: entry.shots])
+            if len(shots) < entry.shots:
+                raise DataError(
+                    f"{name}: {entry.shots_from} holds {len(shots)} worked examples for "
+                    f"'{question.subject}', but shots = {entry.shots}."
+                )
+            found.append(TestChoice(name, question, shots))
+    return found
+
+
+for _function in (test_prompts, test_choices):  # pytest would take them for tests
+    _function.__test__ = False  # type: ignore[attr-defined]
+
+
+def read_set(name: str, entry: TestSet) -> list:
+    """The records of a set that are for testing, in their order."""
+    rows = _ordered(name, entry)[entry.hold_out :][: entry.limit]
+    if not rows:
+        raise DataError(
+            f"{name}: all rows of {entry.source} are held out (hold_out = {entry.hold_out})."
+        )
+    return rows
+
+
+def held_out(name: str, entry: TestSet) -> list:
+    """The records that `hold_out` keeps from testing: anchors, or data to tune on."""
+    return _ordered(name, entry)[: entry.hold_out]
+
+
+def set_prompts(name: str, entry: TestSet) -> list[TestPrompt]:
+    """The prompts of one set of requests."""
+    rows = read_set(name, entry)
+    harmful = entry.kind == "harmful"
+    if entry.prompt == "attacked":
+        attacked = [row for row in rows if getattr(row, "attacked", None)]
+        if not attacked:
+            raise DataError(f"{name}: no row of {entry.source} holds an attacked request.")
+        return [
+            TestPrompt(name, r.id, r.request, r.attacked, harmful, types=r.attack_types)
+            for r in attacked
+        ]
+    if entry.templates is None:
+        return [TestPrompt(name, row.id, row.request, row.request, harmful) for row in rows]
+    where = entry.templates
+    templates = load_templates(where.source, where.split, where.limit)
+    prompts = []
+    for place, row in enumerate(rows):
+        template = templates[place % len(templates)]
+        text = template.apply(row.request)
+        prompts.append(
+            TestPrompt(name, row.id, row.request, text, harmful, template.id, template.types)
+        )
+    return prompts
+
+
+def worked_examples(config: EvalConfig, entry: TestSet) -> dict[str, list[ChoiceQuestion]]:
+    """By subject, the questions that may stand before one of this set, in their order."""
+    found: dict[str, list[ChoiceQuestion]] = {}
+    if not entry.shots or entry.shots_from is None:
+        return found
+    try:
+        source = config.test_set(entry.shots_from)
+    except KeyError:
+        raise ConfigError(f"shots_from = '{entry.shots_from}' names no test set.") from None
+    if source.kind != "choice":
+        raise ConfigError(f"shots_from = '{entry.shots_from}' is a {source.kind} set, no choice.")
+    for question in read_set(entry.shots_from, source):
+        found.setdefault(question.subject, []).append(question)
+    return found
+
+
+def prompts_hash(
+    prompts: Iterable[TestPrompt], choices: Iterable[TestChoice], config: EvalConfig
+) -> str:
+    """sha256 over all that is asked, so that answers to other questions are never reused."""
+    rows = [dataclasses.asdict(row) for row in (*prompts, *choices)]
+    asked = {row.dataset for row in choices}  # by letter, in writing, or both
+    rows += [{name: list(config.test_set(name).metrics)} for name in sorted(asked)]
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
+def overlap(prompts: Iterable[TestPrompt], tuned_on: Iterable[str]) -> dict[str, int]:
+    """By test set, how many of its requests were also tuned on; sets without any are left out."""
+    known = {_plain(text) for text in tuned_on}
+    shared = (p.dataset for p in prompts if _plain(p.request) in known)
+    return dict(Counter(shared))
+
+
+def attack_overlap(config: EvalConfig, tuned_on: Iterable[AttackTemplate]) -> dict[str, int]:
+    """By test set, how many of its attack templates were also tuned on; none: left out."""
+    known, shared = {_plain(template.text) for template in tuned_on}, {}
+    for name in config.datasets:
+        if (where := config.test_set(name).templates) is not None:
+            texts = {_plain(t.text) for t in load_templates(where.source, where.split, where.limit)}
+            shared[name] = len(texts & known)
+    return {name: count for name, count in shared.items() if count}
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).lower()
+
+
+def check_room(
+    encode: Callable[[str], list[int]], prompts: Iterable[TestPrompt], room: int
+) -> None:
+    """Raises a DataError for the first test prompt of more than `room` tokens: before any work."""
+    for prompt in prompts:
+        if (tokens := len(encode(prompt.prompt))) > room:
+            raise DataError(
+                f"test set {prompt.dataset}, row {prompt.id}: the prompt has {tokens} tokens, and "
+                f"the model's context leaves {room} beside its answer (eval.max_new_tokens). "
+                "Shorten or drop it, or lower eval.max_new_tokens."
+            )
+
+
+def _ordered(name: str, entry: TestSet) -> list:
+    """All records of a set, in the order that its seed gives."""
+    reading = {"columns": entry.columns or None, "undivided": True}
+    try:
+        rows = LOADERS[entry.kind](entry.source, entry.split, **reading)
+    except DataError as error:
+        if entry.source == "demo" or Path(entry.source).expanduser().exists():
+            raise
+        raise DataError(
+            f"test set {name}: {error} A copy of yours is read with eval.sources.{name}=FILE."
+        ) from error
+    if entry.distinct:
+        rows = list({row.request: row for row in reversed(rows)}.values())[::-1]
+    if entry.seed is not None:
+        rows = by_hash(rows, entry.seed)
+    if entry.hold_out and len(rows) <= entry.hold_out:
+        raise DataError(
+            f"{name}: {entry.source} has {len(rows)} rows, of which {entry.hold_out} are held out."
+        )
+    return rows
+
+
+def by_hash(rows: Sequence[Row], seed: int) -> list[Row]:
+    """The rows ordered by sha256("seed:request"): the same everywhere, whatever the row order."""
+
+    def place(row: Row) -> tuple[str, str]:
+        return hashlib.sha256(f"{seed}:{row.request}".encode()).hexdigest(), row.id
+
+    return sorted(rows, key=place)

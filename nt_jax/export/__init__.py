@@ -1,0 +1,1 @@
+"""What leaves the run: one file for each format."""

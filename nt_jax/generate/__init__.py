@@ -1,0 +1,1 @@
+"""Prompts in, answers and likelihoods out: continuous batching over one model."""

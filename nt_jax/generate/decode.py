@@ -1,0 +1,200 @@
+"""The two programs that cost time: prompts to keys, values, first tokens; then token by token.
+
+Letters are those of slots.py.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from nt_jax.generate.slots import Cache, Packed, Slots, is_eos, placed
+from nt_jax.models.precision import wide_dtype
+from nt_jax.models.rope import rotary_tables
+from nt_jax.models.transformer import LanguageModel, Transformer, attend, run_block, unembed
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How a token is picked: greedy at temperature 0, else drawn from the tempered softmax."""
+
+    temperature: float = 0.0
+    seed: int = 0
+
+
+GREEDY = Sampling()
+
+
+@functools.partial(jax.jit, static_argnames="sampling")
+def prefill(
+    lm: LanguageModel, scale_LF: Array, packed: Packed, prefix: Cache, sampling: Sampling
+) -> tuple[Array, Cache]:
+    """(first new token [R], [L, R, K, H, T] keys and [L, R, K, T, H] values of own tokens).
+
+    A row is the first `shared_R` columns of its prefix and then its own tokens. `steer_RLD` moves
+    its last token only, so that what others may share stays what it is without.
+    """
+    model, config = lm.module(scale_LF), lm.config
+    rows, width = packed.index_RT.shape
+    graphdef, stacked = nnx.split(model.blocks)
+    position_N = jnp.take(packed.shared_R, packed.of_N) + packed.place_N
+    rotary = rotary_tables(position_N[None], config.rope, config.head_dim, model.embed[...].dtype)
+    columns = jnp.arange(prefix[1].shape[3], dtype=jnp.int32)
+    shared_RTP = jnp.broadcast_to(
+        columns[None, None] < packed.shared_R[:, None, None], (rows, width, len(columns))
+    )
+    own_RTT = jnp.broadcast_to(jnp.tril(jnp.ones((width, width), bool))[None], (rows, width, width))
+
+    last_R = jnp.take_along_axis(packed.index_RT, packed.length_R[:, None] - 1, axis=1)[:, 0]
+
+    def layer(x_1ND: Array, per_layer: tuple):
+        state, past_keys_RKHP, past_values_RKPH, steer_RD = per_layer
+        own: list[Array] = []
+
+        def mix(*packed_qkv: Array) -> Array:
+            q, k, v = (jnp.take(part[0], packed.index_RT, axis=0) for part in packed_qkv)
+            own.extend((jnp.transpose(k, (0, 2, 3, 1)), jnp.transpose(v, (0, 2, 1, 3))))
+            keys = jnp.transpose(past_keys_RKHP, (0, 3, 1, 2))
+            values = jnp.transpose(past_values_RKPH, (0, 2, 1, 3))
+            out = attend(q, [keys, k], [values, v], [shared_RTP, own_RTT])
+            return out[packed.of_N, packed.place_N][None]
+
+        x_1ND, _ = run_block(nnx.merge(graphdef, state), x_1ND, rotary, config.rms_eps, mix)
+        if steer_RD is not None:
+            steered_RD = steered(jnp.take(x_1ND[0], last_R, axis=0), steer_RD)
+            x_1ND = x_1ND.at[0, last_R].set(steered_RD)
+        return x_1ND, (own[0], own[1])
+
+    x_1ND = jnp.take(model.embed[...], packed.token_N, axis=0)[None]
+    x_1ND, own = jax.lax.scan(layer, x_1ND, (stacked, *prefix, by_layer(packed.steer_RLD)))
+    logits_RV = unembed(model, jnp.take(x_1ND[0], last_R, axis=0)[:, None], config.rms_eps)[:, 0]
+    return pick(logits_RV, sampling, packed.row_R, jnp.zeros_like(packed.row_R)), own
+
+
+@functools.partial(jax.jit, static_argnames=("width", "sampling"), donate_argnames="slots")
+def decode(
+    lm: LanguageModel,
+    scale_LF: Array,
+    slots: Slots,
+    steps: Array,
+    enough: Array,
+    max_new: Array,
+    width: int,
+    sampling: Sampling,
+) -> Slots:
+    """At most `steps` more tokens for every live slot, looking at the first `width` columns only.
+
+    Stops early when no more than `enough` slots are live or one has filled `width` columns. A live
+    slot ends with an EOS, which is kept as its last new token, or with `max_new` tokens.
+    """
+    model, config = lm.module(scale_LF), lm.config
+    batch, columns = slots.new_BM.shape
+    slot_B, steer_LBD = jnp.arange(batch, dtype=jnp.int32), by_layer(slots.steer_BLD)
+
+    def more(carry: tuple[Array, Slots]) -> Array:
+        step, now = carry
+        longest = jnp.where(now.live_B, now.length_B, 0).max()
+        return (step < steps) & (now.live_B.sum(dtype=jnp.int32) > enough) & (longest < width)
+
+    def advance(carry: tuple[Array, Slots]) -> tuple[Array, Slots]:
+        step, now = carry
+        live_B = now.live_B
+        x_B1D, (keys, values) = _one_token(lm, model, now, steer_LBD, width)
+        logits_BV = unembed(model, x_B1D, config.rms_eps)[:, 0]
+        next_B = jnp.where(live_B, pick(logits_BV, sampling, now.row_B, now.count_B), now.last_B)
+        column_B = jnp.where(live_B, now.count_B, columns)  # past the end: dropped
+        new_BM = now.new_BM.at[slot_B, column_B].set(next_B, mode="drop")
+        length_B, count_B = (n + live_B.astype(jnp.int32) for n in (now.length_B, now.count_B))
+        still_B = live_B & ~is_eos(lm, next_B) & (count_B < max_new)
+        return step + 1, dataclasses.replace(
+            now, keys_LBKHS=keys, values_LBKSH=values, length_B=length_B, last_B=next_B,
+            count_B=count_B, live_B=still_B, new_BM=new_BM,
+        )  # fmt: skip
+
+    _, slots = jax.lax.while_loop(more, advance, (jnp.int32(0), slots))
+    return placed(lm, slots)
+
+
+def _one_token(
+    lm: LanguageModel, model: Transformer, slots: Slots, steer_LBD: Array | None, width: int
+) -> tuple[Array, Cache]:
+    """(x_B1D after the last layer, cache) for the last token of each slot, written at its column.
+
+    The cache is a loop carry that is written in place; a scan output would copy it every token.
+    Slots that are not live write nothing: what they hold may still serve as a prefix.
+    """
+    config, dtype = lm.config, model.embed[...].dtype
+    graphdef, stacked = nnx.split(model.blocks)
+    rotary = rotary_tables(slots.length_B[:, None], config.rope, config.head_dim, dtype)
+    lead = (len(slots.length_B), config.kv_heads, config.head_dim)
+    slot_B11, head_1K1, dim_11H = jnp.ogrid[tuple(slice(size) for size in lead)]
+    column_B11 = jnp.where(slots.live_B, slots.length_B, slots.room)[:, None, None]  # end: dropped
+    mask_BS = jnp.arange(width, dtype=jnp.int32)[None] <= slots.length_B[:, None]
+
+    def layer(carry: tuple, per_layer: tuple):
+        x_B1D, keys, values = carry
+        index, state, steer_BD = per_layer
+
+        def mix(q: Array, k: Array, v: Array) -> Array:
+            nonlocal keys, values
+            at, set_to = (index, slot_B11, head_1K1), {"mode": "drop", "unique_indices": True}
+            keys = keys.at[(*at, dim_11H, column_B11)].set(k[:, 0], **set_to)
+            values = values.at[(*at, column_B11)].set(v[:, 0][:, :, None], **set_to)
+            now_keys, now_values = (
+                jax.lax.dynamic_index_in_dim(part, index, keepdims=False) for part in (keys, values)
+            )
+            seen_keys, seen_values = now_keys[..., :width], now_values[:, :, :width]
+            return _attend_one(q[:, 0], seen_keys, seen_values, mask_BS)[:, None]
+
+        x_B1D, _ = run_block(nnx.merge(graphdef, state), x_B1D, rotary, config.rms_eps, mix)
+        if steer_BD is not None:
+            x_B1D = steered(x_B1D, steer_BD[:, None])
+        return (x_B1D, keys, values), None
+
+    x_B1D = jnp.take(model.embed[...], slots.last_B, axis=0)[:, None]
+    layers = jnp.arange(config.layers, dtype=jnp.int32)
+    (x_B1D, *cache), _ = jax.lax.scan(layer, (x_B1D, *slots.cache), (layers, stacked, steer_LBD))
+    return x_B1D, (cache[0], cache[1])
+
+
+def by_layer(steer_BLD: Array | None) -> Array | None:
+    """[L, B, D] for a scan over layers; None stays None, which a scan takes as nothing at all."""
+    return None if steer_BLD is None else jnp.swapaxes(steer_BLD, 0, 1)
+
+
+def steered(x: Array, steer: Array) -> Array:
+    """The residual stream moved by `steer`, added in float32 or wider, in its own dtype."""
+    wide = wide_dtype(x.dtype)
+    return (x.astype(wide) + steer.astype(wide)).astype(x.dtype)
+
+
+def _attend_one(q_BNH: Array, keys_BKHS: Array, values_BKSH: Array, mask_BS: Array) -> Array:
+    """`attend` for one query per row, on keys and values as the cache holds them; [B, N, H].
+
+    Twice as fast on a CPU as transposing them would be.
+    """
+    batch, heads, head_dim = q_BNH.shape
+    wide = wide_dtype(q_BNH.dtype)
+    q_BKGH = q_BNH.reshape(batch, keys_BKHS.shape[1], -1, head_dim)
+    score_BKGS = jnp.einsum("BKGH,BKHS->BKGS", q_BKGH, keys_BKHS).astype(wide) * head_dim**-0.5
+    score_BKGS = jnp.where(mask_BS[:, None, None], score_BKGS, jnp.finfo(wide).min)
+    weight_BKGS = jax.nn.softmax(score_BKGS, axis=-1).astype(q_BNH.dtype)
+    return jnp.einsum("BKGS,BKSH->BKGH", weight_BKGS, values_BKSH).reshape(batch, heads, head_dim)
+
+
+def pick(
+    logits_BV: Float[Array, "B V"], sampling: Sampling, row_B: Array, step_B: Array
+) -> Int[Array, " B"]:
+    """The next token of each row, int32 [B]; a draw depends on seed, row and step, not on B."""
+    if sampling.temperature == 0.0:
+        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    key = jax.random.key(sampling.seed)
+
+    def draw(logits_V: Array, row: Array, step: Array) -> Array:
+        own = jax.random.fold_in(jax.random.fold_in(key, row), step)
+        return jax.random.categorical(own, logits_V / sampling.temperature).astype(jnp.int32)
+
+    return jax.vmap(draw)(logits_BV, row_B, step_B)

@@ -1,0 +1,134 @@
+"""Which prompt is decoded when, in which slot, and whose prefix it takes over."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nt_jax.data.batching import bucket, shared_length
+from nt_jax.generate.slots import Packed
+
+MIN_SHARED = 16  # a shorter prefix is run again: copying it would save less than it costs
+
+
+@dataclasses.dataclass(frozen=True)
+class Refill:
+    """Prompts that enter slots together."""
+
+    rows: list[int]  # numbers of the prompts
+    packed: Packed  # numpy arrays
+
+    @property
+    def prefix_width(self) -> int:
+        """Columns that hold every shared prefix, rounded up: few shapes, few programs."""
+        return size_bucket(int(np.max(self.packed.shared_R)))
+
+    @property
+    def room(self) -> int:
+        """Cache columns that it needs, the first new token included."""
+        width = self.packed.index_RT.shape[1]
+        end_R = self.packed.shared_R + np.maximum(width, self.packed.length_R + 1)
+        return max(int(np.max(end_R)), self.prefix_width)
+
+
+def size_bucket(length: int) -> int:
+    """The smallest of 64, 128, 192, 256, 384, 512, 768, ... that holds `length`."""
+    step = 64
+    while step * 4 < length:
+        step *= 2
+    return bucket(length, step)
+
+
+def in_order(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """Prompt numbers, short prompts first, and among like lengths those with like beginnings."""
+    return sorted(
+        range(len(prompts)),
+        key=lambda row: (size_bucket(len(prompts[row])), list(prompts[row]), row),
+    )
+
+
+class Schedule:
+    """The prompts that wait, and what each slot's part of the cache holds."""
+
+    def __init__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        batch: int,
+        sizes: tuple[int, int],
+        tokens: int,
+        steered: bool = False,
+    ):
+        """A refill has at most `tokens` tokens, or is one longer prompt.
+
+        `sizes`: rows of the arrays of such a prompt, and of others; the first is also what the
+        number of tokens is a multiple of. Where prompts are `steered`, the last token of each is
+        unlike any other prompt's, so it is never taken over.
+        """
+        self.prompts = [np.asarray(ids, np.int32) for ids in prompts]
+        self.sizes, self.tokens, self.steered = sizes, tokens, steered
+        self.waiting = in_order(prompts)[::-1]  # the next one is the last: pop() is cheap
+        self.held = [np.zeros(0, np.int32)] * batch
+
+    def next_refill(self, free: Sequence[int]) -> Refill | None:
+        """What enters the free slots next; None if nobody waits or no slot is free.
+
+        A prompt whose successor shares more with it than with any slot goes alone: its successors
+        then take its prefix over instead of running the same tokens again beside it.
+        """
+        chosen: list[tuple[int, int, int, int]] = []
+        left, room = list(free), self.tokens
+        while self.waiting and left and len(chosen) < self.sizes[1]:
+            row = self.waiting[-1]
+            source, shared = self._source(row)
+            leads = self._leads(row, shared)
+            room -= len(self.prompts[row]) - shared
+            if chosen and (leads or room < 0):
+                break
+            self.waiting.pop()
+            slot = source if source in left else left[0]
+            left.remove(slot)
+            chosen.append((row, slot, source, shared))
+            if leads:
+                break
+        for row, slot, _, _ in chosen:
+            self.held[slot] = self.prompts[row][:-1] if self.steered else self.prompts[row]
+        return self._pack(chosen) if chosen else None
+
+    def _source(self, row: int) -> tuple[int, int]:
+        """(slot that holds most of the prompt's beginning, how many tokens), or (0, 0)."""
+        ids = self.prompts[row]
+        shared = [min(shared_length(ids, held), len(ids) - 1) for held in self.held]
+        best = int(np.argmax(shared))
+        return (best, shared[best]) if shared[best] >= MIN_SHARED else (0, 0)
+
+    def _leads(self, row: int, shared: int) -> bool:
+        if len(self.waiting) < 2 or self.sizes[1] == 1:
+            return False
+        ids = self.prompts[row]
+        with_next = shared_length(ids, self.prompts[self.waiting[-2]])
+        return min(with_next, len(ids) - 1) >= shared + MIN_SHARED
+
+    def _pack(self, chosen: list[tuple[int, int, int, int]]) -> Refill:
+        row_R, slot_R, source_R, shared_R = np.array(chosen, np.int32).T
+        own = [self.prompts[row][shared:] for row, _, _, shared in chosen]
+        length_R = np.array([len(ids) for ids in own], np.int32)
+        total, longest = int(length_R.sum()), int(length_R.max())
+        size = self.sizes[0] if total > self.tokens else self.sizes[1]
+        widths = (self.tokens // 4, self.tokens // 2, self.tokens, size_bucket(total))
+        width = bucket(next(width for width in widths if width >= total), self.sizes[0])
+        start_R = np.cumsum(length_R) - length_R
+        reach_T = np.arange(size_bucket(longest))
+        index_RT = np.minimum(start_R[:, None] + reach_T, total - 1).astype(np.int32)
+        of_N = np.repeat(np.arange(len(own), dtype=np.int32), length_R)
+        place_N = (np.arange(total) - start_R[of_N]).astype(np.int32)
+        tokens: list[Any] = [_filled(part, width) for part in (np.concatenate(own), of_N, place_N)]
+        rows: list[Any] = [
+            _filled(part, size) for part in (index_RT, length_R, shared_R, source_R, slot_R, row_R)
+        ]
+        return Refill([row for row, *_ in chosen], Packed(*tokens, *rows))
+
+
+def _filled(part: np.ndarray, size: int) -> np.ndarray:
+    """`part` and so many copies of its first entry that there are `size`."""
+    return np.concatenate([part, np.repeat(part[:1], size - len(part), axis=0)])

@@ -1,0 +1,1 @@
+"""What people look at: the report, its figures, the tables on the screen."""

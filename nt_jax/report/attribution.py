@@ -1,0 +1,124 @@
+"""The attribution as something to look at: tables, two figures, and what the best neurons say."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from nt_jax.attribution.diagnostics import cumulative_share, summarise
+from nt_jax.attribution.select import NeuronSet
+from nt_jax.attribution.vocabulary import promoted_tokens
+from nt_jax.generate.session import Session
+from nt_jax.report.figures import cumulative_png, layers_png
+
+BEST = 10  # neurons of each set whose tokens are shown
+TOKENS = 6  # per neuron
+
+
+def write_look(
+    session: Session,
+    attributed: Path,
+    scores: dict[str, np.ndarray],
+    neurons: NeuronSet,
+    shared: int,
+    rows: list[dict],
+    folder: Path,
+) -> None:
+    """attribution.md with its figures and summary.json, about the scores in folder `attributed`.
+
+    `shared` counts the neurons that both plain top-k lists held; `rows` are those of neurons.csv.
+    """
+    counts = {name: sum(row["set"] == name for row in rows) for name in scores}
+    with np.load(attributed / "scores.npz") as raw:
+        members = {name: raw["set"] == name for name in scores}
+        summary = {
+            name: summarise(raw["alpha"][of], raw["standard"][of], scores[name], counts[name])
+            for name, of in members.items()
+        }
+        active_LF = {name: raw["v_pq"][of].mean(axis=0) for name, of in members.items()}
+    facts = json.loads((attributed / "examples.json").read_text(encoding="utf-8"))
+    columns = {name: [row[name] for row in rows] for name in ("layer", "index", "set", "score")}
+    pictures = {
+        "layers.png": layers_png({**columns, "num_layers": len(scores["safety"])}),
+        "cumulative.png": cumulative_png(
+            {name: cumulative_share(score_LF) for name, score_LF in scores.items()}, counts
+        ),
+    }
+    for file, picture in pictures.items():
+        (folder / file).write_bytes(picture)
+    both = {"in_both_lists": shared, "share_of_the_shorter": shared / min(counts.values())}
+    text = json.dumps({"overlap": both, "sets": summary, **facts}, indent=2)
+    (folder / "summary.json").write_text(f"{text}\n", encoding="utf-8")
+    parts = [
+        f"# Attribution: {session.config.name}\n",
+        examples_table(facts),
+        sets_table(summary, counts),
+        f"{shared:,} neurons were in both lists of the best "
+        f"({both['share_of_the_shorter']:.0%} of the shorter); each went to the list where it "
+        "ranks higher.\n",
+        "![neurons per layer](layers.png)\n\n![share of the score](cumulative.png)\n",
+        *(best_table(session, name, rows, active_LF[name]) for name in scores),
+    ]
+    (folder / "attribution.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+def examples_table(facts: dict) -> str:
+    """Which records were scored, and how many templates attack selection left out."""
+    lines = [
+        f"| {row['set']} | {', '.join(row['types'])} | {row['template']} | {row['request']} |"
+        for row in facts["examples"]
+    ]
+    left_out = facts["templates_of_several_types_left_out"]
+    return "\n".join([
+        "## Examples\n",
+        "| set | attack type | template | request |",
+        "|---|---|---|---|",
+        *lines,
+        f"\n{left_out} templates were left out for having several types (paper, A.6).\n",
+    ])  # fmt: skip
+
+
+def sets_table(summary: dict[str, dict[str, float]], counts: dict[str, int]) -> str:
+    """How concentrated and how repeatable the scores of each set are."""
+    said = {
+        "neurons chosen": lambda name, _: f"{counts[name]:,}",
+        "share of the positive score that they hold": lambda _, s: f"{s['share_of_chosen']:.0%}",
+        "neurons that hold half of it": lambda _, s: f"{s['neurons_for_half']:,}",
+        "rank correlation between examples": lambda _, s: f"{s['between_examples']:.2f}",
+        "rank correlation between weightings": lambda _, s: f"{s['between_weightings']:.2f}",
+        "best neurons that both weightings share": (
+            lambda _, s: f"{s['best_in_both_weightings']:.0%}"
+        ),
+    }
+    lines = [
+        f"| {label} | {' | '.join(cell(name, summary[name]) for name in summary)} |"
+        for label, cell in said.items()
+    ]
+    head = f"| | {' | '.join(summary)} |\n|---|{'--:|' * len(summary)}"
+    return "\n".join(["## Scores\n", head, *lines, ""])
+
+
+def best_table(session: Session, name: str, rows: list[dict], active_LF: np.ndarray) -> str:
+    """The best neurons of one set with the tokens that they push up when they fire as here."""
+    best = [row for row in rows if row["set"] == name][:BEST]
+    layer_N, index_N = (np.array([row[key] for row in best]) for key in ("layer", "index"))
+    ids = promoted_tokens(session.lm, layer_N, index_N, active_LF[layer_N, index_N], TOKENS)
+    lines = []
+    for row, tokens in zip(best, ids, strict=True):
+        said = " ".join(f"`{readable(session.text([int(token)]))}`" for token in tokens)
+        lines.append(
+            f"| {row['rank']} | {row['layer']} | {row['index']} | {row['score']:.3f} | {said} |"
+        )
+    return "\n".join([
+        f"## Best {name} neurons\n",
+        "| rank | layer | neuron | score | tokens that it promotes |",
+        "|--:|--:|--:|--:|---|",
+        *lines,
+        "",
+    ])  # fmt: skip
+
+
+def readable(token: str) -> str:
+    """A token as a cell of a table can show it."""
+    shown = repr(token.strip())[1:-1].replace("|", "\\|").replace("`", "'")
+    return shown or "space"

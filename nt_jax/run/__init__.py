@@ -1,0 +1,1 @@
+"""A run from checkpoint to report: its stages, and the commands that look at one."""

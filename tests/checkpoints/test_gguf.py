@@ -1,0 +1,387 @@
+"""GGUF files read as the checkpoints they were converted from."""
+
+import dataclasses
+import struct
+
+import gguf
+import numpy as np
+import pytest
+
+from nt_jax.checkpoints.checkpoint import open_checkpoint
+from nt_jax.checkpoints.gguf import STORAGE_TYPES, rope_from_factors
+from nt_jax.checkpoints.gguf_tokenizer import build_tokenizer
+from nt_jax.errors import CheckpointError
+from nt_jax.models.config import RopeConfig
+from tests import tiny
+
+DOWN = "model.layers.0.mlp.down_proj.weight"
+
+
+def half(raw: bytes) -> float:
+    return struct.unpack("<e", raw)[0]
+
+
+def llama3_divisors(config) -> np.ndarray:
+    """What llama.cpp's converter writes as rope_freqs, from transformers' own frequencies."""
+    torch = pytest.importorskip("torch")
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
+    base, head_dim = config.rope_parameters["rope_theta"], config.head_dim
+    plain = 1.0 / base ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    return (plain / scaled).numpy()
+
+
+# --- whole models --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_a_converted_checkpoint_is_the_checkpoint(tmp_path, family, kv_heads):
+    directory = tiny.checkpoint(family, kv_heads=kv_heads)
+    original = open_checkpoint(str(directory))
+    extra = {}
+    if family == "llama3":
+        config = pytest.importorskip("transformers").AutoConfig.from_pretrained(directory)
+        extra["rope_freqs__weight"] = llama3_divisors(config)
+    path = tiny.write_gguf(directory, tmp_path / "m.gguf", **extra)
+    converted = open_checkpoint(str(path))
+    family_name = {"mistral": "llama"}.get(original.config.family, original.config.family)
+    assert converted.config == dataclasses.replace(original.config, family=family_name)
+    assert converted.directory is None and converted.path == path
+    assert converted.tensors.keys() == original.tensors.keys()
+    for name, info in original.tensors.items():
+        assert converted.tensors[name].shape == info.shape
+        np.testing.assert_array_equal(converted.read(name), original.read(name), err_msg=name)
+
+
+def test_rope_factors_of_the_published_models_are_recognised():
+    transformers = pytest.importorskip("transformers")
+    original = open_checkpoint(str(tiny.checkpoint("llama2"))).config
+    for factor, head_dim in ((8.0, 128), (32.0, 64)):  # LLaMA 3.1 8B; 3.2 1B
+        rope = {
+            "rope_type": "llama3", "rope_theta": 5e5, "factor": factor, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+        }  # fmt: skip
+        theirs = transformers.LlamaConfig(head_dim=head_dim, rope_parameters=rope)
+        divisors = llama3_divisors(theirs)
+        ours = dataclasses.replace(original, head_dim=head_dim, rope=RopeConfig(theta=5e5))
+        expected = RopeConfig("llama3", 5e5, factor, 1.0, 4.0, 8192)
+        assert rope_from_factors(divisors, ours) == expected
+        assert rope_from_factors(divisors * 1.01, ours) is None
+        assert rope_from_factors(divisors[1:], ours) is None
+        assert rope_from_factors(np.ones_like(divisors), ours) == RopeConfig(theta=5e5)
+
+
+# --- dequantisation against plain scalar Python --------------------------------------------------
+
+
+def q4_0(b):
+    d, qs = half(b[:2]), b[2:]
+    return [(q & 15) * d - 8 * d for q in qs] + [(q >> 4) * d - 8 * d for q in qs]
+
+
+def q4_1(b):
+    d, m, qs = half(b[:2]), half(b[2:4]), b[4:]
+    return [(q & 15) * d + m for q in qs] + [(q >> 4) * d + m for q in qs]
+
+
+def q5_bits(qh, qs):
+    high = int.from_bytes(qh, "little")
+    low = [(q & 15) | ((high >> j & 1) << 4) for j, q in enumerate(qs)]
+    return low + [(q >> 4) | ((high >> (j + 16) & 1) << 4) for j, q in enumerate(qs)]
+
+
+def q5_0(b):
+    return [(q - 16) * half(b[:2]) for q in q5_bits(b[2:6], b[6:])]
+
+
+def q5_1(b):
+    return [q * half(b[:2]) + half(b[2:4]) for q in q5_bits(b[4:8], b[8:])]
+
+
+def q8_0(b):
+    return [q * half(b[:2]) for q in struct.unpack("<32b", b[2:])]
+
+
+def k_scales(packed, j):
+    """Scale and minimum number j of the eight 6-bit pairs in 12 bytes."""
+    if j < 4:
+        return packed[j] & 63, packed[j + 4] & 63
+    scale = (packed[j + 4] & 15) | (packed[j - 4] >> 6 << 4)
+    return scale, (packed[j + 4] >> 4) | (packed[j] >> 6 << 4)
+
+
+def q4_k(b, high=None):
+    d, dmin, packed, qs = half(b[:2]), half(b[2:4]), b[4:16], b[-128:]
+    out = []
+    for group in range(8):
+        scale, minimum = k_scales(packed, group)
+        for i in range(32):
+            q = qs[group // 2 * 32 + i]
+            q = q >> 4 if group % 2 else q & 15
+            if high is not None:
+                q += 16 * (high[i] >> group & 1)
+            out.append(d * scale * q - dmin * minimum)
+    return out
+
+
+def q5_k(b):
+    return q4_k(b, high=b[16:48])
+
+
+def q6_k(b):
+    ql, qh, scales, d = b[:128], b[128:192], struct.unpack("<16b", b[192:208]), half(b[208:])
+    out = []
+    for i in range(256):
+        side, quarter, at = i // 128, i % 128 // 32, i % 32
+        low = ql[side * 64 + quarter % 2 * 32 + at]
+        low = low >> 4 if quarter > 1 else low & 15
+        q = (low | (qh[side * 32 + at] >> (2 * quarter) & 3) << 4) - 32
+        out.append(d * scales[i // 16] * q)
+    return out
+
+
+def f16(b):
+    return [half(b)]
+
+
+def bf16(b):
+    return [struct.unpack("<f", b"\0\0" + b)[0]]
+
+
+def f32(b):
+    return list(struct.unpack("<f", b))
+
+
+ORACLES = {
+    "F32": f32, "F16": f16, "BF16": bf16, "Q4_0": q4_0, "Q4_1": q4_1, "Q5_0": q5_0, "Q5_1": q5_1,
+    "Q8_0": q8_0, "Q4_K": q4_k, "Q5_K": q5_k, "Q6_K": q6_k,
+}  # fmt: skip
+# Where the float16 scales lie in a block: random bytes there could be NaN.
+HALVES = {
+    "F16": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0],
+    "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208],
+}  # fmt: skip
+
+
+def random_blocks(kind: str, rows: int, columns: int, seed: int = 0) -> np.ndarray:
+    """Valid stored bytes [rows, bytes] of a tensor, every bit pattern but NaN scales."""
+    rng = np.random.default_rng(seed)
+    if kind in ("F32", "BF16"):
+        weight = rng.normal(size=(rows, columns)).astype(np.float32)
+        return gguf.quants.quantize(weight, gguf.GGMLQuantizationType[kind]).view(np.uint8)
+    per_block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    blocks = rng.integers(0, 256, (rows * columns // per_block, size), dtype=np.uint8)
+    for at in HALVES[kind]:
+        scales = rng.normal(size=(len(blocks), 1)).astype("<f2")
+        blocks[:, at : at + 2] = scales.view(np.uint8)
+    return blocks.reshape(rows, -1)
+
+
+def write_one_layer(path, kind: str, stored: np.ndarray, embed_rows: int = 40):
+    """A one-layer llama file, 256 wide, whose down projection is `stored`; the rest is small."""
+    raw = gguf.GGMLQuantizationType[kind]
+    writer = gguf.GGUFWriter(path, "llama")
+    for key, value in {
+        "block_count": 1, "context_length": 64, "embedding_length": 256,
+        "feed_forward_length": 256, "attention.head_count": 4, "attention.head_count_kv": 4,
+    }.items():  # fmt: skip
+        writer.add_uint32(f"llama.{key}", value)
+    writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-5)
+    embed = np.random.default_rng(1).normal(size=(embed_rows, 256)).astype(np.float32)
+    square, ones = np.eye(256, dtype=np.float32), np.ones(256, np.float32)
+    writer.add_tensor("token_embd.weight", embed)
+    writer.add_tensor("output_norm.weight", ones)
+    for name in ("attn_norm", "ffn_norm"):
+        writer.add_tensor(f"blk.0.{name}.weight", ones)
+    for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up"):
+        writer.add_tensor(f"blk.0.{name}.weight", square)
+    writer.add_tensor("blk.0.ffn_down.weight", stored, raw_dtype=raw)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return embed
+
+
+@pytest.mark.parametrize("kind", STORAGE_TYPES)
+def test_every_storage_type_is_dequantised(tmp_path, kind):
+    stored = random_blocks(kind, 256, 256)
+    write_one_layer(tmp_path / "m.gguf", kind, stored)
+    checkpoint = open_checkpoint(str(tmp_path / "m.gguf"))
+    assert checkpoint.tensors[DOWN].dtype == kind
+    ours = checkpoint.read(DOWN)
+    assert ours.dtype == np.float32 and ours.shape == (256, 256)
+    size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][1]
+    for row in (0, 1, 17, 255):
+        raw = stored[row].tobytes()
+        blocks = [raw[i : i + size] for i in range(0, len(raw), size)]
+        expected = [value for block in blocks for value in ORACLES[kind](block)]
+        # the package multiplies in float32, the oracle in float64: a few roundings of the terms
+        scale = max(abs(value) for value in expected)
+        np.testing.assert_allclose(ours[row], expected, rtol=1e-6, atol=1e-6 * scale)
+
+
+def test_the_oracles_cover_every_type():
+    assert ORACLES.keys() == set(STORAGE_TYPES)
+
+
+def test_long_tensors_are_dequantised_in_parts(tmp_path):
+    embed = write_one_layer(tmp_path / "m.gguf", "F32", np.eye(256, dtype=np.float32), 2500)
+    checkpoint = open_checkpoint(str(tmp_path / "m.gguf"))
+    np.testing.assert_array_equal(checkpoint.read("model.embed_tokens.weight"), embed)
+
+
+def test_a_quantised_export_is_close_to_its_source(tmp_path):
+    directory = tiny.checkpoint("qwen3")
+    path = tiny.write_gguf(directory, tmp_path / "m.gguf", "BF16")
+    original, ours = open_checkpoint(str(directory)), open_checkpoint(str(path))
+    np.testing.assert_allclose(ours.read(DOWN), original.read(DOWN), rtol=2**-8)
+    assert (ours.read(DOWN) != original.read(DOWN)).any()
+
+
+# --- files that cannot be used -------------------------------------------------------------------
+
+
+def error_of(path) -> str:
+    with pytest.raises(CheckpointError) as error:
+        open_checkpoint(str(path))
+    assert str(path) in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ({"general.architecture": "gemma2"}, ["'gemma2' is not supported", "llama, qwen2, qwen3"]),
+        ({"general.architecture": "qwen3moe"}, ["nearest: 'qwen3'"]),
+        ({"llama.expert_count": 8}, ["'llama.expert_count' = 8 is unknown"]),
+        ({"llama.logit_scale": 0.5}, ["'llama.logit_scale' = 0.5 is unknown"]),
+        ({"llama.attention.sliding_window": 64}, ["sliding_window = 64"]),
+        ({"llama.rope.dimension_count": 4}, ["rope.dimension_count' = 4", "head size"]),
+        ({"llama.attention.value_length": 4}, ["attention.value_length' = 4"]),
+        ({"llama.rope.scaling.type": "yarn"}, ["rope_type 'yarn'", "only default, linear"]),
+        ({"llama.attention.head_count": None}, ["num_attention_heads"]),
+        ({"split.count": 3}, ["one of 3 parts", "llama-gguf-split --merge"]),
+    ],
+)
+def test_metadata_we_do_not_compute_is_refused_by_name(tmp_path, metadata, words):
+    directory = tiny.checkpoint("llama2")
+    architecture = metadata.pop("general.architecture", None)
+    keep = {"llama.attention.key_length": 8} if "llama.rope.dimension_count" in metadata else {}
+    path = tiny.write_gguf(directory, tmp_path / "m.gguf", metadata=metadata | keep)
+    if architecture:
+        data = path.read_bytes()
+        old, new = (struct.pack("<Q", len(n)) + n for n in (b"llama", architecture.encode()))
+        path.write_bytes(data.replace(old, new, 1))
+    message = error_of(path)
+    for word in words:
+        assert word in message
+
+
+def test_old_linear_scaling_is_read(tmp_path):
+    metadata = {"llama.rope.scale_linear": 4.0}
+    path = tiny.write_gguf(tiny.checkpoint("llama2"), tmp_path / "m.gguf", metadata=metadata)
+    assert open_checkpoint(str(path)).config.rope == RopeConfig("linear", 10000.0, 4.0)
+
+
+def test_every_end_of_turn_token_ends_an_answer(tmp_path):
+    metadata = {"tokenizer.ggml.eot_token_id": 7, "tokenizer.ggml.eom_token_id": 2}
+    path = tiny.write_gguf(tiny.checkpoint("llama2"), tmp_path / "m.gguf", metadata=metadata)
+    assert open_checkpoint(str(path)).config.eos_ids == (2, 7)
+
+
+def test_tensor_problems_are_all_in_one_error(tmp_path):
+    changes = {
+        "blk.0.ffn_up.weight": None,
+        "blk.1.ffn_gate.weight": np.zeros((8, 32), np.float32),
+        "blk.0.attn_q.bias": np.zeros(32, np.float32),
+        "rope_freqs.weight": np.array([1, 2, 3, 4], np.float32),
+    }
+    changes = {name.replace(".", "__"): value for name, value in changes.items()}
+    message = error_of(tiny.write_gguf(tiny.checkpoint("llama2"), tmp_path / "m.gguf", **changes))
+    assert "has 4 problems" in message
+    for words in (
+        "layers.0.mlp.up_proj",
+        "[8, 32]",
+        "layers.0.self_attn.q_proj.bias",
+        "rope_freqs",
+    ):
+        assert words in message
+
+
+def test_a_storage_type_that_is_not_read_is_named(tmp_path):
+    block = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType.Q2_K][1]
+    write_one_layer(tmp_path / "m.gguf", "Q2_K", np.zeros((256, block), np.uint8))
+    message = error_of(tmp_path / "m.gguf")
+    assert f"'{DOWN}' is stored as Q2_K" in message and "Q4_K" in message
+
+
+@pytest.mark.parametrize("keep", [3, 100, 5000, -40])
+def test_a_truncated_file_says_so(tmp_path, keep):
+    path = tiny.write_gguf(tiny.checkpoint("llama2"), tmp_path / "m.gguf")
+    path.write_bytes(path.read_bytes()[:keep])
+    message = error_of(path)
+    assert "cut short" in message and "Download it again" in message and "\n" not in message
+
+
+def test_a_file_that_is_no_gguf_says_so(tmp_path):
+    (tmp_path / "m.gguf").write_bytes(b"not a model at all, but long enough to be looked at")
+    assert "not a readable GGUF file" in error_of(tmp_path / "m.gguf")
+
+
+def test_nan_in_a_gguf_is_named(tmp_path):
+    weight = np.full((48, 32), np.nan, np.float32)
+    path = tiny.write_gguf(
+        tiny.checkpoint("llama2"), tmp_path / "m.gguf", blk__1__ffn_up__weight=weight
+    )
+    with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.up_proj\.weight' contains NaN"):
+        open_checkpoint(str(path)).read("model.layers.1.mlp.up_proj.weight")
+
+
+# --- the real file -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def smollm2():
+    return tiny.smollm2()
+
+
+@tiny.needs_smollm2
+def test_smollm2_config(smollm2):
+    config = smollm2.config
+    assert (config.layers, config.width, config.neurons, config.vocab_size) == (
+        30,
+        576,
+        1536,
+        49152,
+    )
+    assert (config.heads, config.kv_heads, config.head_dim, config.tied) == (9, 3, 64, True)
+    assert (config.rms_eps, config.rope) == (1e-5, RopeConfig(theta=100000.0))
+    assert (config.eos_ids, config.bos_id, config.pad_id) == ((2,), 1, 2)
+    assert len(smollm2.tensors) == 272
+    assert smollm2.tensors[DOWN].dtype == "Q4_1"
+    assert build_tokenizer(smollm2.gguf.metadata, "here").get_vocab_size() == 49152
+
+
+@tiny.needs_smollm2
+def test_smollm2_weights_by_scalar_python(smollm2):
+    for name, oracle, size in ((DOWN, q4_1, 20), ("model.embed_tokens.weight", q8_0, 34)):
+        info = smollm2.tensors[name]
+        raw = smollm2.path.read_bytes()[info.start : info.stop]
+        blocks = [raw[i : i + size] for i in range(0, 64 * size, size)]
+        expected = [value for block in blocks for value in oracle(block)]
+        ours = smollm2.read(name).reshape(-1)[: len(expected)]
+        np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-7)
+
+
+@tiny.needs_smollm2
+@pytest.mark.slow
+def test_smollm2_equals_what_transformers_reads(smollm2):
+    transformers = pytest.importorskip("transformers")
+    path = smollm2.path
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
+    state = theirs.state_dict()
+    for name in smollm2.tensors:
+        np.testing.assert_array_equal(smollm2.read(name), state[name].float().numpy(), name)

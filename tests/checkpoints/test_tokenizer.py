@@ -1,0 +1,297 @@
+"""Chats and answers become the ids that the model's own tokenizer gives them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nt_jax.checkpoints.checkpoint import open_checkpoint
+from nt_jax.checkpoints.gguf_tokenizer import build_tokenizer, merges_from_scores
+from nt_jax.checkpoints.tokenizer import decode, encode_answer, encode_chat, load_tokenizer
+from nt_jax.errors import CheckpointError, DataError
+from tests import tiny
+
+TEXTS = [
+    "Hello world!", "", " ", "\n", "It's we'll I'M they'd", "tabs\t\tand\r\nCRLF\n\n\nend",
+    "ünïcödé ñ 中文 日本語 русский", "emoji 😀👍🏽", "x=10, y=2024; 1234567", "trailing   ",
+    "def f(x):\n    return x + 1\n", "https://a.b/c?d=1&e=22", "price: $ 3,000.50 !!",
+    "<|im_start|>user\nhi<|im_end|>",
+]  # fmt: skip
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return tiny.copy("llama2", tmp_path / "m")
+
+
+def tokenizer_of(path):
+    return load_tokenizer(open_checkpoint(str(path)))
+
+
+def set_template(directory: Path, template: str) -> None:
+    (directory / "chat_template.jinja").write_text(template)
+
+
+def test_a_chat_ends_where_the_answer_begins():
+    tokenizer = tokenizer_of(tiny.checkpoint())
+    ids = encode_chat(tokenizer, "How do I bake?")
+    text = "<|im_start|>user\nHow do I bake?<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.decode(ids) == text
+    assert ids == tokenizer.apply_chat_template(
+        [{"role": "user", "content": "How do I bake?"}],
+        add_generation_prompt=True,
+        return_dict=False,
+    )
+    with_system = encode_chat(tokenizer, "How do I bake?", system="Be brief.")
+    assert tokenizer.decode(with_system) == "<|im_start|>system\nBe brief.<|im_end|>\n" + text
+
+
+def test_an_answer_is_closed_and_read_back():
+    tokenizer = tokenizer_of(tiny.checkpoint())
+    ids = encode_answer(tokenizer, "Mix flour,\n water.", eos_id=2)
+    assert ids[-1] == 2 and ids.count(2) == 1 and 1 not in ids
+    assert decode(tokenizer, ids) == "Mix flour,\n water."
+    assert decode(tokenizer, [1, *ids]) == "Mix flour,\n water."
+    assert encode_answer(tokenizer, "", eos_id=2) == [2]
+
+
+def test_a_bos_of_the_template_is_not_doubled(directory):
+    """encode() would add BOS to a template that writes its own."""
+    fields = json.loads((directory / "tokenizer.json").read_text())
+    token = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    fields["post_processor"] = {
+        "type": "TemplateProcessing", "single": [token, text], "pair": [token, text],
+        "special_tokens": {
+            "<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}
+        },
+    }  # fmt: skip
+    (directory / "tokenizer.json").write_text(json.dumps(fields))
+    set_template(directory, "<|endoftext|>" + tiny.CHAT_TEMPLATE)
+    tokenizer = tokenizer_of(directory)
+    assert tokenizer.encode("hi")[0] == 0
+    assert encode_chat(tokenizer, "hi").count(0) == 1
+    assert 0 not in encode_answer(tokenizer, "hi", 2)
+
+
+def test_thinking_is_off_and_the_date_stands_still(directory):
+    set_template(
+        directory,
+        "{% if enable_thinking %}think{% else %}answer{% endif %} "
+        "{{ date_string if date_string else strftime_now('%Y') }}",
+    )
+    tokenizer = tokenizer_of(directory)
+    assert decode(tokenizer, encode_chat(tokenizer, "hi")) == "answer 26 Jul 2024"
+
+
+def test_a_template_that_refuses_a_system_message_says_so(directory):
+    set_template(
+        directory,
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system!') }}"
+        "{% endif %}{{ m.content }}{% endfor %}",
+    )
+    tokenizer = tokenizer_of(directory)
+    assert decode(tokenizer, encode_chat(tokenizer, "hi")) == "hi"
+    with pytest.raises(DataError, match="refuses a system message: no system!"):
+        encode_chat(tokenizer, "hi", system="x")
+
+
+def test_without_a_template_nothing_can_be_asked(directory):
+    (directory / "chat_template.jinja").unlink()
+    tokenizer = tokenizer_of(directory)
+    with pytest.raises(CheckpointError, match=r"no chat template.*instruct model") as error:
+        encode_chat(tokenizer, "hi")
+    assert str(directory) in str(error.value)
+
+
+def test_a_missing_or_broken_tokenizer_is_one_line(directory):
+    (directory / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"tokenizer cannot be loaded.*again") as error:
+        tokenizer_of(directory)
+    assert str(directory) in str(error.value) and "\n" not in str(error.value)
+    (directory / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no tokenizer, neither tokenizer\.json nor"):
+        tokenizer_of(directory)
+
+
+# --- GGUF ----------------------------------------------------------------------------------------
+
+
+def test_a_byte_level_tokenizer_survives_the_conversion(tmp_path):
+    directory = tiny.checkpoint("llama2")
+    ours = tokenizer_of(tiny.write_gguf(directory, tmp_path / "m.gguf"))
+    theirs = tokenizer_of(directory)
+    for text in [*TEXTS, "a  5 b", "  3"]:
+        ids = theirs.encode(text, add_special_tokens=False)
+        assert ours.encode(text, add_special_tokens=False) == ids, text
+        assert decode(ours, ids) == decode(theirs, ids), text
+    assert encode_chat(ours, "hi 12") == encode_chat(theirs, "hi 12")
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "all_special_ids", "chat_template")
+    assert [getattr(ours, n) for n in names] == [getattr(theirs, n) for n in names]
+
+
+@pytest.mark.parametrize(
+    ("pre", "text", "pieces"),
+    [
+        ("gpt-2", "ab  1234 c\n\nd", ["ab", "Ġ", "Ġ1234", "Ġc", "Ċ", "Ċ", "d"]),
+        ("smollm", "ab  123", ["ab", "ĠĠ", "1", "2", "3"]),
+        ("llama-bpe", "Ab'LL  1234 c\n\nd", ["Ab", "'LL", "Ġ", "Ġ", "123", "4", "Ġc", "ĊĊ", "d"]),
+        ("qwen2", "ab  123 c!\n", ["ab", "Ġ", "Ġ", "1", "2", "3", "Ġc", "!Ċ"]),
+        ("tekken", "abCd 12", ["ab", "Cd", "Ġ", "1", "2"]),
+    ],
+)
+def test_text_is_cut_as_the_model_was_trained(pre, text, pieces):
+    tokenizer = build_tokenizer(_byte_level_metadata(pre), "here")
+    assert [piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)] == pieces
+    whole = "".join(tokenizer.decode(tokenizer.encode(text).ids))
+    assert whole == text
+
+
+def _byte_level_metadata(pre: str | None) -> dict:
+    vocab = json.loads((tiny.tokenizer_directory() / "tokenizer.json").read_text())["model"]
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": sorted(vocab["vocab"], key=vocab["vocab"].get),
+        "tokenizer.ggml.merges": [" ".join(merge) for merge in vocab["merges"]],
+    }
+
+
+def test_llama3_prefers_whole_tokens_and_qwen_composes_accents():
+    metadata = _byte_level_metadata("llama-bpe")
+    metadata["tokenizer.ggml.tokens"].append("zqj")  # reachable by no merge
+    ids = build_tokenizer(metadata, "here").encode("zqj").ids
+    assert ids == [len(metadata["tokenizer.ggml.tokens"]) - 1]
+    metadata["tokenizer.ggml.pre"] = "qwen2"
+    qwen = build_tokenizer(metadata, "here")
+    assert len(qwen.encode("zqj").ids) == 3
+    assert qwen.encode("e\u0301").ids == qwen.encode("\u00e9").ids  # NFC
+
+
+def test_special_unused_and_user_tokens(tmp_path):
+    metadata = _byte_level_metadata("gpt-2") | {
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.add_bos_token": True,
+    }
+    tokens = metadata["tokenizer.ggml.tokens"]
+    tokens += ["<tool>", "[PAD1]"]
+    metadata["tokenizer.ggml.token_type"] = [3] * 3 + [1] * (len(tokens) - 5) + [4, 5]
+    tokenizer = build_tokenizer(metadata, "here")
+    ids = tokenizer.encode("a<tool>b<|im_end|>").ids
+    assert ids[0] == 1 and ids[2] == len(tokens) - 2 and ids[-1] == 2
+    assert tokenizer.token_to_id("[PAD1]") is None
+    assert tokenizer.decode(ids) == "a<tool>b"  # user tokens are text, control tokens are not
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tokenizer.ggml.pre": "smolm"}, ["'smolm' is unknown", "nearest: 'smollm'", "qwen2"]),
+        ({"tokenizer.ggml.pre": None}, ["none given", "newer conversion"]),
+        ({"tokenizer.ggml.model": "bert"}, ["'bert'", "gpt2, llama"]),
+        ({"tokenizer.ggml.tokens": []}, ["0 tokens"]),
+    ],
+)
+def test_a_gguf_tokenizer_we_cannot_rebuild_is_refused(changes, words):
+    metadata = {k: v for k, v in (_byte_level_metadata("gpt-2") | changes).items() if v is not None}
+    with pytest.raises(CheckpointError) as error:
+        build_tokenizer(metadata, "file.gguf")
+    for word in ("file.gguf: ", *words):
+        assert word in str(error.value)
+
+
+def test_a_sentencepiece_tokenizer_gives_the_ids_of_sentencepiece(tmp_path):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join([tiny._TEXT, *TEXTS[:1], *TEXTS[4:9]] * 3), "utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(corpus), model_prefix=str(tmp_path / "sp"), vocab_size=400, model_type="bpe",
+        byte_fallback=True, character_coverage=0.98, normalization_rule_name="identity",
+        remove_extra_whitespaces=False, minloglevel=2,
+    )  # fmt: skip
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "sp.model"))
+    size = theirs.vocab_size()
+    kinds = [
+        2 if theirs.is_unknown(i) else 3 if theirs.is_control(i) else 6 if theirs.is_byte(i) else 1
+        for i in range(size)
+    ]
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": [theirs.id_to_piece(i) for i in range(size)],
+        "tokenizer.ggml.scores": [theirs.get_score(i) for i in range(size)],
+        "tokenizer.ggml.token_type": kinds,
+        "tokenizer.ggml.bos_token_id": 1,
+    }
+    ours = build_tokenizer(metadata, "here")
+    for text in [t for t in TEXTS if t and "<|" not in t]:
+        ids = ours.encode(text).ids
+        assert ids[0] == 1  # BOS by default, as llama.cpp does
+        assert ids[1:] == theirs.encode(text), text
+        assert ours.decode(ids) == text
+    no_prefix = build_tokenizer(metadata | {"tokenizer.ggml.add_space_prefix": False}, "here")
+    assert no_prefix.encode("Mix", add_special_tokens=False).ids != theirs.encode("Mix")
+    assert no_prefix.decode(no_prefix.encode("Mix").ids) == "Mix"
+
+
+def test_merges_rank_by_the_score_of_what_they_make():
+    tokens, scores = ["a", "b", "c", "ab", "bc", "abc", "<s>"], [0, 0, 0, -2, -1, -3, 0]
+    merges = merges_from_scores(tokens, scores, [1] * 6 + [3])
+    assert merges == [("b", "c"), ("a", "b"), ("a", "bc"), ("ab", "c")]
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    return load_tokenizer(tiny.smollm2())
+
+
+@tiny.needs_smollm2
+def test_smollm2_chat(smollm2):
+    ids = encode_chat(smollm2, "Hi 12!")
+    system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    assert smollm2.decode(ids) == (
+        f"<|im_start|>system\n{system}<|im_end|>\n"
+        "<|im_start|>user\nHi 12!<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert ids[0] == 1 and ids.count(2) == 2
+    for text in TEXTS:
+        if "<|" not in text:
+            assert decode(smollm2, encode_answer(smollm2, text, 2)) == text
+
+
+@tiny.needs_smollm2
+def test_smollm2_ids_equal_those_of_transformers(smollm2):
+    """transformers ignores `pre: smollm`, which keeps digits out of merges: those few differ."""
+    pytest.importorskip("torch")
+    from transformers import AutoTokenizer
+
+    path = tiny.smollm2_gguf()
+    theirs = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    for text in TEXTS:
+        expected = theirs.encode(text, add_special_tokens=False)
+        assert smollm2.encode(text, add_special_tokens=False) == expected, text
+    assert smollm2.all_special_ids == theirs.all_special_ids
+    assert smollm2.chat_template == theirs.chat_template
+
+    split = smollm2.convert_ids_to_tokens(smollm2.encode("a  5 b"))
+    assert split == ["a", "ĠĠ", "5", "Ġb"]  # two spaces, then the digit on its own
+    assert theirs.convert_ids_to_tokens(theirs.encode("a  5 b")) == ["a", "Ġ", "Ġ", "5", "Ġb"]
+
+
+def test_torch_is_not_needed_and_nothing_is_printed(tmp_path):
+    """A GGUF and a directory load in a process that has no torch, without a word on the screen."""
+    path = tiny.write_gguf(tiny.checkpoint("llama2"), tmp_path / "m.gguf")
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from nt_jax.checkpoints.checkpoint import open_checkpoint\n"
+        "from nt_jax.checkpoints.tokenizer import encode_chat, load_tokenizer\n"
+        "ids = [encode_chat(load_tokenizer(open_checkpoint(p)), 'hi') for p in sys.argv[1:]]\n"
+        "assert ids[0] == ids[1] and ids[0]\n"
+    )
+    env = {k: v for k, v in os.environ.items() if not k.startswith("TRANSFORMERS_")}
+    env |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", code, str(path), str(tiny.checkpoint("llama2"))]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

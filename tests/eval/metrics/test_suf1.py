@@ -1,0 +1,68 @@
+"""SU-F1 against every row that the paper prints, and its laws."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nt_jax.eval.metrics.suf1 import safety_score, su_f1, utility_score
+
+ROWS = json.loads((Path(__file__).parents[2] / "golden" / "suf1_rows.json").read_text())
+# The formula gives 0.757 and 0.287; the paper prints 0.770 and 0.289.
+EXCEPTIONS = {
+    "table 2: LLaMA2-7B-Chat NeuronTune": (0.770, 0.757),
+    "table 4: w/o Attack Selection": (0.289, 0.287),
+}
+RATE, BITS = st.floats(0, 1), st.floats(0, 9)
+
+
+def by_formula(row: dict) -> float:
+    return su_f1(
+        row["refusal_harmful"] / 100,
+        row["refusal_harmless"] / 100,
+        row["entropy_harmful"],
+        row["entropy_harmless"],
+    )
+
+
+def test_26_of_28_printed_rows():
+    off = {row["row"] for row in ROWS if abs(by_formula(row) - row["su_f1"]) > 6e-4}
+    assert len(ROWS) == 28
+    assert off == set(EXCEPTIONS)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row["row"] in EXCEPTIONS], ids=str)
+def test_the_two_exceptions_are_what_they_were(row):
+    printed, formula = EXCEPTIONS[row["row"]]
+    assert row["su_f1"] == printed
+    assert by_formula(row) == pytest.approx(formula, abs=6e-4)
+
+
+@given(RATE, RATE, BITS, BITS)
+def test_lies_between_its_parts(harmful, harmless, bits_harmful, bits_harmless):
+    score = su_f1(harmful, harmless, bits_harmful, bits_harmless)
+    parts = safety_score(harmful, harmless), utility_score(bits_harmful, bits_harmless)
+    assert 0.0 <= score <= 1.0
+    assert min(parts) - 1e-9 <= score <= max(parts) + 1e-9
+
+
+@given(RATE, RATE, RATE, BITS, BITS)
+def test_more_refusal_of_harm_and_less_of_the_rest_never_hurts(a, b, harmless, x, y):
+    low, high = sorted((a, b))
+    assert su_f1(low, harmless, x, y) <= su_f1(high, harmless, x, y) + 1e-12
+    assert su_f1(harmless, high, x, y) <= su_f1(harmless, low, x, y) + 1e-12
+
+
+def test_bounds_are_arguments():
+    assert utility_score(3.0, 5.0, bounds=(2.0, 6.0)) == 0.5
+    assert su_f1(1.0, 0.0, 9.0, 9.0) == 1.0
+    assert su_f1(0.0, 1.0, 0.0, 0.0) == 0.0
+
+
+def test_percentages_are_refused():
+    with pytest.raises(ValueError, match="divide percentages by 100"):
+        su_f1(88.0, 2.0, 5.0, 5.0)
+    with pytest.raises(ValueError, match="low < high"):
+        su_f1(0.5, 0.5, 5.0, 5.0, bounds=(7.5, 1.0))

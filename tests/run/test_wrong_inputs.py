@@ -1,0 +1,166 @@
+"""Wrong inputs through the command line: exit code 2, plain lines, no traceback, nothing behind."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from nt_jax import cli
+from tests import tiny
+from tests.run import small
+
+
+@pytest.fixture(autouse=True)
+def same_process(monkeypatch):
+    """The command line must not change environment and logging of the test process."""
+    monkeypatch.setattr(cli, "_enter", lambda vllm: None)
+
+
+DOWN = "model.layers.1.mlp.down_proj.weight"
+
+
+def _truncate(model: Path) -> None:
+    file = model / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-64])
+
+
+def _change(model: Path, change) -> None:
+    tensors = load_file(model / "model.safetensors")
+    change(tensors)
+    save_file(tensors, model / "model.safetensors")
+
+
+def _nan(tensors: dict) -> None:
+    tensors[DOWN][0, 0] = np.nan
+
+
+BROKEN_MODELS = {
+    "truncated": (_truncate, ("model.safetensors", "again")),
+    "missing tensor": (lambda m: _change(m, lambda t: t.pop(DOWN)), (DOWN,)),
+    "wrong shape": (
+        lambda m: _change(m, lambda t: t.update({DOWN: np.ascontiguousarray(t[DOWN][:, :-1])})),
+        (DOWN,),
+    ),
+    "NaN": (lambda m: _change(m, _nan), (DOWN, "NaN")),
+    "rope": (
+        lambda m: tiny.edit_json(
+            m / "config.json", rope_parameters={"rope_type": "spiral", "rope_theta": 1e4}
+        ),
+        ("spiral", "default"),
+    ),
+    "no config": (lambda m: (m / "config.json").unlink(), ("config.json",)),
+}
+
+
+def run(capsys, folder: Path, *words: str) -> str:
+    """What the command printed as its error; the run directory must stay absent or empty."""
+    capsys.readouterr()  # what making the tiny model printed
+    code = cli.main("train", [*small.SETTINGS, *words, "--run-dir", str(folder)])
+    error = capsys.readouterr().err
+    assert code == 2
+    assert "Traceback" not in error
+    assert all(line.startswith("nt_jax: ") for line in error.splitlines())
+    stages = [path for path in folder.glob("*") if path.is_dir()] if folder.exists() else []
+    assert stages == []
+    return error
+
+
+@pytest.mark.parametrize("name", BROKEN_MODELS)
+def test_broken_models(name, tmp_path, capsys):
+    damage, expected = BROKEN_MODELS[name]
+    model = tiny.copy("smollm2", tmp_path / "model")
+    tiny.edit_json(model / "config.json", max_position_embeddings=1024)
+    damage(model)
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"model: {{source: {model}}}\n")
+    error = run(capsys, tmp_path / "run", "--config", str(recipe))
+    assert all(words in error for words in expected), error
+    assert len(error.splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ([], ("rows.jsonl",)),
+        ([{"request": "Hello?"}, {"request": ""}], ("rows.jsonl:2", "request")),
+        ([{"colour": "red"}], ("rows.jsonl", "colour")),
+    ],
+    ids=["empty", "a row without a field", "unknown columns"],
+)
+def test_broken_data(lines, expected, recipe, tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    error = run(capsys, tmp_path / "run", "--config", str(recipe), f"data.harmless.source={rows}")
+    assert all(words in error for words in expected), error
+
+
+def test_a_prompt_longer_than_the_context(recipe, tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    long = [{"request": f"What is {n} and " + "more " * 400 + "?"} for n in range(40)]
+    rows.write_text("".join(json.dumps(line) + "\n" for line in long))
+    error = run(
+        capsys,
+        tmp_path / "run",
+        *("--config", str(recipe), f"data.harmless.source={rows}", "data.harmless.limit=40"),
+    )
+    assert "1024" in error and "tokens" in error
+
+
+def test_a_test_prompt_longer_than_the_context_is_named_before_tuning(recipe, tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    long = [{"request": f"What is {n}?" + " more" * 400 * n} for n in range(3)]
+    rows.write_text("".join(json.dumps(line) + "\n" for line in long))
+    extra = f"eval.extra={{mine: {{source: {rows}, kind: harmless}}}}"
+    words = ["--config", str(recipe), extra, "eval.datasets=[demo_direct, mine]"]
+    error = run(capsys, tmp_path / "run", *words)
+    assert "test set mine, row" in error and "eval.max_new_tokens" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["neurons.saftey=2000"], "did you mean 'neurons.safety'"),
+        (["neurons.safety=100000"], "more than"),
+        (["model.source=wheel:not_there"], "pip install"),
+        (["mesh.model=9"], "needs 9 devices, but this machine shows 8"),
+        (["mesh.model=4"], "mesh.model = 4 does not divide kv_heads = 2"),
+        (["mesh.data=3", "tune.local_batch=3", "tune.global_batch=3"], "eval.batch_size"),
+        (["attribution.attack_types=[emotion]", "attribution.examples_per_type=99"], "emotion"),
+    ],
+)
+def test_wrong_settings(words, expected, recipe, tmp_path, capsys):
+    folder = tmp_path / "run"
+    code = cli.main(
+        "train", ["--config", str(recipe), *small.SETTINGS, *words, "--run-dir", str(folder)]
+    )
+    error = capsys.readouterr().err
+    assert code == 2
+    assert expected in error
+    assert "Traceback" not in error
+    assert not folder.exists()
+
+
+def test_dry_run_says_what_would_happen_and_writes_nothing(recipe, tmp_path, capsys):
+    folder = tmp_path / "run"
+    code = cli.main(
+        "train", ["--config", str(recipe), *small.SETTINGS, "--run-dir", str(folder), "--dry-run"]
+    )
+    said = capsys.readouterr().out
+    assert code == 0
+    assert not folder.exists()
+    for words in ("memory", "24 of", "M parameters", "safety: 14", "dry run", "attacks for train"):
+        assert words in said
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["data.harmful.source=nowhere.csv", "eval.extra={own: {source: nowhere.csv, kind: harmful}}"],
+)
+def test_dry_run_opens_every_file(word, recipe, tmp_path, capsys):
+    words = [*small.SETTINGS, word, *(["eval.datasets=[own]"] if "own" in word else [])]
+    code = cli.main(
+        "train", ["--config", str(recipe), *words, "--run-dir", str(tmp_path / "run"), "--dry-run"]
+    )
+    assert code == 2 and "nowhere.csv: no such file" in capsys.readouterr().err
