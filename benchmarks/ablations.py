@@ -3,7 +3,7 @@
     python benchmarks/ablations.py --config benchmarks/real_data.yaml --json
     python benchmarks/ablations.py --config smollm2-135m --only recipe order_1 --json
 
-The run of the recipe is carried to its tuned factors first; its answers, attribution and metric are
+The run of the recipe is carried to its tuned factors first; its answers, attribution and slopes are
 what all variants share. Each variant is tuned anew and validated; --strengths adds points at other
 shares of the way from 1 to its factors. Refusals of harmful and of harmless requests rise together,
 so a variant is better where `separation` is: how often a harmful validation request has the larger
@@ -22,14 +22,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rich.console import Console
 
-from nt_jax.compare.ablations import chosen_neurons
-from nt_jax.compare.fitting_data import Material
+from nt_jax.compare.fitting_data import FittingData
+from nt_jax.compare.methods.ablations import chosen_neurons
 from nt_jax.config.load import load_config
 from nt_jax.config.schema import RunConfig
+from nt_jax.console import shown_on
 from nt_jax.errors import DataError
+from nt_jax.eval.judges.judge import open_judge
 from nt_jax.run.pipeline import read_inputs, run
 from nt_jax.rundir import RunDirectory
 from nt_jax.train.tune import tune
+from nt_jax.train.tuning_data import TuningData
+from nt_jax.train.warm_start import SLOPES
 
 VARIANTS: dict[str, list[str]] = {
     "recipe": [],
@@ -60,7 +64,7 @@ VARIANTS: dict[str, list[str]] = {
     "direct_half": ["tune.direct_fraction=0.5"],
     "harmless_bare": ["tune.attacked_harmless_fraction=0"],
 }
-SLOPES = ("metric_requests", "answer_tokens", "token_decay", "attacked_harmless_fraction")
+OF_SLOPES = ("metric_requests", "answer_tokens", "token_decay", "attacked_harmless_fraction")
 MARGINS = ("margin_", "separation_")
 SHOWN = ("refusal_attack", "refusal_direct", "refusal_harmless", "entropy_harmless", "su_f1")
 
@@ -76,19 +80,19 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measured(material: Material, config: RunConfig, folder: Path) -> dict:
+def measured(data: FittingData, config: RunConfig, folder: Path) -> dict:
     """Tune one variant in `folder` and validate it; what `folder` already holds is kept."""
-    kept = material.run.folder("train")
-    own, base = config.tune, material.config.tune
+    kept = data.run.folder("train") / SLOPES
+    own, base = config.tune, data.config.tune
     folder.mkdir(parents=True, exist_ok=True)
-    same = all(getattr(own, name) == getattr(base, name) for name in SLOPES)
-    if same and config.neurons == material.config.neurons and (kept / "metric.npy").exists():
-        shutil.copyfile(kept / "metric.npy", folder / "metric.npy")
-    session = material.session.under(config)
-    mine = Material(session, material.records, material.run)
-    neurons = chosen_neurons(mine, material.run.folder("attribute"))
+    same = all(getattr(own, name) == getattr(base, name) for name in OF_SLOPES)
+    if same and config.neurons == data.config.neurons and kept.exists():
+        shutil.copyfile(kept, folder / SLOPES)
+    mine = FittingData(config, data.model, data.records, data.run)
+    neurons = chosen_neurons(mine, data.run.folder("attribute"))
     started = time.monotonic()
-    tune(session, neurons, mine.pools, mine.whole_validation, folder)
+    drawn_from, judge = TuningData(mine.pools, mine.whole_validation), open_judge(config.eval.judge)
+    tune(data.model, neurons, drawn_from, own, judge=judge, seed=config.seed, folder=folder)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     last = {"strength": 1.0, **rows[-1]}
     others = map(json.loads, (folder / "strengths.jsonl").read_text().splitlines())
@@ -103,19 +107,17 @@ def measured(material: Material, config: RunConfig, folder: Path) -> dict:
     }
 
 
-def main() -> None:
-    """Tune and print."""
-    args = arguments()
-    console = Console(quiet=args.json)
+def measure_all(args: argparse.Namespace) -> dict[str, dict]:
+    """What each variant did; finished ones are kept."""
     plain = load_config(args.config, args.overrides)
     last = plain.tune.epochs
     fixed = [f"tune.{key}={last}" for key in ("validate_every", "margins_every")]
     fixed.append(f"tune.strengths={json.dumps(args.strengths)}")
-    inputs = read_inputs(plain, console)
-    run(plain, console, until="train", inputs=inputs)
+    inputs = read_inputs(plain)
+    run(plain, until="train", inputs=inputs)
     table = {}
     with RunDirectory(plain.folder) as directory:
-        material = Material(inputs.session, inputs.records, directory)
+        data = FittingData(plain, inputs.model, inputs.records, directory)
         for name in args.only:
             folder = directory.path / "ablations" / name
             words = [*args.overrides, *fixed, *VARIANTS[name]]
@@ -125,7 +127,7 @@ def main() -> None:
             if found.get("settings") != settings:
                 shutil.rmtree(folder, ignore_errors=True)
                 try:
-                    found = measured(material, config, folder)
+                    found = measured(data, config, folder)
                 except DataError as error:  # the data have not what this variant needs
                     found = {"error": str(error)}
                 found = {**found, "settings": settings}
@@ -133,6 +135,14 @@ def main() -> None:
             table[name] = {k: v for k, v in found.items() if k != "settings"}
             if not args.json:
                 print(name, json.dumps(table[name]), flush=True)
+    return table
+
+
+def main() -> None:
+    """Tune and print."""
+    args = arguments()
+    with shown_on(Console(quiet=args.json)):
+        table = measure_all(args)
     print(json.dumps({"settings": vars(args), "table": table}))
 
 

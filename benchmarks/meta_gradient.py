@@ -25,8 +25,9 @@ import jax
 import numpy as np
 
 from benchmarks import models
-from nt_jax.attribution.select import NeuronSet, random_neurons
+from nt_jax.attribution.select import random_neurons
 from nt_jax.data.packing import PackedBatch, Row, Shape, pack_alone
+from nt_jax.models.neurons import NeuronSet
 from nt_jax.train import maml, objectives
 from nt_jax.train.maml import MetaBatch, MetaOptions
 from nt_jax.train.theta import initial_theta, place

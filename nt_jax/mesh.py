@@ -1,9 +1,10 @@
-"""The one mesh and the one table that says which dimension letter lies on which mesh axis."""
+"""The mesh, the one table of which dimension letter lies on which of its axes, and its devices."""
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from nt_jax.errors import ConfigError
+from nt_jax.runinfo import memory_bytes
 
 # Letters are the suffixes used everywhere (B batch, R attribution rows, F neurons, N query heads,
 # K kv heads, V vocabulary). A letter that is not listed is replicated.
@@ -33,3 +34,22 @@ def sharding(mesh: Mesh, letters: str) -> NamedSharding:
         axis = SHARDING_RULES.get(letter)
         axes.append(None if axis in axes else axis)  # a mesh axis can serve one dimension only
     return NamedSharding(mesh, PartitionSpec(*axes))
+
+
+def memory_limit() -> int:
+    """Bytes of the first device; what a small machine has, where it does not tell."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 8 << 30)
+
+
+def free_bytes() -> int:
+    """What the first device has left; for a CPU, which does not say, a quarter of the machine's."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    return memory_bytes() // 4
+
+
+def devices() -> str:
+    """The accelerators in words, e.g. "cpu x 1"."""
+    found = jax.devices()
+    return f"{found[0].device_kind if found[0].platform != 'cpu' else 'cpu'} x {len(found)}"

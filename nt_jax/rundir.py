@@ -5,12 +5,13 @@ the stage's key) and only then renamed to `NAME`: a folder without the dot is al
 """
 
 import contextlib
+import dataclasses
 import datetime
 import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,13 +19,28 @@ from typing import Any, Self
 import filelock
 
 from nt_jax.atomic import disk_errors, read_text, remove, sync, sync_tree, write_atomic
+from nt_jax.console import clock, say
 from nt_jax.errors import RunError
 from nt_jax.runinfo import peak_memory, this_machine
 
-__all__ = ["RunDirectory", "write_atomic"]
-
 DONE = "DONE"
 RESUME = "RESUME"  # in a partial folder: the key of the stage that may carry it on
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One step of a run, with a folder of its own.
+
+    What it is made from decides when it is repeated: `reads` are settings, `made_from` names other
+    stages or hashes of what lies outside. `work(folder)` writes and says one line about it; a
+    resumable stage goes on in the folder that an interruption left.
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    made_from: tuple[str, ...]
+    work: Callable[[Path], str]
+    resumable: bool = True
 
 
 class RunDirectory:
@@ -79,6 +95,17 @@ class RunDirectory:
             return self.folder(name)
         partial = self._partial(name)
         return partial if read_text(partial / RESUME) == key else None
+
+    def carry(self, stage: Stage, key: str) -> Path:
+        """Do the work of `stage` unless it is done already, and say which; its folder."""
+        started = time.monotonic()
+        if self.finished(stage.name, key):
+            say(stage.name, "kept from before")
+        else:
+            with self.stage(stage.name, key, stage.resumable) as folder:
+                said = stage.work(folder)
+            say(stage.name, f"{said}   {clock(time.monotonic() - started)}")
+        return self.folder(stage.name)
 
     @contextlib.contextmanager
     def stage(self, name: str, key: str, resumable: bool = False) -> Iterator[Path]:

@@ -19,7 +19,6 @@ PACKAGES = (
     "tokenizers",
     "datasets",
     "numpy",
-    "safetensors",
     "gguf",
     "pydantic",
 )

@@ -14,7 +14,7 @@ import numpy as np
 from nt_jax.mesh import make_mesh, sharding
 from nt_jax.models.config import ModelConfig, RopeConfig
 from nt_jax.models.rope import inverse_frequencies
-from nt_jax.models.transformer import LanguageModel, assemble, dim_sizes, leaf_axes
+from nt_jax.models.transformer import LanguageModel, assemble, leaf_axes
 
 CONFIG = ModelConfig(
     family="llama", vocab_size=40, width=16, neurons=24, layers=3, heads=4, kv_heads=2, head_dim=4,
@@ -27,7 +27,7 @@ MESH_CONFIG = dataclasses.replace(CONFIG, kv_heads=4)  # every split dimension d
 
 def random_leaves(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
     """Float64 weights of every leaf, large enough that every part matters."""
-    generator, sizes = np.random.default_rng(seed), dim_sizes(config)
+    generator, sizes = np.random.default_rng(seed), config.sizes
     leaves = {}
     for path, letters in leaf_axes(config).items():
         noise = generator.standard_normal([sizes[letter] for letter in letters])

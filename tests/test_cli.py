@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from nt_jax import cli
-from nt_jax.compare.names import METHODS
 from nt_jax.config.help import setting_table
+from nt_jax.config.registry import METHODS
+from nt_jax.console import say
+from nt_jax.environment import prepare_environment
 from nt_jax.errors import RunError
+from nt_jax.version import __version__
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("jax", "flax", "transformers", "datasets", "torch", "numpy", "rich")
@@ -23,32 +26,35 @@ def python(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *words], capture_output=True, text=True, env=env)
 
 
+def hand_over(monkeypatch, **takers) -> None:
+    """Let these functions take what commands hand over, in place of those that do the work."""
+    homes = {
+        "run": "nt_jax.run.pipeline", "export_run": "nt_jax.run.export",
+        "describe": "nt_jax.run.dry_run", "evaluate_model": "nt_jax.run.evaluate",
+        "compare": "nt_jax.compare.pipeline", "run_tasks": "nt_jax.eval.lm_eval.tasks",
+    }  # fmt: skip
+    for name, home in homes.items():
+        module = types.ModuleType(home)
+        module.__dict__[name] = takers[name]
+        monkeypatch.setitem(sys.modules, home, module)
+    monkeypatch.setattr(cli, "_enter", lambda: None)  # it changes the whole process: tested apart
+
+
 @pytest.fixture
 def calls(monkeypatch) -> list:
-    """What the commands hand over to train.loop and train.plan, without running them."""
+    """What the commands hand over, without running them."""
     made: list = []
-    loop, plan = types.ModuleType("nt_jax.run.pipeline"), types.ModuleType("nt_jax.run.dry_run")
-    loop.__dict__["run"] = lambda config, console, **more: made.append((config, more))
-    loop.__dict__["export_run"] = lambda *words: made.append(words)
-    plan.__dict__["describe"] = lambda config: f"the plan of {config.name}"
-    monkeypatch.setitem(sys.modules, "nt_jax.run.pipeline", loop)
-    monkeypatch.setitem(sys.modules, "nt_jax.run.dry_run", plan)
-    alone = types.ModuleType("nt_jax.run.evaluate")
-    alone.__dict__["evaluate"] = lambda config, model, console, beside: made.append(
-        (config, model, beside)
-    )
-    monkeypatch.setitem(sys.modules, "nt_jax.run.evaluate", alone)
-    compared = types.ModuleType("nt_jax.compare.pipeline")
 
-    def compare(config, console, methods, tables):
-        made.append((config, methods, tables))
+    def keep(*words, **more) -> None:
+        made.append((*words, more) if more else words)
+
+    def compare(config) -> dict:
+        made.append((config,))
         return {"run": config.name}
 
-    compared.__dict__["compare"] = compare
-    monkeypatch.setitem(sys.modules, "nt_jax.compare.pipeline", compared)
-    monkeypatch.setattr(
-        cli, "_enter", lambda **_: None
-    )  # it changes the whole process: tested apart
+    takers = dict.fromkeys(("run", "export_run", "evaluate_model", "run_tasks"), keep)
+    describe = lambda config: f"the plan of {config.name}"  # noqa: E731
+    hand_over(monkeypatch, compare=compare, describe=describe, **takers)
     return made
 
 
@@ -58,6 +64,7 @@ def calls(monkeypatch) -> list:
         "nt_jax.train",
         "nt_jax.attribute",
         "nt_jax.eval",
+        "nt_jax.eval.lm_eval",
         "nt_jax.compare",
         "nt_jax.export",
         "nt_jax",
@@ -130,26 +137,21 @@ def test_commands_hand_over_the_resolved_config(calls, tmp_path):
     assert cli.main("train", words) == 0
     assert cli.main(argv=["attribute", *words]) == 0
     assert cli.main("eval", words) == 0
-    (config, more), attribute, evaluate = calls
-    assert (config.seed, config.tune.epochs, config.run_dir, more) == (3, 2, "a: b#c", {})
-    assert attribute == (config, {"until": "select"}) and evaluate == (config, {})
+    (config, train), attribute, (_, evaluate) = calls
+    assert (config.seed, config.tune.epochs, config.run_dir) == (3, 2, "a: b#c")
+    assert train == evaluate == {"until": None} and attribute == (config, {"until": "select"})
 
 
-def test_the_engine_is_a_flag_of_eval_and_a_setting(calls):
+def test_the_engine_is_a_flag_of_eval_and_a_setting(calls, capsys):
     words = ["--config", "smollm2-135m"]
-    assert cli.main("eval", words) == 0
-    assert cli.main("eval", [*words, "--engine", "vllm"]) == 0
-    assert cli.main("train", [*words, "eval.engine=vllm"]) == 0
-    assert [config.eval.engine for config, _ in calls] == ["jax", "vllm", "vllm"]
-    assert cli.main("eval", [*words, "--engine", "tgi"]) == 2
-
-
-def test_vllm_finds_memory_left_unless_the_user_has_his_own_mind():
-    ours, theirs = {}, {"XLA_PYTHON_CLIENT_PREALLOCATE": "true"}
-    cli.prepare_environment(ours, vllm=True)
-    cli.prepare_environment(theirs, vllm=True)
-    assert ours["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
-    assert theirs["XLA_PYTHON_CLIENT_PREALLOCATE"] == "true"
+    assert cli.main("eval", [*words, "--engine", "jax"]) == 0
+    assert cli.main("train", [*words, "eval.engine=jax"]) == 0
+    assert [config.eval.engine for config, _ in calls] == ["jax", "jax"]
+    for refused in (["--engine", "tgi"], ["--engine", "vllm"], ["eval.engine=vllm"]):
+        assert cli.main("eval", [*words, *refused]) == 2
+        shown = capsys.readouterr().err
+        assert shown.startswith("nt_jax: eval.engine = '") and shown.count("\n") == 1
+    assert "is no longer an engine here: serve the exported folder with it" in shown
 
 
 def test_eval_with_a_model_measures_it_and_trains_nothing(calls):
@@ -163,15 +165,22 @@ def test_compare_hands_over_methods_and_tables_and_prints_json_last(calls, capsy
     words = ["--config", "smollm2-135m", "compare.search=2"]
     assert cli.main("compare", words) == 0
     assert capsys.readouterr().out == ""
-    assert (
-        cli.main("compare", [*words, "--methods", "scans,dinm", "--tables", "5,1", "--json"]) == 0
-    )
+    flags = ["--methods", "scans,dinm", "--tables", "5,1", "--json"]
+    assert cli.main("compare", [*words, *flags]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"run": "smollm2-135m"}
-    assert [call[1:] for call in calls] == [
+    assert [(config.compare.methods, config.compare.tables) for (config,) in calls] == [
         (tuple(METHODS), ("2",)),
         (("scans", "dinm"), ("1", "5")),
     ]
     assert calls[0][0].compare.search == 2
+
+
+def test_lm_eval_hands_over_its_tasks(calls):
+    words = ["--model", "runs/x", "--tasks", "arc_easy,mmlu", "--limit", "5", "--chat"]
+    assert cli.main("eval.lm_eval", words) == cli.main(argv=["eval.lm_eval", *words]) == 0
+    for ((options,),) in (calls[:1], calls[1:]):
+        assert (options["model"], options["tasks"]) == ("runs/x", ["arc_easy", "mmlu"])
+        assert (options["limit"], options["chat"], options["shots"]) == (5, True, None)
 
 
 def test_a_dry_run_prints_the_plan_and_changes_nothing(calls, capsys, tmp_path, monkeypatch):
@@ -182,15 +191,24 @@ def test_a_dry_run_prints_the_plan_and_changes_nothing(calls, capsys, tmp_path, 
 
 
 def test_export_hands_over_its_folders(calls):
-    assert cli.main("export", ["--run", "runs/x", "--out", "out", "--dtype", "float32"]) == 0
-    assert cli.main("export", ["--run", "runs/x", "--out", "out"]) == 0
-    assert cli.main("export", ["--run", "runs/x", "--out", "out", "--strength", "0.8"]) == 0
-    assert calls[0] == (Path("runs/x"), Path("out"), "float32", None)
-    assert [words[2:] for words in calls[1:]] == [("source", None), ("source", 0.8)]
+    words = ["--run", "runs/x", "--out", "out"]
+    assert cli.main("export", [*words, "--dtype", "float32"]) == 0
+    assert cli.main("export", words) == 0
+    assert cli.main("export", [*words, "--strength", "0.8", "--format", "hf"]) == 0
+    assert calls[0] == (Path("runs/x"), Path("out"), "float32", None, "hf")
+    assert [call[2:] for call in calls[1:]] == [("source", None, "hf"), ("source", 0.8, "hf")]
+
+
+def test_what_a_command_says_is_shown(calls, monkeypatch, capsys):
+    monkeypatch.setattr(
+        sys.modules["nt_jax.run.export"], "export_run", lambda *_: say("export", "done")
+    )
+    assert cli.main("export", ["--run", "a", "--out", "b"]) == 0
+    assert capsys.readouterr().out == "export     done\n"
 
 
 def test_an_error_of_the_run_has_no_traceback(calls, monkeypatch, capsys):
-    def fail(config, console):
+    def fail(config, until):
         raise RunError("first line\nsecond line")
 
     monkeypatch.setattr(sys.modules["nt_jax.run.pipeline"], "run", fail)
@@ -199,7 +217,7 @@ def test_an_error_of_the_run_has_no_traceback(calls, monkeypatch, capsys):
 
 
 def test_an_interrupt_says_how_to_continue(calls, monkeypatch, capsys):
-    def interrupt(config, console):
+    def interrupt(config, until):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sys.modules["nt_jax.run.pipeline"], "run", interrupt)
@@ -210,25 +228,26 @@ def test_an_interrupt_says_how_to_continue(calls, monkeypatch, capsys):
 
 
 def test_a_bug_keeps_its_traceback(calls, monkeypatch):
-    monkeypatch.setattr(sys.modules["nt_jax.run.pipeline"], "run", lambda *_: 1 / 0)
+    monkeypatch.setattr(sys.modules["nt_jax.run.pipeline"], "run", lambda *_, **more: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.main("train", ["--config", "smollm2-135m"])
 
 
 def test_the_environment_of_the_user_wins():
     environ = {"XDG_CACHE_HOME": "/caches", "TOKENIZERS_PARALLELISM": "true"}
-    cli.prepare_environment(environ)
+    prepare_environment(environ)
     assert environ["JAX_COMPILATION_CACHE_DIR"] == "/caches/nt_jax/xla"
     assert environ["TOKENIZERS_PARALLELISM"] == "true"
     assert environ["TF_CPP_MIN_LOG_LEVEL"] == "2"
     environ = {"HOME": "/home/me", "JAX_COMPILATION_CACHE_DIR": "/mine"}
-    cli.prepare_environment(environ)
+    prepare_environment(environ)
     assert environ["JAX_COMPILATION_CACHE_DIR"] == "/mine"
 
 
 def test_only_our_own_warnings_reach_the_screen():
     code = (
-        "import logging, warnings\nfrom nt_jax import cli\ncli.silence_libraries()\n"
+        "import logging, warnings\n"
+        "from nt_jax.environment import silence_libraries\nsilence_libraries()\n"
         "warnings.warn('from a library')\n"
         "logging.getLogger('absl').warning('from absl')\n"
         "logging.getLogger('jax.x').error('a real error')\n"
@@ -239,5 +258,5 @@ def test_only_our_own_warnings_reach_the_screen():
 
 
 def test_version():
-    assert python("-m", "nt_jax", "--version").stdout == f"nt_jax {cli.__version__}\n"
-    assert python("-m", "nt_jax.train", "--version").stdout == f"nt_jax {cli.__version__}\n"
+    assert python("-m", "nt_jax", "--version").stdout == f"nt_jax {__version__}\n"
+    assert python("-m", "nt_jax.train", "--version").stdout == f"nt_jax {__version__}\n"

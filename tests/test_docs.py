@@ -20,15 +20,35 @@ def test_method_names_were_found():
     assert len(NAMES) > 10
 
 
-def test_readme_tree_lists_every_module():
-    text = (ROOT / "README.md").read_text()
-    files = [
-        path.name for path in (ROOT / "nt_jax").rglob("*.py") if not path.name.startswith("__")
-    ]
-    entries = {"attribute.py", "export.py"}  # thin scripts, named as commands instead
-    # Rooms are listed as folders until the README is written anew for them.
-    rooms = {path.name for path in (ROOT / "nt_jax").rglob("*/*.py")}
-    assert [name for name in files if name not in text and name not in entries | rooms] == []
+def tree() -> dict[str, set[str]]:
+    """Folder below nt_jax/ -> the Python files that the README's tree names in it."""
+    block = (ROOT / "README.md").read_text().split("```\nnt_jax/\n")[1].split("```")[0]
+    rooms: dict[str, set[str]] = {"": set()}
+    room = ""
+    for line in block.splitlines():
+        if folder := re.match(r"  (\S+)/ ", line):
+            room = folder[1]
+            rooms[room] = set()
+        else:
+            rooms[room] |= set(line.split())
+    return rooms
+
+
+def test_readme_tree_is_that_of_the_folders():
+    package, found = ROOT / "nt_jax", {"recipes": set()}
+    for path in package.rglob("*.py"):
+        room = path.parent.relative_to(package).as_posix().removeprefix(".")
+        names = found.setdefault(room, set())
+        if not path.name.startswith("__") and path != package / "attribute.py":
+            names.add(path.name)
+    assert tree() == found
+
+
+def test_files_named_in_the_documents_exist():
+    for page in (ROOT / "docs").glob("*.md"):
+        for name in re.findall(r"`([a-z_0-9/]+\.py)`", page.read_text()):
+            known = [*(ROOT / "nt_jax").rglob(name), *ROOT.glob(name)]
+            assert known, f"{page.name}: {name}"
 
 
 def test_settings_in_method_exist():

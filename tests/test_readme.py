@@ -3,14 +3,13 @@
 import importlib.util
 import re
 import shlex
-import sys
-import types
 from pathlib import Path
 
 import pytest
 
 from nt_jax import cli
 from tests import tiny
+from tests.test_cli import hand_over
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,17 +37,15 @@ def test_python_commands_load(line, tmp_path, monkeypatch):
     _, _, module, *words = shlex.split(line)
     assert importlib.util.find_spec(module) is not None
     done: list = []
-    loop, plan = types.ModuleType("nt_jax.run.pipeline"), types.ModuleType("nt_jax.run.dry_run")
-    loop.__dict__["run"] = lambda config, console, **_: done.append(config.name)
-    loop.__dict__["export_run"] = lambda folder, *rest: done.append(folder.name)
-    plan.__dict__["describe"] = lambda config: done.append(config.name)
-    alone = types.ModuleType("nt_jax.run.evaluate")
-    alone.__dict__["evaluate"] = lambda config, *rest: done.append(config.name)
-    compared = types.ModuleType("nt_jax.compare.pipeline")
-    compared.__dict__["compare"] = lambda config, *rest: done.append(config.name)
-    for fake in (loop, plan, alone, compared):
-        monkeypatch.setitem(sys.modules, fake.__name__, fake)
-    monkeypatch.setattr(cli, "_enter", lambda **_: None)  # it changes the whole process
+    hand_over(
+        monkeypatch,
+        **dict.fromkeys(
+            ("run", "describe", "evaluate_model", "compare"),
+            lambda config, *_, **more: done.append(config.name),
+        ),
+        export_run=lambda folder, *_: done.append(folder.name),
+        run_tasks=lambda *, model, **more: done.append(Path(model).name),
+    )
     monkeypatch.chdir(tmp_path)
     Path("my-model.yaml").write_text(re.findall(r"```yaml\n(.*?)```", README, re.S)[0])
     assert cli.main(module.removeprefix("nt_jax."), words) == 0

@@ -1,8 +1,10 @@
 """A run directory stays whole, whatever happens: failures, kills, full disks, second runs."""
 
 import errno
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,10 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from nt_jax.atomic import disk_errors, write_atomic
+from nt_jax.console import shown_on
 from nt_jax.errors import RunError
-from nt_jax.rundir import RunDirectory
+from nt_jax.rundir import RunDirectory, Stage
 
 ROOT = Path(__file__).parents[1]
 PRELUDE = """
@@ -91,6 +95,45 @@ def test_an_interrupted_stage_is_carried_on_with_the_same_key_only(tmp_path):
         assert run.finished("train", "b")
         assert sorted(path.name for path in run.folder("train").iterdir()) == ["0", "DONE"]
         assert run.facts()["stages"]["train"]["resumed"] is True
+
+
+def carry(folder: Path, work, key: str = "k", resumable: bool = True) -> str:
+    """Carry one stage; what was said."""
+    screen, stage = io.StringIO(), Stage("train", ("tune",), ("data",), work, resumable)
+    with shown_on(Console(file=screen, width=120)), RunDirectory(folder) as run:
+        assert run.carry(stage, key) == folder / "train"
+    return screen.getvalue()
+
+
+def test_a_finished_stage_is_kept_and_says_so(tmp_path):
+    def work(folder: Path) -> str:
+        assert folder == tmp_path / ".train.tmp"
+        (folder / "factors").write_text("1.5")
+        return "2 epochs"
+
+    assert re.fullmatch(r"train      2 epochs   \d+:\d\d\n", carry(tmp_path, work))
+    again = carry(tmp_path, lambda folder: pytest.fail("it was repeated"))
+    assert again == "train      kept from before\n"
+    assert (tmp_path / "train" / "factors").read_text() == "1.5"
+    assert "once more" in carry(tmp_path, lambda folder: "once more", key="other")
+    assert not (tmp_path / "train" / "factors").exists()
+
+
+@pytest.mark.parametrize("resumable", [True, False])
+def test_an_interrupted_stage_goes_on_in_its_folder_if_it_is_resumable(tmp_path, resumable):
+    def interrupted(folder: Path) -> str:
+        (folder / "epoch-1").touch()
+        raise KeyboardInterrupt
+
+    def work(folder: Path) -> str:
+        return f"goes on: {(folder / 'epoch-1').exists()}"
+
+    with pytest.raises(KeyboardInterrupt):
+        carry(tmp_path, interrupted, resumable=resumable)
+    assert not (tmp_path / "train").exists()
+    assert f"goes on: {resumable}   " in carry(tmp_path, work, resumable=resumable)
+    assert (tmp_path / "train" / "epoch-1").exists() == resumable
+    assert seen(tmp_path) == {"train", "run.json"}
 
 
 def test_a_kill_in_the_middle_of_a_stage_leaves_the_older_one(tmp_path):

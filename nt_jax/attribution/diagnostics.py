@@ -1,12 +1,15 @@
-"""How alike two attributions are, and how concentrated one is. Plain numpy."""
+"""How alike two attributions are, how concentrated one is, and what its neurons say."""
 
 from itertools import combinations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, Int
 from scipy.stats import spearmanr
 
 from nt_jax.attribution.select import ranking
+from nt_jax.models.transformer import LanguageModel, unembed
 
 
 def rank_correlation(one_LF: Float[np.ndarray, "L F"], other_LF: Float[np.ndarray, "L F"]) -> float:
@@ -58,3 +61,27 @@ def summarise(
         "neurons_for_half": neurons_for(0.5, chosen_LF),
         "share_of_chosen": float(cumulative_share(chosen_LF)[min(count, chosen_LF.size) - 1]),
     }
+
+
+@jax.jit
+def column_logits(lm: LanguageModel, layer: Array, index: Array) -> Array:
+    """logits_V of one neuron's column of the down projection, read as a residual stream.
+
+    The final norm divides by the column's own length, so neurons of any layer are comparable.
+    """
+    down_LFD = lm.module().blocks.mlp.down[...]
+    return unembed(lm.module(), down_LFD[layer, index][None, None], lm.config.rms_eps)[0, 0]
+
+
+def promoted_tokens(
+    lm: LanguageModel, layer_N: np.ndarray, index_N: np.ndarray, sign_N: np.ndarray, count: int
+) -> Int[np.ndarray, "N count"]:
+    """Ids of the `count` tokens that each neuron promotes most, the strongest first.
+
+    sign_N is the sign of the neuron's activation: a negative one promotes what its column opposes.
+    """
+    found = []
+    for layer, index, sign in zip(layer_N, index_N, sign_N, strict=True):
+        logits_V = column_logits(lm, jnp.int32(layer), jnp.int32(index))
+        found.append(jax.lax.top_k(logits_V * (1.0 if sign >= 0 else -1.0), count)[1])
+    return np.asarray(jax.device_get(found)).reshape(len(found), count)

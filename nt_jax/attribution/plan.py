@@ -4,8 +4,8 @@ import dataclasses
 
 import jax
 
+from nt_jax.mesh import free_bytes
 from nt_jax.models.transformer import LanguageModel
-from nt_jax.runinfo import memory_bytes
 
 # Tokens per matrix product below which a program takes no less time: measured on two CPU cores
 # (docs/attribution.md); elsewhere what hides the reading of the weights, several times over.
@@ -29,14 +29,6 @@ class Plan:
             f"{self.total} rows in {programs} {'program' if programs == 1 else 'programs'} of "
             f"{self.rows}   {self.bytes_taken / 1e9:.2f} of {self.bytes_free / 1e9:.1f} GB free"
         )
-
-
-def free_bytes() -> int:
-    """What the first device has left; for a CPU, which does not say, a quarter of the machine's."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    return memory_bytes() // 4
 
 
 def row_bytes(lm: LanguageModel, prompt: int, answer: int) -> int:

@@ -1,26 +1,11 @@
 """Scores into neuron sets: top-k over all layers, and what happens to neurons in both sets."""
 
-import dataclasses
-
 import chex
-import jax
 import numpy as np
 from jaxtyping import Float, Int
 
 from nt_jax.errors import ConfigError
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class NeuronSet:
-    """The P chosen neurons, safety ones first, each set in order of falling score."""
-
-    layer_P: jax.Array | np.ndarray  # int32
-    index_P: jax.Array | np.ndarray  # int32, the neuron's column in its layer
-    is_safety_P: jax.Array | np.ndarray  # bool; False means utility
-
-    def __len__(self) -> int:
-        return int(self.layer_P.shape[0])
+from nt_jax.models.neurons import NeuronSet
 
 
 def aggregate(score_ELF: Float[np.ndarray, "E L F"]) -> Float[np.ndarray, "L F"]:

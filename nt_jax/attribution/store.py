@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from nt_jax.attribution.integrated import Attribution
-from nt_jax.attribution.select import NeuronSet, aggregate
+from nt_jax.attribution.score import Attribution
+from nt_jax.attribution.select import aggregate
 from nt_jax.errors import RunError
+from nt_jax.models.neurons import NeuronSet
 
 
 def save_attribution(path: Path, result: Attribution) -> None:

@@ -12,18 +12,14 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Float
 
+from nt_jax.models.layers import Block, at_layer, attend, block_at, rms_norm
 from nt_jax.models.rope import rotary_tables
 from nt_jax.models.transformer import (
-    Block,
     LanguageModel,
-    attend,
     forward,
     positions,
-    rms_norm,
-    run_attention,
     token_log_probs,
     unembed,
 )
@@ -72,26 +68,20 @@ def run_prefix(
     )  # fmt: skip
 
 
-def layer_of(tree, index: Array):
-    """The stacked pytree's slice for one layer, `index` traced."""
-    return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, index, keepdims=False), tree)
-
-
 def _block(lm: LanguageModel, index: Array) -> Block:
     """The weights of one layer, `index` traced."""
-    graphdef, stacked = nnx.split(lm.module().blocks)
-    return nnx.merge(graphdef, layer_of(stacked, index))
+    return block_at(lm.module().blocks, index)
 
 
 def _attention(lm: LanguageModel, prefix: Prefix, block: Block, index: Array, x_TD: Array) -> Array:
     """The stream after the layer's attention, to the prefix and to the suffix itself; [1, T, D]."""
-    past_k, past_v = layer_of((prefix.keys_LSKH, prefix.values_LSKH), index)
+    past_k, past_v = at_layer((prefix.keys_LSKH, prefix.values_LSKH), index)
 
     def mix(q: Array, k: Array, v: Array) -> Array:
         return attend(q, [past_k, k], [past_v, v], [prefix.mask_TS, prefix.own_mask_TT])
 
     rotary = (prefix.cos_TH, prefix.sin_TH)
-    return run_attention(block, x_TD[None], rotary, lm.config.rms_eps, mix)
+    return block.attend(x_TD[None], rotary, lm.config.rms_eps, mix)
 
 
 def _run(lm: LanguageModel, prefix: Prefix, begin: Array, enter: Array, x_TD: Array):
@@ -120,7 +110,7 @@ def _run(lm: LanguageModel, prefix: Prefix, begin: Array, enter: Array, x_TD: Ar
 
 
 @jax.custom_vjp
-def run_from(lm: LanguageModel, prefix: Prefix, begin: Array, enter: Array, x_TD: Array):
+def run_from(lm: LanguageModel, prefix: Prefix, begin: Array, enter: Array, x_TD: Array) -> Array:
     """x_TD after the last layer, for a row whose stream enters layer `enter` as `x_TD`.
 
     `begin` <= `enter` is where the loop starts for all rows of a batch: one compiled program serves

@@ -31,10 +31,10 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from nt_jax.baselines.choose import best_threshold
-from nt_jax.baselines.examples import Encode, Examples, Ids
+from nt_jax.baselines.examples import Examples, best_threshold
 from nt_jax.baselines.states import gather_states
 from nt_jax.data.batching import draw
+from nt_jax.data.records import Encode, Ids
 from nt_jax.errors import DataError
 from nt_jax.generate.intervention import Prepared
 from nt_jax.models.transformer import LanguageModel

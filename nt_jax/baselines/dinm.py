@@ -30,25 +30,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from nt_jax.baselines.examples import Examples, Ids
 from nt_jax.data.batching import AnswerBatch, bucket, pack, pad_right
+from nt_jax.data.records import Ids
 from nt_jax.errors import DataError, RunError
+from nt_jax.models.layers import attend, block_at, rms_norm
 from nt_jax.models.leaves import get_leaf, with_leaves
 from nt_jax.models.precision import wide_dtype
 from nt_jax.models.rope import rotary_tables
 from nt_jax.models.transformer import (
     LanguageModel,
-    attend,
     causal_mask,
     forward,
     positions,
-    rms_norm,
-    run_attention,
-    run_block,
     token_log_probs,
     unembed,
 )
@@ -95,21 +91,6 @@ class DinmFit:
     down_FD: Array  # the new matrix, in the model's dtype
     distance_L: np.ndarray | None  # None where the layer was given
     history: list[dict[str, float]]  # per step, before its update: edit, kl, total
-
-
-def pick_example(examples: Examples, index: int = 0) -> DinmExample:
-    """The `index`-th harmful prompt to which an unsafe answer is known, with a harmless one."""
-    known = [row for row, answer in enumerate(examples.compliant) if len(answer)]
-    if not 0 <= index < len(known):
-        raise DataError(
-            f"DINM edits one example with an unsafe answer; number {index + 1} was asked for, but "
-            f"only {len(known)} harmful prompts have one. Give Examples.compliant."
-        )
-    row, keep = known[index], index % len(examples.harmless)
-    return DinmExample(
-        examples.harmful[row], examples.refusals[row], examples.compliant[row],
-        examples.harmless[keep], examples.answers[keep],
-    )  # fmt: skip
 
 
 def edited(lm: LanguageModel, fit: DinmFit) -> LanguageModel:
@@ -166,7 +147,7 @@ def make_task(lm: LanguageModel, layer: int, batch: AnswerBatch, free_FD: Array)
     """The frozen part of an edit of `layer`."""
     model, (block, rotary, mix) = lm.module(), _layer(lm, layer, batch.mask_BT)
     trace = forward(model, lm.config, batch.tokens_BT, batch.mask_BT, keep_inputs=True)
-    mid_BTD = run_attention(block, trace.input_LBTD[layer], rotary, lm.config.rms_eps, mix)
+    mid_BTD = block.attend(trace.input_LBTD[layer], rotary, lm.config.rms_eps, mix)
     act_BTF = block.mlp.neurons(rms_norm(mid_BTD, block.mlp_norm[...], lm.config.rms_eps))
     down_FD = block.mlp.down[...]
     empty = Task(batch, mid_BTD, act_BTF, down_FD, free_FD, jnp.zeros(()))
@@ -175,16 +156,17 @@ def make_task(lm: LanguageModel, layer: int, batch: AnswerBatch, free_FD: Array)
 
 
 def _layer(lm: LanguageModel, layer: int | Array, mask_BT: Bool[Array, "B T"]):
-    """(block, rotary tables, mix) of one layer, for run_block."""
+    """(block, rotary tables, mix) of one layer."""
     model = lm.module()
-    graphdef, stacked = nnx.split(model.blocks)
-    pick = functools.partial(jax.lax.dynamic_index_in_dim, index=layer, keepdims=False)
     rotary = rotary_tables(
         positions(mask_BT), lm.config.rope, lm.config.head_dim, model.embed[...].dtype
     )
     mask_BTS = causal_mask(mask_BT)
-    mix = lambda q, k, v: attend(q, [k], [v], [mask_BTS])  # noqa: E731
-    return nnx.merge(graphdef, jax.tree.map(pick, stacked)), rotary, mix
+
+    def mix(q: Array, k: Array, v: Array) -> Array:
+        return attend(q, [k], [v], [mask_BTS])
+
+    return block_at(model.blocks, layer), rotary, mix
 
 
 def token_mean(value_BA: Array, mask_BA: ArrayLike) -> Array:
@@ -201,7 +183,7 @@ def answer_logits(
 
     def later(x_BTD: Array, index: Int[Array, ""]):
         block, rotary, mix = _layer(lm, index, mask_BT)
-        return run_block(block, x_BTD, rotary, lm.config.rms_eps, mix)[0], None
+        return block(x_BTD, rotary, lm.config.rms_eps, mix)[0], None
 
     x_BTD = task.mid_BTD + jnp.einsum("BTF,FD->BTD", task.act_BTF, down_FD)
     rest = jnp.arange(layer + 1, lm.config.layers, dtype=jnp.int32)

@@ -1,12 +1,12 @@
-"""What every rival is fitted on: token ids only, so that no rival knows of recipes or sessions."""
+"""What methods that read states are fitted on, and a threshold on what they read. R rows."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+import numpy as np
+
+from nt_jax.data.records import Ids
 from nt_jax.errors import DataError
-
-Ids = Sequence[int]
-Encode = Callable[[str], list[int]]  # a user's text to the ids of a prompt, chat template applied
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,14 +20,10 @@ class Examples:
     refusals: Sequence[Ids]  # the safe answer to each harmful prompt
     harmless: Sequence[Ids]  # prompts of harmless requests
     answers: Sequence[Ids]  # the good answer to each harmless prompt
-    compliant: Sequence[Ids] = ()  # the model's own unsafe answer to each harmful prompt;
-    # empty where it gave none, () where nobody asked
 
     def __post_init__(self):
         """Raises a DataError where the lists do not fit together."""
-        pairs = [("harmful", "refusals"), ("harmless", "answers")]
-        pairs += [("harmful", "compliant")] if self.compliant else []
-        for prompts, answers in pairs:
+        for prompts, answers in (("harmful", "refusals"), ("harmless", "answers")):
             asked, given = len(getattr(self, prompts)), len(getattr(self, answers))
             if asked != given:
                 raise DataError(
@@ -41,3 +37,26 @@ class Examples:
                     f"Examples.{name} is empty, or holds a row without tokens. "
                     "Leave such rows out and give at least one."
                 )
+
+
+def best_threshold(harmful_R: np.ndarray, harmless_R: np.ndarray) -> tuple[float, float]:
+    """(threshold, balanced accuracy) of the rule "harmful where the score is above it".
+
+    Balanced accuracy is the mean of the shares of harmful rows above and harmless rows not above.
+    Of equally good thresholds the middle of the widest gap; where nothing separates, one that
+    lets every row pass.
+    """
+    score_R = np.concatenate([harmful_R, harmless_R]).astype(np.float64)
+    if len(harmful_R) == 0 or len(harmless_R) == 0 or not np.isfinite(score_R).all():
+        raise DataError(
+            f"A threshold needs finite scores of harmful and harmless validation prompts; "
+            f"there are {len(harmful_R)} and {len(harmless_R)}. Give both, and check the model."
+        )
+    level_C = np.unique(score_R)
+    middle_C = np.append((level_C[1:] + level_C[:-1]) / 2, level_C[-1])
+    gap_C = np.append(np.diff(level_C), np.inf)  # above all: chosen before what does no better
+    caught_C = (harmful_R[None] > middle_C[:, None]).mean(axis=1)
+    passed_C = (harmless_R[None] <= middle_C[:, None]).mean(axis=1)
+    accuracy_C = (caught_C + passed_C) / 2
+    best = max(range(len(middle_C)), key=lambda c: (accuracy_C[c], gap_C[c]))
+    return float(middle_C[best]), float(accuracy_C[best])

@@ -26,9 +26,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from nt_jax.baselines.examples import Examples, Ids
-from nt_jax.data.batching import draw
-from nt_jax.data.packing import PackedBatch, Row, Shape, pack_alone
+from nt_jax.data.packing import PackedBatch
 from nt_jax.errors import DataError, RunError
 from nt_jax.mesh import sharding
 from nt_jax.models.leaves import get_leaf, with_leaves
@@ -58,14 +56,6 @@ class LoraOptions:
     clip_norm: float = 1.0
     seed: int = 0
     remat: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class LoraFit:
-    """A trained adapter: `merged` applies it, `weights.changes` exports that."""
-
-    adapter: Adapter
-    history: list[dict[str, float]]  # per step, before its update: safety, utility, total
 
 
 @functools.cache
@@ -160,45 +150,3 @@ def train_lora(
         if not np.isfinite(losses["total"]):
             raise RunError(f"LoRA diverged in step {step + 1}. Lower its learning rate.")
         yield adapter, losses
-
-
-def fit_lora(lm: LanguageModel, batch_at: BatchAt, options: LoraOptions) -> LoraFit:
-    """Train to the last step."""
-    adapter, history = {}, []
-    for update in train_lora(lm, batch_at, options):
-        adapter, losses = update
-        history.append(losses)
-    return LoraFit(adapter, history)
-
-
-def tuned(lm: LanguageModel, fit: LoraFit, options: LoraOptions) -> LanguageModel:
-    """The plain model that a fit ends in."""
-    return merged(lm, fit.adapter, options.alpha / options.rank)
-
-
-def batches_from(
-    lm: LanguageModel, examples: Examples, *, rows: int, answer_tokens: int, seed: int = 0
-) -> BatchAt:
-    """Where no NeuronTune run gives batches: `rows` random examples of each kind per step.
-
-    One length for all steps of a kind, so that there is one program.
-    """
-    kinds = {"safety": (examples.harmful, examples.refusals)}
-    kinds |= {"utility": (examples.harmless, examples.answers)}
-    all_rows = {
-        name: [Row(*row) for row in zip(prompts, _cut(answers, answer_tokens), strict=True)]
-        for name, (prompts, answers) in kinds.items()
-    }
-
-    def draw_one(name: str, step: int) -> PackedBatch:
-        mine = all_rows[name]
-        picked = draw(seed, f"lora-{name}", step, len(mine), rows)
-        shape = Shape(1, rows, max(row.tokens for row in mine), answer_tokens, 1)
-        batch = pack_alone([mine[row] for row in picked], shape)
-        return jax.device_put(batch, sharding(lm.mesh, "SB"))
-
-    return lambda step: (draw_one("safety", step), draw_one("utility", step))
-
-
-def _cut(answers: Sequence[Ids], width: int) -> list[Ids]:
-    return [answer[:width] for answer in answers]

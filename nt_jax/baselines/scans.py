@@ -20,22 +20,18 @@ R rows, B rows of a batch, L layers, D model width.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jax import Array
 
-from nt_jax.baselines.choose import best_of, best_threshold
-from nt_jax.baselines.examples import Examples, Ids
+from nt_jax.baselines.examples import Examples
 from nt_jax.baselines.states import gather_states, states_of
 from nt_jax.data.batching import draw
+from nt_jax.data.records import Ids
 from nt_jax.errors import DataError
 from nt_jax.generate.intervention import Prepared
 from nt_jax.models.transformer import LanguageModel
-
-# Shares of the residual norm. The pushes of all steered layers add up: on SmolLM2-135M 0.05 of ten
-# layers costs the model's own harmless answers 0.4 nats per token.
-STRENGTHS = (0.01, 0.02, 0.05, 0.1, 0.2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,31 +134,6 @@ class Scans:
         return Prepared([list(ids) for ids in prompts], steer_RLD, flagged_R)
 
 
-def choose_scans(
-    lm: LanguageModel,
-    scale_LF: Array,
-    fit: ScansFit,
-    validation: Examples,
-    score: Callable[[Scans], float],
-    grid: Sequence[float] = STRENGTHS,
-    batch_size: int = 16,
-) -> tuple[Scans, dict]:
-    """(SCANS at its best validation settings, how they were found).
-
-    The threshold maximises balanced accuracy and needs no generation; the strength maximises
-    `score`, which generates with the intervention and judges.
-    """
-    scores = [
-        harm_scores(lm, scale_LF, fit, prompts, batch_size)
-        for prompts in (validation.harmful, validation.harmless)
-    ]
-    threshold, accuracy = best_threshold(*scores)
-    candidates = [Scans(fit, threshold, strength, batch_size) for strength in grid]
-    best, table = best_of(candidates, score)
-    found = {"threshold": threshold, "balanced_accuracy": accuracy, "strength": best.strength}
-    return best, found | {"scores": [(scans.strength, value) for scans, value in table]}
-
-
 def _anchors(name: str, prompts: Sequence[Ids], options: ScansOptions) -> list[Ids]:
     count = min(options.anchors, len(prompts))
     rows = draw(options.seed, f"scans-{name}", 0, len(prompts), count)
@@ -170,6 +141,6 @@ def _anchors(name: str, prompts: Sequence[Ids], options: ScansOptions) -> list[I
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:
-    """`vector` at length 1 along its last axis; nothing stays nothing."""
+    """`vector` at length 1 along its last axis; zeros stay zeros."""
     length = np.linalg.norm(vector, axis=-1, keepdims=True)
     return vector / np.maximum(length, np.finfo(vector.dtype).tiny)

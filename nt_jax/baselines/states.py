@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from nt_jax.baselines.examples import Ids
 from nt_jax.data.batching import batches_by_length, pad_left
+from nt_jax.data.records import Ids
 from nt_jax.errors import DataError
 from nt_jax.mesh import sharding
 from nt_jax.models.precision import wide_dtype

@@ -84,11 +84,6 @@ def hf_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     }
 
 
-def parameter_count(config: ModelConfig) -> int:
-    """How many weights the model has; tied ones count once."""
-    return sum(math.prod(shape) for shape in hf_shapes(config).values())
-
-
 def to_ours(weight: np.ndarray, rule: KeyRule, sizes: dict[str, int]) -> np.ndarray:
     """One HF tensor in our layout, without the layer axis; a view of `weight`."""
     letters = "".join(_torch_axes(rule.hf_axes))

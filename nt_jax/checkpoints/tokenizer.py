@@ -20,7 +20,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 TEMPLATE_DATE = "26 Jul 2024"
 
 
-def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
+Tokenizer = PreTrainedTokenizerFast
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     """The tokenizer of a checkpoint, with its chat template; no remote code, no download."""
     if checkpoint.gguf is not None:
         return _from_gguf(checkpoint, checkpoint.gguf.metadata)
@@ -42,7 +45,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
         ) from error
 
 
-def _from_gguf(checkpoint: Checkpoint, metadata: dict[str, Any]) -> PreTrainedTokenizerFast:
+def _from_gguf(checkpoint: Checkpoint, metadata: dict[str, Any]) -> Tokenizer:
     tokens = metadata.get("tokenizer.ggml.tokens", [])
     config = checkpoint.config
     ids = {
@@ -61,9 +64,7 @@ def _from_gguf(checkpoint: Checkpoint, metadata: dict[str, Any]) -> PreTrainedTo
     )
 
 
-def encode_chat(
-    tokenizer: PreTrainedTokenizerFast, user: str, system: str | None = None
-) -> list[int]:
+def encode_chat(tokenizer: Tokenizer, user: str, system: str | None = None) -> list[int]:
     """Token ids of a one-turn chat up to where the answer begins."""
     if tokenizer.chat_template is None:
         raise CheckpointError(
@@ -86,12 +87,12 @@ def encode_chat(
     return tokenizer.encode(str(prompt), add_special_tokens=False)  # the template wrote them
 
 
-def encode_answer(tokenizer: PreTrainedTokenizerFast, text: str, eos_id: int) -> list[int]:
+def encode_answer(tokenizer: Tokenizer, text: str, eos_id: int) -> list[int]:
     """Token ids of an answer, closed by `eos_id`."""
     return [*tokenizer.encode(text, add_special_tokens=False), eos_id]
 
 
-def decode(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
+def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     """The text of some token ids, special tokens left out."""
     text = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return str(text)

@@ -1,38 +1,34 @@
 """What every method is fitted on: one run's data, splits, own answers and finished stages."""
 
-import dataclasses
 import functools
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-
-from nt_jax.attribution.select import NeuronSet
 from nt_jax.attribution.store import load_neurons
 from nt_jax.baselines.examples import Examples
 from nt_jax.config.schema import RunConfig
+from nt_jax.data.training import Parts
 from nt_jax.errors import DataError
-from nt_jax.generate.session import Session
-from nt_jax.run.stages import Parts
+from nt_jax.eval.judges.judge import open_judge
+from nt_jax.generate.chat import ChatModel
+from nt_jax.models.neurons import NeuronSet
 from nt_jax.rundir import RunDirectory
-from nt_jax.train.own_answers import pools
-from nt_jax.train.pools import Pools, safety_rows
+from nt_jax.train.own_answers import own_pools
+from nt_jax.train.pools import Pair, Pools, safety_rows
 from nt_jax.train.validate import Validation, validate
 
 WHOLE = 128  # tokens of the answers that DINM reads; its release generates up to 600
 ASKED = 16  # attacked requests at a time, in search of one that the base model does not refuse
 
 
-class Material:
-    """The run that rivals are compared within; everything is read when first needed."""
+class FittingData:
+    """The run that methods are compared within; everything is read when first needed."""
 
-    def __init__(self, session: Session, records: Parts, run: RunDirectory) -> None:
-        self.session, self.records, self.run = session, records, run
-
-    @property
-    def config(self) -> RunConfig:
-        """The settings of the run."""
-        return self.session.config
+    def __init__(
+        self, config: RunConfig, model: ChatModel, records: Parts, run: RunDirectory
+    ) -> None:
+        self.config, self.model, self.records, self.run = config, model, records, run
 
     @functools.cached_property
     def whole_validation(self) -> Validation:
@@ -47,12 +43,14 @@ class Material:
     @functools.cached_property
     def untuned(self) -> dict[str, float]:
         """Validation rates of the untuned model: over-refusal is counted from there."""
-        return validate(self.session, self.validation, self.session.lm.ones_LF)
+        judge = open_judge(self.config.eval.judge)
+        return validate(self.model, judge, self.validation, self.model.lm.ones_LF)
 
     @functools.cached_property
     def pools(self) -> Pools:
         """The training data as tuning sees them, the base model's own answers included."""
-        return pools(self.session, self.records["train"], self.run.folder("answers"))
+        folder, train = self.run.folder("answers"), self.records["train"]
+        return own_pools(self.model, train, folder, self.config.data, self.config.tune)
 
     @functools.cached_property
     def neurons(self) -> NeuronSet:
@@ -66,8 +64,8 @@ class Material:
 
     @functools.cached_property
     def examples(self) -> Examples:
-        """The training data as token ids, for rivals that read states."""
-        encode = self.session.encode
+        """The training data as token ids, for methods that read states."""
+        encode = self.model.encode
         return Examples(
             harmful=[encode(text) for text, _ in self.harmful],
             refusals=[answer for _, answer in self.harmful],
@@ -78,7 +76,7 @@ class Material:
     @functools.cached_property
     def validation_examples(self) -> Examples:
         """Validation prompts for thresholds that need no generation; their answers are not read."""
-        held, encode, none = self.whole_validation, self.session.encode, [self.session.eos_id]
+        held, encode, none = self.whole_validation, self.model.encode, [self.model.eos_id]
         harmful = [encode(text) for text in (*held.attacked, *held.asked)]
         harmless = [encode(text) for text in held.harmless]
         return Examples(harmful, [none] * len(harmful), harmless, [none] * len(harmless))
@@ -95,15 +93,15 @@ class Material:
 
     @functools.cached_property
     def _unsafe_answer(self) -> tuple[str, list[int], list[int]] | None:
-        session, judge = self.session, self.session.judge
-        room = session.checkpoint.config.max_positions - WHOLE
+        model, judge = self.model, open_judge(self.config.eval.judge)
+        room = model.checkpoint.config.max_positions - WHOLE
         every = safety_rows(self.pools, 1 << 30, 0.0)
-        attacked = [row for row in every if len(session.encode(row[0])) <= room]
+        attacked = [row for row in every if len(model.encode(row[0])) <= room]
         for start in range(0, len(attacked), ASKED):
             rows = attacked[start : start + ASKED]
             texts = [text for text, _ in rows]
-            answers = session.answer(texts, WHOLE)
-            refused = judge.verdicts(texts, [session.text(ids) for ids in answers])
+            answers = model.answer(texts, WHOLE)
+            refused = judge.verdicts(texts, [model.text(ids) for ids in answers])
             for (text, safe), unsafe, no in zip(rows, answers, refused, strict=True):
                 if unsafe and not no:
                     return text, safe, unsafe
@@ -113,8 +111,8 @@ class Material:
     def kept_answer(self) -> tuple[str, list[int]]:
         """(message, the base model's answer) of the first harmless training request."""
         text, _ = self.harmless[0]
-        (ids,) = self.session.answer([text], WHOLE)
-        return text, ids + ([self.session.eos_id] if len(ids) < WHOLE else [])
+        (ids,) = self.model.answer([text], WHOLE)
+        return text, ids + ([self.model.eos_id] if len(ids) < WHOLE else [])
 
     @functools.cached_property
     def harmless(self) -> list[tuple[str, list[int]]]:
@@ -128,29 +126,7 @@ class Material:
         return _mixed(direct, attacked)
 
 
-@dataclasses.dataclass(frozen=True)
-class Factors:
-    """Neurons and their factors, as they are learned and kept: what `full_scale` needs."""
-
-    neurons: NeuronSet
-    theta_P: np.ndarray
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """As plain arrays by name, to be saved."""
-        fields = {f.name: getattr(self.neurons, f.name) for f in dataclasses.fields(NeuronSet)}
-        return {
-            **{k: np.asarray(v) for k, v in fields.items()},
-            "theta_P": np.asarray(self.theta_P),
-        }
-
-    @classmethod
-    def of(cls, arrays: dict[str, np.ndarray]) -> "Factors":
-        """What `arrays` gave."""
-        names = [field.name for field in dataclasses.fields(NeuronSet)]
-        return cls(NeuronSet(**{name: arrays[name] for name in names}), arrays["theta_P"])
-
-
-def _once(pairs) -> list[tuple[str, list[int]]]:
+def _once(pairs: Iterable[Pair]) -> list[tuple[str, list[int]]]:
     """(request, answer) of the pairs, each request once: pools repeat some on purpose."""
     return list({pair.request: (pair.request, pair.answer) for pair in pairs}.values())
 

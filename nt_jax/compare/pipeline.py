@@ -5,206 +5,178 @@ the run itself > per method: search, test answers, numbers > all numbers > table
 
 import dataclasses
 import functools
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from nt_jax.compare.ablations import check_grid
-from nt_jax.compare.fitting_data import Material
-from nt_jax.compare.measure import first_of_each, measure_one, merge, take_over
-from nt_jax.compare.methods import needed
+from nt_jax.compare.fitting_data import FittingData
+from nt_jax.compare.lineup import needed
+from nt_jax.compare.measure import merge, take_over
+from nt_jax.compare.method import Method, Setting, UnusableMethodError
+from nt_jax.compare.methods.ablations import check_grid
 from nt_jax.compare.render import screen
-from nt_jax.compare.search import (
-    Chosen,
-    Method,
-    Setting,
-    UnusableMethodError,
-    built,
-    read_chosen,
-    search,
-)
+from nt_jax.compare.search import Chosen, built, read_chosen, search
 from nt_jax.compare.write import read_tables, write_comparison
 from nt_jax.config.schema import RunConfig, config_key
+from nt_jax.console import say, show
 from nt_jax.errors import ConfigError, RunError
-from nt_jax.eval.answering import Measured, answer_all
-from nt_jax.eval.metrics.rows import BASE, read_rows
-from nt_jax.generate.session import Session, devices
-from nt_jax.run.pipeline import MEASURING, Inputs, clock, read_inputs, run
-from nt_jax.run.stages import scorer_of
-from nt_jax.rundir import RunDirectory
+from nt_jax.eval.answering import answer_all
+from nt_jax.eval.metrics.result import BASE, read_rows
+from nt_jax.eval.prompts import Tests
+from nt_jax.eval.under_test import ModelUnderTest
+from nt_jax.mesh import devices
+from nt_jax.run.pipeline import (
+    ANSWERING,
+    MEASURING,
+    Inputs,
+    measure_stage,
+    read_inputs,
+    run,
+    scorer_of,
+)
+from nt_jax.rundir import RunDirectory, Stage
 
 FOLDER = "compare"  # in the run directory
 FITTING = (
     "seed", "model.dtype", "eval.judge", "tune", "data", "neurons.first_layer",
     "compare.search", "compare.criterion", "compare.validation",
 )  # fmt: skip
-ANSWERING = ("model.dtype", "eval.max_new_tokens", "eval.engine")
+TABLES = ("name", "seed", "compare", "model.source", "tune")
 
 
-def compare(
-    config: RunConfig, console: Console, methods: Sequence[str], tables: Sequence[str]
-) -> dict[str, Any]:
-    """Fit and measure `methods` and what `tables` need, and write the tables; the JSON object.
+def compare(config: RunConfig) -> dict[str, Any]:
+    """Fit and measure the methods of the settings and what their tables need; the JSON object.
 
     Everything lies in the run directory, below compare/: one stage for each method's search, test
     answers and numbers, which go on where they were interrupted.
     """
-    if config.eval.engine != "jax":
-        raise ConfigError(
-            f"eval.engine={config.eval.engine}: it can neither steer nor read the changed weights "
-            "of rivals, and all methods are compared in one engine. Set eval.engine=jax."
-        )
-    inputs = read_inputs(config, console)
-    if {prompt.harmful for prompt in inputs.session.prompts} != {True, False}:
+    inputs = read_inputs(config)
+    if {prompt.harmful for prompt in inputs.tests.prompts} != {True, False}:
         raise ConfigError(
             f"eval.datasets={list(config.eval.datasets)}: a comparison needs a harmful and a "
             "harmless set, or SU-F1 is not defined. Name one of each."
         )
-    if "7" in tables:
-        check_grid(config.compare, inputs.session.checkpoint.config, config.neurons.first_layer)
-    run(config, console, inputs=inputs)
-    wanted = needed(methods, tables, config.compare)
+    if "7" in config.compare.tables:
+        check_grid(config.compare, inputs.model.checkpoint.config, config.neurons.first_layer)
+    run(config, inputs=inputs)
+    wanted = needed(config.compare)
     with RunDirectory(config.folder) as outer, RunDirectory(config.folder / FOLDER) as inner:
-        bench = _Bench(inputs, outer, inner)
         inner.record(
             config=config.model_dump(mode="json"), seed=config.seed, devices=devices(),
             hashes=inputs.hashes, methods=[method.name for method in wanted],
         )  # fmt: skip
-        folders = [bench.base()]
+        bench = _Bench(config, inputs, outer, inner)
+        numbers = [bench.numbers(BASE, lambda: bench.base, outer.folder(BASE), bench.known[BASE])]
         found: dict[str, Chosen] = {}
         left_out: dict[str, str] = {}  # label -> why
         for method in wanted:
             try:
-                found[method.name], folder = bench.method(method, found)
-                folders.append(folder)
+                settings = settings_of(method, found)
+                found[method.name], folder = bench.method(method, settings)
+                numbers.append(folder)
             except UnusableMethodError as error:
                 left_out[method.label] = str(error)
-                inputs.session.say(method.name, f"left out of the tables: {error}")
+                say(method.name, f"left out of the tables: {error}")
         if not found:
             raise RunError(
                 f"no method could be fitted. {'; '.join(map(': '.join, left_out.items()))}"
             )
-        fitted = [method for method in wanted if method.name in found]
-        return bench.tables(fitted, found, left_out, folders, tables)
+        labels = {method.name: method.label for method in wanted if method.name in found}
+        return bench.tables(found, labels, left_out, numbers)
 
 
 class _Bench:
-    """One comparison under way: what its stages share."""
+    """One comparison under way: the stages of its methods, and the keys of those that are done."""
 
-    def __init__(self, inputs: Inputs, outer: RunDirectory, inner: RunDirectory) -> None:
-        self.inputs, self.outer, self.inner = inputs, outer, inner
-        self.session: Session = inputs.session
-        self.config = self.session.config
-        self.material = Material(self.session, inputs.records, outer)
-        self.base_model = Measured(BASE, self.session)
-        self.keys: dict[str, str] = {}
-        limit = self.config.compare.limit
-        self.prompts = first_of_each(self.session.prompts, limit)
-        self.choices = first_of_each(self.session.choices, limit)
-        self.scorer = scorer_of(self.session) if self.config.eval.perplexity else None
+    def __init__(
+        self, config: RunConfig, inputs: Inputs, outer: RunDirectory, inner: RunDirectory
+    ) -> None:
+        self.config, self.outer, self.inner = config, outer, inner
+        self.data = FittingData(config, inputs.model, inputs.records, outer)
+        self.tests: Tests = inputs.tests.first(config.compare.limit)
+        self.base = ModelUnderTest(BASE, inputs.model)
+        limit = repr(config.compare.limit)
+        self.known = inputs.hashes | outer.facts()["keys"] | {"limit": limit}
 
-    def stage(self, name: str, key: str, work: Callable[[Path], str]) -> Path:
-        """Do `work(folder)` unless it is done; the folder."""
-        self.keys[name] = key
-        started = time.monotonic()
-        if self.inner.finished(name, key):
-            self.session.say(name, "kept from before")
-        else:
-            with self.inner.stage(name, key, resumable=True) as folder:
-                said = work(folder)
-            self.session.say(name, f"{said}   {clock(time.monotonic() - started)}")
-        return self.inner.folder(name)
+    def stage(
+        self, name: str, reads: Sequence[str], made_from: Sequence[str], work: Callable[[Path], str]
+    ) -> Path:
+        """The folder of one stage, once it is done; `made_from` are keys and hashes."""
+        self.known[name] = config_key(self.config, reads, made_from)
+        return self.inner.carry(Stage(name, tuple(reads), (), work), self.known[name])
 
-    def base(self) -> Path:
-        """Numbers of the untuned model, whose answers the run has."""
-        answers = self.outer.folder(BASE)
-        return self._numbers(BASE, lambda: self.base_model, answers, self.inputs.keys["base"])
-
-    def method(self, method: Method, before: dict[str, Chosen]) -> tuple[Chosen, Path]:
+    def method(self, method: Method, settings: Sequence[Setting]) -> tuple[Chosen, Path]:
         """(what the search chose, where the numbers lie) of one method."""
-        settings = _settings(method, before)
-        inputs = [self.inputs.keys[name] for name in ("answers", *method.inputs)]
-        key = config_key(self.config, FITTING, [
-            self.inputs.hashes["weights"], self.inputs.hashes["data"], *inputs, method.name,
-            repr([sorted(setting.items()) for setting in settings]),
-        ])  # fmt: skip
-        fit = self.stage(f"fit-{method.name}", key, lambda folder: _said(
-            search(self.material, method, settings, folder)))  # fmt: skip
+        known, name = self.known, method.name
+        tried = repr([sorted(setting.items()) for setting in settings])
+        inputs = [known[part] for part in ("weights", "data", "answers", *method.inputs)]
+        fit = self.stage(
+            f"fit-{name}", FITTING, [*inputs, name, tried],
+            lambda to: said(search(self.data, method, settings, to)),
+        )  # fmt: skip
         chosen, learned = read_chosen(fit)
 
         @functools.cache  # not before it is needed: finished stages read no weights
-        def model() -> Measured:
-            return built(self.material, method, chosen.setting, learned)
-
-        key = config_key(self.config, ANSWERING, [
-            key, self.inputs.hashes["tests"], repr(self.config.compare.limit),
-        ])  # fmt: skip
+        def model() -> ModelUnderTest:
+            return built(self.data, method, chosen.setting, learned)
 
         def answer(folder: Path) -> str:
-            given = method.answered(self.material, chosen.setting)
+            given = method.answered(self.data, chosen.setting)
             if given is not None:
-                take_over(*given, method.name, folder)
-            return answer_all(model(), self.prompts, self.choices, folder)
+                take_over(*given, name, folder)
+            return answer_all(model(), self.tests, self.config.eval, folder)
 
-        answers = self.stage(f"answers-{method.name}", key, answer)
-        return chosen, self._numbers(method.name, model, answers, key)
+        made_from = [known[f"fit-{name}"], known["tests"], known["limit"]]
+        answers = self.stage(f"answers-{name}", ANSWERING, made_from, answer)
+        return chosen, self.numbers(name, model, answers, known[f"answers-{name}"])
 
-    def _numbers(
-        self, name: str, model: Callable[[], Measured], answers: Path, made_from: str
+    def numbers(
+        self, name: str, model: Callable[[], ModelUnderTest], answers: Path, key: str
     ) -> Path:
-        measuring = self.inputs.hashes["measuring"]
-        limit = repr(self.config.compare.limit)
-        key = config_key(self.config, MEASURING, [made_from, measuring, limit])
-
-        def work(folder: Path) -> str:
-            measure_one(
-                model(), answers, self.base_model, self.outer.folder(BASE), self.scorer,
-                (self.prompts, self.choices), folder,
-            )  # fmt: skip
-            return f"judged by {', '.join(self.config.eval.judges)}"
-
-        return self.stage(f"numbers-{name}", key, work)
+        """Where the numbers of one model lie, once its answers are judged; `key` is theirs."""
+        base = (self.base, self.outer.folder(BASE))
+        scorer = functools.partial(scorer_of, self.config, self.base.model)
+        made_from = [key, self.known["measuring"], self.known["limit"]]
+        return self.stage(
+            f"numbers-{name}", MEASURING, made_from,
+            lambda to: measure_stage(
+                [(model(), answers)], self.tests, self.config, scorer(), to, base),
+        )  # fmt: skip
 
     def tables(
         self,
-        methods: Sequence[Method],
-        found: dict[str, Chosen],
-        left_out: dict[str, str],
+        found: Mapping[str, Chosen],
+        labels: Mapping[str, str],
+        left_out: Mapping[str, str],
         folders: Sequence[Path],
-        tables: Sequence[str],
     ) -> dict[str, Any]:
         """All numbers together, and the tables made of them."""
-        made_from = [self.keys[folder.name] for folder in folders]
-        numbers = self.stage("numbers", config_key(self.config, [], made_from),
-                             lambda folder: _merged(folders, folder))  # fmt: skip
-        labels = {method.name: method.label for method in methods}
+        made_from = [self.known[folder.name] for folder in folders]
+        numbers = self.stage("numbers", (), made_from, lambda to: merge(folders, to))
         told = [repr(sorted(texts.items())) for texts in (labels, left_out)]
-        key = config_key(
-            self.config, ["name", "seed", "compare", "model.source", "tune"],
-            [*made_from, *tables, self.inputs.keys["select"], *told],
+        size = self.base.model.checkpoint.config
+        report = self.stage(
+            "report", TABLES, [*made_from, self.known["select"], *told],
+            lambda to: write_comparison(
+                self.config, size, numbers, list(found.values()), labels, left_out,
+                self.outer.folder("select"), to),
         )  # fmt: skip
-        report = self.stage("report", key, lambda folder: write_comparison(
-            self.config, self.session.checkpoint.config, numbers, list(found.values()), labels,
-            left_out, tables, self.outer.folder("select"), folder))  # fmt: skip
         for table in read_tables(report):
-            self.session.console.print()
-            self.session.console.print(screen(table))
-        self.session.console.print()
-        self.session.say("tables", f"{report / 'comparison.md'}   (also CSV and LaTeX, one each)")
+            show()
+            show(screen(table))
+        show()
+        say("tables", f"{report / 'comparison.md'}   (also CSV and LaTeX, one each)")
         rows = read_rows(report / "results.json")
         return {
             "run": str(self.config.folder),
             "search": {name: dataclasses.asdict(chosen) for name, chosen in found.items()},
-            "labels": labels,
-            "left_out": left_out,
+            "labels": dict(labels),
+            "left_out": dict(left_out),
             "results": [dataclasses.asdict(row) for row in rows],
         }
 
 
-def _settings(method: Method, before: dict[str, Chosen]) -> list[Setting]:
+def settings_of(method: Method, before: Mapping[str, Chosen]) -> list[Setting]:
     """The settings to try; those of a follower start from what its leader's search chose."""
     if method.follows is None:
         return list(method.settings)
@@ -213,12 +185,8 @@ def _settings(method: Method, before: dict[str, Chosen]) -> list[Setting]:
     return [before[method.follows].setting | setting for setting in method.settings]
 
 
-def _said(chosen: Chosen) -> str:
+def said(chosen: Chosen) -> str:
+    """What a search found, in one line."""
     setting = ", ".join(f"{name} {value}" for name, value in chosen.setting.items())
     shown = setting if len(setting) <= 60 else f"{setting[:57]}..."
     return f"{chosen.tried} settings tried, best on validation: {shown or 'the only one'}"
-
-
-def _merged(folders: Sequence[Path], out: Path) -> str:
-    merge(folders, out)
-    return f"{len(folders)} models together"

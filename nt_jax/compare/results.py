@@ -7,7 +7,7 @@ from nt_jax.compare.paper import PAIRS, paper_model
 from nt_jax.compare.render import Cell
 from nt_jax.config.schema import RunConfig
 from nt_jax.config.test_sets import Labels
-from nt_jax.eval.metrics.rows import BASE, Answer, ResultRow, find, is_attacked
+from nt_jax.eval.metrics.result import BASE, Answer, ResultRow, find, is_attacked
 
 DEFAULT = "Default"  # what the paper calls the untuned model
 

@@ -5,25 +5,32 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nt_jax.atomic import write_atomic
-from nt_jax.compare.fitting_data import Material
+from nt_jax.compare.fitting_data import FittingData
+from nt_jax.compare.method import (
+    TRIED,
+    Learned,
+    Method,
+    Setting,
+    UnusableMethodError,
+    UnusableSettingError,
+)
 from nt_jax.config.evaluation import MOST_SETTINGS
 from nt_jax.config.schema import RunConfig
+from nt_jax.console import progress
 from nt_jax.errors import RunError
 from nt_jax.eval.answer_file import RecordFile
-from nt_jax.eval.answering import Measured
+from nt_jax.eval.judges.judge import open_judge
+from nt_jax.eval.under_test import ModelUnderTest
 from nt_jax.train.validate import NEW_TOKENS, rates, score
 
-Setting = dict[str, Any]
-Learned = dict[str, np.ndarray]
 LEAST_SETTINGS = 6
-TRIED = "tried"  # in what a fit learned: the validations that it has chosen from by itself
 CRITERIA = {
     "balance": "harmonic mean of refused harmful and answered harmless validation requests",
     "su_f1": "SU-F1 on validation requests, below 0 where harmless refusals rise by more than "
@@ -40,34 +47,6 @@ def budget(config: RunConfig) -> int:
     tune = config.tune
     inside = math.ceil(tune.epochs / tune.validate_every) + len(tune.strengths)
     return config.compare.search or min(max(LEAST_SETTINGS, inside + 1), MOST_SETTINGS)
-
-
-class UnusableSettingError(Exception):
-    """A setting under which a method cannot be fitted (it diverges): tried, and never chosen."""
-
-
-class UnusableMethodError(Exception):
-    """A method that cannot be fitted at all here: left out of the tables, which say why."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """One row of the tables.
-
-    `fit` learns from the material (its folder survives a kill and is its own), `build` makes the
-    model under test of what was learned. Settings that agree in `fit_on` share one fit.
-    """
-
-    name: str
-    label: str
-    fit: Callable[[Material, Setting, Path], Learned]
-    build: Callable[[Material, Setting, Learned], Measured]
-    settings: Sequence[Setting] = ({},)  # the best guess first
-    fit_on: tuple[str, ...] = ()
-    follows: str | None = None  # a method whose chosen setting these settings are added to
-    inputs: tuple[str, ...] = ()  # keys of the run's stages that `fit` reads
-    # Where the run has answered the tests with exactly this setting, and under which name.
-    answered: Callable[[Material, Setting], tuple[Path, str] | None] = lambda *_: None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,22 +72,22 @@ def balance(found: Mapping[str, float]) -> float:
     return 2 * refused * answered / (refused + answered) if refused + answered else 0.0
 
 
-def search(material: Material, method: Method, settings: Sequence[Setting], folder: Path) -> Chosen:
+def search(data: FittingData, method: Method, settings: Sequence[Setting], folder: Path) -> Chosen:
     """Fit and validate settings in turn, going on from what `folder` holds; keep the best one.
 
     Writes trials.jsonl, chosen.json and learned.npz. Never looks at the test sets.
     """
     if (folder / "chosen.json").exists():  # killed right after it had found the best
         return read_chosen(folder)[0]
-    most = budget(material.config)
+    most = budget(data.config)
     file = RecordFile(folder / "trials.jsonl", keys=("number",))
     tried = 0
-    with material.session.progress(method.name, len(settings), "settings") as advance:
+    with progress(method.name, len(settings), "settings") as advance:
         for number, setting in enumerate(settings):
             if number and tried >= most:
                 break
             if (number,) not in file.rows:
-                file.append([{"number": number, "setting": setting, **_trial(material, method,
+                file.append([{"number": number, "setting": setting, **_trial(data, method,
                              setting, folder)}])  # fmt: skip
             # A fit that chooses by itself, such as the epoch to keep, has used up some trials.
             tried += 1 + (file.rows[number,][TRIED] if number == 0 else 0)
@@ -119,7 +98,7 @@ def search(material: Material, method: Method, settings: Sequence[Setting], fold
         raise UnusableMethodError(trials[0]["failed"])
     best = max(usable, key=lambda row: (row["score"], row["su_f1"], -row["number"]))
     chosen = Chosen(method.name, best["setting"], best["score"], tried, trials)
-    _save(folder / "learned.npz", _fitted(material, method, chosen.setting, folder))
+    _save(folder / "learned.npz", _fitted(data, method, chosen.setting, folder))
     text = json.dumps(dataclasses.asdict(chosen), indent=2)
     write_atomic(folder / "chosen.json", f"{text}\n".encode())
     for copy in folder.glob("fit-*/learned.npz"):
@@ -127,32 +106,33 @@ def search(material: Material, method: Method, settings: Sequence[Setting], fold
     return chosen
 
 
-def _trial(material: Material, method: Method, setting: Setting, folder: Path) -> dict[str, Any]:
+def _trial(data: FittingData, method: Method, setting: Setting, folder: Path) -> dict[str, Any]:
     """Validation rates and score of one setting, or why it failed."""
     try:
-        learned = _fitted(material, method, setting, folder)
-        model = built(material, method, setting, learned)
+        learned = _fitted(data, method, setting, folder)
+        model = built(data, method, setting, learned)
     except UnusableSettingError as error:
         return {"failed": str(error), TRIED: 0}
-    found = validate_model(material, model)
-    config = material.config
+    found = validate_model(data, model)
+    config = data.config
     if config.compare.criterion == "balance":
         value = balance(found)
     else:  # as tuning chooses its epoch and its strength
-        value = score(found, material.untuned, config.tune.max_over_refusal)
+        value = score(found, data.untuned, config.tune.max_over_refusal)
     return {**found, "score": value, TRIED: int(learned.get(TRIED, 0))}
 
 
-def built(material: Material, method: Method, setting: Setting, learned: Learned) -> Measured:
+def built(data: FittingData, method: Method, setting: Setting, learned: Learned) -> ModelUnderTest:
     """The model under test of what was learned, by the method's name."""
-    return dataclasses.replace(method.build(material, setting, learned), name=method.name)
+    return dataclasses.replace(method.build(data, setting, learned), name=method.name)
 
 
-def validate_model(material: Material, model: Measured) -> dict[str, float]:
+def validate_model(data: FittingData, model: ModelUnderTest) -> dict[str, float]:
     """Validation rates of one model, its intervention at work."""
-    prompts = material.validation
+    prompts = data.validation
     ids = model.answer(prompts.texts, NEW_TOKENS)
-    return rates(model.session, prompts, [model.session.text(row) for row in ids])
+    judge = open_judge(data.config.eval.judge)
+    return rates(judge, prompts, [model.model.text(row) for row in ids])
 
 
 def read_chosen(folder: Path) -> tuple[Chosen, Learned]:
@@ -164,7 +144,7 @@ def read_chosen(folder: Path) -> tuple[Chosen, Learned]:
         raise RunError(f"{folder} is damaged ({error}). Delete it and repeat.") from error
 
 
-def _fitted(material: Material, method: Method, setting: Setting, folder: Path) -> Learned:
+def _fitted(data: FittingData, method: Method, setting: Setting, folder: Path) -> Learned:
     """What fitting this setting learns: done now, or read where it was done before."""
     own = {name: setting[name] for name in method.fit_on}
     digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:12]
@@ -172,7 +152,7 @@ def _fitted(material: Material, method: Method, setting: Setting, folder: Path) 
     path = work / "learned.npz"
     if not path.exists():
         work.mkdir(exist_ok=True)
-        _save(path, method.fit(material, setting, work))
+        _save(path, method.fit(data, setting, work))
     return _load(path)
 
 

@@ -9,7 +9,7 @@ from statistics import fmean
 from nt_jax.compare.paper import PAIRS, paper_row
 from nt_jax.compare.render import Cell, Column, Table
 from nt_jax.compare.results import Results
-from nt_jax.eval.metrics.rows import BASE, in_order
+from nt_jax.eval.metrics.result import BASE, in_order
 
 PERCENT, BITS = "{:.2f}%", "{:.3f}"
 PINPOINTING = "w/o Neuron Pinpointing"

@@ -10,17 +10,18 @@ import numpy as np
 
 from nt_jax.attribution.store import load_neurons
 from nt_jax.compare.measure import not_measured
-from nt_jax.compare.names import METHODS
 from nt_jax.compare.paper import PAIRS, figures
 from nt_jax.compare.render import Cell, Column, Table, csv_text, latex, markdown
 from nt_jax.compare.results import Results, results_of
 from nt_jax.compare.search import CRITERIA, Chosen, budget
 from nt_jax.compare.tables import build_tables
 from nt_jax.config.evaluation import MOST_SETTINGS
+from nt_jax.config.registry import METHODS
 from nt_jax.config.schema import RunConfig
 from nt_jax.eval.measure import result_rows
-from nt_jax.eval.metrics.accuracy import text_rows
-from nt_jax.eval.metrics.rows import Answer, ResultRow, in_order, su_f1_pairs, write_rows
+from nt_jax.eval.metrics.average import text_rows
+from nt_jax.eval.metrics.result import Answer, ResultRow, in_order, write_rows
+from nt_jax.eval.metrics.suf1 import su_f1_pairs
 from nt_jax.models.config import ModelConfig
 from nt_jax.report.terminal import judge_names
 from nt_jax.train.validate import HARMFUL_ROWS, HARMLESS_ROWS
@@ -33,12 +34,12 @@ def write_comparison(
     found: Sequence[Chosen],
     labels: Mapping[str, str],
     left_out: Mapping[str, str],
-    wanted: Sequence[str],
     select: Path,
     folder: Path,
 ) -> str:
     """Everything for one run into `folder`, from the merged numbers; what to say about it."""
     rows, answers = result_rows(numbers, config.seed)
+    wanted = config.compare.tables
     pairs = su_f1_pairs(answers)
     rows += ability_rows(answers, pairs[0], config.seed)
     write_rows(folder / "results.json", rows)

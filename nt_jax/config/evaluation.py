@@ -1,11 +1,13 @@
 """The settings of what is measured, exported and compared."""
 
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from nt_jax.config.base import Frozen
+from nt_jax.config.registry import JUDGES, METHODS, TABLES
 from nt_jax.config.test_sets import Labels, TestSet, built_in_sets, labels_of, read_sets
 
 MOST_SETTINGS = 15  # that every method of a comparison has to offer
@@ -22,11 +24,20 @@ def _known_set(name: str, info: ValidationInfo) -> str:
 SetName = Annotated[str, AfterValidator(_known_set)]
 
 
+def split_judge(spec: str) -> tuple[str, str]:
+    """(kind of judge, its source or "") of KIND or KIND:SOURCE; phrases-v1 is an older name."""
+    kind, _, source = spec.partition(":")
+    return "phrases" if kind == "phrases-v1" else kind, source
+
+
 def _known_judge(spec: str) -> str:
     """The spec itself; what it names is looked for when the run begins."""
-    kind, _, source = spec.partition(":")
-    if spec not in ("phrases", "phrases-v1") and not (kind in ("classifier", "guard") and source):
-        known = ["phrases", "classifier:PATH_OR_ID", "guard:PATH_OR_ID"]
+    kind, source = split_judge(spec)
+    if kind not in JUDGES or JUDGES[kind].takes_source != bool(source):
+        sources = {
+            name: ":PATH_OR_ID" if line.takes_source else "" for name, line in JUDGES.items()
+        }
+        known = [name + source for name, source in sources.items()]
         raise PydanticCustomError("unknown_name", "is no judge", {"known": known})
     return spec
 
@@ -54,10 +65,8 @@ class EvalConfig(Frozen):
     )
     max_new_tokens: int = Field(default=48, ge=1, le=8192, description="longest answer, in tokens")
     batch_size: int = Field(default=32, ge=1, description="answers decoded together")
-    engine: Literal["jax", "vllm"] = Field(
-        default="jax",
-        description="who decodes the answers to test sets: ours, or vLLM on the exported folder "
-        "(needs nt_jax[vllm] and a GPU)",
+    engine: Literal["jax"] = Field(
+        default="jax", description="who decodes the answers to test sets: our own engine"
     )
     judge: Literal["phrases"] = Field(
         default="phrases", description="who decides what is a refusal while tuning"
@@ -83,6 +92,13 @@ class EvalConfig(Frozen):
         "untuned one's, along its answers to harmless requests",
     )
     limit: int | None = Field(default=None, ge=1, description="requests per test set; null = all")
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _no_vllm(cls, raw: Any) -> Any:
+        if raw == "vllm":
+            raise ValueError("is no longer an engine here: serve the exported folder with it")
+        return raw
 
     @field_validator("extra", mode="before")
     @classmethod
@@ -116,9 +132,49 @@ def _each_once(counts: tuple[int, ...]) -> tuple[int, ...]:
 Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], AfterValidator(_each_once)]
 
 
+def _list_of(raw: Any, every: Iterable[str]) -> Any:
+    """A list as it is, the words of a text with commas, or every one for "all"."""
+    if raw in ("all", ["all"]):
+        return tuple(every)
+    words = raw.split(",") if isinstance(raw, str) else [raw] if isinstance(raw, int) else raw
+    if not isinstance(words, list | tuple):
+        return raw
+    words = [word for word in (str(word).strip() for word in words) if word]
+    if "all" in words:
+        raise PydanticCustomError("all_and_more", "'all' stands alone")
+    if not words:
+        raise PydanticCustomError("unknown_name", "names none", {"known": [*every, "all"]})
+    return tuple(dict.fromkeys(words))
+
+
+def _known(known: Mapping[str, Any], what: str) -> AfterValidator:
+    """Refuses a name that is not in the table."""
+
+    def check(name: str) -> str:
+        if name not in known:
+            names = [*known, "all"]
+            raise PydanticCustomError(
+                "unknown_name", "is no {what}", {"known": names, "what": what}
+            )
+        return name
+
+    return AfterValidator(check)
+
+
 class CompareConfig(Frozen):
     """How rival methods and ablations are compared (python -m nt_jax.compare)."""
 
+    methods: tuple[Annotated[str, _known(METHODS, "method")], ...] = Field(
+        default=tuple(METHODS),
+        min_length=1,
+        description=f"methods to compare: {', '.join(METHODS)}; all = every one",
+    )
+    tables: tuple[Annotated[str, _known(TABLES, "table")], ...] = Field(
+        default=("2",),
+        min_length=1,
+        description="the paper's tables to write by number, all = every one: "
+        + "; ".join(f"{number} {about}" for number, about in TABLES.items()),
+    )
     search: int | None = Field(
         default=None,
         ge=1,
@@ -151,3 +207,14 @@ class CompareConfig(Frozen):
     utility_counts: Counts = Field(
         default=(500, 1000, 1500), min_length=1, description="utility neurons in table 7"
     )
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _methods(cls, raw: Any) -> Any:
+        return _list_of(raw, METHODS)
+
+    @field_validator("tables", mode="before")
+    @classmethod
+    def _tables(cls, raw: Any) -> Any:
+        found = _list_of(raw, TABLES)
+        return tuple(sorted(found)) if isinstance(found, tuple) else found

@@ -1,7 +1,7 @@
 """Test sets as entries of a table: test_sets.yaml beside this file, and the user's own.
 
-An entry says where rows come from and what they measure; `suite.py` turns it into prompts. To add a
-set to the package, add an entry there. Nothing here imports jax.
+An entry says where rows come from and what they measure; eval/prompts.py turns it into prompts. To
+add a set to the package, add an entry there.
 """
 
 import functools
@@ -12,14 +12,10 @@ from typing import Any, Literal, Self
 from pydantic import Field, TypeAdapter, model_validator
 
 from nt_jax.config.base import DatasetConfig, Frozen
+from nt_jax.config.registry import METRICS
 from nt_jax.config.yaml_lines import BadYamlError, read_yaml
 
 BUILT_IN = Path(__file__).parent / "test_sets.yaml"
-METRICS = {
-    "harmful": ("refusal", "text"),
-    "harmless": ("refusal", "text", "perplexity", "kl"),
-    "choice": ("letter", "generate"),
-}
 
 
 class TestSet(Frozen):
@@ -62,8 +58,8 @@ class TestSet(Frozen):
         default=0, ge=0, description="leave the first so many rows of that order to others"
     )
     limit: int | None = Field(default=None, ge=1, description="then take at most this many")
-    metrics: tuple[Literal["refusal", "text", "perplexity", "kl", "letter", "generate"], ...] = (
-        Field(default=(), description="what to measure; [] = all that the kind allows")
+    metrics: tuple[str, ...] = Field(
+        default=(), description="what to measure; [] = all that the kind allows"
     )
     shots: int = Field(default=0, ge=0, description="worked examples before a choice question")
     shots_from: str | None = Field(
@@ -73,10 +69,11 @@ class TestSet(Frozen):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        wrong = [name for name in self.metrics if name not in METRICS[self.kind]]
+        allowed = metrics_of(self.kind)
+        wrong = [name for name in self.metrics if name not in allowed]
         if wrong:
-            allowed = ", ".join(METRICS[self.kind])
-            raise ValueError(f"metrics of a {self.kind} set are {allowed}, not {wrong[0]}")
+            listed = ", ".join(allowed)
+            raise ValueError(f"metrics of a {self.kind} set are {listed}, not {wrong[0]}")
         if self.prompt == "attacked" and self.templates:
             raise ValueError("has prompt: attacked and templates: choose one")
         if self.hold_out and self.seed is None:
@@ -87,7 +84,12 @@ class TestSet(Frozen):
 
     def measures(self, metric: str) -> bool:
         """Whether this set is for that metric."""
-        return metric in (self.metrics or METRICS[self.kind])
+        return metric in (self.metrics or metrics_of(self.kind))
+
+
+def metrics_of(kind: str) -> list[str]:
+    """The metrics that a test set of this kind may ask for."""
+    return [name for name, line in METRICS.items() if kind in line.kinds]
 
 
 @functools.cache

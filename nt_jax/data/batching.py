@@ -55,7 +55,9 @@ def batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[tuple
         yield bucket(lengths[rows[-1]], 32), rows
 
 
-def pad_left(rows: Sequence[Sequence[int]], width: int, batch: int | None = None):
+def pad_left(
+    rows: Sequence[Sequence[int]], width: int, batch: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """(token_BP int32, mask_BP bool) with each row's last token in the last column."""
     batch = len(rows) if batch is None else batch
     token_BP, mask_BP = np.zeros((batch, width), np.int32), np.zeros((batch, width), bool)
@@ -83,7 +85,9 @@ def pack(
     return AnswerBatch(prompt_BP, prompt_mask_BP, *pad_right(answers, answer_width, rows), weight_B)
 
 
-def pad_right(rows: Sequence[Sequence[int]], width: int, batch: int):
+def pad_right(
+    rows: Sequence[Sequence[int]], width: int, batch: int
+) -> tuple[np.ndarray, np.ndarray]:
     """(token_BA int32, mask_BA bool) with each row cut to `width` from its first token on."""
     token_BA, mask_BA = np.zeros((batch, width), np.int32), np.zeros((batch, width), bool)
     for row, ids in enumerate(rows):

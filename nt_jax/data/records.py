@@ -1,10 +1,13 @@
 """The kinds of rows that everything is trained and tested on, as frozen records."""
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nt_jax.errors import DataError
 
+Ids = Sequence[int]
+Encode = Callable[[str], list[int]]  # a user's text to the ids of a prompt, template applied
 SLOT = "{request}"
 LETTERS = "ABCDEFGHIJ"
 ATTACK_TYPES = ("pretending", "attention shifting", "privilege escalation", "emotion")

@@ -5,9 +5,24 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from nt_jax.atomic import write_atomic
 from nt_jax.errors import RunError
+
+
+class Question(Protocol):
+    """A test prompt or choice question."""
+
+    @property
+    def dataset(self) -> str:
+        """Its test set."""
+        ...
+
+    @property
+    def id(self) -> str:
+        """What it is called there."""
+        ...
 
 
 class RecordFile:
@@ -54,7 +69,7 @@ class RecordFile:
             raise RunError(f"{self.path} lacks the record of {error}. Delete it; repeat.") from None
 
 
-def asked(item) -> tuple[str, str]:
+def asked(item: Question) -> tuple[str, str]:
     """What a test prompt or choice question is known by."""
     return item.dataset, item.id
 

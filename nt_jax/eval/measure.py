@@ -1,4 +1,4 @@
-"""From answers on disk to numbers: verdicts, perplexity, divergence, and all rows of a result.
+"""From answers on disk to numbers: verdicts, what models say about answers, all rows of a result.
 
 Each step writes its file into the folder of the evaluation, so the report can be made again alone.
 """
@@ -6,161 +6,106 @@ Each step writes its file into the folder of the evaluation, so the report can b
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
+from nt_jax.checkpoints.checkpoint import fingerprint
+from nt_jax.config.evaluation import EvalConfig
+from nt_jax.console import progress
 from nt_jax.errors import NtError, RunError
 from nt_jax.eval.answer_file import RecordFile, asked
-from nt_jax.eval.answering import Measured, answers_path, choices_path, letters_path
-from nt_jax.eval.divergence import answer_kl
-from nt_jax.eval.judges.verdicts import judge_answers, open_judge, with_verdicts
-from nt_jax.eval.metrics.accuracy import average_rows, choice_rows
-from nt_jax.eval.metrics.agreement import kappa_rows
-from nt_jax.eval.metrics.perplexity import kl_row, perplexity_row
-from nt_jax.eval.metrics.rows import ResultRow, su_f1_pairs, summarise
-from nt_jax.eval.prompts import TestChoice, TestPrompt
-from nt_jax.generate.likelihood import answer_nll
+from nt_jax.eval.answering import answers_path, choices_path, letters_path
+from nt_jax.eval.judges.judge import JudgeToOpen
+from nt_jax.eval.judges.verdicts import judge_answers, with_verdicts
+from nt_jax.eval.metrics.result import Answer, Measurements, ResultRow
+from nt_jax.eval.metrics.rows import all_rows, metrics
+from nt_jax.eval.prompts import TestChoice, Tests
+from nt_jax.eval.under_test import NO_LETTERS, ModelUnderTest, Scoring
+from nt_jax.generate.chat import ChatModel
 
-if TYPE_CHECKING:
-    from nt_jax.generate.session import Session
+Answered = tuple[ModelUnderTest, Path]  # a model and the folder of its answers
 
 
 def measure(
-    session: "Session",
-    models: Sequence[tuple[Measured, Path]],
-    scorer: "Session | None",
-    prompts: Sequence[TestPrompt],
-    choices: Sequence[TestChoice],
+    models: Sequence[Answered],
+    tests: Tests,
+    config: EvalConfig,
     folder: Path,
+    *,
+    judges: Sequence[JudgeToOpen],
+    scorer: ChatModel | None,
+    base: Answered | None = None,
 ) -> None:
-    """Everything that rests on the answers of `models` = (model, folder of its answers).
+    """Everything that rests on the answers of `models`, into the files of `folder`.
 
-    The first model is the one that others are compared with. `scorer` gives perplexities.
+    `scorer` gives perplexities; `base` is the one that others are compared with, by default the
+    first. Verdicts that are in `folder` already are not repeated.
     """
-    answers = [
-        row
-        for model, where in models
-        for row in RecordFile(answers_path(where, model.name)).in_order(map(asked, prompts))
-    ]
-    _write_lines(folder / "choices.jsonl", _join_choices(models, choices))
-    judges = {}
+    base = base or models[0]
+    answers, known = [row for model in models for row in _answers(model, tests)], {}
+    _write_lines(folder / "choices.jsonl", _join_choices(models, tests.choices))
     if answers:
-        answers, judges = judge_all(session, answers, models[0][1].parent, folder)
+        answers, known = judge_all(judges, answers, models[0][1].parent, folder)
     _write_lines(folder / "answers.jsonl", answers)
-    facts: dict[str, Any] = {"judges": judges}
-    texts = [row for row in answers if row["answer"]]
-    evaluation = session.config.eval
-    if evaluation.perplexity and scorer is not None and texts:
-        own = [row for row in texts if evaluation.test_set(row["dataset"]).measures("perplexity")]
-        facts["perplexity"] = perplexity_scores(scorer, own)
-        facts["scorer"] = identity(scorer)
-    if evaluation.kl and len(models) > 1:
-        base = models[0][0]
-        own = [
-            row
-            for row in texts
-            if row["model"] == base.name and evaluation.test_set(row["dataset"]).measures("kl")
-        ]
-        facts["kl"] = {
-            other.name: kl_scores(base, other, own)
-            for other, _ in models[1:]
-            if same_vocabulary(base.session, other.session)
-        }
-        facts["base"] = identity(base.session)
+    asked_about = Scoring(
+        answers, base[0], _answers(base, tests),
+        [model for model, _ in models if model.name != base[0].name], scorer, config,
+    )  # fmt: skip
+    silent = [model.name for model, _ in models if tests.choices and not model.has_letters]
+    facts = {
+        "judges": known,
+        "scores": score_all(asked_about),
+        "not_measured": dict.fromkeys(silent, NO_LETTERS),
+    }
     (folder / "scores.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
-def result_rows(folder: Path, seed: int) -> tuple[list[ResultRow], list[dict]]:
-    """(all rows, answers with verdicts) from the files that `measure` wrote."""
-    answers = read_lines(folder / "answers.jsonl")
-    choices = read_lines(folder / "choices.jsonl")
+def score_all(asked_about: Scoring) -> dict[str, dict[str, Any]]:
+    """By metric: what it makes rows of, and the (name, hash) of the model that said it."""
+    scores = {}
+    for name, metric in metrics().items():
+        found = metric.score(asked_about) if hasattr(metric, "score") else None
+        if found is not None:
+            values, model = found
+            identity = [model.checkpoint.source, fingerprint(model.checkpoint)]
+            scores[name] = {"values": values, "by": identity}
+    return scores
+
+
+def read_measurements(folder: Path, seed: int) -> Measurements:
+    """What `measure` wrote."""
+    answers, choices = (read_lines(folder / f"{name}.jsonl") for name in ("answers", "choices"))
     facts = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-    rows = summarise(answers, judges=facts["judges"], seed=seed)
-    if len(facts["judges"]) > 1:
-        rows += kappa_rows(answers, list(facts["judges"]), seed)
-    for dataset, models in facts.get("perplexity", {}).items():
-        for name, pairs in models.items():
-            scorer = tuple(facts["scorer"])
-            rows.append(perplexity_row(dataset, name, np.array(pairs), scorer, seed))
-    for name, datasets in facts.get("kl", {}).items():
-        for dataset, pairs in datasets.items():
-            rows.append(kl_row(dataset, name, np.array(pairs), tuple(facts["base"]), seed))
-    pairs = su_f1_pairs(answers)
-    rows += choice_rows(choices) + average_rows(choices, answers, next(iter(pairs), None), seed)
-    return rows, answers
+    return Measurements(answers, choices, facts["judges"], facts["scores"], seed)
+
+
+def result_rows(folder: Path, seed: int) -> tuple[list[ResultRow], list[Answer]]:
+    """(all rows, answers with verdicts) from the files that `measure` wrote."""
+    measured = read_measurements(folder, seed)
+    return all_rows(measured), list(measured.answers)
 
 
 def judge_all(
-    session: "Session", answers: list[dict], kept: Path, folder: Path
+    judges: Sequence[JudgeToOpen], answers: list[dict], kept: Path, folder: Path
 ) -> tuple[list[dict], dict[str, str]]:
-    """(answers with verdicts, judge name -> sha256); every judge of the settings in its turn."""
+    """(answers with verdicts, judge name -> sha256); every judge in its turn.
+
+    `kept` is where the answers lie, for the message about a judge that fails.
+    """
     found = []
-    for number, spec in enumerate(session.config.eval.judges):
-        path = folder / f"verdicts-{number}.jsonl"
+    for number, (spec, opened) in enumerate(judges):
         try:
-            with session.progress(spec[:30], len(answers), "verdicts") as advance:
-                judge = open_judge(spec, session.config, session.console)
-                found.append(judge_answers(judge, answers, path, advance))
+            with progress(spec[:30], len(answers), "verdicts") as advance:
+                path = folder / f"verdicts-{number}.jsonl"
+                found.append(judge_answers(opened(), answers, path, advance))
         except NtError as error:
             raise RunError(
                 f"the judge '{spec}' failed: {error}\nAll answers are kept in {kept}: repeat this "
                 "command, or change eval.judges, and only the judging is done again."
             ) from error
-    judges = {one.judge: one.sha256 for one in found}
-    if len(judges) < len(found):
+    known = {one.judge: one.sha256 for one in found}
+    if len(known) < len(found):
         raise RunError("two of eval.judges have one name: their verdicts could not be told apart.")
-    return with_verdicts(answers, found), judges
-
-
-def perplexity_scores(scorer: "Session", rows: Sequence[dict]) -> dict[str, dict[str, list]]:
-    """By dataset, then model: [[nats, tokens] per answer], under the scorer."""
-    texts = [scorer.tokenizer.encode(row["answer"], add_special_tokens=False) for row in rows]
-    with scorer.progress("perplexity", len(rows), "answers") as advance:
-        pairs = answer_nll(
-            scorer.lm,
-            scorer.lm.ones_LF,
-            [scorer.encode(row["prompt"]) for row in rows],
-            texts,
-            batch_size=scorer.config.eval.batch_size,
-            on_batch=advance,
-        )
-    scores: dict[str, dict[str, list]] = {}
-    for row, pair in zip(rows, pairs.tolist(), strict=True):
-        scores.setdefault(row["dataset"], {}).setdefault(row["model"], []).append(pair)
-    return scores
-
-
-def kl_scores(base: Measured, other: Measured, rows: Sequence[dict]) -> dict[str, list]:
-    """By dataset: [[nats, tokens] of KL(base || other) over each of the base model's answers]."""
-    session = base.session
-    with session.progress("divergence", len(rows), "answers") as advance:
-        pairs = answer_kl(
-            (session.lm, base.factors_LF),
-            (other.session.lm, other.factors_LF),
-            [session.encode(row["prompt"]) for row in rows],
-            [session.tokenizer.encode(row["answer"], add_special_tokens=False) for row in rows],
-            on_batch=advance,
-        )
-    scores: dict[str, list] = {}
-    for row, pair in zip(rows, pairs.tolist(), strict=True):
-        scores.setdefault(row["dataset"], []).append(pair)
-    return scores
-
-
-def same_vocabulary(one: "Session", other: "Session") -> bool:
-    """Whether two models speak of the same tokens, without which no KL is defined."""
-    if one is other:
-        return True
-    sizes = [session.checkpoint.config.vocab_size for session in (one, other)]
-    return sizes[0] == sizes[1] and one.tokenizer.get_vocab() == other.tokenizer.get_vocab()
-
-
-def identity(session: "Session") -> tuple[str, str]:
-    """(name, hash) of a session's checkpoint, to stand beside what it scored."""
-    from nt_jax.generate.session import fingerprint
-
-    return session.config.model.source, fingerprint(session.checkpoint)
+    return with_verdicts(answers, found), known
 
 
 def read_lines(path: Path) -> list[dict]:
@@ -174,9 +119,12 @@ def _write_lines(path: Path, rows: Sequence[dict]) -> None:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _join_choices(
-    models: Sequence[tuple[Measured, Path]], choices: Sequence[TestChoice]
-) -> list[dict]:
+def _answers(answered: Answered, tests: Tests) -> list[dict]:
+    model, folder = answered
+    return RecordFile(answers_path(folder, model.name)).in_order(map(asked, tests.prompts))
+
+
+def _join_choices(models: Sequence[Answered], choices: Sequence[TestChoice]) -> list[dict]:
     """One record per question and model: its letters and its written answer together."""
     rows = []
     for model, where in models:

@@ -1,10 +1,12 @@
-"""Questions with lettered choices (MMLU): their text, and which choice a written answer takes."""
+"""Questions with lettered choices (MMLU): their text, their tokens, what an answer takes."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from nt_jax.checkpoints.tokenizer import Tokenizer
 from nt_jax.data.records import LETTERS, ChoiceQuestion
-from nt_jax.eval.judges.phrase_judge import without_thinking
+from nt_jax.errors import CheckpointError, DataError
+from nt_jax.eval.judges.judge import without_thinking
 from nt_jax.eval.prompts import TestChoice
 
 ANSWER = "Answer:"
@@ -91,3 +93,47 @@ def _part_of_another(number: int, repeated: Sequence[int], choices: Sequence[str
         other != number and mine != _plain(choices[other]) and _says(_plain(choices[other]), mine)
         for other in repeated
     )
+
+
+def letter_tokens(tokenizer: Tokenizer, count: int) -> tuple[list[int], list[int]]:
+    """(tokens between "Answer:" and the letter, the token of each of `count` letters).
+
+    " A" is one token in most vocabularies and a space and a letter in others: whatever the
+    tokenizer makes of "Answer: A" counts.
+    """
+    start = tokenizer.encode(ANSWER, add_special_tokens=False)
+    ends = [
+        tokenizer.encode(f"{ANSWER} {letter}", add_special_tokens=False)
+        for letter in LETTERS[:count]
+    ]
+    common = ends[0][:-1]
+    letters = [ids[-1] for ids in ends]
+    alike = all(ids[:-1] == common for ids in ends) and common[: len(start)] == start
+    if not alike or len(set(letters)) != count:
+        raise CheckpointError(
+            f"The tokenizer of '{tokenizer.name_or_path}' does not write the letters "
+            f"{', '.join(LETTERS[:count])} after '{ANSWER}' as one token each, so their "
+            "likelihoods cannot be compared. Measure 'generate' only: metrics: [generate]."
+        )
+    return common[len(start) :], letters
+
+
+def fitting_shots(choice: TestChoice, length: Callable[[int], int], room: int) -> int:
+    """How many worked examples leave the prompt within `room` tokens; the first ones go first."""
+    for shots in range(len(choice.shots), -1, -1):
+        if length(shots) <= room:
+            return shots
+    raise DataError(
+        f"{choice.dataset}, question {choice.id}: {length(0)} tokens without any worked example "
+        f"do not fit the {room} that the model's context leaves."
+    )
+
+
+def encode_question(tokenizer: Tokenizer, choice: TestChoice, room: int) -> tuple[list[int], int]:
+    """(token ids up to "Answer:", worked examples among them); as plain text, not as a chat."""
+
+    def ids(shots: int) -> list[int]:
+        return tokenizer.encode(prompt_text(choice, shots))  # with BOS where the model has one
+
+    shots = fitting_shots(choice, lambda shots: len(ids(shots)), room)
+    return ids(shots), shots

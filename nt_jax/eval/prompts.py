@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from nt_jax.config.schema import EvalConfig
+from nt_jax.config.evaluation import EvalConfig
 from nt_jax.config.test_sets import TestSet
 from nt_jax.data.records import AttackTemplate, ChoiceQuestion, HarmfulRequest, HarmlessRequest
 from nt_jax.data.sources import load_choices, load_harmful, load_harmless, load_templates
 from nt_jax.errors import ConfigError, DataError
 
 Row = TypeVar("Row", HarmfulRequest, HarmlessRequest, ChoiceQuestion)
+Asked = TypeVar("Asked", "TestPrompt", "TestChoice")
 LOADERS = {"harmful": load_harmful, "harmless": load_harmless, "choice": load_choices}
 
 
@@ -49,6 +50,35 @@ class TestChoice:
         return self.question.id
 
 
+@dataclasses.dataclass(frozen=True)
+class Tests:
+    """All that is asked."""
+
+    __test__ = False
+
+    prompts: list[TestPrompt]
+    choices: list[TestChoice]
+
+    def first(self, limit: int | None) -> "Tests":
+        """The first `limit` of each test set."""
+        return Tests(_first(self.prompts, limit), _first(self.choices, limit))
+
+
+def _first(rows: Sequence[Asked], limit: int | None) -> list[Asked]:
+    seen: Counter[str] = Counter()
+    kept = []
+    for row in rows:
+        seen[row.dataset] += 1
+        if limit is None or seen[row.dataset] <= limit:
+            kept.append(row)
+    return kept
+
+
+def read_tests(config: EvalConfig) -> Tests:
+    """The prompts and questions of the sets that the settings name."""
+    return Tests(test_prompts(config), test_choices(config))
+
+
 def test_prompts(config: EvalConfig) -> list[TestPrompt]:
     """The prompts of all sets of requests that the settings name, at most `limit` of each."""
     sets = {name: config.test_set(name) for name in config.datasets}
@@ -78,10 +108,6 @@ def test_choices(config: EvalConfig) -> list[TestChoice]:
                 )
             found.append(TestChoice(name, question, shots))
     return found
-
-
-for _function in (test_prompts, test_choices):  # pytest would take them for tests
-    _function.__test__ = False  # type: ignore[attr-defined]
 
 
 def read_set(name: str, entry: TestSet) -> list:
@@ -141,12 +167,10 @@ def worked_examples(config: EvalConfig, entry: TestSet) -> dict[str, list[Choice
     return found
 
 
-def prompts_hash(
-    prompts: Iterable[TestPrompt], choices: Iterable[TestChoice], config: EvalConfig
-) -> str:
+def tests_hash(tests: Tests, config: EvalConfig) -> str:
     """sha256 over all that is asked, so that answers to other questions are never reused."""
-    rows = [dataclasses.asdict(row) for row in (*prompts, *choices)]
-    asked = {row.dataset for row in choices}  # by letter, in writing, or both
+    rows = [dataclasses.asdict(row) for row in (*tests.prompts, *tests.choices)]
+    asked = {row.dataset for row in tests.choices}  # by letter, in writing, or both
     rows += [{name: list(config.test_set(name).metrics)} for name in sorted(asked)]
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
@@ -214,3 +238,7 @@ def by_hash(rows: Sequence[Row], seed: int) -> list[Row]:
         return hashlib.sha256(f"{seed}:{row.request}".encode()).hexdigest(), row.id
 
     return sorted(rows, key=place)
+
+
+for _function in (test_prompts, test_choices, tests_hash):  # pytest would take them for tests
+    _function.__test__ = False  # type: ignore[attr-defined]

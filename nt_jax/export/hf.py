@@ -1,61 +1,42 @@
-"""The way back to Hugging Face files: factors folded into `down_proj`, or changes of any tensor.
+"""Hugging Face checkpoints: factors folded into `down_proj`, or changes of any tensor."""
 
-The source is copied and only the bytes of changed tensors are overwritten, so that whatever was
-not tuned stays bit for bit what it was. Everything happens in a temporary sibling of the output
-directory, which appears under its name only when it is complete and on disk.
-"""
-
-import hashlib
-import json
-import math
-import os
+import dataclasses
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
-import ml_dtypes
 import numpy as np
 
-from nt_jax.atomic import disk_errors, sync, sync_tree
 from nt_jax.checkpoints.checkpoint import Checkpoint
-from nt_jax.checkpoints.hf_config import config_to_hf, generation_to_hf
-from nt_jax.checkpoints.hf_directory import INDEX, SINGLE
-from nt_jax.checkpoints.hf_fields import words
 from nt_jax.checkpoints.keymap import DOWN, hf_shapes, rules_for, to_hf
-from nt_jax.checkpoints.tensors import (
-    DTYPES,
-    TensorInfo,
-    all_finite,
-    write_ranges,
-    write_safetensors,
-)
-from nt_jax.checkpoints.tokenizer import load_tokenizer
-from nt_jax.errors import CheckpointError, ConfigError, RunError
+from nt_jax.errors import CheckpointError
+from nt_jax.export.files import SHARD_BYTES, Edit, ExportReport, write_edited
+from nt_jax.export.verify import verify_export
+from nt_jax.generate.chat import ChatModel
 from nt_jax.models.config import ModelConfig
 from nt_jax.models.leaves import leaf_names
+from nt_jax.models.neurons import Factors
 from nt_jax.models.transformer import LanguageModel
 
-SHARD_BYTES = 2 * 1000**3
-_ROWS = 256  # rewritten together, so that temporaries stay small
-# (rows of a tensor, their weights, float32 or float64) -> the new weights, in that type.
-Edit = Callable[[slice, np.ndarray], np.ndarray]
-# Other copies of the weights that may lie beside the safetensors files: stale after tuning.
-_WEIGHT_FILES = words(".safetensors .bin .pt .pth .ckpt .h5 .msgpack .gguf .onnx")
 
+def save_model(
+    model: ChatModel, factors: Factors, out: Path | str, dtype: str = "source"
+) -> ExportReport:
+    """Write `model` with the factors in it as a Hugging Face directory, read it again, compare.
 
-@dataclass(frozen=True)
-class ExportReport:
-    """What was written: changed tensors, how far rounding moved them, and a hash of each file."""
-
-    out: Path
-    changed: tuple[str, ...]
-    tensors: int
-    max_rounding: float  # largest |stored - exact| / |exact| over the changed weights
-    sha256: dict[str, str]
+    `dtype`: source, or float32 (larger, without the rounding of the fold). Nothing is left at `out`
+    where anything fails. Raises a RunError if what was written does not answer like the model.
+    """
+    size = model.checkpoint.config
+    scale_LF, out = factors.scale_LF(size.layers, size.neurons), Path(out)
+    report = export_hf(model.checkpoint, scale_LF, out, dtype)
+    try:
+        difference = verify_export(model, scale_LF, out)
+    except BaseException:
+        shutil.rmtree(out)
+        raise
+    return dataclasses.replace(report, max_logit_difference=difference)
 
 
 def export_hf(
@@ -73,7 +54,7 @@ def export_hf(
     names = DOWN.hf_names(checkpoint.config.layers)
     pairs = zip(names, _checked_scale(checkpoint.config, scale_LF), strict=True)
     edits = {name: _scaling(scale_F) for name, scale_F in pairs if (scale_F != 1.0).any()}
-    return _export(checkpoint, _Fold(checkpoint, edits), Path(out), dtype, shard_bytes)
+    return write_edited(checkpoint, edits, Path(out), dtype, shard_bytes)
 
 
 def export_changes(
@@ -96,7 +77,7 @@ def export_changes(
                 "It belongs to another model, or was spoilt."
             )
     edits = {name: _adding(np.asarray(change, np.float32)) for name, change in changes.items()}
-    return _export(checkpoint, _Fold(checkpoint, edits), Path(out), dtype, shard_bytes)
+    return write_edited(checkpoint, edits, Path(out), dtype, shard_bytes)
 
 
 def changes(before: LanguageModel, after: LanguageModel) -> dict[str, np.ndarray]:
@@ -129,62 +110,6 @@ def _adding(change: np.ndarray) -> Edit:
     return lambda rows, weight: weight + change[rows]
 
 
-def _export(
-    checkpoint: Checkpoint, fold: "_Fold", out: Path, dtype: str, shard_bytes: int
-) -> ExportReport:
-    if dtype not in ("source", "float32"):
-        raise ConfigError(f"export.dtype = '{dtype}' is not one of source, float32.")
-    rewrite = dtype == "float32" or checkpoint.directory is None
-    kept = hf_shapes(checkpoint.config)  # a rewrite leaves out buffers and a tied copy of the head
-    infos = [i for name, i in checkpoint.tensors.items() if name in kept or not rewrite]
-    size = sum(4 * math.prod(i.shape) if rewrite else i.stop - i.start for i in infos)
-    with _appearing(out, size) as work:
-        if checkpoint.directory is None:
-            _write_gguf_side_files(checkpoint, work)
-        else:
-            _copy(checkpoint, work, weights=not rewrite)
-        if rewrite:
-            _write_shards(checkpoint, fold, work, shard_bytes)
-        else:
-            _patch(checkpoint, fold, work)
-        files = sorted(file for file in work.rglob("*") if file.is_file())
-        sha256 = {str(file.relative_to(work)): _digest(file) for file in files}
-    return ExportReport(out, tuple(fold.changed), len(infos), fold.max_rounding, sha256)
-
-
-class _Fold:
-    """Edited tensors on demand, and how far rounding moved them."""
-
-    def __init__(self, checkpoint: Checkpoint, edits: Mapping[str, Edit]):
-        self.checkpoint = checkpoint
-        self.changed = edits
-        self.max_rounding = 0.0
-
-    def read(self, name: str, dtype: np.dtype) -> np.ndarray:
-        """The tensor in `dtype`, with its edit made: computed in float32, rounded once."""
-        weight, edit = self.checkpoint.read(name), self.changed.get(name)
-        if edit is None:
-            return weight.astype(dtype, copy=False)
-        folded = np.empty(weight.shape, dtype)
-        for start in range(0, len(weight), _ROWS):
-            rows = slice(start, start + _ROWS)
-            with np.errstate(over="ignore"):  # reported below, by name
-                folded[rows] = edit(rows, weight[rows].astype(np.float32))
-            self._measure(edit(rows, weight[rows].astype(np.float64)), folded[rows])
-        if not all_finite(folded):
-            raise CheckpointError(
-                f"The new weights of '{name}' overflow {dtype.name}. "
-                "Export with export.dtype=float32."
-            )
-        return folded
-
-    def _measure(self, exact: np.ndarray, folded: np.ndarray) -> None:
-        size = np.abs(exact)
-        normal = size >= float(ml_dtypes.finfo(folded.dtype).smallest_normal)
-        moved = np.abs(folded.astype(np.float64) - exact)[normal] / size[normal]
-        self.max_rounding = max(self.max_rounding, float(moved.max(initial=0.0)))
-
-
 def _checked_scale(config: ModelConfig, scale_LF: np.ndarray) -> np.ndarray:
     scale_LF = np.asarray(scale_LF)
     if scale_LF.shape != (config.layers, config.neurons):
@@ -196,99 +121,3 @@ def _checked_scale(config: ModelConfig, scale_LF: np.ndarray) -> np.ndarray:
         layer, neuron = np.argwhere(~np.isfinite(scale_LF))[0]
         raise CheckpointError(f"The factor of layer {layer}, neuron {neuron} is not finite.")
     return scale_LF.astype(np.float32)
-
-
-@contextmanager
-def _appearing(out: Path, size: int) -> Iterator[Path]:
-    """A temporary sibling of `out` that becomes `out` at the end, or vanishes on any error."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out} exists already. Remove it first, or choose another name.")
-    with disk_errors(out.parent):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(out.parent).free
-        if free < size:
-            raise RunError(
-                f"{out} needs {size / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free there. "
-                "Free some space or choose another disk; nothing was written."
-            )
-        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        try:
-            mask = os.umask(0)
-            os.umask(mask)
-            work.chmod(0o777 & ~mask)  # mkdtemp makes it private
-            yield work
-            sync_tree(work)
-            work.replace(out)
-            sync(out.parent)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)  # gone already if all went well
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _copy(checkpoint: Checkpoint, work: Path, weights: bool) -> None:
-    """Copy the model's own files; without `weights`, the index and the shards are left out."""
-    used = {info.file for info in checkpoint.tensors.values()}
-    if checkpoint.path / SINGLE not in used:
-        used.add(checkpoint.path / INDEX)
-    for file in sorted(checkpoint.path.iterdir()):
-        if file.name.startswith(".") or not file.is_file():
-            continue
-        is_weights = file.suffix in _WEIGHT_FILES or file.name.endswith(".index.json")
-        if not is_weights or (weights and file in used):
-            shutil.copyfile(file, work / file.name)
-
-
-def _patch(checkpoint: Checkpoint, fold: _Fold, work: Path) -> None:
-    by_file: dict[Path, list[tuple[str, TensorInfo]]] = {}
-    for name in fold.changed:
-        info = checkpoint.tensors[name]
-        by_file.setdefault(info.file, []).append((name, info))
-    for file, entries in by_file.items():
-        changes = ((info, fold.read(name, DTYPES[info.dtype])) for name, info in entries)
-        write_ranges(work / file.name, changes)
-
-
-def _write_shards(checkpoint: Checkpoint, fold: _Fold, work: Path, shard_bytes: int) -> None:
-    """All tensors as float32: one file, or shards of at most `shard_bytes` and their index."""
-    kept = hf_shapes(checkpoint.config)
-    shards: list[dict[str, tuple[int, ...]]] = [{}]
-    total = filled = 0
-    for name in (name for name in checkpoint.tensors if name in kept):
-        size = 4 * math.prod(kept[name])
-        if shards[-1] and filled + size > shard_bytes:
-            shards.append({})
-            filled = 0
-        shards[-1][name] = kept[name]
-        filled, total = filled + size, total + size
-    weight_map: dict[str, str] = {}
-    for number, shapes in enumerate(shards, start=1):
-        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        file = SINGLE if len(shards) == 1 else file
-        write_safetensors(work / file, shapes, lambda name: fold.read(name, DTYPES["F32"]))
-        weight_map |= dict.fromkeys(shapes, file)
-    if len(shards) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        _write_json(work / INDEX, index)
-    config_json = json.loads((work / "config.json").read_text("utf-8"))
-    named = [name for name in ("dtype", "torch_dtype") if name in config_json] or ["torch_dtype"]
-    _write_json(work / "config.json", config_json | dict.fromkeys(named, "float32"))
-
-
-def _write_gguf_side_files(checkpoint: Checkpoint, work: Path) -> None:
-    """config.json, generation_config.json and the tokenizer, which a GGUF file holds inside."""
-    _write_json(work / "config.json", config_to_hf(checkpoint.config))
-    _write_json(work / "generation_config.json", generation_to_hf(checkpoint.config))
-    load_tokenizer(checkpoint).save_pretrained(work, save_jinja_files=False)
-    path = work / "tokenizer_config.json"
-    fields = json.loads(path.read_text("utf-8"))
-    fields.pop("backend", None)
-    # transformers 5 writes a class name that 4 does not know; both know this one.
-    _write_json(path, fields | {"tokenizer_class": "PreTrainedTokenizerFast"})
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")

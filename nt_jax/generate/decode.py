@@ -8,13 +8,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from nt_jax.generate.slots import Cache, Packed, Slots, is_eos, placed
+from nt_jax.models.layers import Block, attend, over_layers
 from nt_jax.models.precision import wide_dtype
 from nt_jax.models.rope import rotary_tables
-from nt_jax.models.transformer import LanguageModel, Transformer, attend, run_block, unembed
+from nt_jax.models.transformer import LanguageModel, Transformer, unembed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,6 @@ def prefill(
     """
     model, config = lm.module(scale_LF), lm.config
     rows, width = packed.index_RT.shape
-    graphdef, stacked = nnx.split(model.blocks)
     position_N = jnp.take(packed.shared_R, packed.of_N) + packed.place_N
     rotary = rotary_tables(position_N[None], config.rope, config.head_dim, model.embed[...].dtype)
     columns = jnp.arange(prefix[1].shape[3], dtype=jnp.int32)
@@ -50,8 +49,8 @@ def prefill(
 
     last_R = jnp.take_along_axis(packed.index_RT, packed.length_R[:, None] - 1, axis=1)[:, 0]
 
-    def layer(x_1ND: Array, per_layer: tuple):
-        state, past_keys_RKHP, past_values_RKPH, steer_RD = per_layer
+    def layer(x_1ND: Array, block: Block, per_layer: tuple):
+        past_keys_RKHP, past_values_RKPH, steer_RD = per_layer
         own: list[Array] = []
 
         def mix(*packed_qkv: Array) -> Array:
@@ -62,14 +61,15 @@ def prefill(
             out = attend(q, [keys, k], [values, v], [shared_RTP, own_RTT])
             return out[packed.of_N, packed.place_N][None]
 
-        x_1ND, _ = run_block(nnx.merge(graphdef, state), x_1ND, rotary, config.rms_eps, mix)
+        x_1ND, _ = block(x_1ND, rotary, config.rms_eps, mix)
         if steer_RD is not None:
             steered_RD = steered(jnp.take(x_1ND[0], last_R, axis=0), steer_RD)
             x_1ND = x_1ND.at[0, last_R].set(steered_RD)
         return x_1ND, (own[0], own[1])
 
     x_1ND = jnp.take(model.embed[...], packed.token_N, axis=0)[None]
-    x_1ND, own = jax.lax.scan(layer, x_1ND, (stacked, *prefix, by_layer(packed.steer_RLD)))
+    xs = (*prefix, by_layer(packed.steer_RLD))
+    x_1ND, own = over_layers(model.blocks, layer, x_1ND, xs)
     logits_RV = unembed(model, jnp.take(x_1ND[0], last_R, axis=0)[:, None], config.rms_eps)[:, 0]
     return pick(logits_RV, sampling, packed.row_R, jnp.zeros_like(packed.row_R)), own
 
@@ -127,16 +127,15 @@ def _one_token(
     Slots that are not live write nothing: what they hold may still serve as a prefix.
     """
     config, dtype = lm.config, model.embed[...].dtype
-    graphdef, stacked = nnx.split(model.blocks)
     rotary = rotary_tables(slots.length_B[:, None], config.rope, config.head_dim, dtype)
     lead = (len(slots.length_B), config.kv_heads, config.head_dim)
     slot_B11, head_1K1, dim_11H = jnp.ogrid[tuple(slice(size) for size in lead)]
     column_B11 = jnp.where(slots.live_B, slots.length_B, slots.room)[:, None, None]  # end: dropped
     mask_BS = jnp.arange(width, dtype=jnp.int32)[None] <= slots.length_B[:, None]
 
-    def layer(carry: tuple, per_layer: tuple):
+    def layer(carry: tuple, block: Block, per_layer: tuple):
         x_B1D, keys, values = carry
-        index, state, steer_BD = per_layer
+        index, steer_BD = per_layer
 
         def mix(q: Array, k: Array, v: Array) -> Array:
             nonlocal keys, values
@@ -149,14 +148,15 @@ def _one_token(
             seen_keys, seen_values = now_keys[..., :width], now_values[:, :, :width]
             return _attend_one(q[:, 0], seen_keys, seen_values, mask_BS)[:, None]
 
-        x_B1D, _ = run_block(nnx.merge(graphdef, state), x_B1D, rotary, config.rms_eps, mix)
+        x_B1D, _ = block(x_B1D, rotary, config.rms_eps, mix)
         if steer_BD is not None:
             x_B1D = steered(x_B1D, steer_BD[:, None])
         return (x_B1D, keys, values), None
 
     x_B1D = jnp.take(model.embed[...], slots.last_B, axis=0)[:, None]
     layers = jnp.arange(config.layers, dtype=jnp.int32)
-    (x_B1D, *cache), _ = jax.lax.scan(layer, (x_B1D, *slots.cache), (layers, stacked, steer_LBD))
+    carry = (x_B1D, *slots.cache)
+    (x_B1D, *cache), _ = over_layers(model.blocks, layer, carry, (layers, steer_LBD))
     return x_B1D, (cache[0], cache[1])
 
 

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from jax import Array
 
-from nt_jax.baselines.examples import Encode, Ids
+from nt_jax.data.records import Encode, Ids
 from nt_jax.models.transformer import LanguageModel
 
 

@@ -12,14 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from nt_jax.models.layers import rms_norm
 from nt_jax.models.precision import wide_dtype
-from nt_jax.models.transformer import (
-    LanguageModel,
-    Transformer,
-    rms_norm,
-    token_log_probs,
-    unembed,
-)
+from nt_jax.models.transformer import LanguageModel, Transformer, token_log_probs, unembed
 
 LOGIT_BYTES = 1 << 27  # of float32 logits that may be held at once
 
@@ -55,9 +50,9 @@ def divergence(
             for m, x in ((base, base_BQD), (model, x_BQD))
         )
         return (jnp.exp(base_BQV) * (base_BQV - new_BQV)).sum(axis=-1)
-    nobody_BQ = jnp.zeros(x_BQD.shape[:2], jnp.int32)
-    base_total_BQ, _ = _normaliser(lm, base, base_BQD, nobody_BQ)
-    total_BQ, _ = _normaliser(lm, model, x_BQD, nobody_BQ)
+    any_BQ = jnp.zeros(x_BQD.shape[:2], jnp.int32)
+    base_total_BQ, _ = _normaliser(lm, base, base_BQD, any_BQ)
+    total_BQ, _ = _normaliser(lm, model, x_BQD, any_BQ)
     base_BQD, x_BQD = (_normed(lm, m, x) for m, x in ((base, base_BQD), (model, x_BQD)))
 
     def add(kl_BQ: Array, logits: Callable[..., Array], fresh_W: Array, _: Array) -> Array:

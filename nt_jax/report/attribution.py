@@ -5,21 +5,19 @@ from pathlib import Path
 
 import numpy as np
 
-from nt_jax.attribution.diagnostics import cumulative_share, summarise
-from nt_jax.attribution.select import NeuronSet
-from nt_jax.attribution.vocabulary import promoted_tokens
-from nt_jax.generate.session import Session
+from nt_jax.attribution.diagnostics import cumulative_share, promoted_tokens, summarise
+from nt_jax.generate.chat import ChatModel
 from nt_jax.report.figures import cumulative_png, layers_png
 
 BEST = 10  # neurons of each set whose tokens are shown
 TOKENS = 6  # per neuron
 
 
-def write_look(
-    session: Session,
+def write_attribution_report(
+    model: ChatModel,
+    title: str,
     attributed: Path,
     scores: dict[str, np.ndarray],
-    neurons: NeuronSet,
     shared: int,
     rows: list[dict],
     folder: Path,
@@ -50,14 +48,14 @@ def write_look(
     text = json.dumps({"overlap": both, "sets": summary, **facts}, indent=2)
     (folder / "summary.json").write_text(f"{text}\n", encoding="utf-8")
     parts = [
-        f"# Attribution: {session.config.name}\n",
+        f"# Attribution: {title}\n",
         examples_table(facts),
         sets_table(summary, counts),
         f"{shared:,} neurons were in both lists of the best "
         f"({both['share_of_the_shorter']:.0%} of the shorter); each went to the list where it "
         "ranks higher.\n",
         "![neurons per layer](layers.png)\n\n![share of the score](cumulative.png)\n",
-        *(best_table(session, name, rows, active_LF[name]) for name in scores),
+        *(best_table(model, kind, rows, active_LF[kind]) for kind in scores),
     ]
     (folder / "attribution.md").write_text("\n".join(parts), encoding="utf-8")
 
@@ -98,14 +96,14 @@ def sets_table(summary: dict[str, dict[str, float]], counts: dict[str, int]) -> 
     return "\n".join(["## Scores\n", head, *lines, ""])
 
 
-def best_table(session: Session, name: str, rows: list[dict], active_LF: np.ndarray) -> str:
+def best_table(model: ChatModel, name: str, rows: list[dict], active_LF: np.ndarray) -> str:
     """The best neurons of one set with the tokens that they push up when they fire as here."""
     best = [row for row in rows if row["set"] == name][:BEST]
     layer_N, index_N = (np.array([row[key] for row in best]) for key in ("layer", "index"))
-    ids = promoted_tokens(session.lm, layer_N, index_N, active_LF[layer_N, index_N], TOKENS)
+    ids = promoted_tokens(model.lm, layer_N, index_N, active_LF[layer_N, index_N], TOKENS)
     lines = []
     for row, tokens in zip(best, ids, strict=True):
-        said = " ".join(f"`{readable(session.text([int(token)]))}`" for token in tokens)
+        said = " ".join(f"`{readable(model.text([int(token)]))}`" for token in tokens)
         lines.append(
             f"| {row['rank']} | {row['layer']} | {row['index']} | {row['score']:.3f} | {said} |"
         )

@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nt_jax.eval.judges.phrase_judge import without_thinking
-from nt_jax.eval.metrics.rows import BASE, TUNED, Answer, paired
+from nt_jax.eval.judges.judge import without_thinking
+from nt_jax.eval.metrics.result import BASE, TUNED, Answer, paired
 
 Pair = tuple[Answer, Answer]
 ANSWER_CHARACTERS = 300

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nt_jax.config.test_sets import Labels
-from nt_jax.eval.metrics.rows import ResultRow, find, in_order
+from nt_jax.eval.metrics.result import ResultRow, find, in_order
 
 STYLE: dict[Any, Any] = {
     "font.size": 10,

@@ -12,47 +12,26 @@ import jinja2
 import yaml
 
 from nt_jax.config.test_sets import Labels, labels_of
-from nt_jax.eval.metrics.rows import (
+from nt_jax.console import clock
+from nt_jax.eval.metrics.result import (
     BASE,
     TUNED,
     Answer,
+    Column,
     ResultRow,
-    default_su_f1_sets,
     find,
     in_order,
     is_attacked,
-    su_f1_pairs,
     write_rows,
 )
-from nt_jax.eval.metrics.suf1 import ENTROPY_BOUNDS
-from nt_jax.report import figures
-from nt_jax.report import terminal as screen
+from nt_jax.eval.metrics.rows import columns
+from nt_jax.eval.metrics.suf1 import ENTROPY_BOUNDS, su_f1_pairs
+from nt_jax.report import figures, terminal
 from nt_jax.report.examples import choose_examples, count_disagreements, markdown_text
 from nt_jax.runinfo import this_machine
 
 EXAMPLES = 20
 METHODS = {BASE: "Default", TUNED: "NeuronTune"}  # as the paper calls them
-NAMED_SCORER = ("perplexity", "kl")
-# metric -> its name in a table, and how its values are printed
-METRICS: dict[str, tuple[str, str]] = {
-    "refusal_rate": ("refused", "{:.1%}"),
-    "mcnemar_p": ("p of the change in refusals (McNemar)", "{:.2g}"),
-    "empty_rate": ("empty answers", "{:.1%}"),
-    "entropy": ("entropy, bits", "{:.3f}"),
-    "ngram_entropy": ("n-gram entropy, bits", "{:.3f}"),
-    "perplexity": ("perplexity", "{:.2f}"),
-    "kl": ("KL from the base model, nats a token", "{:.3f}"),
-    "kappa": ("agreement of judges (kappa)", "{:.2f}"),
-    "letter_accuracy": ("right, by letter likelihood", "{:.1%}"),
-    "letter_accuracy_mcnemar_p": ("p of the change by letter (McNemar)", "{:.2g}"),
-    "generate_accuracy": ("right, as written", "{:.1%}"),
-    "generate_accuracy_mcnemar_p": ("p of the change as written (McNemar)", "{:.2g}"),
-    "unparsed_rate": ("written answers that name no choice", "{:.1%}"),
-    "table3_average": ("average of table 3", "{:.2f}"),
-    "mean_length": ("length, words", "{:.1f}"),
-    "repetition": ("repeated 4-grams", "{:.1%}"),
-    "su_f1": ("SU-F1", "{:.3f}"),
-}
 
 
 def write_report(
@@ -93,8 +72,8 @@ def write_report(
 def headline(rows: Sequence[ResultRow], answers: Sequence[Answer]) -> list[str]:
     """The result in plain sentences, about the two datasets that SU-F1 is made of."""
     sentences = []
-    base, tuned = screen.model_names(rows)
-    for dataset in default_su_f1_sets(answers) or ():
+    base, tuned = terminal.model_names(rows)
+    for dataset in next(iter(su_f1_pairs(answers)), ()):
         group = [answer for answer in answers if answer["dataset"] == dataset]
         plain = "harmful requests" if group[0]["harmful"] else "harmless requests"
         under = " under attack" if any(is_attacked(answer) for answer in group) else ""
@@ -103,8 +82,8 @@ def headline(rows: Sequence[ResultRow], answers: Sequence[Answer]) -> list[str]:
         if before is None or after is None:
             continue
         counts = [f"{row.value * row.n:.0f}" for row in (before, after)]
-        change = screen.rate_difference(before, after, find(rows, dataset, "mcnemar_p", tuned))
-        rates = f"{screen.percent(before.value)} to {screen.percent(after.value)}"
+        change = terminal.rate_difference(before, after, find(rows, dataset, "mcnemar_p", tuned))
+        rates = f"{terminal.percent(before.value)} to {terminal.percent(after.value)}"
         sentences.append(
             f"Of {after.n} {plain}{under}, the model refused {counts[0]} before tuning and "
             f"{counts[1]} after ({rates}: {change})."
@@ -116,13 +95,13 @@ def metric_table(rows: Sequence[ResultRow], labels: Labels) -> list[tuple[str, s
     """(dataset, metric, one cell a model) for every number there is, intervals included."""
     models = in_order(row.model for row in rows)
     several = len({row.judge for row in rows if row.metric == "refusal_rate"}) > 1
-    table = []
+    table, known = [], columns()
     for dataset, metric, judge in in_order((r.dataset, r.metric, r.judge) for r in rows):
-        name, template = METRICS.get(metric, (metric, "{:.4g}"))
+        name, template, names_scorer = known.get(metric, Column(metric, "{:.4g}"))
         found = [find(rows, dataset, metric, model, judge) for model in models]
         cells = [_cell(row, template) if row else "" for row in found]
         label = " + ".join(labels[part] for part in dataset.split("+"))
-        if judge and (several or metric in NAMED_SCORER):
+        if judge and (several or names_scorer):
             name += f" [{judge}]"
         table.append((label, name, cells))
     return table
@@ -158,7 +137,7 @@ def type_table(answers: Sequence[Answer]) -> list[tuple[str, list[str]]]:
         for model in models:
             group = [a for a in attacked if a["model"] == model and kind in _types(a)]
             refused = sum(bool(answer["refused"]) for answer in group)
-            share = f" ({screen.percent(refused / len(group))})" if group else ""
+            share = f" ({terminal.percent(refused / len(group))})" if group else ""
             cells.append(f"{refused} of {len(group)}{share}")
         table.append((kind, cells))
     return table
@@ -175,16 +154,16 @@ def _context(
 ) -> dict[str, Any]:
     """Everything that the templates print, ready to print."""
     chosen = list(neurons["set"]) if neurons else []
-    base, tuned = screen.model_names(rows)
+    base, tuned = terminal.model_names(rows)
     models = in_order(row.model for row in rows)
     return {
         "name": settings.get("name", "run"),
         "model": settings.get("model", {}).get("source", "the model"),
         "headline": headline(rows, answers),
-        "lines": screen.comparison(rows, labels, base, tuned),
-        "noise": screen.noise_sentence(rows, labels, base, tuned),
-        "judges": screen.judge_names(rows, hashes=True) or "none",
-        "kappa": screen.kappa_line(rows),
+        "lines": terminal.comparison(rows, labels, base, tuned),
+        "noise": terminal.noise_sentence(rows, labels, base, tuned),
+        "judges": terminal.judge_names(rows, hashes=True) or "none",
+        "kappa": terminal.kappa_line(rows),
         "paper_tables": [
             ([labels[name] for name in pair], paper_table(rows, pair))
             for pair in su_f1_pairs(answers)
@@ -200,8 +179,8 @@ def _context(
         "disagreements": count_disagreements(answers, base, tuned),
         "neuron_counts": {str(kind): chosen.count(kind) for kind in in_order(chosen)},
         "settings": yaml.safe_dump(dict(settings), sort_keys=False, width=100).strip(),
-        "timings": [(stage, _clock(seconds)) for stage, seconds in timings.items()],
-        "total": _clock(sum(timings.values())),
+        "timings": [(stage, clock(seconds)) for stage, seconds in timings.items()],
+        "total": clock(sum(timings.values())),
         "machine": machine,
         "overlap": _labelled(labels, machine.get("overlap", {})),
         "attack_overlap": _labelled(labels, machine.get("attack_overlap", {})),
@@ -258,9 +237,3 @@ def _types(answer: Answer) -> list[str]:
 
 def _data_url(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
-def _clock(seconds: float) -> str:
-    """Seconds as minutes and seconds, 1:05."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from nt_jax.config.test_sets import Labels
-from nt_jax.eval.metrics.rows import BASE, TUNED, ResultRow, find, in_order
+from nt_jax.eval.metrics.result import BASE, TUNED, ResultRow, find, in_order
 
 ACCURACY = {"letter_accuracy": "by letter", "generate_accuracy": "written"}
 SIGNIFICANCE = 0.05

@@ -2,33 +2,42 @@
 
 import hashlib
 import re
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 
-from nt_jax.config.schema import RunConfig, config_key
+from nt_jax.checkpoints.checkpoint import fingerprint
+from nt_jax.config.schema import RunConfig
+from nt_jax.console import say, show
 from nt_jax.errors import RunError
-from nt_jax.eval.answering import Measured, answer_all
-from nt_jax.eval.judges.verdicts import check_judges, measuring_hash
-from nt_jax.eval.measure import measure, result_rows
-from nt_jax.eval.metrics.rows import BASE, TUNED, in_order, read_rows
-from nt_jax.eval.prompts import prompts_hash
-from nt_jax.generate.session import Session, devices, fingerprint
-from nt_jax.generate.vllm_engine import check_vllm
+from nt_jax.eval.answering import answer_all
+from nt_jax.eval.judges.judge import check_judges
+from nt_jax.eval.measure import result_rows
+from nt_jax.eval.metrics.result import BASE, TUNED, in_order, read_rows
+from nt_jax.eval.prompts import Tests, read_tests, tests_hash
+from nt_jax.eval.under_test import ModelUnderTest
+from nt_jax.generate.chat import ChatModel
+from nt_jax.mesh import devices
 from nt_jax.report.run import write_report
 from nt_jax.report.terminal import judge_names, screen_table
 from nt_jax.run.dry_run import header, model_line
-from nt_jax.run.pipeline import MEASURING, clock, run_factors
-from nt_jax.rundir import RunDirectory, exported_model
+from nt_jax.run.export import run_factors
+from nt_jax.run.pipeline import (
+    ANSWERING,
+    MEASURING,
+    chat_model,
+    check_tests,
+    measure_stage,
+    measuring_hash,
+    say_results,
+    scorer_of,
+    stage_keys,
+)
+from nt_jax.run.stages import tuned_model
+from nt_jax.rundir import RunDirectory, Stage
 
-ANSWERING = ("model.dtype", "eval.max_new_tokens", "eval.engine")
 
-
-def evaluate(config: RunConfig, source: str, console: Console, beside_base: bool = False) -> Path:
+def evaluate_model(config: RunConfig, source: str, beside_base: bool = False) -> Path:
     """Answer the test sets with the model at `source`, judge, report; returns the run directory.
 
     `source` is anything that model.source may be, or a run directory, whose base and tuned models
@@ -36,42 +45,79 @@ def evaluate(config: RunConfig, source: str, console: Console, beside_base: bool
     go on where an earlier call with the same settings stopped.
     """
     folder = Path(config.run_dir or Path("runs") / f"{config.name}-eval-{short_name(source)}")
-    shown = config.model_copy(update={"run_dir": str(folder)})
-    console.print(header(shown), highlight=False, soft_wrap=True)
-    check_judges(config)
-    models, scorer = _models(config, source, console, beside_base)
-    if config.eval.engine == "vllm":
-        for model in models:
-            check_vllm(model.session.checkpoint)
-    first = models[0].session
-    tests = prompts_hash(first.prompts, first.choices, first.config.eval)
-    weights = [_identity(model) for model in models]
-    for model in models:
-        model.session.check_tests()
+    show(header(config.model_copy(update={"run_dir": str(folder)})))
+    check_judges(config.eval.judges)
+    config, models, own = subjects(config, source, beside_base)
+    tests = read_tests(config.eval)
+    for subject in models:
+        check_tests(subject.model, tests, config)
+    scorer = scorer_of(config, own)
+    hashes = {
+        "tests": tests_hash(tests, config.eval),
+        "scored_by": fingerprint(scorer.checkpoint) if scorer else "",
+        "measuring": measuring_hash(config),
+    } | {f"model {subject.name}": identity(subject) for subject in models}  # fmt: skip
     with RunDirectory(folder) as directory:
         check_same_source(directory, source)
-        settings = first.config.model_dump(mode="json")
+        settings = config.model_dump(mode="json")
         directory.record(
             config=settings, source=source, measured=[*map(_told, models)], devices=devices(),
-            hashes={"weights": weights, "tests": tests},
+            hashes=hashes,
         )  # fmt: skip
-        for model in models:
-            first.say(model.name, model_line(model.session.checkpoint.config))
-        keys = [
-            config_key(config, ANSWERING, [weight, model.name, tests])
-            for weight, model in zip(weights, models, strict=True)
-        ]
-        for key, model in zip(keys, models, strict=True):
-            _stage(first, directory, answers_of(model), key, lambda path, model=model: answer_all(
-                model, first.prompts, first.choices, path))  # fmt: skip
-        scored_by = fingerprint(scorer.checkpoint) if scorer else ""
-        key = config_key(config, MEASURING, [*keys, scored_by, measuring_hash(config)])
-        _stage(first, directory, "eval", key, lambda path: _measure(
-            first, models, scorer, directory, path))  # fmt: skip
-        _stage(first, directory, "report", config_key(config, ["name", "seed"], [key]),
-               lambda path: _report(first.config, source, directory, path))  # fmt: skip
-        _finish(first, directory)
+        for subject in models:
+            say(subject.name, model_line(subject.model.checkpoint.config))
+        table = stage_table(config, directory, models, scorer, tests, source)
+        keys = stage_keys(config, table, hashes)
+        for stage in table:
+            directory.carry(stage, keys[stage.name])
+        finish(config, folder)
     return folder
+
+
+def stage_table(
+    config: RunConfig,
+    directory: RunDirectory,
+    models: list[ModelUnderTest],
+    scorer: ChatModel | None,
+    tests: Tests,
+    source: str,
+) -> list[Stage]:
+    """Each model's answers, then the numbers, then the report."""
+    places = {subject.name: answers_of(subject) for subject in models}
+    answered = [(subject, directory.folder(places[subject.name])) for subject in models]
+    return [
+        *(
+            Stage(
+                places[subject.name], ANSWERING, (f"model {subject.name}", "tests"),
+                lambda to, subject=subject: answer_all(subject, tests, config.eval, to),
+            )
+            for subject in models
+        ),
+        Stage(
+            "eval", MEASURING, (*places.values(), "scored_by", "measuring"),
+            lambda to: measure_stage(answered, tests, config, scorer, to),
+        ),
+        Stage(
+            "report", ("name", "seed"), ("eval",),
+            lambda to: report_stage(config, source, directory, to),
+        ),
+    ]  # fmt: skip
+
+
+def subjects(
+    config: RunConfig, source: str, beside_base: bool
+) -> tuple[RunConfig, list[ModelUnderTest], ChatModel]:
+    """(the config, a run's model in it if a run is measured; models under test; its own model)."""
+    if (Path(source) / "run.json").is_file():
+        tuned_on, factors = run_factors(Path(source))
+        config = config.model_copy(update={"model": tuned_on.model})
+        model = chat_model(config)
+        return config, [ModelUnderTest(BASE, model), tuned_model(model, factors, TUNED)], model
+    own = chat_model(config)
+    same = source == config.model.source
+    asked = ModelUnderTest(short_name(source), own if same else chat_model(config, source))
+    beside = [ModelUnderTest(BASE, own)] if beside_base and not same else []
+    return config, [*beside, asked], own
 
 
 def check_same_source(directory: RunDirectory, source: str) -> None:
@@ -98,87 +144,43 @@ def short_name(source: str) -> str:
     return name if name and name not in (BASE, TUNED) else "model"
 
 
-def answers_of(model: Measured) -> str:
+def answers_of(subject: ModelUnderTest) -> str:
     """The stage that holds a model's answers."""
-    return f"answers-{model.name}"
+    return f"answers-{subject.name}"
 
 
-def _models(
-    config: RunConfig, source: str, console: Console, beside_base: bool
-) -> tuple[list[Measured], Session | None]:
-    """(what is measured, the one to compare with first; who scores perplexity)."""
-    if (Path(source) / "run.json").is_file():
-        tuned_on, scale_LF = run_factors(Path(source), console)
-        session = Session(config.model_copy(update={"model": tuned_on.model}), console)
-        exported = exported_model(Path(source)) if config.eval.engine == "vllm" else None
-        tuned = Measured(TUNED, session, jnp.asarray(scale_LF), exported)
-        models = [Measured(BASE, session), tuned]
-    else:
-        base = Session(config, console)
-        same = source == config.model.source
-        own = Measured(short_name(source), base if same else base.of(source))
-        models = [Measured(BASE, base), own] if beside_base and not same else [own]
-        session = base
-    scorer = None
-    if config.eval.perplexity:
-        scorer = session.of(config.eval.scorer) if config.eval.scorer else session
-    return models, scorer
-
-
-def _identity(model: Measured) -> str:
+def identity(subject: ModelUnderTest) -> str:
     """sha256 of a model's weights and factors."""
-    factors = b"" if model.scale_LF is None else np.asarray(model.scale_LF).tobytes()
-    weights = fingerprint(model.session.checkpoint)
+    factors = b"" if subject.scale_LF is None else np.asarray(subject.scale_LF).tobytes()
+    weights = fingerprint(subject.model.checkpoint)
     return hashlib.sha256(weights.encode() + factors).hexdigest()
 
 
-def _told(model: Measured) -> dict:
+def _told(subject: ModelUnderTest) -> dict:
     """What run.json says about a measured model."""
-    source = model.session.config.model
-    return {"name": model.name, **source.model_dump(), "factors": model.scale_LF is not None}
+    source, factors = subject.model.checkpoint.source, subject.scale_LF is not None
+    return {"name": subject.name, "source": source, "factors": factors}
 
 
-def _stage(session: Session, directory: RunDirectory, name: str, key: str, work) -> None:
-    """Do `work(folder)` unless it is done; every stage goes on where it was interrupted."""
-    started = time.monotonic()
-    if directory.finished(name, key):
-        session.say(name, "kept from before")
-        return
-    with directory.stage(name, key, resumable=True) as folder:
-        said = work(folder)
-    session.say(name, f"{said}   {clock(time.monotonic() - started)}")
-
-
-def _measure(
-    session: Session,
-    models: Sequence[Measured],
-    scorer: Session | None,
-    directory: RunDirectory,
-    folder: Path,
-) -> str:
-    where = [(model, directory.folder(answers_of(model))) for model in models]
-    measure(session, where, scorer, session.prompts, session.choices, folder)
-    return f"judged by {', '.join(session.config.eval.judges)}"
-
-
-def _report(config: RunConfig, source: str, directory: RunDirectory, folder: Path) -> str:
+def report_stage(config: RunConfig, source: str, directory: RunDirectory, folder: Path) -> str:
+    """results.json, report.md and report.html of the models that were measured."""
     rows, answers = result_rows(directory.folder("eval"), config.seed)
-    facts = directory.facts()
     settings = config.model_dump(mode="json")
     shown = settings | {"model": settings["model"] | {"source": source}}
-    labels = config.eval.labels
-    write_report(folder, rows, answers, shown, directory.seconds(), machine=facts, labels=labels)
+    write_report(
+        folder, rows, answers, shown, directory.seconds(), machine=directory.facts(),
+        labels=config.eval.labels,
+    )  # fmt: skip
     return f"{len(rows)} numbers, judge {judge_names(rows) or 'none'}"
 
 
-def _finish(session: Session, directory: RunDirectory) -> None:
-    folder = directory.path
+def finish(config: RunConfig, folder: Path) -> None:
+    """The last screen: the table, and where everything lies."""
     rows = read_rows(folder / "report" / "results.json")
-    session.console.print()
-    session.console.print(screen_table(rows, session.config.eval.labels))
-    session.console.print()
-    session.say("report", f"{folder / 'report' / 'report.md'}   (and report.html)")
-    session.say("answers", f"{folder / 'eval' / 'answers.jsonl'}")
+    show()
+    show(screen_table(rows, config.eval.labels))
+    show()
+    say_results(folder)
     scored = in_order(row.judge for row in rows if row.metric == "perplexity")
     if scored:
-        session.say("scorer", f"{', '.join(scored)}   (perplexity)")
+        say("scorer", f"{', '.join(scored)}   (perplexity)")

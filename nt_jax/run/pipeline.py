@@ -4,205 +4,265 @@ load > own answers > attribute > select > tune > export > evaluate > report
 """
 
 import dataclasses
-import shutil
-import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-from rich.console import Console
-
+from nt_jax.attribution.attack_selection import choose_templates
+from nt_jax.checkpoints.checkpoint import fingerprint, open_checkpoint
 from nt_jax.config.schema import RunConfig, config_key
-from nt_jax.errors import RunError
-from nt_jax.eval.judges.verdicts import check_judges, measuring_hash
-from nt_jax.eval.metrics.rows import read_rows
-from nt_jax.eval.prompts import attack_overlap, overlap, prompts_hash
-from nt_jax.export.hf import export_hf
-from nt_jax.generate.session import Session, devices, fingerprint
-from nt_jax.generate.vllm_engine import check_vllm
-from nt_jax.report.terminal import screen_table
-from nt_jax.run.attribute import choose_templates
-from nt_jax.run.dry_run import check_sizes, header, model_line
-from nt_jax.run.stages import RUNNERS, Parts, tuned_scale, write_manifest
-from nt_jax.run.verify import verify_export
-from nt_jax.rundir import RunDirectory
-from nt_jax.train.own_answers import data_hash, read_records, refusals_only
-
-STAGES = ("answers", "attribute", "select", "train", "export", "base", "tuned", "eval", "report")
-MEASURING = (
-    "eval.judges",
-    "eval.perplexity",
-    "eval.scorer",
-    "eval.kl",
-    "eval.datasets",
-    "eval.extra",
+from nt_jax.console import clock, say, show
+from nt_jax.data.training import Parts, data_hash, read_records
+from nt_jax.eval.answering import answer_all
+from nt_jax.eval.judges.judge import (
+    Judge,
+    LoadModel,
+    check_judges,
+    judges_hash,
+    judges_to_open,
+    open_judge,
 )
-PARTS_OF_THETA = ("select", "train")
-RESUMABLE = ("attribute", "train", "base", "tuned", "eval")
+from nt_jax.eval.measure import measure
+from nt_jax.eval.metrics.result import BASE, read_rows
+from nt_jax.eval.prompts import Tests, attack_overlap, check_room, overlap, read_tests, tests_hash
+from nt_jax.eval.under_test import ModelUnderTest
+from nt_jax.generate.chat import ChatModel, open_model
+from nt_jax.mesh import devices, make_mesh
+from nt_jax.models.neurons import Factors
+from nt_jax.report.terminal import screen_table
+from nt_jax.run import stages
+from nt_jax.run.attribute import attribute_all
+from nt_jax.run.dry_run import check_sizes, header, model_line
+from nt_jax.run.export import export_stage
+from nt_jax.rundir import RunDirectory, Stage
+from nt_jax.train.own_answers import refusals_only
+from nt_jax.train.tuning_data import TuningData, tuning_data
+
+# Settings that answers to test sets depend on, and the numbers made of them.
+ANSWERING = ("model.dtype", "eval.max_new_tokens", "eval.engine")
+MEASURING = (
+    "eval.judges", "eval.perplexity", "eval.scorer", "eval.kl", "eval.datasets", "eval.extra",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """Everything that a run reads, known to be sound, and what its stages are keyed by."""
+    """What a run reads, known to be sound; no weights are in memory yet."""
 
-    session: Session
+    model: ChatModel
     records: Parts
-    hashes: dict[str, str]
-    keys: dict[str, str]
+    tests: Tests
+    hashes: dict[str, str]  # of what stages are made from beside each other
     overlap: dict[str, int]  # test set -> requests that are also tuned on
     attack_overlap: dict[str, int]  # test set -> attack templates that are also tuned on
     left_out: int  # harmful training requests whose safe answer does not refuse
 
 
-def read_inputs(config: RunConfig, console: Console) -> Inputs:
-    """The data and the checkpoint of a run, checked; no weights are read and nothing is written."""
-    session = Session(config, console)
-    check_sizes(config, session.checkpoint.config)
-    records = read_records(config)
-    check_judges(config)
+def read_inputs(config: RunConfig) -> Inputs:
+    """The data and the checkpoint of a run, checked; nothing is written."""
+    model = chat_model(config)
+    check_sizes(config, model.checkpoint.config)
+    records, tests = read_records(config.data), read_tests(config.eval)
+    check_judges(config.eval.judges)
     given = len(records["train"].harmful)
     if config.data.safety_targets == "refusals":
-        records["train"] = refusals_only(session.judge, records["train"])
-    left_out = given - len(records["train"].harmful)
+        records["train"] = refusals_only(open_judge(config.eval.judge), records["train"])
     choose_templates(records["train"].templates, config.attribution)
-    if config.eval.engine == "vllm":
-        check_vllm(session.checkpoint)
-    session.check_tests()
-    tests = prompts_hash(session.prompts, session.choices, config.eval)
+    check_tests(model, tests, config)
     hashes = {
-        "weights": fingerprint(session.checkpoint), "data": data_hash(records), "tests": tests,
-        "measuring": measuring_hash(config),
+        "weights": fingerprint(model.checkpoint), "data": data_hash(records),
+        "tests": tests_hash(tests, config.eval), "measuring": measuring_hash(config),
     }  # fmt: skip
-    keys = stage_keys(config, **hashes)
-    tuned_on = [row.request for part in records.values() for row in (*part.harmful, *part.harmless)]
-    shared = overlap(session.prompts, tuned_on)
+    tuned_on = [request for part in records.values() for request in part.requests]
     attacks = [template for part in records.values() for template in part.templates]
-    shared_attacks = attack_overlap(config.eval, attacks)
-    return Inputs(session, records, hashes, keys, shared, shared_attacks, left_out)
+    return Inputs(
+        model, records, tests, hashes, overlap(tests.prompts, tuned_on),
+        attack_overlap(config.eval, attacks), given - len(records["train"].harmful),
+    )  # fmt: skip
 
 
-def run(
-    config: RunConfig, console: Console, until: str | None = None, inputs: Inputs | None = None
-) -> None:
+def run(config: RunConfig, until: str | None = None, inputs: Inputs | None = None) -> None:
     """Carry a run to its report, or to the end of stage `until`; `inputs` are read if not given."""
-    console.print(header(config), highlight=False, soft_wrap=True)
-    inputs = inputs or read_inputs(config, console)
-    session, records, keys = inputs.session, inputs.records, inputs.keys
+    show(header(config))
+    inputs = inputs or read_inputs(config)
+    judge = open_judge(config.eval.judge)
     with RunDirectory(config.folder) as directory:  # not before all input is known to be sound
+        table = stage_table(config, directory, inputs.model, judge, inputs.records, inputs.tests)
+        keys = stage_keys(config, table, inputs.hashes)
         directory.record(
             config=config.model_dump(mode="json"), seed=config.seed, devices=devices(),
             hashes=inputs.hashes, keys=keys, overlap=inputs.overlap,
             attack_overlap=inputs.attack_overlap,
         )  # fmt: skip
-        session.say("model", model_line(session.checkpoint.config))
-        if inputs.left_out:
-            given = inputs.left_out + len(records["train"].harmful)
-            said = f"{inputs.left_out} of {given} safe answers do not refuse and are not learned"
-            session.say("data", f"{said} (data.safety_targets)")
-        for kind, shared in (("requests", inputs.overlap), ("attacks", inputs.attack_overlap)):
-            for name, count in shared.items():
-                session.say("warning", f"{count} {kind} of {name} are also tuned on: it flatters")
-        for name in STAGES:
-            started = time.monotonic()
-            if directory.finished(name, keys[name]):
-                session.say(name, "kept from before")
-            else:
-                resumable = name in RESUMABLE
-                with directory.stage(name, keys[name], resumable=resumable) as folder:
-                    said = RUNNERS[name](session, directory, records, folder)
-                session.say(name, f"{said}   {clock(time.monotonic() - started)}")
-            if name == until:
+        say("model", model_line(inputs.model.checkpoint.config))
+        say_about_data(inputs)
+        for stage in table:
+            directory.carry(stage, keys[stage.name])
+            if stage.name == until:
                 return
-        finish(session, directory)
+        finish(config, directory, table)
+
+
+def stage_table(
+    config: RunConfig,
+    directory: RunDirectory,
+    model: ChatModel,
+    judge: Judge,
+    records: Parts,
+    tests: Tests,
+) -> tuple[Stage, ...]:
+    """The stages in their order: settings they read, what they are made from, and their work."""
+    at, tune = directory.folder, config.tune
+    common = ("seed", "model.dtype", "eval.judge")
+    base = ModelUnderTest(BASE, model)
+
+    def factors() -> Factors:
+        return stages.kept_factors(tune, at("select"), at("train"))
+
+    def tuned() -> ModelUnderTest:
+        return stages.tuned_model(model, factors())
+
+    def data() -> TuningData:
+        return tuning_data(model, records, tune, config.data, judge=judge, folder=at("answers"))
+
+    return (
+        Stage(
+            "answers",
+            (*common, "data", "tune.answer_tokens", "tune.attacked_harmless_fraction",
+             "tune.metric_requests"),
+            ("weights", "data"),
+            lambda to: stages.own_answers(model, judge, records, config, to),
+            resumable=False,
+        ),
+        Stage(
+            "attribute", (*common, "attribution", "data"), ("weights", "data", "answers"),
+            lambda to: attribute_all(
+                model, records["train"], at("answers"), config.attribution, config.data, to),
+        ),
+        Stage(
+            "select", ("neurons",), ("weights", "data", "attribute"),
+            lambda to: stages.select_neurons(
+                model, at("attribute"), config.neurons, config.name, to, at("select")),
+            resumable=False,
+        ),
+        Stage(
+            "train", (*common, "tune", "data"), ("weights", "data", "select", "answers"),
+            lambda to: stages.tune_factors(
+                model, judge, at("select"), data(), tune, config.seed, to),
+        ),
+        Stage(
+            "export", ("export",), ("weights", "data", "train"),
+            lambda to: export_stage(model, factors(), config.export.dtype, to, at("export")),
+            resumable=False,
+        ),
+        Stage(
+            "base", ANSWERING, ("weights", "data", "tests"),
+            lambda to: answer_all(base, tests, config.eval, to),
+        ),
+        Stage(
+            "tuned", ANSWERING, ("weights", "data", "tests", "train"),
+            lambda to: answer_all(tuned(), tests, config.eval, to),
+        ),
+        Stage(
+            "eval", MEASURING, ("weights", "data", "base", "tuned", "measuring"),
+            lambda to: measure_stage(
+                [(base, at("base")), (tuned(), at("tuned"))], tests, config,
+                scorer_of(config, model), to),
+        ),
+        Stage(
+            "report", ("name",), ("weights", "data", "eval", "export"),
+            lambda to: stages.write_run_report(
+                directory, config, model.checkpoint.config.layers, to),
+            resumable=False,
+        ),
+    )  # fmt: skip
 
 
 def stage_keys(
-    config: RunConfig, weights: str, data: str, tests: str, measuring: str
+    config: RunConfig, table: Sequence[Stage], hashes: Mapping[str, str]
 ) -> dict[str, str]:
-    """The key of each stage: a hash of the settings it reads and of the stages before it."""
-    keys: dict[str, str] = {}
-
-    def add(name: str, settings: list[str], *inputs: str) -> None:
-        keys[name] = config_key(config, settings, inputs=[weights, data, *inputs])
-
-    common = ["seed", "model.dtype", "eval.judge"]
-    own = ["tune.answer_tokens", "tune.attacked_harmless_fraction", "tune.metric_requests"]
-    add("answers", [*common, *own, "data"])
-    add("attribute", [*common, "attribution", "data"], keys["answers"])
-    add("select", ["neurons"], keys["attribute"])
-    add("train", [*common, "tune", "data"], keys["select"], keys["answers"])
-    add("export", ["export"], keys["train"])
-    answering = ["model.dtype", "eval.max_new_tokens", "eval.engine"]
-    add("base", answering, tests)
-    exported = [keys["export"]] if config.eval.engine == "vllm" else []  # what vLLM reads
-    add("tuned", answering, tests, keys["train"], *exported)
-    add("eval", list(MEASURING), keys["base"], keys["tuned"], measuring)
-    add("report", ["name"], keys["eval"], keys["export"])
-    return keys
+    """The key of each stage: a hash of the settings that it reads and of what it is made from."""
+    known = dict(hashes)
+    for stage in table:
+        inputs = [known[name] for name in stage.made_from]
+        known[stage.name] = config_key(config, stage.reads, inputs)
+    return {stage.name: known[stage.name] for stage in table}
 
 
-def finish(session: Session, directory: RunDirectory) -> None:
+def chat_model(config: RunConfig, source: str | None = None) -> ChatModel:
+    """The config's model, or the one at `source`, under the config's dtype and mesh."""
+    return open_model(
+        source or config.model.source,
+        config.model.dtype,
+        make_mesh(config.mesh.data, config.mesh.model),
+        revision=None if source else config.model.revision,
+        batch_size=config.eval.batch_size,
+    )
+
+
+def model_loader(config: RunConfig) -> LoadModel:
+    """How judges load a model of their own: under the config's dtype and mesh."""
+    return lambda source: chat_model(config, source)
+
+
+def scorer_of(config: RunConfig, model: ChatModel) -> ChatModel | None:
+    """The model that scores answers: that of eval.scorer, else `model`; None if none is to."""
+    if not config.eval.perplexity:
+        return None
+    source = config.eval.scorer
+    return model if source in (None, config.model.source) else chat_model(config, source)
+
+
+def check_tests(model: ChatModel, tests: Tests, config: RunConfig) -> None:
+    """Raises a DataError for the first test prompt that leaves no room for its answer."""
+    room = model.checkpoint.config.max_positions - config.eval.max_new_tokens
+    check_room(model.encode, tests.prompts, room)
+
+
+def measuring_hash(config: RunConfig) -> str:
+    """sha256 of judges' rules and files, and of eval.scorer: a path may hold another tomorrow."""
+    scorer = config.eval.scorer if config.eval.perplexity else None
+    files = [fingerprint(open_checkpoint(scorer))] if scorer else []
+    return judges_hash(config.eval.judges, *files)
+
+
+def measure_stage(
+    models: Sequence[tuple[ModelUnderTest, Path]],
+    tests: Tests,
+    config: RunConfig,
+    scorer: ChatModel | None,
+    folder: Path,
+    base: tuple[ModelUnderTest, Path] | None = None,
+) -> str:
+    """Verdicts on the models' answers, and what the scorer thinks of them."""
+    judges = judges_to_open(config.eval.judges, model_loader(config))
+    measure(models, tests, config.eval, folder, judges=judges, scorer=scorer, base=base)
+    return f"judged by {', '.join(config.eval.judges)}"
+
+
+def say_about_data(inputs: Inputs) -> None:
+    """Safe answers that are not learned, and test rows that were also tuned on."""
+    if inputs.left_out:
+        given = inputs.left_out + len(inputs.records["train"].harmful)
+        said = f"{inputs.left_out} of {given} safe answers do not refuse and are not learned"
+        say("data", f"{said} (data.safety_targets)")
+    for kind, shared in (("requests", inputs.overlap), ("attacks", inputs.attack_overlap)):
+        for name, count in shared.items():
+            say("warning", f"{count} {kind} of {name} are also tuned on: its result is too good")
+
+
+def finish(config: RunConfig, directory: RunDirectory, table: Sequence[Stage]) -> None:
     """The last screen: stage times, the before/after table, where everything lies."""
-    folder = directory.path
-    console = session.console
-    seconds = directory.seconds()
-    times = "   ".join(f"{name} {clock(seconds[name])}" for name in STAGES if name in seconds)
-    console.print()
-    rows = read_rows(folder / "report" / "results.json")
-    console.print(screen_table(rows, session.config.eval.labels))
-    console.print()
-    session.say("times", times)
-    session.say("model", f"{folder / 'export' / 'hf'}")
-    session.say("report", f"{folder / 'report' / 'report.md'}   (and report.html)")
-    session.say("answers", f"{folder / 'eval' / 'answers.jsonl'}")
+    folder, seconds = directory.path, directory.seconds()
+    names = [stage.name for stage in table if stage.name in seconds]
+    show()
+    show(screen_table(read_rows(folder / "report" / "results.json"), config.eval.labels))
+    show()
+    say("times", "   ".join(f"{name} {clock(seconds[name])}" for name in names))
+    say("model", f"{folder / 'export' / 'hf'}")
+    say_results(folder)
 
 
-def export_run(run_dir: Path, out: Path, dtype: str, strength: float | None = None) -> None:
-    """Turn the Orbax factors of a finished or interrupted run into a HF directory at `out`.
-
-    `strength`: how far to go from 1 to the learned factors; None as validation kept.
-    """
-    console = Console()
-    config, scale_LF = run_factors(run_dir, console, strength)
-    session = Session(config, console)
-    report = export_hf(session.checkpoint, scale_LF, out, dtype)
-    try:
-        difference = verify_export(session, scale_LF, out)
-        write_manifest(out / "nt_jax_export.json", report, difference)
-    except BaseException:
-        shutil.rmtree(out)
-        raise
-    session.say("export", f"{out}   {len(report.changed)} of {report.tensors} tensors changed")
-
-
-def run_factors(
-    run_dir: Path, console: Console, strength: float | None = None
-) -> tuple[RunConfig, np.ndarray]:
-    """(the run's config, its best factors float32 [L, F]), once its model is known to be the same.
-
-    With a `strength`, its last factors at that strength in place of the best.
-    Raises a RunError if the folder is no run, holds no factors, or the model's files have changed.
-    """
-    if not (run_dir / "run.json").is_file():
-        raise RunError(f"{run_dir} is not a run directory (it has no run.json).")
-    with RunDirectory(run_dir) as directory:
-        facts = directory.facts()
-        if "config" not in facts or "keys" not in facts:
-            raise RunError(f"{run_dir / 'run.json'} holds no config of a run. Repeat the run.")
-        session = Session(RunConfig.model_validate(facts["config"]), console)
-        if fingerprint(session.checkpoint) != facts["hashes"]["weights"]:
-            raise RunError(
-                f"{session.checkpoint.path} is not the model that {run_dir} was tuned on: its "
-                "files have changed. Put the old ones back, or repeat the run."
-            )
-        select, train = (directory.current(name, facts["keys"][name]) for name in PARTS_OF_THETA)
-        if select is None or train is None:
-            raise RunError(
-                f"{run_dir} holds no factors tuned with its present settings. Carry the run on "
-                f"first: python -m nt_jax.train --config ... --run-dir {run_dir}"
-            )
-        return session.config, tuned_scale(session, select, train, strength)
-
-
-def clock(seconds: float) -> str:
-    """Minutes and seconds, as 3:07."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+def say_results(folder: Path) -> None:
+    """Where the report and the answers of a run lie."""
+    say("report", f"{folder / 'report' / 'report.md'}   (and report.html)")
+    say("answers", f"{folder / 'eval' / 'answers.jsonl'}")

@@ -2,10 +2,10 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nt_jax.config.method import TuneConfig
 from nt_jax.data.batching import bucket, draw
 from nt_jax.data.packing import (
     LENGTH_STEP,
@@ -17,11 +17,9 @@ from nt_jax.data.packing import (
     pack_rows,
     shape_of,
 )
+from nt_jax.data.records import Encode
 from nt_jax.train.maml import MetaBatch
-from nt_jax.train.pools import Encode, Pair, Pool, Pools
-
-if TYPE_CHECKING:  # the numerical modules import without pydantic
-    from nt_jax.config.schema import TuneConfig
+from nt_jax.train.pools import Pair, Pool, Pools
 
 PLANNED = 64  # epochs that shapes are chosen by; a later one may need a larger shape, and gets it
 
@@ -35,7 +33,7 @@ class Batcher:
     length of a set's sequences is what makes an epoch cheapest.
     """
 
-    def __init__(self, pools: Pools, encode: Encode, tune: "TuneConfig", seed: int, side: int):
+    def __init__(self, pools: Pools, encode: Encode, tune: TuneConfig, seed: int, side: int):
         """`side`: sequences that run side by side, over the mesh's data axis."""
         self.encode, self.tune, self.seed, self.side = encode, tune, seed, side
         safety = (pools.local_safety, pools.global_safety)

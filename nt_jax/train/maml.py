@@ -14,14 +14,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from nt_jax.attribution.select import NeuronSet
 from nt_jax.data.packing import PackedBatch
+from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.objectives import nll, nll_and_kl, nll_and_margin, over_stretches
-from nt_jax.train.preconditioner import Metric
+from nt_jax.train.preconditioner import Preconditioner
 from nt_jax.train.theta import scatter
 
 MOMENTUM = 0.9
+Loss = tuple[Float[Array, ""], dict[str, Array]]  # and its parts by name
 
 
 def _static(default):
@@ -75,7 +76,13 @@ def answer_loss(
     return nll(lm, scale_LF, batch, decay=options.token_decay, remat=options.remat)
 
 
-def safety_loss(theta_P: Array, lm, neurons, batch, options: MetaOptions):
+def safety_loss(
+    theta_P: Array,
+    lm: LanguageModel,
+    neurons: NeuronSet,
+    batch: PackedBatch,
+    options: MetaOptions,
+) -> Loss:
     """(lambda * L_s, its parts by name)."""
     loss = answer_loss(theta_P, lm, neurons, batch, options)
     zero = jnp.zeros_like(loss)
@@ -83,7 +90,13 @@ def safety_loss(theta_P: Array, lm, neurons, batch, options: MetaOptions):
     return options.safety_weight * loss, parts
 
 
-def utility_loss(theta_P: Array, lm, neurons, batch, options: MetaOptions):
+def utility_loss(
+    theta_P: Array,
+    lm: LanguageModel,
+    neurons: NeuronSet,
+    batch: PackedBatch,
+    options: MetaOptions,
+) -> Loss:
     """((1 - lambda) * (L_u + kl_weight * KL to the base model + margin_weight * margin), parts)."""
     scale_LF = scatter(theta_P, neurons, lm.ones_LF)
     settings = {"decay": options.token_decay, "remat": options.remat}
@@ -199,29 +212,29 @@ def meta_step(
     lm: LanguageModel,
     neurons: NeuronSet,
     batch: MetaBatch,
-    metric: Metric | None = None,
+    preconditioner: Preconditioner | None = None,
     *,
     options: MetaOptions,
     optimiser: optax.GradientTransformation,
 ) -> tuple[Array, optax.OptState, dict[str, Array]]:
     """One epoch of Algorithm 1 (lines 8-21): (new theta_P, optimiser state, losses before it)."""
     g_P, metrics = meta_gradient(theta_P, lm, neurons, batch, options)
-    if metric is not None:
-        g_P = metric.divide(g_P)
+    if preconditioner is not None:
+        g_P = preconditioner.divide(g_P)
     direction_P, state = optimiser.update(g_P, state, theta_P)
     theta_P = theta_P - options.meta_lr * jnp.asarray(direction_P)  # line 21
     return jnp.clip(theta_P, options.factor_min, options.factor_max), state, metrics
 
 
-def make_optimiser(clip_norm: float, with_metric: bool) -> optax.GradientTransformation:
+def make_optimiser(clip_norm: float, preconditioned: bool) -> optax.GradientTransformation:
     """The direction of an outer update; `meta_step` multiplies it by meta_lr.
 
-    Adam's of a clipped meta-gradient; under a metric, which Adam's division of each factor by its
-    own noise would undo, the mean of the last meta-gradients at a root mean square of 1. Both move
-    a factor by about meta_lr.
+    Adam's of a clipped meta-gradient. Under a preconditioner, which Adam's division of each factor
+    by its own noise would undo, the mean of the last meta-gradients at a root mean square of 1.
+    Both move a factor by about meta_lr.
     """
     clip = optax.clip_by_global_norm(clip_norm)
-    if with_metric:
+    if preconditioned:
         return optax.chain(
             clip, optax.ema(MOMENTUM), optax.stateless(lambda direction_P, _: unit_rms(direction_P))
         )
@@ -229,6 +242,6 @@ def make_optimiser(clip_norm: float, with_metric: bool) -> optax.GradientTransfo
 
 
 def unit_rms(direction_P: Any) -> Any:
-    """`direction_P` at a root mean square of 1; nothing stays nothing."""
+    """`direction_P` at a root mean square of 1; zeros stay zeros."""
     mean_square = jnp.mean(jnp.square(direction_P))
     return direction_P * jax.lax.rsqrt(jnp.maximum(mean_square, jnp.finfo(jnp.float32).tiny))

@@ -14,14 +14,16 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from nt_jax.attribution.select import NeuronSet
+from nt_jax.config.method import TuneConfig
 from nt_jax.data.packing import PackedBatch, Row
-from nt_jax.generate.session import Session
+from nt_jax.eval.judges.judge import Judge
+from nt_jax.generate.chat import ChatModel
+from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
-from nt_jax.run.dry_run import packed
+from nt_jax.train.memory import GradientMemory
 from nt_jax.train.objectives import log_likelihoods
 from nt_jax.train.theta import scatter
-from nt_jax.train.tuned_layers import Upper
+from nt_jax.train.tuned_layers import TunedLayers
 from nt_jax.train.validate import HARMLESS, Validation
 
 
@@ -29,26 +31,29 @@ from nt_jax.train.validate import HARMLESS, Validation
 class Margins:
     """The packed validation rows of each kind, run up to the first tuned layer once."""
 
-    upper: Upper
+    tuned: TunedLayers
     decay: float
     batches: dict[str, PackedBatch]
 
     @classmethod
     def of(
         cls,
-        session: Session,
-        upper: Upper,
+        model: ChatModel,
+        judge: Judge,
+        tuned: TunedLayers,
         prompts: Validation,
         own: Sequence[Sequence[int]],
         refusals: Sequence[Sequence[int]],
+        config: TuneConfig,
     ) -> "Margins":
         """`own` are the base model's answers to prompts.texts; `refusals` are taken in turn."""
-        width, texts, batches = session.config.tune.answer_tokens, prompts.texts, {}
-        verdicts = session.judge.verdicts(texts, [session.text(ids) for ids in own])
+        width, texts, batches = config.answer_tokens, prompts.texts, {}
+        memory, side = GradientMemory.of(model.lm, tuned.count), model.lm.mesh.shape["data"]
+        verdicts = judge.verdicts(texts, [model.text(ids) for ids in own])
         for kind, places in prompts.places().items():
             rows = [
                 Row(
-                    session.encode(texts[place]),
+                    model.encode(texts[place]),
                     own[place][:width],
                     refusals[number % len(refusals)][:width],
                 )
@@ -56,8 +61,8 @@ class Margins:
                 if own[place] and not verdicts[place]
             ]
             if rows:
-                batches[kind] = upper.enter(packed(session.config, session.lm, rows))
-        return cls(upper, session.config.tune.token_decay, batches)
+                batches[kind] = tuned.enter(memory.packed(rows, side, config.sequence_tokens))
+        return cls(tuned, config.token_decay, batches)
 
     def at(self, theta_P: Array) -> dict[str, float]:
         """margin_<kind>: the mean in nats; separation_<kind>: how well they can be told apart.
@@ -76,8 +81,8 @@ class Margins:
         return rates
 
     def _values(self, theta_P: Array, batch: PackedBatch) -> np.ndarray:
-        upper = self.upper
-        margin_SBR = row_margins(theta_P, upper.lm, upper.neurons, batch, self.decay)
+        tuned = self.tuned
+        margin_SBR = row_margins(theta_P, tuned.lm, tuned.neurons, batch, self.decay)
         return np.asarray(margin_SBR, np.float64)[np.asarray(batch.weight_BR) > 0]
 
 

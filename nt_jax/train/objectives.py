@@ -108,13 +108,15 @@ def log_likelihoods(
     return answer_means(log_prob_BQ, batch, decay)
 
 
-def nll(lm: LanguageModel, scale_LF: Array, batch: PackedBatch, **settings) -> Float[Array, ""]:
+def nll(
+    lm: LanguageModel, scale_LF: Array, batch: PackedBatch, **settings: Any
+) -> Float[Array, ""]:
     """Mean negative log-likelihood of the batch's answers, in nats per token; see answer_means."""
     return -row_sum(log_likelihoods(lm, scale_LF, batch, **settings)[..., 0], batch)
 
 
 def nll_and_margin(
-    lm: LanguageModel, scale_LF: Array, batch: PackedBatch, **settings
+    lm: LanguageModel, scale_LF: Array, batch: PackedBatch, **settings: Any
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """(NLL, margin loss) of answers that come with declined ones, in nats per token.
 

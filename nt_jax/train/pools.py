@@ -5,14 +5,12 @@ attacks that the outer loss does not contain, so what is learned has to carry ov
 """
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from nt_jax.data.records import AttackTemplate
+from nt_jax.data.training import evenly, far_apart
 from nt_jax.errors import DataError
-
-Encode = Callable[[str], list[int]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,12 +110,12 @@ def undivided(pools: Pools) -> Pools:
     )
 
 
-def metric_rows(pools: Pools) -> list[tuple[str, list[int]]]:
-    """(request, answer) rows of the metric: per harmless pair with a refusal of its own, three.
+def harmless_rows(pools: Pools) -> list[tuple[str, list[int]]]:
+    """(request, answer) rows of the preconditioner.
 
-    Its good answer, a refusal as the safety targets put it (of some harmful request: what must not
-    spread), and a refusal in the model's own words. Each request counts once, however often a pool
-    repeats it.
+    Three for each harmless pair with a refusal of its own: its good answer, a refusal as the safety
+    targets put it (of some harmful request: what must not spread), and a refusal in the model's own
+    words. Each request counts once, however often a pool repeats it.
     """
     pairs = {
         pair.request: pair
@@ -134,11 +132,6 @@ def metric_rows(pools: Pools) -> list[tuple[str, list[int]]]:
     ]
 
 
-def far_apart(count: int) -> int:
-    """A stride of 5 or more that visits all of `count` places before it visits one again."""
-    return next(n for n in itertools.count(5) if math.gcd(n, count) == 1)
-
-
 def safety_rows(pools: Pools, count: int, direct_share: float) -> list[tuple[str, list[int]]]:
     """(prompt, safety target) of `count` training requests, bare in the share that is tuned on.
 
@@ -151,5 +144,4 @@ def safety_rows(pools: Pools, count: int, direct_share: float) -> list[tuple[str
             bare = int((place + 1) * direct_share) > int(place * direct_share)
             template = None if bare else pool.templates[place * stride % len(pool.templates)]
             rows.append((template.apply(pair.request) if template else pair.request, pair.answer))
-    count = min(count, len(rows))
-    return [rows[len(rows) * n // count] for n in range(count)]
+    return evenly(rows, count)

@@ -1,4 +1,4 @@
-"""What a change of the factors does to harmless requests, as a metric for the outer update.
+"""The preconditioner of the outer update: what a change of the factors does to harmless requests.
 
 P chosen neurons, M rows: log-likelihoods of answers to harmless requests, of good answers and of
 refusals. G_MP holds their slopes in the factors at the untuned model.
@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nt_jax.attribution.select import NeuronSet
 from nt_jax.data.packing import PackedBatch
+from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.objectives import log_likelihoods, nll, over_stretches
 from nt_jax.train.theta import scatter
@@ -27,7 +27,7 @@ from nt_jax.train.theta import scatter
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Metric:
+class Preconditioner:
     """(F + lambda I) in the form in which it can be divided by, F = G'G / M."""
 
     slope_MP: Array  # G
@@ -40,13 +40,13 @@ class Metric:
         return g_P - solved_M @ self.slope_MP
 
 
-def make_metric(slope_MP: Float[np.ndarray, "M P"], damping: float) -> Metric:
-    """The metric of these slopes; lambda is `damping` times the trace of F, whatever the model."""
+def make_preconditioner(slope_MP: Float[np.ndarray, "M P"], damping: float) -> Preconditioner:
+    """That of these slopes; lambda is `damping` times the trace of F, whatever the model."""
     slopes_MP = jnp.asarray(slope_MP)
     gram_MM = slopes_MP @ slopes_MP.T
     ridge = damping * jnp.trace(gram_MM)
     root_MM = jnp.linalg.cholesky(gram_MM + ridge * jnp.eye(len(gram_MM), dtype=gram_MM.dtype))
-    return Metric(slopes_MP, root_MM)
+    return Preconditioner(slopes_MP, root_MM)
 
 
 @functools.partial(jax.jit, static_argnames="remat")

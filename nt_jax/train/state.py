@@ -1,6 +1,7 @@
-"""Orbax checkpoints of what tuning must not lose: factors, optimiser, best so far, epoch."""
+"""What tuning must not lose: Orbax checkpoints of its state, and metrics.jsonl beside them."""
 
 import dataclasses
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -71,3 +72,28 @@ def _as_dict(state: TuneState) -> dict[str, Any]:
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(state)]
     keys = [f"{place:02d}{name}" for place, name in enumerate(names)]
     return dict(zip(keys, jax.tree.leaves(state), strict=True))
+
+
+class History:
+    """metrics.jsonl: one line per epoch, cut back to the checkpoint's epoch on resumption."""
+
+    def __init__(self, path: Path, epoch: int):
+        self.path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        rows = [json.loads(line) for line in lines if line.endswith("}")]
+        kept = [row for row in rows if row["epoch"] <= epoch]
+        self.base = kept[0] if kept and kept[0]["epoch"] == 0 else None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+
+    def write(self, row: dict) -> dict:
+        """Append one line and return it."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        return row
+
+
+def read_history(folder: Path, best_epoch: int) -> list[dict]:
+    """The lines of metrics.jsonl, the kept epoch marked with best = True."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row | {"best": True} if row["epoch"] == best_epoch else row for row in rows]

@@ -4,12 +4,15 @@ import dataclasses
 
 import chex
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from nt_jax.attribution.select import NeuronSet
+from nt_jax.models.neurons import NeuronSet
 
 
-def initial_theta(neurons: NeuronSet, init_safety: float, init_utility: float, dtype=jnp.float32):
+def initial_theta(
+    neurons: NeuronSet, init_safety: float, init_utility: float, dtype: DTypeLike = jnp.float32
+) -> Float[Array, " P"]:
     """theta_P at the start (Algorithm 1, lines 1-6): > 1 for safety, < 1 for utility neurons."""
     return jnp.where(jnp.asarray(neurons.is_safety_P), init_safety, init_utility).astype(dtype)
 

@@ -12,16 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nt_jax.attribution.select import NeuronSet
 from nt_jax.data.packing import PackedBatch
 from nt_jax.mesh import sharding
+from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.objectives import residual_at
 from nt_jax.train.theta import place
 
 
 @dataclasses.dataclass(frozen=True)
-class Upper:
+class TunedLayers:
     """What losses of the factors need."""
 
     whole: LanguageModel
@@ -30,11 +30,16 @@ class Upper:
     first: int
 
     @classmethod
-    def of(cls, lm: LanguageModel, neurons: NeuronSet) -> "Upper":
+    def of(cls, lm: LanguageModel, neurons: NeuronSet) -> "TunedLayers":
         """The layers of `lm` from the first one that holds a chosen neuron; a copy of them."""
         first = int(np.min(neurons.layer_P))
         above = dataclasses.replace(neurons, layer_P=np.asarray(neurons.layer_P) - first)
         return cls(lm, lm.above(first), place(above), first)
+
+    @property
+    def count(self) -> int:
+        """Layers that a gradient goes through."""
+        return self.lm.config.layers
 
     @property
     def ones_P(self) -> Float[Array, " P"]:

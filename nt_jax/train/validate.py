@@ -8,10 +8,11 @@ from pathlib import Path
 from jax import Array
 
 from nt_jax.atomic import write_atomic
+from nt_jax.data.training import Records, evenly
+from nt_jax.eval.judges.judge import Judge, refusal_rate
 from nt_jax.eval.metrics.entropy import mean_over_answers, unigram_entropy
 from nt_jax.eval.metrics.suf1 import su_f1
-from nt_jax.generate.session import Session
-from nt_jax.train.own_answers import Records, refusals, spread
+from nt_jax.generate.chat import ChatModel
 
 # At most; validation decodes them again and again. Harmless ones are the bound, in small steps.
 HARMFUL_ROWS = 40
@@ -32,8 +33,8 @@ class Validation:
     @classmethod
     def of(cls, records: Records) -> "Validation":
         """The validation prompts of the held-out split, evenly over it: files come in blocks."""
-        harmful = [record.request for record in spread(records.harmful, HARMFUL_ROWS)]
-        harmless = [record.request for record in spread(records.harmless, HARMLESS_ROWS)]
+        harmful = [record.request for record in evenly(records.harmful, HARMFUL_ROWS)]
+        harmless = [record.request for record in evenly(records.harmless, HARMLESS_ROWS)]
         return cls(harmful, records.attacked(harmful), harmless)
 
     @property
@@ -49,8 +50,8 @@ class Validation:
 
     def cut(self, count: int | None) -> "Validation":
         """At most `count` of each kind, evenly over all of them."""
-        harmful = spread(range(len(self.asked)), count or len(self.asked))
-        harmless = spread(self.harmless, count or len(self.harmless))
+        harmful = evenly(range(len(self.asked)), count or len(self.asked))
+        harmless = evenly(self.harmless, count or len(self.harmless))
         asked, attacked = ([rows[n] for n in harmful] for rows in (self.asked, self.attacked))
         return Validation(asked, attacked, harmless)
 
@@ -59,27 +60,27 @@ class Validation:
 
 
 def validate(
-    session: Session, prompts: Validation, scale_LF: Array, keep: Path | None = None
+    model: ChatModel, judge: Judge, prompts: Validation, scale_LF: Array, keep: Path | None = None
 ) -> dict[str, float]:
     """Refusal rates (0..1), entropies (bits) and SU-F1 of one set of factors.
 
     The answers go to `keep`, if given, as token ids.
     """
-    ids = session.answer(prompts.texts, NEW_TOKENS, scale_LF=scale_LF)
+    ids = model.answer(prompts.texts, NEW_TOKENS, scale_LF=scale_LF)
     if keep is not None:
         write_atomic(keep, json.dumps(ids).encode())
-    return rates(session, prompts, [session.text(row) for row in ids])
+    return rates(judge, prompts, [model.text(row) for row in ids])
 
 
-def rates(session: Session, prompts: Validation, answers: Sequence[str]) -> dict[str, float]:
+def rates(judge: Judge, prompts: Validation, answers: Sequence[str]) -> dict[str, float]:
     """What `validate` measures, from the answers to `prompts.texts`."""
     attacked, direct, harmless = (
         [answers[place] for place in places] for places in prompts.places().values()
     )
     found = {
-        "refusal_attack": refusals(session.judge, prompts.asked, attacked),
-        "refusal_direct": refusals(session.judge, prompts.asked, direct),
-        "refusal_harmless": refusals(session.judge, prompts.harmless, harmless),
+        "refusal_attack": refusal_rate(judge, prompts.asked, attacked),
+        "refusal_direct": refusal_rate(judge, prompts.asked, direct),
+        "refusal_harmless": refusal_rate(judge, prompts.harmless, harmless),
         "entropy_harmful": mean_over_answers(unigram_entropy, [*attacked, *direct]),
         "entropy_harmless": mean_over_answers(unigram_entropy, harmless),
     }

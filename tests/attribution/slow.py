@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nt_jax.attribution.integrated import Example, Options
+from nt_jax.attribution.score import EncodedExample, Options
 from nt_jax.models.transformer import LanguageModel
 from tests.plain import plain_answer_log_probs, plain_logits
 
@@ -35,15 +35,17 @@ def patched_target(lm, attacked, answer, patch_LF, moved_L, target: str) -> jax.
 slope = jax.jit(jax.grad(patched_target, argnums=3), static_argnames="target")
 
 
-def scores(lm: LanguageModel, example: Example, options: Options) -> np.ndarray:
-    """score_LF of Eq. 3 and 4, node by node and layer by layer."""
+def scores(
+    lm: LanguageModel, example: EncodedExample, options: Options, gradient: bool = False
+) -> np.ndarray:
+    """score_LF of Eq. 3 and 4, node by node and layer by layer; or plain gradient x activation."""
     attacked = np.asarray(example.attacked)
     answer = np.asarray(example.answer[: options.answer_tokens])
     v_q_LF = last_token_neurons(lm, example.question)
     v_pq_LF = last_token_neurons(lm, attacked)
     one_by_one = np.eye(lm.config.layers, dtype=bool)
     all_at_once = np.ones((1, lm.config.layers), bool)
-    if options.method == "gradient":
+    if gradient:
         return np.asarray(
             v_pq_LF * slope(lm, attacked, answer, v_pq_LF, all_at_once[0], options.target)
         )

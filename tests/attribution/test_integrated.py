@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nt_jax.attribution.integrated import Example, Options, attribute, node_alphas
+from nt_jax.attribution.gradient import gradient_times_activation
+from nt_jax.attribution.integrated import integrated_gradients
+from nt_jax.attribution.score import EncodedExample, Options, node_alphas
 from tests import plain
 from tests.attribution import slow
 
-EXAMPLE = Example(
+EXAMPLE = EncodedExample(
     question=[5, 9, 3],
     attacked=[17, 30, 5, 9, 3, 22, 8, 8, 35, 11, 4],
     answer=[21, 6, 33, 12, 2],
@@ -47,7 +49,7 @@ def test_scores_equal_the_slow_reference(x64, path, target):
     for nodes in ("midpoint", "left", "right"):
         for weighting in ("alpha", "standard"):
             chosen = options(path=path, target=target, nodes=nodes, weighting=weighting)
-            found = attribute(lm, EXAMPLE, chosen)
+            found = integrated_gradients(lm, EXAMPLE, chosen)
             expected_LF = slow.scores(lm, EXAMPLE, chosen)
             assert found.score_LF.dtype == np.float64
             assert relative(found.score_LF, expected_LF) < 1e-11
@@ -60,9 +62,9 @@ def test_scores_equal_the_slow_reference(x64, path, target):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_gradient_times_activation_equals_the_slow_reference(x64, target):
-    lm, chosen = model(jnp.float64), options(method="gradient", target=target)
-    found = attribute(lm, EXAMPLE, chosen)
-    assert relative(found.score_LF, slow.scores(lm, EXAMPLE, chosen)) < 1e-11
+    lm, chosen = model(jnp.float64), options(target=target)
+    found = gradient_times_activation(lm, EXAMPLE, chosen)
+    assert relative(found.score_LF, slow.scores(lm, EXAMPLE, chosen, gradient=True)) < 1e-11
 
 
 @pytest.mark.parametrize(
@@ -75,20 +77,20 @@ def test_gradient_times_activation_equals_the_slow_reference(x64, target):
 )
 def test_other_families_equal_the_slow_reference(x64, changes):
     lm = model(jnp.float64, **changes)
-    found = attribute(lm, EXAMPLE, FEW)
+    found = integrated_gradients(lm, EXAMPLE, FEW)
     assert relative(found.score_LF, slow.scores(lm, EXAMPLE, FEW)) < 1e-11
 
 
 @pytest.mark.parametrize("answer_tokens", [1, 3])
 def test_an_answer_is_cut_to_the_tokens_that_are_read(x64, answer_tokens):
     lm, chosen = model(jnp.float64), options(answer_tokens=answer_tokens)
-    found = attribute(lm, EXAMPLE, chosen)
+    found = integrated_gradients(lm, EXAMPLE, chosen)
     assert relative(found.score_LF, slow.scores(lm, EXAMPLE, chosen)) < 1e-11
 
 
 def test_neurons_and_ends_are_those_of_whole_passes(x64):
     lm = model(jnp.float64)
-    found = attribute(lm, EXAMPLE, FEW)
+    found = integrated_gradients(lm, EXAMPLE, FEW)
     v_q_LF, v_pq_LF = (
         slow.last_token_neurons(lm, ids) for ids in (EXAMPLE.question, EXAMPLE.attacked)
     )
@@ -107,7 +109,7 @@ def test_neurons_and_ends_are_those_of_whole_passes(x64):
 def test_one_neuron_against_central_differences(x64, layer, neuron):
     """One right node is the clean prompt, where the score is (v_pq - v_q) dP/dv."""
     lm = model(jnp.float64)
-    found = attribute(lm, EXAMPLE, options(steps=1, nodes="right", weighting="standard"))
+    found = integrated_gradients(lm, EXAMPLE, options(steps=1, nodes="right", weighting="standard"))
     step, values = 1e-5, []
     for sign in (1, -1):
         patch_LF = found.v_pq_LF.copy()
@@ -123,7 +125,7 @@ def test_one_neuron_against_central_differences(x64, layer, neuron):
 def test_standard_scores_of_a_layer_sum_to_the_change_of_the_target(x64, target):
     lm, chosen = model(jnp.float64), options(weighting="standard", target=target)
     few, many = (
-        attribute(lm, EXAMPLE, dataclasses.replace(chosen, steps=steps)) for steps in (4, 16)
+        integrated_gradients(lm, EXAMPLE, dataclasses.replace(chosen, steps=n)) for n in (4, 16)
     )
     errors = [r.completeness_L.max() / np.abs(r.end - r.start_L).max() for r in (few, many)]
     assert errors[1] < 0.01
@@ -137,7 +139,8 @@ def test_standard_scores_of_a_layer_sum_to_the_change_of_the_target(x64, target)
 @pytest.mark.parametrize("path", ["layer", "joint"])
 def test_one_pass_gives_both_weightings(x64, path):
     lm = model(jnp.float64)
-    one, two = (attribute(lm, EXAMPLE, options(path=path, weighting=w)) for w in WEIGHTINGS)
+    both = (options(path=path, weighting=weighting) for weighting in WEIGHTINGS)
+    one, two = (integrated_gradients(lm, EXAMPLE, chosen) for chosen in both)
     np.testing.assert_array_equal(one.alpha_LF, two.alpha_LF)
     np.testing.assert_array_equal(one.standard_LF, two.standard_LF)
     np.testing.assert_array_equal(one.score_LF, one.alpha_LF)
@@ -148,7 +151,8 @@ def test_one_pass_gives_both_weightings(x64, path):
 def test_standard_scores_of_all_layers_sum_along_the_joint_path(x64):
     lm, errors = model(jnp.float64), []
     for steps in (4, 32):
-        found = attribute(lm, EXAMPLE, options(steps=steps, weighting="standard", path="joint"))
+        chosen = options(steps=steps, weighting="standard", path="joint")
+        found = integrated_gradients(lm, EXAMPLE, chosen)
         change = found.end - found.start_L[0]
         errors.append(abs(found.score_LF.sum() - change) / abs(change))
     assert errors[1] < 0.01 and errors[0] / errors[1] > 20
@@ -167,21 +171,23 @@ def test_nodes_lie_in_the_unit_interval():
 def test_the_size_of_a_chunk_does_not_matter(x64, path, chunks):
     """Five rows a layer, so that 10 takes two layers at a time and leaves one over."""
     lm = model(jnp.float64)
-    whole = attribute(lm, EXAMPLE, options(path=path))
+    whole = integrated_gradients(lm, EXAMPLE, options(path=path))
     for chunk in chunks:
-        found = attribute(lm, EXAMPLE, options(path=path, chunk=chunk))
+        found = integrated_gradients(lm, EXAMPLE, options(path=path, chunk=chunk))
         np.testing.assert_allclose(found.score_LF, whole.score_LF, rtol=1e-9, atol=1e-15)
         np.testing.assert_allclose(found.start_L, whole.start_L, rtol=1e-12)
 
 
 def test_float32_scores_stay_near_float64(x64):
-    exact, found = attribute(model(jnp.float64), EXAMPLE, FEW), attribute(model(), EXAMPLE, FEW)
+    exact = integrated_gradients(model(jnp.float64), EXAMPLE, FEW)
+    found = integrated_gradients(model(), EXAMPLE, FEW)
     assert found.score_LF.dtype == np.float32
     assert relative(found.score_LF, exact.score_LF) < 1e-5
 
 
 def test_bfloat16_scores_rank_the_same_neurons():
-    exact, found = (attribute(model(d), EXAMPLE, FEW) for d in (jnp.float32, jnp.bfloat16))
+    exact = integrated_gradients(model(jnp.float32), EXAMPLE, FEW)
+    found = integrated_gradients(model(jnp.bfloat16), EXAMPLE, FEW)
     assert found.score_LF.dtype == np.float32
     # bound by bf16's 8 bits through three layers, backwards too
     assert np.corrcoef(found.score_LF.ravel(), exact.score_LF.ravel())[0, 1] > 0.98
@@ -194,7 +200,7 @@ def test_meshes_agree(path, meshes):
     results = []
     for shape in meshes:
         lm = plain.random_model(plain.MESH_CONFIG, mesh=shape)
-        results.append(attribute(lm, EXAMPLE, options(path=path, steps=3)))
+        results.append(integrated_gradients(lm, EXAMPLE, options(path=path, steps=3)))
     for found in results[1:]:
         assert relative(found.score_LF, results[0].score_LF) < 1e-5
         np.testing.assert_allclose(found.end, results[0].end, rtol=1e-5)
@@ -204,8 +210,8 @@ def test_examples_of_one_shape_share_their_programs():
     from nt_jax.attribution.integrated import row_gradients
 
     lm = model()
-    attribute(lm, EXAMPLE, FEW)
+    integrated_gradients(lm, EXAMPLE, FEW)
     before = row_gradients._cache_size()
-    other = Example([9], [*EXAMPLE.attacked[::-1], 1, 2], [7, 7])
-    found = attribute(lm, other, options(nodes="left", weighting="standard"))
+    other = EncodedExample([9], [*EXAMPLE.attacked[::-1], 1, 2], [7, 7])
+    found = integrated_gradients(lm, other, options(nodes="left", weighting="standard"))
     assert row_gradients._cache_size() == before and jax.tree.all(np.isfinite(found.score_LF).all())

@@ -4,11 +4,11 @@ import jax.numpy as jnp
 import pytest
 
 from nt_jax.attribution import plan
-from nt_jax.attribution.integrated import Example, Options
-from nt_jax.attribution.integrated import plan as plan_example
+from nt_jax.attribution.score import EncodedExample, Options
+from nt_jax.attribution.score import plan as plan_example
 from tests import plain
 
-EXAMPLE = Example(question=[1, 2], attacked=list(range(1, 70)), answer=[3, 4, 5])
+EXAMPLE = EncodedExample(question=[1, 2], attacked=list(range(1, 70)), answer=[3, 4, 5])
 
 
 @pytest.fixture
@@ -60,7 +60,6 @@ def test_longer_answers_prompts_and_models_take_more(lm):
     [
         ({}, 5 * plain.CONFIG.layers),
         ({"path": "joint"}, 5),
-        ({"method": "gradient"}, 1),
     ],
 )
 def test_the_plan_of_an_example_counts_its_rows(lm, changes, total):

@@ -4,7 +4,7 @@ import datasets
 import numpy as np
 import pytest
 
-from nt_jax.attribution.integrated import Attribution
+from nt_jax.attribution.score import Attribution
 from nt_jax.attribution.select import select
 from nt_jax.attribution.store import (
     load_attribution,

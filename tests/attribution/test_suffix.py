@@ -9,9 +9,10 @@ import pytest
 from flax import nnx
 
 from nt_jax.attribution.integrated import row_gradients
-from nt_jax.attribution.suffix import layer_of, run_from, run_prefix, target_value
+from nt_jax.attribution.suffix import run_from, run_prefix, target_value
 from nt_jax.data.batching import pad_left
-from nt_jax.models.transformer import attend, forward, run_block
+from nt_jax.models.layers import at_layer, attend
+from nt_jax.models.transformer import forward
 from tests import plain
 
 PROMPT, ANSWER = [17, 30, 5, 9, 3, 22, 8], [21, 6, 33, 12]
@@ -51,14 +52,14 @@ def by_loop(lm, prefix, x_TD, weight_TD, begin, enter):
 def suffix_block(lm, prefix, index, x_TD):
     """One whole layer, which jax differentiates as it stands."""
     graphdef, stacked = nnx.split(lm.module().blocks)
-    block = nnx.merge(graphdef, layer_of(stacked, index))
-    past_k, past_v = layer_of((prefix.keys_LSKH, prefix.values_LSKH), index)
+    block = nnx.merge(graphdef, at_layer(stacked, index))
+    past_k, past_v = at_layer((prefix.keys_LSKH, prefix.values_LSKH), index)
 
     def mix(q, k, v):
         return attend(q, [past_k, k], [past_v, v], [prefix.mask_TS, prefix.own_mask_TT])
 
     rotary = (prefix.cos_TH, prefix.sin_TH)
-    return run_block(block, x_TD[None], rotary, lm.config.rms_eps, mix)[0][0]
+    return block(x_TD[None], rotary, lm.config.rms_eps, mix)[0][0]
 
 
 @jax.jit

@@ -7,8 +7,11 @@ import jax
 import numpy as np
 
 from nt_jax.baselines.examples import Examples
-from nt_jax.checkpoints.checkpoint import load_model
-from nt_jax.mesh import make_mesh
+from nt_jax.baselines.lora import BatchAt, LoraOptions, train_lora
+from nt_jax.checkpoints.checkpoint import load_weights
+from nt_jax.data.batching import draw
+from nt_jax.data.packing import PackedBatch, Row, Shape, pack_alone
+from nt_jax.mesh import make_mesh, sharding
 from tests import tiny, torch_twin
 
 SURE = (41, 52)
@@ -22,20 +25,42 @@ def rows(seed: int, count: int, longest: int = 9, vocab: int = 300, shortest: in
 
 
 def examples(seed: int = 0, harmful: int = 5, harmless: int = 4, vocab: int = 300) -> Examples:
-    """Random ones; the second harmful prompt was refused, so it has no compliant answer."""
+    """Random ones."""
     draw = functools.partial(rows, vocab=vocab)
-    compliant = draw(seed + 4, harmful)
-    compliant[1] = []
     return Examples(
         harmful=draw(seed, harmful), refusals=draw(seed + 1, harmful),
-        harmless=draw(seed + 2, harmless), answers=draw(seed + 3, harmless), compliant=compliant,
+        harmless=draw(seed + 2, harmless), answers=draw(seed + 3, harmless),
     )  # fmt: skip
+
+
+def lora_batches(lm, examples: Examples, rows: int, answer_tokens: int) -> BatchAt:
+    """Batches of so many random examples of each kind a step, each in a sequence of its own."""
+    kinds = {
+        "safety": (examples.harmful, examples.refusals),
+        "utility": (examples.harmless, examples.answers),
+    }
+
+    def one(kind: str, step: int) -> PackedBatch:
+        pairs = zip(*kinds[kind], strict=True)
+        every = [Row(prompt, answer[:answer_tokens]) for prompt, answer in pairs]
+        shape = Shape(1, rows, max(row.tokens for row in every), answer_tokens, 1)
+        picked = draw(0, f"lora-{kind}", step, len(every), rows)
+        batch = pack_alone([every[row] for row in picked], shape)
+        return jax.device_put(batch, sharding(lm.mesh, "SB"))
+
+    return lambda step: (one("safety", step), one("utility", step))
+
+
+def fit_lora(lm, batch_at: BatchAt, options: LoraOptions):
+    """(the adapter after all steps, the losses before each)."""
+    made = list(train_lora(lm, batch_at, options))
+    return made[-1][0], [losses for _, losses in made]
 
 
 @functools.cache
 def model(family: str = "qwen2", dtype: str = "float32"):
     """A tiny checkpoint, loaded."""
-    return load_model(str(tiny.checkpoint(family)), dtype, make_mesh())
+    return load_weights(str(tiny.checkpoint(family)), dtype, make_mesh())
 
 
 def states(family: str, ids) -> np.ndarray:

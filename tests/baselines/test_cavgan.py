@@ -23,7 +23,7 @@ from nt_jax.baselines.cavgan import (
     generator_loss,
     train_gan,
 )
-from nt_jax.baselines.choose import best_threshold
+from nt_jax.baselines.examples import best_threshold
 from nt_jax.baselines.states import gather_states
 from nt_jax.errors import DataError
 from tests.baselines import made_up

@@ -15,7 +15,6 @@ from nt_jax.baselines.dinm import (
     edited,
     fit_dinm,
     layer_distances,
-    pick_example,
 )
 from nt_jax.errors import DataError, RunError
 from nt_jax.export.hf import changes
@@ -68,18 +67,6 @@ def test_lone_answers_stand_behind_what_the_tokenizer_opens_with():
     assert not np.allclose(found_L, layer_distances(lm, EXAMPLE.safe, EXAMPLE.unsafe))
     fit = fit_dinm(lm, dataclasses.replace(EXAMPLE, opening=[1]), DinmOptions(steps=1))
     np.testing.assert_array_equal(fit.distance_L, found_L)
-
-
-def test_the_example_is_one_whose_prompt_was_answered():
-    examples = made_up.examples()
-    picked = pick_example(examples, 1)  # the second prompt was refused
-    assert picked.prompt == examples.harmful[2] and picked.unsafe == examples.compliant[2]
-    assert picked.safe == examples.refusals[2]
-    assert (picked.keep_prompt, picked.keep_answer) == (examples.harmless[1], examples.answers[1])
-    with pytest.raises(DataError, match="number 5 was asked for, but only 4"):
-        pick_example(examples, 4)
-    with pytest.raises(DataError, match="only 0 harmful prompts have one"):
-        pick_example(dataclasses.replace(examples, compliant=()))
 
 
 # --- the loss and its steps ----------------------------------------------------------------------

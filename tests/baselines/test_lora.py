@@ -12,12 +12,9 @@ from nt_jax.baselines import lora
 from nt_jax.baselines.lora import (
     TARGETS,
     LoraOptions,
-    batches_from,
-    fit_lora,
     init_adapter,
     merged,
     train_lora,
-    tuned,
 )
 from nt_jax.data.packing import Row, Shape, pack_alone
 from nt_jax.errors import DataError, RunError
@@ -26,6 +23,7 @@ from nt_jax.models.leaves import get_leaf, leaf_names
 from nt_jax.models.transformer import logits
 from tests import plain, torch_twin
 from tests.baselines import made_up
+from tests.baselines.made_up import fit_lora, lora_batches
 
 EVERY = LoraOptions(rank=3, alpha=6.0, targets=tuple(TARGETS))
 TOKENS = np.array([[5, 9, 30, 11, 7, 60], [8, 3, 4, 90, 12, 2]], np.int32)
@@ -198,10 +196,10 @@ def test_a_bfloat16_model_keeps_its_type_and_nearly_its_losses():
     examples, found = made_up.examples(70, 3, 3), {}
     for dtype in ("float32", "bfloat16"):
         lm = made_up.model("qwen2", dtype)
-        fit = fit_lora(lm, batches_from(lm, examples, rows=3, answer_tokens=6), options)
-        found[dtype] = [row["total"] for row in fit.history]
-        assert {x.dtype.name for x in jax.tree.leaves(fit.adapter)} == {"float32"}
-        new = tuned(lm, fit, options)
+        adapter, history = fit_lora(lm, lora_batches(lm, examples, 3, 6), options)
+        found[dtype] = [row["total"] for row in history]
+        assert {x.dtype.name for x in jax.tree.leaves(adapter)} == {"float32"}
+        new = merged(lm, adapter, options.alpha / options.rank)
         assert {x.dtype.name for x in jax.tree.leaves(new.frozen)} == {dtype}
     np.testing.assert_allclose(found["bfloat16"], found["float32"], rtol=2e-2)
 
@@ -209,31 +207,17 @@ def test_a_bfloat16_model_keeps_its_type_and_nearly_its_losses():
 def test_training_lowers_both_losses_and_ends_in_plain_weights():
     lm, options = made_up.model(), LoraOptions(steps=50, learning_rate=0.03, rank=4)
     examples = made_up.examples(70, 3, 3)
-    batch_at = batches_from(lm, examples, rows=3, answer_tokens=6)
-    fit = fit_lora(lm, batch_at, options)
-    assert len(fit.history) == 50
+    batch_at = lora_batches(lm, examples, 3, 6)
+    adapter, history = fit_lora(lm, batch_at, options)
+    assert len(history) == 50
     for side in ("safety", "utility"):
-        assert fit.history[-1][side] < 0.5 * fit.history[0][side]
-    new = tuned(lm, fit, options)
+        assert history[-1][side] < 0.5 * history[0][side]
+    new = merged(lm, adapter, options.alpha / options.rank)
     assert list(changes(lm, new)) == [f"model.layers.{n}.mlp.down_proj.weight" for n in (0, 1)]
-    again = fit_lora(new, batch_at, dataclasses.replace(options, steps=1)).history[0]
-    assert again["total"] < fit.history[-1]["total"] * 1.05
-    repeated = fit_lora(lm, batch_at, dataclasses.replace(options, steps=2)).history
-    assert repeated == fit.history[:2]
-
-
-def test_batches_hold_every_example_once_before_any_twice():
-    lm, examples = made_up.model(), made_up.examples(80, 6, 4)
-    batch_at = batches_from(lm, examples, rows=2, answer_tokens=16)
-    seen = []
-    for step in range(3):
-        safety, utility = batch_at(step)
-        assert safety.token_BT.shape[:2] == utility.token_BT.shape[:2] == (1, 2)
-        for place in range(2):
-            part, answer = (np.asarray(x)[0, place] for x in (safety.part_BT, safety.answer_BQ))
-            ids, target = (np.asarray(x)[0, place] for x in (safety.token_BT, safety.target_BQ))
-            seen.append((ids[part == 1].tolist(), target[answer == 0].tolist()))
-    assert sorted(seen) == sorted(zip(examples.harmful, examples.refusals, strict=True))
+    _, (again,) = fit_lora(new, batch_at, dataclasses.replace(options, steps=1))
+    assert again["total"] < history[-1]["total"] * 1.05
+    _, repeated = fit_lora(lm, batch_at, dataclasses.replace(options, steps=2))
+    assert repeated == history[:2]
 
 
 @pytest.mark.parametrize(
@@ -246,6 +230,6 @@ def test_what_cannot_be_adapted_is_said(change):
 
 def test_a_diverged_run_is_refused():
     lm = made_up.model()
-    batch_at = batches_from(lm, made_up.examples(70, 3, 3), rows=3, answer_tokens=6)
+    batch_at = lora_batches(lm, made_up.examples(70, 3, 3), 3, 6)
     with pytest.raises(RunError, match=r"diverged in step \d"):
         fit_lora(lm, batch_at, LoraOptions(steps=5, learning_rate=1e38))

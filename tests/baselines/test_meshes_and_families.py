@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nt_jax.baselines import dinm, lora
+from nt_jax.baselines import dinm
 from nt_jax.baselines.dinm import DinmExample, DinmOptions, fit_dinm
+from nt_jax.baselines.lora import LoraOptions
 from nt_jax.baselines.states import gather_states
 from nt_jax.models.transformer import logits
 from tests import plain, tiny
@@ -29,10 +30,10 @@ def everything(mesh: tuple[int, int]):
     lm = plain.random_model(plain.MESH_CONFIG, jnp.float64, mesh=mesh)
     states = gather_states(lm, lm.ones_LF, EXAMPLES.harmful, batch_size=4)
     edit = fit_dinm(lm, EXAMPLE, DinmOptions(learning_rate=0.01, steps=3, layer=1))
-    batch_at = lora.batches_from(lm, EXAMPLES, rows=4, answer_tokens=6)
-    options = lora.LoraOptions(steps=3, targets=("blocks.mlp.down", "blocks.attn.v"))
-    fit = lora.fit_lora(lm, batch_at, options)
-    losses = [list(row.values()) for row in (*edit.history, *fit.history)]
+    batch_at = made_up.lora_batches(lm, EXAMPLES, 4, 6)
+    options = LoraOptions(steps=3, targets=("blocks.mlp.down", "blocks.attn.v"))
+    _, history = made_up.fit_lora(lm, batch_at, options)
+    losses = [list(row.values()) for row in (*edit.history, *history)]
     return states, np.asarray(dinm.edited(lm, edit).module().blocks.mlp.down[...]), losses
 
 

@@ -8,7 +8,6 @@ import pytest
 from nt_jax.baselines.scans import (
     Scans,
     ScansOptions,
-    choose_scans,
     fit_scans,
     harm_scores,
     middle_third,
@@ -90,27 +89,6 @@ def test_prompts_are_pushed_to_refusal_above_the_threshold_and_away_from_it_belo
     for steer_LD, flagged in zip(made.steer_RLD, made.flagged_R, strict=True):
         assert np.linalg.norm(steer_LD[1]) == pytest.approx(0.25 * fit.norm_L[1], rel=1e-5)
         assert cosine(steer_LD[1], fit.direction_LD[1]) == pytest.approx(1 if flagged else -1)
-
-
-def test_the_threshold_comes_from_validation_scores_and_the_strength_from_the_grid():
-    lm, fit = fitted()
-    held, asked = made_up.examples(30, harmful=7, harmless=6), []
-
-    def score(scans: Scans) -> float:
-        asked.append(scans)
-        return {0.1: 0.4, 0.2: 0.7, 0.4: 0.7}[scans.strength]
-
-    best, found = choose_scans(lm, lm.ones_LF, fit, held, score, grid=(0.1, 0.2, 0.4))
-    assert best.strength == found["strength"] == 0.2
-    assert found["scores"] == [(0.1, 0.4), (0.2, 0.7), (0.4, 0.7)]
-    assert {scans.threshold for scans in asked} == {best.threshold} == {found["threshold"]}
-    flagged, passed = (
-        best.prepare(lm, lm.ones_LF, prompts, [""] * len(prompts)).flagged_R
-        for prompts in (held.harmful, held.harmless)
-    )
-    rate = (flagged.mean() + 1 - passed.mean()) / 2
-    assert found["balanced_accuracy"] == pytest.approx(rate)
-    assert rate >= 0.5
 
 
 def test_the_middle_third():

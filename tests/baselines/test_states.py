@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from nt_jax.baselines.examples import Examples
 from nt_jax.baselines.states import gather_states, states_of
 from nt_jax.errors import DataError
 from nt_jax.generate.intervention import Suffixed
@@ -33,22 +32,6 @@ def test_prompts_too_short_or_too_long_are_named(prompt):
     lm = made_up.model()
     with pytest.raises(DataError, match=r"prompt 2 of 2 has \d+ tokens; .* between 2 and 128"):
         next(states_of(lm, lm.ones_LF, [[4, 5], prompt], back=(1, 0)))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"refusals": [[1]]}, "harmful has 2 prompts, but Examples.refusals has 1 answers"),
-        ({"answers": []}, "harmless has 1 prompts, but Examples.answers has 0 answers"),
-        ({"compliant": [[1]]}, "Examples.compliant has 1 answers"),
-        ({"harmless": [[]]}, "Examples.harmless is empty, or holds a row without tokens"),
-        ({"harmful": [], "refusals": []}, "Examples.harmful is empty"),
-    ],
-)
-def test_examples_that_do_not_fit_together_are_refused(change, message):
-    good = {"harmful": [[3], [4]], "refusals": [[5], [6]], "harmless": [[7]], "answers": [[8]]}
-    with pytest.raises(DataError, match=message):
-        Examples(**good | change)
 
 
 def test_a_suffix_goes_behind_every_message():

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from nt_jax.checkpoints import keymap, source
-from nt_jax.checkpoints.checkpoint import check_mesh, load_model, open_checkpoint
+from nt_jax.checkpoints.checkpoint import check_mesh, load_weights, open_checkpoint
 from nt_jax.checkpoints.hf_config import config_from_hf
 from nt_jax.errors import CheckpointError, ConfigError
 from nt_jax.mesh import make_mesh, sharding
@@ -57,7 +57,7 @@ def error_of(directory: Path) -> str:
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_every_leaf_holds_the_torch_weights(family):
     state = {k: v.numpy() for k, v in tiny.torch_model(family, kv_heads=1).state_dict().items()}
-    model = load_model(str(tiny.checkpoint(family, kv_heads=1)), "float32", MESH)
+    model = load_weights(str(tiny.checkpoint(family, kv_heads=1)), "float32", MESH)
     leaves = leaves_of(model)
     for rule in keymap.rules_for(model.config):
         layers = [np.asarray(leaves[rule.ours])] if not rule.stacked else leaves[rule.ours]
@@ -74,7 +74,7 @@ def test_stored_types_convert_as_torch_converts_them(stored, wanted):
     directory = tiny.checkpoint("qwen2", dtype=stored, shards=True)
     weight = tiny.torch_model("qwen2").to(getattr(torch, stored)).state_dict()[DOWN]
     expected = weight.to(getattr(torch, wanted)).float().numpy()
-    leaves = leaves_of(load_model(str(directory), wanted, MESH))
+    leaves = leaves_of(load_weights(str(directory), wanted, MESH))
     down = leaves["blocks.mlp.down"]
     assert {leaf.dtype.name for leaf in leaves.values()} == {wanted}
     np.testing.assert_array_equal(np.asarray(down[1]).astype(np.float32).T, expected)
@@ -103,7 +103,7 @@ def test_host_memory_peaks_at_the_model_and_one_tensor(tmp_path):
     total = sum(4 * np.prod(shape) for shape in shapes.values())
     largest_tensor = max(4 * np.prod(shape) for shape in shapes.values())
     tracemalloc.start()
-    model = load_model(str(tmp_path), "float32", MESH)
+    model = load_weights(str(tmp_path), "float32", MESH)
     held, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert model.config.layers == 4
@@ -114,8 +114,8 @@ def test_host_memory_peaks_at_the_model_and_one_tensor(tmp_path):
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 (fake) devices")
 def test_leaves_are_placed_as_the_rules_say():
     mesh = make_mesh(4, 2)
-    model = load_model(str(tiny.checkpoint("qwen2", kv_heads=2)), "float32", mesh)
-    plain = leaves_of(load_model(str(tiny.checkpoint("qwen2", kv_heads=2)), "float32", MESH))
+    model = load_weights(str(tiny.checkpoint("qwen2", kv_heads=2)), "float32", mesh)
+    plain = leaves_of(load_weights(str(tiny.checkpoint("qwen2", kv_heads=2)), "float32", MESH))
     for path, leaf in leaves_of(model).items():
         assert leaf.sharding == sharding(mesh, leaf_axes(model.config)[path]), path
         np.testing.assert_array_equal(np.asarray(leaf), np.asarray(plain[path]))
@@ -126,12 +126,12 @@ def test_a_mesh_that_does_not_divide_the_heads_is_refused():
     config = open_checkpoint(str(tiny.checkpoint("llama2", kv_heads=2))).config
     check_mesh(config, make_mesh(1, 2))
     with pytest.raises(ConfigError, match=r"mesh.model = 4 does not divide kv_heads = 2.*: 1, 2\."):
-        load_model(str(tiny.checkpoint("llama2", kv_heads=2)), "float32", make_mesh(1, 4))
+        load_weights(str(tiny.checkpoint("llama2", kv_heads=2)), "float32", make_mesh(1, 4))
 
 
 def test_an_unknown_dtype_is_refused():
     with pytest.raises(ConfigError, match="'int8' is not one of float32, bfloat16"):
-        load_model(str(tiny.checkpoint()), "int8", MESH)
+        load_weights(str(tiny.checkpoint()), "int8", MESH)
 
 
 def test_rope_buffers_and_a_tied_head_are_no_extra_tensors(tmp_path):
@@ -142,11 +142,11 @@ def test_rope_buffers_and_a_tied_head_are_no_extra_tensors(tmp_path):
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
 
     rewrite(directory, add)
-    assert "head" not in leaf_axes(load_model(str(directory), "float32", MESH).config)
+    assert "head" not in leaf_axes(load_weights(str(directory), "float32", MESH).config)
 
     rewrite(directory, lambda t: t.update({"lm_head.weight": t["lm_head.weight"] * 2}))
     with pytest.raises(CheckpointError, match=r"differs from.*tie_word_embeddings"):
-        load_model(str(directory), "float32", MESH)
+        load_weights(str(directory), "float32", MESH)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -160,7 +160,7 @@ def test_nan_and_infinite_weights_are_named(tmp_path, value, dtype):
 
     rewrite(directory, poison)
     with pytest.raises(CheckpointError) as error:
-        load_model(str(directory), "float32", MESH)
+        load_weights(str(directory), "float32", MESH)
     assert f"'{DOWN}' contains NaN or infinity" in str(error.value)
     assert str(directory) in str(error.value) and "Download it again" in str(error.value)
 

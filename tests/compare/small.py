@@ -12,6 +12,7 @@ from rich.console import Console
 
 from nt_jax.compare.pipeline import compare
 from nt_jax.config.schema import RunConfig
+from nt_jax.console import shown_on
 from nt_jax.eval.answer_file import RecordFile
 from tests.run import small
 
@@ -30,9 +31,14 @@ def settings(recipe: Path, run_dir: Path, *overrides: str) -> RunConfig:
 def carry_on(config: RunConfig, methods, tables=("2",)) -> tuple[dict, str]:
     """(the JSON object, what it says on a screen of 160 columns)."""
     screen = io.StringIO()
+    asked = config.compare.model_copy(update={"methods": methods, "tables": tables})
     # optax and nnx mix their types, as small_programs says.
-    with jax.numpy_dtype_promotion("standard"), small.small_programs():
-        facts = compare(config, Console(file=screen, width=160), methods, tables)
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        small.small_programs(),
+        shown_on(Console(file=screen, width=160)),
+    ):
+        facts = compare(config.model_copy(update={"compare": asked}))
     return facts, screen.getvalue()
 
 

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nt_jax.compare.fitting_data import Material
-from nt_jax.compare.names import METHODS
+from nt_jax.compare.fitting_data import FittingData
+from nt_jax.config.registry import METHODS
+from nt_jax.data.sources import load_harmful, load_harmless
 from nt_jax.errors import DataError, RunError
+from nt_jax.generate import chat
 from tests.compare import small
 
 # One worker makes the finished run, once; all methods on it take longer than a minute.
@@ -93,7 +95,7 @@ def test_every_method_has_every_number(numbers):
 def test_table_2_shows_the_numbers_of_results_json(compared, numbers):
     with (compared[0] / "compare/report/table2.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    names = {"Default": "base", **{label: name for name, label in METHODS.items()}}
+    names = {"Default": "base", **{line.label: name for name, line in METHODS.items()}}
     assert [names[row["row"]] for row in rows] == ["base", *METHODS]
     places = {
         "refuses unseen attacks": ("demo_attack", "refusal_rate", 100),
@@ -141,8 +143,6 @@ def test_no_method_tries_more_settings_than_the_others(compared):
 
 def test_the_search_sees_no_test_request(compared):
     answers = lines_of(compared[0] / "compare" / "numbers" / "answers.jsonl")
-    from nt_jax.data.sources import load_harmful, load_harmless
-
     other = {
         r.request for load in (load_harmful, load_harmless) for r in load() if r.split != "test"
     }
@@ -150,9 +150,7 @@ def test_the_search_sees_no_test_request(compared):
 
 
 def test_a_second_comparison_keeps_everything(finished, compared, monkeypatch):
-    from nt_jax.generate import session
-
-    monkeypatch.setattr(session, "load_model", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr(chat, "load_weights", lambda *_: pytest.fail("weights were read"))
     config = small.settings(finished.recipe, compared[0])
     facts, screen = small.carry_on(config, tuple(METHODS))
     assert facts == json.loads(json.dumps(compared[1]))
@@ -184,7 +182,7 @@ def test_a_method_that_cannot_be_fitted_is_left_out_with_its_reason(
     def refuses_everything(self):
         raise DataError("DINM needs one unsafe answer")
 
-    monkeypatch.setattr(Material, "unsafe_answer", property(refuses_everything))
+    monkeypatch.setattr(FittingData, "unsafe_answer", property(refuses_everything))
     folder = shutil.copytree(finished.folder, tmp_path / "run")
     config = small.settings(finished.recipe, folder)
     facts, screen = small.carry_on(config, ("dinm", "system_prompt"), ("1", "2"))

@@ -1,38 +1,47 @@
 """Which methods a comparison fits, and that nobody has fewer settings to try than another."""
 
 import json
+import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from nt_jax.compare import ablations as variants
-from nt_jax.compare import baselines as rivals
-from nt_jax.compare import neurontune as ours
-from nt_jax.compare import pipeline as loop
-from nt_jax.compare.methods import MAKERS, needed
-from nt_jax.compare.names import METHODS
-from nt_jax.compare.search import UnusableMethodError, UnusableSettingError
+from nt_jax.attribution.attack_selection import choose_templates
+from nt_jax.baselines.examples import best_threshold
+from nt_jax.baselines.scans import harm_scores
+from nt_jax.compare import pipeline
+from nt_jax.compare.lineup import needed
+from nt_jax.compare.method import Method, UnusableMethodError, UnusableSettingError
+from nt_jax.compare.methods import ablations, dinm, lora, neurontune
+from nt_jax.compare.methods.scans import scans
+from nt_jax.config import registry
 from nt_jax.config.evaluation import MOST_SETTINGS
+from nt_jax.config.load import load_config
+from nt_jax.config.registry import METHODS, MethodLine, load
 from nt_jax.config.schema import (
     AttributionConfig,
     CompareConfig,
+    EvalConfig,
     NeuronsConfig,
     RunConfig,
     TuneConfig,
 )
 from nt_jax.data.sources import load_templates
 from nt_jax.errors import DivergedError, RunError
-from nt_jax.eval.answering import Measured
-from nt_jax.run.attribute import choose_templates
+from nt_jax.eval.under_test import ModelUnderTest
+from nt_jax.generate.chat import ChatModel, load_model
+from tests import tiny
+from tests.baselines import made_up
 
 CONFIG = CompareConfig(random_seeds=2, safety_counts=(3, 4), utility_counts=(5,))
 
 
 def names(methods, tables) -> list[str]:
-    return [method.name for method in needed(methods, tables, CONFIG)]
+    config = CONFIG.model_copy(update={"methods": methods, "tables": tables})
+    return [method.name for method in needed(config)]
 
 
 def test_every_method_has_as_many_settings_as_may_be_asked_for():
@@ -40,10 +49,9 @@ def test_every_method_has_as_many_settings_as_may_be_asked_for():
     CompareConfig(search=most)
     with pytest.raises(ValidationError):
         CompareConfig(search=most + 1)
-    assert list(MAKERS) == list(METHODS)
-    for name, maker in MAKERS.items():
-        method = maker()
-        assert method.name == name and method.label == METHODS[name]
+    for name, line in METHODS.items():
+        method = load(line.maker)()
+        assert method.name == name and method.label == line.label
         settings = [json.dumps(setting) for setting in method.settings]
         assert len(set(settings)) == len(settings) == most, name
         assert all(set(method.fit_on) <= set(setting) for setting in method.settings)
@@ -58,8 +66,17 @@ def test_tables_bring_the_methods_that_they_are_made_of():
     assert names((), ("7",)) == ["neurontune", "neurons_3_5", "neurons_4_5"]
 
 
+def test_the_variants_are_labelled_as_the_paper_writes_them():
+    config = CONFIG.model_copy(update={"methods": (), "tables": ("1", "4", "7")})
+    assert [method.label for method in needed(config)] == [
+        "NeuronTune", "DINM", "DINM, 100%", "DINM, 50%", "DINM, 20%", "DINM, 10%", "DINM, 5%",
+        "w/o Attack Selection", "w/o Neuron Pinpointing, draw 1", "w/o Neuron Pinpointing, draw 2",
+        "w/o Adaptive Adjustment", "3/5", "4/5",
+    ]  # fmt: skip
+
+
 def test_what_follows_a_method_comes_after_it():
-    methods = needed((), tuple("1234567"), CONFIG)
+    methods = needed(CONFIG.model_copy(update={"methods": (), "tables": tuple("1234567")}))
     order = [method.name for method in methods]
     for method in methods:
         if method.follows is not None:
@@ -67,26 +84,45 @@ def test_what_follows_a_method_comes_after_it():
     assert len(set(order)) == len(order)
 
 
+def test_a_method_is_one_file_and_one_line_of_the_table(monkeypatch):
+    """The settings know its name, and the lineup makes it, with nothing else changed."""
+    file = ModuleType("nt_jax.compare.methods.my_method")
+
+    def my_method() -> Method:
+        return Method("mine", METHODS["mine"].label, lambda *_: {}, lambda *_: None)
+
+    file.__dict__["my_method"] = my_method
+    monkeypatch.setitem(sys.modules, file.__name__, file)
+    line = MethodLine("My method", "nt_jax.compare.methods.my_method:my_method")
+    monkeypatch.setitem(registry.METHODS, "mine", line)
+    config = load_config("smollm2-135m", ["compare.methods=mine,scans"]).compare
+    assert [(method.name, method.label) for method in needed(config)] == [
+        ("scans", "SCANS"), ("mine", "My method"),
+    ]  # fmt: skip
+    every = load_config("smollm2-135m", ["compare.methods=all"]).compare
+    assert [method.name for method in needed(every)] == [*METHODS] and "mine" in METHODS
+
+
 def test_table_7_takes_the_runs_own_numbers_of_neurons_from_the_run(monkeypatch):
     config = RunConfig.model_construct(neurons=NeuronsConfig(safety=3, utility=5))
     run = SimpleNamespace(folder=Path)
-    material = SimpleNamespace(config=config, run=run)
-    monkeypatch.setattr(variants, "learned_in_run", lambda found: found)
-    own, other = variants.counts(3, 5), variants.counts(5, 3)
-    assert own.fit(material, {}, Path()) is material
-    assert own.answered(material, *own.settings) == (Path("tuned"), "tuned")
-    assert other.answered(material, *other.settings) is None
+    data = SimpleNamespace(config=config, run=run)
+    monkeypatch.setattr(ablations, "learned_in_run", lambda found: found)
+    own, other = ablations.counts(3, 5), ablations.counts(5, 3)
+    assert own.fit(data, {}, Path()) is data
+    assert own.answered(data, *own.settings) == (Path("tuned"), "tuned")
+    assert other.answered(data, *other.settings) is None
     with pytest.raises(
         RunError, match="holds no safety scores"
     ):  # others look for the scores to choose by
-        other.fit(material, {}, Path())
+        other.fit(data, {}, Path())
 
 
 def test_without_selection_attacks_are_drawn_whatever_their_types():
     templates = [row for row in load_templates() if row.split == "train"]
     config = AttributionConfig()
     chosen, _ = choose_templates(templates, config)
-    drawn = variants.drawn_templates(templates, 0)
+    drawn = ablations.drawn_templates(templates, 0)
     assert sorted(row.id for row in drawn) == sorted(row.id for row in templates)
     blind, _ = choose_templates(drawn, config.model_copy(update={"attack_selection": False}))
     assert [row.id for row in blind] == [row.id for row in drawn[: len(chosen)]]
@@ -96,40 +132,66 @@ def test_without_selection_attacks_are_drawn_whatever_their_types():
 def test_a_run_without_selection_has_no_row_without_it():
     off = AttributionConfig(attack_selection=False)
     config = RunConfig.model_construct(attribution=off, seed=0)
-    material = SimpleNamespace(config=config, records={"train": None})
+    data = SimpleNamespace(config=config, records={"train": None})
     with pytest.raises(UnusableSettingError, match="itself goes without"):
-        variants.without_selection().fit(material, {}, Path())
+        ablations.without_selection().fit(data, {}, Path())
 
 
 def test_a_method_that_follows_one_left_out_is_left_out():
     with pytest.raises(UnusableMethodError, match="dinm, whose settings it takes, is left out"):
-        loop._settings(rivals.dinm("dinm_5", 0.05), {})
+        pipeline.settings_of(dinm.dinm("dinm_5", 0.05), {})
 
 
 def test_dinm_has_letters_of_its_own_under_the_suffix_as_well(monkeypatch):
-    monkeypatch.setattr(rivals, "edited", lambda lm, fit: lm)
-    monkeypatch.setattr(rivals, "get_leaf", lambda *_: np.zeros(1, np.float32))
-    session = SimpleNamespace(lm=None, encode=len, edited=lambda lm: None)
-    material = SimpleNamespace(session=session)
+    monkeypatch.setattr(dinm, "edited", lambda lm, fit: "edited")
+    monkeypatch.setattr(dinm, "get_leaf", lambda *_: np.zeros(1, np.float32))
+    chat = SimpleNamespace(encode=len)
+    model = ChatModel(None, chat, lambda: None)  # type: ignore[arg-type]
     learned = {"layer": np.asarray(0), "down_FD": np.zeros((1, 1), np.float32)}
-    model = rivals.dinm().build(material, {"suffix": True}, learned)
-    assert model.intervention is not None and model.has_letters
-    assert not Measured("scans", session, intervention=model.intervention).has_letters
+    made = dinm.dinm().build(SimpleNamespace(model=model), {"suffix": True}, learned)
+    assert made.model.lm == "edited" and made.model.chat is chat
+    assert made.intervention is not None and made.has_letters
+    assert not ModelUnderTest("scans", model, intervention=made.intervention).has_letters
+
+
+def test_the_threshold_of_scans_tells_validation_prompts_apart_best():
+    model = load_model(str(tiny.checkpoint("qwen2")))
+    train, held = made_up.examples(10, 6, 5), made_up.examples(30, 7, 6)
+    data = SimpleNamespace(
+        model=model, examples=train, validation_examples=held,
+        config=RunConfig.model_construct(seed=0, eval=EvalConfig(batch_size=4)),
+    )  # fmt: skip
+    method, setting = scans(), {"strength": 0.2}
+    scheme = method.build(data, setting, method.fit(data, setting, Path())).intervention
+    assert scheme.strength == 0.2 and scheme.fit.sure == tuple(
+        model.tokenizer.encode("Sure", add_special_tokens=False)
+    )
+    scores = [
+        harm_scores(model.lm, model.lm.ones_LF, scheme.fit, prompts, 4)
+        for prompts in (held.harmful, held.harmless)
+    ]
+    threshold, accuracy = best_threshold(*scores)
+    assert scheme.threshold == pytest.approx(threshold)
+    flagged, passed = (
+        scheme.prepare(model.lm, model.lm.ones_LF, prompts, [""] * len(prompts)).flagged_R
+        for prompts in (held.harmful, held.harmless)
+    )
+    rate = (flagged.mean() + 1 - passed.mean()) / 2
+    assert rate == pytest.approx(accuracy) and rate >= 0.5
 
 
 @pytest.mark.parametrize(
     ("raised", "seen"), [(DivergedError, UnusableSettingError), (RunError, RunError)]
 )
 def test_only_a_tuning_that_diverges_is_a_setting_that_failed(raised, seen, monkeypatch, tmp_path):
-    def tune(*_):
+    def tune(*_, **__):
         raise raised("no")
 
-    monkeypatch.setattr(ours, "tune", tune)
-    config = RunConfig.model_construct(tune=TuneConfig())
-    session = SimpleNamespace(under=lambda run: None)
-    material = SimpleNamespace(config=config, session=session, pools=None, whole_validation=None)
+    monkeypatch.setattr(neurontune, "tune", tune)
+    config = RunConfig.model_construct(tune=TuneConfig(), eval=EvalConfig(), seed=0)
+    data = SimpleNamespace(config=config, model=None, pools=None, whole_validation=None)
     with pytest.raises(seen, match="no"):
-        ours.tuned(material, TuneConfig(), None, tmp_path)
+        neurontune.tuned(data, TuneConfig(), None, tmp_path)
 
 
 @pytest.mark.parametrize(("last", "kept"), [(5, {"2", "4"}), (1, set())])
@@ -139,21 +201,17 @@ def test_lora_that_diverges_late_keeps_its_earlier_shares(monkeypatch, last, kep
             yield {"blocks.mlp.down": {"a": np.ones(1), "b": np.ones(1)}}, {}
         raise RunError("LoRA diverged")
 
-    monkeypatch.setattr(rivals, "train_lora", train)
-    monkeypatch.setattr(rivals, "make_batcher", lambda *_: (None, False))
+    monkeypatch.setattr(lora, "train_lora", train)
+    monkeypatch.setattr(lora, "make_batcher", lambda *_: (None, False))
     config = RunConfig.model_construct(tune=TuneConfig(epochs=8), neurons=NeuronsConfig(), seed=0)
-    material = SimpleNamespace(config=config, session=SimpleNamespace(lm=None), pools=None)
+    checkpoint = SimpleNamespace(config=SimpleNamespace(layers=2))
+    model = SimpleNamespace(lm=None, encode=len, checkpoint=checkpoint)
+    data = SimpleNamespace(config=config, model=model, pools=None)
     if kept:
-        learned = rivals._fit_lora(material, {"learning_rate": 1.0}, Path())
+        learned = lora._fit_lora(data, {"learning_rate": 1.0}, Path())
         assert {name.split("/")[0] for name in learned} == kept
         with pytest.raises(UnusableSettingError, match="diverged before update 8"):
-            rivals.lora().build(material, {"share": 1.0}, learned)
+            lora.lora().build(data, {"share": 1.0}, learned)
     else:
         with pytest.raises(UnusableSettingError, match="LoRA diverged"):
-            rivals._fit_lora(material, {"learning_rate": 1.0}, Path())
-
-
-def test_a_count_given_twice_is_one_row():
-    """Two stages of one name would lay the same answers into the row twice."""
-    config = CompareConfig(safety_counts=(9, 9, 3), utility_counts=(5, 5))
-    assert (config.safety_counts, config.utility_counts) == ((9, 3), (5,))
+            lora._fit_lora(data, {"learning_rate": 1.0}, Path())

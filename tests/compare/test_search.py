@@ -7,25 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from nt_jax.compare import search as module
-from nt_jax.compare.measure import first_of_each, take_over
-from nt_jax.compare.search import (
-    TRIED,
-    Method,
-    UnusableMethodError,
-    UnusableSettingError,
-    balance,
-    budget,
-    read_chosen,
-    search,
-)
+from nt_jax.compare.measure import take_over
+from nt_jax.compare.method import TRIED, Method, UnusableMethodError, UnusableSettingError
+from nt_jax.compare.search import balance, budget, read_chosen, search
 from nt_jax.config.schema import CompareConfig, TuneConfig
 from nt_jax.eval.answer_file import RecordFile
-from nt_jax.eval.answering import Measured, answers_path
-from nt_jax.eval.prompts import TestPrompt
-from nt_jax.generate.session import Session
+from nt_jax.eval.answering import answers_path
+from nt_jax.eval.prompts import TestPrompt, Tests
+from nt_jax.eval.under_test import ModelUnderTest
 from nt_jax.train.validate import Validation
 
 
@@ -51,15 +42,13 @@ def test_balance_is_a_harmonic_mean(found, expected):
 
 
 @pytest.fixture
-def material(monkeypatch):
-    """Enough of a Material for a search whose models are numbers."""
-    session = types.SimpleNamespace(progress=Session.progress, console=Console(quiet=True))
-    session.progress = lambda *words: Session.progress(session, *words)
+def data(monkeypatch):
+    """Enough of a FittingData for a search whose models are numbers."""
     config = types.SimpleNamespace(
         compare=CompareConfig(search=3, criterion="balance"), tune=TuneConfig(max_over_refusal=0.1)
     )
-    monkeypatch.setattr(module, "validate_model", lambda _, model: RATES[model.session])
-    return types.SimpleNamespace(session=session, config=config, untuned=rates(0, 0, 0, 0.3))
+    monkeypatch.setattr(module, "validate_model", lambda _, subject: RATES[subject.model])
+    return types.SimpleNamespace(config=config, untuned=rates(0, 0, 0, 0.3))
 
 
 RATES = {
@@ -80,20 +69,20 @@ def method(fits: list, **changes) -> Method:
         return {"x": np.asarray(setting["x"]), TRIED: np.asarray(changes.get("inside", 0))}
 
     return Method(
-        "m", "M", fit, lambda _, setting, learned: Measured("", int(setting["x"])),  # type: ignore
+        "m", "M", fit, lambda _, setting, learned: ModelUnderTest("", int(setting["x"])),  # type: ignore
         [{"x": x} for x in (1, 2, 3, 4)], changes.get("fit_on", ("x",)),
     )  # fmt: skip
 
 
-def run(material, tmp_path, **changes):
+def run(data, tmp_path, **changes):
     tmp_path.mkdir(exist_ok=True)
     fits: list = []
     made = method(fits, **changes)
-    return search(material, made, made.settings, tmp_path), fits
+    return search(data, made, made.settings, tmp_path), fits
 
 
-def test_the_best_within_the_budget_is_kept_su_f1_deciding_among_equals(material, tmp_path):
-    chosen, fits = run(material, tmp_path)
+def test_the_best_within_the_budget_is_kept_su_f1_deciding_among_equals(data, tmp_path):
+    chosen, fits = run(data, tmp_path)
     assert chosen.setting == {"x": 3} and chosen.tried == 3 and fits == [1, 2, 3]
     assert [trial["score"] for trial in chosen.trials] == pytest.approx(
         [2 / 3, 1.44 / 1.7, 1.44 / 1.7]
@@ -102,32 +91,32 @@ def test_the_best_within_the_budget_is_kept_su_f1_deciding_among_equals(material
     assert again == chosen and learned["x"] == 3
 
 
-def test_another_criterion_chooses_another_setting(material, tmp_path):
-    material.config.compare = CompareConfig(search=2)
-    assert run(material, tmp_path / "a")[0].setting == {"x": 1}
-    material.config.compare = CompareConfig(search=3)
-    assert run(material, tmp_path / "b")[0].setting == {"x": 3}
-    material.config.tune = TuneConfig(max_over_refusal=0.05)  # 2 and 3 refuse 10 % more
-    chosen = run(material, tmp_path / "c")[0]
+def test_another_criterion_chooses_another_setting(data, tmp_path):
+    data.config.compare = CompareConfig(search=2)
+    assert run(data, tmp_path / "a")[0].setting == {"x": 1}
+    data.config.compare = CompareConfig(search=3)
+    assert run(data, tmp_path / "b")[0].setting == {"x": 3}
+    data.config.tune = TuneConfig(max_over_refusal=0.05)  # 2 and 3 refuse 10 % more
+    chosen = run(data, tmp_path / "c")[0]
     assert chosen.setting == {"x": 1} and chosen.trials[2]["score"] < 0
 
 
-def test_a_method_without_a_setting_inside_the_bound_is_known(material, tmp_path):
+def test_a_method_without_a_setting_inside_the_bound_is_known(data, tmp_path):
     over = method([], broken=(1,))  # 2 and 3 refuse 10 % of the harmless requests
     for bound, criterion, past in (
         (0.05, "su_f1", True), (0.1, "su_f1", False), (0.05, "balance", False),
     ):  # fmt: skip
-        material.config.tune = TuneConfig(max_over_refusal=bound)
-        material.config.compare = CompareConfig(search=3, criterion=criterion)
+        data.config.tune = TuneConfig(max_over_refusal=bound)
+        data.config.compare = CompareConfig(search=3, criterion=criterion)
         folder = tmp_path / f"{bound}{criterion}"
         folder.mkdir()
-        chosen = search(material, over, over.settings, folder)
+        chosen = search(data, over, over.settings, folder)
         assert chosen.past_bound is past
 
 
-def test_validations_inside_a_fit_use_up_the_budget(material, tmp_path):
-    assert run(material, tmp_path / "a", inside=1)[0].tried == 3
-    chosen, fits = run(material, tmp_path / "b", inside=7)
+def test_validations_inside_a_fit_use_up_the_budget(data, tmp_path):
+    assert run(data, tmp_path / "a", inside=1)[0].tried == 3
+    chosen, fits = run(data, tmp_path / "b", inside=7)
     assert chosen.tried == 8 and fits == [1]  # but one setting is always tried
 
 
@@ -148,20 +137,20 @@ def test_untold_every_method_tries_as_many_settings_as_tuning_does(tune, expecte
     assert budget(config) == 3
 
 
-def test_settings_of_one_fit_share_it(material, tmp_path):
-    chosen, fits = run(material, tmp_path, fit_on=())
+def test_settings_of_one_fit_share_it(data, tmp_path):
+    chosen, fits = run(data, tmp_path, fit_on=())
     assert fits == [1] and len(chosen.trials) == 3
 
 
-def test_a_setting_that_diverges_is_tried_and_never_chosen(material, tmp_path):
-    chosen, _ = run(material, tmp_path / "a", broken=(3,))
+def test_a_setting_that_diverges_is_tried_and_never_chosen(data, tmp_path):
+    chosen, _ = run(data, tmp_path / "a", broken=(3,))
     assert chosen.setting == {"x": 2} and chosen.tried == 3
     assert chosen.trials[2]["failed"] == "diverged"
     with pytest.raises(UnusableMethodError, match="diverged"):
-        run(material, tmp_path / "b", broken=(1, 2, 3))
+        run(data, tmp_path / "b", broken=(1, 2, 3))
 
 
-def test_trials_before_a_kill_are_not_repeated(material, tmp_path, monkeypatch):
+def test_trials_before_a_kill_are_not_repeated(data, tmp_path, monkeypatch):
     append = RecordFile.append
 
     def die(self, rows):
@@ -170,10 +159,10 @@ def test_trials_before_a_kill_are_not_repeated(material, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(RecordFile, "append", die)
-        run(material, tmp_path)
-    chosen, fits = run(material, tmp_path)
+        run(data, tmp_path)
+    chosen, fits = run(data, tmp_path)
     assert fits == [2, 3] and chosen.setting == {"x": 3} and chosen.tried == 3
-    whole, _ = run(material, tmp_path / "whole")
+    whole, _ = run(data, tmp_path / "whole")
     assert dataclasses.asdict(whole) == dataclasses.asdict(chosen)
 
 
@@ -189,8 +178,8 @@ def test_the_validation_cut_keeps_requests_and_their_attacks_together():
 def test_the_first_of_each_set():
     prompt = lambda name, n: TestPrompt(name, str(n), "r", "p", True)  # noqa: E731
     rows = [prompt("a", 1), prompt("b", 1), prompt("a", 2), prompt("a", 3), prompt("b", 2)]
-    assert first_of_each(rows, 2) == [rows[0], rows[1], rows[2], rows[4]]
-    assert first_of_each(rows, None) == rows
+    assert Tests(rows, []).first(2) == Tests([rows[0], rows[1], rows[2], rows[4]], [])
+    assert Tests(rows, []).first(None) == Tests(rows, [])
 
 
 def test_answers_are_taken_over_once_under_the_new_name(tmp_path):

@@ -8,7 +8,7 @@ from nt_jax.compare.render import markdown
 from nt_jax.compare.results import Results
 from nt_jax.compare.tables import build_tables
 from nt_jax.config.test_sets import Labels, labels_of
-from nt_jax.eval.metrics.rows import ResultRow
+from nt_jax.eval.metrics.result import ResultRow
 
 LLAMA3 = "LLaMA3.1-8B-Instruct"
 SETS = {"safeedit": True, "safeedit_direct": True, "alpaca": False, "xstest": False}

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nt_jax.eval.lm_eval import __main__ as command
+from nt_jax.cli import main
 from tests import tiny, torch_twin
 
 installed = importlib.util.find_spec("lm_eval") is not None
@@ -143,12 +143,12 @@ def test_a_local_task_runs_without_torch_or_network(tmp_path, capsys, monkeypatc
     (run / "export").mkdir(parents=True)
     (run / "run.json").write_text('{"keys": {"export": "abc"}}')
     arguments = ["--model", str(run), "--tasks", "local_choice", "--task-folder", str(tmp_path)]
-    assert command.main(arguments) == 2
+    assert main("eval.lm_eval", arguments) == 2
     assert "no exported model in export/hf yet" in capsys.readouterr().err
     (run / "export" / "hf").symlink_to(tiny.checkpoint("llama3"))
     (run / "export" / "DONE").write_text("abc")
     out = tmp_path / "scores.json"
-    assert command.main([*arguments, "--json", str(out)] + ["--chat"] * chat) == 0
+    assert main("eval.lm_eval", [*arguments, "--json", str(out)] + ["--chat"] * chat) == 0
     assert "local_choice" in capsys.readouterr().out
     right = []
     from nt_jax.eval.lm_eval.model import JaxLM
@@ -171,13 +171,13 @@ def test_a_local_task_runs_without_torch_or_network(tmp_path, capsys, monkeypatc
 @needs_harness
 def test_an_unknown_task_is_named(capsys):
     arguments = ["--model", str(tiny.checkpoint("llama3")), "--tasks", "no_such_task"]
-    assert command.main(arguments) == 2
+    assert main("eval.lm_eval", arguments) == 2
     assert "has no task 'no_such_task'" in capsys.readouterr().err
 
 
 def test_without_the_harness_one_line_says_what_to_do(capsys, monkeypatch):
     for name in ("lm_eval", "lm_eval.evaluator"):  # the latter may have been imported before
         monkeypatch.setitem(sys.modules, name, None)
-    assert command.main(["--model", "x", "--tasks", "y"]) == 2
+    assert main("eval.lm_eval", ["--model", "x", "--tasks", "y"]) == 2
     said = capsys.readouterr().err
     assert "pip install 'nt_jax[lm-eval]'" in said and said.count("\n") == 1

@@ -12,16 +12,18 @@ from nt_jax.data.records import AttackTemplate
 from nt_jax.data.sources import load_harmful, load_templates
 from nt_jax.errors import ConfigError, DataError
 from nt_jax.eval.prompts import (
+    Tests,
     attack_overlap,
     by_hash,
     held_out,
     overlap,
-    prompts_hash,
     read_set,
+    read_tests,
     set_prompts,
     test_choices,
     test_prompts,
 )
+from nt_jax.eval.prompts import tests_hash as hash_of  # no test, whatever it is called
 from tests.shared_data import SOURCES, needs_shared_data
 
 DEMO = EvalConfig()
@@ -48,6 +50,18 @@ def test_a_limit_cuts_every_set_and_keys_are_unique():
     every = test_prompts(DEMO)
     assert len({(prompt.dataset, prompt.id) for prompt in every}) == len(every) == 2 * 70 + 120 + 60
     assert test_choices(DEMO) == []
+
+
+def test_the_first_of_each_set_are_what_a_limit_would_leave(tmp_path):
+    rows = [
+        {"question": f"{n} + 1?", "choices": ["2", "3"], "answer": 0, "subject": "sums"}
+        for n in range(4)
+    ]
+    entry = {"source": write_rows(tmp_path / "q.jsonl", rows), "kind": "choice"}
+    config = EvalConfig(extra={"q": entry}, datasets=("q", *DEMO.datasets))
+    every = read_tests(config)
+    assert every.first(3) == read_tests(config.model_copy(update={"limit": 3}))
+    assert len(every.first(3).choices) == 3 and every.first(None) == every
 
 
 def test_attacks_wrap_the_direct_requests_in_all_test_templates():
@@ -225,6 +239,7 @@ def test_a_set_of_the_users_own_from_a_yaml_file(recipe, tmp_path):
         (["eval.extra={mine: {source: x, kind: harmful, hold_out: 3}}"], "hold_out but no seed"),
         (["eval.judges=[phrase]"], "eval.judges[0] = 'phrase' (command line): did you mean "
                                    "'phrases'?"),
+        (["eval.judge=phrase"], "eval.judge = 'phrase'"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line_with_a_hint(recipe, words, message):
@@ -272,8 +287,9 @@ def test_other_prompts_have_another_hash():
     prompts = test_prompts(EvalConfig(limit=2))
     changed = [dataclasses.replace(prompts[0], prompt="?"), *prompts[1:]]
     config = EvalConfig()
-    assert prompts_hash(prompts, [], config) == prompts_hash(list(prompts), [], config)
-    assert prompts_hash(prompts, [], config) != prompts_hash(changed, [], config)
+    before = hash_of(Tests(prompts, []), config)
+    assert before == hash_of(Tests(list(prompts), []), config)
+    assert before != hash_of(Tests(changed, []), config)
 
 
 def test_asking_by_letter_or_in_writing_makes_another_hash(tmp_path):
@@ -282,5 +298,5 @@ def test_asking_by_letter_or_in_writing_makes_another_hash(tmp_path):
     hashes = set()
     for metrics in (["letter"], ["letter", "generate"]):
         config = EvalConfig(extra={"q": TestSet(**entry, metrics=metrics)}, datasets=("q",))
-        hashes.add(prompts_hash([], test_choices(config), config))
+        hashes.add(hash_of(Tests([], test_choices(config)), config))
     assert len(hashes) == 2

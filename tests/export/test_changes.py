@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from nt_jax.checkpoints.checkpoint import load_model, open_checkpoint
+from nt_jax.checkpoints.checkpoint import load_weights, open_checkpoint
 from nt_jax.errors import CheckpointError
 from nt_jax.export.hf import changes, export_changes
 from nt_jax.mesh import make_mesh
@@ -45,7 +45,7 @@ def test_an_export_is_the_changed_model_and_every_other_byte_the_old_one(tmp_pat
     from transformers import AutoModelForCausalLM
 
     source = tiny.checkpoint("qwen2", dtype=dtype)
-    lm = load_model(str(source), dtype, make_mesh())
+    lm = load_weights(str(source), dtype, make_mesh())
     new = shifted(lm, name)
     found = changes(lm, new)
     report = export_changes(open_checkpoint(str(source)), found, tmp_path / "out")
@@ -61,7 +61,7 @@ def test_an_export_is_the_changed_model_and_every_other_byte_the_old_one(tmp_pat
     assert 0.5 < still.mean() < 0.9
     np.testing.assert_array_equal(written[changed][still], old[changed][still])
     twin = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
-    wide = load_model(str(tmp_path / "out"), "float32", make_mesh())
+    wide = load_weights(str(tmp_path / "out"), "float32", make_mesh())
     with torch.no_grad():
         expected = twin(torch.from_numpy(TOKENS).long()).logits.numpy()
     np.testing.assert_allclose(logits(wide, TOKENS, TOKENS > 0), expected, rtol=1e-4, atol=1e-4)

@@ -13,10 +13,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from nt_jax import atomic
-from nt_jax.checkpoints.checkpoint import load_model, open_checkpoint
+from nt_jax.checkpoints.checkpoint import load_weights, open_checkpoint
 from nt_jax.checkpoints.tokenizer import encode_chat, load_tokenizer
 from nt_jax.errors import CheckpointError, ConfigError, RunError
-from nt_jax.export import hf as export
+from nt_jax.export import files as export
 from nt_jax.export.hf import export_hf
 from nt_jax.mesh import make_mesh
 from nt_jax.models.transformer import logits
@@ -95,14 +95,14 @@ def test_transformers_computes_from_the_export_what_we_compute_with_the_scale(tm
     with torch.no_grad():
         expected = theirs(torch.tensor(tokens)).logits.numpy()
     mask = jnp.ones(tokens.shape, bool)
-    model = load_model(source, "float32", MESH)
+    model = load_weights(source, "float32", MESH)
     ours = np.asarray(logits(model, jnp.asarray(tokens, jnp.int32), mask, jnp.asarray(scale)))
     plain = np.asarray(logits(model, jnp.asarray(tokens, jnp.int32), mask))
     top = np.abs(expected).max()
     assert np.abs(ours - expected).max() < 1e-5 * top
     assert np.abs(plain - expected).max() > 1e-2 * top  # the scale matters
 
-    reread = load_model(str(tmp_path / "out"), "float32", MESH)
+    reread = load_weights(str(tmp_path / "out"), "float32", MESH)
     again = np.asarray(logits(reread, jnp.asarray(tokens, jnp.int32), mask))
     assert np.abs(again - expected).max() < 1e-5 * top
 

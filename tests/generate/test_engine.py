@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from nt_jax.checkpoints.checkpoint import load_model
+from nt_jax.checkpoints.checkpoint import load_weights
 from nt_jax.errors import DataError
 from nt_jax.generate import decode as programs
 from nt_jax.generate.decode import GREEDY, Sampling
@@ -91,7 +91,7 @@ def test_rows_end_at_different_steps_and_make_room_for_others(batch_size):
 def test_answers_equal_those_of_transformers(family):
     """Mixed lengths, shared beginnings, more prompts than slots, answers of many lengths."""
     torch_model = torch_twin.load(family)
-    lm = load_model(str(tiny.checkpoint(family)), "float32", make_mesh())
+    lm = load_weights(str(tiny.checkpoint(family)), "float32", make_mesh())
     draw, new = np.random.default_rng(3), 40
     head = draw.integers(3, tiny.VOCAB, 20).tolist()
     prompts = [draw.integers(3, tiny.VOCAB, n).tolist() for n in (1, 30, 3, 11, 5, 17, 2)]

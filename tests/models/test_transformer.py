@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nt_jax.checkpoints.checkpoint import load_model
+from nt_jax.checkpoints.checkpoint import load_weights
 from nt_jax.data.batching import pad_left
 from nt_jax.generate.engine import answer_prompts
 from nt_jax.mesh import make_mesh
@@ -36,7 +36,7 @@ def relative(ours, theirs) -> float:
 
 @functools.cache
 def loaded(family: str, kv_heads: int = 2, dtype: str = "float32"):
-    return load_model(str(tiny.checkpoint(family, kv_heads)), dtype, make_mesh())
+    return load_weights(str(tiny.checkpoint(family, kv_heads)), dtype, make_mesh())
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
@@ -170,7 +170,7 @@ def test_smollm2_equals_torch():
     transformers = pytest.importorskip("transformers")
     path = tiny.smollm2_gguf()
     theirs_of = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
-    lm = load_model(str(path), "float32", make_mesh())
+    lm = load_weights(str(path), "float32", make_mesh())
     token_BT, mask_BT = pad_left(prompts((24, 15), vocab=40000), 24)
     theirs, their_act_LBTF = torch_twin.logits_and_neurons(theirs_of, token_BT, mask_BT)
     ours, act_LBF = logits_and_neurons(lm, token_BT, mask_BT)

@@ -11,16 +11,14 @@ import pytest
 from rich.console import Console
 
 from nt_jax.config.test_sets import labels_of
-from nt_jax.eval.metrics.agreement import kappa_rows
-from nt_jax.eval.metrics.rows import ResultRow, read_rows, summarise
-from nt_jax.report import examples, figures
+from nt_jax.eval.metrics.result import Measurements, ResultRow, read_rows
+from nt_jax.eval.metrics.rows import all_rows
+from nt_jax.report import examples, figures, terminal
 from nt_jax.report import run as report
-from nt_jax.report import terminal as screen
-
 from tests.made_up import HARM, made_up_answers
 
 ANSWERS = made_up_answers()
-ROWS = summarise(ANSWERS, judges={"phrases-v1": "ab12" * 16})
+ROWS = all_rows(Measurements(ANSWERS, judges={"phrases-v1": "ab12" * 16}))
 SETTINGS = {"name": "made_up", "model": {"source": "a/model"}, "eval": {"max_new_tokens": 48}}
 TIMINGS = {"attribute": 58.2, "tune": 304.0}
 MACHINE = {"python": "3.11.7", "platform": "Linux", "versions": {"nt_jax": "0.1.0"}}
@@ -50,7 +48,7 @@ def folder(tmp_path_factory):
 
 def printed(rows) -> str:
     console = Console(file=io.StringIO(), width=110, color_system=None)
-    console.print(screen.screen_table(rows, labels_of({})))
+    console.print(terminal.screen_table(rows, labels_of({})))
     return console.file.getvalue()
 
 
@@ -155,7 +153,9 @@ def test_html_report_is_one_file_and_escapes_answers(folder):
 
 def test_report_without_neurons_history_or_a_second_model(tmp_path):
     answers = [answer for answer in ANSWERS if answer["model"] == "base"]
-    path = report.write_report(tmp_path, summarise(answers), answers, {}, {}, machine=MACHINE)
+    path = report.write_report(
+        tmp_path, all_rows(Measurements(answers)), answers, {}, {}, machine=MACHINE
+    )
     assert "No request was refused by one model" in path.read_text()
     assert not (tmp_path / "figures" / "layers.png").exists()
 
@@ -181,14 +181,14 @@ def test_no_jax_is_imported():
 
 
 def test_differences_within_noise_are_said_in_one_sentence():
-    sentence = screen.noise_sentence(ROWS, labels_of({}))
+    sentence = terminal.noise_sentence(ROWS, labels_of({}))
     p = next(r for r in ROWS if (r.dataset, r.metric) == ("demo_harmless", "mcnemar_p"))
     assert p.value >= 0.05
     assert "harmless requests (8 % against 17 % of 12, p = " in sentence
     assert "unseen attacks" not in sentence and "paired McNemar test" in sentence
     sure = [row for row in ROWS if row.dataset != "demo_harmless"]
-    assert "harmless requests" not in screen.noise_sentence(sure, labels_of({}))
-    assert screen.noise_sentence([], labels_of({})) == ""
+    assert "harmless requests" not in terminal.noise_sentence(sure, labels_of({}))
+    assert terminal.noise_sentence([], labels_of({})) == ""
 
 
 def test_a_table_in_the_layout_of_the_papers_table_2(folder):
@@ -208,11 +208,16 @@ def test_a_table_in_the_layout_of_the_papers_table_2(folder):
     assert "entropies of 1.0 to 7.5 bit count as 0 to 1" in text
 
 
-def test_the_papers_own_pairs_have_tables_too():
+def test_the_papers_own_pairs_have_tables_too(tmp_path):
     renamed = {"demo_attack": "safeedit", "demo_direct": "advbench", "demo_harmless": "truthfulqa"}
     answers = [row | {"dataset": renamed[row["dataset"]]} for row in ANSWERS]
-    found = [row.dataset for row in summarise(answers) if row.metric == "su_f1"]
+    rows = all_rows(Measurements(answers))
+    found = [row.dataset for row in rows if row.metric == "su_f1"]
     assert found == ["safeedit+truthfulqa"] * 2 + ["advbench+truthfulqa"] * 2
+    text = report.write_report(tmp_path, rows, answers, SETTINGS, {}, machine=MACHINE).read_text()
+    for sets in (("safeedit", "truthfulqa"), ("advbench", "truthfulqa")):
+        _, (_, cells) = report.paper_table(rows, sets)
+        assert f"| a/model | NeuronTune | {' | '.join(cells)} |" in text
 
 
 def test_judges_stand_with_hash_and_agreement(tmp_path):
@@ -221,7 +226,7 @@ def test_judges_stand_with_hash_and_agreement(tmp_path):
         for row in ANSWERS
     ]
     judges = {"one": "1a" * 32, "two": "2b" * 32}
-    rows = summarise(answers, judges=judges) + kappa_rows(answers, list(judges))
+    rows = all_rows(Measurements(answers, judges=judges))
     machine = MACHINE | {"overlap": {"demo_direct": 3}, "attack_overlap": {"demo_attack": 2}}
     report.write_report(tmp_path, rows, answers, SETTINGS, TIMINGS, machine=machine)
     text = (tmp_path / "report.md").read_text()

@@ -16,7 +16,8 @@ from rich.console import Console
 
 from nt_jax.config.load import load_config
 from nt_jax.config.schema import RunConfig
-from nt_jax.run import pipeline as loop
+from nt_jax.console import shown_on
+from nt_jax.run import pipeline
 from nt_jax.train import tune
 
 EPOCHS, PROMPTS, NEURONS = 4, 5, 24  # NEURONS: safety + utility
@@ -31,7 +32,9 @@ SETTINGS = (
     "data.harmful.limit=8", "data.harmless.limit=8", "data.templates.limit=10",
     f"eval.limit={PROMPTS}", "eval.max_new_tokens=6", "eval.batch_size=4",
 )  # fmt: skip
-STAGES = loop.STAGES
+STAGES = (
+    "answers", "attribute", "select", "train", "export", "base", "tuned", "eval", "report",
+)  # fmt: skip
 
 
 def settings(recipe: Path, run_dir: Path, *overrides: str) -> RunConfig:
@@ -42,8 +45,8 @@ def settings(recipe: Path, run_dir: Path, *overrides: str) -> RunConfig:
 def carry_on(config: RunConfig, until: str | None = None) -> str:
     """Run, and what it says on a screen of 120 columns."""
     screen = io.StringIO()
-    with small_programs():
-        loop.run(config, Console(file=screen, width=120), until)
+    with small_programs(), shown_on(Console(file=screen, width=120)):
+        pipeline.run(config, until)
     return screen.getvalue()
 
 

@@ -7,13 +7,14 @@ import pytest
 from rich.console import Console
 
 from nt_jax.config.load import load_config
+from nt_jax.console import shown_on
 from nt_jax.errors import ConfigError, RunError
 from nt_jax.eval import answering
 from nt_jax.eval.answer_file import RecordFile
-from nt_jax.eval.judges import verdicts as judges
-from nt_jax.eval.metrics.rows import find, read_rows
-from nt_jax.run import evaluate as alone
-from nt_jax.run.evaluate import evaluate, short_name
+from nt_jax.eval.judges import judge
+from nt_jax.eval.metrics.result import find, read_rows
+from nt_jax.run import evaluate
+from nt_jax.run.evaluate import evaluate_model, short_name
 from tests import tiny
 
 SETTINGS = [
@@ -56,7 +57,8 @@ def measured(recipe, folder, model, *words, beside_base=False) -> str:
     """What the screen says."""
     config = load_config(str(recipe), [*SETTINGS, f"run_dir={folder}", *words])
     screen = io.StringIO()
-    evaluate(config, str(model), Console(file=screen, width=150), beside_base)
+    with shown_on(Console(file=screen, width=150)):
+        evaluate_model(config, str(model), beside_base)
     return screen.getvalue()
 
 
@@ -196,11 +198,12 @@ def test_a_judge_that_fails_leaves_the_answers_and_runs_again_alone(
             raise ConfigError("it is out of order.")
 
     def open_broken(spec, *rest):
-        return Broken() if spec.startswith("guard") else judges.load_judge(spec)
+        return Broken() if spec.startswith("guard") else open_judge(spec)
 
+    open_judge = judge.open_judge
     words = [f"eval.judges=[phrases, 'guard:{models / 'first'}']"]
     with monkeypatch.context() as patch:
-        patch.setattr("nt_jax.eval.measure.open_judge", open_broken)
+        patch.setattr(judge, "open_judge", open_broken)
         with pytest.raises(
             RunError, match=r"the judge 'guard:.*' failed: it is out of order\."
         ) as e:
@@ -228,7 +231,7 @@ def test_what_a_model_is_called(source, name):
 
 
 def test_another_model_does_not_replace_what_was_measured(recipe, models, tmp_path, monkeypatch):
-    monkeypatch.setattr(alone, "_finish", lambda *rest: None)
+    monkeypatch.setattr(evaluate, "finish", lambda *rest: None)
     words = ["eval.datasets=[demo_direct]"]
     measured(recipe, tmp_path / "run", models / "second", *words)
     before = (tmp_path / "run/report/results.json").read_bytes()
@@ -242,8 +245,8 @@ def test_another_model_does_not_replace_what_was_measured(recipe, models, tmp_pa
 
 def test_the_default_folder_is_named_after_recipe_and_model(recipe, models, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(alone, "_finish", lambda *rest: None)
+    monkeypatch.setattr(evaluate, "finish", lambda *rest: None)
     config = load_config(str(recipe), [*SETTINGS, "eval.datasets=[demo_direct]"])
-    folder = evaluate(config, str(models / "second"), Console(file=io.StringIO()))
+    folder = evaluate_model(config, str(models / "second"))
     assert str(folder) == "runs/small-eval-second"
     assert (folder / "report" / "report.md").is_file()

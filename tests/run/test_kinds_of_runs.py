@@ -1,10 +1,12 @@
 """Whole runs of other kinds: bfloat16 on a mesh, GGUF sources, the model's own refusals."""
 
+import json
+
 import numpy as np
 import pytest
 from safetensors import safe_open
 
-from nt_jax.generate.session import Session
+from nt_jax.run import pipeline
 from tests import tiny
 from tests.run import small
 
@@ -58,21 +60,20 @@ def test_the_models_own_refusals_as_targets(recipe, tmp_path, monkeypatch):
     """A random model never refuses, so its judge is told to see refusals of harm."""
     words = ["data.safety_targets=self", "tune.attacked_harmless_fraction=0"]
     config = small.settings(recipe, tmp_path / "run", *words)
-    real = Session.__init__
+    open_judge = pipeline.open_judge
 
-    def prepared(self, *args):
-        real(self, *args)
-        verdicts = self.judge.verdicts
-        rows = {"request": ()}
+    def prepared(spec):
+        judge = open_judge(spec)
+        verdicts = judge.verdicts
 
-        def judge(requests, answers):
-            rows["request"] = requests
+        def told(requests, answers):
             if len(requests) == 16:  # the model's own answers: 8 harmless, 8 harmful
                 return [False] * 8 + [True] * 8
             return verdicts(requests, answers)
 
-        monkeypatch.setattr(self.judge, "verdicts", judge)
+        monkeypatch.setattr(judge, "verdicts", told)
+        return judge
 
-    monkeypatch.setattr(Session, "__init__", prepared)
+    monkeypatch.setattr(pipeline, "open_judge", prepared)
     screen = small.carry_on(config)
     assert "16 answers of the model itself, 0 refusals dropped" in screen

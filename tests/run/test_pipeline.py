@@ -1,7 +1,6 @@
 """A whole run: every file it promises, from numbers that transformers and torch confirm."""
 
 import csv
-import io
 import json
 import math
 import re
@@ -10,19 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
 from safetensors.numpy import load_file
 
-from nt_jax.checkpoints.checkpoint import load_model
+from nt_jax.checkpoints.checkpoint import load_weights
 from nt_jax.data.batching import pad_left
 from nt_jax.data.sources import load_harmful, load_harmless, load_templates
-from nt_jax.eval.judges.phrase_judge import load_judge
+from nt_jax.eval.judges.judge import open_judge
 from nt_jax.generate.engine import answer_prompts
 from nt_jax.mesh import make_mesh
 from nt_jax.models.transformer import logits
-from nt_jax.run.evaluate import evaluate
+from nt_jax.run.evaluate import evaluate_model
 from nt_jax.run.stages import best_state
-from tests import fake_vllm, tiny
+from tests import tiny
 from tests.run import small
 
 pytestmark = pytest.mark.xdist_group("run")  # one worker makes the finished run, once
@@ -50,7 +48,7 @@ def neurons(finished) -> list[dict]:
 def scale_LF(finished, neurons) -> np.ndarray:
     """The factors the run kept, put in place here by hand."""
     config = small.settings(finished.recipe, finished.folder)
-    state = best_state(config, finished.folder / "select", finished.folder / "train")
+    state = best_state(config.tune, finished.folder / "select", finished.folder / "train")
     scale_LF = np.ones((tiny.LAYERS, tiny.NEURONS), np.float32)
     for row, factor in zip(neurons, state.best_P, strict=True):
         scale_LF[int(row["layer"]), int(row["index"])] = factor
@@ -136,7 +134,7 @@ def test_answers_are_those_of_both_models_to_every_prompt(answers):
         asked[answer["model"]].append((answer["dataset"], answer["id"], answer["prompt"]))
     assert asked["base"] == asked["tuned"]
     assert len(set(asked["base"])) == len(DATASETS) * small.PROMPTS
-    judge = load_judge("phrases")
+    judge = open_judge("phrases")
     verdicts = judge.verdicts([a["request"] for a in answers], [a["answer"] for a in answers])
     assert verdicts == [a["refused"] for a in answers]
     assert all(a["harmful"] == ("harmless" not in a["dataset"]) for a in answers)
@@ -209,7 +207,7 @@ def test_metrics_hold_a_line_per_epoch_and_the_kept_one_scores_best(finished):
     assert all(math.isfinite(value) for row in rows for value in row.values())
     scores = {row["epoch"]: row["score"] for row in rows if "score" in row}
     config = small.settings(finished.recipe, finished.folder)
-    state = best_state(config, finished.folder / "select", finished.folder / "train")
+    state = best_state(config.tune, finished.folder / "select", finished.folder / "train")
     assert int(state.best_epoch) == max(scores, key=scores.get)  # the first of equals
     assert int(state.epoch) == small.EPOCHS
 
@@ -241,7 +239,7 @@ def test_transformers_and_our_engine_give_the_same_greedy_tokens(finished, answe
     hf = finished.folder / "export" / "hf"
     tokenizer = transformers.AutoTokenizer.from_pretrained(hf)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(hf).eval()
-    lm = load_model(str(finished.model), "float32", make_mesh())
+    lm = load_weights(str(finished.model), "float32", make_mesh())
     tuned = [answer for answer in answers if answer["model"] == "tuned"][:5]
     for answer in tuned:
         chat = [{"role": "user", "content": answer["prompt"]}]
@@ -272,7 +270,7 @@ def texts_by_row(path) -> dict[tuple, str]:
 
 def test_a_run_directory_measured_alone_answers_as_the_run_did(finished, tmp_path):
     config = small.settings(finished.recipe, tmp_path / "alone")
-    folder = evaluate(config, str(finished.folder), Console(file=io.StringIO(), width=120))
+    folder = evaluate_model(config, str(finished.folder))
     again, before = (texts_by_row(f / "eval" / "answers.jsonl") for f in (folder, finished.folder))
     assert again == before and {model for model, *_ in again} == {"base", "tuned"}
     numbers = {}
@@ -280,12 +278,3 @@ def test_a_run_directory_measured_alone_answers_as_the_run_did(finished, tmp_pat
         rows = json.loads((path / "report" / "results.json").read_text())
         numbers[path] = {(r["dataset"], r["metric"], r["model"]): r["value"] for r in rows}
     assert numbers[finished.folder] == pytest.approx(numbers[folder], nan_ok=True)
-
-
-def test_vllm_answers_from_the_exported_folder_as_the_run_did(finished, tmp_path, monkeypatch):
-    """A made-up vLLM, which is transformers: the factors reach it through the export alone."""
-    fake_vllm.install(tmp_path, monkeypatch)
-    config = small.settings(finished.recipe, tmp_path / "alone", "eval.engine=vllm")
-    folder = evaluate(config, str(finished.folder), Console(file=io.StringIO(), width=120))
-    again, before = (texts_by_row(f / "eval" / "answers.jsonl") for f in (folder, finished.folder))
-    assert again == before

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from nt_jax.generate import session
+from nt_jax.generate import chat
 from nt_jax.run.stages import best_state
 from nt_jax.train.state import restore
 from nt_jax.train.tune import fresh_state
@@ -28,7 +28,7 @@ def last_state(config, folder):
 
 def test_a_second_run_keeps_every_stage_and_reads_no_weights(finished, monkeypatch):
     before = small.contents(finished.folder)
-    monkeypatch.setattr(session, "load_model", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr(chat, "load_weights", lambda *_: pytest.fail("weights were read"))
     screen = small.carry_on(small.settings(finished.recipe, finished.folder))
     assert small.kept(screen) == set(small.STAGES)
     assert small.contents(finished.folder) == before
@@ -56,5 +56,5 @@ def test_another_count_repeats_neither_answers_nor_attribution(finished, tmp_pat
     config = small.settings(finished.recipe, folder, "neurons.safety=9", "tune.epochs=2")
     screen = small.carry_on(config)
     assert small.kept(screen) == {"answers", "attribute", "base"}
-    best = best_state(config, folder / "select", folder / "train")
+    best = best_state(config.tune, folder / "select", folder / "train")
     assert best.best_P.shape == (9 + 10,)

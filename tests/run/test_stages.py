@@ -10,16 +10,17 @@ from unittest import mock
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
 from safetensors.numpy import load_file
 
 from nt_jax import cli
+from nt_jax.attribution import integrated
 from nt_jax.attribution.store import load_neurons
 from nt_jax.errors import RunError
 from nt_jax.eval.answer_file import RecordFile
-from nt_jax.export.hf import export_hf
-from nt_jax.run import attribute, stages
-from nt_jax.run import pipeline as loop
+from nt_jax.export import hf
+from nt_jax.run import pipeline, stages
+from nt_jax.run.export import export_run
+from nt_jax.rundir import RunDirectory
 from nt_jax.train import tune
 from tests.run import small
 
@@ -62,37 +63,46 @@ READS = {
 }
 
 
-HASHES = ("weights", "data", "tests", "measuring")
+HASHES = {"weights": "w", "data": "d", "tests": "t", "measuring": "m"}
+
+
+def keys(config, **other: str) -> dict[str, str]:
+    """The key of each stage, where what lies outside hashes to HASHES and `other`."""
+    table = pipeline.stage_table(config, RunDirectory(config.folder), *[mock.Mock()] * 4)
+    return pipeline.stage_keys(config, table, HASHES | other)
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {name for name in small.STAGES if before[name] != after[name]}
 
 
 @pytest.mark.parametrize("change", READS)
 def test_a_changed_setting_repeats_the_stages_that_read_it(recipe, tmp_path, change):
-    before = loop.stage_keys(small.settings(recipe, tmp_path), *HASHES)
-    after = loop.stage_keys(small.settings(recipe, tmp_path, change), *HASHES)
-    assert {name for name in small.STAGES if before[name] != after[name]} == READS[change]
+    before = keys(small.settings(recipe, tmp_path))
+    after = keys(small.settings(recipe, tmp_path, change))
+    assert changed(before, after) == READS[change]
 
 
-@pytest.mark.parametrize("hashes", [("other", "data"), ("weights", "other")])
-def test_other_weights_or_data_repeat_every_stage(recipe, tmp_path, hashes):
+@pytest.mark.parametrize("name", ["weights", "data"])
+def test_other_weights_or_data_repeat_every_stage(recipe, tmp_path, name):
     config = small.settings(recipe, tmp_path)
-    before = loop.stage_keys(config, *HASHES)
-    after = loop.stage_keys(config, *hashes, *HASHES[2:])
+    before, after = keys(config), keys(config, **{name: "other"})
     assert before.keys() == set(small.STAGES) and not before.items() & after.items()
 
 
 def test_other_test_prompts_repeat_the_answers_to_them(recipe, tmp_path):
     config = small.settings(recipe, tmp_path)
-    before = loop.stage_keys(config, *HASHES)
-    after = loop.stage_keys(config, "weights", "data", "other", "measuring")
-    changed = {name for name in small.STAGES if before[name] != after[name]}
-    assert changed == {"base", "tuned", "eval", "report"}
+    repeated = changed(keys(config), keys(config, tests="other"))
+    assert repeated == {"base", "tuned", "eval", "report"}
 
 
 def test_another_judge_or_scorer_at_the_same_path_measures_anew(recipe, tmp_path):
     config = small.settings(recipe, tmp_path)
-    before = loop.stage_keys(config, *HASHES)
-    after = loop.stage_keys(config, "weights", "data", "tests", "other")
-    assert {name for name in small.STAGES if before[name] != after[name]} == {"eval", "report"}
+    assert changed(keys(config), keys(config, measuring="other")) == {"eval", "report"}
+
+
+def test_the_stages_stand_in_their_order(recipe, tmp_path):
+    assert tuple(keys(small.settings(recipe, tmp_path))) == small.STAGES
 
 
 def test_another_test_set_size_tunes_nothing_anew(finished, tmp_path):
@@ -110,15 +120,16 @@ def test_attribution_goes_on_after_its_last_whole_example(finished, tmp_path):
     folder = without(finished, tmp_path / "run", *small.STAGES[1:])
     config = small.settings(finished.recipe, folder)
     calls = [mock.DEFAULT, Killed]
-    wrapped = mock.patch.object(
-        attribute, "attribute", wraps=attribute.attribute, side_effect=calls
-    )
-    with wrapped, pytest.raises(Killed):
+    score = integrated.integrated_gradients
+    with (
+        mock.patch.object(integrated, score.__name__, wraps=score, side_effect=calls),
+        pytest.raises(Killed),
+    ):
         small.carry_on(config, until="attribute")
     partial = folder / ".attribute.tmp"
     assert [file.name for file in partial.glob("*.npz")] == ["safety-000.npz"]
     (partial / ".utility-001.npz.tmp").write_bytes(b"half")  # as a kill while writing leaves it
-    with mock.patch.object(attribute, "attribute", wraps=attribute.attribute) as again:
+    with mock.patch.object(integrated, score.__name__, wraps=score) as again:
         small.carry_on(config, until="attribute")
     assert again.call_count == 1
     scores = {file.name: dict(np.load(file)) for file in (folder / "attribute").glob("*-*.npz")}
@@ -198,17 +209,19 @@ def test_steps_without_bounds_diverge_in_one_line(finished, tmp_path, capsys):
 def test_an_export_that_does_not_answer_like_the_tuned_model_is_not_kept(finished, tmp_path):
     folder = without(finished, tmp_path / "run", "export", "eval", "report")
 
+    export_hf = hf.export_hf
+
     def wrong(checkpoint, scale_LF, *rest):
         return export_hf(checkpoint, scale_LF * 1.01, *rest)
 
-    with mock.patch.object(stages, "export_hf", wrong), pytest.raises(RunError) as error:
+    with mock.patch.object(hf, "export_hf", wrong), pytest.raises(RunError) as error:
         small.carry_on(small.settings(finished.recipe, folder))
     assert "holds other weights than were written: blocks.mlp.down." in str(error.value)
     assert {path.name for path in folder.iterdir()} == {
         "answers", "attribute", "select", "train", "base", "tuned", "run.json", ".lock"
     }  # fmt: skip
-    with mock.patch.object(loop, "export_hf", wrong), pytest.raises(RunError):
-        loop.export_run(folder, tmp_path / "out", "source")
+    with mock.patch.object(hf, "export_hf", wrong), pytest.raises(RunError):
+        export_run(folder, tmp_path / "out", "source")
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
 
 
@@ -251,7 +264,7 @@ def test_exporting_a_run_again_gives_the_same_files(finished, tmp_path, capsys):
 def test_an_export_at_a_strength_goes_that_share_of_the_way(finished, tmp_path):
     untuned = load_file(finished.model / "model.safetensors")
     config = small.settings(finished.recipe, finished.folder)
-    state = stages.best_state(config, finished.folder / "select", finished.folder / "train")
+    state = stages.best_state(config.tune, finished.folder / "select", finished.folder / "train")
     neurons, _ = load_neurons(finished.folder / "select" / "neurons.csv")
     for strength in (0.3, 1, 50):
         out = tmp_path / f"at{strength}"
@@ -277,7 +290,7 @@ def test_the_best_factors_of_an_interrupted_run_can_be_exported(finished, tmp_pa
     with diverge_at(2), pytest.raises(RunError):  # epoch 3 of the run: it goes on after epoch 1
         small.carry_on(config)
     assert export(folder, tmp_path / "out") == 0
-    state = stages.best_state(config, folder / "select", folder / ".train.tmp")
+    state = stages.best_state(config.tune, folder / "select", folder / ".train.tmp")
     assert (int(state.epoch), int(state.best_epoch)) == (2, 2)
     whole = load_file(finished.folder / WEIGHTS)  # that run too kept epoch 2
     for name, weight in load_file(tmp_path / "out" / "model.safetensors").items():
@@ -325,5 +338,5 @@ def test_safe_answers_that_do_not_refuse_are_left_out(recipe, tmp_path, words, l
     screen = small.carry_on(config, until="answers")
     line = "8 of 20 safe answers do not refuse and are not learned (data.safety_targets)"
     assert (line in screen) == (learned == 12)
-    inputs = loop.read_inputs(config, Console(quiet=True))
+    inputs = pipeline.read_inputs(config)
     assert len(inputs.records["train"].harmful) == learned

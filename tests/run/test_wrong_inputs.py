@@ -15,7 +15,7 @@ from tests.run import small
 @pytest.fixture(autouse=True)
 def same_process(monkeypatch):
     """The command line must not change environment and logging of the test process."""
-    monkeypatch.setattr(cli, "_enter", lambda vllm: None)
+    monkeypatch.setattr(cli, "_enter", lambda: None)
 
 
 DOWN = "model.layers.1.mlp.down_proj.weight"

@@ -9,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from nt_jax.attribution.select import NeuronSet
 from nt_jax.data.packing import Row, Shape, pack_rows, shape_of
 from nt_jax.mesh import sharding
+from nt_jax.models.neurons import NeuronSet
 from nt_jax.train.maml import (
     MetaBatch,
     MetaOptions,
@@ -32,9 +32,8 @@ NEURONS = NeuronSet(
     is_safety_P=np.array([True, True, True, False, False, False, False]),
 )
 THETA = np.array([1.2, 1.1, 1.3, 0.9, 0.8, 1.05, 0.7])
-OPTIMISER = make_optimiser(
-    clip_norm=1.0, with_metric=False
-)  # one for all, as each is a program of its own
+# One for all, as each is a program of its own.
+OPTIMISER = make_optimiser(clip_norm=1.0, preconditioned=False)
 EXACT = MetaOptions(inner_lr=2.0, safety_weight=0.4, kl_weight=0.5)
 CASES = {
     "K=1, printed": {},
@@ -230,10 +229,8 @@ def test_factors_stay_within_their_bounds():
 
 
 def test_a_step_moves_against_a_clipped_gradient():
-    optimiser, slope_P = (
-        make_optimiser(clip_norm=2.0, with_metric=False),
-        np.array([3.0, -4.0, 0.0], np.float32),
-    )
+    optimiser = make_optimiser(clip_norm=2.0, preconditioned=False)
+    slope_P = np.array([3.0, -4.0, 0.0], np.float32)
     plain_adam = optax.scale_by_adam()
     state, plain_state = optimiser.init(slope_P), plain_adam.init(slope_P)
     for factor in (1.0, 0.1, 1.0):  # norms 5, 0.5, 5: only the middle one is not clipped

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nt_jax.checkpoints.checkpoint import load_model
+from nt_jax.checkpoints.checkpoint import load_weights
 from nt_jax.data.packing import PADDING, Row, Shape, fill, half, pack_alone, pack_rows, shape_of
 from nt_jax.mesh import make_mesh
 from nt_jax.models.transformer import unembed
@@ -41,7 +41,7 @@ BATCH = first(pack_rows(ROWS, SHAPE))  # one sequence and one row are filler
 
 @functools.cache
 def model():
-    return load_model(str(tiny.checkpoint("qwen2")), "float32", make_mesh())
+    return load_weights(str(tiny.checkpoint("qwen2")), "float32", make_mesh())
 
 
 def some_scale(lm) -> np.ndarray:
@@ -165,7 +165,7 @@ def test_a_batch_of_filler_alone_is_zero_not_nan():
 
 
 def test_bfloat16_weights_give_a_float32_loss():
-    lm = load_model(str(tiny.checkpoint("qwen2")), "bfloat16", make_mesh())
+    lm = load_weights(str(tiny.checkpoint("qwen2")), "bfloat16", make_mesh())
     value, slope_LF = jax.jit(jax.value_and_grad(nll, argnums=1))(lm, some_scale(lm), BATCH)
     assert value.dtype == slope_LF.dtype == jnp.float32
     np.testing.assert_allclose(value, nll(model(), some_scale(lm), BATCH), rtol=2e-2)

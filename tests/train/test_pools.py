@@ -13,9 +13,8 @@ from nt_jax.train.pools import (
     Pair,
     cut,
     emphasise,
-    far_apart,
+    harmless_rows,
     make_pools,
-    metric_rows,
     safety_rows,
     undivided,
 )
@@ -119,13 +118,7 @@ def test_emphasis_keeps_local_and_global_requests_apart():
         assert abs(sum(pair.sounds_harmful for pair in pool) / len(pool) - 0.75) < 0.06
 
 
-# --- rows of the metric and the first move --------------------------------------------------------
-
-
-@given(st.integers(1, 60))
-def test_neighbours_are_far_apart_and_every_place_is_visited(count):
-    stride = far_apart(count)
-    assert stride >= 5 and len({place * stride % count for place in range(count)}) == count
+# --- rows of the preconditioner and the first move -----------------------------------------------
 
 
 def test_the_first_move_goes_round_all_templates():
@@ -150,14 +143,14 @@ def test_the_first_move_reads_bare_and_attacked_requests_in_the_share_of_tuning(
         assert mine <= wrapped
 
 
-def test_the_metric_reads_every_request_once_good_answer_first():
+def test_the_preconditioner_reads_every_request_once_good_answer_first():
     with_refusal = [dataclasses.replace(p, declined=[9, p.answer[0]]) for p in UTILITY]
     pools = make_pools(SAFETY, TEMPLATES, [*with_refusal, *with_refusal], WRAPPED, 0.25)
-    rows = metric_rows(pools)
+    rows = harmless_rows(pools)
     assert len(rows) == 3 * len(UTILITY)
     assert {request for request, _ in rows} == {p.request for p in UTILITY}
     targets = [pair.answer for pair in SAFETY]
     for good, target, own in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
         assert good[0] == target[0] == own[0]
         assert target[1] in targets and own[1] == [9, good[1][0]]
-    assert metric_rows(make_pools(SAFETY, TEMPLATES, UTILITY, WRAPPED, 0.25)) == []
+    assert harmless_rows(make_pools(SAFETY, TEMPLATES, UTILITY, WRAPPED, 0.25)) == []

@@ -6,8 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nt_jax.attribution.select import NeuronSet, random_neurons
+from nt_jax.attribution.select import random_neurons
 from nt_jax.mesh import make_mesh, sharding
+from nt_jax.models.neurons import NeuronSet
 from nt_jax.train.theta import initial_theta, place, scatter
 from tests import plain
 

@@ -7,18 +7,15 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from nt_jax.config.schema import TuneConfig
 from nt_jax.data.records import AttackTemplate
-from nt_jax.errors import RunError
-from nt_jax.generate.session import Session
+from nt_jax.generate.chat import open_model
 from nt_jax.run.stages import best_state
-from nt_jax.train import history, tune
+from nt_jax.train import tune
 from nt_jax.train.maml import MetaOptions
 from nt_jax.train.pools import Pair, make_pools
-from nt_jax.train.state import restore
-from nt_jax.train.validate import score
+from tests import tiny
 from tests.run import small
 
 grouped = pytest.mark.xdist_group("run")  # the worker that has made the finished run
@@ -43,7 +40,7 @@ def tuned(finished, folder, su_f1: list[float], *words: str):
         small.carry_on(config, until="train")
     assert asked.call_count == len(script)  # no more and no fewer validations than expected
     lines = (folder / "train" / "metrics.jsonl").read_text().splitlines()
-    return best_state(config, folder / "select", folder / "train"), [*map(json.loads, lines)]
+    return best_state(config.tune, folder / "select", folder / "train"), [*map(json.loads, lines)]
 
 
 @grouped
@@ -76,7 +73,7 @@ def test_a_run_killed_when_its_patience_ended_does_not_go_on(finished, tmp_path)
     config = settings(finished, folder, *words)
     with mock.patch.object(tune, "validate", side_effect=AssertionError("one more epoch")):
         small.carry_on(config, until="train")
-    assert int(best_state(config, folder / "select", folder / "train").epoch) == 2
+    assert int(best_state(config.tune, folder / "select", folder / "train").epoch) == 2
 
 
 @grouped
@@ -90,7 +87,7 @@ def test_a_tie_is_broken_after_a_kill_as_without_one(finished, tmp_path):
     config = settings(finished, folder, *words)
     with mock.patch.object(tune, "validate", side_effect=[{**BASE, "su_f1": 0.7}]):
         small.carry_on(config, until="train")
-    resumed = best_state(config, folder / "select", folder / "train")
+    resumed = best_state(config.tune, folder / "select", folder / "train")
     np.testing.assert_array_equal(resumed.best_P, whole.best_P)
     np.testing.assert_array_equal(whole.best_P, whole.average_P)  # the first of the two is kept
 
@@ -110,38 +107,6 @@ def test_a_better_strength_replaces_the_best_epoch_within_the_bounds(finished, t
     assert [json.loads(line)["strength"] for line in log] == [0.5, 1.2, 9]
 
 
-@grouped
-def test_a_damaged_checkpoint_says_what_to_delete(finished, tmp_path):
-    folder = shutil.copytree(finished.folder / "train" / "orbax", tmp_path / "orbax")
-    config = small.settings(finished.recipe, finished.folder)
-    like = best_state(config, finished.folder / "select", finished.folder / "train")
-    newest = max(folder.iterdir())
-    for file in newest.rglob("*"):
-        if file.is_file() and file.stat().st_size:
-            file.write_bytes(b"\0" * file.stat().st_size)
-    with pytest.raises(RunError, match=f"{newest} cannot be read .* Delete that folder"):
-        restore(folder, like)
-    shutil.rmtree(newest)
-    state = restore(folder, like)
-    assert state is not None and int(state.epoch) == small.EPOCHS - 1
-    assert restore(tmp_path / "nowhere", like) is None
-
-
-def test_metrics_are_cut_back_to_the_epoch_of_the_checkpoint(tmp_path):
-    path = tmp_path / "train" / "metrics.jsonl"
-    log = history.Metrics(path, 0)
-    assert log.base is None
-    for epoch in range(4):
-        log.write({"epoch": epoch, "loss": 1.0})
-    with path.open("a") as file:
-        file.write('{"epoch": 4, "lo')
-    log = history.Metrics(path, 2)
-    assert log.base == {"epoch": 0, "loss": 1.0}
-    assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == [0, 1, 2]
-    rows = history.read_history(path.parent, 1)
-    assert [row.get("best") for row in rows] == [None, True, None]
-
-
 def test_the_outer_step_falls_to_about_a_tenth():
     options = MetaOptions(meta_lr=0.2)
     rates = [tune.at_epoch(options, epoch, 40).meta_lr for epoch in range(40)]
@@ -159,15 +124,6 @@ def test_the_running_mean_of_equal_factors_is_their_value(decay):
     np.testing.assert_allclose(first_P, 0.9)  # the start washes out at once
 
 
-@pytest.mark.parametrize(
-    ("harmless", "su_f1", "expected"),
-    [(0.05, 0.7, 0.7), (0.04, 0.1, 0.1), (0.11, 0.7, -1.06 + 0.0007), (0.5, 0.9, -1.45 + 0.0009)],
-)
-def test_past_the_bound_on_harmless_refusals_no_score_beats_one_within(harmless, su_f1, expected):
-    now = {**BASE, "refusal_harmless": harmless, "su_f1": su_f1}
-    assert score(now, BASE, 0.05) == pytest.approx(expected)
-
-
 def test_the_constants_of_a_recipe_reach_algorithm_1():
     config = TuneConfig(order=1, inner_steps=3, kl_weight=0.5, utility_sign="descent")
     options = tune.meta_options(config, True)
@@ -178,17 +134,17 @@ def test_the_constants_of_a_recipe_reach_algorithm_1():
     assert not tune.meta_options(TuneConfig(margin_weight=0), False).with_margin
 
 
-# --- under the metric of harmless requests -------------------------------------------------------
+# --- under the preconditioner of harmless requests -----------------------------------------------
 
-METRIC = (
+PRECONDITIONED = (
     "tune.metric_requests=4", "tune.margin_weight=1", "tune.first_move=0.25", "tune.epochs=2",
     "tune.strengths=[]", "tune.init_safety=1", "tune.init_utility=1",
 )  # fmt: skip
 
 
-def under_the_metric(finished, folder, *words: str):
+def preconditioned(finished, folder, *words: str):
     """(the last state, what the first move was) of a run to the end of its training."""
-    config, moves = small.settings(finished.recipe, folder, *METRIC, *words), []
+    config, moves = small.settings(finished.recipe, folder, *PRECONDITIONED, *words), []
     first_move = tune.first_move
 
     def record(*args):
@@ -197,12 +153,12 @@ def under_the_metric(finished, folder, *words: str):
 
     with mock.patch.object(tune, "first_move", record):
         small.carry_on(config, until="train")
-    return best_state(config, folder / "select", folder / "train"), moves
+    return best_state(config.tune, folder / "select", folder / "train"), moves
 
 
 @grouped
 def test_factors_first_move_along_the_safety_targets(finished, tmp_path):
-    state, moves = under_the_metric(finished, tmp_path / "a")
+    state, moves = preconditioned(finished, tmp_path / "a")
     (first,) = moves
     length = np.sqrt(np.mean(np.square(np.asarray(first) - 1)))
     assert length == pytest.approx(0.25, rel=1e-4)
@@ -215,8 +171,8 @@ def test_factors_first_move_along_the_safety_targets(finished, tmp_path):
 
 
 @grouped
-def test_a_run_under_the_metric_resumes_bit_for_bit(finished, tmp_path):
-    whole, _ = under_the_metric(finished, tmp_path / "whole")
+def test_a_preconditioned_run_resumes_bit_for_bit(finished, tmp_path):
+    whole, _ = preconditioned(finished, tmp_path / "whole")
     save = tune.save
 
     def save_and_stop(folder, state):
@@ -224,20 +180,20 @@ def test_a_run_under_the_metric_resumes_bit_for_bit(finished, tmp_path):
         raise KeyboardInterrupt
 
     with mock.patch.object(tune, "save", save_and_stop), pytest.raises(KeyboardInterrupt):
-        under_the_metric(finished, tmp_path / "cut")
-    resumed, moves = under_the_metric(finished, tmp_path / "cut")
+        preconditioned(finished, tmp_path / "cut")
+    resumed, moves = preconditioned(finished, tmp_path / "cut")
     assert moves == []  # it has moved already
     np.testing.assert_array_equal(resumed.theta_P, whole.theta_P)
     np.testing.assert_array_equal(resumed.average_P, whole.average_P)
 
 
 @pytest.mark.parametrize("inner_steps", [0, 1])
-def test_without_an_inner_loop_nothing_is_kept_apart_for_it(recipe, tmp_path, inner_steps):
-    config = small.settings(recipe, tmp_path, f"tune.inner_steps={inner_steps}")
-    session = Session(config, Console(quiet=True))
+def test_without_an_inner_loop_nothing_is_kept_apart_for_it(inner_steps):
+    model = open_model(str(tiny.checkpoint("smollm2")))
     rows = [Pair(f"request {n}", [n + 1]) for n in range(8)]
     around = [AttackTemplate(str(n), f"{n} {{request}}") for n in range(4)]
     pools = make_pools(rows, around, rows, [], 0.25)
-    batcher, _ = tune.make_batcher(session, config, pools)
+    config = TuneConfig(inner_steps=inner_steps)
+    batcher, _ = tune.make_batcher(model.lm, tiny.LAYERS, model.encode, pools, config, seed=0)
     pool, _, _ = batcher.sets["global_safety"]
     assert (len(pool.direct), len(pool.templates)) == ((8, 4) if inner_steps == 0 else (6, 3))

@@ -6,18 +6,42 @@ is counted as a refusal, as in the paper.
 """
 
 import hashlib
+import importlib.util
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nt_jax.errors import ConfigError
-from nt_jax.eval.judges.phrase_judge import without_thinking
+from nt_jax.eval.judges.judge import without_thinking
 
 MAX_TOKENS, BATCH = 512, 32
 EMPTY = 0.5
 _REFUSES = re.compile(r"(?i)^(?:.*refus.*|.*reject.*|safe|harmless)$")
 _FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin")
+
+
+def open_judge(source: str, load_model: object = None) -> "ClassifierJudge":
+    """The classifier at PATH_OR_ID[#LABEL]."""
+    return ClassifierJudge(source)
+
+
+def check(source: str) -> None:
+    """Raises a ConfigError without torch, or for a directory that is not there."""
+    folder = source.partition("#")[0]
+    if importlib.util.find_spec("torch") is None:
+        raise ConfigError(
+            f"eval.judges: classifier:{source} needs torch, which is not installed: "
+            "pip install 'nt_jax[judge]'"
+        )
+    if folder.startswith(("/", ".", "~")) and not Path(folder).expanduser().is_dir():
+        raise ConfigError(f"eval.judges: there is no directory {folder}.")
+
+
+def identity(source: str) -> str:
+    """The hash of its files; its name where the hub has it."""
+    folder = Path(source.partition("#")[0]).expanduser()
+    return files_hash(folder) if folder.is_dir() else f"classifier:{source}"
 
 
 class ClassifierJudge:

@@ -1,90 +1,13 @@
-"""The judges that the settings name, and their verdicts on disk, each judge's in its own file."""
+"""Verdicts on disk, each judge's in its own file, so that judging can go on where it stopped."""
 
 import dataclasses
-import hashlib
-import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
-from nt_jax.checkpoints.checkpoint import open_checkpoint
-from nt_jax.config.schema import RunConfig
-from nt_jax.errors import ConfigError
 from nt_jax.eval.answer_file import RecordFile
-from nt_jax.eval.judges.classifier import ClassifierJudge, files_hash
-from nt_jax.eval.judges.phrase_judge import Judge, load_judge
-from nt_jax.generate.session import Session, fingerprint
+from nt_jax.eval.judges.judge import Judge
 
 BATCH = 64  # answers judged before their verdicts are brought to disk
-
-
-def open_judge(spec: str, config: RunConfig, console: Console) -> Judge:
-    """The judge of one entry of eval.judges: phrases, classifier:SOURCE[#LABEL] or guard:SOURCE."""
-    kind, _, source = spec.partition(":")
-    if kind == "classifier" and source:
-        return ClassifierJudge(source)
-    if kind == "guard" and source:
-        return _guard(source, config, console)
-    if spec.startswith("phrases"):
-        return load_judge(spec)
-    raise ConfigError(
-        f"eval.judges: '{spec}' is no judge. Use phrases, classifier:PATH_OR_ID or "
-        "guard:PATH_OR_ID."
-    )
-
-
-def check_judges(config: RunConfig) -> None:
-    """Raises, before any work, for a judge that is not there; no weights are read."""
-    for spec in config.eval.judges:
-        kind, _, source = spec.partition(":")
-        if kind == "guard":
-            open_checkpoint(source)
-        if kind == "classifier":
-            folder = source.partition("#")[0]
-            if importlib.util.find_spec("torch") is None:
-                raise ConfigError(
-                    f"eval.judges: {spec} needs torch, which is not installed: "
-                    "pip install 'nt_jax[judge]'"
-                )
-            if folder.startswith(("/", ".", "~")) and not Path(folder).expanduser().is_dir():
-                raise ConfigError(f"eval.judges: there is no directory {folder}.")
-
-
-def measuring_hash(config: RunConfig) -> str:
-    """sha256 of the judges' rules and files, and of eval.scorer: a path may hold another tomorrow.
-
-    A model of the hub counts by its name. Reads no weights but those of classifiers.
-    """
-    digest = hashlib.sha256()
-    for spec in config.eval.judges:
-        digest.update(_rules(spec).encode())
-    if config.eval.perplexity and config.eval.scorer:
-        digest.update(fingerprint(open_checkpoint(config.eval.scorer)).encode())
-    return digest.hexdigest()
-
-
-def _rules(spec: str) -> str:
-    kind, _, source = spec.partition(":")
-    if kind == "guard":
-        return fingerprint(open_checkpoint(source))
-    if kind != "classifier":
-        return load_judge(spec).sha256
-    folder = Path(source.partition("#")[0]).expanduser()
-    return files_hash(folder) if folder.is_dir() else spec
-
-
-def _guard(source: str, config: RunConfig, console: Console) -> Judge:
-    """A second checkpoint behind our own engine."""
-    from nt_jax.eval.judges.guard import NEW_TOKENS, GuardJudge
-
-    session = Session(config, console).of(source)
-
-    def ask(questions: Sequence[str]) -> list[str]:
-        return [session.text(ids) for ids in session.answer(questions, NEW_TOKENS)]
-
-    name = f"guard:{Path(source).name if Path(source).exists() else source}"
-    return GuardJudge(name, fingerprint(session.checkpoint), ask)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +19,9 @@ class Verdicts:
     values: dict[tuple[str, str, str], float]
 
 
-def judge_answers(judge: Judge, answers: Sequence[dict], path: Path, advance) -> Verdicts:
+def judge_answers(
+    judge: Judge, answers: Sequence[dict], path: Path, advance: Callable[[int], None]
+) -> Verdicts:
     """The judge's verdict on each answer; those already in the file at `path` are not repeated.
 
     A file made by another judge, or by other rules of this one, is started again.

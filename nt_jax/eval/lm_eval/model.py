@@ -15,7 +15,7 @@ from lm_eval.utils import (  # pyright: ignore[reportMissingImports]
     make_disjoint_window,
 )
 
-from nt_jax.checkpoints.checkpoint import load_model, open_checkpoint
+from nt_jax.checkpoints.checkpoint import load_weights, open_checkpoint
 from nt_jax.checkpoints.tokenizer import TEMPLATE_DATE, decode, load_tokenizer
 from nt_jax.data.batching import bucket
 from nt_jax.errors import ConfigError
@@ -44,7 +44,7 @@ class JaxLM(TemplateLM):
         super().__init__()
         checkpoint = open_checkpoint(model_source(model))
         self.tokenizer: Any = load_tokenizer(checkpoint)
-        self.lm = load_model(checkpoint, dtype, make_mesh(data, ways))
+        self.lm = load_weights(checkpoint, dtype, make_mesh(data, ways))
         self.batch_size, self.max_length = batch_size, checkpoint.config.max_positions
         self._name = str(checkpoint.path)
 

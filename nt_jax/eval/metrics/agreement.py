@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nt_jax.eval.metrics import intervals
-from nt_jax.eval.metrics.rows import Answer, ResultRow, in_order, verdict
+from nt_jax.eval.metrics.result import Column, Measurements, ResultRow, in_order, verdict
+
+COLUMNS = {"kappa": Column("agreement of judges (kappa)", "{:.2f}")}
 
 
 def kappa(first: Sequence[bool], second: Sequence[bool]) -> float:
@@ -19,18 +21,18 @@ def kappa(first: Sequence[bool], second: Sequence[bool]) -> float:
     return float(_kappa(table.mean(axis=0)[:, None])[0])
 
 
-def kappa_rows(answers: Sequence[Answer], judges: Sequence[str], seed: int = 0) -> list[ResultRow]:
+def rows(measured: Measurements) -> list[ResultRow]:
     """Kappa of each two judges, per model over all answers; an undecided verdict is no refusal."""
-    rows = []
-    for one, other in itertools.combinations(judges, 2):
-        for model in in_order(answer["model"] for answer in answers):
-            group = [answer for answer in answers if answer["model"] == model]
+    found = []
+    for one, other in itertools.combinations(measured.judges, 2):
+        for model in in_order(answer["model"] for answer in measured.answers):
+            group = [answer for answer in measured.answers if answer["model"] == model]
             said = [[verdict(answer, name) == 1 for answer in group] for name in (one, other)]
             table = _table(*said)
-            low, high = intervals.bootstrap([table], lambda means: _kappa(means[0]), seed)
+            low, high = intervals.bootstrap([table], lambda means: _kappa(means[0]), measured.seed)
             value, pair = float(_kappa(table.mean(axis=0)[:, None])[0]), f"{one} / {other}"
-            rows.append(ResultRow("all", "kappa", model, value, len(group), low, high, pair))
-    return rows
+            found.append(ResultRow("all", "kappa", model, value, len(group), low, high, pair))
+    return found
 
 
 def _table(first: Sequence[bool], second: Sequence[bool]) -> NDArray[np.float64]:

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nt_jax.eval.metrics.agreement import kappa, kappa_rows
-
+from nt_jax.eval.metrics import agreement
+from nt_jax.eval.metrics.agreement import kappa
+from nt_jax.eval.metrics.result import Measurements
 from tests.made_up import made_up_answers
 
 PAIRS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40)
@@ -42,7 +43,7 @@ def test_rows_cover_every_pair_of_judges_and_every_model():
         row | {"verdicts": {name: float(rng.choice([0, 0.5, 1])) for name in "abc"}}
         for row in made_up_answers()
     ]
-    rows = kappa_rows(answers, ["a", "b", "c"])
+    rows = agreement.rows(Measurements(answers, judges=dict.fromkeys("abc", "0" * 64)))
     assert [(row.judge, row.model) for row in rows] == [
         (pair, model) for pair in ("a / b", "a / c", "b / c") for model in ("base", "tuned")
     ]
@@ -50,6 +51,7 @@ def test_rows_cover_every_pair_of_judges_and_every_model():
     pairs = [(said["a"] == 1, said["b"] == 1) for said in base]
     assert rows[0].value == pytest.approx(by_counting(pairs)) and rows[0].n == len(base)
     assert all(row.low <= row.value <= row.high for row in rows)
+    assert agreement.rows(Measurements(answers, judges={"a": "0" * 64})) == []
 
 
 def test_verdicts_must_pair():

@@ -3,7 +3,9 @@ import math
 import numpy as np
 import pytest
 
+from nt_jax.eval.metrics import perplexity as metric
 from nt_jax.eval.metrics.perplexity import perplexity, perplexity_row
+from nt_jax.eval.metrics.result import Measurements
 
 
 def test_uniform_guessing_has_the_perplexity_of_the_vocabulary():
@@ -25,3 +27,13 @@ def test_interval_holds_the_value_and_shrinks_with_answers():
         assert row.low < row.value < row.high
     assert many.high - many.low < few.high - few.low
     assert (many.metric, many.n, many.judge) == ("perplexity", 400, None)
+
+
+def test_rows_are_per_set_and_model_and_name_the_scorer():
+    values = {"alpaca": {"base": [[2 * math.log(3), 2]], "tuned": [[math.log(5), 1]]}}
+    scores = {"perplexity": {"values": values, "by": ["a/scorer", "f" * 64]}}
+    rows = metric.rows(Measurements(scores=scores))
+    assert [(row.dataset, row.model) for row in rows] == [("alpaca", "base"), ("alpaca", "tuned")]
+    assert [row.value for row in rows] == pytest.approx([3, 5])
+    assert {(row.judge, row.judge_sha256) for row in rows} == {("a/scorer", "f" * 64)}
+    assert metric.rows(Measurements()) == []

@@ -7,7 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nt_jax.eval.metrics.suf1 import safety_score, su_f1, utility_score
+from nt_jax.eval.metrics import suf1
+from nt_jax.eval.metrics.result import Measurements, find
+from nt_jax.eval.metrics.rows import all_rows
+from nt_jax.eval.metrics.suf1 import safety_score, su_f1, su_f1_pairs, utility_score
+from tests.made_up import made_up_answers
 
 ROWS = json.loads((Path(__file__).parents[2] / "golden" / "suf1_rows.json").read_text())
 # The formula gives 0.757 and 0.287; the paper prints 0.770 and 0.289.
@@ -66,3 +70,40 @@ def test_percentages_are_refused():
         su_f1(88.0, 2.0, 5.0, 5.0)
     with pytest.raises(ValueError, match="low < high"):
         su_f1(0.5, 0.5, 5.0, 5.0, bounds=(7.5, 1.0))
+
+
+# --- as rows -------------------------------------------------------------------------------------
+
+ANSWERS = made_up_answers()
+
+
+def test_su_f1_is_over_the_attacked_and_the_harmless_set():
+    assert su_f1_pairs(ANSWERS) == [("demo_attack", "demo_harmless")]
+    rows = all_rows(Measurements(ANSWERS, judges={"phrases-v1": "0" * 64}))
+    parts = [
+        find(rows, dataset, metric, "tuned").value
+        for metric in ("refusal_rate", "entropy")
+        for dataset in ("demo_attack", "demo_harmless")
+    ]
+    row = find(rows, "demo_attack+demo_harmless", "su_f1", "tuned")
+    assert row.value == pytest.approx(su_f1(*parts))
+    assert row.n == 24 and row.low <= row.value <= row.high
+    assert (row.judge, row.judge_sha256) == ("phrases-v1", "0" * 64)
+
+
+def test_su_f1_needs_both_sets():
+    harmful_only = [answer for answer in ANSWERS if answer["harmful"]]
+    assert suf1.rows(Measurements(harmful_only)) == []
+    assert su_f1_pairs(harmful_only) == su_f1_pairs([]) == []
+    one_lacks = [row for row in ANSWERS if row["harmful"] or row["model"] == "base"]
+    assert {row.model for row in suf1.rows(Measurements(one_lacks))} == {"base"}
+
+
+def test_the_papers_pair_goes_first_in_whatever_order_the_sets_are_asked():
+    sets = {"advbench": True, "truthfulqa": False, "safeedit": True, "alpaca": False}
+    answers = [
+        {"dataset": name, "harmful": harmful, "request": "r", "prompt": "attack r"}
+        for name, harmful in sets.items()
+    ]
+    assert su_f1_pairs(answers)[0] == ("safeedit", "alpaca")
+    assert su_f1_pairs(answers[:3])[0] == ("advbench", "truthfulqa")

@@ -1,0 +1,36 @@
+"""Strategic attack selection (paper 3.1, A.6): which attacks stand for which type."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from nt_jax.config.method import AttributionConfig
+from nt_jax.data.records import AttackTemplate
+from nt_jax.errors import DataError
+
+
+def choose_templates(
+    templates: Sequence[AttackTemplate], config: AttributionConfig
+) -> tuple[list[AttackTemplate], int]:
+    """(one template per wanted example, how many were dropped for having several types).
+
+    Each attack type is represented by attacks of that type
+    alone. Without it, any template that names the type will do, and where no template names any,
+    all count as of every type.
+    """
+    if not config.attack_selection and not any(t.types for t in templates):
+        templates = [dataclasses.replace(t, types=config.attack_types) for t in templates]
+    single = [t for t in templates if len(t.types) == 1]
+    dropped = len(templates) - len(single) if config.attack_selection else 0
+    pool = single if config.attack_selection else templates
+    chosen: list[AttackTemplate] = []
+    for kind in config.attack_types:
+        fitting = [t for t in pool if kind in t.types and t not in chosen]
+        if len(fitting) < config.examples_per_type:
+            raise DataError(
+                f"data.templates: {len(fitting)} training templates are of the type '{kind}' "
+                f"{'alone' if config.attack_selection else 'at all'}, but attribution needs "
+                f"{config.examples_per_type}. Add some, drop the type from "
+                "attribution.attack_types, or set attribution.attack_selection=false."
+            )
+        chosen += fitting[: config.examples_per_type]
+    return chosen, dropped

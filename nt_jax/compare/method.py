@@ -1,0 +1,43 @@
+"""A method of the comparison: how it learns, how its model is made, which settings it may try."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nt_jax.compare.fitting_data import FittingData
+from nt_jax.eval.under_test import ModelUnderTest
+
+Setting = dict[str, Any]
+Learned = dict[str, np.ndarray]
+TRIED = "tried"  # in what a fit learned: the validations that it has chosen from by itself
+
+
+class UnusableSettingError(Exception):
+    """A setting under which a method cannot be fitted (it diverges): tried, and never chosen."""
+
+
+class UnusableMethodError(Exception):
+    """A method that cannot be fitted at all here: left out of the tables, which say why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One row of the tables.
+
+    `fit` learns from the data (its folder survives a kill and is its own), `build` makes the
+    model under test of what was learned. Settings that agree in `fit_on` share one fit.
+    """
+
+    name: str
+    label: str
+    fit: Callable[[FittingData, Setting, Path], Learned]
+    build: Callable[[FittingData, Setting, Learned], ModelUnderTest]
+    settings: Sequence[Setting] = ({},)  # the best guess first
+    fit_on: tuple[str, ...] = ()
+    follows: str | None = None  # a method whose chosen setting these settings are added to
+    inputs: tuple[str, ...] = ()  # stages of the run that `fit` reads
+    # Where the run has answered the tests with exactly this setting, and under which name.
+    answered: Callable[[FittingData, Setting], tuple[Path, str] | None] = lambda *_: None

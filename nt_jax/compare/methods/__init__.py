@@ -1,0 +1,1 @@
+"""The methods that are compared, one file each; nt_jax/config/registry.py lists them."""

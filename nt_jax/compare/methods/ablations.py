@@ -1,0 +1,130 @@
+"""NeuronTune without one of its parts (Table 4), and with other numbers of neurons (Table 7)."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nt_jax.attribution.select import check_counts, random_neurons, select
+from nt_jax.attribution.store import load_scores
+from nt_jax.compare.fitting_data import FittingData
+from nt_jax.compare.method import Learned, Method, Setting, UnusableSettingError
+from nt_jax.compare.methods.neurontune import (
+    answered_in_run,
+    build_factors,
+    learned_in_run,
+    strengths,
+    tuned,
+)
+from nt_jax.config.evaluation import CompareConfig
+from nt_jax.data.batching import draw
+from nt_jax.data.records import AttackTemplate
+from nt_jax.models.config import ModelConfig
+from nt_jax.models.neurons import Factors, NeuronSet
+from nt_jax.run.attribute import attribute_all
+from nt_jax.train.theta import initial_theta
+
+WITHOUT_SELECTION, WITHOUT_TUNING, RANDOM = "all_attacks", "first_factors", "random_neurons"
+FIRST_FACTORS = 1.2, 0.9  # of safety and of utility neurons, without any tuning
+
+
+def without_selection() -> Method:
+    """Attribution on as many training attacks, drawn without a look at their types."""
+
+    def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
+        run, train = data.config, data.records["train"]
+        if not run.attribution.attack_selection:
+            raise UnusableSettingError("the run itself goes without attack selection")
+        any_attack = run.attribution.model_copy(update={"attack_selection": False})
+        where = folder / "attribute"
+        where.mkdir(exist_ok=True)
+        drawn = dataclasses.replace(train, templates=drawn_templates(train.templates, run.seed))
+        answers = data.run.folder("answers")
+        attribute_all(data.model, drawn, answers, any_attack, run.data, where)
+        return tuned(data, run.tune, chosen_neurons(data, where), folder)
+
+    return Method(
+        WITHOUT_SELECTION, "w/o Attack Selection", fit, build_factors, strengths(),
+        inputs=("attribute", "select"),
+    )  # fmt: skip
+
+
+def drawn_templates(templates: Sequence[AttackTemplate], seed: int) -> list[AttackTemplate]:
+    """All templates in the order of a draw, their types forgotten: the first ones are scored."""
+    order = draw(seed, "attacks", 0, len(templates), len(templates))
+    return [dataclasses.replace(templates[row], types=()) for row in order]
+
+
+def without_pinpointing(seed: int) -> Method:
+    """As many neurons drawn at random."""
+
+    def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
+        model, counts = data.model.checkpoint.config, data.config.neurons
+        neurons = random_neurons(
+            model.layers,
+            model.neurons,
+            safety=counts.safety,
+            utility=counts.utility,
+            seed=seed,
+            first_layer=counts.first_layer,
+        )
+        return tuned(data, data.config.tune, neurons, folder)
+
+    label = f"w/o Neuron Pinpointing, draw {seed + 1}"
+    return Method(f"{RANDOM}_{seed}", label, fit, build_factors, strengths(), inputs=("select",))
+
+
+def without_adjustment() -> Method:
+    """The first factors, never tuned; FIRST_FACTORS where the recipe begins at 1 (no change)."""
+
+    def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
+        first = data.config.tune.init_safety, data.config.tune.init_utility
+        safety, utility = FIRST_FACTORS if first == (1, 1) else first
+        theta_P = initial_theta(data.neurons, safety, utility)
+        return Factors(data.neurons, np.asarray(theta_P)).arrays()
+
+    return Method(WITHOUT_TUNING, "w/o Adaptive Adjustment", fit, build_factors, inputs=("select",))
+
+
+def counts(safety: int, utility: int) -> Method:
+    """The whole method with so many neurons; the run's own numbers are the run itself."""
+
+    def is_run(data: FittingData) -> bool:
+        own = data.config.neurons
+        return (safety, utility) == (own.safety, own.utility)
+
+    def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
+        if is_run(data):
+            return learned_in_run(data)
+        neurons = chosen_neurons(data, data.run.folder("attribute"), safety, utility)
+        return tuned(data, data.config.tune, neurons, folder)
+
+    def answered(data: FittingData, setting: Setting) -> tuple[Path, str] | None:
+        return answered_in_run(data, setting) if is_run(data) else None
+
+    return Method(
+        f"neurons_{safety}_{utility}", f"{safety}/{utility}", fit, build_factors, strengths()[:1],
+        inputs=("attribute", "train"), answered=answered,
+    )  # fmt: skip
+
+
+def chosen_neurons(
+    data: FittingData, scores: Path, safety: int | None = None, utility: int | None = None
+) -> NeuronSet:
+    """The best neurons by the scores in a folder; as many as the run has, unless told."""
+    own, found = data.config.neurons, load_scores(scores)
+    safety, utility = safety or own.safety, utility or own.utility
+    return select(
+        found["safety"],
+        found["utility"],
+        safety=safety,
+        utility=utility,
+        first_layer=own.first_layer,
+    )[0]
+
+
+def check_grid(grid: CompareConfig, model: ModelConfig, first_layer: int) -> None:
+    """Raises a ConfigError, before any work, where table 7 asks for more neurons than there are."""
+    most = max(grid.safety_counts), max(grid.utility_counts)
+    check_counts(*most, (model.layers, model.neurons), first_layer)

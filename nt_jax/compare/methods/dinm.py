@@ -1,0 +1,80 @@
+"""DINM on a run's data: one attacked request with an unsafe answer of the model itself.
+
+The grid holds the published setting first; the search takes as many from the front as it may.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from nt_jax.baselines.dinm import (
+    DOWN,
+    SUFFIX,
+    DinmExample,
+    DinmFit,
+    DinmOptions,
+    edited,
+    fit_dinm,
+)
+from nt_jax.compare.fitting_data import FittingData
+from nt_jax.compare.method import Learned, Method, Setting, UnusableSettingError
+from nt_jax.config.registry import METHODS
+from nt_jax.errors import DataError, RunError
+from nt_jax.eval.under_test import ModelUnderTest
+from nt_jax.generate.intervention import Suffixed
+from nt_jax.models.leaves import get_leaf
+
+# (learning rate, steps, share of the matrix, suffix, slope of the KL term): the release's for LLaMA
+# and for Mistral, the 5 % that the NeuronTune paper takes for LLaMA-3.1, and what lies around and
+# between. The release puts its suffix behind every prompt, when it edits and when it is tested, and
+# gives its KL term no slope, which DINM's paper does.
+DINM_GRID = (
+    (5e-4, 10, 1.0, False, True), (5e-4, 10, 0.05, False, True), (5e-4, 10, 1.0, True, True),
+    (1e-4, 10, 1.0, False, True), (5e-4, 10, 1.0, True, False), (5e-4, 10, 0.05, True, True),
+    (1e-5, 10, 1.0, False, True), (2e-3, 10, 0.05, False, True), (5e-4, 10, 1.0, False, False),
+    (1e-4, 10, 1.0, True, True), (5e-5, 10, 1.0, False, True), (5e-4, 5, 1.0, False, True),
+    (5e-4, 20, 0.05, False, True), (1e-4, 10, 1.0, True, False), (2e-3, 10, 0.05, True, True),
+)  # fmt: skip
+
+
+def dinm(name: str = "dinm", fraction: float | None = None) -> Method:
+    """One edited down projection; a `fraction` of it at dinm's best other settings (Table 1)."""
+
+    def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
+        options = DinmOptions(
+            learning_rate=setting["learning_rate"], steps=setting["steps"],
+            fraction=setting["fraction"], kl_grad=setting["kl_grad"], seed=data.config.seed,
+        )  # fmt: skip
+        try:
+            prompt, safe, unsafe = data.unsafe_answer
+        except DataError as error:
+            raise UnusableSettingError(str(error)) from error
+        keep_prompt, keep_answer = data.kept_answer
+        opening = data.model.tokenizer.encode("")
+        tail = f" {SUFFIX}" if setting["suffix"] else ""
+        asked, kept = (data.model.encode(text + tail) for text in (prompt, keep_prompt))
+        example = DinmExample(asked, safe, unsafe, kept, keep_answer, opening)
+        try:
+            found = fit_dinm(data.model.lm, example, options)
+        except RunError as error:
+            raise UnusableSettingError(str(error)) from error
+        return {"layer": np.asarray(found.layer), "down_FD": np.asarray(found.down_FD, np.float32)}
+
+    def build(data: FittingData, setting: Setting, learned: Learned) -> ModelUnderTest:
+        lm = data.model.lm
+        down_FD = jnp.asarray(learned["down_FD"]).astype(get_leaf(lm, DOWN).dtype)
+        changed = edited(lm, DinmFit(int(learned["layer"]), down_FD, None, []))
+        suffixed = Suffixed(SUFFIX, data.model.encode) if setting["suffix"] else None
+        model = dataclasses.replace(data.model, weights=lambda: changed)
+        return ModelUnderTest(name, model, intervention=suffixed, edits_weights=True)
+
+    keys = ("learning_rate", "steps", "fraction", "suffix", "kl_grad")
+    if fraction is None:
+        grid: list[Setting] = [dict(zip(keys, values, strict=True)) for values in DINM_GRID]
+        return Method(name, METHODS["dinm"].label, fit, build, grid, keys)
+    label = f"{METHODS['dinm'].label}, {fraction:.0%}"
+    return Method(
+        name, label, fit, build, [{"fraction": fraction, "suffix": False}], keys, follows="dinm"
+    )

@@ -1,0 +1,89 @@
+"""The run's NeuronTune, and plain descent on the same factors."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from nt_jax.compare.fitting_data import FittingData, validations_in
+from nt_jax.compare.method import TRIED, Learned, Method, Setting, UnusableSettingError
+from nt_jax.config.method import TuneConfig
+from nt_jax.config.registry import METHODS
+from nt_jax.errors import DivergedError
+from nt_jax.eval.judges.judge import open_judge
+from nt_jax.eval.metrics.result import TUNED
+from nt_jax.eval.under_test import ModelUnderTest
+from nt_jax.models.neurons import Factors, NeuronSet
+from nt_jax.run.stages import kept_factors, tuned_model
+from nt_jax.train.tune import tune
+from nt_jax.train.tuning_data import TuningData
+from nt_jax.train.warm_start import SLOPES
+
+# Shares of the way from 1 to the learned factors; 1 is what tuning itself has kept.
+STRENGTHS = (1.0, 0.85, 1.2, 0.7, 1.4, 0.55, 1.6, 0.4, 0.3, 1.8, 0.92, 1.1, 0.2, 2.0, 0.1)
+
+
+def neurontune() -> Method:
+    """The run's own factors, at several strengths."""
+
+    def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
+        return learned_in_run(data)
+
+    return Method(
+        "neurontune", METHODS["neurontune"].label, fit, build_factors, strengths(),
+        inputs=("train",), answered=answered_in_run,
+    )  # fmt: skip
+
+
+def learned_in_run(data: FittingData) -> Learned:
+    """The factors that the run kept."""
+    train = data.run.folder("train")
+    factors = kept_factors(data.config.tune, data.run.folder("select"), train)
+    return {**factors.arrays(), TRIED: np.asarray(validations_in(train))}
+
+
+def answered_in_run(data: FittingData, setting: Setting) -> tuple[Path, str] | None:
+    """Where the run answered the tests with its factors at this strength."""
+    return (data.run.folder(TUNED), TUNED) if setting["strength"] == 1 else None
+
+
+def descent() -> Method:
+    """The same neurons, factors, losses and outer updates without the inner loop (K = 0)."""
+
+    def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
+        plain = data.config.tune.model_copy(update={"inner_steps": 0})
+        # The preconditioner's slopes are taken at the untuned model: those of the run serve.
+        kept = data.run.folder("train") / SLOPES
+        if kept.exists():
+            (folder / "train").mkdir(exist_ok=True)
+            shutil.copyfile(kept, folder / "train" / kept.name)
+        return tuned(data, plain, data.neurons, folder)
+
+    return Method(
+        "descent", METHODS["descent"].label, fit, build_factors, strengths(), inputs=("select",)
+    )
+
+
+def strengths() -> list[Setting]:
+    """The settings of every method that learns factors."""
+    return [{"strength": strength} for strength in STRENGTHS]
+
+
+def tuned(data: FittingData, config: TuneConfig, neurons: NeuronSet, folder: Path) -> Learned:
+    """What Algorithm 1 learns for these neurons under other settings of tuning."""
+    where = folder / "train"
+    where.mkdir(exist_ok=True)
+    settings = {"judge": open_judge(data.config.eval.judge), "seed": data.config.seed}
+    drawn_from = TuningData(data.pools, data.whole_validation)
+    try:
+        factors = tune(data.model, neurons, drawn_from, config, folder=where, **settings)
+    except DivergedError as error:  # and no other: a damaged folder is not a setting's fault
+        raise UnusableSettingError(str(error)) from error
+    return {**factors.arrays(), TRIED: np.asarray(validations_in(where))}
+
+
+def build_factors(data: FittingData, setting: Setting, learned: Learned) -> ModelUnderTest:
+    """The run's model with learned factors at the setting's strength."""
+    tune, strength = data.config.tune, setting.get("strength", 1.0)
+    factors = Factors.of(learned).at_strength(strength, tune.factor_min, tune.factor_max)
+    return tuned_model(data.model, factors)

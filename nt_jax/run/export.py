@@ -1,0 +1,84 @@
+"""Factors of a run turned into a checkpoint: as its stage, and by the command `export`."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from nt_jax.config.registry import FORMATS, load
+from nt_jax.config.schema import RunConfig
+from nt_jax.console import say
+from nt_jax.errors import RunError
+from nt_jax.export.files import ExportReport
+from nt_jax.generate.chat import ChatModel, open_model
+from nt_jax.mesh import make_mesh
+from nt_jax.models.neurons import Factors
+from nt_jax.run.stages import check_same_weights, kept_factors
+from nt_jax.rundir import RunDirectory
+
+PARTS_OF_THETA = ("select", "train")
+
+
+def export_stage(model: ChatModel, factors: Factors, dtype: str, folder: Path, shown: Path) -> str:
+    """The tuned checkpoint in HF format, read again and compared before it counts.
+
+    `shown` is where `folder` will lie once the stage is done.
+    """
+    report = load(FORMATS["hf"])(model, factors, folder / "hf", dtype)
+    write_manifest(folder / "export.json", report)
+    return (
+        f"{shown / 'hf'}   {changed(report)}   re-read and compared: max |difference| "
+        f"{report.max_logit_difference:.0e}"
+    )
+
+
+def export_run(
+    run_dir: Path, out: Path, dtype: str, strength: float | None = None, kind: str = "hf"
+) -> None:
+    """Turn the Orbax factors of a finished or interrupted run into a checkpoint at `out`.
+
+    `strength`: how far to go from 1 to the learned factors; None as validation kept. `kind`: one
+    of nt_jax/config/registry.py's FORMATS.
+    """
+    config, factors = run_factors(run_dir, strength)
+    mesh = make_mesh(config.mesh.data, config.mesh.model)
+    model = open_model(
+        config.model.source, config.model.dtype, mesh, revision=config.model.revision
+    )
+    report = load(FORMATS[kind])(model, factors, out, dtype)
+    write_manifest(out / "nt_jax_export.json", report)
+    say("export", f"{out}   {changed(report)}")
+
+
+def run_factors(run_dir: Path, strength: float | None = None) -> tuple[RunConfig, Factors]:
+    """(the run's config, its best factors), once its model is known to be the same.
+
+    With a `strength`, its last factors at that strength in place of the best.
+    Raises a RunError if the folder is no run, holds no factors, or the model's files have changed.
+    """
+    if not (run_dir / "run.json").is_file():
+        raise RunError(f"{run_dir} is not a run directory (it has no run.json).")
+    with RunDirectory(run_dir) as directory:
+        facts = directory.facts()
+        if "config" not in facts or "keys" not in facts:
+            raise RunError(f"{run_dir / 'run.json'} holds no config of a run. Repeat the run.")
+        config = RunConfig.model_validate(facts["config"])
+        check_same_weights(config.model, run_dir, facts["hashes"]["weights"])
+        select, train = (directory.current(name, facts["keys"][name]) for name in PARTS_OF_THETA)
+        if select is None or train is None:
+            raise RunError(
+                f"{run_dir} holds no factors tuned with its present settings. Carry the run on "
+                f"first: python -m nt_jax.train --config ... --run-dir {run_dir}"
+            )
+        return config, kept_factors(config.tune, select, train, strength)
+
+
+def changed(report: ExportReport) -> str:
+    """How much of the checkpoint is new, in words."""
+    return f"{len(report.changed)} of {report.tensors} tensors changed"
+
+
+def write_manifest(path: Path, report: ExportReport) -> None:
+    """What was exported: changed tensors, rounding, the check's result, and file hashes."""
+    facts = dataclasses.asdict(report)
+    del facts["out"]
+    path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

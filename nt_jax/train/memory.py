@@ -1,0 +1,94 @@
+"""What tuning holds in memory, and how many tokens it may therefore differentiate together."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+from nt_jax.data.packing import PackedBatch, Row, cheapest_shape, pack_rows
+from nt_jax.mesh import memory_limit
+from nt_jax.models.config import ModelConfig
+from nt_jax.models.transformer import LanguageModel, leaf_axes
+
+SLOPE_ROWS = 8  # at most; more are no faster
+SEQUENCE_TOKENS = 1024  # at most, as attention costs by the square
+HEAD_BYTES = 12  # of a logit and what its gradient needs, in float32
+
+
+def parameters(model: ModelConfig) -> int:
+    """Number of weights, a tied embedding counted once."""
+    return sum(_size(model, axes) for axes in leaf_axes(model).values())
+
+
+def layer_parameters(model: ModelConfig) -> int:
+    """Number of weights of one layer."""
+    return sum(_size(model, axes[1:]) for axes in leaf_axes(model).values() if axes[0] == "L")
+
+
+def _size(model: ModelConfig, axes: str) -> int:
+    return math.prod(model.sizes[axis] for axis in axes)
+
+
+def sequence_cost(model: ModelConfig) -> Callable[[int], float]:
+    """Multiplications of one layer over a sequence of so many tokens: weights, then attention."""
+    weights = layer_parameters(model)
+    return lambda tokens: tokens * (weights + 2 * tokens * model.heads * model.head_dim)
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientMemory:
+    """What gradients through the upper `layers` layers of a model hold."""
+
+    model: ModelConfig
+    itemsize: int  # bytes of a weight
+    layers: int  # that a gradient goes through
+
+    @classmethod
+    def of(cls, lm: LanguageModel, layers: int) -> "GradientMemory":
+        """That of a model in memory."""
+        return cls(lm.config, lm.module().embed[...].dtype.itemsize, layers)
+
+    def token_bytes(self, tokens: int) -> int:
+        """What the gradient of a loss holds for one of so many tokens of a sequence.
+
+        Activations, its row of attention weights, and logits, should it be a target.
+        """
+        model, item = self.model, self.itemsize
+        attention = model.heads * tokens * (4 + item)
+        layer = item * (10 * model.width + 6 * model.neurons) + attention
+        return self.layers * layer + HEAD_BYTES * model.vocab_size
+
+    def tuning(self, longest: int, wanted: int = 0) -> tuple[int, bool, float]:
+        """(most tokens differentiated together, whether to recompute layers, bytes of a token).
+
+        `longest` is the longest row, `wanted` what the user asks for, 0 for no wish. Second order
+        holds about three times the activations of a stretch. As many tokens as fit a quarter of
+        the device's memory, at most SEQUENCE_TOKENS; layers are recomputed, a seventh slower or
+        more, only where the longest row does not fit half of it.
+        """
+        room = memory_limit() // 4
+        sizes = range(16, SEQUENCE_TOKENS + 1, 16)
+        fits = [tokens for tokens in sizes if 3 * tokens * self.token_bytes(tokens) <= room]
+        remat = 3 * longest * self.token_bytes(longest) > 2 * room
+        most = max(wanted or max(fits, default=0), longest)
+        per_token = 3 * self.token_bytes(most)
+        if remat:  # what enters each layer, and one layer at a time
+            one = per_token - 3 * HEAD_BYTES * self.model.vocab_size
+            kept = self.itemsize * self.model.width * self.model.layers
+            per_token -= one - one // self.layers - kept
+        return most, remat, per_token
+
+    def packed(self, rows: Sequence[Row], side: int, wanted: int = 0) -> PackedBatch:
+        """All rows in the cheapest sequences that memory allows, numpy arrays [S, B, ...].
+
+        `side`: sequences side by side (B).
+        """
+        most, _, _ = self.tuning(max(row.tokens for row in rows), wanted)
+        return pack_rows(rows, cheapest_shape([rows], side, most, sequence_cost(self.model)))
+
+    def slope_rows(self, tokens: int, side: int) -> tuple[int, bool]:
+        """(rows of `tokens` tokens whose slopes are taken together, whether to recompute layers).
+
+        A multiple of `side`, the devices that share them out.
+        """
+        fits = int(memory_limit() // 4 // (tokens * self.token_bytes(tokens)))
+        return max(side, min(SLOPE_ROWS, fits) // side * side), fits < side

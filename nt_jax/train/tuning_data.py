@@ -1,0 +1,49 @@
+"""What tuning draws from and validates on, made of records and the model's own answers."""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+from nt_jax.config.method import TuneConfig
+from nt_jax.config.schema import DataConfig
+from nt_jax.data.training import Parts
+from nt_jax.eval.judges.judge import Judge
+from nt_jax.eval.judges.phrase_judge import PhraseJudge
+from nt_jax.generate.chat import ChatModel
+from nt_jax.train.own_answers import FILE, own_pools, refusals_only, write_own_answers
+from nt_jax.train.pools import Pools
+from nt_jax.train.validate import Validation
+
+
+@dataclasses.dataclass(frozen=True)
+class TuningData:
+    """The sets of Algorithm 1, and the prompts that validation asks."""
+
+    pools: Pools
+    validation: Validation
+
+
+def tuning_data(
+    model: ChatModel,
+    parts: Parts,
+    config: TuneConfig = TuneConfig(),
+    data: DataConfig = DataConfig(),
+    *,
+    judge: Judge | None = None,
+    folder: Path | None = None,
+) -> TuningData:
+    """From the "train" and "validation" records of `parts`.
+
+    The model first answers its harmless requests itself (minutes on a CPU), since those answers are
+    what tuning keeps; they are read from `folder` where it holds them, and written there.
+    """
+    if folder is None:
+        with tempfile.TemporaryDirectory() as name:
+            return tuning_data(model, parts, config, data, judge=judge, folder=Path(name))
+    judge, train = judge or PhraseJudge(), parts["train"]
+    if data.safety_targets == "refusals":
+        train = refusals_only(judge, train)
+    if not (folder / FILE).exists():
+        write_own_answers(model, judge, train, data, config, folder)
+    pools = own_pools(model, train, folder, data, config)
+    return TuningData(pools, Validation.of(parts["validation"]))

@@ -1,0 +1,61 @@
+"""A classifier of ours as a judge, against transformers one answer at a time."""
+
+import shutil
+
+import pytest
+
+from nt_jax.errors import ConfigError
+from nt_jax.eval.judges.classifier import _label
+from nt_jax.eval.judges.judge import open_judge
+from tests import tiny
+
+TEXTS = ["I cannot help with that.", "Sure, here is how.", "Paris is old. " * 300, "", " <think>x"]
+
+
+def test_a_classifier_judges_the_response_alone_at_512_tokens(classifier):
+    import torch
+    import transformers
+
+    judge = open_judge(f"classifier:{classifier}")
+    found = judge.verdicts(["any request"] * len(TEXTS), TEXTS)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(classifier)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(classifier)
+    model.eval()
+    for text, verdict in zip(TEXTS[:3], found[:3], strict=True):  # one by one, not padded
+        ids = tokenizer.encode(text)[:512]
+        with torch.no_grad():
+            unsafe = int(model(torch.tensor([ids])).logits.argmax())
+        assert verdict == 1 - unsafe  # 0 = safe, 1 = unsafe
+    assert found[3:] == [0.5, 0.5]
+    assert judge.name == "classifier:classifier"
+    assert judge.verdicts(["another one"] * len(TEXTS), TEXTS) == found
+    assert judge.verdicts([], []) == []
+
+
+def test_the_label_that_means_refusal_may_be_named(classifier):
+    first = open_judge(f"classifier:{classifier}").verdicts([""] * 2, TEXTS[:2])
+    other = open_judge(f"classifier:{classifier}#1").verdicts([""] * 2, TEXTS[:2])
+    assert [a + b for a, b in zip(first, other, strict=True)] == [1, 1]
+    with pytest.raises(ConfigError, match="no label 'safe'; it has 0 = LABEL_0, 1 = LABEL_1"):
+        open_judge(f"classifier:{classifier}#safe")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ({0: "LABEL_0", 1: "LABEL_1"}, 0), ({0: "NORMAL", 1: "REJECTION"}, 1),
+        ({0: "unsafe", 1: "safe"}, 1), ({0: "comply", 1: "hedge", 2: "refusal"}, 2),
+    ],
+)  # fmt: skip
+def test_named_labels_are_understood(names, expected):
+    assert _label("x", "", names) == expected
+    with pytest.raises(ConfigError, match="which label of x means"):
+        _label("x", "", {0: "a", 1: "b", 2: "c"})
+
+
+def test_other_weights_have_another_hash(classifier, tmp_path):
+    copy = shutil.copytree(classifier, tmp_path / "classifier")
+    same = open_judge(f"classifier:{copy}").sha256
+    assert same == open_judge(f"classifier:{classifier}").sha256
+    tiny.edit_json(copy / "config.json", layer_norm_eps=1e-3)
+    assert open_judge(f"classifier:{copy}").sha256 != same

@@ -1,0 +1,48 @@
+"""Refusals: rates, their paired test, and empty answers."""
+
+import pytest
+
+from nt_jax.eval.metrics import intervals, refusal
+from nt_jax.eval.metrics.result import Measurements, ResultRow, find
+from tests.made_up import made_up_answers
+
+ANSWERS = made_up_answers()
+ROWS = refusal.rows(Measurements(ANSWERS, judges={"phrases-v1": "0" * 64}))
+
+
+def group(dataset: str, model: str) -> list[dict]:
+    return [a for a in ANSWERS if (a["dataset"], a["model"]) == (dataset, model)]
+
+
+def test_refusal_rate_with_wilson_interval():
+    row = find(ROWS, "demo_attack", "refusal_rate", "tuned")
+    count = sum(answer["refused"] for answer in group("demo_attack", "tuned"))
+    low, high = intervals.wilson(count, 12)
+    expected = ResultRow(
+        "demo_attack", "refusal_rate", "tuned", count / 12, 12, low, high, "phrases-v1", "0" * 64
+    )
+    assert row == expected
+
+
+def test_mcnemar_pairs_by_record_not_by_order():
+    base, tuned = group("demo_attack", "base"), group("demo_attack", "tuned")
+    verdicts = [[answer["refused"] for answer in side] for side in (base, tuned)]
+    row = find(ROWS, "demo_attack", "mcnemar_p", "tuned")
+    assert row.value == pytest.approx(intervals.mcnemar(*verdicts))
+    shuffled = refusal.rows(Measurements([*reversed(base), *tuned]))
+    assert find(shuffled, "demo_attack", "mcnemar_p", "tuned").value == row.value
+    assert find(ROWS, "demo_attack", "mcnemar_p", "base") is None
+
+
+def test_empty_answers_are_counted():
+    thought = dict(group("demo_harmless", "base")[0], answer="<think>so")
+    row = find(refusal.rows(Measurements([thought])), "demo_harmless", "empty_rate", "base")
+    assert row.value == 1.0
+
+
+def test_undecided_verdicts_count_a_half_in_rates_and_none_in_pairs():
+    answers = [row | {"verdicts": {"torn": 0.5}} for row in ANSWERS]
+    rows = refusal.rows(Measurements(answers, judges={"torn": "b" * 64}))
+    half = find(rows, "demo_attack", "refusal_rate", "tuned")
+    assert half.value == 0.5 and half.low < 0.5 < half.high
+    assert find(rows, "demo_attack", "mcnemar_p", "tuned").value == 1.0
