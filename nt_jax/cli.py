@@ -111,15 +111,10 @@ def _config(options: argparse.Namespace) -> RunConfig:
             f"--config is missing (command line): give a recipe ({', '.join(recipe_names())}) "
             "or a YAML file"
         )
-    flags = {
-        "run_dir": options.run_dir,
-        "eval.engine": getattr(options, "engine", None),
-        "compare.methods": getattr(options, "methods", None),
-        "compare.tables": getattr(options, "tables", None),
-    }
-    given = {key: value for key, value in flags.items() if value is not None}
+    settings = ("run_dir", "eval.engine", "compare.methods", "compare.tables")
+    flags = {key: getattr(options, key.rpartition(".")[2], None) for key in settings}
     # JSON text is YAML text too, whatever a path holds.
-    overrides = [f"{key}={json.dumps(value)}" for key, value in given.items()]
+    overrides = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
     return load_config(options.config, [*options.overrides, *overrides])
 
 

@@ -7,15 +7,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
+import rich.progress as bars
 from rich.console import Console, RenderableType
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 LABEL = 11  # columns of the stage's name
 _QUIET = Console(quiet=True)
@@ -51,12 +44,10 @@ def progress(label: str | None, total: int, unit: str) -> Iterator[Callable[...,
     if label is None or not console.is_terminal:
         yield lambda n=1, note="": None
         return
-    columns = (
-        TextColumn(f"{label:<{LABEL}}"), BarColumn(24), MofNCompleteColumn(),
-        TextColumn(f"{unit}  {{task.fields[note]}}"), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, transient=True) as bar:
+    done = (bars.TextColumn(f"{label:<{LABEL}}"), bars.BarColumn(24), bars.MofNCompleteColumn())
+    pace = (bars.TextColumn(f"{unit}  {{task.fields[note]}}"), bars.TimeElapsedColumn())
+    rest = (bars.TextColumn("left"), bars.TimeRemainingColumn())
+    with bars.Progress(*done, *pace, *rest, console=console, transient=True) as bar:
         task = bar.add_task(label, total=total, note="")
         yield lambda n=1, note="": bar.update(task, advance=n, note=note)
 

@@ -31,9 +31,7 @@ def silence_libraries() -> None:
     if not sys.warnoptions:  # `python -W ...` and PYTHONWARNINGS are the user's own choice
         warnings.simplefilter("ignore")
     handler = logging.StreamHandler()
-    handler.addFilter(lambda record: record.levelno >= logging.ERROR or _is_ours(record.name))
+    handler.addFilter(
+        lambda record: record.levelno >= logging.ERROR or record.name.partition(".")[0] == "nt_jax"
+    )
     logging.basicConfig(handlers=[handler], format="nt_jax: %(message)s")
-
-
-def _is_ours(logger: str) -> bool:
-    return logger.partition(".")[0] == "nt_jax"

@@ -19,12 +19,8 @@ def make_mesh(data: int = 1, model: int = 1) -> Mesh:
             f"mesh.data={data} x mesh.model={model} needs {data * model} devices, but this machine "
             f"shows {len(devices)} ({devices[0].platform}). Lower one of the two."
         )
-    return jax.make_mesh(
-        (data, model),
-        ("data", "model"),
-        axis_types=(AxisType.Auto, AxisType.Auto),
-        devices=devices[: data * model],
-    )
+    auto, used = (AxisType.Auto, AxisType.Auto), devices[: data * model]
+    return jax.make_mesh((data, model), ("data", "model"), axis_types=auto, devices=used)
 
 
 def sharding(mesh: Mesh, letters: str) -> NamedSharding:

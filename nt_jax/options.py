@@ -66,15 +66,13 @@ def config_parser(command: str, program: str) -> Parser:
     add("--dry-run", action="store_true", help="show config, sizes and memory, then stop")
     add("overrides", nargs="*", metavar="section.key=value", help="settings, see below")
     if command == "eval":
-        add(
-            "--model", metavar="DIR_OR_RUN",
-            help="tune nothing: measure this Hugging Face folder, GGUF file, hub id, or a run "
-            "directory (its base and its tuned model), on the config's test sets",
-        )  # fmt: skip
-        add(
-            "--beside-base", action="store_true",
-            help="with --model: also measure the config's own model, and compare",
-        )  # fmt: skip
+        alone = (
+            "tune nothing: measure this Hugging Face folder, GGUF file, hub id, or a run "
+            "directory (its base and its tuned model), on the config's test sets"
+        )
+        both = "with --model: also measure the config's own model, and compare"
+        add("--model", metavar="DIR_OR_RUN", help=alone)
+        add("--beside-base", action="store_true", help=both)
         add("--engine", help="who decodes: same as eval.engine=ENGINE")
     if command == "compare":
         listed = "; ".join(f"{number} {about}" for number, about in TABLES.items())
@@ -91,15 +89,13 @@ def export_parser(command: str, program: str) -> Parser:
     add("--run", required=True, metavar="DIR", help="a run directory, runs/NAME")
     add("--out", required=True, metavar="DIR", help="where to write")
     add("--format", choices=tuple(FORMATS), default="hf", help="hf = a Hugging Face checkpoint")
-    add(
-        "--dtype", choices=("source", "float32"), default="source",
-        help="source = as the checkpoint was (default); float32 = no rounding, larger",
-    )  # fmt: skip
-    add(
-        "--strength", type=_above_zero, metavar="S",
-        help="how far to go from the untuned model (0) to the learned factors (1), in place of "
-        "what validation kept; train/strengths.jsonl says how each one did that was tried",
-    )  # fmt: skip
+    rounding = "source = as the checkpoint was (default); float32 = no rounding, larger"
+    add("--dtype", choices=("source", "float32"), default="source", help=rounding)
+    how_far = (
+        "how far to go from the untuned model (0) to the learned factors (1), in place of "
+        "what validation kept; train/strengths.jsonl says how each one did that was tried"
+    )
+    add("--strength", type=_above_zero, metavar="S", help=how_far)
     return parser
 
 

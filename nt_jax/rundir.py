@@ -13,7 +13,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import filelock
@@ -72,12 +71,7 @@ class RunDirectory:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._holder.unlink(missing_ok=True)
         self._lock.release()
 
@@ -164,11 +158,8 @@ class RunDirectory:
         """Add facts to run.json; a dict adds to what is there, key by key, the rest replaces."""
         known = self.facts()
         for name, value in facts.items():
-            before = known.get(name)
-            if isinstance(before, dict) and isinstance(value, dict):
-                known[name] = before | value
-            else:
-                known[name] = value
+            adds = isinstance(value, dict) and isinstance(known.get(name), dict)
+            known[name] = known[name] | value if adds else value
         text = json.dumps(known, indent=2, ensure_ascii=False)
         write_atomic(self.path / "run.json", f"{text}\n".encode())
 

@@ -43,24 +43,18 @@ def find_neurons(
     `counts` is how many of each; `first_layer` the lowest layer that may hold one. Raises a
     ConfigError where the model has fewer.
     """
-    scores = [
-        mean_scores(model, examples, score, how)
-        for examples, how in ((safety, options), (utility, utility_options))
-    ]
-    wanted = {"safety": counts[0], "utility": counts[1], "first_layer": first_layer}
-    return select(*scores, **wanted)[0]
+    sides = ((safety, options), (utility, utility_options))
+    scores = [mean_scores(model, examples, score, how) for examples, how in sides]
+    return select(*scores, safety=counts[0], utility=counts[1], first_layer=first_layer)[0]
 
 
 def mean_scores(
     model: ChatModel, examples: Sequence[Example], score: Score, options: Options
 ) -> Float[np.ndarray, "L F"]:
     """The mean over examples of scores divided by their own largest magnitude, float32."""
+    encode = model.encode
     encoded = [
-        EncodedExample(
-            model.encode(example.question),
-            model.encode(example.attacked),
-            model.answer_ids(example.answer),
-        )
-        for example in examples
+        EncodedExample(encode(e.question), encode(e.attacked), model.answer_ids(e.answer))
+        for e in examples
     ]
     return aggregate(np.stack([score(model.lm, each, options).score_LF for each in encoded]))

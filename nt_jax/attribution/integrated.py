@@ -12,16 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from nt_jax.attribution import score
 from nt_jax.attribution.joint import joint_path
-from nt_jax.attribution.score import (
-    Attribution,
-    EncodedExample,
-    Options,
-    nodes_and_weights,
-    rows_of,
-    scored,
-    weighted,
-)
 from nt_jax.attribution.suffix import Prefix, run_from, target_value
 from nt_jax.mesh import sharding
 from nt_jax.models.precision import wide_dtype
@@ -29,29 +21,29 @@ from nt_jax.models.transformer import LanguageModel
 
 
 def integrated_gradients(
-    lm: LanguageModel, example: EncodedExample, options: Options = Options()
-) -> Attribution:
+    lm: LanguageModel, example: score.EncodedExample, options: score.Options = score.Options()
+) -> score.Attribution:
     """C(n) of every neuron for one example, float32 (float64 for a float64 model).
 
     Over one layer's neurons at a time, or all layers' at once, as options.path says.
     """
     rule = {"layer": layer_path, "joint": joint_path}[options.path]
-    return scored(lm, example, options, rule)
+    return score.scored(lm, example, options, rule)
 
 
 def layer_path(
-    lm: LanguageModel, prefix: Prefix, v_q_LF: Array, options: Options
+    lm: LanguageModel, prefix: Prefix, v_q_LF: Array, options: score.Options
 ) -> tuple[Array, Array]:
     """(score_WLF, start_L): one layer's neurons move together, the other layers run freely."""
     layers = lm.config.layers
-    alpha_A, weight_WA = nodes_and_weights(options)
+    alpha_A, weight_WA = score.nodes_and_weights(options)
     every_L = jnp.arange(layers, dtype=jnp.int32)
     difference_LF = prefix.act_LF.astype(v_q_LF.dtype) - v_q_LF
     # The patch at alpha shifts the stream by (alpha - 1) * difference @ down.
     full_LD = to_shift(lm, every_L, difference_LF)
     layer_R = np.repeat(np.arange(layers, dtype=np.int32), len(alpha_A))
     back_R = np.tile(alpha_A - 1.0, layers)
-    total, rows = len(layer_R), rows_of(lm, prefix, options, len(layer_R))
+    total, rows = len(layer_R), score.rows_of(lm, prefix, options, len(layer_R))
     values, slopes = [], []
     for first in range(0, total, rows):
         # The last program may start lower than it must, so that all share one shape.
@@ -65,7 +57,7 @@ def layer_path(
         values.append(value_R[first - low :])
         slopes.append(slope_RD[first - low :])
     slope_LAD = jnp.concatenate(slopes).reshape(layers, len(alpha_A), -1)
-    mean_WLD = weighted(weight_WA, slope_LAD.swapaxes(0, 1))
+    mean_WLD = score.weighted(weight_WA, slope_LAD.swapaxes(0, 1))
     gradient_WLF = jnp.stack([to_neurons(lm, every_L, mean_LD) for mean_LD in mean_WLD])
     start_L = jnp.concatenate(values).reshape(layers, -1)[:, -1]
     return difference_LF[None] * gradient_WLF, start_L
@@ -73,13 +65,7 @@ def layer_path(
 
 @functools.partial(jax.jit, static_argnames="target")
 def row_gradients(
-    lm: LanguageModel,
-    prefix: Prefix,
-    begin: Array,
-    layer_R: Array,
-    shift_RD: Array,
-    *,
-    target: str,
+    lm: LanguageModel, prefix: Prefix, begin: Array, layer_R: Array, shift_RD: Array, *, target: str
 ) -> tuple[Float[Array, " R"], Float[Array, "R D"]]:
     """(target, its gradient with respect to the shift) of each row.
 
@@ -102,8 +88,8 @@ def to_shift(lm: LanguageModel, layer_R: Array, patch_RF: Array) -> Array:
     """shift_RD = patch_RF @ down of the row's layer, in float32 or wider."""
     down_LFD = lm.module().blocks.mlp.down[...]
     wide = wide_dtype(down_LFD.dtype)
-    one = lambda layer, patch_F: patch_F.astype(wide) @ down_LFD[layer].astype(wide)  # noqa: E731
-    return jax.lax.map(lambda args: one(*args), (layer_R, patch_RF))
+    one = lambda args: args[1].astype(wide) @ down_LFD[args[0]].astype(wide)  # noqa: E731
+    return jax.lax.map(one, (layer_R, patch_RF))
 
 
 @jax.jit
@@ -111,5 +97,5 @@ def to_neurons(lm: LanguageModel, layer_R: Array, gradient_RD: Array) -> Array:
     """gradient_RF with respect to the neurons of each row's layer."""
     down_LFD = lm.module().blocks.mlp.down[...]
     wide = wide_dtype(down_LFD.dtype)
-    one = lambda layer, g_D: down_LFD[layer].astype(wide) @ g_D.astype(wide)  # noqa: E731
-    return jax.lax.map(lambda args: one(*args), (layer_R, gradient_RD))
+    one = lambda args: down_LFD[args[0]].astype(wide) @ args[1].astype(wide)  # noqa: E731
+    return jax.lax.map(one, (layer_R, gradient_RD))

@@ -54,32 +54,23 @@ def select(
     """
     chex.assert_rank([safety_LF, utility_LF], 2)
     chex.assert_equal_shape([safety_LF, utility_LF])
-    total = safety_LF.size
     check_counts(safety, utility, safety_LF.shape, first_layer)
     open_LF = np.arange(safety_LF.shape[0])[:, None] >= first_layer
-    orders = {
-        name: ranking(np.where(open_LF, score_LF, -np.inf))
-        for name, score_LF in (("safety", safety_LF), ("utility", utility_LF))
-    }
-    shared = np.intersect1d(orders["safety"][:safety], orders["utility"][:utility]).size
+    scores, wanted = (safety_LF, utility_LF), (safety, utility)
+    orders = [ranking(np.where(open_LF, score_LF, -np.inf)) for score_LF in scores]
+    shared = np.intersect1d(orders[0][:safety], orders[1][:utility]).size
     # Walk both lists by rank; at each rank safety picks first. A neuron is taken by whichever
     # list reaches it first, which is the list where it ranks higher.
-    taken = np.zeros(total, bool)
-    chosen: dict[str, list[int]] = {"safety": [], "utility": []}
-    wanted, cursor = {"safety": safety, "utility": utility}, {"safety": 0, "utility": 0}
-    while any(len(chosen[name]) < wanted[name] for name in wanted):
-        for name, order in orders.items():
-            if len(chosen[name]) >= wanted[name]:
-                continue
-            neuron = order[cursor[name]]
-            cursor[name] += 1
-            if not taken[neuron]:
-                taken[neuron] = True
-                chosen[name].append(int(neuron))
-    flat = np.asarray(chosen["safety"] + chosen["utility"], np.int32)
-    layer_P, index_P = np.divmod(flat, np.int32(safety_LF.shape[1]))
-    is_safety_P = np.arange(flat.size) < safety
-    return NeuronSet(layer_P, index_P, is_safety_P), int(shared)
+    taken: set[int] = set()
+    chosen: tuple[list[int], list[int]] = ([], [])
+    for ranked in zip(*orders, strict=True):
+        for neuron, mine, count in zip(ranked, chosen, wanted, strict=True):
+            if len(mine) < count and neuron not in taken:
+                taken.add(neuron)
+                mine.append(neuron)
+        if len(taken) == safety + utility:
+            break
+    return _as_set(np.array(chosen[0] + chosen[1]), safety, safety_LF.shape[1]), shared
 
 
 def random_neurons(
@@ -88,6 +79,10 @@ def random_neurons(
     """As many neurons drawn at random: the control of the paper's "w/o Neuron Pinpointing"."""
     generator = np.random.default_rng([seed, 7])
     flat = generator.permutation((layers - first_layer) * width)[: safety + utility]
-    flat = (flat + first_layer * width).astype(np.int32)
-    layer_P, index_P = np.divmod(flat, np.int32(width))
-    return NeuronSet(layer_P, index_P, np.arange(flat.size) < safety)
+    return _as_set(flat + first_layer * width, safety, width)
+
+
+def _as_set(flat_P: np.ndarray, safety: int, width: int) -> NeuronSet:
+    """The neurons with these flat numbers, so many safety ones first."""
+    layer_P, index_P = np.divmod(flat_P.astype(np.int32), np.int32(width))
+    return NeuronSet(layer_P, index_P, np.arange(flat_P.size) < safety)

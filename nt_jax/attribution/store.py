@@ -50,17 +50,11 @@ def load_scores(folder: Path) -> dict[str, np.ndarray]:
 
 def neuron_rows(neurons: NeuronSet, scores: dict[str, np.ndarray]) -> list[dict]:
     """One dict per chosen neuron: layer, index, set, rank in its set (1 = best) and score."""
-    rows = []
-    for place, (layer, index, safe) in enumerate(
-        zip(neurons.layer_P, neurons.index_P, neurons.is_safety_P, strict=True)
-    ):
-        name = "safety" if safe else "utility"
-        first = 0 if safe else int(np.sum(neurons.is_safety_P))
-        score = float(scores[name][layer, index])
-        rows.append(
-            {"layer": int(layer), "index": int(index), "set": name, "rank": place - first + 1,
-             "score": score}
-        )  # fmt: skip
+    rows, safety = [], int(np.sum(neurons.is_safety_P))
+    for place, (layer, index) in enumerate(zip(neurons.layer_P, neurons.index_P, strict=True)):
+        name, first = ("safety", 0) if place < safety else ("utility", safety)
+        row = {"layer": int(layer), "index": int(index), "set": name, "rank": place - first + 1}
+        rows.append(row | {"score": float(scores[name][layer, index])})
     return rows
 
 

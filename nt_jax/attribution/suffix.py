@@ -16,13 +16,7 @@ from jaxtyping import Array, Float
 
 from nt_jax.models.layers import Block, at_layer, attend, block_at, rms_norm
 from nt_jax.models.rope import rotary_tables
-from nt_jax.models.transformer import (
-    LanguageModel,
-    forward,
-    positions,
-    token_log_probs,
-    unembed,
-)
+from nt_jax.models.transformer import LanguageModel, forward, positions, token_log_probs, unembed
 
 
 @jax.tree_util.register_dataclass
@@ -54,9 +48,8 @@ def run_prefix(
     mask_BT = jnp.concatenate([mask_P, answer_mask_T[:-1]])[None]
     at = width - 1
     trace = forward(model, config, token_BT, mask_BT, read_at=at, keep_cache=True, keep_inputs=True)
-    cos, sin = rotary_tables(
-        positions(mask_BT), config.rope, config.head_dim, model.embed[...].dtype
-    )
+    place_BT, dtype = positions(mask_BT), model.embed[...].dtype
+    cos, sin = rotary_tables(place_BT, config.rope, config.head_dim, dtype)
     length = answer_T.shape[0]
     own_mask = jnp.tril(jnp.ones((length, length), bool))[None] & mask_BT[:, None, at:]
     seen = jnp.broadcast_to(mask_BT[:, None, :at], (1, length, at))
@@ -66,11 +59,6 @@ def run_prefix(
         cos[:, at:], sin[:, at:], trace.input_LBTD[0, 0, at:], after_LTD, trace.act_LBF[:, 0],
         answer_T, answer_mask_T,
     )  # fmt: skip
-
-
-def _block(lm: LanguageModel, index: Array) -> Block:
-    """The weights of one layer, `index` traced."""
-    return block_at(lm.module().blocks, index)
 
 
 def _attention(lm: LanguageModel, prefix: Prefix, block: Block, index: Array, x_TD: Array) -> Array:
@@ -91,7 +79,7 @@ def _run(lm: LanguageModel, prefix: Prefix, begin: Array, enter: Array, x_TD: Ar
     def body(index: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         now_TD, input_LTD, inputs_LGTF = carry
         now_TD = jnp.where(index == enter, x_TD, now_TD)
-        block = _block(lm, index)
+        block = block_at(lm.module().blocks, index)
         mid_BTD = _attention(lm, prefix, block, index, now_TD)
         normed_BTD = rms_norm(mid_BTD, block.mlp_norm[...], lm.config.rms_eps)
         gate_BTF, up_BTF = block.mlp.inputs(normed_BTD)
@@ -103,9 +91,8 @@ def _run(lm: LanguageModel, prefix: Prefix, begin: Array, enter: Array, x_TD: Ar
 
     blank_LTD = jnp.zeros((layers, *x_TD.shape), x_TD.dtype)
     blank_LGTF = jnp.zeros((layers, 2, x_TD.shape[0], width), x_TD.dtype)
-    last_TD, *kept = jax.lax.fori_loop(
-        begin, jnp.int32(layers), body, (x_TD, blank_LTD, blank_LGTF)
-    )
+    start = (x_TD, blank_LTD, blank_LGTF)
+    last_TD, *kept = jax.lax.fori_loop(begin, jnp.int32(layers), body, start)
     return jnp.where(enter == layers, x_TD, last_TD), tuple(kept)
 
 
@@ -128,7 +115,7 @@ def _run_forward(lm: LanguageModel, prefix: Prefix, begin: Array, enter: Array, 
 
 def _layer_backward(lm: LanguageModel, prefix: Prefix, index: Array, kept: tuple, flow_TD: Array):
     """The cotangent of a layer's input stream, given that of its output."""
-    block, flow_BTD = _block(lm, index), flow_TD[None]
+    block, flow_BTD = block_at(lm.module().blocks, index), flow_TD[None]
     x_TD, (gate_TF, up_TF) = kept[0][index], kept[1][index]
     mid_BTD, pull_attention = jax.vjp(lambda x: _attention(lm, prefix, block, index, x), x_TD)
     act_BTF, pull_fire = jax.vjp(block.mlp.fire, gate_TF[None], up_TF[None])

@@ -31,7 +31,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from nt_jax.baselines.examples import Examples, best_threshold
+from nt_jax.baselines.examples import Examples, best_threshold, some
 from nt_jax.baselines.states import gather_states
 from nt_jax.data.batching import draw
 from nt_jax.data.records import Encode, Ids
@@ -213,13 +213,15 @@ def fit_cavgan(
     candidates = range(layers // 2, layers) if options.layers is None else options.layers
     if not len(candidates) or not all(0 <= layer < layers for layer in candidates):
         raise DataError(f"CAVGAN's layers are {list(candidates)}; choose among 0 to {layers - 1}.")
-    prompts = [_some(name, getattr(train, name), options) for name in ("harmful", "harmless")]
+    prompts = [
+        some(getattr(train, name), options.prompts, options.seed, f"cavgan-{name}")
+        for name in ("harmful", "harmless")
+    ]
     prompts += [validation.harmful, validation.harmless]
     read = functools.partial(gather_states, lm, scale_LF, batch_size=options.batch_size)
     state_RLD = [read(group)[:, 0] for group in prompts]
     rows = _rows(len(prompts[0]), len(prompts[1]), options)
-    fits = [_fit_layer(layer, [x[:, layer] for x in state_RLD], rows, options)
-            for layer in candidates]  # fmt: skip
+    fits = [_fit_layer(n, [x[:, n] for x in state_RLD], rows, options) for n in candidates]
     table = [row for fit in fits for row in fit.table]
     order = [(row["balanced_accuracy"], -row["bce"]) for row in table]
     return dataclasses.replace(fits[order.index(max(order))], table=table)
@@ -244,21 +246,15 @@ def _fit_layer(
     return CavganFit(layer, threshold, gan.discriminator, graph, mean_D, deviation_D, [row])
 
 
-def _some(name: str, prompts: Sequence[Ids], options: CavganOptions) -> list[Ids]:
-    count = min(options.prompts, len(prompts))
-    return [prompts[row] for row in draw(options.seed, f"cavgan-{name}", 0, len(prompts), count)]
-
-
 def _rows(harmful: int, harmless: int, options: CavganOptions) -> tuple[np.ndarray, ...]:
     """The rows of every step: shuffled passes over both kinds, each [S, B] int32."""
-    steps = options.epochs * -(-max(harmful, harmless) // options.batch)
-    kinds = (("harmless", harmless, options.batch), ("harmful", harmful, options.batch),
-             ("disguised", harmful, options.disguised))  # fmt: skip
+    steps = range(options.epochs * -(-max(harmful, harmless) // options.batch))
+    kinds = {"harmless": (harmless, options.batch), "harmful": (harmful, options.batch)}
+    kinds["disguised"] = (harmful, options.disguised)
     return tuple(
-        np.stack([draw(options.seed, name, step, size, count) for step in range(steps)])
-        .astype(np.int32)
-        for name, size, count in kinds
-    )  # fmt: skip
+        np.stack([draw(options.seed, name, step, *kind) for step in steps], dtype=np.int32)
+        for name, kind in kinds.items()
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -272,9 +272,8 @@ def _check(lm: LanguageModel, example: DinmExample, options: DinmOptions, layer:
         raise DataError(f"DINM's fraction is {options.fraction}; choose it above 0 and at most 1.")
     if not 0 <= layer < lm.config.layers:
         raise DataError(f"DINM's layer is {layer}; this model has 0 to {lm.config.layers - 1}.")
-    for prompt, answer in (
-        (example.prompt, example.safe), (example.keep_prompt, example.keep_answer),
-    ):  # fmt: skip
+    keep = (example.keep_prompt, example.keep_answer)
+    for prompt, answer in ((example.prompt, example.safe), keep):
         tokens = len(prompt) + min(len(answer), options.answer_tokens)
         if not len(prompt) or not len(answer) or tokens > lm.config.max_positions:
             raise DataError(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nt_jax.data.batching import draw
 from nt_jax.data.records import Ids
 from nt_jax.errors import DataError
 
@@ -32,11 +33,17 @@ class Examples:
                 )
         for name in ("harmful", "refusals", "harmless", "answers"):
             rows = getattr(self, name)
-            if len(rows) == 0 or not all(len(ids) for ids in rows):
+            if not len(rows) or not all(map(len, rows)):
                 raise DataError(
                     f"Examples.{name} is empty, or holds a row without tokens. "
                     "Leave such rows out and give at least one."
                 )
+
+
+def some(prompts: Sequence[Ids], most: int, seed: int, stream: str) -> list[Ids]:
+    """At most so many of the prompts, drawn with the seed."""
+    count = min(most, len(prompts))
+    return [prompts[row] for row in draw(seed, stream, 0, len(prompts), count)]
 
 
 def best_threshold(harmful_R: np.ndarray, harmless_R: np.ndarray) -> tuple[float, float]:

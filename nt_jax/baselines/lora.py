@@ -135,17 +135,12 @@ def train_lora(
     """(the adapter, losses before the update) after each step: for choosing by validation."""
     adapter, adam = init_adapter(lm, options), optimiser(options.clip_norm)
     moments = jax.device_put(adam.init(adapter), sharding(lm.mesh, ""))
-    numbers = {
-        "strength": options.alpha / options.rank, "decay": options.token_decay,
-        "safety_weight": options.safety_weight, "rate": options.learning_rate,
-    }  # fmt: skip
-    wide = jax.tree.leaves(adapter)[0].dtype
+    numbers = {"strength": options.alpha / options.rank, "decay": options.token_decay}
+    numbers |= {"safety_weight": options.safety_weight, "rate": options.learning_rate}
+    wide, how = jax.tree.leaves(adapter)[0].dtype, {"adam": adam, "remat": options.remat}
     numbers = {name: jnp.asarray(value, wide) for name, value in numbers.items()}
     for step in range(options.steps):
-        adapter, moments, parts = lora_step(
-            adapter, moments, lm, batch_at(step), numbers,
-            adam=adam, remat=options.remat,
-        )  # fmt: skip
+        adapter, moments, parts = lora_step(adapter, moments, lm, batch_at(step), numbers, **how)
         losses = {name: float(value) for name, value in parts.items()}
         if not np.isfinite(losses["total"]):
             raise RunError(f"LoRA diverged in step {step + 1}. Lower its learning rate.")

@@ -25,9 +25,8 @@ from collections.abc import Sequence
 import numpy as np
 from jax import Array
 
-from nt_jax.baselines.examples import Examples
+from nt_jax.baselines.examples import Examples, some
 from nt_jax.baselines.states import gather_states, states_of
-from nt_jax.data.batching import draw
 from nt_jax.data.records import Ids
 from nt_jax.errors import DataError
 from nt_jax.generate.intervention import Prepared
@@ -78,13 +77,14 @@ def fit_scans(
                 f"SCANS cannot steer or score layers {first} to {stop - 1} of a model with "
                 f"{lm.config.layers}, nor go without the token ids of 'Sure'. Correct them."
             )
-    harmful_RPLD, harmless_RPLD = (
-        gather_states(
-            lm, scale_LF, [[*ids, *sure] for ids in _anchors(name, prompts, options)],
-            back=(len(sure), 0), batch_size=options.batch_size,
+    states = []
+    for name in ("harmful", "harmless"):
+        anchors = some(getattr(examples, name), options.anchors, options.seed, f"scans-{name}")
+        prompts, back = [[*ids, *sure] for ids in anchors], (len(sure), 0)
+        states.append(
+            gather_states(lm, scale_LF, prompts, back=back, batch_size=options.batch_size)
         )
-        for name, prompts in (("harmful", examples.harmful), ("harmless", examples.harmless))
-    )  # fmt: skip
+    harmful_RPLD, harmless_RPLD = states
     direction_LD = harmful_RPLD[:, 0].mean(axis=0) - harmless_RPLD[:, 0].mean(axis=0)
     norm_RL = np.linalg.norm(np.concatenate([harmful_RPLD, harmless_RPLD])[:, 0], axis=-1)
     return ScansFit(
@@ -132,12 +132,6 @@ class Scans:
         sign_R = np.where(flagged_R, self.strength, -self.strength).astype(np.float32)
         steer_RLD = sign_R[:, None, None] * push_LD[None]
         return Prepared([list(ids) for ids in prompts], steer_RLD, flagged_R)
-
-
-def _anchors(name: str, prompts: Sequence[Ids], options: ScansOptions) -> list[Ids]:
-    count = min(options.anchors, len(prompts))
-    rows = draw(options.seed, f"scans-{name}", 0, len(prompts), count)
-    return [prompts[row] for row in rows]
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:

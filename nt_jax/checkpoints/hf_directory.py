@@ -68,14 +68,8 @@ def _find_tensors(path: Path) -> tuple[dict[str, TensorInfo], set[str], list[str
     if not (path / INDEX).is_file():
         pickles = sorted(f.name for f in path.iterdir() if f.suffix in (".bin", ".pt", ".pth"))
         only = f" Pickle files such as {pickles[0]} are never read." if pickles else ""
-        return (
-            {},
-            set(),
-            [
-                f"no weights, neither {SINGLE} nor {INDEX} is there.{only} "
-                "Download the model again, or save it as safetensors."
-            ],
-        )
+        what = f"no weights, neither {SINGLE} nor {INDEX} is there.{only}"
+        return {}, set(), [f"{what} Download the model again, or save it as safetensors."]
     problems: list[str] = []
     index = _read_json(path / INDEX, problems)
     weight_map = index.get("weight_map") if isinstance(index, dict) else None

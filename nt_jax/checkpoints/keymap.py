@@ -5,6 +5,7 @@ Axis letters: D width, F neurons, N query heads, K kv heads, H head dim, V vocab
 """
 
 import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,13 +100,4 @@ def to_hf(leaf: np.ndarray, rule: KeyRule, sizes: dict[str, int]) -> np.ndarray:
 
 def _torch_axes(letters: str) -> list[str]:
     """The letters within each torch axis: ["D", "NH"] for "D(NH)"."""
-    axes, inside = [], False
-    for letter in letters:
-        if letter in "()":
-            inside = letter == "("
-            axes += [""] if inside else []
-        elif inside:
-            axes[-1] += letter
-        else:
-            axes.append(letter)
-    return axes
+    return [axis.strip("()") for axis in re.findall(r"\(\w+\)|\w", letters)]

@@ -123,7 +123,9 @@ class FittingData:
         sides = (self.pools.local_utility, self.pools.global_utility)
         direct = _once(pair for pool in sides for pair in pool.direct)
         attacked = _once(pair for pool in sides for pair in pool.attacked)
-        return _mixed(direct, attacked)
+        both = (direct, attacked)
+        places = [((n + 0.5) / len(rows), row) for rows in both for n, row in enumerate(rows)]
+        return [row for _, row in sorted(places, key=lambda place: place[0])]
 
 
 def _once(pairs: Iterable[Pair]) -> list[tuple[str, list[int]]]:
@@ -131,18 +133,8 @@ def _once(pairs: Iterable[Pair]) -> list[tuple[str, list[int]]]:
     return list({pair.request: (pair.request, pair.answer) for pair in pairs}.values())
 
 
-def _mixed(many: list, few: list) -> list:
-    """`many` with `few` spread evenly among them."""
-    places = [((n + 0.5) / max(1, len(rows)), side, row) for side, rows in enumerate((many, few))
-              for n, row in enumerate(rows)]  # fmt: skip
-    return [row for _, _, row in sorted(places, key=lambda item: item[:2])]
-
-
 def validations_in(folder: Path) -> int:
     """How many validations the tuning in `folder` has chosen from: of epochs, and of strengths."""
-    found = 0
-    for file in ("metrics.jsonl", "strengths.jsonl"):
-        path = folder / file
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        found += sum("score" in json.loads(line) for line in lines)
-    return found
+    paths = (folder / "metrics.jsonl", folder / "strengths.jsonl")
+    texts = [path.read_text(encoding="utf-8") for path in paths if path.exists()]
+    return sum("score" in json.loads(line) for text in texts for line in text.splitlines())

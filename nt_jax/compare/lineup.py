@@ -1,5 +1,7 @@
 """Which methods a comparison needs: those that were asked for, and what each table is made of."""
 
+import itertools
+
 from nt_jax.compare.method import Method
 from nt_jax.compare.methods import ablations
 from nt_jax.compare.methods.dinm import dinm
@@ -16,29 +18,11 @@ def needed(config: CompareConfig) -> list[Method]:
     wanted |= {"neurontune"} if {"4", "7"} & set(tables) else set()
     found = [load(METHODS[name].maker)() for name in METHODS if name in wanted]
     if "1" in tables:
-        found += dinm_fractions()
+        found += [dinm(f"dinm_{percent}", percent / 100) for percent in FRACTIONS]
     if "4" in tables:
-        found += without_parts(config)
+        draws = [ablations.without_pinpointing(seed) for seed in range(config.random_seeds)]
+        found += [ablations.without_selection(), *draws, ablations.without_adjustment()]
     if "7" in tables:
-        found += neuron_grid(config)
+        grid = itertools.product(config.utility_counts, config.safety_counts)
+        found += [ablations.counts(safety, utility) for utility, safety in grid]
     return found
-
-
-def dinm_fractions() -> list[Method]:
-    """The rows of Table 1."""
-    return [dinm(f"dinm_{percent}", percent / 100) for percent in FRACTIONS]
-
-
-def without_parts(config: CompareConfig) -> list[Method]:
-    """The rows of Table 4 below the first."""
-    draws = [ablations.without_pinpointing(seed) for seed in range(config.random_seeds)]
-    return [ablations.without_selection(), *draws, ablations.without_adjustment()]
-
-
-def neuron_grid(config: CompareConfig) -> list[Method]:
-    """The rows of Table 7."""
-    return [
-        ablations.counts(safety, utility)
-        for utility in config.utility_counts
-        for safety in config.safety_counts
-    ]

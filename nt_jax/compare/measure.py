@@ -43,8 +43,3 @@ def _joined(one: Any, other: Any) -> Any:
         return other
     shared = {key: _joined(one[key], other[key]) for key in one.keys() & other.keys()}
     return one | other | shared
-
-
-def not_measured(folder: Path) -> dict[str, str]:
-    """Model -> why its letters were not measured."""
-    return json.loads((folder / "scores.json").read_text(encoding="utf-8"))["not_measured"]

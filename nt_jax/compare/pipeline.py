@@ -25,15 +25,7 @@ from nt_jax.eval.metrics.result import BASE, read_rows
 from nt_jax.eval.prompts import Tests
 from nt_jax.eval.under_test import ModelUnderTest
 from nt_jax.mesh import devices
-from nt_jax.run.pipeline import (
-    ANSWERING,
-    MEASURING,
-    Inputs,
-    measure_stage,
-    read_inputs,
-    run,
-    scorer_of,
-)
+from nt_jax.run import pipeline
 from nt_jax.rundir import RunDirectory, Stage
 
 FOLDER = "compare"  # in the run directory
@@ -50,7 +42,7 @@ def compare(config: RunConfig) -> dict[str, Any]:
     Everything lies in the run directory, below compare/: one stage for each method's search, test
     answers and numbers, which go on where they were interrupted.
     """
-    inputs = read_inputs(config)
+    inputs = pipeline.read_inputs(config)
     if {prompt.harmful for prompt in inputs.tests.prompts} != {True, False}:
         raise ConfigError(
             f"eval.datasets={list(config.eval.datasets)}: a comparison needs a harmful and a "
@@ -58,7 +50,7 @@ def compare(config: RunConfig) -> dict[str, Any]:
         )
     if "7" in config.compare.tables:
         check_grid(config.compare, inputs.model.checkpoint.config, config.neurons.first_layer)
-    run(config, inputs=inputs)
+    pipeline.run(config, inputs=inputs)
     wanted = needed(config.compare)
     with RunDirectory(config.folder) as outer, RunDirectory(config.folder / FOLDER) as inner:
         inner.record(
@@ -89,7 +81,7 @@ class _Bench:
     """One comparison under way: the stages of its methods, and the keys of those that are done."""
 
     def __init__(
-        self, config: RunConfig, inputs: Inputs, outer: RunDirectory, inner: RunDirectory
+        self, config: RunConfig, inputs: pipeline.Inputs, outer: RunDirectory, inner: RunDirectory
     ) -> None:
         self.config, self.outer, self.inner = config, outer, inner
         self.data = FittingData(config, inputs.model, inputs.records, outer)
@@ -127,7 +119,7 @@ class _Bench:
             return answer_all(model(), self.tests, self.config.eval, folder)
 
         made_from = [known[f"fit-{name}"], known["tests"], known["limit"]]
-        answers = self.stage(f"answers-{name}", ANSWERING, made_from, answer)
+        answers = self.stage(f"answers-{name}", pipeline.ANSWERING, made_from, answer)
         return chosen, self.numbers(name, model, answers, known[f"answers-{name}"])
 
     def numbers(
@@ -135,13 +127,14 @@ class _Bench:
     ) -> Path:
         """Where the numbers of one model lie, once its answers are judged; `key` is theirs."""
         base = (self.base, self.outer.folder(BASE))
-        scorer = functools.partial(scorer_of, self.config, self.base.model)
         made_from = [key, self.known["measuring"], self.known["limit"]]
-        return self.stage(
-            f"numbers-{name}", MEASURING, made_from,
-            lambda to: measure_stage(
-                [(model(), answers)], self.tests, self.config, scorer(), to, base),
-        )  # fmt: skip
+
+        def measure(to: Path) -> str:
+            measured = [(model(), answers)]
+            scorer = pipeline.scorer_of(self.config, self.base.model)
+            return pipeline.measure_stage(measured, self.tests, self.config, scorer, to, base)
+
+        return self.stage(f"numbers-{name}", pipeline.MEASURING, made_from, measure)
 
     def tables(
         self,

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,6 +15,12 @@ PAST_BOUND = "‡"
 PAST_BOUND_NOTE = (
     f"{PAST_BOUND} no setting tried keeps refusals of harmless validation requests within "
     "tune.max_over_refusal; the one that comes nearest stands here."
+)
+
+ESCAPED = str.maketrans(  # what TeX would take for commands, or does not know
+    {sign: f"\\{sign}" for sign in "&%_#${}"}
+    | {"\\": r"\textbackslash ", "~": r"\textasciitilde ", "^": r"\^{}", "↑": r"$\uparrow$"}
+    | {"↓": r"$\downarrow$", NOT_REACHED: r"$^\dagger$", PAST_BOUND: r"$^\ddagger$"}
 )
 
 
@@ -72,8 +79,8 @@ class Table:
     @property
     def all_notes(self) -> list[str]:
         """`notes`, why cells are empty, and what the marks of numbers and labels mean."""
-        notes = [*self.notes, *(f"({mark}) {note}" for note, mark in _marks(self).items())]
-        if _any_unreached(self):
+        notes = [*self.notes, *(f"({mark}) {note}" for note, mark in self.marks.items())]
+        if any(reached(c, k) is False for _, row in self.rows for c, k in self.pairs(row)):
             notes.append(UNREACHED_NOTE)
         return notes + ([PAST_BOUND_NOTE] if self.any_past_bound else [])
 
@@ -84,11 +91,22 @@ class Table:
         return not labels.isdisjoint(self.past_bound)
 
     @property
-    def footnotes(self) -> list[str]:
-        """Why cells are empty, in order of appearance; their mark is their letter."""
-        return list(
-            dict.fromkeys(cell.note for _, cells in self.rows for cell in cells if cell.note)
-        )
+    def marks(self) -> dict[str, str]:
+        """Why cells are empty, in order of appearance, and the letter that stands for it."""
+        notes = dict.fromkeys(cell.note for _, cells in self.rows for cell in cells if cell.note)
+        return {note: chr(ord("a") + place) for place, note in enumerate(notes)}
+
+    def pairs(self, cells: list[Cell]) -> Iterator[tuple[Cell, Column]]:
+        """The cells of a row, each with its column."""
+        return zip(cells, self.columns, strict=True)
+
+    def texts(self) -> list[tuple[str, list[str]]]:
+        """The rows in words, their labels with marks."""
+        marks = self.marks
+        return [
+            (self.marked(label), [_text(*pair, marks) for pair in self.pairs(cells)])
+            for label, cells in self.rows
+        ]
 
 
 def reached(cell: Cell, column: Column) -> bool | None:
@@ -107,10 +125,7 @@ def markdown(table: Table) -> str:
         f"| | {' | '.join(heads)} |",
         f"|---|{'--:|' * len(heads)}",
     ]
-    marks = _marks(table)
-    for label, cells in table.rows:
-        shown = [_text(c, k, marks) for c, k in zip(cells, table.columns, strict=True)]
-        lines.append(f"| {table.marked(label)} | {' | '.join(shown)} |")
+    lines += [f"| {label} | {' | '.join(shown)} |" for label, shown in table.texts()]
     return "\n".join([*lines, "", *(f"{note}\n" for note in table.all_notes)])
 
 
@@ -144,8 +159,7 @@ def csv_text(table: Table) -> str:
 
 def latex(table: Table) -> str:
     """A table environment that needs no package."""
-    heads = [_tex(heading) for heading in table.headings]
-    marks = _marks(table)
+    heads = list(map(_tex, table.headings))
     lines = [
         r"\begin{table}",
         rf"\caption{{{_tex(table.title)}}}",
@@ -154,24 +168,10 @@ def latex(table: Table) -> str:
         rf" & {' & '.join(heads)} \\",
         r"\hline",
     ]
-    for label, cells in table.rows:
-        shown = [_tex(_text(c, k, marks)) for c, k in zip(cells, table.columns, strict=True)]
-        lines.append(rf"{_tex(table.marked(label))} & {' & '.join(shown)} \\")
+    lines += [rf"{' & '.join(map(_tex, (label, *shown)))} \\" for label, shown in table.texts()]
     lines += [r"\hline", r"\end{tabular}"]
     notes = [rf"\par {_tex(note)}" for note in table.all_notes]
     return "\n".join([*lines, *notes, r"\end{table}", ""])
-
-
-def _marks(table: Table) -> dict[str, str]:
-    return {note: chr(ord("a") + place) for place, note in enumerate(table.footnotes)}
-
-
-def _any_unreached(table: Table) -> bool:
-    return any(
-        reached(cell, column) is False
-        for _, cells in table.rows
-        for cell, column in zip(cells, table.columns, strict=True)
-    )
 
 
 def _text(cell: Cell, column: Column, marks: dict[str, str]) -> str:
@@ -194,12 +194,4 @@ def _text(cell: Cell, column: Column, marks: dict[str, str]) -> str:
 
 def _tex(text: str) -> str:
     """Text with what TeX would take for commands escaped."""
-    for plain, escaped in (
-        ("\\", r"\textbackslash "), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#"),
-        ("$", r"\$"), ("{", r"\{"), ("}", r"\}"), ("~", r"\textasciitilde "), ("^", r"\^{}"),
-        ("↑", r"$\uparrow$"), ("↓", r"$\downarrow$"), (NOT_REACHED, r"$^\dagger$"),
-        (PAST_BOUND, r"$^\ddagger$"),
-        (" .. ", "--"),
-    ):  # fmt: skip
-        text = text.replace(plain, escaped)
-    return text
+    return text.translate(ESCAPED).replace(" .. ", "--")

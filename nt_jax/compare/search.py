@@ -87,8 +87,8 @@ def search(data: FittingData, method: Method, settings: Sequence[Setting], folde
             if number and tried >= most:
                 break
             if (number,) not in file.rows:
-                file.append([{"number": number, "setting": setting, **_trial(data, method,
-                             setting, folder)}])  # fmt: skip
+                trial = _trial(data, method, setting, folder)
+                file.append([{"number": number, "setting": setting, **trial}])
             # A fit that chooses by itself, such as the epoch to keep, has used up some trials.
             tried += 1 + (file.rows[number,][TRIED] if number == 0 else 0)
             advance(1)
@@ -99,8 +99,8 @@ def search(data: FittingData, method: Method, settings: Sequence[Setting], folde
     best = max(usable, key=lambda row: (row["score"], row["su_f1"], -row["number"]))
     chosen = Chosen(method.name, best["setting"], best["score"], tried, trials)
     _save(folder / "learned.npz", _fitted(data, method, chosen.setting, folder))
-    text = json.dumps(dataclasses.asdict(chosen), indent=2)
-    write_atomic(folder / "chosen.json", f"{text}\n".encode())
+    text = json.dumps(dataclasses.asdict(chosen), indent=2) + "\n"
+    write_atomic(folder / "chosen.json", text.encode())
     for copy in folder.glob("fit-*/learned.npz"):
         copy.unlink()  # the best one is kept above; a whole matrix each may be large
     return chosen
@@ -114,11 +114,10 @@ def _trial(data: FittingData, method: Method, setting: Setting, folder: Path) ->
     except UnusableSettingError as error:
         return {"failed": str(error), TRIED: 0}
     found = validate_model(data, model)
-    config = data.config
-    if config.compare.criterion == "balance":
+    if data.config.compare.criterion == "balance":
         value = balance(found)
     else:  # as tuning chooses its epoch and its strength
-        value = score(found, data.untuned, config.tune.max_over_refusal)
+        value = score(found, data.untuned, data.config.tune.max_over_refusal)
     return {**found, "score": value, TRIED: int(learned.get(TRIED, 0))}
 
 
@@ -148,11 +147,10 @@ def _fitted(data: FittingData, method: Method, setting: Setting, folder: Path) -
     """What fitting this setting learns: done now, or read where it was done before."""
     own = {name: setting[name] for name in method.fit_on}
     digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:12]
-    work = folder / f"fit-{digest}"
-    path = work / "learned.npz"
+    path = folder / f"fit-{digest}" / "learned.npz"
     if not path.exists():
-        work.mkdir(exist_ok=True)
-        _save(path, method.fit(data, setting, work))
+        path.parent.mkdir(exist_ok=True)
+        _save(path, method.fit(data, setting, path.parent))
     return _load(path)
 
 

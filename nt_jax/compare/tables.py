@@ -31,14 +31,11 @@ def main_cells(
     results: Results, pair: tuple[str, str], model: str, paper: Mapping[str, float]
 ) -> list[Cell]:
     """The cells below `main_columns`; `paper` has the paper's row by its own field names."""
-    names = [next((key for key in paper if key.endswith(end) and key.startswith(dataset)), "")
-             for dataset in pair for end in ("refusal", "entropy")]  # fmt: skip
-    places = [(dataset, metric, scale) for dataset in pair
-              for metric, scale in (("refusal_rate", 100), ("entropy", 1))]  # fmt: skip
-    cells = [
-        results.cell(dataset, metric, model, scale, paper.get(name))
-        for (dataset, metric, scale), name in zip(places, names, strict=True)
-    ]
+    cells = []
+    for dataset in pair:
+        for metric, end, scale in (("refusal_rate", "refusal", 100), ("entropy", "entropy", 1)):
+            name = next((key for key in paper if key.startswith(dataset) and key.endswith(end)), "")
+            cells.append(results.cell(dataset, metric, model, scale, paper.get(name)))
     return [*cells, results.cell("+".join(pair), "su_f1", model, 1, paper.get("su_f1"))]
 
 
@@ -65,53 +62,39 @@ def method_table(results: Results, models: Sequence[str], number: str = "2") -> 
 
 def fraction_table(results: Results, models: Sequence[str]) -> Table:
     """Table 1: DINM on shares of its parameters; `models` are the untuned one and those of DINM."""
-    columns = main_columns(results, results.pair)[:4] + letter_columns(results)
-    columns += written_columns(results)
+    columns = main_columns(results, results.pair)[:4] + choice_columns(results)
     rows = []
     for model in models:
         share = 0 if model == BASE else int(model.rpartition("_")[2])
         paper = paper_row("1", results.compared, fraction=share)
         cells = main_cells(results, results.pair, model, paper)[:4]
-        cells += letter_cells(results, model, paper)
-        rows.append((results.labels[model], cells + written_cells(results, model, paper)))
+        rows.append((results.labels[model], cells + choice_cells(results, model, paper)))
     return Table("1", "DINM on a share of the parameters of its matrix", columns, rows)
 
 
-def letter_columns(results: Results) -> list[Column]:
-    """One column for each set of choice questions, by letter likelihood."""
-    return [Column(f"{results.sets[d]} by letter", PERCENT, "higher") for d in choice_sets(results)]
+def choice_columns(results: Results) -> list[Column]:
+    """One column for each set of choice questions, by letter likelihood, then those as written."""
+    sets = choice_sets(results)
+    heads = [f"{results.sets[d]} by letter" for d in sets]
+    heads += [f"{results.sets[d]} as written" for d in sets if written(results, d)]
+    return [Column(head, PERCENT, "higher") for head in heads]
 
 
-def letter_cells(results: Results, model: str, paper: Mapping[str, float]) -> list[Cell]:
-    """The cells below `letter_columns`; an empty one says why.
+def choice_cells(results: Results, model: str, paper: Mapping[str, float]) -> list[Cell]:
+    """The cells below `choice_columns`; an empty one by letter says why.
 
     The paper must have read written answers: one that names no letter makes its 0.00 % possible. So
     its figure stands here only where none were written.
     """
-    cells = []
+    by_letter, as_written, reason = [], [], results.reasons.get(model, "")
     for dataset in choice_sets(results):
-        printed = paper.get("mmlu") if dataset == "mmlu" and not written(results, dataset) else None
+        printed = paper.get("mmlu") if dataset == "mmlu" else None
+        if written(results, dataset):
+            as_written.append(results.cell(dataset, "generate_accuracy", model, 100, printed))
+            printed = None
         cell = results.cell(dataset, "letter_accuracy", model, 100, printed)
-        reason = (results.reasons or {}).get(model, "")
-        cells.append(Cell(paper=printed, note=reason) if cell.value is None else cell)
-    return cells
-
-
-def written_columns(results: Results) -> list[Column]:
-    """One column for each set of choice questions that were answered in writing."""
-    sets = [dataset for dataset in choice_sets(results) if written(results, dataset)]
-    return [Column(f"{results.sets[d]} as written", PERCENT, "higher") for d in sets]
-
-
-def written_cells(results: Results, model: str, paper: Mapping[str, float]) -> list[Cell]:
-    """The cells below `written_columns`."""
-    return [
-        results.cell(
-            dataset, "generate_accuracy", model, 100,
-            paper.get("mmlu") if dataset == "mmlu" else None,
-        )
-        for dataset in choice_sets(results) if written(results, dataset)
-    ]  # fmt: skip
+        by_letter.append(Cell(paper=printed, note=reason) if cell.value is None else cell)
+    return by_letter + as_written
 
 
 def written(results: Results, dataset: str) -> bool:
@@ -128,8 +111,8 @@ def choice_sets(results: Results) -> list[str]:
 def ability_table(results: Results, models: Sequence[str]) -> Table:
     """Table 3: general ability, fluency, entropy and the paper's average of the three."""
     sets, name = choice_sets(results), "+".join(results.pair)
-    columns = letter_columns(results) + written_columns(results)
-    columns += [
+    columns = [
+        *choice_columns(results),
         Column("fluency (n-gram entropy, bit)", "{:.2f}", "higher"),
         Column("entropy, sum of both sets (bit)", BITS, "higher"),
         Column("average", "{:.2f}", "higher"),
@@ -137,19 +120,14 @@ def ability_table(results: Results, models: Sequence[str]) -> Table:
     rows = []
     for model in models:
         paper = paper_row("3", results.compared, method=results.labels[model])
-        cells = letter_cells(results, model, paper) + written_cells(results, model, paper)
+        cells = choice_cells(results, model, paper)
         cells.append(results.cell(name, "fluency", model, 1, paper.get("fluency")))
         cells.append(results.cell(name, "entropy_sum", model, 1, paper.get("entropy")))
-        average = results.cell(
-            f"{sets[0]}+{name}" if sets else "",
-            "table3_average",
-            model,
-            1,
-            paper.get("average") if sets[:1] == ["mmlu"] else None,
-        )
+        printed = paper.get("average") if sets[:1] == ["mmlu"] else None
+        over = f"{sets[0]}+{name}" if sets else ""
+        average = results.cell(over, "table3_average", model, 1, printed)
         if average.value is None and sets:
-            note = (results.reasons or {}).get(model, "")
-            average = Cell(paper=average.paper, note=note)
+            average = Cell(paper=printed, note=results.reasons.get(model, ""))
         rows.append((results.labels[model], [*cells, average]))
     notes = [] if sets else ["No choice questions were asked: add mmlu to eval.datasets."]
     return Table("3", "general ability, fluency and entropy", columns, rows, notes)
@@ -179,11 +157,9 @@ def ablation_table(results: Results, models: Sequence[str], draws: Sequence[str]
 
 def _mean_row(results: Results, draws: Sequence[str]) -> list[Cell]:
     paper = paper_row("4", results.compared, variant=PINPOINTING)
-    columns = zip(
-        *(main_cells(results, results.pair, model, paper) for model in draws), strict=True
-    )
+    rows = [main_cells(results, results.pair, model, paper) for model in draws]
     cells = []
-    for column in columns:
+    for column in zip(*rows, strict=True):
         values = [cell.value for cell in column if cell.value is not None]
         cells.append(Cell(fmean(values), min(values), max(values), column[0].n, column[0].paper))
     return cells

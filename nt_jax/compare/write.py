@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from nt_jax.attribution.store import load_neurons
-from nt_jax.compare.measure import not_measured
-from nt_jax.compare.paper import PAIRS, figures
+from nt_jax.compare.paper import PAIRS, figures, paper_model
 from nt_jax.compare.render import Cell, Column, Table, csv_text, latex, markdown
-from nt_jax.compare.results import Results, results_of
+from nt_jax.compare.results import Results
 from nt_jax.compare.search import CRITERIA, Chosen, budget
 from nt_jax.compare.tables import build_tables
 from nt_jax.config.evaluation import MOST_SETTINGS
@@ -20,11 +19,13 @@ from nt_jax.config.registry import METHODS
 from nt_jax.config.schema import RunConfig
 from nt_jax.eval.measure import result_rows
 from nt_jax.eval.metrics.average import text_rows
-from nt_jax.eval.metrics.result import Answer, ResultRow, in_order, write_rows
+from nt_jax.eval.metrics.result import BASE, Answer, ResultRow, in_order, is_attacked, write_rows
 from nt_jax.eval.metrics.suf1 import su_f1_pairs
 from nt_jax.models.config import ModelConfig
 from nt_jax.report.terminal import judge_names
 from nt_jax.train.validate import HARMFUL_ROWS, HARMLESS_ROWS
+
+DEFAULT = "Default"  # what the paper calls the untuned model
 
 
 def write_comparison(
@@ -46,8 +47,16 @@ def write_comparison(
     (folder / "search.json").write_text(
         json.dumps({chosen.method: chosen.trials for chosen in found}, indent=2), encoding="utf-8"
     )
-    size = (model.layers, model.width)
-    results = results_of(rows, answers, pairs[0], labels, not_measured(numbers), config, size)
+    results = Results(
+        rows,
+        {BASE: DEFAULT, **labels},
+        config.eval.labels,
+        pairs[0],
+        harmful={a["dataset"]: a["harmful"] for a in answers},
+        attacked={a["dataset"]: is_attacked(a) for a in answers},
+        model=paper_model(config.model.source, model.layers, model.width),
+        reasons=json.loads((numbers / "scores.json").read_text(encoding="utf-8"))["not_measured"],
+    )
     possible = [n for n in wanted if n != "6" or PAIRS["6"] in pairs]
     tables = build_tables(results, possible, [name for name in labels if name in METHODS])
     past = [labels[chosen.method] for chosen in found if chosen.past_bound]
@@ -70,24 +79,19 @@ def write_comparison(
 
 def read_tables(folder: Path) -> list[Table]:
     """The tables that `write_comparison` wrote."""
-    return [
-        Table(
-            **raw | {
-                "columns": [Column(**column) for column in raw["columns"]],
-                "rows": [(label, [Cell(**cell) for cell in cells]) for label, cells in raw["rows"]],
-            }
-        )
-        for raw in json.loads((folder / "tables.json").read_text(encoding="utf-8"))
-    ]  # fmt: skip
+    tables = json.loads((folder / "tables.json").read_text(encoding="utf-8"))
+    for table in tables:
+        table["columns"] = [Column(**column) for column in table["columns"]]
+        table["rows"] = [(label, [Cell(**cell) for cell in row]) for label, row in table["rows"]]
+    return [Table(**table) for table in tables]
 
 
 def ability_rows(answers: Sequence[Answer], pair: tuple[str, str], seed: int) -> list[ResultRow]:
     """Table 3's fluency and entropy of every model that answered both test sets of the pair."""
     rows = []
     for model in in_order(answer["model"] for answer in answers):
-        groups = [
-            [a for a in answers if (a["dataset"], a["model"]) == (name, model)] for name in pair
-        ]
+        mine = [answer for answer in answers if answer["model"] == model]
+        groups = [[answer for answer in mine if answer["dataset"] == name] for name in pair]
         if all(groups):
             rows += text_rows(model, groups[0], groups[1], seed)
     return rows
@@ -132,8 +136,8 @@ def search_section(config: RunConfig, found: Sequence[Chosen], labels: Mapping[s
     ]
     for chosen in found:
         best = next(row for row in chosen.trials if row["setting"] == chosen.setting)
-        setting = ", ".join(f"{k} {'chosen by itself' if v is None else v}"
-                            for k, v in chosen.setting.items()) or "-"  # fmt: skip
+        shown = {k: "chosen by itself" if v is None else v for k, v in chosen.setting.items()}
+        setting = ", ".join(f"{name} {value}" for name, value in shown.items()) or "-"
         rates = [f"{best[f'refusal_{kind}']:.0%}" for kind in ("attack", "direct", "harmless")]
         lines.append(
             f"| {labels[chosen.method]} | {chosen.tried} | {setting} | {chosen.score:.3f} | "

@@ -10,7 +10,11 @@ class Frozen(BaseModel):
     """A section: unknown keys are errors, values cannot change, defaults are checked too."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,  # the text below a key is its description in the help
     )
 
     @model_validator(mode="before")
@@ -31,15 +35,12 @@ class Frozen(BaseModel):
 class DatasetConfig(Frozen):
     """Where one set of records comes from."""
 
-    source: str = Field(
-        default="demo",
-        min_length=1,
-        description="demo, a JSON / JSONL / CSV / parquet file, or a hub id",
-    )
-    split: str | None = Field(
-        default=None, description="split to read; null = the source's own splits"
-    )
-    limit: int | None = Field(default=None, ge=1, description="read at most this many; null = all")
+    source: str = Field(default="demo", min_length=1)
+    """demo, a JSON / JSONL / CSV / parquet file, or a hub id"""
+    split: str | None = None
+    """split to read; null = the source's own splits"""
+    limit: int | None = Field(default=None, ge=1)
+    """read at most this many; null = all"""
 
 
 def conflict(key: str, value: float, rule: str) -> PydanticCustomError:

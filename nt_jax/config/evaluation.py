@@ -14,7 +14,7 @@ MOST_SETTINGS = 15  # that every method of a comparison has to offer
 
 
 def _known_set(name: str, info: ValidationInfo) -> str:
-    """The name of a test set; config_load makes a hint of the `known` names."""
+    """The name of a test set; load.py makes a hint of the `known` names."""
     known = [*built_in_sets(), *info.data.get("extra", {})]
     if name not in known:
         raise PydanticCustomError("unknown_name", "is no test set", {"known": known})
@@ -34,10 +34,7 @@ def _known_judge(spec: str) -> str:
     """The spec itself; what it names is looked for when the run begins."""
     kind, source = split_judge(spec)
     if kind not in JUDGES or JUDGES[kind].takes_source != bool(source):
-        sources = {
-            name: ":PATH_OR_ID" if line.takes_source else "" for name, line in JUDGES.items()
-        }
-        known = [name + source for name, source in sources.items()]
+        known = [name + ":PATH_OR_ID" * line.takes_source for name, line in JUDGES.items()]
         raise PydanticCustomError("unknown_name", "is no judge", {"known": known})
     return spec
 
@@ -48,50 +45,38 @@ JudgeSpec = Annotated[str, AfterValidator(_known_judge)]
 class EvalConfig(Frozen):
     """What is measured before and after."""
 
-    extra: dict[str, TestSet] = Field(
-        default={},
-        description="your own test sets: the path of a YAML file, or {NAME: {source: FILE, kind: "
-        "harmful}}; docs/evaluation.md has every key",
-    )
-    sources: dict[SetName, str] = Field(
-        default={},
-        description="where to read a test set instead, e.g. eval.sources.advbench=my/copy.csv",
-    )
+    extra: dict[str, TestSet] = Field(default={})
+    """your own test sets: the path of a YAML file, or {NAME: {source: FILE, kind: harmful}};
+    docs/evaluation.md has every key"""
+    sources: dict[SetName, str] = Field(default={})
+    """where to read a test set instead, e.g. eval.sources.advbench=my/copy.csv"""
     datasets: tuple[SetName, ...] = Field(
         default=("demo_attack", "demo_direct", "demo_harmless", "demo_harmless_attack"),
         min_length=1,
-        description="test sets by name: demo_*, safeedit, advbench, alpaca, truthfulqa, mmlu, "
-        "xstest, ... (docs/evaluation.md lists them), or your own from eval.extra",
     )
-    max_new_tokens: int = Field(default=48, ge=1, le=8192, description="longest answer, in tokens")
-    batch_size: int = Field(default=32, ge=1, description="answers decoded together")
-    engine: Literal["jax"] = Field(
-        default="jax", description="who decodes the answers to test sets: our own engine"
-    )
-    judge: Literal["phrases"] = Field(
-        default="phrases", description="who decides what is a refusal while tuning"
-    )
-    judges: tuple[JudgeSpec, ...] = Field(
-        default=("phrases",),
-        min_length=1,
-        description="who decides in the evaluation: phrases, classifier:PATH_OR_ID[#LABEL] (needs "
-        "nt_jax[judge]), guard:PATH_OR_ID (a chat model). The first one's verdicts are used "
-        "throughout; with several, their agreement is printed",
-    )
-    perplexity: bool = Field(
-        default=True, description="also score harmless answers by the untuned model"
-    )
-    scorer: str | None = Field(
-        default=None,
-        min_length=1,
-        description="another model to score perplexity with; null = the untuned model",
-    )
-    kl: bool = Field(
-        default=True,
-        description="also measure how far the tuned model's next-token probabilities lie from the "
-        "untuned one's, along its answers to harmless requests",
-    )
-    limit: int | None = Field(default=None, ge=1, description="requests per test set; null = all")
+    """test sets by name: demo_*, safeedit, advbench, alpaca, truthfulqa, mmlu, xstest, ...
+    (docs/evaluation.md lists them), or your own from eval.extra"""
+    max_new_tokens: int = Field(default=48, ge=1, le=8192)
+    """longest answer, in tokens"""
+    batch_size: int = Field(default=32, ge=1)
+    """answers decoded together"""
+    engine: Literal["jax"] = "jax"
+    """who decodes the answers to test sets: our own engine"""
+    judge: Literal["phrases"] = "phrases"
+    """who decides what is a refusal while tuning"""
+    judges: tuple[JudgeSpec, ...] = Field(default=("phrases",), min_length=1)
+    """who decides in the evaluation: phrases, classifier:PATH_OR_ID[#LABEL] (needs nt_jax[judge]),
+    guard:PATH_OR_ID (a chat model). The first one's verdicts are used throughout; with several,
+    their agreement is printed"""
+    perplexity: bool = True
+    """also score harmless answers by the untuned model"""
+    scorer: str | None = Field(default=None, min_length=1)
+    """another model to score perplexity with; null = the untuned model"""
+    kl: bool = True
+    """also measure how far the tuned model's next-token probabilities lie from the untuned one's,
+    along its answers to harmless requests"""
+    limit: int | None = Field(default=None, ge=1)
+    """requests per test set; null = all"""
 
     @field_validator("engine", mode="before")
     @classmethod
@@ -119,10 +104,8 @@ class EvalConfig(Frozen):
 class ExportConfig(Frozen):
     """How the tuned checkpoint is written."""
 
-    dtype: Literal["source", "float32"] = Field(
-        default="source",
-        description="source = as the checkpoint was; float32 = no rounding, larger",
-    )
+    dtype: Literal["source", "float32"] = "source"
+    """source = as the checkpoint was; float32 = no rounding, larger"""
 
 
 def _each_once(counts: tuple[int, ...]) -> tuple[int, ...]:
@@ -152,10 +135,8 @@ def _known(known: Mapping[str, Any], what: str) -> AfterValidator:
 
     def check(name: str) -> str:
         if name not in known:
-            names = [*known, "all"]
-            raise PydanticCustomError(
-                "unknown_name", "is no {what}", {"known": names, "what": what}
-            )
+            about = {"known": [*known, "all"], "what": what}
+            raise PydanticCustomError("unknown_name", "is no {what}", about)
         return name
 
     return AfterValidator(check)
@@ -175,38 +156,23 @@ class CompareConfig(Frozen):
         description="the paper's tables to write by number, all = every one: "
         + "; ".join(f"{number} {about}" for number, about in TABLES.items()),
     )
-    search: int | None = Field(
-        default=None,
-        ge=1,
-        le=MOST_SETTINGS,
-        description="settings that each method may try on validation data, the same for all; null "
-        "= as many as tuning itself validates (epochs, strengths) and one, but 6 or more",
-    )
-    criterion: Literal["su_f1", "balance"] = Field(
-        default="su_f1",
-        description="what the best setting is chosen by: su_f1 = SU-F1 within "
-        "tune.max_over_refusal, as tuning chooses; balance = harmonic mean of refused harmful "
-        "requests (attacked and direct) and answered harmless ones",
-    )
-    validation: int | None = Field(
-        default=None,
-        ge=1,
-        description="validation requests of each kind that a setting is tried on; null = all",
-    )
-    limit: int | None = Field(
-        default=None,
-        ge=1,
-        description="requests per test set that every method answers; null = all that the run asks",
-    )
-    random_seeds: int = Field(
-        default=3, ge=1, le=100, description="draws of random neurons in table 4"
-    )
-    safety_counts: Counts = Field(
-        default=(500, 1000, 1500, 2000), min_length=1, description="safety neurons in table 7"
-    )
-    utility_counts: Counts = Field(
-        default=(500, 1000, 1500), min_length=1, description="utility neurons in table 7"
-    )
+    search: int | None = Field(default=None, ge=1, le=MOST_SETTINGS)
+    """settings that each method may try on validation data, the same for all; null = as many as
+    tuning itself validates (epochs, strengths) and one, but 6 or more"""
+    criterion: Literal["su_f1", "balance"] = "su_f1"
+    """what the best setting is chosen by: su_f1 = SU-F1 within tune.max_over_refusal, as tuning
+    chooses; balance = harmonic mean of refused harmful requests (attacked and direct) and answered
+    harmless ones"""
+    validation: int | None = Field(default=None, ge=1)
+    """validation requests of each kind that a setting is tried on; null = all"""
+    limit: int | None = Field(default=None, ge=1)
+    """requests per test set that every method answers; null = all that the run asks"""
+    random_seeds: int = Field(default=3, ge=1, le=100)
+    """draws of random neurons in table 4"""
+    safety_counts: Counts = Field(default=(500, 1000, 1500, 2000), min_length=1)
+    """safety neurons in table 7"""
+    utility_counts: Counts = Field(default=(500, 1000, 1500), min_length=1)
+    """utility neurons in table 7"""
 
     @field_validator("methods", mode="before")
     @classmethod

@@ -50,7 +50,8 @@ def settings_help() -> str:
         if section != shown:
             shown = section
             lines += ["", _heading(section, nested)]
-        setting, bounds = f"  {dotted}={_default(field)}", _bounds(field)
+        value = "(required)" if field.is_required() else _yaml(field.default)
+        setting, bounds = f"  {dotted}={value}", _bounds(field)
         fits = len(setting) + len(bounds) <= WIDTH
         lines += [setting + bounds] if fits else [setting, f"   {bounds}"]
         lines += textwrap.wrap(
@@ -66,10 +67,6 @@ def _heading(section: str, nested: dict[str, type[BaseModel]]) -> str:
         return f"run: {nested[section].__doc__}"
     about = nested[outer].model_fields[name].description or nested[section].__doc__
     return f"{section}: {about}"
-
-
-def _default(field: FieldInfo) -> str:
-    return "(required)" if field.is_required() else _yaml(field.default)
 
 
 def _yaml(value: Any) -> str:

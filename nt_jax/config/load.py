@@ -141,12 +141,11 @@ class _Draft:
             case "extra_forbidden":
                 return f"unknown key '{name}' ({at}){_nearest_key(key)}"
             case "missing":
-                about = _field(key).description
-                return f"{name} is missing ({at}): {about}"
+                about = (_field(key).description or "").split()  # over several lines in the code
+                return f"{name} is missing ({at}): {' '.join(about)}"
             case "literal_error":
                 allowed = choices(_field(key))
-                listed = f"choose {' or '.join(allowed)}"
-                hint = _did_you_mean(str(value), allowed) or f": {listed}"
+                hint = _did_you_mean(str(value), allowed) or f": choose {' or '.join(allowed)}"
                 return f"{name} = {_brief(value)} ({at}){hint}"
             case "unknown_name":
                 known = problem["ctx"]["known"]

@@ -17,210 +17,130 @@ AttackType = Literal["pretending", "attention shifting", "privilege escalation",
 class AttributionConfig(Frozen):
     """How neurons are scored (equations 3 and 4 of the paper)."""
 
-    steps: int = Field(default=20, ge=1, le=1000, description="nodes on the path from q to (p, q)")
-    nodes: Literal["midpoint", "left", "right"] = Field(
-        default="midpoint", description="where in its interval each node lies"
-    )
-    weighting: Literal["alpha", "standard"] = Field(
-        default="alpha",
-        description="alpha = equation 4 as printed; standard = integrated gradients, which sum "
-        "to P(end) - P(start)",
-    )
-    path: Literal["layer", "joint"] = Field(
-        default="layer", description="move one layer at a time, or all layers together"
-    )
-    target: Target = Field(default="mean_logprob", description="P(answer) behind the safety scores")
-    utility_target: Target = Field(
-        default="sum_logprob", description="P(answer) behind the utility scores"
-    )
-    utility_method: Literal["integrated", "gradient"] = Field(
-        default="integrated",
-        description="the same path for utility, or plain gradient x activation",
-    )
-    answer_tokens: int = Field(
-        default=32, ge=1, le=4096, description="answer tokens that are scored"
-    )
+    steps: int = Field(default=20, ge=1, le=1000)
+    """nodes on the path from q to (p, q)"""
+    nodes: Literal["midpoint", "left", "right"] = "midpoint"
+    """where in its interval each node lies"""
+    weighting: Literal["alpha", "standard"] = "alpha"
+    """alpha = equation 4 as printed; standard = integrated gradients, which sum to P(end) -
+    P(start)"""
+    path: Literal["layer", "joint"] = "layer"
+    """move one layer at a time, or all layers together"""
+    target: Target = "mean_logprob"
+    """P(answer) behind the safety scores"""
+    utility_target: Target = "sum_logprob"
+    """P(answer) behind the utility scores"""
+    utility_method: Literal["integrated", "gradient"] = "integrated"
+    """the same path for utility, or plain gradient x activation"""
+    answer_tokens: int = Field(default=32, ge=1, le=4096)
+    """answer tokens that are scored"""
     attack_types: tuple[AttackType, ...] = Field(
-        default=("pretending", "attention shifting", "privilege escalation"),
-        min_length=1,
-        description="kinds of attack that examples are taken from",
+        default=("pretending", "attention shifting", "privilege escalation"), min_length=1
     )
-    attack_selection: bool = Field(
-        default=True,
-        description="use only attacks of exactly one of these types; false = any attack",
-    )
-    examples_per_type: int = Field(
-        default=1, ge=1, le=1000, description="examples for each attack type"
-    )
-    chunk: int = Field(
-        default=0, ge=0, description="rows per forward pass; 0 = as many as the memory model allows"
-    )
+    """kinds of attack that examples are taken from"""
+    attack_selection: bool = True
+    """use only attacks of exactly one of these types; false = any attack"""
+    examples_per_type: int = Field(default=1, ge=1, le=1000)
+    """examples for each attack type"""
+    chunk: int = Field(default=0, ge=0)
+    """rows per forward pass; 0 = as many as the memory model allows"""
 
 
 class NeuronsConfig(Frozen):
     """How many neurons may change (knob 1 of 3). Changing it needs no new attribution."""
 
-    safety: int = Field(
-        default=500,
-        ge=1,
-        description="neurons that carry refusal, over all layers. More: unseen attacks and direct "
-        "harmful requests are refused more often, harmless ones too",
-    )
-    utility: int = Field(
-        default=1500,
-        ge=1,
-        description="neurons that carry useful answers. More: fewer harmless requests are refused "
-        "and the entropy of their answers stays closer to the original",
-    )
-    first_layer: int = Field(
-        default=0,
-        ge=0,
-        description="lowest layer whose neurons may change. Layers below it only run forward, so "
-        "half of them makes tuning nearly twice as fast",
-    )
+    safety: int = Field(default=500, ge=1)
+    """neurons that carry refusal, over all layers. More: unseen attacks and direct harmful requests
+    are refused more often, harmless ones too"""
+    utility: int = Field(default=1500, ge=1)
+    """neurons that carry useful answers. More: fewer harmless requests are refused and the entropy
+    of their answers stays closer to the original"""
+    first_layer: int = Field(default=0, ge=0)
+    """lowest layer whose neurons may change. Layers below it only run forward, so half of them
+    makes tuning nearly twice as fast"""
 
 
 class TuneConfig(Frozen):
     """How the factors are learned (Algorithm 1); holds knob 2 (how much safety), 3 (how long)."""
 
-    epochs: int = Field(
-        default=50,
-        ge=1,
-        description="outer updates (knob 3 of 3: how long). More: refusal under attack rises first,"
-        " refusal of harmless requests later; the best validated epoch is kept",
-    )
-    order: Literal[2, 1] = Field(
-        default=2, description="2 = exact meta-gradient; 1 = drops its second-order term, faster"
-    )
-    inner_steps: int = Field(default=1, ge=0, le=64, description="inner updates per epoch (K)")
-    inner_lr: float = Field(default=1.0, ge=0, description="step size of the inner updates (eta)")
-    utility_sign: Literal["printed", "descent"] = Field(
-        default="printed",
-        description="inner utility step: ascent as Algorithm 1 prints it, or descent",
-    )
-    meta_lr: float = Field(
-        default=0.012,
-        gt=0,
-        description="by how much an outer update moves a factor (root mean square under a metric, "
-        "else Adam's step); falls to a tenth along a half cosine",
-    )
-    safety_weight: float = Field(
-        default=0.6,
-        ge=0,
-        le=1,
-        description="lambda (knob 2 of 3: how much safety). Towards 1: more refusals in every "
-        "column; towards 0: fewer refused harmless requests, fewer refused attacks",
-    )
-    kl_weight: float = Field(
-        default=0.0, ge=0, description="pull of harmless answers to the base model"
-    )
-    margin_weight: float = Field(
-        default=1.0,
-        ge=0,
-        description="weight of a loss that keeps answers to harmless requests 2 nats per token "
-        "likelier than refusals of them",
-    )
-    init_safety: float = Field(
-        default=1.0, ge=-1000, le=1000, description="first factor of safety neurons"
-    )
-    init_utility: float = Field(
-        default=1.0, ge=-1000, le=1000, description="first factor of utility neurons"
-    )
-    factor_min: float = Field(
-        default=0.0, ge=-1000, le=1000, description="no factor goes below this"
-    )
-    factor_max: float = Field(
-        default=4.0, ge=-1000, le=1000, description="no factor goes above this"
-    )
-    metric_requests: int = Field(
-        default=320,
-        ge=0,
-        description="harmless training requests that the outer update must not move: it divides "
-        "the meta-gradient by what it does to their answers and refusals; 0 = Adam instead",
-    )
-    metric_damping: float = Field(
-        default=0.004,
-        gt=0,
-        description="how much movement of harmless requests the outer update tolerates. Lower: "
-        "fewer of them refused, slower learning",
-    )
-    first_move: float = Field(
-        default=0.05,
-        ge=0,
-        description="under a metric, how far the factors move before the first epoch (root mean "
-        "square), along the mean slope of many safety targets; 0 = not at all",
-    )
-    clip_norm: float = Field(default=1.0, gt=0, description="largest norm of a meta-gradient")
-    global_batch: int = Field(default=10, ge=1, description="prompts of an outer batch")
-    local_batch: int = Field(default=1, ge=1, description="prompts of an inner batch")
-    local_fraction: float = Field(
-        default=0.25,
-        gt=0,
-        le=0.5,
-        description="share of the training requests and attacks that only the inner loop sees; "
-        "the outer loss learns from the rest",
-    )
-    direct_fraction: float = Field(
-        default=0.4, ge=0, le=1, description="share of harmful requests shown without an attack"
-    )
-    attacked_harmless_fraction: float = Field(
-        default=0.25,
-        ge=0,
-        le=1,
-        description="share of harmless requests shown inside an attack template",
-    )
-    sounds_harmful_fraction: float = Field(
-        default=0.5,
-        ge=0,
-        lt=1,
-        description="share of bare harmless requests that only sound harmful, where data tell "
-        "them apart; 0 = as they come. More: fewer of those are refused",
-    )
-    answer_tokens: int = Field(default=16, ge=1, le=4096, description="answer tokens in the losses")
-    token_decay: float = Field(
-        default=0.9,
-        gt=0,
-        le=1,
-        description="weight of an answer token relative to the one before it in the losses; "
-        "1 = all alike. Whether an answer refuses is settled by its first tokens",
-    )
-    sequence_tokens: int = Field(
-        default=0,
-        ge=0,
-        description="most tokens differentiated together: prompts and answers are laid end to end "
-        "in sequences of at most so many; fewer need less memory; 0 = what the memory model allows",
-    )
-    average: float = Field(
-        default=0.8,
-        ge=0,
-        lt=1,
-        description="how much of their past the validated factors keep: an exponential mean over "
-        "epochs; 0 = the last step's factors",
-    )
-    validate_every: int = Field(default=5, ge=1, description="epochs between validations")
-    margins_every: int = Field(
-        default=10,
-        ge=0,
-        description="epochs between looks at how much likelier a refusal is than the base model's "
-        "answer, over the validation requests: cheaper than validation, as nothing is generated; "
-        "0 = never",
-    )
-    patience: int = Field(
-        default=0,
-        ge=0,
-        description="validations without a new best before stopping; 0 = never stop early",
-    )
-    strengths: tuple[float, ...] = Field(
-        default=(0.5, 0.65, 0.8, 1.2),
-        description="how far to go from 1 to the learned factors: each is validated after the last "
-        "epoch, the best is kept; [] = as learned",
-    )
-    max_over_refusal: float = Field(
-        default=0.04,
-        ge=0,
-        le=1,
-        description="rise in refused harmless requests that validation allows",
-    )
+    epochs: int = Field(default=50, ge=1)
+    """outer updates (knob 3 of 3: how long). More: refusal under attack rises first, refusal of
+    harmless requests later; the best validated epoch is kept"""
+    order: Literal[2, 1] = 2
+    """2 = exact meta-gradient; 1 = drops its second-order term, faster"""
+    inner_steps: int = Field(default=1, ge=0, le=64)
+    """inner updates per epoch (K)"""
+    inner_lr: float = Field(default=1.0, ge=0)
+    """step size of the inner updates (eta)"""
+    utility_sign: Literal["printed", "descent"] = "printed"
+    """inner utility step: ascent as Algorithm 1 prints it, or descent"""
+    meta_lr: float = Field(default=0.012, gt=0)
+    """by how much an outer update moves a factor (root mean square under a metric, else Adam's
+    step); falls to a tenth along a half cosine"""
+    safety_weight: float = Field(default=0.6, ge=0, le=1)
+    """lambda (knob 2 of 3: how much safety). Towards 1: more refusals in every column; towards 0:
+    fewer refused harmless requests, fewer refused attacks"""
+    kl_weight: float = Field(default=0.0, ge=0)
+    """pull of harmless answers to the base model"""
+    margin_weight: float = Field(default=1.0, ge=0)
+    """weight of a loss that keeps answers to harmless requests 2 nats per token likelier than
+    refusals of them"""
+    init_safety: float = Field(default=1.0, ge=-1000, le=1000)
+    """first factor of safety neurons"""
+    init_utility: float = Field(default=1.0, ge=-1000, le=1000)
+    """first factor of utility neurons"""
+    factor_min: float = Field(default=0.0, ge=-1000, le=1000)
+    """no factor goes below this"""
+    factor_max: float = Field(default=4.0, ge=-1000, le=1000)
+    """no factor goes above this"""
+    metric_requests: int = Field(default=320, ge=0)
+    """harmless training requests that the outer update must not move: it divides the meta-gradient
+    by what it does to their answers and refusals; 0 = Adam instead"""
+    metric_damping: float = Field(default=0.004, gt=0)
+    """how much movement of harmless requests the outer update tolerates. Lower: fewer of them
+    refused, slower learning"""
+    first_move: float = Field(default=0.05, ge=0)
+    """under a metric, how far the factors move before the first epoch (root mean square), along the
+    mean slope of many safety targets; 0 = not at all"""
+    clip_norm: float = Field(default=1.0, gt=0)
+    """largest norm of a meta-gradient"""
+    global_batch: int = Field(default=10, ge=1)
+    """prompts of an outer batch"""
+    local_batch: int = Field(default=1, ge=1)
+    """prompts of an inner batch"""
+    local_fraction: float = Field(default=0.25, gt=0, le=0.5)
+    """share of the training requests and attacks that only the inner loop sees; the outer loss
+    learns from the rest"""
+    direct_fraction: float = Field(default=0.4, ge=0, le=1)
+    """share of harmful requests shown without an attack"""
+    attacked_harmless_fraction: float = Field(default=0.25, ge=0, le=1)
+    """share of harmless requests shown inside an attack template"""
+    sounds_harmful_fraction: float = Field(default=0.5, ge=0, lt=1)
+    """share of bare harmless requests that only sound harmful, where data tell them apart; 0 = as
+    they come. More: fewer of those are refused"""
+    answer_tokens: int = Field(default=16, ge=1, le=4096)
+    """answer tokens in the losses"""
+    token_decay: float = Field(default=0.9, gt=0, le=1)
+    """weight of an answer token relative to the one before it in the losses; 1 = all alike. Whether
+    an answer refuses is settled by its first tokens"""
+    sequence_tokens: int = Field(default=0, ge=0)
+    """most tokens differentiated together: prompts and answers are laid end to end in sequences of
+    at most so many; fewer need less memory; 0 = what the memory model allows"""
+    average: float = Field(default=0.8, ge=0, lt=1)
+    """how much of their past the validated factors keep: an exponential mean over epochs; 0 = the
+    last step's factors"""
+    validate_every: int = Field(default=5, ge=1)
+    """epochs between validations"""
+    margins_every: int = Field(default=10, ge=0)
+    """epochs between looks at how much likelier a refusal is than the base model's answer, over the
+    validation requests: cheaper than validation, as nothing is generated; 0 = never"""
+    patience: int = Field(default=0, ge=0)
+    """validations without a new best before stopping; 0 = never stop early"""
+    strengths: tuple[float, ...] = (0.5, 0.65, 0.8, 1.2)
+    """how far to go from 1 to the learned factors: each is validated after the last epoch, the best
+    is kept; [] = as learned"""
+    max_over_refusal: float = Field(default=0.04, ge=0, le=1)
+    """rise in refused harmless requests that validation allows"""
 
     @model_validator(mode="after")
     def _factors_in_order(self) -> Self:

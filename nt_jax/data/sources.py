@@ -6,55 +6,46 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nt_jax.data.records import (
-    ATTACK_TYPES,
-    LETTERS,
-    SLOT,
-    AttackTemplate,
-    ChoiceQuestion,
-    HarmfulRequest,
-    HarmlessRequest,
-    parse_attack_types,
-)
+from nt_jax.data import records
 from nt_jax.data.schemas import CHOICE, HARMFUL, HARMLESS, Schema, match, plain_name
 from nt_jax.data.tables import Row, read_table
 from nt_jax.errors import DataError
 
 DEMO = Path(__file__).parent / "demo"
-SLOT_SPELLINGS = (SLOT, "[INSERT PROMPT HERE]")
+SLOT_SPELLINGS = (records.SLOT, "[INSERT PROMPT HERE]")
 SHOWN_PROBLEMS = 10
 
 
 def load_harmful(
     source: str = "demo", split: str | None = None, limit: int | None = None, **reading: Any
-) -> list[HarmfulRequest]:
+) -> list[records.HarmfulRequest]:
     """The harmful requests of a source in their order, at least one, at most `limit` a split.
 
     `reading` may hold `columns` (field -> column, in place of a known layout) and `undivided`
     (a source without splits is read whole even if a split was named).
     """
-    return _load(source, split, limit, "harmful", HARMFUL, HarmfulRequest, **reading)
+    return _load(source, split, limit, "harmful", HARMFUL, records.HarmfulRequest, **reading)
 
 
 def load_harmless(
     source: str = "demo", split: str | None = None, limit: int | None = None, **reading: Any
-) -> list[HarmlessRequest]:
+) -> list[records.HarmlessRequest]:
     """The harmless requests of a source, as `load_harmful` loads harmful ones."""
-    return _load(source, split, limit, "harmless", HARMLESS, HarmlessRequest, **reading)
+    return _load(source, split, limit, "harmless", HARMLESS, records.HarmlessRequest, **reading)
 
 
 def load_choices(
     source: str, split: str | None = None, limit: int | None = None, **reading: Any
-) -> list[ChoiceQuestion]:
+) -> list[records.ChoiceQuestion]:
     """The questions with lettered choices of a source, as `load_harmful` loads requests."""
     if source == "demo":
         raise DataError("the demo set has no choice questions: name a file or a hub id.")
-    return _load(source, split, limit, "choice", CHOICE, ChoiceQuestion, **reading)
+    return _load(source, split, limit, "choice", CHOICE, records.ChoiceQuestion, **reading)
 
 
 def load_templates(
     source: str = "demo", split: str | None = None, limit: int | None = None
-) -> list[AttackTemplate]:
+) -> list[records.AttackTemplate]:
     """The attack templates of a source in their order, at least one; at most `limit` of each split.
 
     The text is the column that holds "{request}" or "[INSERT PROMPT HERE]"; a .txt file has one
@@ -64,7 +55,7 @@ def load_templates(
     column = _slot_column(name, rows)
     fields = {"id": "id?", "text": column, "types": "types?"}
     schema = Schema("templates", (column,), fields)
-    return _records(name, _choose(name, rows, split, limit), schema, AttackTemplate)
+    return _records(name, _choose(name, rows, split, limit), schema, records.AttackTemplate)
 
 
 def _load(
@@ -219,23 +210,23 @@ def _template_text(value: Any) -> str | None:
     if not text:
         return None
     for spelling in SLOT_SPELLINGS:
-        text = text.replace(spelling, SLOT)
-    if SLOT not in text:
+        text = text.replace(spelling, records.SLOT)
+    if records.SLOT not in text:
         raise ValueError(f"has no slot: write {' or '.join(SLOT_SPELLINGS)} into it")
     return text
 
 
 def _types(value: Any) -> tuple[str, ...]:
     labels = ",".join(map(str, value)) if isinstance(value, list) else _text(value)
-    return parse_attack_types(labels or "")
+    return records.parse_attack_types(labels or "")
 
 
 def _known_types(value: Any) -> tuple[str, ...]:
     """Types as tags of a template, where a misspelt one is an error."""
     types = _types(value)
-    unknown = [name for name in types if name not in ATTACK_TYPES]
+    unknown = [name for name in types if name not in records.ATTACK_TYPES]
     if unknown:
-        raise ValueError(f"names '{unknown[0]}'; the types are {', '.join(ATTACK_TYPES)}")
+        raise ValueError(f"names '{unknown[0]}'; the types are {', '.join(records.ATTACK_TYPES)}")
     return types
 
 
@@ -252,8 +243,8 @@ def _choice_number(value: Any) -> int | None:
         return None
     if text.isdecimal():
         return int(text)
-    if len(text) == 1 and text in LETTERS:
-        return LETTERS.index(text)
+    if len(text) == 1 and text in records.LETTERS:
+        return records.LETTERS.index(text)
     raise ValueError(f"is {value!r}, neither a number from 0 nor a letter")
 
 

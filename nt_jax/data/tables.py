@@ -174,10 +174,8 @@ def _quiet(datasets: Any) -> Iterator[None]:
     import huggingface_hub.utils as hub
 
     loggers = [(log, log.get_verbosity()) for log in (datasets.logging, hub.logging)]
-    dataset_bars, hub_bars = (
-        datasets.is_progress_bar_enabled(),
-        not hub.are_progress_bars_disabled(),
-    )
+    dataset_bars = datasets.is_progress_bar_enabled()
+    hub_bars = not hub.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     hub.disable_progress_bars()
     for log, _ in loggers:

@@ -7,21 +7,28 @@ import numpy as np
 
 from nt_jax.config.evaluation import EvalConfig
 from nt_jax.console import progress
+from nt_jax.errors import DataError
+from nt_jax.eval import multiple_choice
 from nt_jax.eval.answer_file import RecordFile, answer_rows, asked
-from nt_jax.eval.multiple_choice import (
-    ASK,
-    encode_question,
-    fitting_shots,
-    letter_tokens,
-    parse_choice,
-    prompt_text,
-)
 from nt_jax.eval.prompts import TestChoice, TestPrompt, Tests
 from nt_jax.eval.under_test import ModelUnderTest
+from nt_jax.generate.chat import ChatModel
 from nt_jax.generate.likelihood import score_letters
 
 CHOICE_TOKENS = 32  # of an answer to a choice question: enough to name the choice
 ADDED_TOKENS = 128  # to a prompt by an intervention (system message, suffix), at most
+
+
+def check_tests(model: ChatModel, tests: Tests, max_new: int) -> None:
+    """Raises a DataError, before any work, for the first prompt without room for its answer."""
+    room = model.checkpoint.config.max_positions - max_new
+    for prompt in tests.prompts:
+        if (tokens := len(model.encode(prompt.prompt))) > room:
+            raise DataError(
+                f"test set {prompt.dataset}, row {prompt.id}: the prompt has {tokens} tokens, and "
+                f"the model's context leaves {room} beside its answer (eval.max_new_tokens). "
+                "Shorten or drop it, or lower eval.max_new_tokens."
+            )
 
 
 def answer_all(subject: ModelUnderTest, tests: Tests, config: EvalConfig, folder: Path) -> str:
@@ -74,27 +81,24 @@ def score_choices(subject: ModelUnderTest, choices: Sequence[TestChoice], folder
     if not missing:
         return
     count = max(len(choice.question.choices) for choice in missing)
-    between, letters = letter_tokens(model.tokenizer, count)
+    between, letters = multiple_choice.letter_tokens(model.tokenizer, count)
     room = model.checkpoint.config.max_positions - len(between)
-    encoded = [encode_question(model.tokenizer, choice, room) for choice in missing]
+    encode = multiple_choice.encode_question
+    encoded = [encode(model.tokenizer, choice, room) for choice in missing]
+    texts, size = [[*ids, *between] for ids, _ in encoded], model.batch_size
     with progress(f"{subject.name} choices", len(missing), "questions") as advance:
 
         def keep(rows: list[int], log_prob_RC: np.ndarray) -> None:
             records = []
             for row, log_prob_C in zip(rows, log_prob_RC, strict=True):
                 own = log_prob_C[: len(missing[row].question.choices)]
-                records.append({
-                    **_record(subject, missing[row], encoded[row][1]),
-                    "log_probs": [round(float(value), 6) for value in own],
-                    "letter": int(own.argmax()),
-                })  # fmt: skip
+                log_probs = [round(float(value), 6) for value in own]
+                known = _record(subject, missing[row], encoded[row][1])
+                records.append(known | {"log_probs": log_probs, "letter": int(own.argmax())})
             file.append(records)
             advance(len(rows))
 
-        score_letters(
-            model.lm, subject.factors_LF, [[*ids, *between] for ids, _ in encoded], letters,
-            batch_size=model.batch_size, on_batch=keep,
-        )  # fmt: skip
+        score_letters(model.lm, subject.factors_LF, texts, letters, batch_size=size, on_batch=keep)
 
 
 def write_choices(subject: ModelUnderTest, choices: Sequence[TestChoice], folder: Path) -> None:
@@ -105,24 +109,19 @@ def write_choices(subject: ModelUnderTest, choices: Sequence[TestChoice], folder
     room = model.checkpoint.config.max_positions - CHOICE_TOKENS
     if subject.intervention is not None:
         room -= ADDED_TOKENS
-    texts, shown = [], []
-    for choice in missing:
-
-        def length(shots: int, choice: TestChoice = choice) -> int:
-            return len(model.encode(prompt_text(choice, shots, ASK)))
-
-        shown.append(fitting_shots(choice, length, room))
-        texts.append(prompt_text(choice, shown[-1], ASK))
+    fitting, ask = multiple_choice.fitting_prompt, multiple_choice.ASK
+    prompts = [fitting(choice, model.encode, room, ask) for choice in missing]
 
     def keep(rows: list[int], ids: list[list[int]]) -> None:
         records = []
         for row, answer in zip(rows, ids, strict=True):
             text, question = model.text(answer), missing[row].question
-            parsed = {"answer": text, "parsed": parse_choice(text, question.choices)}
-            records.append({**_record(subject, missing[row], shown[row]), **parsed})
+            parsed = multiple_choice.parse_choice(text, question.choices)
+            known = _record(subject, missing[row], prompts[row][1])
+            records.append(known | {"answer": text, "parsed": parsed})
         file.append(records)
 
-    subject.answer(texts, CHOICE_TOKENS, "choices", keep)
+    subject.answer([text for text, _ in prompts], CHOICE_TOKENS, "choices", keep)
 
 
 def _measuring(config: EvalConfig, choices: Sequence[TestChoice], metric: str) -> list[TestChoice]:
@@ -130,9 +129,6 @@ def _measuring(config: EvalConfig, choices: Sequence[TestChoice], metric: str) -
 
 
 def _record(subject: ModelUnderTest, choice: TestChoice, shots: int) -> dict:
-    question = choice.question
-    return {
-        "dataset": choice.dataset, "id": choice.id, "model": subject.name,
-        "subject": question.subject, "request": question.request, "key": question.key,
-        "shots": shots,
-    }  # fmt: skip
+    question, known = choice.question, {"dataset": choice.dataset, "id": choice.id}
+    about = {"subject": question.subject, "request": question.request, "key": question.key}
+    return {**known, "model": subject.name, **about, "shots": shots}

@@ -4,17 +4,15 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jax.numpy as jnp
-
 from nt_jax.config.evaluation import EvalConfig
 from nt_jax.config.test_sets import TestSet
-from nt_jax.eval.answering import answer_all
+from nt_jax.eval.answering import answer_all, check_tests
 from nt_jax.eval.judges.judge import Judge
 from nt_jax.eval.judges.phrase_judge import PhraseJudge
 from nt_jax.eval.measure import measure, result_rows
-from nt_jax.eval.metrics.result import BASE, TUNED, ResultRow
-from nt_jax.eval.prompts import check_room, read_tests
-from nt_jax.eval.under_test import ModelUnderTest
+from nt_jax.eval.metrics.result import BASE, ResultRow
+from nt_jax.eval.prompts import read_tests
+from nt_jax.eval.under_test import ModelUnderTest, tuned_model
 from nt_jax.generate.chat import ChatModel
 from nt_jax.models.neurons import Factors
 
@@ -40,20 +38,17 @@ def evaluate(
     config = EvalConfig(
         extra=extra, datasets=tuple(sets), max_new_tokens=max_new_tokens, limit=limit
     )
-    judge = judge or PhraseJudge()
     tests = read_tests(config)
-    room = model.checkpoint.config.max_positions - config.max_new_tokens
-    check_room(model.encode, tests.prompts, room)
+    check_tests(model, tests, max_new_tokens)
     subjects = [ModelUnderTest(BASE, model)]
     if factors is not None:
-        shape = model.checkpoint.config.layers, model.checkpoint.config.neurons
-        subjects.append(ModelUnderTest(TUNED, model, jnp.asarray(factors.scale_LF(*shape))))
+        subjects.append(tuned_model(model, factors))
+    judge = judge or PhraseJudge()
+    judges = [(judge.name, lambda: judge)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for subject in subjects:
             answer_all(subject, tests, config, folder)
-        measure(
-            [(subject, folder) for subject in subjects], tests, config, folder,
-            judges=[(judge.name, lambda: judge)], scorer=model,
-        )  # fmt: skip
+        answered = [(subject, folder) for subject in subjects]
+        measure(answered, tests, config, folder, judges=judges, scorer=model)
         return result_rows(folder, seed)[0]

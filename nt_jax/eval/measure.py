@@ -46,10 +46,8 @@ def measure(
     if answers:
         answers, known = judge_all(judges, answers, models[0][1].parent, folder)
     _write_lines(folder / "answers.jsonl", answers)
-    asked_about = Scoring(
-        answers, base[0], _answers(base, tests),
-        [model for model, _ in models if model.name != base[0].name], scorer, config,
-    )  # fmt: skip
+    others = [model for model, _ in models if model.name != base[0].name]
+    asked_about = Scoring(answers, base[0], _answers(base, tests), others, scorer, config)
     silent = [model.name for model, _ in models if tests.choices and not model.has_letters]
     facts = {
         "judges": known,
@@ -71,17 +69,12 @@ def score_all(asked_about: Scoring) -> dict[str, dict[str, Any]]:
     return scores
 
 
-def read_measurements(folder: Path, seed: int) -> Measurements:
-    """What `measure` wrote."""
-    answers, choices = (read_lines(folder / f"{name}.jsonl") for name in ("answers", "choices"))
-    facts = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-    return Measurements(answers, choices, facts["judges"], facts["scores"], seed)
-
-
 def result_rows(folder: Path, seed: int) -> tuple[list[ResultRow], list[Answer]]:
     """(all rows, answers with verdicts) from the files that `measure` wrote."""
-    measured = read_measurements(folder, seed)
-    return all_rows(measured), list(measured.answers)
+    answers, choices = (read_lines(folder / f"{name}.jsonl") for name in ("answers", "choices"))
+    facts = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    measured = Measurements(answers, choices, facts["judges"], facts["scores"], seed)
+    return all_rows(measured), [*answers]
 
 
 def judge_all(
@@ -130,7 +123,6 @@ def _join_choices(models: Sequence[Answered], choices: Sequence[TestChoice]) -> 
     for model, where in models:
         letters = RecordFile(letters_path(where, model.name)).rows
         written = RecordFile(choices_path(where, model.name)).rows
-        for key in map(asked, choices):
-            if key in letters or key in written:
-                rows.append({**written.get(key, {}), **letters.get(key, {})})
+        joined = (written.get(key, {}) | letters.get(key, {}) for key in map(asked, choices))
+        rows += filter(None, joined)
     return rows

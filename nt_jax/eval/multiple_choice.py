@@ -52,30 +52,23 @@ def parse_choice(answer: str, choices: Sequence[str]) -> int | None:
     letter set off as (B) or "B."; the only choice whose text the answer repeats.
     """
     text = _NOT_THIS.sub(" ", without_thinking(answer)).replace("*", "")
-    count = len(choices)
+    letters = LETTERS[: len(choices)]
     marked = [next(filter(None, match.groups())) for match in _MARKED.finditer(text)]
     marked = [letter for letter in marked if letter.isupper()]
-    if marked and (number := _number(marked[-1], count)) is not None:
-        return number
+    if marked and marked[-1] in letters:
+        return letters.index(marked[-1])
     first = _FIRST.match(text)
-    if (
-        first
-        and not _OR.match(text, first.end(1))
-        and (number := _number(first[1], count)) is not None
-    ):
-        return number
-    letters = {next(filter(None, match.groups())) for match in _BRACKETED.finditer(text)}
-    if len(letters) == 1 and (number := _number(letters.pop(), count)) is not None:
-        return number
-    said = _plain(text)
-    repeated = [n for n, choice in enumerate(choices) if _says(said, _plain(choice))]
-    longest = [n for n in repeated if not _part_of_another(n, repeated, choices)]
-    return longest[0] if len(longest) == 1 else None
-
-
-def _number(letter: str, count: int) -> int | None:
-    number = LETTERS.index(letter)
-    return number if number < count else None
+    if first and first[1] in letters and not _OR.match(text, first.end(1)):
+        return letters.index(first[1])
+    bracketed = {next(filter(None, match.groups())) for match in _BRACKETED.finditer(text)}
+    if len(bracketed) == 1 and (letter := bracketed.pop()) in letters:
+        return letters.index(letter)
+    said, texts = _plain(text), [_plain(choice) for choice in choices]
+    repeated = [n for n, choice in enumerate(texts) if _says(said, choice)]
+    # One whose text lies inside that of another is not meant.
+    longer = {n: {texts[m] for m in repeated} - {texts[n]} for n in repeated}
+    meant = [n for n in repeated if not any(_says(other, texts[n]) for other in longer[n])]
+    return meant[0] if len(meant) == 1 else None
 
 
 def _plain(text: str) -> str:
@@ -86,28 +79,15 @@ def _says(said: str, choice: str) -> bool:
     return bool(choice) and f" {choice} " in f" {said} "
 
 
-def _part_of_another(number: int, repeated: Sequence[int], choices: Sequence[str]) -> bool:
-    """Whether the choice's text lies inside that of another one which the answer repeats."""
-    mine = _plain(choices[number])
-    return any(
-        other != number and mine != _plain(choices[other]) and _says(_plain(choices[other]), mine)
-        for other in repeated
-    )
-
-
 def letter_tokens(tokenizer: Tokenizer, count: int) -> tuple[list[int], list[int]]:
     """(tokens between "Answer:" and the letter, the token of each of `count` letters).
 
     " A" is one token in most vocabularies and a space and a letter in others: whatever the
     tokenizer makes of "Answer: A" counts.
     """
-    start = tokenizer.encode(ANSWER, add_special_tokens=False)
-    ends = [
-        tokenizer.encode(f"{ANSWER} {letter}", add_special_tokens=False)
-        for letter in LETTERS[:count]
-    ]
-    common = ends[0][:-1]
-    letters = [ids[-1] for ids in ends]
+    texts = [ANSWER, *(f"{ANSWER} {letter}" for letter in LETTERS[:count])]
+    start, *ends = (tokenizer.encode(text, add_special_tokens=False) for text in texts)
+    common, letters = ends[0][:-1], [ids[-1] for ids in ends]
     alike = all(ids[:-1] == common for ids in ends) and common[: len(start)] == start
     if not alike or len(set(letters)) != count:
         raise CheckpointError(
@@ -118,22 +98,22 @@ def letter_tokens(tokenizer: Tokenizer, count: int) -> tuple[list[int], list[int
     return common[len(start) :], letters
 
 
-def fitting_shots(choice: TestChoice, length: Callable[[int], int], room: int) -> int:
-    """How many worked examples leave the prompt within `room` tokens; the first ones go first."""
+def fitting_prompt(
+    choice: TestChoice, encode: Callable[[str], list[int]], room: int, ask: str = ""
+) -> tuple[str, int]:
+    """(the prompt, worked examples in it) within `room` tokens; the first examples go first."""
+    tokens = 0
     for shots in range(len(choice.shots), -1, -1):
-        if length(shots) <= room:
-            return shots
+        text = prompt_text(choice, shots, ask)
+        if (tokens := len(encode(text))) <= room:
+            return text, shots
     raise DataError(
-        f"{choice.dataset}, question {choice.id}: {length(0)} tokens without any worked example "
+        f"{choice.dataset}, question {choice.id}: {tokens} tokens without any worked example "
         f"do not fit the {room} that the model's context leaves."
     )
 
 
 def encode_question(tokenizer: Tokenizer, choice: TestChoice, room: int) -> tuple[list[int], int]:
     """(token ids up to "Answer:", worked examples among them); as plain text, not as a chat."""
-
-    def ids(shots: int) -> list[int]:
-        return tokenizer.encode(prompt_text(choice, shots))  # with BOS where the model has one
-
-    shots = fitting_shots(choice, lambda shots: len(ids(shots)), room)
-    return ids(shots), shots
+    text, shots = fitting_prompt(choice, tokenizer.encode, room)
+    return tokenizer.encode(text), shots  # with BOS where the model has one

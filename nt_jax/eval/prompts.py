@@ -2,9 +2,10 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -130,25 +131,22 @@ def set_prompts(name: str, entry: TestSet) -> list[TestPrompt]:
     rows = read_set(name, entry)
     harmful = entry.kind == "harmful"
     if entry.prompt == "attacked":
-        attacked = [row for row in rows if getattr(row, "attacked", None)]
-        if not attacked:
-            raise DataError(f"{name}: no row of {entry.source} holds an attacked request.")
-        return [
-            TestPrompt(name, r.id, r.request, r.attacked, harmful, types=r.attack_types)
-            for r in attacked
+        found = [
+            TestPrompt(name, row.id, row.request, row.attacked, harmful, types=row.attack_types)
+            for row in rows
+            if getattr(row, "attacked", None)
         ]
+        if not found:
+            raise DataError(f"{name}: no row of {entry.source} holds an attacked request.")
+        return found
     if entry.templates is None:
         return [TestPrompt(name, row.id, row.request, row.request, harmful) for row in rows]
     where = entry.templates
-    templates = load_templates(where.source, where.split, where.limit)
-    prompts = []
-    for place, row in enumerate(rows):
-        template = templates[place % len(templates)]
-        text = template.apply(row.request)
-        prompts.append(
-            TestPrompt(name, row.id, row.request, text, harmful, template.id, template.types)
-        )
-    return prompts
+    templates = itertools.cycle(load_templates(where.source, where.split, where.limit))
+    return [
+        TestPrompt(name, row.id, row.request, used.apply(row.request), harmful, used.id, used.types)
+        for row, used in zip(rows, templates, strict=False)
+    ]
 
 
 def worked_examples(config: EvalConfig, entry: TestSet) -> dict[str, list[ChoiceQuestion]]:
@@ -196,24 +194,11 @@ def _plain(text: str) -> str:
     return " ".join(text.split()).lower()
 
 
-def check_room(
-    encode: Callable[[str], list[int]], prompts: Iterable[TestPrompt], room: int
-) -> None:
-    """Raises a DataError for the first test prompt of more than `room` tokens: before any work."""
-    for prompt in prompts:
-        if (tokens := len(encode(prompt.prompt))) > room:
-            raise DataError(
-                f"test set {prompt.dataset}, row {prompt.id}: the prompt has {tokens} tokens, and "
-                f"the model's context leaves {room} beside its answer (eval.max_new_tokens). "
-                "Shorten or drop it, or lower eval.max_new_tokens."
-            )
-
-
 def _ordered(name: str, entry: TestSet) -> list:
     """All records of a set, in the order that its seed gives."""
-    reading = {"columns": entry.columns or None, "undivided": True}
+    columns, load = entry.columns or None, LOADERS[entry.kind]
     try:
-        rows = LOADERS[entry.kind](entry.source, entry.split, **reading)
+        rows = load(entry.source, entry.split, columns=columns, undivided=True)
     except DataError as error:
         if entry.source == "demo" or Path(entry.source).expanduser().exists():
             raise

@@ -3,13 +3,15 @@
 import dataclasses
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 from jax import Array
 
 from nt_jax.config.evaluation import EvalConfig
-from nt_jax.eval.metrics.result import Answer
+from nt_jax.eval.metrics.result import TUNED, Answer
 from nt_jax.generate.chat import ChatModel
 from nt_jax.generate.engine import OnBatch
 from nt_jax.generate.intervention import Intervention
+from nt_jax.models.neurons import Factors
 
 NO_LETTERS = (
     "letter likelihoods are read after plain text, where a method that acts on chat messages alone "
@@ -59,6 +61,12 @@ class ModelUnderTest:
         return self.model.answer(
             texts, max_new, label, scale_LF=self.scale_LF, on_batch=on_batch, **changed
         )
+
+
+def tuned_model(model: ChatModel, factors: Factors, name: str = TUNED) -> ModelUnderTest:
+    """The model under test with factors at work."""
+    size = model.checkpoint.config
+    return ModelUnderTest(name, model, jnp.asarray(factors.scale_LF(size.layers, size.neurons)))
 
 
 @dataclasses.dataclass(frozen=True)

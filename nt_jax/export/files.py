@@ -20,18 +20,13 @@ import ml_dtypes
 import numpy as np
 
 from nt_jax.atomic import disk_errors, sync, sync_tree
+from nt_jax.checkpoints import tensors
 from nt_jax.checkpoints.checkpoint import Checkpoint
 from nt_jax.checkpoints.hf_config import config_to_hf, generation_to_hf
 from nt_jax.checkpoints.hf_directory import INDEX, SINGLE
 from nt_jax.checkpoints.hf_fields import words
 from nt_jax.checkpoints.keymap import hf_shapes
-from nt_jax.checkpoints.tensors import (
-    DTYPES,
-    TensorInfo,
-    all_finite,
-    write_ranges,
-    write_safetensors,
-)
+from nt_jax.checkpoints.tensors import DTYPES, TensorInfo, write_ranges, write_safetensors
 from nt_jax.checkpoints.tokenizer import load_tokenizer
 from nt_jax.errors import CheckpointError, ConfigError, RunError
 
@@ -107,7 +102,7 @@ class _Fold:
             with np.errstate(over="ignore"):  # reported below, by name
                 folded[rows] = edit(rows, weight[rows].astype(np.float32))
             self._measure(edit(rows, weight[rows].astype(np.float64)), folded[rows])
-        if not all_finite(folded):
+        if not tensors.all_finite(folded):
             raise CheckpointError(
                 f"The new weights of '{name}' overflow {dtype.name}. "
                 "Export with export.dtype=float32."
@@ -189,13 +184,12 @@ def _write_shards(checkpoint: Checkpoint, fold: _Fold, work: Path, shard_bytes: 
         filled, total = filled + size, total + size
     weight_map: dict[str, str] = {}
     for number, shapes in enumerate(shards, start=1):
-        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        file = SINGLE if len(shards) == 1 else file
+        part = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        file = SINGLE if len(shards) == 1 else part
         write_safetensors(work / file, shapes, lambda name: fold.read(name, DTYPES["F32"]))
         weight_map |= dict.fromkeys(shapes, file)
     if len(shards) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        _write_json(work / INDEX, index)
+        _write_json(work / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
     config_json = json.loads((work / "config.json").read_text("utf-8"))
     named = [name for name in ("dtype", "torch_dtype") if name in config_json] or ["torch_dtype"]
     _write_json(work / "config.json", config_json | dict.fromkeys(named, "float32"))

@@ -86,11 +86,8 @@ def changes(before: LanguageModel, after: LanguageModel) -> dict[str, np.ndarray
     For `export_changes`. Leaves that the two models share are not looked at.
     """
     rules, found = {rule.ours: rule for rule in rules_for(before.config)}, {}
-    pairs = zip(
-        leaf_names(before), jax.tree.leaves(before.frozen), jax.tree.leaves(after.frozen),
-        strict=True,
-    )  # fmt: skip
-    for name, old, new in pairs:
+    leaves = (jax.tree.leaves(model.frozen) for model in (before, after))
+    for name, old, new in zip(leaf_names(before), *leaves, strict=True):
         if new is old:
             continue
         rule = rules[name]

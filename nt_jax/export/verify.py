@@ -56,8 +56,8 @@ def check_weights(
     lm: LanguageModel, written: LanguageModel, scale_LF: np.ndarray, stored: np.dtype, folder: Path
 ) -> None:
     """Raises a RunError unless `written` is `lm` with its down projections scaled and rounded."""
-    pairs = zip(leaf_names(lm), jax.tree.leaves(lm.frozen), jax.tree.leaves(written.frozen),
-                strict=True)  # fmt: skip
+    leaves = (jax.tree.leaves(model.frozen) for model in (lm, written))
+    pairs = zip(leaf_names(lm), *leaves, strict=True)
     wrong = [name for name, old, new in pairs if name != DOWN.ours and not _equal(old, new)]
     old_LFD, new_LFD = get_leaf(lm, DOWN.ours), get_leaf(written, DOWN.ours)
     # Rounded by half a step when stored, and, where the model computes in 16 bits, when read.

@@ -34,15 +34,14 @@ class ChatText:
 
     def __init__(self, checkpoint: Checkpoint):
         self.checkpoint = checkpoint
-        self.encode = functools.cache(self._encode)  # batches ask for the same again and again
+        self.encode = functools.cache(  # batches ask for the same again and again
+            lambda request: encode_chat(self.tokenizer, request)
+        )
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The checkpoint's tokenizer, read when first needed."""
         return load_tokenizer(self.checkpoint)
-
-    def _encode(self, request: str) -> list[int]:
-        return encode_chat(self.tokenizer, request)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -69,10 +69,7 @@ def letter_log_probs(
 
 
 def answer_batches(
-    prompts: Sequence[Sequence[int]],
-    answers: Sequence[Sequence[int]],
-    batch_size: int,
-    mesh: Mesh,
+    prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], batch_size: int, mesh: Mesh
 ) -> Iterator[tuple[list[int], AnswerBatch]]:
     """(row numbers, batch on the mesh) over all rows, rows of like length together.
 

@@ -76,18 +76,12 @@ def empty_slots(
     def zeros(shape: tuple[int, ...], dtype, letters: str = "B") -> Array:
         return jnp.zeros(shape, dtype, device=sharding(lm.mesh, letters))
 
-    steer = (batch, config.layers, config.width)
-    return Slots(
-        keys_LBKHS=zeros((*lead, config.head_dim, room), dtype, "LBK"),
-        values_LBKSH=zeros((*lead, room, config.head_dim), dtype, "LBK"),
-        length_B=zeros((batch,), jnp.int32),
-        last_B=zeros((batch,), jnp.int32),
-        row_B=zeros((batch,), jnp.int32),
-        count_B=zeros((batch,), jnp.int32),
-        live_B=zeros((batch,), bool),
-        new_BM=zeros((batch, max_new), jnp.int32),
-        steer_BLD=zeros(steer, jnp.float32) if steered else None,
-    )
+    keys = zeros((*lead, config.head_dim, room), dtype, "LBK")
+    values = zeros((*lead, room, config.head_dim), dtype, "LBK")
+    length_B, last_B, row_B, count_B = (zeros((batch,), jnp.int32) for _ in range(4))
+    live_B, new_BM = zeros((batch,), bool), zeros((batch, max_new), jnp.int32)
+    steer_BLD = zeros((batch, config.layers, config.width), jnp.float32) if steered else None
+    return Slots(keys, values, length_B, last_B, row_B, count_B, live_B, new_BM, steer_BLD)
 
 
 @functools.partial(jax.jit, static_argnames="room")

@@ -39,10 +39,8 @@ class Factors:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """As plain arrays by name, to be saved."""
-        fields = {field.name: getattr(self.neurons, field.name) for field in _FIELDS}
-        return {name: np.asarray(value) for name, value in fields.items()} | {
-            "theta_P": np.asarray(self.theta_P)
-        }
+        chosen = {field.name: np.asarray(getattr(self.neurons, field.name)) for field in _FIELDS}
+        return chosen | {"theta_P": np.asarray(self.theta_P)}
 
     @classmethod
     def of(cls, arrays: dict[str, np.ndarray]) -> "Factors":

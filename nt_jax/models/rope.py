@@ -36,9 +36,7 @@ def rotary_tables(
 
 
 def rotate(
-    x_BTNH: Float[Array, "B T N H"],
-    cos_BTH: Float[Array, "B T H"],
-    sin_BTH: Float[Array, "B T H"],
+    x_BTNH: Float[Array, "B T N H"], cos_BTH: Float[Array, "B T H"], sin_BTH: Float[Array, "B T H"]
 ) -> Float[Array, "B T N H"]:
     """`x_BTNH` with each (first half, second half) pair of H turned by its angle."""
     first, second = jnp.split(x_BTNH, 2, axis=-1)

@@ -19,17 +19,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from nt_jax.mesh import sharding
+from nt_jax.models import layers
 from nt_jax.models.config import ModelConfig
-from nt_jax.models.layers import (
-    Block,
-    Leaf,
-    NeuronScale,
-    attend,
-    block_at,
-    optional,
-    over_layers,
-    rms_norm,
-)
 from nt_jax.models.precision import wide_dtype
 from nt_jax.models.rope import rotary_tables
 
@@ -37,11 +28,11 @@ from nt_jax.models.rope import rotary_tables
 class Transformer(nnx.Module):
     """All weights of a chat model; leaves below `blocks` are stacked over layers, [L, ...]."""
 
-    def __init__(self, leaf: Leaf):
+    def __init__(self, leaf: layers.Leaf):
         self.embed = nnx.Param(leaf("embed"))
-        self.blocks = Block(lambda name: leaf(f"blocks.{name}"))
+        self.blocks = layers.Block(lambda name: leaf(f"blocks.{name}"))
         self.final_norm = nnx.Param(leaf("final_norm"))
-        self.head = optional(leaf("head"))
+        self.head = layers.optional(leaf("head"))
 
 
 @jax.tree_util.register_dataclass
@@ -103,7 +94,7 @@ def assemble(config: ModelConfig, leaves: dict[str, Array], mesh: Mesh) -> Langu
         chex.assert_shape(leaves[name], tuple(sizes[letter] for letter in letters))
     ones = jnp.ones((config.layers, config.neurons), wide)
     placed = {**leaves, "blocks.mlp.scale": jax.device_put(ones, sharding(mesh, "LF"))}
-    graphdef, scale, frozen = nnx.split(Transformer(placed.get), NeuronScale, ...)
+    graphdef, scale, frozen = nnx.split(Transformer(placed.get), layers.NeuronScale, ...)
     return LanguageModel(frozen, scale, graphdef, config, mesh)
 
 
@@ -120,7 +111,7 @@ def causal_mask(mask_BT: Bool[Array, "B T"]) -> Bool[Array, "B T T"]:
 
 def unembed(model: Transformer, x_BTD: Array, eps: float) -> Float[Array, "B T V"]:
     """Logits in float32 (or wider) from the residual stream after the last layer."""
-    x_BTD = rms_norm(x_BTD, model.final_norm[...], eps)
+    x_BTD = layers.rms_norm(x_BTD, model.final_norm[...], eps)
     if model.head is None:
         logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, model.embed[...])
     else:
@@ -191,19 +182,19 @@ def run_layers(
     rotary = rotary_tables(position_BT, config.rope, config.head_dim, dtype)
     nothing = jnp.zeros(0, dtype)
 
-    def layer(x_BTD: Array, block: Block, _: None):
+    def layer(x_BTD: Array, block: layers.Block, _: None):
         cache: list[Array] = []
 
         def mix(q: Array, k: Array, v: Array) -> Array:
             cache.extend((k, v))
-            return attend(q, [k], [v], [mask_BTS])
+            return layers.attend(q, [k], [v], [mask_BTS])
 
         after_BTD, act_BTF = block(x_BTD, rotary, config.rms_eps, mix)
         act_BF = nothing if read_at is None else act_BTF[:, read_at]
         kept = cache if keep_cache else [nothing, nothing]
         return after_BTD, (x_BTD if keep_inputs else nothing, act_BF, *kept)
 
-    x_BTD, kept = over_layers(model.blocks, layer, x_BTD, remat=remat)
+    x_BTD, kept = layers.over_layers(model.blocks, layer, x_BTD, remat=remat)
     return Trace(x_BTD, *kept)
 
 
@@ -219,10 +210,10 @@ def run_below(
     rotary = rotary_tables(position_BT, config.rope, config.head_dim, x_BTD.dtype)
 
     def mix(q: Array, k: Array, v: Array) -> Array:
-        return attend(q, [k], [v], [mask_BTS])
+        return layers.attend(q, [k], [v], [mask_BTS])
 
     def layer(index: Array, x_BTD: Array) -> Array:
-        return block_at(model.blocks, index)(x_BTD, rotary, config.rms_eps, mix)[0]
+        return layers.block_at(model.blocks, index)(x_BTD, rotary, config.rms_eps, mix)[0]
 
     return jax.lax.fori_loop(0, first, layer, x_BTD)
 

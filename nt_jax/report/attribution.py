@@ -36,14 +36,10 @@ def write_attribution_report(
         active_LF = {name: raw["v_pq"][of].mean(axis=0) for name, of in members.items()}
     facts = json.loads((attributed / "examples.json").read_text(encoding="utf-8"))
     columns = {name: [row[name] for row in rows] for name in ("layer", "index", "set", "score")}
-    pictures = {
-        "layers.png": layers_png({**columns, "num_layers": len(scores["safety"])}),
-        "cumulative.png": cumulative_png(
-            {name: cumulative_share(score_LF) for name, score_LF in scores.items()}, counts
-        ),
-    }
-    for file, picture in pictures.items():
-        (folder / file).write_bytes(picture)
+    shares = {name: cumulative_share(score_LF) for name, score_LF in scores.items()}
+    picture = layers_png({**columns, "num_layers": len(scores["safety"])})
+    (folder / "layers.png").write_bytes(picture)
+    (folder / "cumulative.png").write_bytes(cumulative_png(shares, counts))
     both = {"in_both_lists": shared, "share_of_the_shorter": shared / min(counts.values())}
     text = json.dumps({"overlap": both, "sets": summary, **facts}, indent=2)
     (folder / "summary.json").write_text(f"{text}\n", encoding="utf-8")
@@ -62,34 +58,30 @@ def write_attribution_report(
 
 def examples_table(facts: dict) -> str:
     """Which records were scored, and how many templates attack selection left out."""
-    lines = [
-        f"| {row['set']} | {', '.join(row['types'])} | {row['template']} | {row['request']} |"
+    lines = "".join(
+        f"| {row['set']} | {', '.join(row['types'])} | {row['template']} | {row['request']} |\n"
         for row in facts["examples"]
-    ]
+    )
     left_out = facts["templates_of_several_types_left_out"]
-    return "\n".join([
-        "## Examples\n",
-        "| set | attack type | template | request |",
-        "|---|---|---|---|",
-        *lines,
-        f"\n{left_out} templates were left out for having several types (paper, A.6).\n",
-    ])  # fmt: skip
+    return (
+        f"## Examples\n\n| set | attack type | template | request |\n|---|---|---|---|\n{lines}\n"
+        f"{left_out} templates were left out for having several types (paper, A.6).\n"
+    )
 
 
 def sets_table(summary: dict[str, dict[str, float]], counts: dict[str, int]) -> str:
     """How concentrated and how repeatable the scores of each set are."""
     said = {
-        "neurons chosen": lambda name, _: f"{counts[name]:,}",
-        "share of the positive score that they hold": lambda _, s: f"{s['share_of_chosen']:.0%}",
-        "neurons that hold half of it": lambda _, s: f"{s['neurons_for_half']:,}",
-        "rank correlation between examples": lambda _, s: f"{s['between_examples']:.2f}",
-        "rank correlation between weightings": lambda _, s: f"{s['between_weightings']:.2f}",
-        "best neurons that both weightings share": (
-            lambda _, s: f"{s['best_in_both_weightings']:.0%}"
-        ),
+        "neurons chosen": "{chosen:,}",
+        "share of the positive score that they hold": "{share_of_chosen:.0%}",
+        "neurons that hold half of it": "{neurons_for_half:,}",
+        "rank correlation between examples": "{between_examples:.2f}",
+        "rank correlation between weightings": "{between_weightings:.2f}",
+        "best neurons that both weightings share": "{best_in_both_weightings:.0%}",
     }
+    sets = [{**of, "chosen": counts[name]} for name, of in summary.items()]
     lines = [
-        f"| {label} | {' | '.join(cell(name, summary[name]) for name in summary)} |"
+        f"| {label} | {' | '.join(cell.format(**one) for one in sets)} |"
         for label, cell in said.items()
     ]
     head = f"| | {' | '.join(summary)} |\n|---|{'--:|' * len(summary)}"
@@ -101,19 +93,12 @@ def best_table(model: ChatModel, name: str, rows: list[dict], active_LF: np.ndar
     best = [row for row in rows if row["set"] == name][:BEST]
     layer_N, index_N = (np.array([row[key] for row in best]) for key in ("layer", "index"))
     ids = promoted_tokens(model.lm, layer_N, index_N, active_LF[layer_N, index_N], TOKENS)
-    lines = []
+    table = f"## Best {name} neurons\n\n"
+    table += "| rank | layer | neuron | score | tokens that it promotes |\n|--:|--:|--:|--:|---|\n"
     for row, tokens in zip(best, ids, strict=True):
         said = " ".join(f"`{readable(model.text([int(token)]))}`" for token in tokens)
-        lines.append(
-            f"| {row['rank']} | {row['layer']} | {row['index']} | {row['score']:.3f} | {said} |"
-        )
-    return "\n".join([
-        f"## Best {name} neurons\n",
-        "| rank | layer | neuron | score | tokens that it promotes |",
-        "|--:|--:|--:|--:|---|",
-        *lines,
-        "",
-    ])  # fmt: skip
+        table += "| {rank} | {layer} | {index} | {score:.3f} | ".format(**row) + f"{said} |\n"
+    return table
 
 
 def readable(token: str) -> str:

@@ -54,11 +54,10 @@ def choose_examples(
     """
     groups = _disagreements(answers, base, tuned)
     chosen = []
-    left, waiting = count, len(groups)
-    for kind in sorted(groups, key=lambda kind: len(groups[kind])):  # small kinds first
-        take = min(len(groups[kind]), -(-left // waiting))
-        left, waiting = left - take, waiting - 1
-        chosen += [(kind, *pair) for pair in _evenly(groups[kind], take)]
+    for place, kind in enumerate(sorted(groups, key=lambda kind: len(groups[kind]))):
+        pairs, left = groups[kind], count - len(chosen)  # small kinds first
+        take = min(len(pairs), -(-left // (len(groups) - place)))
+        chosen += [(kind, *pairs[number * len(pairs) // take]) for number in range(take)]
     chosen.sort(key=lambda entry: list(KINDS).index(entry[0]))
     return [_example(*KINDS[kind], before, after) for kind, before, after in chosen]
 
@@ -76,6 +75,12 @@ def markdown_text(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>#|~$])", r"\\\1", " ".join(text.split()))
 
 
+def attack_types(answer: Answer) -> list[str]:
+    """The types of attack that the record names."""
+    types = answer.get("types") or answer.get("type") or []
+    return [types] if isinstance(types, str) else list(types)
+
+
 def _disagreements(
     answers: Sequence[Answer], base: str, tuned: str
 ) -> dict[tuple[bool, bool], list[Pair]]:
@@ -89,17 +94,11 @@ def _disagreements(
     return groups
 
 
-def _evenly(items: list[Pair], count: int) -> list[Pair]:
-    """`count` of the items at even distances."""
-    return [items[number * len(items) // count] for number in range(count)]
-
-
 def _example(kind: str, good: bool, before: Answer, after: Answer) -> Example:
-    types = after.get("types") or after.get("type") or ()
-    names = [types] if isinstance(types, str) else [*types]
-    attack = ", ".join([*names, *([after["template"]] if after.get("template") else [])])
+    named = [after["template"]] if after.get("template") else []
+    attack = ", ".join(attack_types(after) + named)
     request = _cut(after.get("request", ""), REQUEST_CHARACTERS)
-    shown = [_shown(answer) for answer in (before, after)]
+    shown = (_shown(answer) for answer in (before, after))
     return Example(kind, good, after["dataset"], after["id"], request, attack, *shown)
 
 

@@ -44,16 +44,14 @@ def bars_png(rows: Sequence[ResultRow], harmful: Mapping[str, bool], labels: Lab
         refused.set_title("Share of requests refused")
         refused.set_ylim(0, 112)
         refused.set_yticks(range(0, 101, 25), [f"{tick} %" for tick in range(0, 101, 25)])
-        refused.set_xticks(
-            range(len(datasets)), [_tick(name, harmful, labels) for name in datasets]
-        )
+        ticks = [_tick(name, harmful, labels) for name in datasets]
+        refused.set_xticks(range(len(datasets)), ticks)
         _grouped_bars(information, rows, datasets, models, "entropy", 1.0, "{:.1f}")
         information.set_title("Information in the answers (bits)")
         information.set_ylim(0, information.get_ylim()[1] * 1.12)
         information.set_xticks(range(len(datasets)), [_wrapped(labels[name]) for name in datasets])
-        figure.legend(
-            *refused.get_legend_handles_labels(), loc="outside lower center", ncols=len(models)
-        )
+        shown = refused.get_legend_handles_labels()
+        figure.legend(*shown, loc="outside lower center", ncols=len(models))
         return _png(figure)
 
 
@@ -77,9 +75,8 @@ def layers_png(neurons: Mapping[str, Any]) -> bytes:
             sums = np.bincount(chosen, weights=score[kind == name], minlength=total)
             mean = sums / np.maximum(count, 1)
             counted.bar(range(total), count, color=colour, width=0.8)
-            counted.set_title(
-                f"{name}: {len(chosen)} neurons, most in layer {count.argmax()} (from 0)"
-            )
+            most = f"most in layer {count.argmax()} (from 0)"
+            counted.set_title(f"{name}: {len(chosen)} neurons, {most}")
             counted.set_ylabel("neurons")
             drawn = np.flatnonzero(count)
             scored.plot(drawn, mean[drawn], color=colour, marker="o", markersize=3.5)
@@ -130,9 +127,8 @@ def curves_png(history: Sequence[Mapping[str, Any]]) -> bytes | None:
     best = [entry["epoch"] for entry in history if entry.get("best")]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 3.2), layout="constrained")
-        for axes, (title, series) in zip(
-            figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True
-        ):
+        panels = figure.subplots(1, len(found), squeeze=False)[0]
+        for axes, (title, series) in zip(panels, found.items(), strict=True):
             for number, (name, (epochs, values)) in enumerate(series.items()):
                 colour = (MODEL_COLOURS[1:] + MODEL_COLOURS[:1])[number % len(MODEL_COLOURS)]
                 marker = "o" if len(values) < 30 else None
@@ -167,16 +163,13 @@ def _grouped_bars(
                 continue
             x = place + (number - (len(models) - 1) / 2) * width
             value = factor * row.value
-            low, high = (
-                factor * (row.value if end is None else end) for end in (row.low, row.high)
-            )
+            ends = (row.value if end is None else end for end in (row.low, row.high))
+            low, high = (factor * end for end in ends)
             axes.bar(x, value, width * 0.92, color=colour, label=label)
             whisker = [[max(value - low, 0)], [max(high - value, 0)]]
             axes.errorbar(x, value, whisker, color="#333333", capsize=3, linewidth=1)
-            axes.annotate(
-                template.format(value), (x, max(high, value)), (0, 3), textcoords="offset points",
-                ha="center", fontsize=9,
-            )  # fmt: skip
+            put = {"textcoords": "offset points", "ha": "center", "fontsize": 9}
+            axes.annotate(template.format(value), (x, max(high, value)), (0, 3), **put)
             label = "_"  # one legend entry a model
     axes.grid(axis="y", color="#e6e6e6")
 
@@ -191,10 +184,8 @@ def _series(
         points = [(entry["epoch"], entry.get(key)) for entry in history if "epoch" in entry]
         points = [(x, y) for x, y in points if isinstance(y, int | float) and np.isfinite(y)]
         if points and any(part in key for part in parts):
-            series[key.replace("_", " ").replace("su f1", "SU-F1")] = (
-                [x for x, _ in points],
-                [y for _, y in points],
-            )
+            name = key.replace("_", " ").replace("su f1", "SU-F1")
+            series[name] = ([x for x, _ in points], [y for _, y in points])
     return series
 
 

@@ -13,21 +13,12 @@ import yaml
 
 from nt_jax.config.test_sets import Labels, labels_of
 from nt_jax.console import clock
-from nt_jax.eval.metrics.result import (
-    BASE,
-    TUNED,
-    Answer,
-    Column,
-    ResultRow,
-    find,
-    in_order,
-    is_attacked,
-    write_rows,
-)
+from nt_jax.eval.metrics import result
+from nt_jax.eval.metrics.result import BASE, TUNED, Answer, Column, ResultRow, find, in_order
 from nt_jax.eval.metrics.rows import columns
 from nt_jax.eval.metrics.suf1 import ENTROPY_BOUNDS, su_f1_pairs
-from nt_jax.report import figures, terminal
-from nt_jax.report.examples import choose_examples, count_disagreements, markdown_text
+from nt_jax.report import examples, figures, terminal
+from nt_jax.report.examples import attack_types
 from nt_jax.runinfo import this_machine
 
 EXAMPLES = 20
@@ -54,14 +45,22 @@ def write_report(
     """
     labels = labels_of({}) if labels is None else labels
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    write_rows(folder / "results.json", rows)
-    pictures = _pictures(rows, answers, labels, neurons, history)
+    result.write_rows(folder / "results.json", rows)
+    pictures = {}
+    if any(row.metric == "refusal_rate" for row in rows):
+        harmful = {answer["dataset"]: bool(answer["harmful"]) for answer in answers}
+        pictures["before_after"] = figures.bars_png(rows, harmful, labels)
+    if neurons is not None and len(neurons["layer"]):
+        pictures["layers"] = figures.layers_png(neurons)
+    if curves := figures.curves_png(history):
+        pictures["tuning"] = curves
     for name, png in pictures.items():
         (folder / "figures" / f"{name}.png").write_bytes(png)
     machine = machine or this_machine()
     context = _context(rows, answers, labels, settings, timings, neurons, machine)
     links = {name: f"figures/{name}.png" for name in pictures}
-    embedded = {name: _data_url(png) for name, png in pictures.items()}
+    encoded = {name: base64.b64encode(png).decode() for name, png in pictures.items()}
+    embedded = {name: f"data:image/png;base64,{png}" for name, png in encoded.items()}
     path = folder / "report.md"
     path.write_text(_render("report.md.jinja", context, links), encoding="utf-8")
     html = _render("report.html.jinja", context, embedded)
@@ -76,9 +75,8 @@ def headline(rows: Sequence[ResultRow], answers: Sequence[Answer]) -> list[str]:
     for dataset in next(iter(su_f1_pairs(answers)), ()):
         group = [answer for answer in answers if answer["dataset"] == dataset]
         plain = "harmful requests" if group[0]["harmful"] else "harmless requests"
-        under = " under attack" if any(is_attacked(answer) for answer in group) else ""
-        before = find(rows, dataset, "refusal_rate", base)
-        after = find(rows, dataset, "refusal_rate", tuned)
+        under = " under attack" if any(result.is_attacked(answer) for answer in group) else ""
+        before, after = (find(rows, dataset, "refusal_rate", name) for name in (base, tuned))
         if before is None or after is None:
             continue
         counts = [f"{row.value * row.n:.0f}" for row in (before, after)]
@@ -129,13 +127,13 @@ def paper_table(rows: Sequence[ResultRow], sets: tuple[str, str]) -> list[tuple[
 
 def type_table(answers: Sequence[Answer]) -> list[tuple[str, list[str]]]:
     """(attack type, "refused of n" per model) over the attacked harmful answers that name types."""
-    attacked = [answer for answer in answers if answer["harmful"] and is_attacked(answer)]
+    attacked = [answer for answer in answers if answer["harmful"] and result.is_attacked(answer)]
     models = in_order(answer["model"] for answer in answers)
     table = []
-    for kind in sorted({kind for answer in attacked for kind in _types(answer)}):
+    for kind in sorted({kind for answer in attacked for kind in attack_types(answer)}):
         cells = []
         for model in models:
-            group = [a for a in attacked if a["model"] == model and kind in _types(a)]
+            group = [a for a in attacked if a["model"] == model and kind in attack_types(a)]
             refused = sum(bool(answer["refused"]) for answer in group)
             share = f" ({terminal.percent(refused / len(group))})" if group else ""
             cells.append(f"{refused} of {len(group)}{share}")
@@ -175,8 +173,8 @@ def _context(
         "type_models": in_order(answer["model"] for answer in answers),
         "answer_count": len(answers),
         "answer_tokens": settings.get("eval", {}).get("max_new_tokens"),
-        "examples": choose_examples(answers, EXAMPLES, base, tuned),
-        "disagreements": count_disagreements(answers, base, tuned),
+        "examples": examples.choose_examples(answers, EXAMPLES, base, tuned),
+        "disagreements": examples.count_disagreements(answers, base, tuned),
         "neuron_counts": {str(kind): chosen.count(kind) for kind in in_order(chosen)},
         "settings": yaml.safe_dump(dict(settings), sort_keys=False, width=100).strip(),
         "timings": [(stage, clock(seconds)) for stage, seconds in timings.items()],
@@ -191,24 +189,6 @@ def _labelled(labels: Labels, counts: Mapping[str, int]) -> dict[str, int]:
     return {labels[name]: count for name, count in counts.items()}
 
 
-def _pictures(
-    rows: Sequence[ResultRow],
-    answers: Sequence[Answer],
-    labels: Labels,
-    neurons: Mapping[str, Any] | None,
-    history: Sequence[Mapping[str, Any]],
-) -> dict[str, bytes]:
-    """Figure name -> PNG, of the figures that the data allow."""
-    pictures = {}
-    if any(row.metric == "refusal_rate" for row in rows):
-        harmful = {answer["dataset"]: bool(answer["harmful"]) for answer in answers}
-        pictures["before_after"] = figures.bars_png(rows, harmful, labels)
-    if neurons is not None and len(neurons["layer"]):
-        pictures["layers"] = figures.layers_png(neurons)
-    curves = figures.curves_png(history)
-    return pictures | ({"tuning": curves} if curves else {})
-
-
 def _render(template: str, context: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     """One template filled in; HTML is escaped by jinja, Markdown by the filter `text`."""
     environment = jinja2.Environment(
@@ -219,7 +199,7 @@ def _render(template: str, context: Mapping[str, Any], pictures: Mapping[str, st
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["text"] = markdown_text
+    environment.filters["text"] = examples.markdown_text
     return environment.get_template(template).render(**context, pictures=pictures)
 
 
@@ -228,12 +208,3 @@ def _cell(row: ResultRow, template: str) -> str:
     if row.low is None or row.high is None:
         return value
     return f"{value} ({template.format(row.low)} .. {template.format(row.high)})"
-
-
-def _types(answer: Answer) -> list[str]:
-    types = answer.get("types") or answer.get("type") or []
-    return [types] if isinstance(types, str) else list(types)
-
-
-def _data_url(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -35,15 +35,23 @@ def comparison(
     """
     lines = []
     for dataset in in_order(row.dataset for row in rows if row.metric == "refusal_rate"):
-        lines.append(_rate_line(rows, dataset, labels, base, tuned))
+        before, after = (find(rows, dataset, "refusal_rate", model) for model in (base, tuned))
+        p = find(rows, dataset, "mcnemar_p", tuned)
+        lines.append(_counted_line(f"refuses {labels[dataset]}", before, after, p))
     for name in in_order(row.dataset for row in rows if row.metric == "su_f1"):
         harmless = name.split("+")[-1]
+        demo = harmless == "demo_harmless"
+        said = "harmless answers" if demo else f"answers to {labels[harmless]}"
         for label, dataset, metric, template in (
-            (f"entropy of {_answers_of(harmless, labels)}", harmless, "entropy", "{:.2f} bit"),
+            (f"entropy of {said}", harmless, "entropy", "{:.2f} bit"),
             ("SU-F1", name, "su_f1", "{:.3f}"),
         ):
             before, after = (find(rows, dataset, metric, model) for model in (base, tuned))
-            lines.append(_number_line(label, before, after, template))
+            values = [template.format(row.value) if row else "" for row in (before, after)]
+            change = ""
+            if before and after and before.value:
+                change = f"{100 * (after.value / before.value - 1):+.1f} %"
+            lines.append(Line(label, "", values[0], "", values[1], "", change))
     for dataset, metric in in_order((r.dataset, r.metric) for r in rows if r.metric in ACCURACY):
         before, after = (find(rows, dataset, metric, model) for model in (base, tuned))
         p = find(rows, dataset, f"{metric}_mcnemar_p", tuned)
@@ -54,9 +62,7 @@ def comparison(
 
 def model_names(rows: Sequence[ResultRow]) -> tuple[str, str]:
     """(before, after) of the table: base and another model; a model alone stands after."""
-    models = in_order(row.model for row in rows)
-    others = [name for name in models if name != BASE]
-    return BASE, others[0] if others else TUNED
+    return BASE, next((row.model for row in rows if row.model != BASE), TUNED)
 
 
 def noise_sentence(
@@ -64,13 +70,14 @@ def noise_sentence(
 ) -> str:
     """Which differences the paired test cannot tell from chance, in one sentence; "" for none."""
     found = []
+    metric = {**{f"{name}_mcnemar_p": name for name in ACCURACY}, "mcnemar_p": "refusal_rate"}
     for row in rows:
-        metric = {**{f"{name}_mcnemar_p": name for name in ACCURACY}, "mcnemar_p": "refusal_rate"}
         if row.metric not in metric or row.model != tuned or row.value < SIGNIFICANCE:
             continue
-        values = [find(rows, row.dataset, metric[row.metric], m, row.judge) for m in (base, tuned)]
-        if all(values) and values[0].value != values[1].value:  # type: ignore[union-attr]
-            counts = " against ".join(percent(v.value) for v in values if v)
+        tested = row.dataset, metric[row.metric]
+        before, after = (find(rows, *tested, model, row.judge) for model in (base, tuned))
+        if before and after and before.value != after.value:
+            counts = f"{percent(before.value)} against {percent(after.value)}"
             by = f", {row.judge}" if row.judge else ""
             found.append(f"{labels[row.dataset]} ({counts} of {row.n}, p = {row.value:.2g}{by})")
     if not found:
@@ -108,10 +115,8 @@ def screen_table(rows: Sequence[ResultRow], labels: Labels) -> Table:
         table.add_column(header, justify="right", no_wrap=True)
     for line in comparison(rows, labels, base, tuned):
         style = "dim" if line.difference in (WITHIN_NOISE, "no change") else "bold"
-        before, after = (
-            count.replace("of", "/").replace(" ", "")
-            for count in (line.before_count, line.after_count)
-        )
+        counts = (line.before_count, line.after_count)
+        before, after = (count.replace("of", "/").replace(" ", "") for count in counts)
         label = line.label.removeprefix("refuses ")
         if line.before.endswith(" bit"):
             label = label.replace("entropy of", "entropy (bit),").removesuffix(" answers")
@@ -140,20 +145,6 @@ def rate_difference(base: ResultRow, tuned: ResultRow, p: ResultRow | None) -> s
     return f"{100 * (tuned.value - base.value):+.0f} points"
 
 
-def _answers_of(dataset: str, labels: Labels) -> str:
-    return "harmless answers" if dataset == "demo_harmless" else f"answers to {labels[dataset]}"
-
-
-def _rate_line(
-    rows: Sequence[ResultRow], dataset: str, labels: Labels, base: str, tuned: str
-) -> Line:
-    """One dataset's refusals, counted."""
-    before = find(rows, dataset, "refusal_rate", base)
-    after = find(rows, dataset, "refusal_rate", tuned)
-    p = find(rows, dataset, "mcnemar_p", tuned)
-    return _counted_line(f"refuses {labels[dataset]}", before, after, p)
-
-
 def _counted_line(
     label: str, before: ResultRow | None, after: ResultRow | None, p: ResultRow | None
 ) -> Line:
@@ -166,14 +157,3 @@ def _counted_line(
         interval = f"{100 * shown.low:.0f} .. {100 * shown.high:.0f} %"
     difference = rate_difference(before, after, p) if before and after else ""
     return Line(label, counts[0], rates[0], counts[1], rates[1], interval, difference)
-
-
-def _number_line(
-    label: str, before: ResultRow | None, after: ResultRow | None, template: str
-) -> Line:
-    """One number before and after, with its change in percent."""
-    values = [template.format(row.value) if row else "" for row in (before, after)]
-    change = ""
-    if before and after and before.value:
-        change = f"{100 * (after.value / before.value - 1):+.1f} %"
-    return Line(label, "", values[0], "", values[1], "", change)

@@ -10,30 +10,18 @@ from nt_jax.checkpoints.checkpoint import fingerprint
 from nt_jax.config.schema import RunConfig
 from nt_jax.console import say, show
 from nt_jax.errors import RunError
-from nt_jax.eval.answering import answer_all
+from nt_jax.eval.answering import answer_all, check_tests
 from nt_jax.eval.judges.judge import check_judges
-from nt_jax.eval.measure import result_rows
 from nt_jax.eval.metrics.result import BASE, TUNED, in_order, read_rows
 from nt_jax.eval.prompts import Tests, read_tests, tests_hash
-from nt_jax.eval.under_test import ModelUnderTest
+from nt_jax.eval.under_test import ModelUnderTest, tuned_model
 from nt_jax.generate.chat import ChatModel
 from nt_jax.mesh import devices
-from nt_jax.report.run import write_report
-from nt_jax.report.terminal import judge_names, screen_table
+from nt_jax.report.terminal import screen_table
+from nt_jax.run import pipeline
 from nt_jax.run.dry_run import header, model_line
 from nt_jax.run.export import run_factors
-from nt_jax.run.pipeline import (
-    ANSWERING,
-    MEASURING,
-    chat_model,
-    check_tests,
-    measure_stage,
-    measuring_hash,
-    say_results,
-    scorer_of,
-    stage_keys,
-)
-from nt_jax.run.stages import tuned_model
+from nt_jax.run.stages import chat_model, write_measured
 from nt_jax.rundir import RunDirectory, Stage
 
 
@@ -50,24 +38,22 @@ def evaluate_model(config: RunConfig, source: str, beside_base: bool = False) ->
     config, models, own = subjects(config, source, beside_base)
     tests = read_tests(config.eval)
     for subject in models:
-        check_tests(subject.model, tests, config)
-    scorer = scorer_of(config, own)
+        check_tests(subject.model, tests, config.eval.max_new_tokens)
+    scorer = pipeline.scorer_of(config, own)
     hashes = {
         "tests": tests_hash(tests, config.eval),
         "scored_by": fingerprint(scorer.checkpoint) if scorer else "",
-        "measuring": measuring_hash(config),
+        "measuring": pipeline.measuring_hash(config),
     } | {f"model {subject.name}": identity(subject) for subject in models}  # fmt: skip
     with RunDirectory(folder) as directory:
         check_same_source(directory, source)
-        settings = config.model_dump(mode="json")
-        directory.record(
-            config=settings, source=source, measured=[*map(_told, models)], devices=devices(),
-            hashes=hashes,
-        )  # fmt: skip
+        told = {"config": config.model_dump(mode="json"), "source": source}
+        told |= {"measured": [*map(_told, models)], "devices": devices(), "hashes": hashes}
+        directory.record(**told)
         for subject in models:
             say(subject.name, model_line(subject.model.checkpoint.config))
         table = stage_table(config, directory, models, scorer, tests, source)
-        keys = stage_keys(config, table, hashes)
+        keys = pipeline.stage_keys(config, table, hashes)
         for stage in table:
             directory.carry(stage, keys[stage.name])
         finish(config, folder)
@@ -88,14 +74,14 @@ def stage_table(
     return [
         *(
             Stage(
-                places[subject.name], ANSWERING, (f"model {subject.name}", "tests"),
+                places[subject.name], pipeline.ANSWERING, (f"model {subject.name}", "tests"),
                 lambda to, subject=subject: answer_all(subject, tests, config.eval, to),
             )
             for subject in models
         ),
         Stage(
-            "eval", MEASURING, (*places.values(), "scored_by", "measuring"),
-            lambda to: measure_stage(answered, tests, config, scorer, to),
+            "eval", pipeline.MEASURING, (*places.values(), "scored_by", "measuring"),
+            lambda to: pipeline.measure_stage(answered, tests, config, scorer, to),
         ),
         Stage(
             "report", ("name", "seed"), ("eval",),
@@ -112,7 +98,7 @@ def subjects(
         tuned_on, factors = run_factors(Path(source))
         config = config.model_copy(update={"model": tuned_on.model})
         model = chat_model(config)
-        return config, [ModelUnderTest(BASE, model), tuned_model(model, factors, TUNED)], model
+        return config, [ModelUnderTest(BASE, model), tuned_model(model, factors)], model
     own = chat_model(config)
     same = source == config.model.source
     asked = ModelUnderTest(short_name(source), own if same else chat_model(config, source))
@@ -164,14 +150,9 @@ def _told(subject: ModelUnderTest) -> dict:
 
 def report_stage(config: RunConfig, source: str, directory: RunDirectory, folder: Path) -> str:
     """results.json, report.md and report.html of the models that were measured."""
-    rows, answers = result_rows(directory.folder("eval"), config.seed)
     settings = config.model_dump(mode="json")
-    shown = settings | {"model": settings["model"] | {"source": source}}
-    write_report(
-        folder, rows, answers, shown, directory.seconds(), machine=directory.facts(),
-        labels=config.eval.labels,
-    )  # fmt: skip
-    return f"{len(rows)} numbers, judge {judge_names(rows) or 'none'}"
+    settings["model"]["source"] = source
+    return write_measured(directory, config, settings, folder)
 
 
 def finish(config: RunConfig, folder: Path) -> None:
@@ -180,7 +161,7 @@ def finish(config: RunConfig, folder: Path) -> None:
     show()
     show(screen_table(rows, config.eval.labels))
     show()
-    say_results(folder)
+    pipeline.say_results(folder)
     scored = in_order(row.judge for row in rows if row.metric == "perplexity")
     if scored:
         say("scorer", f"{', '.join(scored)}   (perplexity)")

@@ -9,10 +9,9 @@ from nt_jax.config.schema import RunConfig
 from nt_jax.console import say
 from nt_jax.errors import RunError
 from nt_jax.export.files import ExportReport
-from nt_jax.generate.chat import ChatModel, open_model
-from nt_jax.mesh import make_mesh
+from nt_jax.generate.chat import ChatModel
 from nt_jax.models.neurons import Factors
-from nt_jax.run.stages import check_same_weights, kept_factors
+from nt_jax.run.stages import chat_model, check_same_weights, kept_factors
 from nt_jax.rundir import RunDirectory
 
 PARTS_OF_THETA = ("select", "train")
@@ -40,11 +39,7 @@ def export_run(
     of nt_jax/config/registry.py's FORMATS.
     """
     config, factors = run_factors(run_dir, strength)
-    mesh = make_mesh(config.mesh.data, config.mesh.model)
-    model = open_model(
-        config.model.source, config.model.dtype, mesh, revision=config.model.revision
-    )
-    report = load(FORMATS[kind])(model, factors, out, dtype)
+    report = load(FORMATS[kind])(chat_model(config), factors, out, dtype)
     write_manifest(out / "nt_jax_export.json", report)
     say("export", f"{out}   {changed(report)}")
 

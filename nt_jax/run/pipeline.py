@@ -12,27 +12,21 @@ from nt_jax.checkpoints.checkpoint import fingerprint, open_checkpoint
 from nt_jax.config.schema import RunConfig, config_key
 from nt_jax.console import clock, say, show
 from nt_jax.data.training import Parts, data_hash, read_records
-from nt_jax.eval.answering import answer_all
-from nt_jax.eval.judges.judge import (
-    Judge,
-    LoadModel,
-    check_judges,
-    judges_hash,
-    judges_to_open,
-    open_judge,
-)
+from nt_jax.eval.answering import answer_all, check_tests
+from nt_jax.eval.judges.judge import Judge, check_judges, judges_hash, judges_to_open, open_judge
 from nt_jax.eval.measure import measure
 from nt_jax.eval.metrics.result import BASE, read_rows
-from nt_jax.eval.prompts import Tests, attack_overlap, check_room, overlap, read_tests, tests_hash
-from nt_jax.eval.under_test import ModelUnderTest
-from nt_jax.generate.chat import ChatModel, open_model
-from nt_jax.mesh import devices, make_mesh
+from nt_jax.eval.prompts import Tests, attack_overlap, overlap, read_tests, tests_hash
+from nt_jax.eval.under_test import ModelUnderTest, tuned_model
+from nt_jax.generate.chat import ChatModel
+from nt_jax.mesh import devices
 from nt_jax.models.neurons import Factors
 from nt_jax.report.terminal import screen_table
 from nt_jax.run import stages
 from nt_jax.run.attribute import attribute_all
 from nt_jax.run.dry_run import check_sizes, header, model_line
 from nt_jax.run.export import export_stage
+from nt_jax.run.stages import chat_model
 from nt_jax.rundir import RunDirectory, Stage
 from nt_jax.train.own_answers import refusals_only
 from nt_jax.train.tuning_data import TuningData, tuning_data
@@ -67,7 +61,7 @@ def read_inputs(config: RunConfig) -> Inputs:
     if config.data.safety_targets == "refusals":
         records["train"] = refusals_only(open_judge(config.eval.judge), records["train"])
     choose_templates(records["train"].templates, config.attribution)
-    check_tests(model, tests, config)
+    check_tests(model, tests, config.eval.max_new_tokens)
     hashes = {
         "weights": fingerprint(model.checkpoint), "data": data_hash(records),
         "tests": tests_hash(tests, config.eval), "measuring": measuring_hash(config),
@@ -119,7 +113,7 @@ def stage_table(
         return stages.kept_factors(tune, at("select"), at("train"))
 
     def tuned() -> ModelUnderTest:
-        return stages.tuned_model(model, factors())
+        return tuned_model(model, factors())
 
     def data() -> TuningData:
         return tuning_data(model, records, tune, config.data, judge=judge, folder=at("answers"))
@@ -188,34 +182,12 @@ def stage_keys(
     return {stage.name: known[stage.name] for stage in table}
 
 
-def chat_model(config: RunConfig, source: str | None = None) -> ChatModel:
-    """The config's model, or the one at `source`, under the config's dtype and mesh."""
-    return open_model(
-        source or config.model.source,
-        config.model.dtype,
-        make_mesh(config.mesh.data, config.mesh.model),
-        revision=None if source else config.model.revision,
-        batch_size=config.eval.batch_size,
-    )
-
-
-def model_loader(config: RunConfig) -> LoadModel:
-    """How judges load a model of their own: under the config's dtype and mesh."""
-    return lambda source: chat_model(config, source)
-
-
 def scorer_of(config: RunConfig, model: ChatModel) -> ChatModel | None:
     """The model that scores answers: that of eval.scorer, else `model`; None if none is to."""
     if not config.eval.perplexity:
         return None
     source = config.eval.scorer
     return model if source in (None, config.model.source) else chat_model(config, source)
-
-
-def check_tests(model: ChatModel, tests: Tests, config: RunConfig) -> None:
-    """Raises a DataError for the first test prompt that leaves no room for its answer."""
-    room = model.checkpoint.config.max_positions - config.eval.max_new_tokens
-    check_room(model.encode, tests.prompts, room)
 
 
 def measuring_hash(config: RunConfig) -> str:
@@ -234,7 +206,7 @@ def measure_stage(
     base: tuple[ModelUnderTest, Path] | None = None,
 ) -> str:
     """Verdicts on the models' answers, and what the scorer thinks of them."""
-    judges = judges_to_open(config.eval.judges, model_loader(config))
+    judges = judges_to_open(config.eval.judges, lambda source: chat_model(config, source))
     measure(models, tests, config.eval, folder, judges=judges, scorer=scorer, base=base)
     return f"judged by {', '.join(config.eval.judges)}"
 

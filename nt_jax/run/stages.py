@@ -2,8 +2,8 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from nt_jax.attribution.select import select
@@ -15,9 +15,9 @@ from nt_jax.data.training import Parts, check_prompts
 from nt_jax.errors import RunError
 from nt_jax.eval.judges.judge import Judge
 from nt_jax.eval.measure import result_rows
-from nt_jax.eval.metrics.result import TUNED
-from nt_jax.eval.under_test import ModelUnderTest
-from nt_jax.generate.chat import ChatModel
+from nt_jax.eval.under_test import tuned_model as tuned_model
+from nt_jax.generate.chat import ChatModel, open_model
+from nt_jax.mesh import make_mesh
 from nt_jax.models.neurons import Factors
 from nt_jax.report.attribution import write_attribution_report
 from nt_jax.report.run import write_report
@@ -46,8 +46,7 @@ def select_neurons(
 ) -> str:
     """The neurons to tune, and attribution.md about where they come from; `shown` is its place."""
     scores = load_scores(attributed)
-    wanted = counts.model_dump()
-    neurons, shared = select(scores["safety"], scores["utility"], **wanted)
+    neurons, shared = select(scores["safety"], scores["utility"], **counts.model_dump())
     rows = neuron_rows(neurons, scores)
     save_neurons(folder, rows)
     write_attribution_report(model, name, attributed, scores, shared, rows, folder)
@@ -84,23 +83,23 @@ def tune_factors(
 
 
 def write_run_report(directory: RunDirectory, config: RunConfig, layers: int, folder: Path) -> str:
-    """results.json, report.md and report.html."""
-    rows, answers = result_rows(directory.folder("eval"), config.seed)
+    """The report of what the stage `eval` measured, with the neurons and their tuning."""
     selected, train = directory.folder("select"), directory.folder("train")
     _, neurons = load_neurons(selected / "neurons.csv")
     columns = {name: [row[name] for row in neurons] for name in ("layer", "index", "set", "score")}
     best = best_state(config.tune, selected, train)
-    write_report(
-        folder,
-        rows,
-        answers,
-        settings=config.model_dump(mode="json"),
-        timings=directory.seconds(),
-        neurons={**columns, "num_layers": layers},
-        history=read_history(train, int(best.best_epoch)),
-        machine=directory.facts(),
-        labels=config.eval.labels,
-    )
+    history = read_history(train, int(best.best_epoch))
+    tuning = {"neurons": {**columns, "num_layers": layers}, "history": history}
+    return write_measured(directory, config, config.model_dump(mode="json"), folder, **tuning)
+
+
+def write_measured(
+    directory: RunDirectory, config: RunConfig, settings: dict, folder: Path, **tuning: Any
+) -> str:
+    """results.json, report.md and report.html of what the stage `eval` measured."""
+    rows, answers = result_rows(directory.folder("eval"), config.seed)
+    facts = {"machine": directory.facts(), "labels": config.eval.labels}
+    write_report(folder, rows, answers, settings, directory.seconds(), **facts, **tuning)
     return f"{len(rows)} numbers, judge {judge_names(rows) or 'none'}"
 
 
@@ -126,11 +125,15 @@ def kept_factors(
     return Factors(neurons, np.asarray(theta_P))
 
 
-def tuned_model(model: ChatModel, factors: Factors, name: str = TUNED) -> ModelUnderTest:
-    """The model under test with factors at work."""
-    size = model.checkpoint.config
-    scale_LF = jnp.asarray(factors.scale_LF(size.layers, size.neurons))
-    return ModelUnderTest(name, model, scale_LF)
+def chat_model(config: RunConfig, source: str | None = None) -> ChatModel:
+    """The config's model, or the one at `source`, under the config's dtype and mesh."""
+    return open_model(
+        source or config.model.source,
+        config.model.dtype,
+        make_mesh(config.mesh.data, config.mesh.model),
+        revision=None if source else config.model.revision,
+        batch_size=config.eval.batch_size,
+    )
 
 
 def check_same_weights(source: ModelSourceConfig, run_dir: Path, known: str) -> None:

@@ -6,17 +6,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from nt_jax.config.method import TuneConfig
+from nt_jax.data import packing
 from nt_jax.data.batching import bucket, draw
-from nt_jax.data.packing import (
-    LENGTH_STEP,
-    PADDING,
-    Row,
-    Shape,
-    cheapest_shape,
-    half,
-    pack_rows,
-    shape_of,
-)
+from nt_jax.data.packing import Row, Shape
 from nt_jax.data.records import Encode
 from nt_jax.train.maml import MetaBatch
 from nt_jax.train.pools import Pair, Pool, Pools
@@ -64,13 +56,12 @@ class Batcher:
 
     def choose_shapes(self, most: int, cost: Cost) -> None:
         """Settle the sequences of each set: the cheapest of at most `most` tokens."""
-        self.shapes = {
-            name: cheapest_shape(self._planned(name), self.side, most, cost) for name in self.sets
-        }
+        for name in self.sets:
+            self.shapes[name] = packing.cheapest_shape(self._planned(name), self.side, most, cost)
 
     def batch(self, epoch: int) -> MetaBatch:
         """The local and global batches of one epoch, in numpy arrays."""
-        return MetaBatch(**{name: pack_rows(*self._fitted(name, epoch)) for name in self.sets})
+        return MetaBatch(**{n: packing.pack_rows(*self._fitted(n, epoch)) for n in self.sets})
 
     def plan(self) -> str:
         """The sequences of an epoch in words, and how much of what runs is padding."""
@@ -86,10 +77,11 @@ class Batcher:
         run = real = 0
         for name, shape in self.shapes.items():
             for epoch in range(epochs):
-                real_SBT = np.asarray(pack_rows(*self._fitted(name, epoch)).part_BT) != PADDING
-                length = real_SBT.shape[-1]
-                whole_S = real_SBT[..., half(length) :].any(axis=(1, 2))
-                run_S = np.where(whole_S, length, half(length)) * real_SBT.any(axis=(1, 2))
+                packed = packing.pack_rows(*self._fitted(name, epoch))
+                real_SBT = np.asarray(packed.part_BT) != packing.PADDING
+                length, half = real_SBT.shape[-1], packing.half(real_SBT.shape[-1])
+                whole_S = real_SBT[..., half:].any(axis=(1, 2))
+                run_S = np.where(whole_S, length, half) * real_SBT.any(axis=(1, 2))
                 run, real = run + shape.side * run_S.sum(), real + real_SBT.sum()
         return 1 - float(real) / float(run)
 
@@ -98,15 +90,13 @@ class Batcher:
 
     def _fitted(self, name: str, epoch: int) -> tuple[list[Row], Shape]:
         rows, shape = self.rows(name, epoch), self.shapes[name]
-        longest = bucket(max(row.tokens for row in rows), LENGTH_STEP)
+        longest = bucket(max(row.tokens for row in rows), packing.LENGTH_STEP)
         length = max(shape.length, longest)  # an epoch that was not planned may hold a longer row
-        return rows, shape_of(rows, length, shape.side).holding(shape)
+        return rows, packing.shape_of(rows, length, shape.side).holding(shape)
 
     def _draw(
         self, stream: str, pairs: Sequence[Pair], templates: Sequence, count: int, epoch: int
     ) -> list[Row]:
-        if count == 0:
-            return []
         order = draw(self.seed, stream, epoch, len(pairs), count)
         picked = [pairs[row] for row in order]
         texts = [pair.request for pair in picked]

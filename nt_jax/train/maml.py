@@ -65,11 +65,7 @@ class MetaBatch:
 
 
 def answer_loss(
-    theta_P: Array,
-    lm: LanguageModel,
-    neurons: NeuronSet,
-    batch: PackedBatch,
-    options: MetaOptions,
+    theta_P: Array, lm: LanguageModel, neurons: NeuronSet, batch: PackedBatch, options: MetaOptions
 ) -> Float[Array, ""]:
     """Mean NLL of the wanted answers: L_s of safe ones (EvalSafety), L_u of good ones."""
     scale_LF = scatter(theta_P, neurons, lm.ones_LF)
@@ -77,11 +73,7 @@ def answer_loss(
 
 
 def safety_loss(
-    theta_P: Array,
-    lm: LanguageModel,
-    neurons: NeuronSet,
-    batch: PackedBatch,
-    options: MetaOptions,
+    theta_P: Array, lm: LanguageModel, neurons: NeuronSet, batch: PackedBatch, options: MetaOptions
 ) -> Loss:
     """(lambda * L_s, its parts by name)."""
     loss = answer_loss(theta_P, lm, neurons, batch, options)
@@ -91,11 +83,7 @@ def safety_loss(
 
 
 def utility_loss(
-    theta_P: Array,
-    lm: LanguageModel,
-    neurons: NeuronSet,
-    batch: PackedBatch,
-    options: MetaOptions,
+    theta_P: Array, lm: LanguageModel, neurons: NeuronSet, batch: PackedBatch, options: MetaOptions
 ) -> Loss:
     """((1 - lambda) * (L_u + kl_weight * KL to the base model + margin_weight * margin), parts)."""
     scale_LF = scatter(theta_P, neurons, lm.ones_LF)
@@ -165,36 +153,20 @@ def adapt(
     return jax.lax.scan(jax.checkpoint(step), theta_P, length=options.inner_steps)[0]
 
 
-def joint_loss(
-    theta_P: Array, lm: LanguageModel, neurons: NeuronSet, batch: MetaBatch, options: MetaOptions
-) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """(lambda * L_s + (1 - lambda) * L_u at the adapted factors (lines 18-20), its parts)."""
-    adapted_P = adapt(theta_P, lm, neurons, batch, options)
-    terms = [
-        over_stretches(lambda b, f=loss: f(adapted_P, lm, neurons, b, options), rows)
-        for loss, rows in outer_losses(batch)
-    ]
-    return jax.tree.map(jnp.add, *terms)
-
-
-def outer_losses(batch: MetaBatch) -> tuple[tuple[Callable[..., Any], PackedBatch], ...]:
-    """The two terms of the joint loss and the data of each."""
-    return (safety_loss, batch.global_safety), (utility_loss, batch.global_utility)
-
-
 def meta_gradient(
     theta_P: Array, lm: LanguageModel, neurons: NeuronSet, batch: MetaBatch, options: MetaOptions
 ) -> tuple[Float[Array, " P"], dict[str, Array]]:
     """(the gradient of line 21; the losses, its norm, and how much of it is second order).
 
-    The same as `jax.grad(joint_loss)`, at the memory of one stretch: gradients at the
-    adapted factors are summed stretch by stretch, then pulled back through `adapt`. Before that
-    pull they are the first-order meta-gradient, so the two can be compared at no cost:
+    The loss is lambda * L_s + (1 - lambda) * L_u at the adapted factors (lines 18-20). This is its
+    exact gradient, at the memory of one stretch: gradients at the adapted factors are summed
+    stretch by stretch, then pulled back through `adapt`. Before that pull they are the first-order
+    meta-gradient, so the two can be compared at no cost:
     second_order = ||exact - first order|| / ||exact||, 0 with order 1.
     """
     adapted_P, pull = jax.vjp(lambda t_P: adapt(t_P, lm, neurons, batch, options), theta_P)
     terms = []
-    for loss, rows in outer_losses(batch):
+    for loss, rows in ((safety_loss, batch.global_safety), (utility_loss, batch.global_utility)):
         slope = jax.value_and_grad(loss, has_aux=True)
         rule = lambda b, s=slope: s(adapted_P, lm, neurons, b, options)  # noqa: E731
         terms.append(over_stretches(rule, rows))
@@ -235,9 +207,8 @@ def make_optimiser(clip_norm: float, preconditioned: bool) -> optax.GradientTran
     """
     clip = optax.clip_by_global_norm(clip_norm)
     if preconditioned:
-        return optax.chain(
-            clip, optax.ema(MOMENTUM), optax.stateless(lambda direction_P, _: unit_rms(direction_P))
-        )
+        unit = optax.stateless(lambda direction_P, _: unit_rms(direction_P))
+        return optax.chain(clip, optax.ema(MOMENTUM), unit)
     return optax.chain(clip, optax.scale_by_adam())
 
 

@@ -6,9 +6,7 @@ Requests that the base model refuses by itself have none. S stretches, B sequenc
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -51,15 +49,11 @@ class Margins:
         memory, side = GradientMemory.of(model.lm, tuned.count), model.lm.mesh.shape["data"]
         verdicts = judge.verdicts(texts, [model.text(ids) for ids in own])
         for kind, places in prompts.places().items():
-            rows = [
-                Row(
-                    model.encode(texts[place]),
-                    own[place][:width],
-                    refusals[number % len(refusals)][:width],
-                )
-                for number, place in enumerate(places)
-                if own[place] and not verdicts[place]
-            ]
+            rows = []
+            for number, place in enumerate(places):
+                if own[place] and not verdicts[place]:
+                    refusal = refusals[number % len(refusals)][:width]
+                    rows.append(Row(model.encode(texts[place]), own[place][:width], refusal))
             if rows:
                 batches[kind] = tuned.enter(memory.packed(rows, side, config.sequence_tokens))
         return cls(tuned, config.token_decay, batches)
@@ -88,11 +82,7 @@ class Margins:
 
 @jax.jit
 def row_margins(
-    theta_P: Array,
-    lm: LanguageModel,
-    neurons: NeuronSet,
-    batch: PackedBatch,
-    decay: Array | float,
+    theta_P: Array, lm: LanguageModel, neurons: NeuronSet, batch: PackedBatch, decay: Array | float
 ) -> Float[Array, "S B R"]:
     """Log-likelihood per token of each row's declined answer less that of its answer."""
     scale_LF = scatter(theta_P, neurons, lm.ones_LF)
@@ -102,8 +92,3 @@ def row_margins(
         return None, both_BR2[..., 1] - both_BR2[..., 0]
 
     return jax.lax.scan(one, None, batch)[1]
-
-
-def read_base_answers(path: Path) -> list[list[int]]:
-    """The token ids that `validate` kept of the untuned model."""
-    return json.loads(path.read_text(encoding="utf-8"))

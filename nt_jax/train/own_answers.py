@@ -30,7 +30,7 @@ def refusals_only(judge: Judge, train: Records) -> Records:
     given = [row for row in train.harmful if row.refusal]
     verdicts = judge.verdicts([r.request for r in given], [r.refusal or "" for r in given])
     other = [row for row, refuses in zip(given, verdicts, strict=True) if not refuses]
-    left_out = {id(row) for row in other}
+    left_out = set(map(id, other))
     kept = [row for row in train.harmful if id(row) not in left_out]
     if other and len(kept) < MIN_HARMFUL:
         raise DataError(
@@ -157,11 +157,6 @@ def own_pools(
         dataclasses.replace(pair, sounds_harmful=pair.request in hard)
         for pair in utility_pairs(model, train, own, data)
     ]
-    return make_pools(
-        safety_pairs(model, train, own, data),
-        train.templates,
-        utility,
-        own.get("attacked", ([], []))[0],
-        tune.local_fraction,
-        tune.sounds_harmful_fraction,
-    )
+    safety, attacked = safety_pairs(model, train, own, data), own.get("attacked", ([], []))[0]
+    shares = (tune.local_fraction, tune.sounds_harmful_fraction)
+    return make_pools(safety, train.templates, utility, attacked, *shares)

@@ -98,16 +98,12 @@ def undivided(pools: Pools) -> Pools:
     """`pools` whose global sets hold all there is: descent without an inner loop needs no cut."""
 
     def joined(local: Pool, outer: Pool) -> Pool:
-        return Pool(
-            [*local.direct, *outer.direct], [*local.attacked, *outer.attacked],
-            [*local.templates, *outer.templates],
-        )  # fmt: skip
+        direct, attacked = [*local.direct, *outer.direct], [*local.attacked, *outer.attacked]
+        return Pool(direct, attacked, [*local.templates, *outer.templates])
 
-    return dataclasses.replace(
-        pools,
-        global_safety=joined(pools.local_safety, pools.global_safety),
-        global_utility=joined(pools.local_utility, pools.global_utility),
-    )
+    safety = joined(pools.local_safety, pools.global_safety)
+    utility = joined(pools.local_utility, pools.global_utility)
+    return dataclasses.replace(pools, global_safety=safety, global_utility=utility)
 
 
 def harmless_rows(pools: Pools) -> list[tuple[str, list[int]]]:

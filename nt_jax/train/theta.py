@@ -1,8 +1,7 @@
 """Theta: one learned factor per chosen neuron, and its place in the [L, F] scale."""
 
-import dataclasses
-
 import chex
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -27,7 +26,4 @@ def scatter(theta_P: Array, neurons: NeuronSet, ones_LF: Array) -> Float[Array, 
 
 def place(neurons: NeuronSet) -> NeuronSet:
     """The same set with jax arrays, ready to be an argument of a jitted step."""
-    return dataclasses.replace(
-        neurons,
-        **{f.name: jnp.asarray(getattr(neurons, f.name)) for f in dataclasses.fields(neurons)},
-    )
+    return jax.tree.map(jnp.asarray, neurons)

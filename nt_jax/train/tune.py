@@ -24,7 +24,7 @@ from nt_jax.models.neurons import Factors, NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.batcher import Batcher
 from nt_jax.train.maml import MetaOptions, make_optimiser, meta_step
-from nt_jax.train.margins import Margins, read_base_answers
+from nt_jax.train.margins import Margins
 from nt_jax.train.memory import GradientMemory, sequence_cost
 from nt_jax.train.pools import Pools, undivided
 from nt_jax.train.state import History, TuneState, restore, save
@@ -82,16 +82,15 @@ def learn(
     if state is None:
         state = fresh_state(config, placed)
         if preconditioner is not None and config.first_move > 0:
-            theta_P = first_move(
-                model.encode, tuned, state.theta_P, data.pools, preconditioner, config
-            )
+            start_P, pools = state.theta_P, data.pools
+            theta_P = first_move(model.encode, tuned, start_P, pools, preconditioner, config)
             state = dataclasses.replace(state, theta_P=theta_P, average_P=theta_P, best_P=theta_P)
     log = History(folder / METRICS, int(state.epoch))
     kept = folder / BASE_ANSWERS
     base = log.base or log.write({"epoch": 0, **validate(model, judge, prompts, lm.ones_LF, kept)})
     margins = None
     if config.margins_every:
-        own = read_base_answers(kept)
+        own = json.loads(kept.read_text(encoding="utf-8"))
         margins = Margins.of(model, judge, tuned, prompts, own, batcher.refusals, config)
     # Placed like what a step gives back, or the second step would be compiled once more.
     state = jax.device_put(state, sharding(lm.mesh, ""))
@@ -116,8 +115,7 @@ def learn(
                 row |= margins.at(state.average_P)
                 note = margins_note(row)
             if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
-                scale_LF = scatter(state.average_P, placed, lm.ones_LF)
-                row |= validate(model, judge, prompts, scale_LF)
+                row |= validate(model, judge, prompts, scatter(average_P, placed, lm.ones_LF))
                 row["score"] = score(row, base, config.max_over_refusal)
                 state = _remember_best(state, as_kept(row["score"]))
                 note = f"attacks refused {row['refusal_attack']:.0%}"
@@ -152,10 +150,9 @@ def calibrate(
             row = validate(model, judge, prompts, scale_LF)
             now = score(row, base, config.max_over_refusal)
             log.write({"epoch": int(state.epoch), "strength": strength, **row, "score": now})
-            if as_kept(now) > float(state.best_score):
-                state = dataclasses.replace(
-                    state, best_P=theta_P, best_epoch=state.epoch, best_score=as_kept(now)
-                )
+            if (kept := as_kept(now)) > float(state.best_score):
+                best = {"best_P": theta_P, "best_epoch": state.epoch, "best_score": kept}
+                state = dataclasses.replace(state, **best)
             advance(1)
     save(folder / STATES, state)
     return state
@@ -188,12 +185,9 @@ def make_batcher(
 def meta_options(config: TuneConfig, remat: bool) -> MetaOptions:
     """The constants of Algorithm 1 as the settings have them."""
     named = {field.name for field in dataclasses.fields(MetaOptions)}
-    return MetaOptions(
-        **{name: value for name, value in config if name in named},
-        with_kl=config.kl_weight > 0,
-        with_margin=config.margin_weight > 0,
-        remat=remat,
-    )
+    numbers = {name: value for name, value in config if name in named}
+    numbers |= {"with_kl": config.kl_weight > 0, "with_margin": config.margin_weight > 0}
+    return MetaOptions(**numbers, remat=remat)
 
 
 def optimiser_of(config: TuneConfig) -> optax.GradientTransformation:

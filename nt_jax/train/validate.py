@@ -84,12 +84,9 @@ def rates(judge: Judge, prompts: Validation, answers: Sequence[str]) -> dict[str
         "entropy_harmful": mean_over_answers(unigram_entropy, [*attacked, *direct]),
         "entropy_harmless": mean_over_answers(unigram_entropy, harmless),
     }
-    found["su_f1"] = su_f1(
-        (found["refusal_attack"] + found["refusal_direct"]) / 2,
-        found["refusal_harmless"],
-        found["entropy_harmful"],
-        found["entropy_harmless"],
-    )
+    refused = (found["refusal_attack"] + found["refusal_direct"]) / 2
+    entropies = (found["entropy_harmful"], found["entropy_harmless"])
+    found["su_f1"] = su_f1(refused, found["refusal_harmless"], *entropies)
     return found
 
 

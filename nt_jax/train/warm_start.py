@@ -19,12 +19,7 @@ from nt_jax.mesh import sharding
 from nt_jax.train.maml import unit_rms
 from nt_jax.train.memory import GradientMemory
 from nt_jax.train.pools import Pools, harmless_rows, safety_rows
-from nt_jax.train.preconditioner import (
-    Preconditioner,
-    make_preconditioner,
-    mean_slope,
-    row_slopes,
-)
+from nt_jax.train.preconditioner import Preconditioner, make_preconditioner, mean_slope, row_slopes
 from nt_jax.train.tuned_layers import TunedLayers
 
 SLOPES = "metric.npy"  # in the folder of tuning
@@ -34,9 +29,9 @@ def harmless_preconditioner(
     encode: Encode, tuned: TunedLayers, pools: Pools, config: TuneConfig, folder: Path
 ) -> Preconditioner | None:
     """That of the outer update, its slopes kept in `folder`; None if it is not wanted."""
-    path = folder / SLOPES
     if config.metric_requests == 0:
         return None
+    path = folder / SLOPES
     if not path.exists():
         rows = as_rows(encode, harmless_rows(pools), config.answer_tokens)
         content = io.BytesIO()
@@ -66,9 +61,8 @@ def first_move(
     _, remat, _ = memory.tuning(max(row.tokens for row in rows), config.sequence_tokens)
     side = tuned.lm.mesh.shape["data"]
     batch = tuned.enter(memory.packed(rows, side, config.sequence_tokens))
-    slope_P = mean_slope(
-        tuned.ones_P, tuned.lm, tuned.neurons, batch, config.token_decay, remat=remat
-    )
+    rest = (tuned.neurons, batch, config.token_decay)
+    slope_P = mean_slope(tuned.ones_P, tuned.lm, *rest, remat=remat)
     theta_P = theta_P + config.first_move * unit_rms(preconditioner.divide(slope_P))
     return jnp.clip(theta_P, config.factor_min, config.factor_max)
 
@@ -91,10 +85,8 @@ def measured_slopes(
             length = bucket(rows[mine[-1]].tokens, LENGTH_STEP)
             shape = Shape(1, side, length, config.answer_tokens, 1)
             batch = tuned.enter(pack_alone([rows[row] for row in mine], shape))
-            found_BP = row_slopes(
-                tuned.ones_P, tuned.lm, tuned.neurons, jax.tree.map(lambda leaf: leaf[0], batch),
-                config.token_decay, remat=remat,
-            )  # fmt: skip
+            rest = (tuned.neurons, jax.tree.map(lambda leaf: leaf[0], batch), config.token_decay)
+            found_BP = row_slopes(tuned.ones_P, tuned.lm, *rest, remat=remat)
             slope_MP[mine] = np.asarray(found_BP)[: len(mine)]
             advance(len(mine))
     return slope_MP

@@ -11,7 +11,8 @@ from nt_jax.checkpoints.checkpoint import load_weights
 from nt_jax.data.batching import pad_left
 from nt_jax.generate.engine import answer_prompts
 from nt_jax.mesh import make_mesh
-from nt_jax.models.transformer import NeuronScale, forward, logits, unembed
+from nt_jax.models.layers import NeuronScale
+from nt_jax.models.transformer import forward, logits, unembed
 from tests import plain, tiny, torch_twin
 
 NEW_TOKENS = 8

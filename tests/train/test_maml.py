@@ -15,12 +15,15 @@ from nt_jax.models.neurons import NeuronSet
 from nt_jax.train.maml import (
     MetaBatch,
     MetaOptions,
+    adapt,
     gradient,
-    joint_loss,
     make_optimiser,
     meta_gradient,
     meta_step,
+    safety_loss,
+    utility_loss,
 )
+from nt_jax.train.objectives import over_stretches
 from nt_jax.train.theta import place, scatter
 from tests import plain
 from tests.train import slow
@@ -139,6 +142,16 @@ def test_saving_memory_changes_nothing(x64):
     assert relative(found_P, expected_P) < 1e-9
     for name, value in expected.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-10)
+
+
+def joint_loss(theta_P, lm, neurons, batch, options):
+    adapted_P = adapt(theta_P, lm, neurons, batch, options)
+    sides = ((safety_loss, batch.global_safety), (utility_loss, batch.global_utility))
+    terms = [
+        over_stretches(lambda b, f=loss: f(adapted_P, lm, neurons, b, options), rows)
+        for loss, rows in sides
+    ]
+    return jax.tree.map(jnp.add, *terms)
 
 
 def test_the_losses_that_are_reported_are_the_parts_of_the_sum(x64):

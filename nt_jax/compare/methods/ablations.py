@@ -44,10 +44,8 @@ def without_selection() -> Method:
         attribute_all(data.model, drawn, answers, any_attack, run.data, where)
         return tuned(data, run.tune, chosen_neurons(data, where), folder)
 
-    return Method(
-        WITHOUT_SELECTION, "w/o Attack Selection", fit, build_factors, strengths(),
-        inputs=("attribute", "select"),
-    )  # fmt: skip
+    label, reads = "w/o Attack Selection", ("attribute", "select")
+    return Method(WITHOUT_SELECTION, label, fit, build_factors, strengths(), inputs=reads)
 
 
 def drawn_templates(templates: Sequence[AttackTemplate], seed: int) -> list[AttackTemplate]:
@@ -61,14 +59,7 @@ def without_pinpointing(seed: int) -> Method:
 
     def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
         model, counts = data.model.checkpoint.config, data.config.neurons
-        neurons = random_neurons(
-            model.layers,
-            model.neurons,
-            safety=counts.safety,
-            utility=counts.utility,
-            seed=seed,
-            first_layer=counts.first_layer,
-        )
+        neurons = random_neurons(model.layers, model.neurons, seed=seed, **dict(counts))
         return tuned(data, data.config.tune, neurons, folder)
 
     label = f"w/o Neuron Pinpointing, draw {seed + 1}"
@@ -97,31 +88,22 @@ def counts(safety: int, utility: int) -> Method:
     def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
         if is_run(data):
             return learned_in_run(data)
-        neurons = chosen_neurons(data, data.run.folder("attribute"), safety, utility)
+        scores = data.run.folder("attribute")
+        neurons = chosen_neurons(data, scores, safety=safety, utility=utility)
         return tuned(data, data.config.tune, neurons, folder)
 
     def answered(data: FittingData, setting: Setting) -> tuple[Path, str] | None:
         return answered_in_run(data, setting) if is_run(data) else None
 
-    return Method(
-        f"neurons_{safety}_{utility}", f"{safety}/{utility}", fit, build_factors, strengths()[:1],
-        inputs=("attribute", "train"), answered=answered,
-    )  # fmt: skip
+    name, label, alone = f"neurons_{safety}_{utility}", f"{safety}/{utility}", strengths()[:1]
+    reads = ("attribute", "train")
+    return Method(name, label, fit, build_factors, alone, inputs=reads, answered=answered)
 
 
-def chosen_neurons(
-    data: FittingData, scores: Path, safety: int | None = None, utility: int | None = None
-) -> NeuronSet:
+def chosen_neurons(data: FittingData, scores: Path, **counts: int) -> NeuronSet:
     """The best neurons by the scores in a folder; as many as the run has, unless told."""
-    own, found = data.config.neurons, load_scores(scores)
-    safety, utility = safety or own.safety, utility or own.utility
-    return select(
-        found["safety"],
-        found["utility"],
-        safety=safety,
-        utility=utility,
-        first_layer=own.first_layer,
-    )[0]
+    found = load_scores(scores)
+    return select(found["safety"], found["utility"], **dict(data.config.neurons) | counts)[0]
 
 
 def check_grid(grid: CompareConfig, model: ModelConfig, first_layer: int) -> None:

@@ -19,7 +19,7 @@ from nt_jax.eval.under_test import ModelUnderTest
 CAVGAN_P0 = (
     None, 0.9, 0.5, 0.99, 0.7, 0.3, 0.1, 0.97, 0.999, 0.8, 0.6, 0.95, 0.2, 0.4, 0.9999,
 )  # fmt: skip
-CAVGAN_FIELDS = ("layer", "threshold", "mean_D", "deviation_D")
+SCALING = ("mean_D", "deviation_D")
 
 
 def cavgan() -> Method:
@@ -29,24 +29,21 @@ def cavgan() -> Method:
         lm, config = data.model.lm, data.config
         options = CavganOptions(seed=config.seed, batch_size=config.eval.batch_size)
         found = fit_cavgan(lm, lm.ones_LF, data.examples, data.validation_examples, options)
-        leaves = {
-            f"d{n}": np.asarray(x) for n, x in enumerate(jax.tree.leaves(found.discriminator))
-        }
-        fields = {name: np.asarray(getattr(found, name)) for name in CAVGAN_FIELDS}
-        return {**leaves, **fields}
+        leaves = enumerate(jax.tree.leaves(found.discriminator))
+        names = ("layer", "threshold", *SCALING)
+        fields = {name: np.asarray(getattr(found, name)) for name in names}
+        return {f"d{n}": np.asarray(leaf) for n, leaf in leaves} | fields
 
     def build(data: FittingData, setting: Setting, learned: Learned) -> ModelUnderTest:
-        model, fields = data.model, {name: learned[name] for name in CAVGAN_FIELDS}
-        gan, graph, _ = fresh_gan(model.checkpoint.config.width, data.config.seed)
+        model, config = data.model, data.config
+        gan, graph, _ = fresh_gan(model.checkpoint.config.width, config.seed)
         structure = jax.tree.structure(gan.discriminator)
         leaves = [jnp.asarray(learned[f"d{n}"]) for n in range(structure.num_leaves)]
         p0 = learned["threshold"] if setting["p0"] is None else setting["p0"]
-        found = CavganFit(
-            **{**fields, "layer": int(fields["layer"]), "threshold": float(p0)},
-            discriminator=jax.tree.unflatten(structure, leaves), graph=graph, table=[],
-        )  # fmt: skip
-        batch = data.config.eval.batch_size
-        return ModelUnderTest("cavgan", model, intervention=Cavgan(found, model.encode, batch))
+        state, scaling = jax.tree.unflatten(structure, leaves), [learned[x] for x in SCALING]
+        found = CavganFit(int(learned["layer"]), float(p0), state, graph, *scaling, table=[])
+        steer = Cavgan(found, model.encode, config.eval.batch_size)
+        return ModelUnderTest("cavgan", model, intervention=steer)
 
     grid = [{"p0": p0} for p0 in CAVGAN_P0]
     return Method("cavgan", METHODS["cavgan"].label, fit, build, grid)

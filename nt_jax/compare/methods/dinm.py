@@ -9,15 +9,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from nt_jax.baselines.dinm import (
-    DOWN,
-    SUFFIX,
-    DinmExample,
-    DinmFit,
-    DinmOptions,
-    edited,
-    fit_dinm,
-)
+from nt_jax.baselines.dinm import DOWN, SUFFIX, DinmExample, DinmFit, DinmOptions, edited, fit_dinm
 from nt_jax.compare.fitting_data import FittingData
 from nt_jax.compare.method import Learned, Method, Setting, UnusableSettingError
 from nt_jax.config.registry import METHODS
@@ -43,10 +35,8 @@ def dinm(name: str = "dinm", fraction: float | None = None) -> Method:
     """One edited down projection; a `fraction` of it at dinm's best other settings (Table 1)."""
 
     def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
-        options = DinmOptions(
-            learning_rate=setting["learning_rate"], steps=setting["steps"],
-            fraction=setting["fraction"], kl_grad=setting["kl_grad"], seed=data.config.seed,
-        )  # fmt: skip
+        named = {name: value for name, value in setting.items() if name != "suffix"}
+        options = DinmOptions(**named, seed=data.config.seed)
         try:
             prompt, safe, unsafe = data.unsafe_answer
         except DataError as error:
@@ -74,7 +64,5 @@ def dinm(name: str = "dinm", fraction: float | None = None) -> Method:
     if fraction is None:
         grid: list[Setting] = [dict(zip(keys, values, strict=True)) for values in DINM_GRID]
         return Method(name, METHODS["dinm"].label, fit, build, grid, keys)
-    label = f"{METHODS['dinm'].label}, {fraction:.0%}"
-    return Method(
-        name, label, fit, build, [{"fraction": fraction, "suffix": False}], keys, follows="dinm"
-    )
+    label, share = f"{METHODS['dinm'].label}, {fraction:.0%}", {"fraction": fraction}
+    return Method(name, label, fit, build, [share | {"suffix": False}], keys, follows="dinm")

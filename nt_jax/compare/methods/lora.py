@@ -50,10 +50,9 @@ def _fit_lora(data: FittingData, setting: Setting, folder: Path) -> Learned:
     tune, lm = data.config.tune, data.model.lm
     # Its loss knows no margin, and no inner loop that rows would be kept apart for.
     plain = tune.model_copy(update={"margin_weight": 0.0, "inner_steps": 0})
-    layers = data.model.checkpoint.config.layers
-    batcher, remat = make_batcher(
-        lm, layers, data.model.encode, data.pools, plain, data.config.seed
-    )
+    model, seed = data.model, data.config.seed
+    layers = model.checkpoint.config.layers
+    batcher, remat = make_batcher(lm, layers, model.encode, data.pools, plain, seed)
 
     def batch_at(step: int) -> Sides:
         batch = batcher.batch(step)
@@ -63,7 +62,7 @@ def _fit_lora(data: FittingData, setting: Setting, folder: Path) -> Learned:
     options = LoraOptions(
         learning_rate=setting["learning_rate"], steps=tune.epochs,
         safety_weight=tune.safety_weight, token_decay=tune.token_decay,
-        clip_norm=tune.clip_norm, seed=data.config.seed, remat=remat,
+        clip_norm=tune.clip_norm, seed=seed, remat=remat,
     )  # fmt: skip
     ends = {updates(share, tune.epochs) for share in LORA_SHARES}
     learned: Learned = {}

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,17 +26,18 @@ STRENGTHS = (1.0, 0.85, 1.2, 0.7, 1.4, 0.55, 1.6, 0.4, 0.3, 1.8, 0.92, 1.1, 0.2,
 
 def neurontune() -> Method:
     """The run's own factors, at several strengths."""
-
-    def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
-        return learned_in_run(data)
-
     return Method(
-        "neurontune", METHODS["neurontune"].label, fit, build_factors, strengths(),
-        inputs=("train",), answered=answered_in_run,
-    )  # fmt: skip
+        "neurontune",
+        METHODS["neurontune"].label,
+        learned_in_run,
+        build_factors,
+        strengths(),
+        inputs=("train",),
+        answered=answered_in_run,
+    )
 
 
-def learned_in_run(data: FittingData) -> Learned:
+def learned_in_run(data: FittingData, *_: Any) -> Learned:
     """The factors that the run kept."""
     train = data.run.folder("train")
     factors = kept_factors(data.config.tune, data.run.folder("select"), train)
@@ -59,9 +61,8 @@ def descent() -> Method:
             shutil.copyfile(kept, folder / "train" / kept.name)
         return tuned(data, plain, data.neurons, folder)
 
-    return Method(
-        "descent", METHODS["descent"].label, fit, build_factors, strengths(), inputs=("select",)
-    )
+    label = METHODS["descent"].label
+    return Method("descent", label, fit, build_factors, strengths(), inputs=("select",))
 
 
 def strengths() -> list[Setting]:

@@ -5,7 +5,6 @@ The grid holds the published setting first; the search takes as many from the fr
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,6 @@ from nt_jax.eval.under_test import ModelUnderTest
 SCANS_STRENGTHS = (
     0.05, 0.02, 0.1, 0.01, 0.2, 0.03, 0.3, 0.07, 0.005, 0.04, 0.15, 0.015, 0.06, 0.08, 0.002,
 )  # fmt: skip
-SCANS_ARRAYS = ("direction_LD", "move_LD", "norm_L")
 
 
 def scans() -> Method:
@@ -30,28 +28,19 @@ def scans() -> Method:
         model, batch = data.model, data.config.eval.batch_size
         sure = model.tokenizer.encode("Sure", add_special_tokens=False)
         options = ScansOptions(seed=data.config.seed, batch_size=batch)
-        plain = model.lm.ones_LF
+        plain, asked = model.lm.ones_LF, data.validation_examples
         found = fit_scans(model.lm, plain, data.examples, sure, options)
-        held = [
-            harm_scores(model.lm, plain, found, prompts, batch)
-            for prompts in (
-                data.validation_examples.harmful, data.validation_examples.harmless,
-            )
-        ]  # fmt: skip
+        sides = (asked.harmful, asked.harmless)
+        held = [harm_scores(model.lm, plain, found, prompts, batch) for prompts in sides]
         fields = {f.name: np.asarray(getattr(found, f.name)) for f in dataclasses.fields(found)}
         return {**fields, "threshold": np.asarray(best_threshold(*held)[0])}
 
     def build(data: FittingData, setting: Setting, learned: Learned) -> ModelUnderTest:
-        arrays: dict[str, Any] = {name: learned[name] for name in SCANS_ARRAYS}
-        ranges: dict[str, Any] = {
-            name: tuple(learned[name].tolist()) for name in ("steer", "score", "sure")
-        }
-        found, threshold = ScansFit(**(arrays | ranges)), float(learned["threshold"])
-        batch = data.config.eval.batch_size
-        return ModelUnderTest(
-            "scans", data.model,
-            intervention=Scans(found, threshold, setting["strength"], batch),
-        )  # fmt: skip
+        ranges = [tuple(learned[name].tolist()) for name in ("steer", "score", "sure")]
+        found = ScansFit(learned["direction_LD"], learned["move_LD"], learned["norm_L"], *ranges)
+        threshold, batch = float(learned["threshold"]), data.config.eval.batch_size
+        steer = Scans(found, threshold, setting["strength"], batch)
+        return ModelUnderTest("scans", data.model, intervention=steer)
 
     grid = [{"strength": strength} for strength in SCANS_STRENGTHS]
     return Method("scans", METHODS["scans"].label, fit, build, grid)

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from jax import Array
 
@@ -49,15 +48,12 @@ SYSTEM_PROMPTS = (
 def system_prompt() -> Method:
     """Nothing is learned: the chat begins with a system message about safety."""
 
-    def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
-        return {}
-
     def build(data: FittingData, setting: Setting, learned: Learned) -> ModelUnderTest:
         encode = partial(encode_under, data.model.tokenizer, setting["prompt"])
         return ModelUnderTest("system_prompt", data.model, intervention=SystemPrompt(encode))
 
     settings = [{"prompt": prompt} for prompt in SYSTEM_PROMPTS]
-    return Method("system_prompt", METHODS["system_prompt"].label, fit, build, settings)
+    return Method("system_prompt", METHODS["system_prompt"].label, lambda *_: {}, build, settings)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -142,7 +142,7 @@ def _opening(text: str) -> list[tuple[int, str]]:
 
 def _judge_opening(request: str, text: str) -> Verdict:
     """The verdict on normalised text: the first sentence that declines, unless it is undone."""
-    sentences = [(start, _blank_idioms(sentence)) for start, sentence in _opening(text)]
+    sentences = [(start, _IDIOMS.sub(_blank, sentence)) for start, sentence in _opening(text)]
     for start, sentence in sentences:
         for rule, pattern in _RULES.items():
             match = pattern.search(sentence)
@@ -161,9 +161,9 @@ def _judge_opening(request: str, text: str) -> Verdict:
     return Verdict("answer")
 
 
-def _blank_idioms(sentence: str) -> str:
-    """The sentence with idioms replaced by a mark of equal length, so that positions hold."""
-    return _IDIOMS.sub(lambda match: "~" * len(match.group()), sentence)
+def _blank(match: re.Match) -> str:
+    """A mark of equal length, so that positions hold."""
+    return "~" * len(match.group())
 
 
 def _counts(rule: str, request: str, sentence: str) -> bool:
@@ -197,11 +197,7 @@ def _delivers(request: str, sentence: str, rest: str) -> bool:
         before = re.split(r"[.!?\n]", rest[: goods.start()])[-1]
         direct = goods.group().strip().startswith("you") is False
         pivot = _PIVOT.search(before) or _CONCESSION.match(sentence)
-        line = before + goods.group() + _first_sentence(rest[goods.end() :])
+        line = before + goods.group() + _SENTENCE_END.split(rest[goods.end() :].strip(), 1)[0]
         if (direct or pivot) and not _DIVERTS.search(line):
             return len(rest[goods.end() :].split()) >= GOODS_WORDS
     return False
-
-
-def _first_sentence(text: str) -> str:
-    return _SENTENCE_END.split(text.strip(), maxsplit=1)[0]

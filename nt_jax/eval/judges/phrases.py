@@ -1,4 +1,4 @@
-"""The word lists of the phrase judge, version 1; `refusal.py` says how they are applied.
+"""The word lists of the phrase judge, version 1; `phrase_judge.py` says how they are applied.
 
 All patterns meet text that was normalised before: lower case, straight quotes, single spaces. They
 are matched inside one sentence at a time. Grow a list here rather than adding a branch there, and

@@ -8,12 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import lm_eval.utils as harness  # pyright: ignore[reportMissingImports]
 from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
 from lm_eval.models.utils import normalize_gen_kwargs  # pyright: ignore[reportMissingImports]
-from lm_eval.utils import (  # pyright: ignore[reportMissingImports]
-    get_rolling_token_windows,
-    make_disjoint_window,
-)
 
 from nt_jax.checkpoints.checkpoint import load_weights, open_checkpoint
 from nt_jax.checkpoints.tokenizer import TEMPLATE_DATE, decode, load_tokenizer
@@ -105,13 +102,9 @@ class JaxLM(TemplateLM):
         ways = self.lm.mesh.shape["data"]
         for width, rows in groups.items():
             fitting = max(ways, LOGITS // (width * self.lm.config.vocab_size) // ways * ways)
-            nll, greedy = answer_scores(
-                self.lm,
-                self.lm.ones_LF,
-                [contexts[row] for row in rows],
-                [answers[row] for row in rows],
-                batch_size=min(self.batch_size, fitting),
-            )
+            size, mine = min(self.batch_size, fitting), [contexts[row] for row in rows]
+            said = [answers[row] for row in rows]
+            nll, greedy = answer_scores(self.lm, self.lm.ones_LF, mine, said, batch_size=size)
             for row, one, same in zip(rows, nll, greedy, strict=True):
                 found[row] = (-float(one), bool(same))
                 if requests[row][0] is not None:
@@ -123,8 +116,9 @@ class JaxLM(TemplateLM):
         windows, owners = [], []
         for owner, request in enumerate(requests):
             ids = self.tok_encode(request.args[0])
-            for window in get_rolling_token_windows(ids, self.prefix_token_id, self.max_length, 1):
-                windows.append((None, *make_disjoint_window(window)))
+            cut = harness.get_rolling_token_windows(ids, self.prefix_token_id, self.max_length, 1)
+            for window in cut:
+                windows.append((None, *harness.make_disjoint_window(window)))
                 owners.append(owner)
         totals = [0.0] * len(requests)
         for owner, (value, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
@@ -142,11 +136,9 @@ class JaxLM(TemplateLM):
             groups.setdefault(key, []).append((row, options["until"]))
         for (new, temperature), members in groups.items():
             new = min(new, self.max_length - 1)
-            prompts = [
-                self.tok_encode(requests[row].args[0])[-(self.max_length - new) :]
-                or [self.prefix_token_id]
-                for row, _ in members
-            ]
+            room = self.max_length - new
+            encoded = (self.tok_encode(requests[row].args[0])[-room:] for row, _ in members)
+            prompts = [ids or [self.prefix_token_id] for ids in encoded]
             answers = answer_prompts(
                 self.lm, self.lm.ones_LF, prompts, max_new=new, batch_size=self.batch_size,
                 sampling=Sampling(temperature),

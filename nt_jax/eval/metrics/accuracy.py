@@ -1,16 +1,8 @@
 """General ability: accuracy on choice questions, by the likeliest letter and as written."""
 
-from nt_jax.eval.metrics import intervals
+from nt_jax.eval.metrics import intervals, result
 from nt_jax.eval.metrics.refusal import rate_row
-from nt_jax.eval.metrics.result import (
-    BASE,
-    Choice,
-    Column,
-    Measurements,
-    ResultRow,
-    grouped,
-    paired,
-)
+from nt_jax.eval.metrics.result import BASE, Choice, Column, Measurements, ResultRow
 
 ACCURACIES = {"letter": "letter_accuracy", "parsed": "generate_accuracy"}
 COLUMNS = {
@@ -24,7 +16,7 @@ COLUMNS = {
 
 def rows(measured: Measurements) -> list[ResultRow]:
     """Per set and model, with the paired test against the base model."""
-    groups = grouped(measured.choices)
+    groups = result.grouped(measured.choices)
     found = []
     for (dataset, model), group in groups.items():
         for field, metric in ACCURACIES.items():
@@ -33,10 +25,9 @@ def rows(measured: Measurements) -> list[ResultRow]:
                 continue
             found.append(rate_row(dataset, metric, model, [right(row, field) for row in mine]))
             base = [row for row in groups.get((dataset, BASE), ()) if field in row]
-            pairs = paired(base, mine) if model != BASE else []
+            pairs = result.paired(base, mine) if model != BASE else []
             if pairs:
-                sides = [[right(pair[n], field) for pair in pairs] for n in (0, 1)]
-                p = intervals.mcnemar(*sides)
+                p = intervals.mcnemar(*([right(pair[n], field) for pair in pairs] for n in (0, 1)))
                 found.append(ResultRow(dataset, f"{metric}_mcnemar_p", model, p, len(pairs)))
         written = [row for row in group if "answer" in row]
         if written:

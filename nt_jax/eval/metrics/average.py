@@ -6,17 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nt_jax.eval.metrics import entropy, intervals
+from nt_jax.eval.metrics import entropy, intervals, result
 from nt_jax.eval.metrics.accuracy import right
-from nt_jax.eval.metrics.result import (
-    Answer,
-    Choice,
-    Column,
-    Measurements,
-    ResultRow,
-    grouped,
-    in_order,
-)
+from nt_jax.eval.metrics.result import Answer, Choice, Column, Measurements, ResultRow
 from nt_jax.eval.metrics.suf1 import su_f1_pairs
 
 COLUMNS = {"table3_average": Column("average of table 3", "{:.2f}")}
@@ -29,24 +21,19 @@ def rows(measured: Measurements) -> list[ResultRow]:
     """
     pair = next(iter(su_f1_pairs(measured.answers)), None)
     kind = "parsed" if any("parsed" in row for row in measured.choices) else "letter"
-    choices = grouped(row for row in measured.choices if kind in row)
+    choices = result.grouped(row for row in measured.choices if kind in row)
     first = next(iter(choices), ("", ""))[0]
     found = []
-    for model in in_order(model for _, model in choices) if pair else []:
+    for model in result.in_order(model for _, model in choices) if pair else []:
         sides = [measured.groups.get((name, model), []) for name in pair or ()]
         mine = choices.get((first, model))
         if mine and all(sides):
-            harmful, harmless = sides
-            found.append(average_row(model, mine, harmful, harmless, measured.seed))
+            found.append(average_row(model, mine, sides, measured.seed))
     return found
 
 
 def average_row(
-    model: str,
-    choices: Sequence[Choice],
-    harmful: Sequence[Answer],
-    harmless: Sequence[Answer],
-    seed: int = 0,
+    model: str, choices: Sequence[Choice], sides: Sequence[Sequence[Answer]], seed: int
 ) -> ResultRow:
     """Table 3's average of one model: (accuracy in % + fluency + entropy in bits) / 3.
 
@@ -56,7 +43,7 @@ def average_row(
     """
     kind = next(name for name in ("parsed", "letter") if name in choices[0])
     correct = np.array([[right(row, kind)] for row in choices], dtype=np.float64)
-    tables = [_texts(harmful), _texts(harmless)]
+    tables = [_texts(group) for group in sides]
 
     def statistic(means: list[NDArray[np.float64]]) -> NDArray[np.float64]:
         (accuracy,), (said, flow), (told, glow) = means
@@ -64,8 +51,8 @@ def average_row(
 
     point = statistic([table.mean(axis=0)[:, None] for table in (correct, *tables)])
     low, high = intervals.bootstrap([correct, *tables], statistic, seed)
-    sets = [choices[0]["dataset"], harmful[0]["dataset"], harmless[0]["dataset"]]
-    n = len(choices) + len(harmful) + len(harmless)
+    groups = [choices, *sides]
+    sets, n = [group[0]["dataset"] for group in groups], sum(map(len, groups))
     return ResultRow("+".join(sets), "table3_average", model, float(point[0]), n, low, high)
 
 

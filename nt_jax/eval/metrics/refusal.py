@@ -4,15 +4,7 @@ from collections.abc import Sequence
 
 from nt_jax.eval.judges.judge import without_thinking
 from nt_jax.eval.metrics import intervals
-from nt_jax.eval.metrics.result import (
-    BASE,
-    Answer,
-    Column,
-    Measurements,
-    ResultRow,
-    paired,
-    verdict,
-)
+from nt_jax.eval.metrics.result import BASE, Column, Measurements, ResultRow, paired, verdict
 
 COLUMNS = {
     "refusal_rate": Column("refused", "{:.1%}"),
@@ -27,30 +19,17 @@ def rows(measured: Measurements) -> list[ResultRow]:
     judges = [*measured.judges.items()] or [(None, None)]
     for (dataset, model), group in measured.groups.items():
         base = measured.groups.get((dataset, BASE), []) if model != BASE else []
+        pairs, n = paired(base, group), len(group)
         for judge in judges:
-            found += refusal_rows(dataset, model, group, base, judge)
+            total = sum(verdict(answer, judge[0]) for answer in group)
+            interval = intervals.wilson(total, n)
+            found.append(ResultRow(dataset, "refusal_rate", model, total / n, n, *interval, *judge))
+            if base:
+                sides = [[verdict(pair[side], judge[0]) == 1 for pair in pairs] for side in (0, 1)]
+                p, none = intervals.mcnemar(*sides), (None, None)
+                found.append(ResultRow(dataset, "mcnemar_p", model, p, len(pairs), *none, *judge))
         empty = [not without_thinking(answer["answer"]) for answer in group]
         found.append(rate_row(dataset, "empty_rate", model, empty))
-    return found
-
-
-def refusal_rows(
-    dataset: str,
-    model: str,
-    group: Sequence[Answer],
-    base: Sequence[Answer],
-    judge: tuple[str | None, str | None],
-) -> list[ResultRow]:
-    """One judge's refusal rate and, beside a base model's answers, the paired test."""
-    n, (name, _) = len(group), judge
-    total = sum(verdict(answer, name) for answer in group)
-    low, high = intervals.wilson(total, n)
-    found = [ResultRow(dataset, "refusal_rate", model, total / n, n, low, high, *judge)]
-    if base:
-        pairs = paired(base, group)
-        before, after = ([verdict(pair[side], name) == 1 for pair in pairs] for side in (0, 1))
-        p = intervals.mcnemar(before, after)
-        found.append(ResultRow(dataset, "mcnemar_p", model, p, len(pairs), None, None, *judge))
     return found
 
 

@@ -104,11 +104,8 @@ def find(
     rows: Iterable[ResultRow], dataset: str, metric: str, model: str, judge: str | None = None
 ) -> ResultRow | None:
     """The first row of that dataset, metric, model (and judge, where given), or None."""
-    for row in rows:
-        same = (row.dataset, row.metric, row.model) == (dataset, metric, model)
-        if same and judge in (None, row.judge):
-            return row
-    return None
+    same = (row for row in rows if (row.dataset, row.metric, row.model) == (dataset, metric, model))
+    return next((row for row in same if judge in (None, row.judge)), None)
 
 
 def in_order(values: Iterable[Any]) -> list[Any]:
