@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nt_jax.data.training import evenly
 from nt_jax.eval.judges.judge import without_thinking
 from nt_jax.eval.metrics.result import BASE, TUNED, Answer, paired
 
@@ -55,9 +56,8 @@ def choose_examples(
     groups = _disagreements(answers, base, tuned)
     chosen = []
     for place, kind in enumerate(sorted(groups, key=lambda kind: len(groups[kind]))):
-        pairs, left = groups[kind], count - len(chosen)  # small kinds first
-        take = min(len(pairs), -(-left // (len(groups) - place)))
-        chosen += [(kind, *pairs[number * len(pairs) // take]) for number in range(take)]
+        share = -(-(count - len(chosen)) // (len(groups) - place))  # small kinds first
+        chosen += [(kind, *pair) for pair in evenly(groups[kind], share)]
     chosen.sort(key=lambda entry: list(KINDS).index(entry[0]))
     return [_example(*KINDS[kind], before, after) for kind, before, after in chosen]
 
