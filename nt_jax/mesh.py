@@ -33,16 +33,18 @@ def sharding(mesh: Mesh, letters: str) -> NamedSharding:
 
 
 def memory_limit() -> int:
-    """Bytes of the first device; what a small machine has, where it does not tell."""
-    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 8 << 30)
+    """Bytes of the first device; for a CPU, which does not say, half the machine's, 8 GiB at most.
+
+    The cap keeps what a computer computes apart from how much memory it happens to have.
+    """
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit") or min(8 << 30, memory_bytes() // 2)
 
 
 def free_bytes() -> int:
-    """What the first device has left; for a CPU, which does not say, a quarter of the machine's."""
+    """What of the limit is not in use; a CPU's weights do not count."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    return memory_bytes() // 4
+    return memory_limit() - stats.get("bytes_in_use", 0)
 
 
 def devices() -> str:

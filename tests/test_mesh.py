@@ -1,10 +1,13 @@
 """One table places every array; the mesh does not change what a model computes."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from nt_jax import mesh
 from nt_jax.data.batching import pad_left
 from nt_jax.errors import ConfigError
 from nt_jax.mesh import make_mesh, sharding
@@ -66,3 +69,18 @@ def test_logits_are_the_same_on_every_mesh():
     for shape in plain.MESHES[1:]:
         error = np.abs(found[shape] - found[1, 1]).max() / np.abs(found[1, 1]).max()
         assert error < 1e-5, shape
+
+
+def test_one_memory_limit_serves_both_plans(monkeypatch):
+    """What a device tells is taken; a CPU counts as half the machine, 8 GiB at most."""
+
+    def room(stats: dict | None, machine: int = 0) -> tuple[int, int]:
+        device = SimpleNamespace(memory_stats=lambda: stats)
+        monkeypatch.setattr(jax, "local_devices", lambda: [device])
+        monkeypatch.setattr(mesh, "memory_bytes", lambda: machine)
+        return mesh.memory_limit(), mesh.free_bytes()
+
+    assert room({"bytes_limit": 100, "bytes_in_use": 30}) == (100, 70)
+    assert room({"bytes_limit": 100}) == (100, 100)
+    assert room(None, 4 << 30) == (2 << 30, 2 << 30)
+    assert room(None, 64 << 30) == (8 << 30, 8 << 30)
