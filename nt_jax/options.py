@@ -15,7 +15,7 @@ COMMANDS = {
     "train": "attribute, select, tune, export, evaluate and report; finished stages are skipped",
     "attribute": "score the neurons, select the safety and utility neurons, then stop",
     "eval": "carry a run on to its before / after table and report, or measure any model alone",
-    "compare": "fit and measure rival methods and ablations on the run's data; the paper's tables",
+    "compare": "fit and measure other methods and ablations on the run's data; the paper's tables",
     "export": "turn the tuned factors of a run into a checkpoint",
     "eval.lm_eval": "tasks of lm-evaluation-harness on a run or a model (extra lm-eval)",
 }

@@ -1,1 +1,1 @@
-"""Rival methods and ablations under one roof: the paper's tables for the user's own model."""
+"""Other methods and ablations on a run's data: the paper's tables for the user's own model."""

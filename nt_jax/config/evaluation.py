@@ -143,7 +143,7 @@ def _known(known: Mapping[str, Any], what: str) -> AfterValidator:
 
 
 class CompareConfig(Frozen):
-    """How rival methods and ablations are compared (python -m nt_jax.compare)."""
+    """How other methods and ablations are compared (python -m nt_jax.compare)."""
 
     methods: tuple[Annotated[str, _known(METHODS, "method")], ...] = Field(
         default=tuple(METHODS),

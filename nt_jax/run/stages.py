@@ -15,7 +15,6 @@ from nt_jax.data.training import Parts, check_prompts
 from nt_jax.errors import RunError
 from nt_jax.eval.judges.judge import Judge
 from nt_jax.eval.measure import result_rows
-from nt_jax.eval.under_test import tuned_model as tuned_model
 from nt_jax.generate.chat import ChatModel, open_model
 from nt_jax.mesh import make_mesh
 from nt_jax.models.neurons import Factors

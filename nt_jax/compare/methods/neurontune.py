@@ -13,9 +13,9 @@ from nt_jax.config.registry import METHODS
 from nt_jax.errors import DivergedError
 from nt_jax.eval.judges.judge import open_judge
 from nt_jax.eval.metrics.result import TUNED
-from nt_jax.eval.under_test import ModelUnderTest
+from nt_jax.eval.under_test import ModelUnderTest, tuned_model
 from nt_jax.models.neurons import Factors, NeuronSet
-from nt_jax.run.stages import kept_factors, tuned_model
+from nt_jax.run.stages import kept_factors
 from nt_jax.train.tune import tune
 from nt_jax.train.tuning_data import TuningData
 from nt_jax.train.warm_start import SLOPES
