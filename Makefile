@@ -34,8 +34,8 @@ test-lm-eval: .venv/.test
 	$(BIN)/python -m pytest -q tests/eval/test_lm_eval.py
 
 check: .venv/.dev
-	$(BIN)/ruff format --check nt_jax tests benchmarks
-	$(BIN)/ruff check nt_jax tests benchmarks
+	$(BIN)/ruff format --check nt_jax tests benchmarks examples
+	$(BIN)/ruff check nt_jax tests benchmarks examples
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 

@@ -151,7 +151,7 @@ def test_the_engine_is_a_flag_of_eval_and_a_setting(calls, capsys):
         assert cli.main("eval", [*words, *refused]) == 2
         shown = capsys.readouterr().err
         assert shown.startswith("nt_jax: eval.engine = '") and shown.count("\n") == 1
-    assert "is no longer an engine here: serve the exported folder with it" in shown
+    assert "is no engine any more: serve the exported folder with vLLM itself" in shown
 
 
 def test_eval_with_a_model_measures_it_and_trains_nothing(calls):

@@ -82,7 +82,7 @@ class EvalConfig(Frozen):
     @classmethod
     def _no_vllm(cls, raw: Any) -> Any:
         if raw == "vllm":
-            raise ValueError("is no longer an engine here: serve the exported folder with it")
+            raise ValueError("is no engine any more: serve the exported folder with vLLM itself")
         return raw
 
     @field_validator("extra", mode="before")

@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from nt_jax.config.base import Frozen, conflict
+from nt_jax.config.registry import SCORES
 
 Target = Literal["mean_logprob", "first_token", "sum_logprob"]
 AttackType = Literal["pretending", "attention shifting", "privilege escalation", "emotion"]
@@ -30,7 +31,7 @@ class AttributionConfig(Frozen):
     """P(answer) behind the safety scores"""
     utility_target: Target = "sum_logprob"
     """P(answer) behind the utility scores"""
-    utility_method: Literal["integrated", "gradient"] = "integrated"
+    utility_method: Literal[tuple(SCORES)] = "integrated"  # pyright: ignore[reportInvalidTypeForm]
     """the same path for utility, or plain gradient x activation"""
     answer_tokens: int = Field(default=32, ge=1, le=4096)
     """answer tokens that are scored"""

@@ -1,7 +1,7 @@
 """The settings of a run: frozen pydantic sections in which every key has bounds and a plain reason.
 
-Defaults live here, in `method.py` and in `evaluation.py`, nowhere else; a recipe writes down only
-what it changes. Reading recipes and overrides is `load.py`. Nothing here imports jax, so `--help`
+Defaults of a run live here, in `method.py` and in `evaluation.py`; a recipe writes down only what
+it changes. Reading recipes and overrides is `load.py`. Nothing here imports jax, so `--help`
 and typos answer at once.
 """
 

@@ -4,10 +4,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from nt_jax.config.evaluation import EvalConfig
 from nt_jax.config.test_sets import TestSet
+from nt_jax.errors import ConfigError
 from nt_jax.eval.answering import answer_all, check_tests
-from nt_jax.eval.judges.judge import Judge
+from nt_jax.eval.judges.judge import Judge, open_judge
 from nt_jax.eval.judges.phrase_judge import PhraseJudge
 from nt_jax.eval.measure import measure, result_rows
 from nt_jax.eval.metrics.result import BASE, ResultRow
@@ -19,9 +22,9 @@ from nt_jax.models.neurons import Factors
 
 def evaluate(
     model: ChatModel,
-    sets: Sequence[str] | Mapping[str, TestSet],
+    sets: str | Sequence[str] | Mapping[str, TestSet],
     *,
-    judge: Judge | None = None,
+    judge: Judge | str | None = None,
     factors: Factors | None = None,
     max_new_tokens: int = 48,
     limit: int | None = None,
@@ -30,20 +33,18 @@ def evaluate(
     """Every number of `model` ("base") on test sets, and with `factors` those of "tuned" beside.
 
     `sets`: names of shipped sets, or sets of your own by name. `judge`: the phrase judge unless
-    given. `limit`: requests of each set. Perplexity is under the untuned model. Rates lie in 0..1,
-    entropies are bits; intervals are drawn with `seed`. Raises a DataError for a set that cannot be
-    read or a prompt that leaves no room for its answer.
+    given, or a spec as eval.judges has it. `limit`: requests of each set. Perplexity is under the
+    untuned model. Rates lie in 0..1, entropies are bits; intervals are drawn with `seed`. Raises a
+    ConfigError for an unknown set or a number out of bounds, and a DataError for a set that cannot
+    be read or a prompt that leaves no room for its answer.
     """
-    extra = dict(sets) if isinstance(sets, Mapping) else {}
-    config = EvalConfig(
-        extra=extra, datasets=tuple(sets), max_new_tokens=max_new_tokens, limit=limit
-    )
+    config = _settings(sets, max_new_tokens, limit)
+    judge = open_judge(judge) if isinstance(judge, str) else judge or PhraseJudge()
     tests = read_tests(config)
     check_tests(model, tests, max_new_tokens)
     subjects = [ModelUnderTest(BASE, model)]
     if factors is not None:
         subjects.append(tuned_model(model, factors))
-    judge = judge or PhraseJudge()
     judges = [(judge.name, lambda: judge)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -52,3 +53,18 @@ def evaluate(
         answered = [(subject, folder) for subject in subjects]
         measure(answered, tests, config, folder, judges=judges, scorer=model)
         return result_rows(folder, seed)[0]
+
+
+def _settings(
+    sets: str | Sequence[str] | Mapping[str, TestSet], max_new_tokens: int, limit: int | None
+) -> EvalConfig:
+    """The settings of an evaluation; the first mistake in them as a ConfigError."""
+    names = (sets,) if isinstance(sets, str) else tuple(sets)
+    extra = dict(sets) if isinstance(sets, Mapping) else {}
+    try:
+        return EvalConfig(extra=extra, datasets=names, max_new_tokens=max_new_tokens, limit=limit)
+    except ValidationError as error:
+        first = error.errors()[0]
+        known = first.get("ctx", {}).get("known")
+        hint = f": known are {', '.join(known)}" if known else ""
+        raise ConfigError(f"{first['loc'][0]}: {first['input']!r} {first['msg']}{hint}") from None

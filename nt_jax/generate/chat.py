@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -154,9 +155,9 @@ def open_model(
     return ChatModel(checkpoint, ChatText(checkpoint), weights, batch_size)
 
 
-def load_model(source: str, dtype: str = "auto", mesh: Mesh | None = None) -> ChatModel:
+def load_model(source: str | Path, dtype: str = "auto", mesh: Mesh | None = None) -> ChatModel:
     """`open_model` with its weights read."""
-    model = open_model(source, dtype, mesh)
+    model = open_model(str(source), dtype, mesh)
     model.weights()
     return model
 

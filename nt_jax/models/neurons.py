@@ -5,6 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 
+from nt_jax.errors import ConfigError
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +20,15 @@ class NeuronSet:
     def __len__(self) -> int:
         return int(self.layer_P.shape[0])
 
+    def check(self, layers: int, width: int) -> None:
+        """Raises a ConfigError where a model of so many layers and neurons lacks one of these."""
+        for layer, index in zip(np.asarray(self.layer_P), np.asarray(self.index_P), strict=True):
+            if not (0 <= layer < layers and 0 <= index < width):
+                raise ConfigError(
+                    f"Neuron {index} of layer {layer} is in no model of {layers} layers with "
+                    f"{width} neurons each: these neurons were found in another model."
+                )
+
 
 @dataclasses.dataclass(frozen=True)
 class Factors:
@@ -26,8 +37,18 @@ class Factors:
     neurons: NeuronSet
     theta_P: np.ndarray  # float32
 
+    def __post_init__(self) -> None:
+        if len(self.neurons) != len(self.theta_P):
+            raise ConfigError(
+                f"{len(self.theta_P)} factors for {len(self.neurons)} neurons: one each is needed."
+            )
+
     def scale_LF(self, layers: int, width: int) -> np.ndarray:
-        """Float32 [L, F]: the factors at their neurons, exactly 1 elsewhere."""
+        """Float32 [L, F]: the factors at their neurons, exactly 1 elsewhere.
+
+        Raises a ConfigError where the neurons are not in a model of that shape.
+        """
+        self.neurons.check(layers, width)
         scale_LF = np.ones((layers, width), np.float32)
         scale_LF[self.neurons.layer_P, self.neurons.index_P] = self.theta_P
         return scale_LF

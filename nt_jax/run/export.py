@@ -4,6 +4,8 @@ import dataclasses
 import json
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from nt_jax.config.registry import FORMATS, load
 from nt_jax.config.schema import RunConfig
 from nt_jax.console import say
@@ -56,7 +58,7 @@ def run_factors(run_dir: Path, strength: float | None = None) -> tuple[RunConfig
         facts = directory.facts()
         if "config" not in facts or "keys" not in facts:
             raise RunError(f"{run_dir / 'run.json'} holds no config of a run. Repeat the run.")
-        config = RunConfig.model_validate(facts["config"])
+        config = config_of(run_dir, facts["config"])
         check_same_weights(config.model, run_dir, facts["hashes"]["weights"])
         select, train = (directory.current(name, facts["keys"][name]) for name in PARTS_OF_THETA)
         if select is None or train is None:
@@ -65,6 +67,19 @@ def run_factors(run_dir: Path, strength: float | None = None) -> tuple[RunConfig
                 f"first: python -m nt_jax.train --config ... --run-dir {run_dir}"
             )
         return config, kept_factors(config.tune, select, train, strength)
+
+
+def config_of(run_dir: Path, stored: dict) -> RunConfig:
+    """The config that run.json keeps; an engine that is gone matters to nobody who exports."""
+    engines = {"engine": "jax"} if stored.get("eval", {}).get("engine") == "vllm" else {}
+    try:
+        return RunConfig.model_validate(stored | {"eval": stored.get("eval", {}) | engines})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RunError(
+            f"{run_dir / 'run.json'} holds a config of another version: "
+            f"{'.'.join(map(str, first['loc']))}: {first['msg']}. Repeat the run with its recipe."
+        ) from None
 
 
 def changed(report: ExportReport) -> str:

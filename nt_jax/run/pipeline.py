@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nt_jax.attribution.attack_selection import choose_templates
 from nt_jax.checkpoints.checkpoint import fingerprint, open_checkpoint
+from nt_jax.config.registry import METRICS
 from nt_jax.config.schema import RunConfig, config_key
 from nt_jax.console import clock, say, show
 from nt_jax.data.training import Parts, data_hash, read_records
@@ -191,10 +192,10 @@ def scorer_of(config: RunConfig, model: ChatModel) -> ChatModel | None:
 
 
 def measuring_hash(config: RunConfig) -> str:
-    """sha256 of judges' rules and files, and of eval.scorer: a path may hold another tomorrow."""
+    """sha256 of what may change under the same names: judges, eval.scorer's files, metrics."""
     scorer = config.eval.scorer if config.eval.perplexity else None
     files = [fingerprint(open_checkpoint(scorer))] if scorer else []
-    return judges_hash(config.eval.judges, *files)
+    return judges_hash(config.eval.judges, *files, *METRICS)
 
 
 def measure_stage(

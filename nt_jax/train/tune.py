@@ -1,6 +1,7 @@
 """Algorithm 1's outer loop: batches, steps, validation, checkpoints, the strength that is kept."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import tempfile
@@ -12,10 +13,11 @@ import numpy as np
 import optax
 from jax import Array
 
+from nt_jax.atomic import read_text, write_atomic
 from nt_jax.config.method import TuneConfig
 from nt_jax.console import progress, say
 from nt_jax.data.records import Encode
-from nt_jax.errors import DivergedError
+from nt_jax.errors import DivergedError, RunError
 from nt_jax.eval.judges.judge import Judge
 from nt_jax.eval.judges.phrase_judge import PhraseJudge
 from nt_jax.generate.chat import ChatModel
@@ -35,6 +37,7 @@ from nt_jax.train.validate import KINDS, Validation, score, validate
 from nt_jax.train.warm_start import first_move, harmless_preconditioner
 
 METRICS, STATES, BASE_ANSWERS = "metrics.jsonl", "orbax", "base_validation.json"
+MADE_FROM = "made_from.txt"
 
 
 def tune(
@@ -45,18 +48,22 @@ def tune(
     *,
     judge: Judge | None = None,
     seed: int = 0,
-    folder: Path | None = None,
+    folder: Path | str | None = None,
 ) -> Factors:
     """Learn one factor per chosen neuron; the best by validation (see validate.score).
 
     `folder` keeps metrics.jsonl, strengths.jsonl and orbax/, and is gone on with from whatever it
     holds; without one nothing is kept. `judge` says what refuses, the phrase judge unless given.
-    Batches are drawn with `seed`. Raises a DivergedError where losses or factors are not finite.
+    Batches are drawn with `seed`. Raises a DivergedError where losses or factors are not finite, a
+    ConfigError where the model lacks a neuron, a RunError where `folder` holds other neurons'
+    factors.
     """
     if folder is None:
         with tempfile.TemporaryDirectory() as name:
             return tune(model, neurons, data, config, judge=judge, seed=seed, folder=Path(name))
-    judge = judge or PhraseJudge()
+    folder, judge = Path(folder), judge or PhraseJudge()
+    neurons.check(model.lm.config.layers, model.lm.config.neurons)
+    _keep_to(folder, neurons, seed)
     state, base = learn(model, neurons, data, config, judge, seed, folder)
     state = calibrate(model, neurons, data.validation, config, judge, state, base, folder)
     return Factors(neurons, np.asarray(state.best_P))
@@ -124,6 +131,21 @@ def learn(
             losses_now = f"safety {row['safety_loss']:.2f} utility {row['utility_loss']:.2f}"
             advance(1, f"{losses_now} {note}")
     return state, base
+
+
+def _keep_to(folder: Path, neurons: NeuronSet, seed: int) -> None:
+    """Raises a RunError if `folder` holds a tuning of other neurons or another seed."""
+    arrays = (np.asarray(leaf) for leaf in jax.tree.leaves(neurons))
+    text = hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest() + f" {seed}\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = read_text(folder / MADE_FROM)
+    if kept is None:
+        write_atomic(folder / MADE_FROM, text.encode())
+    elif kept != text:
+        raise RunError(
+            f"{folder} holds a tuning of other neurons or of another seed. Name another folder, "
+            "or delete it."
+        )
 
 
 def calibrate(

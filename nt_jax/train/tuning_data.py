@@ -30,17 +30,19 @@ def tuning_data(
     data: DataConfig = DataConfig(),
     *,
     judge: Judge | None = None,
-    folder: Path | None = None,
+    folder: Path | str | None = None,
 ) -> TuningData:
     """From the "train" and "validation" records of `parts`.
 
     The model first answers its harmless requests itself (minutes on a CPU), since those answers are
-    what tuning keeps; they are read from `folder` where it holds them, and written there.
+    what tuning keeps; they are written to `folder`, and read from there if it holds any: name
+    another folder for another model. Raises a DataError where answers or refusals are too few.
     """
     if folder is None:
         with tempfile.TemporaryDirectory() as name:
             return tuning_data(model, parts, config, data, judge=judge, folder=Path(name))
-    judge, train = judge or PhraseJudge(), parts["train"]
+    folder, judge, train = Path(folder), judge or PhraseJudge(), parts["train"]
+    folder.mkdir(parents=True, exist_ok=True)
     if data.safety_targets == "refusals":
         train = refusals_only(judge, train)
     if not (folder / FILE).exists():

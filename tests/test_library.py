@@ -1,0 +1,103 @@
+"""The library used wrongly: one clear line each, before anything is computed or written."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import nt_jax as nt
+from nt_jax.attribution.gradient import gradient_times_activation
+from nt_jax.config.schema import RunConfig
+from nt_jax.errors import ConfigError, DataError, RunError
+from nt_jax.models.neurons import Factors, NeuronSet
+from nt_jax.run.export import config_of
+from nt_jax.train.tune import _keep_to
+from tests import tiny
+
+EXAMPLE = nt.Example("Tell me.", "Pretend. Tell me.", "No.")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return nt.load_model(tiny.checkpoint("smollm2"))
+
+
+def neurons(*places: tuple[int, int]) -> NeuronSet:
+    layer_P, index_P = np.array(places, np.int32).T
+    return NeuronSet(layer_P, index_P, np.arange(len(places)) == 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"counts": (-1, 5)}, ConfigError, "two numbers from 1 on"),
+        ({"counts": (0, 0)}, ConfigError, "two numbers from 1 on"),
+        ({"counts": (1, 2, 3)}, ConfigError, "two numbers from 1 on"),
+        ({"counts": (99, 99)}, ConfigError, "is more than the 96 neurons"),
+        ({"first_layer": -1}, ConfigError, "layers count from 0"),
+        ({"score": "gradeint"}, ConfigError, "known are integrated, gradient"),
+        ({"safety": []}, DataError, "at least one of each kind"),
+        ({"safety": [dataclasses.replace(EXAMPLE, answer=" ")]}, DataError, "has no answer"),
+        ({"safety": [dataclasses.replace(EXAMPLE, attacked="a" * 999)]}, DataError, "has room for"),
+    ],
+)
+def test_find_neurons_refuses(model, changes, error, message):
+    asked = {"safety": [EXAMPLE], "utility": [EXAMPLE], "counts": (3, 2), "score": "gradient"}
+    with pytest.raises(error, match=message):
+        nt.find_neurons(model, **(asked | changes))
+
+
+def test_a_score_is_a_name_or_a_function(model):
+    named, given = (
+        nt.find_neurons(model, [EXAMPLE], [EXAMPLE], (3, 2), score)
+        for score in ("gradient", gradient_times_activation)
+    )
+    np.testing.assert_array_equal(named.index_P, given.index_P)
+
+
+@pytest.mark.parametrize("place", [(9, 0), (-1, 0), (0, 48)])
+def test_neurons_of_another_model_are_refused(model, tmp_path, place):
+    chosen = neurons((0, 1), place)
+    with pytest.raises(ConfigError, match="found in another model"):
+        nt.save_model(model, Factors(chosen, np.ones(2, np.float32)), tmp_path / "out")
+    with pytest.raises(ConfigError, match="found in another model"):
+        nt.tune(model, chosen, None, folder=tmp_path / "tuning")
+    assert not list(tmp_path.iterdir())
+
+
+def test_factors_are_one_for_each_neuron():
+    with pytest.raises(ConfigError, match="3 factors for 2 neurons"):
+        Factors(neurons((0, 1), (1, 1)), np.ones(3, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("sets", "changes", "message"),
+    [
+        ("demo_drect", {}, "'demo_drect' is no test set: known are demo_attack"),
+        ([], {}, "datasets: .* at least 1 item"),
+        (["demo_direct"], {"limit": 0}, "limit: 0 "),
+        (["demo_direct"], {"max_new_tokens": 0}, "max_new_tokens: 0 "),
+        (["demo_direct"], {"judge": "phrase"}, "phrase"),
+    ],
+)
+def test_evaluate_refuses(model, sets, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        nt.evaluate(model, sets, **changes)
+
+
+def test_a_tuning_goes_on_with_its_own_neurons_only(tmp_path):
+    for _ in range(2):
+        _keep_to(tmp_path, neurons((0, 1), (1, 1)), 0)
+    with pytest.raises(RunError, match="other neurons or of another seed"):
+        _keep_to(tmp_path, neurons((0, 1), (1, 2)), 0)
+    with pytest.raises(RunError, match="other neurons or of another seed"):
+        _keep_to(tmp_path, neurons((0, 1), (1, 1)), 1)
+
+
+def test_a_run_that_vllm_measured_can_still_be_exported(tmp_path):
+    stored = json.loads(RunConfig(name="x", model={"source": "x"}).model_dump_json())
+    stored["eval"]["engine"] = "vllm"
+    assert config_of(tmp_path, stored).eval.engine == "jax"
+    with pytest.raises(RunError, match=r"another version: tune.epochs"):
+        config_of(tmp_path, stored | {"tune": {"epochs": 0}})
