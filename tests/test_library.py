@@ -38,7 +38,6 @@ def neurons(*places: tuple[int, int]) -> NeuronSet:
         ({"first_layer": -1}, ConfigError, "layers count from 0"),
         ({"score": "gradeint"}, ConfigError, "known are integrated, gradient"),
         ({"safety": []}, DataError, "at least one of each kind"),
-        ({"safety": [dataclasses.replace(EXAMPLE, answer=" ")]}, DataError, "has no answer"),
         ({"safety": [dataclasses.replace(EXAMPLE, attacked="a" * 999)]}, DataError, "has room for"),
     ],
 )

@@ -43,8 +43,8 @@ def find_neurons(
 
     `counts` is how many of each; `first_layer` the lowest layer that may hold one. `score` is a
     name in nt_jax/config/registry.py's SCORES, or a function as those are. Raises a ConfigError
-    for counts that the model cannot give or an unknown score, and a DataError for an example that
-    says nothing or leaves no room.
+    for counts that the model cannot give or an unknown score, and a DataError where
+    there is no example or one does not fit.
     """
     if len(counts) != 2 or min(*counts) < 1 or first_layer < 0:
         raise ConfigError(
@@ -70,9 +70,10 @@ def mean_scores(
 
 
 def encoded_example(model: ChatModel, example: Example) -> EncodedExample:
-    """The example as token ids; a DataError where it has no answer or does not fit the model."""
-    if not example.answer.strip():
-        raise DataError(f"The example '{example.question[:60]}' has no answer.")
+    """The example as token ids; a DataError where it does not fit the model.
+
+    An empty answer is one, too: its end token is scored.
+    """
     answer, room = model.answer_ids(example.answer), model.checkpoint.config.max_positions
     question, attacked = model.encode(example.question), model.encode(example.attacked)
     if (tokens := max(len(question), len(attacked)) + len(answer)) > room:
