@@ -222,7 +222,7 @@ def at_epoch(options: MetaOptions, epoch: int, epochs: int) -> MetaOptions:
 
     A run that ends in full steps ends with factors that only fit its last batches.
     """
-    share = 0.1 + 0.45 * (1 + math.cos(math.pi * epoch / epochs))
+    share = np.asarray(optax.cosine_decay_schedule(1.0, epochs, alpha=0.1)(epoch)).item()
     return dataclasses.replace(options, meta_lr=options.meta_lr * share)
 
 
