@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 from nt_jax.config.load import load_config
-from nt_jax.config.registry import JUDGES, JudgeLine
+from nt_jax.config.registry import JUDGES, METRICS, JudgeLine, MetricLine
 from nt_jax.errors import CheckpointError, ConfigError
 from nt_jax.eval.judges.judge import (
     check_judges,
@@ -124,3 +124,9 @@ def test_the_refusal_rate_is_the_mean_verdict():
 )
 def test_an_answer_is_what_follows_its_reasoning(answer, text):
     assert without_thinking(answer) == text
+
+
+def test_a_new_metric_has_a_finished_run_measured_again(config, monkeypatch):
+    before = measuring_hash(config)
+    monkeypatch.setitem(METRICS, "mine", MetricLine("somewhere.mine"))
+    assert measuring_hash(config) != before
