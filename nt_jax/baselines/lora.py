@@ -32,6 +32,7 @@ from nt_jax.mesh import sharding
 from nt_jax.models.leaves import get_leaf, with_leaves
 from nt_jax.models.precision import wide_dtype
 from nt_jax.models.transformer import LanguageModel
+from nt_jax.train.maml import make_optimiser
 from nt_jax.train.objectives import nll, over_stretches
 
 # Leaf -> how many of its axes after L are inputs.
@@ -53,15 +54,15 @@ class LoraOptions:
     steps: int = 100
     safety_weight: float = 0.5
     token_decay: float = 1.0  # token t of an answer weighs token_decay**t
-    clip_norm: float = 1.0
+    clip_norm: float | None = 1.0
     seed: int = 0
     remat: bool = False
 
 
 @functools.cache
-def optimiser(clip_norm: float) -> optax.GradientTransformation:
+def optimiser(clip_norm: float | None) -> optax.GradientTransformation:
     """Adam's direction of a clipped gradient; one object for all fits: a step is one program."""
-    return optax.chain(optax.clip_by_global_norm(clip_norm), optax.scale_by_adam())
+    return make_optimiser("adam", clip_norm)
 
 
 def init_adapter(lm: LanguageModel, options: LoraOptions) -> Adapter:

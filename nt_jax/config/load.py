@@ -21,8 +21,9 @@ OWN_SETS = ("eval", "extra")  # below it, each key is the name of a TestSet
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that ship with the package, sorted."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    """Names of the recipes that ship with the package, sorted; those of a folder as FOLDER/NAME."""
+    found = (path.relative_to(RECIPES).with_suffix("") for path in RECIPES.rglob("*.yaml"))
+    return sorted(path.as_posix() for path in found)
 
 
 def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> RunConfig:

@@ -4,11 +4,13 @@ The defaults of tuning are the recipe measured on published data (docs/tuning.md
 settings where they differ are in docs/method.md.
 """
 
-from typing import Literal, Self
+import math
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from nt_jax.config.base import Frozen, conflict
+from nt_jax.config.paper import paper_section
 from nt_jax.config.registry import SCORES
 
 Target = Literal["mean_logprob", "first_token", "sum_logprob"]
@@ -64,6 +66,9 @@ class NeuronsConfig(Frozen):
 class TuneConfig(Frozen):
     """How the factors are learned (Algorithm 1); holds knob 2 (how much safety), 3 (how long)."""
 
+    algorithm: Literal["nt_jax", "paper"] = "nt_jax"
+    """nt_jax = the defaults below; paper = Algorithm 1 as printed: the paper's values where
+    docs/method.md lists a departure, unless a key says otherwise"""
     epochs: int = Field(default=50, ge=1)
     """outer updates (knob 3 of 3: how long). More: refusal under attack rises first, refusal of
     harmless requests later; the best validated epoch is kept"""
@@ -75,9 +80,14 @@ class TuneConfig(Frozen):
     """step size of the inner updates (eta)"""
     utility_sign: Literal["printed", "descent"] = "printed"
     """inner utility step: ascent as Algorithm 1 prints it, or descent"""
+    outer: Literal["preconditioned", "adam", "sgd"] = "preconditioned"
+    """how line 21 steps: preconditioned = the meta-gradient divided by what it does to harmless
+    requests, of one length; adam; sgd = plain gradient descent, as printed"""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """cosine = the outer step falls to a tenth along a half cosine; constant, as printed"""
     meta_lr: float = Field(default=0.012, gt=0)
-    """by how much an outer update moves a factor (root mean square under a metric, else Adam's
-    step); falls to a tenth along a half cosine"""
+    """the outer step (eta_meta): by how much it moves a factor (root mean square if preconditioned,
+    Adam's step under adam), or what sgd multiplies the meta-gradient by"""
     safety_weight: float = Field(default=0.6, ge=0, le=1)
     """lambda (knob 2 of 3: how much safety). Towards 1: more refusals in every column; towards 0:
     fewer refused harmless requests, fewer refused attacks"""
@@ -90,25 +100,26 @@ class TuneConfig(Frozen):
     """first factor of safety neurons"""
     init_utility: float = Field(default=1.0, ge=-1000, le=1000)
     """first factor of utility neurons"""
-    factor_min: float = Field(default=0.0, ge=-1000, le=1000)
-    """no factor goes below this"""
-    factor_max: float = Field(default=4.0, ge=-1000, le=1000)
-    """no factor goes above this"""
+    factor_min: float | None = Field(default=0.0, ge=-1000, le=1000)
+    """no factor goes below this; null = no bound"""
+    factor_max: float | None = Field(default=4.0, ge=-1000, le=1000)
+    """no factor goes above this; null = no bound"""
     metric_requests: int = Field(default=320, ge=0)
-    """harmless training requests that the outer update must not move: it divides the meta-gradient
-    by what it does to their answers and refusals; 0 = Adam instead"""
+    """harmless training requests that the preconditioned outer update must not move: it divides the
+    meta-gradient by what it does to their answers and refusals; 0 = adam, unless tune.outer says
+    sgd"""
     metric_damping: float = Field(default=0.004, gt=0)
     """how much movement of harmless requests the outer update tolerates. Lower: fewer of them
     refused, slower learning"""
     first_move: float = Field(default=0.05, ge=0)
-    """under a metric, how far the factors move before the first epoch (root mean square), along the
-    mean slope of many safety targets; 0 = not at all"""
-    clip_norm: float = Field(default=1.0, gt=0)
-    """largest norm of a meta-gradient"""
-    global_batch: int = Field(default=10, ge=1)
-    """prompts of an outer batch"""
-    local_batch: int = Field(default=1, ge=1)
-    """prompts of an inner batch"""
+    """if preconditioned, how far the factors move before the first epoch (root mean square), along
+    the mean slope of many safety targets; 0 = not at all"""
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    """largest norm of a meta-gradient; null = any"""
+    global_batch: int = Field(default=10, ge=0)
+    """prompts of an outer batch; 0 = all of D_global, each request once"""
+    local_batch: int = Field(default=1, ge=0)
+    """prompts of an inner batch; 0 = all of D_local, as printed, each request once"""
     local_fraction: float = Field(default=0.25, gt=0, le=0.5)
     """share of the training requests and attacks that only the inner loop sees; the outer loss
     learns from the rest"""
@@ -135,6 +146,8 @@ class TuneConfig(Frozen):
     margins_every: int = Field(default=10, ge=0)
     """epochs between looks at how much likelier a refusal is than the base model's answer, over the
     validation requests: cheaper than validation, as nothing is generated; 0 = never"""
+    keep: Literal["best", "last"] = "best"
+    """the factors that are kept: of the best validated epoch, or of the last one"""
     patience: int = Field(default=0, ge=0)
     """validations without a new best before stopping; 0 = never stop early"""
     strengths: tuple[float, ...] = (0.5, 0.65, 0.8, 1.2)
@@ -143,9 +156,28 @@ class TuneConfig(Frozen):
     max_over_refusal: float = Field(default=0.04, ge=0, le=1)
     """rise in refused harmless requests that validation allows"""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_printed(cls, raw: Any) -> Any:
+        """The paper's values where `algorithm: paper` is asked for and nothing else is said."""
+        if not isinstance(raw, dict):
+            return raw
+        if raw.get("algorithm") == "paper":
+            raw = paper_section("tune") | raw
+        if raw.get("metric_requests") == 0 and "outer" not in raw:
+            raw = raw | {"outer": "adam"}
+        return raw
+
+    @model_validator(mode="after")
+    def _preconditioner_has_requests(self) -> Self:
+        if self.outer == "preconditioned" and not self.metric_requests:
+            rule = "is what tune.outer = preconditioned divides by: give it some, or choose sgd"
+            raise conflict("tune.metric_requests", 0, rule)
+        return self
+
     @model_validator(mode="after")
     def _factors_in_order(self) -> Self:
-        low, high = self.factor_min, self.factor_max
+        low, high = self.bounds
         if low >= high:
             raise conflict("tune.factor_min", low, f"must be below tune.factor_max = {high}")
         for key in ("init_safety", "init_utility"):
@@ -153,3 +185,9 @@ class TuneConfig(Frozen):
                 bounds = f"tune.factor_min = {low} and tune.factor_max = {high}"
                 raise conflict(f"tune.{key}", first, f"must lie between {bounds}")
         return self
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """(lowest, highest) factor; infinite where there is no bound."""
+        low, high = self.factor_min, self.factor_max
+        return -math.inf if low is None else low, math.inf if high is None else high

@@ -2,6 +2,7 @@
 
 from nt_jax.attribution.select import check_counts
 from nt_jax.checkpoints.checkpoint import MODEL_DTYPES, check_mesh, open_checkpoint
+from nt_jax.config.paper import departure_lines
 from nt_jax.config.schema import RunConfig, dump_config
 from nt_jax.data.training import read_records
 from nt_jax.eval.prompts import read_tests
@@ -90,6 +91,9 @@ def describe(config: RunConfig) -> str:
         *data_lines(config),
         f"neurons    {chosen:,} of {model.layers * model.neurons:,} may change ({share:.1f} %)",
         f"memory     about {memory['total'] / GB:.1f} GB ({parts})",
+        "",
+        "where this departs from the paper (docs/method.md):",
+        *(departure_lines(config.model_dump(mode="json")) or ["nowhere"]),
         "",
         dump_config(config).rstrip(),
         "",

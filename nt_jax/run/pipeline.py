@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nt_jax.attribution.attack_selection import choose_templates
 from nt_jax.checkpoints.checkpoint import fingerprint, open_checkpoint
+from nt_jax.config.paper import as_written, departures
 from nt_jax.config.registry import METRICS
 from nt_jax.config.schema import RunConfig, config_key
 from nt_jax.console import clock, say, show
@@ -89,6 +90,8 @@ def run(config: RunConfig, until: str | None = None, inputs: Inputs | None = Non
             attack_overlap=inputs.attack_overlap,
         )  # fmt: skip
         say("model", model_line(inputs.model.checkpoint.config))
+        if config.tune.algorithm == "paper":
+            say_departures(config)
         say_about_data(inputs)
         for stage in table:
             directory.carry(stage, keys[stage.name])
@@ -210,6 +213,16 @@ def measure_stage(
     judges = judges_to_open(config.eval.judges, lambda source: chat_model(config, source))
     measure(models, tests, config.eval, folder, judges=judges, scorer=scorer, base=base)
     return f"judged by {', '.join(config.eval.judges)}"
+
+
+def say_departures(config: RunConfig) -> None:
+    """Settings of a run as the paper has it that are not the paper's."""
+    found = [
+        f"{row.key} = {as_written(value)}" + " (paper: " + as_written(row.paper) + ")"
+        for row, value in departures(config.model_dump(mode="json"))
+        if not row.ours
+    ]
+    say("algorithm", "as the paper prints it" + (f", but {'; '.join(found)}" if found else ""))
 
 
 def say_about_data(inputs: Inputs) -> None:

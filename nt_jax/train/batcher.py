@@ -8,8 +8,9 @@ import numpy as np
 from nt_jax.config.method import TuneConfig
 from nt_jax.data import packing
 from nt_jax.data.batching import bucket, draw
-from nt_jax.data.packing import Row, Shape
+from nt_jax.data.packing import PackedBatch, Row, Shape
 from nt_jax.data.records import Encode
+from nt_jax.data.training import far_apart
 from nt_jax.train.maml import MetaBatch
 from nt_jax.train.pools import Pair, Pool, Pools
 
@@ -40,14 +41,29 @@ class Batcher:
         }
         self.rows = functools.cache(self._rows)  # planning draws what tuning draws again
         self.shapes: dict[str, Shape] = {}
+        self.whole: dict[str, PackedBatch] = {}  # sets that are the same in every epoch
 
     def _rows(self, name: str, epoch: int) -> list[Row]:
         pool, size, share = self.sets[name]
+        if not size:
+            return self._whole(name, pool, share)
         attacked = round(size * share) if pool.attacked else 0
         return [
             *self._draw(f"{name}direct", pool.direct, (), size - attacked, epoch),
             *self._draw(f"{name}attacked", pool.attacked, pool.templates, attacked, epoch),
         ]
+
+    def _whole(self, name: str, pool: Pool, share: float) -> list[Row]:
+        """Every pair once bare (unless `share` is 1) and once attacked (unless it is 0)."""
+        bare = pool.direct if share < 1 or not pool.attacked else ()
+        attacked = pool.attacked if share > 0 else ()
+        stride = far_apart(len(pool.templates)) if pool.templates else 0
+        rows = [(pair.request, pair) for pair in bare]
+        for place, pair in enumerate(attacked):
+            around = pool.templates[place * stride % len(pool.templates)] if stride else None
+            rows.append((around.apply(pair.request) if around else pair.request, pair))
+        margin = name == "global_utility"
+        return [self._row(text, pair, n, margin) for n, (text, pair) in enumerate(rows)]
 
     @property
     def longest(self) -> int:
@@ -61,7 +77,7 @@ class Batcher:
 
     def batch(self, epoch: int) -> MetaBatch:
         """The local and global batches of one epoch, in numpy arrays."""
-        return MetaBatch(**{n: packing.pack_rows(*self._fitted(n, epoch)) for n in self.sets})
+        return MetaBatch(**{name: self._packed(name, epoch) for name in self.sets})
 
     def plan(self) -> str:
         """The sequences of an epoch in words, and how much of what runs is padding."""
@@ -77,7 +93,7 @@ class Batcher:
         run = real = 0
         for name, shape in self.shapes.items():
             for epoch in range(epochs):
-                packed = packing.pack_rows(*self._fitted(name, epoch))
+                packed = self._packed(name, epoch)
                 real_SBT = np.asarray(packed.part_BT) != packing.PADDING
                 length, half = real_SBT.shape[-1], packing.half(real_SBT.shape[-1])
                 whole_S = real_SBT[..., half:].any(axis=(1, 2))
@@ -86,7 +102,15 @@ class Batcher:
         return 1 - float(real) / float(run)
 
     def _planned(self, name: str) -> list[list[Row]]:
-        return [self.rows(name, epoch) for epoch in range(min(self.tune.epochs, PLANNED))]
+        whole = not self.sets[name][1]  # the same rows in every epoch
+        return [self.rows(name, n) for n in range(1 if whole else min(self.tune.epochs, PLANNED))]
+
+    def _packed(self, name: str, epoch: int) -> PackedBatch:
+        if self.sets[name][1]:
+            return packing.pack_rows(*self._fitted(name, epoch))
+        if name not in self.whole:
+            self.whole[name] = packing.pack_rows(*self._fitted(name, 0))
+        return self.whole[name]
 
     def _fitted(self, name: str, epoch: int) -> tuple[list[Row], Shape]:
         rows, shape = self.rows(name, epoch), self.shapes[name]

@@ -198,18 +198,21 @@ def meta_step(
     return jnp.clip(theta_P, options.factor_min, options.factor_max), state, metrics
 
 
-def make_optimiser(clip_norm: float, preconditioned: bool) -> optax.GradientTransformation:
+def make_optimiser(outer: str, clip_norm: float | None) -> optax.GradientTransformation:
     """The direction of an outer update; `meta_step` multiplies it by meta_lr.
 
-    Adam's of a clipped meta-gradient. Under a preconditioner, which Adam's division of each factor
-    by its own noise would undo, the mean of the last meta-gradients at a root mean square of 1.
-    Both move a factor by about meta_lr.
+    sgd: the meta-gradient itself, as line 21 prints it. adam: Adam's. preconditioned: the mean of
+    the last meta-gradients at a root mean square of 1, since Adam's division of each factor by its
+    own noise would undo the preconditioner. The last two move a factor by about meta_lr.
     """
-    clip = optax.clip_by_global_norm(clip_norm)
-    if preconditioned:
-        unit = optax.stateless(lambda direction_P, _: unit_rms(direction_P))
-        return optax.chain(clip, optax.ema(MOMENTUM), unit)
-    return optax.chain(clip, optax.scale_by_adam())
+    clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
+    unit = optax.stateless(lambda direction_P, _: unit_rms(direction_P))
+    rules = {
+        "sgd": (),
+        "adam": (optax.scale_by_adam(),),
+        "preconditioned": (optax.ema(MOMENTUM), unit),
+    }
+    return optax.chain(clip, *rules[outer])
 
 
 def unit_rms(direction_P: Any) -> Any:

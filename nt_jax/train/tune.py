@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.typing import DTypeLike
 
 from nt_jax.atomic import read_text, write_atomic
 from nt_jax.config.method import TuneConfig
@@ -84,10 +85,12 @@ def learn(
     batcher, remat = make_batcher(lm, tuned.count, model.encode, data.pools, config, seed)
     say("plan", batcher.plan())
     options, optimiser = meta_options(config, remat), optimiser_of(config)
+    constant = config.schedule == "constant"
     preconditioner = harmless_preconditioner(model.encode, tuned, data.pools, config, folder)
-    state = restore(folder / STATES, fresh_state(config, placed))
+    fresh = fresh_state(config, placed, lm.ones_LF.dtype)
+    state = restore(folder / STATES, fresh)
     if state is None:
-        state = fresh_state(config, placed)
+        state = fresh
         if preconditioner is not None and config.first_move > 0:
             start_P, pools = state.theta_P, data.pools
             theta_P = first_move(model.encode, tuned, start_P, pools, preconditioner, config)
@@ -108,9 +111,10 @@ def learn(
             if config.patience and int(state.waited) >= config.patience:
                 break  # asked before an epoch: a run killed after its last one must not go on
             batch = tuned.enter(batcher.batch(epoch))
+            constants = options if constant else at_epoch(options, epoch, config.epochs)
             theta_P, moments, losses = meta_step(
                 state.theta_P, state.optimiser, tuned.lm, tuned.neurons, batch, preconditioner,
-                options=at_epoch(options, epoch, config.epochs), optimiser=optimiser,
+                options=constants, optimiser=optimiser,
             )  # fmt: skip
             row = {"epoch": epoch + 1, **{k: float(v) for k, v in losses.items()}}
             _stop_if_diverged(row, theta_P, folder, seed)
@@ -124,7 +128,7 @@ def learn(
             if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
                 row |= validate(model, judge, prompts, scatter(average_P, placed, lm.ones_LF))
                 row["score"] = score(row, base, config.max_over_refusal)
-                state = _remember_best(state, as_kept(row["score"]))
+                state = _remember_best(state, as_kept(row["score"]), config.keep)
                 note = f"attacks refused {row['refusal_attack']:.0%}"
             log.write(row)
             save(folder / STATES, state)
@@ -185,7 +189,7 @@ def at_strength(
 ) -> np.ndarray:
     """The last factors at that strength, within their bounds."""
     last = Factors(neurons, np.asarray(state.average_P))
-    return last.at_strength(strength, config.factor_min, config.factor_max).theta_P
+    return last.at_strength(strength, *config.bounds).theta_P
 
 
 def make_batcher(
@@ -208,13 +212,14 @@ def meta_options(config: TuneConfig, remat: bool) -> MetaOptions:
     """The constants of Algorithm 1 as the settings have them."""
     named = {field.name for field in dataclasses.fields(MetaOptions)}
     numbers = {name: value for name, value in config if name in named}
+    numbers |= dict(zip(("factor_min", "factor_max"), config.bounds, strict=True))
     numbers |= {"with_kl": config.kl_weight > 0, "with_margin": config.margin_weight > 0}
     return MetaOptions(**numbers, remat=remat)
 
 
 def optimiser_of(config: TuneConfig) -> optax.GradientTransformation:
     """The direction of the outer update."""
-    return make_optimiser(config.clip_norm, config.metric_requests > 0)
+    return make_optimiser(config.outer, config.clip_norm)
 
 
 def at_epoch(options: MetaOptions, epoch: int, epochs: int) -> MetaOptions:
@@ -247,18 +252,20 @@ def margins_note(row: dict) -> str:
     return f"margins {' '.join(shown)}"
 
 
-def _remember_best(state: TuneState, now: float) -> TuneState:
-    """The state after a validation that scored `now`."""
-    if now <= float(state.best_score):
+def _remember_best(state: TuneState, now: float, keep: str) -> TuneState:
+    """The state after a validation that scored `now`; the last is the best if that is `keep`."""
+    if keep == "best" and now <= float(state.best_score):
         return dataclasses.replace(state, waited=int(state.waited) + 1)
     return dataclasses.replace(
         state, best_P=state.average_P, best_epoch=state.epoch, best_score=now, waited=0
     )
 
 
-def fresh_state(config: TuneConfig, neurons: NeuronSet) -> TuneState:
-    """The state before the first epoch (Algorithm 1, lines 1-6)."""
-    theta_P = initial_theta(neurons, config.init_safety, config.init_utility)
+def fresh_state(
+    config: TuneConfig, neurons: NeuronSet, dtype: DTypeLike = jnp.float32
+) -> TuneState:
+    """The state before the first epoch (Algorithm 1, lines 1-6), factors in the losses' type."""
+    theta_P = initial_theta(neurons, config.init_safety, config.init_utility, dtype)
     moments = optimiser_of(config).init(theta_P)
     return TuneState(theta_P, theta_P, moments, 0, theta_P, 0, -math.inf, 0)
 

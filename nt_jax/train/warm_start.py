@@ -29,7 +29,7 @@ def harmless_preconditioner(
     encode: Encode, tuned: TunedLayers, pools: Pools, config: TuneConfig, folder: Path
 ) -> Preconditioner | None:
     """That of the outer update, its slopes kept in `folder`; None if it is not wanted."""
-    if config.metric_requests == 0:
+    if config.outer != "preconditioned":
         return None
     path = folder / SLOPES
     if not path.exists():
@@ -64,7 +64,7 @@ def first_move(
     rest = (tuned.neurons, batch, config.token_decay)
     slope_P = mean_slope(tuned.ones_P, tuned.lm, *rest, remat=remat)
     theta_P = theta_P + config.first_move * unit_rms(preconditioner.divide(slope_P))
-    return jnp.clip(theta_P, config.factor_min, config.factor_max)
+    return jnp.clip(theta_P, *config.bounds)
 
 
 def measured_slopes(

@@ -270,7 +270,7 @@ def test_an_export_at_a_strength_goes_that_share_of_the_way(finished, tmp_path):
         out = tmp_path / f"at{strength}"
         assert export(finished.folder, out, "--strength", str(strength)) == 0
         theta_P = 1 + strength * (np.asarray(state.average_P, np.float64) - 1)
-        theta_P = theta_P.clip(config.tune.factor_min, config.tune.factor_max)
+        theta_P = theta_P.clip(*config.tune.bounds)
         found = load_file(out / "model.safetensors")
         for layer, neuron, theta in zip(neurons.layer_P, neurons.index_P, theta_P, strict=True):
             name = f"model.layers.{layer}.mlp.down_proj.weight"

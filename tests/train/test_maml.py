@@ -36,7 +36,7 @@ NEURONS = NeuronSet(
 )
 THETA = np.array([1.2, 1.1, 1.3, 0.9, 0.8, 1.05, 0.7])
 # One for all, as each is a program of its own.
-OPTIMISER = make_optimiser(clip_norm=1.0, preconditioned=False)
+OPTIMISER = make_optimiser("adam", clip_norm=1.0)
 EXACT = MetaOptions(inner_lr=2.0, safety_weight=0.4, kl_weight=0.5)
 CASES = {
     "K=1, printed": {},
@@ -242,7 +242,7 @@ def test_factors_stay_within_their_bounds():
 
 
 def test_a_step_moves_against_a_clipped_gradient():
-    optimiser = make_optimiser(clip_norm=2.0, preconditioned=False)
+    optimiser = make_optimiser("adam", clip_norm=2.0)
     slope_P = np.array([3.0, -4.0, 0.0], np.float32)
     plain_adam = optax.scale_by_adam()
     state, plain_state = optimiser.init(slope_P), plain_adam.init(slope_P)

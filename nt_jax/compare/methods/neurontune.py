@@ -86,5 +86,5 @@ def tuned(data: FittingData, config: TuneConfig, neurons: NeuronSet, folder: Pat
 def build_factors(data: FittingData, setting: Setting, learned: Learned) -> ModelUnderTest:
     """The run's model with learned factors at the setting's strength."""
     tune, strength = data.config.tune, setting.get("strength", 1.0)
-    factors = Factors.of(learned).at_strength(strength, tune.factor_min, tune.factor_max)
+    factors = Factors.of(learned).at_strength(strength, *tune.bounds)
     return tuned_model(data.model, factors)

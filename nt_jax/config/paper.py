@@ -1,0 +1,123 @@
+"""Where our defaults depart from the NeuronTune paper: one row a setting, and what it buys.
+
+`tune.algorithm: paper` takes the paper's values of the section `tune` as defaults; the recipes
+under `paper/` write down every key of the table. Settings whose default is the paper's, and those
+that say nothing about the method, are listed below the table: a test knows a place for every one.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+
+class Row(NamedTuple):
+    """One setting. `ours`: the paper prints no value, so that the one given here is our choice."""
+
+    key: str
+    paper: Any
+    buys: str  # what the default buys in its place
+    ours: bool = False
+
+
+FIVE_SETS = ("safeedit", "advbench", "alpaca", "truthfulqa", "mmlu")
+CLASSIFIER = "classifier:zjunlp/SafeEdit-Safety-Classifier"
+
+# fmt: off
+DEPARTURES = (
+    Row("data.safety_targets", "given", "safe answers that plainly answer are not learned beside "
+        "refusals"),
+    Row("data.utility_targets", "given", "the model keeps its own answers; no references needed"),
+    Row("attribution.utility_method", "gradient", "both sets are scored along the same path"),
+    Row("tune.outer", "sgd", "a step that moves harmless requests is expensive"),
+    Row("tune.schedule", "constant", "the last steps do not fit the last batches"),
+    Row("tune.keep", "last", "over-refusal grows long after refusals of attacks have come"),
+    Row("tune.meta_lr", 3.0, "a step of known size, whatever the gradient's", ours=True),
+    Row("tune.init_safety", 1.2, "the first move takes the factors from 1", ours=True),
+    Row("tune.init_utility", 0.9, "the same", ours=True),
+    Row("tune.factor_min", None, "no factor turns a neuron's sign"),
+    Row("tune.factor_max", None, "no factor runs away"),
+    Row("tune.clip_norm", None, "one odd batch does not decide"),
+    Row("tune.metric_requests", 0, "harmless requests that an outer step must not move"),
+    Row("tune.first_move", 0.0, "one mean over many prompts in place of the first epochs' noise"),
+    Row("tune.margin_weight", 0.0, "a refusal that is becoming likely is seen before it is said"),
+    Row("tune.token_decay", 1.0, "whether an answer refuses is settled by its first tokens"),
+    Row("tune.local_batch", 0, "one prompt a set in place of all of D_local: a tenth of the time"),
+    Row("tune.direct_fraction", 0.0, "bare harmful requests are learned only if shown"),
+    Row("tune.attacked_harmless_fraction", 0.0, "an attack alone is no reason to refuse"),
+    Row("tune.sounds_harmful_fraction", 0.0, "words alone are no reason to refuse"),
+    Row("tune.average", 0.0, "steps of ten prompts overshoot, their mean does not"),
+    Row("tune.strengths", (), "how far to go is chosen once the direction is known"),
+    Row("eval.datasets", FIVE_SETS, "runs without a gated data set"),
+    Row("eval.judges", (CLASSIFIER, "phrases"), "needs no torch"),
+    Row("eval.max_new_tokens", 600, "a refusal shows in its first sentences"),
+)
+# fmt: on
+
+# The default is what the paper prints, or where it prints nothing, what we take for both.
+AS_PRINTED = frozenset({
+    "attribution.steps", "attribution.nodes", "attribution.weighting", "attribution.path",
+    "attribution.target", "attribution.utility_target", "attribution.answer_tokens",
+    "attribution.attack_types", "attribution.attack_selection", "attribution.examples_per_type",
+    "neurons.safety", "neurons.utility", "neurons.first_layer",
+    "tune.epochs", "tune.order", "tune.inner_steps", "tune.inner_lr", "tune.utility_sign",
+    "tune.safety_weight", "tune.kl_weight", "tune.global_batch", "tune.local_fraction",
+    "tune.answer_tokens",
+})  # fmt: skip
+# Sources, sizes of machines, what is looked at on the way: nothing of the method.
+NO_PART = frozenset({
+    "attribution.chunk", "tune.algorithm", "tune.metric_damping", "tune.sequence_tokens",
+    "tune.validate_every", "tune.margins_every", "tune.patience", "tune.max_over_refusal",
+    "eval.extra", "eval.sources", "eval.batch_size", "eval.engine", "eval.judge",
+    "eval.perplexity", "eval.scorer", "eval.kl", "eval.limit",
+    *(f"data.{name}.{key}" for name in ("harmful", "harmless", "templates")
+      for key in ("source", "split", "limit")),
+})  # fmt: skip
+
+
+def paper_section(section: str) -> dict[str, Any]:
+    """Key -> the paper's value, of the settings of one section that depart from it."""
+    named = ((row.key.partition("."), row.paper) for row in DEPARTURES)
+    return {key: value for (name, _, key), value in named if name == section}
+
+
+def departures(settings: Mapping[str, Any]) -> Iterator[tuple[Row, Any]]:
+    """(row, value) of the settings (nested, as a config is dumped) that are not the paper's."""
+    for row in DEPARTURES:
+        section, _, key = row.key.partition(".")
+        value = settings[section][key]
+        if value != (list(row.paper) if isinstance(row.paper, tuple) else row.paper):
+            yield row, value
+
+
+def departure_lines(settings: Mapping[str, Any]) -> list[str]:
+    """Those settings as aligned lines: key = value, the paper's value, what ours buys."""
+    cells = [
+        (row.key, as_written(value), as_written(row.paper) + " (ours)" * row.ours, row.buys)
+        for row, value in departures(settings)
+    ]
+    if not cells:
+        return []
+    cells.insert(0, ("setting", "here", "paper", "what it buys"))
+    widths = [  # of what is short: a long list of names pushes its own line aside only
+        max((len(cell) for cell in column if len(cell) <= 30), default=0)
+        for column in zip(*cells, strict=True)
+    ]
+    return ["   ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+
+
+def markdown_table(defaults: Mapping[str, Any]) -> str:
+    """The table of docs/method.md."""
+    lines = ["| setting | paper | default | what the default buys |", "|---|---|---|---|"]
+    for row in DEPARTURES:
+        section, _, key = row.key.partition(".")
+        paper = as_written(row.paper) + " (ours)" * row.ours
+        lines.append(
+            f"| `{row.key}` | {paper} | {as_written(defaults[section][key])} | {row.buys} |"
+        )
+    return "\n".join(lines)
+
+
+def as_written(value: Any) -> str:
+    """A value as YAML has it, on one line."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(as_written, value))}]"
+    return "null" if value is None else str(value)
