@@ -32,6 +32,12 @@ def sharding(mesh: Mesh, letters: str) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*axes))
 
 
+def filled(rows: int, mesh: Mesh) -> int:
+    """The smallest batch of at least `rows` that the mesh's data axis cuts into equal parts."""
+    ways = mesh.shape["data"]
+    return -(-rows // ways) * ways
+
+
 def memory_limit() -> int:
     """Bytes of the first device; for a CPU, which does not say, half the machine's, 8 GiB at most.
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from nt_jax.data.batching import batches_by_length, pad_left
 from nt_jax.data.records import Ids
 from nt_jax.errors import DataError
-from nt_jax.mesh import sharding
+from nt_jax.mesh import filled, sharding
 from nt_jax.models.precision import wide_dtype
 from nt_jax.models.transformer import LanguageModel, forward
 
@@ -55,7 +55,7 @@ def states_of(
                 f"must have between {max(back) + 1} and {lm.config.max_positions}. "
                 "Leave it out or shorten it."
             )
-    place = sharding(lm.mesh, "B")
+    place, batch_size = sharding(lm.mesh, "B"), filled(batch_size, lm.mesh)
     for width, rows in batches_by_length([len(ids) for ids in prompts], batch_size):
         batch = pad_left([prompts[row] for row in rows], width, batch_size)
         state_BPLD = batch_states(lm, scale_LF, *jax.device_put(batch, place), back=back)

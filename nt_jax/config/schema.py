@@ -9,12 +9,12 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from nt_jax.config.base import DatasetConfig, Frozen, conflict
+from nt_jax.config.base import DatasetConfig, Frozen
 from nt_jax.config.evaluation import CompareConfig, EvalConfig, ExportConfig
 from nt_jax.config.method import AttributionConfig, NeuronsConfig, TuneConfig
 
@@ -74,14 +74,6 @@ class RunConfig(Frozen):
     eval: EvalConfig = EvalConfig()
     export: ExportConfig = ExportConfig()
     compare: CompareConfig = CompareConfig()
-
-    @model_validator(mode="after")
-    def _batches_fit_the_mesh(self) -> Self:
-        """The config itself, once answers can be decoded in mesh.data equal parts."""
-        size, parts = self.eval.batch_size, self.mesh.data
-        if size % parts:
-            raise conflict("eval.batch_size", size, f"must be a multiple of mesh.data = {parts}")
-        return self
 
     @property
     def folder(self) -> Path:

@@ -17,7 +17,7 @@ from nt_jax.generate import decode
 from nt_jax.generate.decode import GREEDY, Sampling
 from nt_jax.generate.schedule import Refill, Schedule, size_bucket
 from nt_jax.generate.slots import Slots, choose, empty_slots, grow, insert, prefixes
-from nt_jax.mesh import sharding
+from nt_jax.mesh import filled, sharding
 from nt_jax.models.transformer import LanguageModel
 
 STEPS = 32  # tokens between two looks at what has ended, where no refill asks for one earlier
@@ -122,6 +122,7 @@ def _decoded(job: _Job, prompts: Sequence[Sequence[int]], batch_size: int) -> Fi
 def _schedule(job: _Job, prompts: Sequence[Sequence[int]], batch_size: int) -> Schedule:
     """The prompts on as many slots as they need, `batch_size` at most."""
     ways = job.lm.mesh.shape["data"]
+    batch_size = filled(batch_size, job.lm.mesh)
     waves = -(-len(prompts) // batch_size)  # alike in size, or the last one is mostly empty
     batch = min(batch_size, bucket(-(-len(prompts) // waves), SMALLEST * ways))
     tokens = REFILL_TOKENS.get(jax.devices()[0].platform, 4096)

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from nt_jax.data.batching import AnswerBatch, batches_by_length, bucket, pack, pad_left
-from nt_jax.mesh import sharding
+from nt_jax.mesh import filled, sharding
 from nt_jax.models.transformer import LanguageModel, forward, token_log_probs, unembed
 
 KL_ROWS = 8  # two whole vocabularies per answer token are in memory
@@ -73,8 +73,10 @@ def answer_batches(
 ) -> Iterator[tuple[list[int], AnswerBatch]]:
     """(row numbers, batch on the mesh) over all rows, rows of like length together.
 
-    Every batch has `batch_size` rows, the last ones filled up.
+    Every batch has `batch_size` rows, or as many more as the mesh cuts into equal parts; rows that
+    are missing are filled up.
     """
+    batch_size = filled(batch_size, mesh)
     answer_width = bucket(max(map(len, answers), default=1))
     for width, rows in batches_by_length([len(ids) for ids in prompts], batch_size):
         batch = pack(
@@ -132,10 +134,7 @@ def answer_kl(
     `base` and `other` are models with their factors; they share one vocabulary.
     """
     scores = np.array([[0.0, len(answer)] for answer in answers])
-    mesh = base[0].mesh
-    step = mesh.shape["data"]
-    batch_size = max(step, KL_ROWS // step * step)
-    for rows, batch in answer_batches(prompts, answers, batch_size, mesh):
+    for rows, batch in answer_batches(prompts, answers, KL_ROWS, base[0].mesh):
         scores[rows, 0] = np.asarray(batch_kl(*base, *other, batch))[: len(rows)]
         on_batch(len(rows))
     return scores
@@ -151,7 +150,7 @@ def score_letters(
     on_batch: Callable[[list[int], np.ndarray], None],
 ) -> None:
     """Call `on_batch(rows, log_prob_RC)` for each batch of prompts."""
-    place = sharding(lm.mesh, "B")
+    place, batch_size = sharding(lm.mesh, "B"), filled(batch_size, lm.mesh)
     letter_C = jnp.asarray(letters, jnp.int32)
     for width, rows in batches_by_length([len(ids) for ids in prompts], batch_size):
         batch = pad_left([prompts[row] for row in rows], width, batch_size)

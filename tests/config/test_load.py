@@ -116,7 +116,6 @@ seed: 2
         ("tune.factor_min=4", "tune.factor_min = 4.0 (command line): must be below tune.factor_m"),
         ("tune.init_safety=4.5", "must lie between tune.factor_min = 0.0 and tune.factor_max = 4"),
         ("eval.engine=vllm", "eval.engine = 'vllm' (command line): is no engine any more"),
-        ("mesh.data=3", "eval.batch_size = 32 (run.yaml): must be a multiple of mesh.data = 3"),
     ],
 )
 def test_a_wrong_override_is_one_line_that_helps(folder, override, message):

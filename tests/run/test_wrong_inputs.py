@@ -126,7 +126,6 @@ def test_a_test_prompt_longer_than_the_context_is_named_before_tuning(recipe, tm
         (["model.source=wheel:not_there"], "pip install"),
         (["mesh.model=9"], "needs 9 devices, but this machine shows 8"),
         (["mesh.model=4"], "mesh.model = 4 does not divide kv_heads = 2"),
-        (["mesh.data=3", "tune.local_batch=3", "tune.global_batch=3"], "eval.batch_size"),
         (["attribution.attack_types=[emotion]", "attribution.examples_per_type=99"], "emotion"),
     ],
 )
