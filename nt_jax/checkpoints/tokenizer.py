@@ -7,6 +7,7 @@ from typing import Any
 from nt_jax.checkpoints.checkpoint import Checkpoint
 from nt_jax.checkpoints.gguf_tokenizer import build_tokenizer
 from nt_jax.checkpoints.hf_fields import problems_error
+from nt_jax.data.prompts import Prompt, messages_of
 from nt_jax.errors import CheckpointError, DataError
 
 # transformers announces on import that it found no torch, which we do without on purpose.
@@ -64,17 +65,21 @@ def _from_gguf(checkpoint: Checkpoint, metadata: dict[str, Any]) -> Tokenizer:
     )
 
 
-def encode_chat(tokenizer: Tokenizer, user: str, system: str | None = None) -> list[int]:
-    """Token ids of a one-turn chat up to where the answer begins."""
+def encode_chat(tokenizer: Tokenizer, prompt: Prompt, system: str | None = None) -> list[int]:
+    """Token ids of a chat up to where the answer begins.
+
+    `system` is put before it where it has no system message of its own.
+    """
     if tokenizer.chat_template is None:
         raise CheckpointError(
             f"The tokenizer of '{tokenizer.name_or_path}' has no chat template, so nothing can be "
             "asked. Use an instruct model, or add chat_template.jinja to its directory."
         )
-    messages = [] if system is None else [{"role": "system", "content": system}]
-    messages.append({"role": "user", "content": user})
+    messages = messages_of(prompt)
+    if system is not None and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system})
     try:
-        prompt = tokenizer.apply_chat_template(
+        text = tokenizer.apply_chat_template(
             messages,
             tokenize=False,
             add_generation_prompt=True,
@@ -82,9 +87,9 @@ def encode_chat(tokenizer: Tokenizer, user: str, system: str | None = None) -> l
             date_string=TEMPLATE_DATE,
         )
     except TemplateError as error:
-        about = "a system message" if system is not None else "this message"
+        about = "a system message" if messages[0]["role"] == "system" else "this message"
         raise DataError(f"The model's chat template refuses {about}: {error}.") from error
-    return tokenizer.encode(str(prompt), add_special_tokens=False)  # the template wrote them
+    return tokenizer.encode(str(text), add_special_tokens=False)  # the template wrote them
 
 
 def encode_answer(tokenizer: Tokenizer, text: str, eos_id: int) -> list[int]:

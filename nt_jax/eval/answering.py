@@ -69,7 +69,7 @@ def answer_requests(
         texts = [subject.model.text(answer) for answer in ids]
         file.append(answer_rows(subject.name, [missing[row] for row in rows], texts))
 
-    texts = [prompt.prompt for prompt in missing]
+    texts = [row.prompt for row in missing]
     return sum(map(len, subject.answer(texts, max_new, "tests", keep)))
 
 

@@ -22,6 +22,7 @@ from nt_jax.checkpoints.tokenizer import (
     load_tokenizer,
 )
 from nt_jax.console import progress
+from nt_jax.data.prompts import Prompt
 from nt_jax.errors import CheckpointError
 from nt_jax.generate.engine import OnBatch, answer_prompts
 from nt_jax.mesh import make_mesh
@@ -36,7 +37,7 @@ class ChatText:
     def __init__(self, checkpoint: Checkpoint):
         self.checkpoint = checkpoint
         self.encode = functools.cache(  # batches ask for the same again and again
-            lambda request: encode_chat(self.tokenizer, request)
+            lambda prompt: encode_chat(self.tokenizer, prompt)
         )
 
     @functools.cached_property
@@ -77,9 +78,9 @@ class ChatModel:
             )
         return self.checkpoint.config.eos_ids[0]
 
-    def encode(self, request: str) -> list[int]:
-        """Prompt ids of a one-turn chat, up to where the answer begins."""
-        return self.chat.encode(request)
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a chat, up to where the answer begins."""
+        return self.chat.encode(prompt)
 
     def answer_ids(self, text: str) -> list[int]:
         """Token ids of an answer to learn, closed by EOS."""
@@ -91,7 +92,7 @@ class ChatModel:
 
     def answer(
         self,
-        texts: Sequence[str],
+        asked: Sequence[Prompt],
         max_new: int,
         label: str | None = None,
         *,
@@ -101,17 +102,17 @@ class ChatModel:
         openings: Sequence[list[int]] | None = None,
         steer_RLD: np.ndarray | None = None,
     ) -> list[list[int]]:
-        """Greedy answers to chat requests as token ids, EOS left out; a bar where labelled.
+        """Greedy answers to prompts as token ids, EOS left out; a bar where labelled.
 
         `scale_LF` float32 [L, F] are the factors, 1 unless given. `prompts` are token ids to
-        answer in place of the texts' own; the model goes on after `openings`, the first tokens of
+        answer in place of those of `asked`; the model goes on after `openings`, the first tokens of
         each answer. `steer_RLD` and `on_batch` are those of `answer_prompts`.
         """
-        prompts = [self.encode(text) for text in texts] if prompts is None else prompts
+        prompts = [self.encode(prompt) for prompt in asked] if prompts is None else prompts
         if openings is not None:
             prompts = [ids + first for ids, first in zip(prompts, openings, strict=True)]
         start, tokens = time.monotonic(), 0
-        with progress(label, len(texts), "answers") as advance:
+        with progress(label, len(asked), "answers") as advance:
 
             def done(rows: list[int], answers: list[list[int]]) -> None:
                 nonlocal tokens

@@ -10,6 +10,7 @@ from nt_jax.checkpoints.tokenizer import Tokenizer, encode_chat
 from nt_jax.compare.fitting_data import FittingData
 from nt_jax.compare.method import Learned, Method, Setting
 from nt_jax.config.registry import METHODS
+from nt_jax.data.prompts import Prompt, text_of, with_text
 from nt_jax.data.records import Ids
 from nt_jax.errors import DataError
 from nt_jax.eval.under_test import ModelUnderTest
@@ -63,15 +64,15 @@ class SystemPrompt:
     encode: partial
 
     def prepare(
-        self, lm: LanguageModel, scale_LF: Array, prompts: Sequence[Ids], texts: Sequence[str]
+        self, lm: LanguageModel, scale_LF: Array, prompts: Sequence[Ids], asked: Sequence[Prompt]
     ) -> Prepared:
         """The prompts with the system message in them."""
-        return Prepared([self.encode(text) for text in texts])
+        return Prepared([self.encode(prompt) for prompt in asked])
 
 
-def encode_under(tokenizer: Tokenizer, system: str, text: str) -> list[int]:
+def encode_under(tokenizer: Tokenizer, system: str, prompt: Prompt) -> list[int]:
     """A chat's prompt under a system message, or after it where the template knows none."""
     try:
-        return encode_chat(tokenizer, text, system)
+        return encode_chat(tokenizer, prompt, system)
     except DataError:
-        return encode_chat(tokenizer, f"{system}\n\n{text}")
+        return encode_chat(tokenizer, with_text(prompt, f"{system}\n\n{text_of(prompt)}"))
