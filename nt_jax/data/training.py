@@ -96,7 +96,11 @@ def check_prompts(encode: Encode, parts: Mapping[str, Records], context: int, an
     """
 
     def check(where: str, prompt: Prompt) -> None:
-        if (tokens := len(encode(prompt))) > context - answer:
+        try:
+            tokens = len(encode(prompt))
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
+        if tokens > context - answer:
             raise DataError(
                 f"{where}: the prompt has {tokens} tokens; with {answer} of its answer it does not "
                 f"fit the model's context of {context}. Shorten or drop it, or lower "

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from nt_jax.config.evaluation import EvalConfig
 from nt_jax.config.test_sets import TestSet
-from nt_jax.data.prompts import Prompt
+from nt_jax.data.prompts import KEEP, Prompt, forged
 from nt_jax.data.records import AttackTemplate, ChoiceQuestion, HarmfulRequest, HarmlessRequest
 from nt_jax.data.sources import load_choices, load_harmful, load_harmless, load_templates
 from nt_jax.errors import ConfigError, DataError
@@ -129,6 +129,13 @@ def held_out(name: str, entry: TestSet) -> list:
 
 def set_prompts(name: str, entry: TestSet) -> list[TestPrompt]:
     """The prompts of one set of requests."""
+    found = _prompts(name, entry)
+    if entry.forged == KEEP:
+        return [dataclasses.replace(row, prompt=forged(row.prompt)) for row in found]
+    return found
+
+
+def _prompts(name: str, entry: TestSet) -> list[TestPrompt]:
     rows = read_set(name, entry)
     harmful = entry.kind == "harmful"
     if entry.prompt == "attacked":
