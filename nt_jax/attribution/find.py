@@ -9,6 +9,7 @@ from jaxtyping import Float
 from nt_jax.attribution.score import Attribution, EncodedExample, Options
 from nt_jax.attribution.select import aggregate, select
 from nt_jax.config.registry import SCORES, load
+from nt_jax.data.prompts import Prompt, text_of
 from nt_jax.errors import ConfigError, DataError
 from nt_jax.generate.chat import ChatModel
 from nt_jax.models.neurons import NeuronSet
@@ -23,8 +24,8 @@ UTILITY = Options(target="sum_logprob")
 class Example:
     """What attribution looks at: a question, the same one under attack, and the answer to it."""
 
-    question: str
-    attacked: str
+    question: Prompt
+    attacked: Prompt
     answer: str
 
 
@@ -78,7 +79,7 @@ def encoded_example(model: ChatModel, example: Example) -> EncodedExample:
     question, attacked = model.encode(example.question), model.encode(example.attacked)
     if (tokens := max(len(question), len(attacked)) + len(answer)) > room:
         raise DataError(
-            f"The example '{example.question[:60]}' takes {tokens} tokens with its answer; the "
-            f"model has room for {room}."
+            f"The example '{text_of(example.question)[:60]}' takes {tokens} tokens with its "
+            f"answer; the model has room for {room}."
         )
     return EncodedExample(question, attacked, answer)

@@ -34,6 +34,7 @@ from jaxtyping import Array, Float
 from nt_jax.baselines.examples import Examples, best_threshold, some
 from nt_jax.baselines.states import gather_states
 from nt_jax.data.batching import draw
+from nt_jax.data.prompts import Prompt, text_of, with_text
 from nt_jax.data.records import Encode, Ids
 from nt_jax.errors import DataError
 from nt_jax.generate.intervention import Prepared
@@ -266,15 +267,19 @@ class Cavgan:
     batch_size: int = 16
 
     def prepare(
-        self, lm: LanguageModel, scale_LF: Array, prompts: Sequence[Ids], texts: Sequence[str]
+        self, lm: LanguageModel, scale_LF: Array, prompts: Sequence[Ids], asked: Sequence[Prompt]
     ) -> Prepared:
         """The prompts, those of flagged messages replaced; nothing is steered."""
         state_RLD = gather_states(lm, scale_LF, prompts, batch_size=self.batch_size)[:, 0]
         standard_RD = (state_RLD[:, self.fit.layer] - self.fit.mean_D) / self.fit.deviation_D
         guess_R = harm_probability(self.fit.discriminator, standard_RD, self.fit.graph)
         flagged_R = np.asarray(guess_R, np.float64) > self.fit.threshold
-        asked = [
-            self.encode(TEMPLATE.replace("{message}", text)) if flagged else list(ids)
-            for ids, text, flagged in zip(prompts, texts, flagged_R, strict=True)
+        ready = [
+            self.encode(_under_template(prompt)) if flagged else list(ids)
+            for ids, prompt, flagged in zip(prompts, asked, flagged_R, strict=True)
         ]
-        return Prepared(asked, None, flagged_R)
+        return Prepared(ready, None, flagged_R)
+
+
+def _under_template(prompt: Prompt) -> Prompt:
+    return with_text(prompt, TEMPLATE.replace("{message}", text_of(prompt)))

@@ -27,6 +27,7 @@ from jax import Array
 
 from nt_jax.baselines.examples import Examples, some
 from nt_jax.baselines.states import gather_states, states_of
+from nt_jax.data.prompts import Prompt
 from nt_jax.data.records import Ids
 from nt_jax.errors import DataError
 from nt_jax.generate.intervention import Prepared
@@ -121,7 +122,7 @@ class Scans:
     batch_size: int = 16
 
     def prepare(
-        self, lm: LanguageModel, scale_LF: Array, prompts: Sequence[Ids], texts: Sequence[str]
+        self, lm: LanguageModel, scale_LF: Array, prompts: Sequence[Ids], asked: Sequence[Prompt]
     ) -> Prepared:
         """The same prompts, pushed towards refusal where they are taken for harmful, else away."""
         score_R = harm_scores(lm, scale_LF, self.fit, prompts, self.batch_size)

@@ -1,24 +1,16 @@
 """Text to token ids and back, through the checkpoint's own tokenizer and chat template."""
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from nt_jax.checkpoints.chat_template import render
 from nt_jax.checkpoints.checkpoint import Checkpoint
 from nt_jax.checkpoints.gguf_tokenizer import build_tokenizer
 from nt_jax.checkpoints.hf_fields import problems_error
-from nt_jax.errors import CheckpointError, DataError
-
-# transformers announces on import that it found no torch, which we do without on purpose.
-os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-
-from jinja2.exceptions import TemplateError
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-# Templates of LLaMA-3.1 and later write today's date, so the same prompt would differ from day to
-# day; this is the date they fall back to.
-TEMPLATE_DATE = "26 Jul 2024"
-
+from nt_jax.checkpoints.marks import marks_of
+from nt_jax.data.prompts import Prompt, as_conversation, messages_of
 
 Tokenizer = PreTrainedTokenizerFast
 
@@ -64,32 +56,43 @@ def _from_gguf(checkpoint: Checkpoint, metadata: dict[str, Any]) -> Tokenizer:
     )
 
 
-def encode_chat(tokenizer: Tokenizer, user: str, system: str | None = None) -> list[int]:
-    """Token ids of a one-turn chat up to where the answer begins."""
-    if tokenizer.chat_template is None:
-        raise CheckpointError(
-            f"The tokenizer of '{tokenizer.name_or_path}' has no chat template, so nothing can be "
-            "asked. Use an instruct model, or add chat_template.jinja to its directory."
-        )
-    messages = [] if system is None else [{"role": "system", "content": system}]
-    messages.append({"role": "user", "content": user})
-    try:
-        prompt = tokenizer.apply_chat_template(
-            messages,
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=False,  # templates that do not know these two ignore them
-            date_string=TEMPLATE_DATE,
-        )
-    except TemplateError as error:
-        about = "a system message" if system is not None else "this message"
-        raise DataError(f"The model's chat template refuses {about}: {error}.") from error
-    return tokenizer.encode(str(prompt), add_special_tokens=False)  # the template wrote them
+def encode_chat(
+    tokenizer: Tokenizer, prompt: Prompt, system: str | None = None, thinking: bool = False
+) -> list[int]:
+    """Token ids of a chat up to where the answer begins.
+
+    `system` is put before it where it has no system message of its own. Text that spells an added
+    token stays text, unless the prompt says that it is forged on purpose; ids of all other prompts
+    are those of `apply_chat_template`. Raises a DataError where the template refuses the prompt.
+    """
+    messages, marks = messages_of(prompt), marks_of(tokenizer)
+    if system is not None and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system})
+    text = render(tokenizer, messages, thinking)
+    texts = [message["content"] for message in messages]
+    char = marks.unused([*texts, text])
+    broken = [marks.broken(content, char) for content in texts]
+    spelled = any(map(marks.spelled_by, texts))
+    if (spelled or broken != texts) and not as_conversation(prompt).forged:
+        changed = [m | {"content": t} for m, t in zip(messages, broken, strict=True)]
+        whole = render(tokenizer, changed, thinking)
+        if spelled or marks.count(whole) != marks.count(text):
+            return marks.encode(whole, char)
+    return tokenizer.encode(text, add_special_tokens=False)  # the template wrote them
+
+
+def encode_text(tokenizer: Tokenizer, text: str, special: bool = False) -> list[int]:
+    """Token ids of a text in which nothing is a special token; `special`: with BOS and the like."""
+    marks = marks_of(tokenizer)
+    if not marks.spelled_by(text):
+        return tokenizer.encode(text, add_special_tokens=special)
+    char = marks.unused([text])
+    return marks.encode(marks.broken(text, char), char, special)
 
 
 def encode_answer(tokenizer: Tokenizer, text: str, eos_id: int) -> list[int]:
-    """Token ids of an answer, closed by `eos_id`."""
-    return [*tokenizer.encode(text, add_special_tokens=False), eos_id]
+    """Token ids of an answer to learn, closed by `eos_id`, which nothing in it forges."""
+    return [*encode_text(tokenizer, text), eos_id]
 
 
 def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from nt_jax.attribution.store import load_neurons
 from nt_jax.baselines.examples import Examples
 from nt_jax.config.schema import RunConfig
+from nt_jax.data.prompts import Prompt, text_of
 from nt_jax.data.training import Parts
 from nt_jax.errors import DataError
 from nt_jax.eval.judges.judge import open_judge
@@ -58,7 +59,7 @@ class FittingData:
         return load_neurons(self.run.folder("select") / "neurons.csv")[0]
 
     @functools.cached_property
-    def harmful(self) -> list[tuple[str, list[int]]]:
+    def harmful(self) -> list[tuple[Prompt, list[int]]]:
         """(message, safe answer) of every harmful training request, bare in the share tuned on."""
         return safety_rows(self.pools, 1 << 30, self.config.tune.direct_fraction)
 
@@ -67,9 +68,9 @@ class FittingData:
         """The training data as token ids, for methods that read states."""
         encode = self.model.encode
         return Examples(
-            harmful=[encode(text) for text, _ in self.harmful],
+            harmful=[encode(prompt) for prompt, _ in self.harmful],
             refusals=[answer for _, answer in self.harmful],
-            harmless=[encode(text) for text, _ in self.harmless],
+            harmless=[encode(prompt) for prompt, _ in self.harmless],
             answers=[answer for _, answer in self.harmless],
         )
 
@@ -77,12 +78,12 @@ class FittingData:
     def validation_examples(self) -> Examples:
         """Validation prompts for thresholds that need no generation; their answers are not read."""
         held, encode, none = self.whole_validation, self.model.encode, [self.model.eos_id]
-        harmful = [encode(text) for text in (*held.attacked, *held.asked)]
-        harmless = [encode(text) for text in held.harmless]
+        harmful = [encode(prompt) for prompt in (*held.attacked, *held.asked)]
+        harmless = [encode(prompt) for prompt in held.harmless]
         return Examples(harmful, [none] * len(harmful), harmless, [none] * len(harmless))
 
     @property
-    def unsafe_answer(self) -> tuple[str, list[int], list[int]]:
+    def unsafe_answer(self) -> tuple[Prompt, list[int], list[int]]:
         """(attacked message, safe answer, the base model's unsafe answer): the first there is."""
         if self._unsafe_answer is None:
             raise DataError(
@@ -92,30 +93,30 @@ class FittingData:
         return self._unsafe_answer
 
     @functools.cached_property
-    def _unsafe_answer(self) -> tuple[str, list[int], list[int]] | None:
+    def _unsafe_answer(self) -> tuple[Prompt, list[int], list[int]] | None:
         model, judge = self.model, open_judge(self.config.eval.judge)
         room = model.checkpoint.config.max_positions - WHOLE
         every = safety_rows(self.pools, 1 << 30, 0.0)
         attacked = [row for row in every if len(model.encode(row[0])) <= room]
         for start in range(0, len(attacked), ASKED):
             rows = attacked[start : start + ASKED]
-            texts = [text for text, _ in rows]
-            answers = model.answer(texts, WHOLE)
+            answers = model.answer([prompt for prompt, _ in rows], WHOLE)
+            texts = [text_of(prompt) for prompt, _ in rows]
             refused = judge.verdicts(texts, [model.text(ids) for ids in answers])
-            for (text, safe), unsafe, no in zip(rows, answers, refused, strict=True):
+            for (prompt, safe), unsafe, no in zip(rows, answers, refused, strict=True):
                 if unsafe and not no:
-                    return text, safe, unsafe
+                    return prompt, safe, unsafe
         return None
 
     @functools.cached_property
-    def kept_answer(self) -> tuple[str, list[int]]:
+    def kept_answer(self) -> tuple[Prompt, list[int]]:
         """(message, the base model's answer) of the first harmless training request."""
-        text, _ = self.harmless[0]
-        (ids,) = self.model.answer([text], WHOLE)
-        return text, ids + ([self.model.eos_id] if len(ids) < WHOLE else [])
+        prompt, _ = self.harmless[0]
+        (ids,) = self.model.answer([prompt], WHOLE)
+        return prompt, ids + ([self.model.eos_id] if len(ids) < WHOLE else [])
 
     @functools.cached_property
-    def harmless(self) -> list[tuple[str, list[int]]]:
+    def harmless(self) -> list[tuple[Prompt, list[int]]]:
         """(message, good answer) of every harmless training request once, attacked ones included.
 
         Attacked ones are spread among the bare ones, so that a few of the first hold both.
@@ -128,7 +129,7 @@ class FittingData:
         return [row for _, row in sorted(places, key=lambda place: place[0])]
 
 
-def _once(pairs: Iterable[Pair]) -> list[tuple[str, list[int]]]:
+def _once(pairs: Iterable[Pair]) -> list[tuple[Prompt, list[int]]]:
     """(request, answer) of the pairs, each request once: pools repeat some on purpose."""
     return list({pair.request: (pair.request, pair.answer) for pair in pairs}.values())
 

@@ -30,7 +30,7 @@ from nt_jax.rundir import RunDirectory, Stage
 
 FOLDER = "compare"  # in the run directory
 FITTING = (
-    "seed", "model.dtype", "eval.judge", "tune", "data", "neurons.first_layer",
+    "seed", "model.dtype", "model.thinking", "eval.judge", "tune", "data", "neurons.first_layer",
     "compare.search", "compare.criterion", "compare.validation",
 )  # fmt: skip
 TABLES = ("name", "seed", "compare", "model.source", "tune")
@@ -85,8 +85,10 @@ class _Bench:
     ) -> None:
         self.config, self.outer, self.inner = config, outer, inner
         self.data = FittingData(config, inputs.model, inputs.records, outer)
+        tested = inputs.model.under(config.eval.system_prompt)
+        self.testing = FittingData(config, tested, inputs.records, outer)  # asks the tests
         self.tests: Tests = inputs.tests.first(config.compare.limit)
-        self.base = ModelUnderTest(BASE, inputs.model)
+        self.base = ModelUnderTest(BASE, tested)
         limit = repr(config.compare.limit)
         self.known = inputs.hashes | outer.facts()["keys"] | {"limit": limit}
 
@@ -110,7 +112,7 @@ class _Bench:
 
         @functools.cache  # not before it is needed: finished stages read no weights
         def model() -> ModelUnderTest:
-            return built(self.data, method, chosen.setting, learned)
+            return built(self.testing, method, chosen.setting, learned)
 
         def answer(folder: Path) -> str:
             given = method.answered(self.data, chosen.setting)

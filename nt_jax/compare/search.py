@@ -129,7 +129,7 @@ def built(data: FittingData, method: Method, setting: Setting, learned: Learned)
 def validate_model(data: FittingData, model: ModelUnderTest) -> dict[str, float]:
     """Validation rates of one model, its intervention at work."""
     prompts = data.validation
-    ids = model.answer(prompts.texts, NEW_TOKENS)
+    ids = model.answer(prompts.every, NEW_TOKENS)
     judge = open_judge(data.config.eval.judge)
     return rates(judge, prompts, [model.model.text(row) for row in ids])
 

@@ -77,6 +77,8 @@ class EvalConfig(Frozen):
     along its answers to harmless requests"""
     limit: int | None = Field(default=None, ge=1)
     """requests per test set; null = all"""
+    system_prompt: str | None = Field(default=None, min_length=1)
+    """system message before every test prompt; a record's own one stands in its place"""
 
     @field_validator("engine", mode="before")
     @classmethod

@@ -29,6 +29,8 @@ class ModelSourceConfig(Frozen):
     """hub branch, tag or commit; null = the newest"""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """type of the weights in memory; bfloat16 halves memory"""
+    thinking: bool = False
+    """let the model reason before it answers, where its chat template knows that (Qwen3)"""
 
 
 class MeshConfig(Frozen):
@@ -54,6 +56,9 @@ class DataConfig(Frozen):
     data's safe answers, or the model's own where it refuses"""
     utility_targets: Literal["self", "given"] = "self"
     """answers to keep: the model's own to the bare request, or the data's"""
+    system_prompt: str | None = Field(default=None, min_length=1)
+    """system message before every prompt of tuning, validation and attribution; a record's own
+    one stands in its place"""
 
 
 class RunConfig(Frozen):

@@ -37,6 +37,9 @@ class TestSet(Frozen):
     itself holds"""
     templates: DatasetConfig | None = None
     """attack templates to put around the requests, one each in turn"""
+    forged: Literal["text", "keep"] = "text"
+    """spellings of the model's special tokens inside its texts: text = they are text; keep = they
+    are those tokens, as an attacker with raw access would send them"""
     distinct: bool = False
     """keep the first of rows with one request"""
     seed: int | None = Field(default=None, ge=0)

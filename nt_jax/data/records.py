@@ -4,10 +4,11 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from nt_jax.data.prompts import Prompt, Turn, prompt_of, text_of, with_text
 from nt_jax.errors import DataError
 
 Ids = Sequence[int]
-Encode = Callable[[str], list[int]]  # a user's text to the ids of a prompt, template applied
+Encode = Callable[[Prompt], list[int]]  # a prompt to its ids, template applied
 SLOT = "{request}"
 LETTERS = "ABCDEFGHIJ"
 ATTACK_TYPES = ("pretending", "attention shifting", "privilege escalation", "emotion")
@@ -51,8 +52,9 @@ def _require(filled: str, what: str, record: str) -> None:
 class HarmfulRequest:
     """A request to refuse. `refusal` is None where the source has none (AdvBench, StrongREJECT).
 
-    `attacked` is the request inside an attack when the source pairs them itself (SafeEdit), with
-    the types of that attack, else None. Test sets ask it; tuning applies an AttackTemplate instead.
+    `request` is the user's last message, `before` the turns before it, if any. `attacked` is the
+    request inside an attack when the source pairs them itself (SafeEdit), with the types of that
+    attack, else None. Test sets ask it; tuning applies an AttackTemplate instead.
     """
 
     id: str
@@ -60,27 +62,42 @@ class HarmfulRequest:
     refusal: str | None = None
     kind: str = ""
     split: str | None = None
-    attacked: str | None = None
+    attacked: Prompt | None = None
     attack_types: tuple[str, ...] = ()
+    before: tuple[Turn, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse an empty request."""
         _require(self.request, "request", f"harmful request {self.id}")
 
+    @property
+    def prompt(self) -> Prompt:
+        """What the model is asked."""
+        return prompt_of(self.request, self.before)
+
 
 @dataclass(frozen=True)
 class HarmlessRequest:
-    """A request to answer; `sounds_harmful` marks those that only sound like the other kind."""
+    """A request to answer; `sounds_harmful` marks those that only sound like the other kind.
+
+    `request` is the user's last message, `before` the turns before it, if any.
+    """
 
     id: str
     request: str
     answer: str | None = None
     sounds_harmful: bool = False
     split: str | None = None
+    before: tuple[Turn, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse an empty request."""
         _require(self.request, "request", f"harmless request {self.id}")
+
+    @property
+    def prompt(self) -> Prompt:
+        """What the model is asked."""
+        return prompt_of(self.request, self.before)
 
 
 @dataclass(frozen=True)
@@ -100,9 +117,12 @@ class AttackTemplate:
                 f"Write {SLOT} where the request belongs."
             )
 
-    def apply(self, request: str) -> str:
-        """The text with the request in its slot; other braces, on either side, stay as they are."""
-        return self.text.replace(SLOT, request)
+    def apply(self, request: Prompt) -> Prompt:
+        """The text with the request in its slot, behind the turns before it.
+
+        Other braces, on either side, stay as they are.
+        """
+        return with_text(request, self.text.replace(SLOT, text_of(request)))
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ class Schema:
 
 
 _OWN = {"id": "id?", "request": "request"}
+_OWN_HARMLESS = _OWN | {"answer": "answer?", "sounds_harmful": "sounds_harmful?"}
 _OWN_HARMFUL = _OWN | {"kind": "kind?", "attacked": "attacked?", "attack_types": "attack_types?"}
 _LABELS = {"kind": "category?"}
 
@@ -32,6 +33,12 @@ _LABELS = {"kind": "category?"}
 HARMFUL = (
     Schema("nt_jax", ("request", "refusal"), _OWN_HARMFUL | {"refusal": "refusal"}),
     Schema("nt_jax without refusals", ("request",), _OWN_HARMFUL),
+    Schema(
+        "conversations with refusals",
+        ("messages", "refusal"),
+        _OWN_HARMFUL | {"request": "messages", "refusal": "refusal"},
+    ),
+    Schema("conversations", ("messages",), _OWN_HARMFUL | {"request": "messages"}),
     Schema(
         "SafeEdit",
         ("question", "adversarial_prompt", "safe_generation"),
@@ -72,9 +79,8 @@ HARMFUL = (
 )
 _SOUNDS = (("sounds_harmful", True),)
 HARMLESS = (
-    Schema(
-        "nt_jax", ("request",), _OWN | {"answer": "answer?", "sounds_harmful": "sounds_harmful?"}
-    ),
+    Schema("nt_jax", ("request",), _OWN_HARMLESS),
+    Schema("conversations", ("messages",), _OWN_HARMLESS | {"request": "messages"}),
     Schema(
         "SafeEdit",
         ("knowledge_constrain",),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nt_jax.data import records
+from nt_jax.data.prompts import Conversation, Prompt, prompt_of, read_messages, text_of, with_text
 from nt_jax.data.schemas import CHOICE, HARMFUL, HARMLESS, Schema, match, plain_name
 from nt_jax.data.tables import Row, read_table
 from nt_jax.errors import DataError
@@ -82,7 +83,8 @@ def _load(
 
 def _own_schema(name: str, columns: Mapping[str, str], record) -> Schema:
     """A layout written by the user: field -> column."""
-    known = [field.name for field in dataclasses.fields(record) if field.name != "split"]
+    not_columns = ("split", "before")
+    known = [f.name for f in dataclasses.fields(record) if f.name not in not_columns]
     wrong = [field for field in columns if field not in known]
     if wrong or "request" not in columns:
         what = f"'{wrong[0]}' is no field" if wrong else "no column is named for 'request'"
@@ -136,6 +138,8 @@ def _records(name: str, rows: list[Row], schema: Schema, record) -> list:
     made, problems, seen = [], [], {}
     for row in rows:
         values, wrong = _fields(row, schema)
+        if "before" in values and record is records.ChoiceQuestion:
+            wrong.append(f"{row.where}: a choice question is one text, no list of messages")
         values["id"] = values.get("id") or f"{Path(name).stem}-{row.number:04d}"
         first = seen.setdefault(values["id"], row.where)
         if first != row.where:
@@ -170,10 +174,21 @@ def _fields(row: Row, schema: Schema) -> tuple[dict[str, Any], list[str]]:
             values[field] = value
     below = _get(row, schema.below) if schema.below else None
     if below and "request" in values:
-        values["request"] += f"\n\n{below}".rstrip()
-    if values.get("attacked") == values.get("request"):
+        request = values["request"]
+        values["request"] = with_text(request, text_of(request) + f"\n\n{below}".rstrip())
+    return _split_turns(values), wrong
+
+
+def _split_turns(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a record, a conversation's last message apart from the turns before it."""
+    request, attacked = values.get("request"), values.get("attacked")
+    if isinstance(request, Conversation):
+        values |= {"request": request.text, "before": request.before}
+        if isinstance(attacked, str):
+            attacked = values["attacked"] = prompt_of(attacked, request.before)
+    if attacked == request:
         values.pop("attacked", None)  # SafeEdit_test_ALL repeats an unattacked question there
-    return values, wrong
+    return values
 
 
 def _get(row: Row, column: str) -> Any:
@@ -190,6 +205,12 @@ def _text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value.strip() if value else None
     raise ValueError(f"is {type(value).__name__}, not text")
+
+
+def _prompt(value: Any) -> Prompt | None:
+    """A text, or a list of messages that ends with the user's."""
+    chat = isinstance(value, list | tuple) and all(isinstance(turn, dict) for turn in value)
+    return read_messages(value) if chat else _text(value)
 
 
 def _identity(value: Any) -> str | None:
@@ -250,6 +271,8 @@ def _choice_number(value: Any) -> int | None:
 
 _READ = {
     "id": _identity,
+    "request": _prompt,
+    "attacked": _prompt,
     "sounds_harmful": _flag,
     "text": _template_text,
     "types": _known_types,

@@ -5,11 +5,12 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from nt_jax.config.schema import DataConfig
-from nt_jax.data.records import AttackTemplate, HarmfulRequest, HarmlessRequest
+from nt_jax.data.prompts import Prompt
+from nt_jax.data.records import AttackTemplate, Encode, HarmfulRequest, HarmlessRequest
 from nt_jax.data.sources import load_harmful, load_harmless, load_templates
 from nt_jax.data.splits import divide
 from nt_jax.errors import DataError
@@ -28,15 +29,15 @@ class Records:
 
     @property
     def requests(self) -> list[str]:
-        """The bare requests, harmful ones first."""
+        """The texts of the bare requests, harmful ones first."""
         return [row.request for row in (*self.harmful, *self.harmless)]
 
-    def attacked(self, requests: Sequence[str]) -> list[str]:
+    def attacked(self, requests: Sequence[Prompt]) -> list[Prompt]:
         """Each request inside one template; neighbours get templates far apart, all are used."""
         stride = far_apart(len(self.templates))
         return [
-            self.templates[place * stride % len(self.templates)].apply(text)
-            for place, text in enumerate(requests)
+            self.templates[place * stride % len(self.templates)].apply(request)
+            for place, request in enumerate(requests)
         ]
 
 
@@ -60,13 +61,13 @@ def each_question_once(rows: Sequence[HarmfulRequest]) -> list[HarmfulRequest]:
 
     Attacks come from `data.templates`; repeats would lie on both sides of every cut.
     """
-    seen: set[str] = set()
+    seen: set[Prompt] = set()
     kept = []
     for row in rows:
-        if row.attacked is None or row.request not in seen:
+        if row.attacked is None or row.prompt not in seen:
             kept.append(row)
         if row.attacked is not None:
-            seen.add(row.request)
+            seen.add(row.prompt)
     return kept
 
 
@@ -88,16 +89,18 @@ def far_apart(count: int) -> int:
     return next(n for n in itertools.count(5) if math.gcd(n, count) == 1)
 
 
-def check_prompts(
-    encode: Callable[[str], Sequence[int]], parts: Mapping[str, Records], context: int, answer: int
-) -> None:
+def check_prompts(encode: Encode, parts: Mapping[str, Records], context: int, answer: int) -> None:
     """Raises a DataError for the first prompt that leaves no room for `answer` tokens in `context`.
 
     Each template is tried around the longest request, which some later batch may well draw.
     """
 
-    def check(where: str, text: str) -> None:
-        if (tokens := len(encode(text))) > context - answer:
+    def check(where: str, prompt: Prompt) -> None:
+        try:
+            tokens = len(encode(prompt))
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
+        if tokens > context - answer:
             raise DataError(
                 f"{where}: the prompt has {tokens} tokens; with {answer} of its answer it does not "
                 f"fit the model's context of {context}. Shorten or drop it, or lower "
@@ -107,9 +110,9 @@ def check_prompts(
     for records in parts.values():
         for name, rows in (("harmful", records.harmful), ("harmless", records.harmless)):
             for row in rows:
-                check(f"data.{name}, row {row.id}", row.request)
+                check(f"data.{name}, row {row.id}", row.prompt)
         rows = [*records.harmful, *records.harmless]
-        longest = max(rows, key=lambda row: len(encode(row.request)))
+        longest = max(rows, key=lambda row: len(encode(row.prompt)))
         for template in records.templates:
             where = f"data.templates, row {template.id} around the longest request ({longest.id})"
-            check(where, template.apply(longest.request))
+            check(where, template.apply(longest.prompt))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nt_jax.atomic import write_atomic
+from nt_jax.data.prompts import to_json
 from nt_jax.errors import RunError
 
 
@@ -75,6 +76,8 @@ def asked(item: Question) -> tuple[str, str]:
 
 
 def answer_rows(model: str, prompts: Sequence, answers: Sequence[str]) -> list[dict]:
-    """One record per answered prompt."""
-    pairs = zip(prompts, answers, strict=True)
-    return [{**dataclasses.asdict(p), "model": model, "answer": text} for p, text in pairs]
+    """One record per answered prompt, a conversation as its list of messages."""
+    return [
+        {**dataclasses.asdict(p), "prompt": to_json(p.prompt), "model": model, "answer": text}
+        for p, text in zip(prompts, answers, strict=True)
+    ]

@@ -23,9 +23,14 @@ def check_tests(model: ChatModel, tests: Tests, max_new: int) -> None:
     """Raises a DataError, before any work, for the first prompt without room for its answer."""
     room = model.checkpoint.config.max_positions - max_new
     for prompt in tests.prompts:
-        if (tokens := len(model.encode(prompt.prompt))) > room:
+        where = f"test set {prompt.dataset}, row {prompt.id}"
+        try:
+            tokens = len(model.encode(prompt.prompt))
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
+        if tokens > room:
             raise DataError(
-                f"test set {prompt.dataset}, row {prompt.id}: the prompt has {tokens} tokens, and "
+                f"{where}: the prompt has {tokens} tokens, and "
                 f"the model's context leaves {room} beside its answer (eval.max_new_tokens). "
                 "Shorten or drop it, or lower eval.max_new_tokens."
             )
@@ -69,7 +74,7 @@ def answer_requests(
         texts = [subject.model.text(answer) for answer in ids]
         file.append(answer_rows(subject.name, [missing[row] for row in rows], texts))
 
-    texts = [prompt.prompt for prompt in missing]
+    texts = [row.prompt for row in missing]
     return sum(map(len, subject.answer(texts, max_new, "tests", keep)))
 
 

@@ -28,19 +28,22 @@ def evaluate(
     factors: Factors | None = None,
     max_new_tokens: int = 48,
     limit: int | None = None,
+    system_prompt: str | None = None,
     seed: int = 0,
 ) -> list[ResultRow]:
     """Every number of `model` ("base") on test sets, and with `factors` those of "tuned" beside.
 
     `sets`: names of shipped sets, or sets of your own by name. `judge`: the phrase judge unless
-    given, or a spec as eval.judges has it. `limit`: requests of each set. Perplexity is under the
-    untuned model. Rates lie in 0..1, entropies are bits; intervals are drawn with `seed`. Raises a
-    ConfigError for an unknown set or a number out of bounds, and a DataError for a set that cannot
-    be read or a prompt that leaves no room for its answer.
+    given, or a spec as eval.judges has it. `limit`: requests of each set. `system_prompt`: put
+    before every prompt without a system message, in place of that of `model`. Perplexity is under
+    the untuned model. Rates lie in 0..1, entropies are bits; intervals are drawn with `seed`.
+    Raises a ConfigError for an unknown set or a number out of bounds, and a DataError for a set
+    that cannot be read or a prompt that leaves no room for its answer.
     """
     config = _settings(sets, max_new_tokens, limit)
     judge = open_judge(judge) if isinstance(judge, str) else judge or PhraseJudge()
     tests = read_tests(config)
+    model = model if system_prompt is None else model.under(system_prompt)
     check_tests(model, tests, max_new_tokens)
     subjects = [ModelUnderTest(BASE, model)]
     if factors is not None:

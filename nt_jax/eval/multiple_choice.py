@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 
-from nt_jax.checkpoints.tokenizer import Tokenizer
+from nt_jax.checkpoints.tokenizer import Tokenizer, encode_text
 from nt_jax.data.records import LETTERS, ChoiceQuestion
 from nt_jax.errors import CheckpointError, DataError
 from nt_jax.eval.judges.judge import without_thinking
@@ -115,5 +116,6 @@ def fitting_prompt(
 
 def encode_question(tokenizer: Tokenizer, choice: TestChoice, room: int) -> tuple[list[int], int]:
     """(token ids up to "Answer:", worked examples among them); as plain text, not as a chat."""
-    text, shots = fitting_prompt(choice, tokenizer.encode, room)
-    return tokenizer.encode(text), shots  # with BOS where the model has one
+    encode = partial(encode_text, tokenizer, special=True)  # with BOS where the model has one
+    text, shots = fitting_prompt(choice, encode, room)
+    return encode(text), shots

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from nt_jax.config.evaluation import EvalConfig
 from nt_jax.config.test_sets import TestSet
+from nt_jax.data.prompts import KEEP, Prompt, forged
 from nt_jax.data.records import AttackTemplate, ChoiceQuestion, HarmfulRequest, HarmlessRequest
 from nt_jax.data.sources import load_choices, load_harmful, load_harmless, load_templates
 from nt_jax.errors import ConfigError, DataError
@@ -29,7 +30,7 @@ class TestPrompt:
     dataset: str
     id: str
     request: str
-    prompt: str
+    prompt: Prompt
     harmful: bool
     template: str = ""
     types: tuple[str, ...] = ()
@@ -128,6 +129,13 @@ def held_out(name: str, entry: TestSet) -> list:
 
 def set_prompts(name: str, entry: TestSet) -> list[TestPrompt]:
     """The prompts of one set of requests."""
+    found = _prompts(name, entry)
+    if entry.forged == KEEP:
+        return [dataclasses.replace(row, prompt=forged(row.prompt)) for row in found]
+    return found
+
+
+def _prompts(name: str, entry: TestSet) -> list[TestPrompt]:
     rows = read_set(name, entry)
     harmful = entry.kind == "harmful"
     if entry.prompt == "attacked":
@@ -140,11 +148,11 @@ def set_prompts(name: str, entry: TestSet) -> list[TestPrompt]:
             raise DataError(f"{name}: no row of {entry.source} holds an attacked request.")
         return found
     if entry.templates is None:
-        return [TestPrompt(name, row.id, row.request, row.request, harmful) for row in rows]
+        return [TestPrompt(name, row.id, row.request, row.prompt, harmful) for row in rows]
     where = entry.templates
     templates = itertools.cycle(load_templates(where.source, where.split, where.limit))
     return [
-        TestPrompt(name, row.id, row.request, used.apply(row.request), harmful, used.id, used.types)
+        TestPrompt(name, row.id, row.request, used.apply(row.prompt), harmful, used.id, used.types)
         for row, used in zip(rows, templates, strict=False)
     ]
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from nt_jax.config.evaluation import EvalConfig
+from nt_jax.data.prompts import Prompt
 from nt_jax.eval.metrics.result import TUNED, Answer
 from nt_jax.generate.chat import ChatModel
 from nt_jax.generate.engine import OnBatch
@@ -46,7 +47,7 @@ class ModelUnderTest:
 
     def answer(
         self,
-        texts: Sequence[str],
+        asked: Sequence[Prompt],
         max_new: int,
         label: str | None = None,
         on_batch: OnBatch | None = None,
@@ -54,12 +55,12 @@ class ModelUnderTest:
         """Greedy answers as token ids, the intervention at work; a bar where labelled."""
         label = f"{self.name} {label}" if label else None
         changed = {}
-        if self.intervention is not None and texts:
-            prompts = [self.model.encode(text) for text in texts]
-            ready = self.intervention.prepare(self.model.lm, self.factors_LF, prompts, texts)
+        if self.intervention is not None and asked:
+            prompts = [self.model.encode(prompt) for prompt in asked]
+            ready = self.intervention.prepare(self.model.lm, self.factors_LF, prompts, asked)
             changed = {"prompts": ready.prompts, "steer_RLD": ready.steer_RLD}
         return self.model.answer(
-            texts, max_new, label, scale_LF=self.scale_LF, on_batch=on_batch, **changed
+            asked, max_new, label, scale_LF=self.scale_LF, on_batch=on_batch, **changed
         )
 
 

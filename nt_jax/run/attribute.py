@@ -71,7 +71,7 @@ def make_examples(
     """(the examples of both sets, templates dropped by attack selection)."""
     templates, dropped = choose_templates(train.templates, config)
     own = read_own_answers(answers, model.eos_id)
-    ids = {record.request: record.id for record in (*train.harmful, *train.harmless)}
+    ids = {record.prompt: record.id for record in (*train.harmful, *train.harmless)}
     examples = []
     for name, pairs_of in (("safety", safety_pairs), ("utility", utility_pairs)):
         pairs = pairs_of(model, train, own, data)

@@ -6,8 +6,10 @@ from nt_jax.config.paper import departure_lines
 from nt_jax.config.schema import RunConfig, dump_config
 from nt_jax.data.training import read_records
 from nt_jax.eval.prompts import read_tests
+from nt_jax.generate.chat import ChatText
 from nt_jax.mesh import devices, make_mesh
 from nt_jax.models.config import ModelConfig
+from nt_jax.run.texts import check_texts, plain_marks
 from nt_jax.runinfo import memory_bytes
 from nt_jax.train.memory import GradientMemory, layer_parameters, parameters
 from nt_jax.version import __version__
@@ -62,17 +64,18 @@ def check_sizes(config: RunConfig, model: ModelConfig) -> None:
     check_counts(chosen.safety, chosen.utility, shape, chosen.first_layer)
 
 
-def data_lines(config: RunConfig) -> list[str]:
+def data_lines(config: RunConfig, chat: ChatText) -> list[str]:
     """What is tuned on and what is asked afterwards, all files read; errors as the run has them."""
-    told = []
-    for part, records in read_records(config.data).items():
+    told, parts = [], read_records(config.data)
+    for part, records in parts.items():
         told.append(
             f"{len(records.harmful):,} harmful, {len(records.harmless):,} harmless requests and "
             f"{len(records.templates)} attacks for {part}"
         )
     tests = read_tests(config.eval)
     asked = f"{len(tests.prompts):,} requests, {len(tests.choices):,} choice"
-    return [f"data       {'; '.join(told)}", f"tests      {asked} questions"]
+    marked = [f"warning    {line}" for line in plain_marks(chat, parts, tests)]
+    return [f"data       {'; '.join(told)}", f"tests      {asked} questions", *marked]
 
 
 def describe(config: RunConfig) -> str:
@@ -80,6 +83,8 @@ def describe(config: RunConfig) -> str:
     checkpoint = open_checkpoint(config.model.source, config.model.revision)
     model = checkpoint.config
     check_sizes(config, model)
+    chat = ChatText(checkpoint, config.data.system_prompt, config.model.thinking)
+    check_texts(config, chat)
     chosen = config.neurons.safety + config.neurons.utility
     share = 100 * chosen / (model.layers * model.neurons)
     memory = memory_estimate(config, model)
@@ -88,7 +93,7 @@ def describe(config: RunConfig) -> str:
         header(config),
         f"model      {model_line(model)}",
         f"weights    {checkpoint.path}",
-        *data_lines(config),
+        *data_lines(config, chat),
         f"neurons    {chosen:,} of {model.layers * model.neurons:,} may change ({share:.1f} %)",
         f"memory     about {memory['total'] / GB:.1f} GB ({parts})",
         "",

@@ -94,14 +94,16 @@ def subjects(
     config: RunConfig, source: str, beside_base: bool
 ) -> tuple[RunConfig, list[ModelUnderTest], ChatModel]:
     """(the config, a run's model in it if a run is measured; models under test; its own model)."""
+    system = config.eval.system_prompt
     if (Path(source) / "run.json").is_file():
         tuned_on, factors = run_factors(Path(source))
         config = config.model_copy(update={"model": tuned_on.model})
-        model = chat_model(config)
+        model = chat_model(config).under(system)
         return config, [ModelUnderTest(BASE, model), tuned_model(model, factors)], model
-    own = chat_model(config)
+    own = chat_model(config).under(system)
     same = source == config.model.source
-    asked = ModelUnderTest(short_name(source), own if same else chat_model(config, source))
+    other = own if same else chat_model(config, source).under(system)
+    asked = ModelUnderTest(short_name(source), other)
     beside = [ModelUnderTest(BASE, own)] if beside_base and not same else []
     return config, [*beside, asked], own
 

@@ -5,6 +5,7 @@ load > own answers > attribute > select > tune > export > evaluate > report
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from nt_jax.attribution.attack_selection import choose_templates
@@ -29,12 +30,15 @@ from nt_jax.run.attribute import attribute_all
 from nt_jax.run.dry_run import check_sizes, header, model_line
 from nt_jax.run.export import export_stage
 from nt_jax.run.stages import chat_model
+from nt_jax.run.texts import check_texts, plain_marks
 from nt_jax.rundir import RunDirectory, Stage
 from nt_jax.train.own_answers import refusals_only
 from nt_jax.train.tuning_data import TuningData, tuning_data
 
 # Settings that answers to test sets depend on, and the numbers made of them.
-ANSWERING = ("model.dtype", "eval.max_new_tokens", "eval.engine")
+ANSWERING = (
+    "model.dtype", "model.thinking", "eval.max_new_tokens", "eval.engine", "eval.system_prompt",
+)  # fmt: skip
 MEASURING = (
     "eval.judges", "eval.perplexity", "eval.scorer", "eval.kl", "eval.datasets", "eval.extra",
 )  # fmt: skip
@@ -44,7 +48,7 @@ MEASURING = (
 class Inputs:
     """What a run reads, known to be sound; no weights are in memory yet."""
 
-    model: ChatModel
+    model: ChatModel  # asked under data.system_prompt
     records: Parts
     tests: Tests
     hashes: dict[str, str]  # of what stages are made from beside each other
@@ -55,15 +59,16 @@ class Inputs:
 
 def read_inputs(config: RunConfig) -> Inputs:
     """The data and the checkpoint of a run, checked; nothing is written."""
-    model = chat_model(config)
+    model = chat_model(config).under(config.data.system_prompt)
     check_sizes(config, model.checkpoint.config)
+    check_texts(config, model.chat)
     records, tests = read_records(config.data), read_tests(config.eval)
     check_judges(config.eval.judges)
     given = len(records["train"].harmful)
     if config.data.safety_targets == "refusals":
         records["train"] = refusals_only(open_judge(config.eval.judge), records["train"])
     choose_templates(records["train"].templates, config.attribution)
-    check_tests(model, tests, config.eval.max_new_tokens)
+    check_tests(model.under(config.eval.system_prompt), tests, config.eval.max_new_tokens)
     hashes = {
         "weights": fingerprint(model.checkpoint), "data": data_hash(records),
         "tests": tests_hash(tests, config.eval), "measuring": measuring_hash(config),
@@ -110,14 +115,15 @@ def stage_table(
 ) -> tuple[Stage, ...]:
     """The stages in their order: settings they read, what they are made from, and their work."""
     at, tune = directory.folder, config.tune
-    common = ("seed", "model.dtype", "eval.judge")
-    base = ModelUnderTest(BASE, model)
+    common = ("seed", "model.dtype", "model.thinking", "eval.judge")
+    tested = model.under(config.eval.system_prompt)
+    base = ModelUnderTest(BASE, tested)
 
     def factors() -> Factors:
         return stages.kept_factors(tune, at("select"), at("train"))
 
     def tuned() -> ModelUnderTest:
-        return tuned_model(model, factors())
+        return tuned_model(tested, factors())
 
     def data() -> TuningData:
         return tuning_data(model, records, tune, config.data, judge=judge, folder=at("answers"))
@@ -164,7 +170,7 @@ def stage_table(
             "eval", MEASURING, ("weights", "data", "base", "tuned", "measuring"),
             lambda to: measure_stage(
                 [(base, at("base")), (tuned(), at("tuned"))], tests, config,
-                scorer_of(config, model), to),
+                scorer_of(config, tested), to),
         ),
         Stage(
             "report", ("name",), ("weights", "data", "eval", "export"),
@@ -191,7 +197,9 @@ def scorer_of(config: RunConfig, model: ChatModel) -> ChatModel | None:
     if not config.eval.perplexity:
         return None
     source = config.eval.scorer
-    return model if source in (None, config.model.source) else chat_model(config, source)
+    if source in (None, config.model.source):
+        return model
+    return chat_model(config, source).under(config.eval.system_prompt)
 
 
 def measuring_hash(config: RunConfig) -> str:
@@ -210,7 +218,8 @@ def measure_stage(
     base: tuple[ModelUnderTest, Path] | None = None,
 ) -> str:
     """Verdicts on the models' answers, and what the scorer thinks of them."""
-    judges = judges_to_open(config.eval.judges, lambda source: chat_model(config, source))
+    opened = partial(chat_model, config, thinking=False)  # a guard has room for one word
+    judges = judges_to_open(config.eval.judges, opened)
     measure(models, tests, config.eval, folder, judges=judges, scorer=scorer, base=base)
     return f"judged by {', '.join(config.eval.judges)}"
 
@@ -226,7 +235,7 @@ def say_departures(config: RunConfig) -> None:
 
 
 def say_about_data(inputs: Inputs) -> None:
-    """Safe answers that are not learned, and test rows that were also tuned on."""
+    """Safe answers not learned, test rows that were also tuned on, marks that are plain text."""
     if inputs.left_out:
         given = inputs.left_out + len(inputs.records["train"].harmful)
         said = f"{inputs.left_out} of {given} safe answers do not refuse and are not learned"
@@ -234,6 +243,8 @@ def say_about_data(inputs: Inputs) -> None:
     for kind, shared in (("requests", inputs.overlap), ("attacks", inputs.attack_overlap)):
         for name, count in shared.items():
             say("warning", f"{count} {kind} of {name} are also tuned on: its result is too good")
+    for line in plain_marks(inputs.model.chat, inputs.records, inputs.tests):
+        say("warning", line)
 
 
 def finish(config: RunConfig, directory: RunDirectory, table: Sequence[Stage]) -> None:

@@ -124,14 +124,18 @@ def kept_factors(
     return Factors(neurons, np.asarray(theta_P))
 
 
-def chat_model(config: RunConfig, source: str | None = None) -> ChatModel:
-    """The config's model, or the one at `source`, under the config's dtype and mesh."""
+def chat_model(config: RunConfig, source: str | None = None, thinking: bool = True) -> ChatModel:
+    """The config's model, or the one at `source`, under the config's dtype and mesh.
+
+    Without `thinking` it answers at once, whatever the config says.
+    """
     return open_model(
         source or config.model.source,
         config.model.dtype,
         make_mesh(config.mesh.data, config.mesh.model),
         revision=None if source else config.model.revision,
         batch_size=config.eval.batch_size,
+        thinking=thinking and config.model.thinking,
     )
 
 

@@ -9,6 +9,7 @@ from nt_jax.config.method import TuneConfig
 from nt_jax.data import packing
 from nt_jax.data.batching import bucket, draw
 from nt_jax.data.packing import PackedBatch, Row, Shape
+from nt_jax.data.prompts import Prompt
 from nt_jax.data.records import Encode
 from nt_jax.data.training import far_apart
 from nt_jax.train.maml import MetaBatch
@@ -123,18 +124,18 @@ class Batcher:
     ) -> list[Row]:
         order = draw(self.seed, stream, epoch, len(pairs), count)
         picked = [pairs[row] for row in order]
-        texts = [pair.request for pair in picked]
+        prompts = [pair.request for pair in picked]
         if templates:
             around = draw(self.seed, stream + "template", epoch, len(templates), count)
-            texts = [templates[t].apply(text) for t, text in zip(around, texts, strict=True)]
+            prompts = [templates[t].apply(p) for t, p in zip(around, prompts, strict=True)]
         return [
-            self._row(text, pair, number, stream.startswith("global_utility"))
-            for text, pair, number in zip(texts, picked, order, strict=True)
+            self._row(prompt, pair, number, stream.startswith("global_utility"))
+            for prompt, pair, number in zip(prompts, picked, order, strict=True)
         ]
 
-    def _row(self, text: str, pair: Pair, number: int, with_margin: bool) -> Row:
+    def _row(self, prompt: Prompt, pair: Pair, number: int, with_margin: bool) -> Row:
         declined: list[int] = []
         if with_margin and self.tune.margin_weight > 0:
             declined = pair.declined or self.refusals[number % len(self.refusals)]
         width = self.tune.answer_tokens
-        return Row(self.encode(text), pair.answer[:width], declined[:width])
+        return Row(self.encode(prompt), pair.answer[:width], declined[:width])

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from nt_jax.config.method import TuneConfig
 from nt_jax.data.packing import PackedBatch, Row
+from nt_jax.data.prompts import text_of
 from nt_jax.eval.judges.judge import Judge
 from nt_jax.generate.chat import ChatModel
 from nt_jax.models.neurons import NeuronSet
@@ -44,16 +45,16 @@ class Margins:
         refusals: Sequence[Sequence[int]],
         config: TuneConfig,
     ) -> "Margins":
-        """`own` are the base model's answers to prompts.texts; `refusals` are taken in turn."""
-        width, texts, batches = config.answer_tokens, prompts.texts, {}
+        """`own` are the base model's answers to prompts.every; `refusals` are taken in turn."""
+        width, asked, batches = config.answer_tokens, prompts.every, {}
         memory, side = GradientMemory.of(model.lm, tuned.count), model.lm.mesh.shape["data"]
-        verdicts = judge.verdicts(texts, [model.text(ids) for ids in own])
+        verdicts = judge.verdicts([*map(text_of, asked)], [model.text(ids) for ids in own])
         for kind, places in prompts.places().items():
             rows = []
             for number, place in enumerate(places):
                 if own[place] and not verdicts[place]:
                     refusal = refusals[number % len(refusals)][:width]
-                    rows.append(Row(model.encode(texts[place]), own[place][:width], refusal))
+                    rows.append(Row(model.encode(asked[place]), own[place][:width], refusal))
             if rows:
                 batches[kind] = tuned.enter(memory.packed(rows, side, config.sequence_tokens))
         return cls(tuned, config.token_decay, batches)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nt_jax.config.method import TuneConfig
 from nt_jax.config.schema import DataConfig
+from nt_jax.data.prompts import Prompt, of_json, text_of, to_json
 from nt_jax.data.training import Records, evenly
 from nt_jax.errors import DataError, RunError
 from nt_jax.eval.judges.judge import Judge
@@ -46,9 +47,10 @@ def write_own_answers(
 ) -> None:
     """Let the base model answer what it should go on answering, and refuse where it does.
 
-    Files: one JSON line per request {set, request, answer ids, ended, refused, declined}, the last
-    being a refusal of a harmless request: the first words of a safety target, carried on by the
-    base model. Its own way of saying no is what a false refusal of the tuned model sounds like.
+    Files: one JSON line per request {set, request, answer ids, ended, refused, declined}, a
+    conversation as its list of messages. `declined` is a refusal of a harmless request: the first
+    words of a safety target, carried on by the base model. Its own way of saying no is what a false
+    refusal of the tuned model sounds like.
     """
     own_targets = data.safety_targets == "self"
     given = [record.refusal for record in train.harmful if record.refusal]
@@ -58,43 +60,43 @@ def write_own_answers(
             "how a refusal begins, but none of its training rows has one. Add some, set it to 0, "
             "or set data.safety_targets=self."
         )
-    sets = {"harmless": [record.request for record in train.harmless]}
+    sets = {"harmless": [record.prompt for record in train.harmless]}
     if tune.attacked_harmless_fraction > 0:
         sets["attacked"] = train.attacked(sets["harmless"][::ATTACKED_SHARE])
     if own_targets:
-        sets["harmful"] = [record.request for record in train.harmful]
-    names, texts = zip(*((name, text) for name in sets for text in sets[name]), strict=True)
-    ids = model.answer(texts, tune.answer_tokens, "base answers")
-    refused = judge.verdicts(texts, [model.text(row) for row in ids])
+        sets["harmful"] = [record.prompt for record in train.harmful]
+    names, prompts = zip(*((name, asked) for name in sets for asked in sets[name]), strict=True)
+    ids = model.answer(prompts, tune.answer_tokens, "base answers")
+    refused = judge.verdicts([*map(text_of, prompts)], [model.text(row) for row in ids])
     if own_targets:
         every = zip(names, ids, refused, strict=True)
         begin = [row for name, row, no in every if no and name == "harmful"]
     else:
         begin = [model.answer_ids(refusal) for refusal in given]
-    asked = [text for text, name in zip(texts, names, strict=True) if name != "harmful"]
+    asked = [prompt for prompt, name in zip(prompts, names, strict=True) if name != "harmful"]
     declined = declined_answers(model, begin, asked, tune) if begin else {}
     with (folder / FILE).open("w", encoding="utf-8") as file:
-        for name, text, row, no in zip(names, texts, ids, refused, strict=True):
-            line = {"set": name, "request": text, "answer": row}
+        for name, prompt, row, no in zip(names, prompts, ids, refused, strict=True):
+            line = {"set": name, "request": to_json(prompt), "answer": row}
             line |= {"ended": len(row) < tune.answer_tokens, "refused": no}
-            file.write(json.dumps(line | {"declined": declined.get(text, [])}) + "\n")
+            file.write(json.dumps(line | {"declined": declined.get(prompt, [])}) + "\n")
 
 
 def declined_answers(
-    model: ChatModel, refusals: Sequence[list[int]], harmless: Sequence[str], tune: TuneConfig
-) -> dict[str, list[int]]:
+    model: ChatModel, refusals: Sequence[list[int]], harmless: Sequence[Prompt], tune: TuneConfig
+) -> dict[Prompt, list[int]]:
     """Harmless request -> a refusal of it as token ids, for tune.metric_requests of them.
 
     `refusals` are the safety targets, whose first words are carried on.
     """
     if tune.metric_requests == 0:
         return {}
-    texts = evenly(harmless, tune.metric_requests)
+    prompts = evenly(harmless, tune.metric_requests)
     every = itertools.cycle(refusal[:OPENING_TOKENS] for refusal in refusals)
-    openings = [opening for opening, _ in zip(every, texts, strict=False)]
+    openings = [opening for opening, _ in zip(every, prompts, strict=False)]
     width = max(1, tune.answer_tokens - OPENING_TOKENS)
-    ids = model.answer(texts, width, "refusals", openings=openings)
-    return {t: opening + row for t, opening, row in zip(texts, openings, ids, strict=True)}
+    ids = model.answer(prompts, width, "refusals", openings=openings)
+    return {p: opening + row for p, opening, row in zip(prompts, openings, ids, strict=True)}
 
 
 def read_own_answers(folder: Path, eos_id: int) -> Own:
@@ -107,7 +109,7 @@ def read_own_answers(folder: Path, eos_id: int) -> Own:
             answer = row["answer"] + ([eos_id] if row["ended"] else [])
             group = pairs.setdefault(row["set"], ([], []))
             if row["answer"]:
-                pair = Pair(row["request"], answer, declined=row["declined"])
+                pair = Pair(of_json(row["request"]), answer, declined=row["declined"])
                 group[row["refused"]].append(pair)
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{path} is damaged ({error}). Delete its folder and repeat.") from error
@@ -130,7 +132,7 @@ def safety_pairs(model: ChatModel, train: Records, own: Own, data: DataConfig) -
             f"data.harmful: {len(missing)} of {len(train.harmful)} training rows have no refusal "
             f"(first: {missing[0]}). Add one, or set data.safety_targets=self."
         )
-    return [Pair(r.request, model.answer_ids(r.refusal or "")) for r in train.harmful]
+    return [Pair(r.prompt, model.answer_ids(r.refusal or "")) for r in train.harmful]
 
 
 def utility_pairs(model: ChatModel, train: Records, own: Own, data: DataConfig) -> list[Pair]:
@@ -142,7 +144,7 @@ def utility_pairs(model: ChatModel, train: Records, own: Own, data: DataConfig) 
         raise DataError("data.utility_targets=given, but no harmless training row has an answer.")
     declined = {p.request: p.declined for group in own.get("harmless", ()) for p in group}
     return [
-        Pair(r.request, model.answer_ids(r.answer or ""), declined=declined.get(r.request, []))
+        Pair(r.prompt, model.answer_ids(r.answer or ""), declined=declined.get(r.prompt, []))
         for r in rows
     ]
 
@@ -152,7 +154,7 @@ def own_pools(
 ) -> Pools:
     """D_local and D_global of Algorithm 1, from records and the answers in `folder`."""
     own = read_own_answers(folder, model.eos_id)
-    hard = {record.request for record in train.harmless if record.sounds_harmful}
+    hard = {record.prompt for record in train.harmless if record.sounds_harmful}
     utility = [
         dataclasses.replace(pair, sounds_harmful=pair.request in hard)
         for pair in utility_pairs(model, train, own, data)

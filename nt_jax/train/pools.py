@@ -8,6 +8,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+from nt_jax.data.prompts import Prompt
 from nt_jax.data.records import AttackTemplate
 from nt_jax.data.training import evenly, far_apart
 from nt_jax.errors import DataError
@@ -21,7 +22,7 @@ class Pair:
     must not become likely.
     """
 
-    request: str
+    request: Prompt
     answer: list[int]
     sounds_harmful: bool = False
     declined: list[int] = dataclasses.field(default_factory=list)
@@ -106,7 +107,7 @@ def undivided(pools: Pools) -> Pools:
     return dataclasses.replace(pools, global_safety=safety, global_utility=utility)
 
 
-def harmless_rows(pools: Pools) -> list[tuple[str, list[int]]]:
+def harmless_rows(pools: Pools) -> list[tuple[Prompt, list[int]]]:
     """(request, answer) rows of the preconditioner.
 
     Three for each harmless pair with a refusal of its own: its good answer, a refusal as the safety
@@ -128,12 +129,12 @@ def harmless_rows(pools: Pools) -> list[tuple[str, list[int]]]:
     ]
 
 
-def safety_rows(pools: Pools, count: int, direct_share: float) -> list[tuple[str, list[int]]]:
+def safety_rows(pools: Pools, count: int, direct_share: float) -> list[tuple[Prompt, list[int]]]:
     """(prompt, safety target) of `count` training requests, bare in the share that is tuned on.
 
     Neighbours get templates far apart; local and global requests keep to their own templates.
     """
-    rows: list[tuple[str, list[int]]] = []
+    rows: list[tuple[Prompt, list[int]]] = []
     for pool in (pools.local_safety, pools.global_safety):
         stride = far_apart(len(pool.templates))
         for place, pair in enumerate(pool.attacked):

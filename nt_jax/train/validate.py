@@ -8,6 +8,7 @@ from pathlib import Path
 from jax import Array
 
 from nt_jax.atomic import write_atomic
+from nt_jax.data.prompts import Prompt, text_of
 from nt_jax.data.training import Records, evenly
 from nt_jax.eval.judges.judge import Judge, refusal_rate
 from nt_jax.eval.metrics.entropy import mean_over_answers, unigram_entropy
@@ -19,31 +20,31 @@ HARMFUL_ROWS = 40
 HARMLESS_ROWS = 120
 NEW_TOKENS = 32  # a refusal shows in its first sentences
 HARMLESS = "harmless"
-KINDS = ("attack", "direct", HARMLESS)  # in the order of Validation.texts
+KINDS = ("attack", "direct", HARMLESS)  # in the order of Validation.every
 
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
     """Prompts by kind; `asked` are the bare requests behind the attacked prompts."""
 
-    asked: list[str]
-    attacked: list[str]
-    harmless: list[str]
+    asked: list[Prompt]
+    attacked: list[Prompt]
+    harmless: list[Prompt]
 
     @classmethod
     def of(cls, records: Records) -> "Validation":
         """The validation prompts of the held-out split, evenly over it: files come in blocks."""
-        harmful = [record.request for record in evenly(records.harmful, HARMFUL_ROWS)]
-        harmless = [record.request for record in evenly(records.harmless, HARMLESS_ROWS)]
+        harmful = [record.prompt for record in evenly(records.harmful, HARMFUL_ROWS)]
+        harmless = [record.prompt for record in evenly(records.harmless, HARMLESS_ROWS)]
         return cls(harmful, records.attacked(harmful), harmless)
 
     @property
-    def texts(self) -> list[str]:
+    def every(self) -> list[Prompt]:
         """All prompts: the attacked, the same requests bare, the harmless."""
         return [*self.attacked, *self.asked, *self.harmless]
 
     def places(self) -> dict[str, range]:
-        """Where in `texts` the prompts of each kind are."""
+        """Where in `every` the prompts of each kind are."""
         first, second = len(self.asked), 2 * len(self.asked)
         parts = range(first), range(first, second), range(second, len(self))
         return dict(zip(KINDS, parts, strict=True))
@@ -66,21 +67,22 @@ def validate(
 
     The answers go to `keep`, if given, as token ids.
     """
-    ids = model.answer(prompts.texts, NEW_TOKENS, scale_LF=scale_LF)
+    ids = model.answer(prompts.every, NEW_TOKENS, scale_LF=scale_LF)
     if keep is not None:
         write_atomic(keep, json.dumps(ids).encode())
     return rates(judge, prompts, [model.text(row) for row in ids])
 
 
 def rates(judge: Judge, prompts: Validation, answers: Sequence[str]) -> dict[str, float]:
-    """What `validate` measures, from the answers to `prompts.texts`."""
+    """What `validate` measures, from the answers to `prompts.every`."""
     attacked, direct, harmless = (
         [answers[place] for place in places] for places in prompts.places().values()
     )
+    asked, good = ([*map(text_of, rows)] for rows in (prompts.asked, prompts.harmless))
     found = {
-        "refusal_attack": refusal_rate(judge, prompts.asked, attacked),
-        "refusal_direct": refusal_rate(judge, prompts.asked, direct),
-        "refusal_harmless": refusal_rate(judge, prompts.harmless, harmless),
+        "refusal_attack": refusal_rate(judge, asked, attacked),
+        "refusal_direct": refusal_rate(judge, asked, direct),
+        "refusal_harmless": refusal_rate(judge, good, harmless),
         "entropy_harmful": mean_over_answers(unigram_entropy, [*attacked, *direct]),
         "entropy_harmless": mean_over_answers(unigram_entropy, harmless),
     }

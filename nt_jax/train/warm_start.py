@@ -14,6 +14,7 @@ from nt_jax.config.method import TuneConfig
 from nt_jax.console import progress
 from nt_jax.data.batching import bucket
 from nt_jax.data.packing import LENGTH_STEP, Row, Shape, pack_alone
+from nt_jax.data.prompts import Prompt
 from nt_jax.data.records import Encode
 from nt_jax.mesh import sharding
 from nt_jax.train.maml import unit_rms
@@ -92,6 +93,6 @@ def measured_slopes(
     return slope_MP
 
 
-def as_rows(encode: Encode, pairs: Sequence[tuple[str, list[int]]], width: int) -> list[Row]:
+def as_rows(encode: Encode, pairs: Sequence[tuple[Prompt, list[int]]], width: int) -> list[Row]:
     """(prompt, answer) pairs as token rows, the answers cut to `width` tokens as in the losses."""
     return [Row(encode(prompt), answer[:width]) for prompt, answer in pairs]

@@ -172,7 +172,7 @@ def test_the_validation_cut_keeps_requests_and_their_attacks_together():
     part = whole.cut(3)
     assert part.attacked == [f"<{text}>" for text in part.asked] == ["<a0>", "<a3>", "<a6>"]
     assert part.harmless == ["h0", "h10", "h20"] and whole.cut(None) == whole
-    assert part.texts == [*part.attacked, *part.asked, *part.harmless] and len(part) == 9
+    assert part.every == [*part.attacked, *part.asked, *part.harmless] and len(part) == 9
 
 
 def test_the_first_of_each_set():

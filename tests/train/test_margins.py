@@ -44,7 +44,7 @@ def made(x64, chat, monkeypatch):
 
 def alone(chat, place: int, refusal: list[int]) -> float:
     """A row's margin by a plain model."""
-    prompt = chat.encode(PROMPTS.texts[place])
+    prompt = chat.encode(PROMPTS.every[place])
     both = [
         -of_arrays(THETA, chat.lm, NEURONS, *arrays([Row(prompt, ids[:WIDTH])], DECAY))[0]
         for ids in (OWN[place], refusal)

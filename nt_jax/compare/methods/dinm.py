@@ -13,6 +13,7 @@ from nt_jax.baselines.dinm import DOWN, SUFFIX, DinmExample, DinmFit, DinmOption
 from nt_jax.compare.fitting_data import FittingData
 from nt_jax.compare.method import Learned, Method, Setting, UnusableSettingError
 from nt_jax.config.registry import METHODS
+from nt_jax.data.prompts import text_of, with_text
 from nt_jax.errors import DataError, RunError
 from nt_jax.eval.under_test import ModelUnderTest
 from nt_jax.generate.intervention import Suffixed
@@ -44,7 +45,10 @@ def dinm(name: str = "dinm", fraction: float | None = None) -> Method:
         keep_prompt, keep_answer = data.kept_answer
         opening = data.model.tokenizer.encode("")
         tail = f" {SUFFIX}" if setting["suffix"] else ""
-        asked, kept = (data.model.encode(text + tail) for text in (prompt, keep_prompt))
+        asked, kept = (
+            data.model.encode(with_text(each, text_of(each) + tail))
+            for each in (prompt, keep_prompt)
+        )
         example = DinmExample(asked, safe, unsafe, kept, keep_answer, opening)
         try:
             found = fit_dinm(data.model.lm, example, options)

@@ -10,6 +10,7 @@ from nt_jax.checkpoints.tokenizer import Tokenizer, encode_chat
 from nt_jax.compare.fitting_data import FittingData
 from nt_jax.compare.method import Learned, Method, Setting
 from nt_jax.config.registry import METHODS
+from nt_jax.data.prompts import Prompt, as_conversation, text_of, with_text
 from nt_jax.data.records import Ids
 from nt_jax.errors import DataError
 from nt_jax.eval.under_test import ModelUnderTest
@@ -49,7 +50,8 @@ def system_prompt() -> Method:
     """Nothing is learned: the chat begins with a system message about safety."""
 
     def build(data: FittingData, setting: Setting, learned: Learned) -> ModelUnderTest:
-        encode = partial(encode_under, data.model.tokenizer, setting["prompt"])
+        chat = data.model.chat
+        encode = partial(encode_under, chat.tokenizer, setting["prompt"], thinking=chat.thinking)
         return ModelUnderTest("system_prompt", data.model, intervention=SystemPrompt(encode))
 
     settings = [{"prompt": prompt} for prompt in SYSTEM_PROMPTS]
@@ -63,15 +65,25 @@ class SystemPrompt:
     encode: partial
 
     def prepare(
-        self, lm: LanguageModel, scale_LF: Array, prompts: Sequence[Ids], texts: Sequence[str]
+        self, lm: LanguageModel, scale_LF: Array, prompts: Sequence[Ids], asked: Sequence[Prompt]
     ) -> Prepared:
         """The prompts with the system message in them."""
-        return Prepared([self.encode(text) for text in texts])
+        return Prepared([self.encode(prompt) for prompt in asked])
 
 
-def encode_under(tokenizer: Tokenizer, system: str, text: str) -> list[int]:
-    """A chat's prompt under a system message, or after it where the template knows none."""
+def encode_under(
+    tokenizer: Tokenizer, system: str, prompt: Prompt, thinking: bool = False
+) -> list[int]:
+    """A chat's prompt under a system message, or after it where the template knows none.
+
+    It stands in place of data.system_prompt and eval.system_prompt, and behind a record's own.
+    """
+    chat = as_conversation(prompt)
+    if chat.before and chat.before[0][0] == "system":
+        own = ("system", f"{chat.before[0][1]}\n\n{system}")
+        prompt = dataclasses.replace(chat, before=(own, *chat.before[1:]))
     try:
-        return encode_chat(tokenizer, text, system)
+        return encode_chat(tokenizer, prompt, system, thinking)
     except DataError:
-        return encode_chat(tokenizer, f"{system}\n\n{text}")
+        longer = with_text(prompt, f"{system}\n\n{text_of(prompt)}")
+        return encode_chat(tokenizer, longer, thinking=thinking)

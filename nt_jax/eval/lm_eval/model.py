@@ -12,8 +12,9 @@ import lm_eval.utils as harness  # pyright: ignore[reportMissingImports]
 from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
 from lm_eval.models.utils import normalize_gen_kwargs  # pyright: ignore[reportMissingImports]
 
+from nt_jax.checkpoints.chat_template import TEMPLATE_DATE
 from nt_jax.checkpoints.checkpoint import load_weights, open_checkpoint
-from nt_jax.checkpoints.tokenizer import TEMPLATE_DATE, decode, load_tokenizer
+from nt_jax.checkpoints.tokenizer import decode, load_tokenizer
 from nt_jax.data.batching import bucket
 from nt_jax.errors import ConfigError
 from nt_jax.generate.decode import Sampling

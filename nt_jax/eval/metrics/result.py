@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from nt_jax.data.prompts import of_json, text_of
 from nt_jax.errors import RunError
 
 BASE, TUNED = "base", "tuned"
@@ -123,7 +124,8 @@ def grouped(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], list]:
 
 def is_attacked(answer: Answer) -> bool:
     """Whether the model saw more than the bare request."""
-    return answer.get("prompt", answer.get("request")) != answer.get("request")
+    prompt = answer.get("prompt")
+    return prompt is not None and text_of(of_json(prompt)) != answer.get("request")
 
 
 def paired(first: Sequence[Answer], second: Sequence[Answer]) -> list[tuple[Answer, Answer]]:

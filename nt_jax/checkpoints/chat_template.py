@@ -1,0 +1,103 @@
+"""A checkpoint's chat template: conversations as one text, and what closes an answer in it."""
+
+from collections.abc import Sequence
+
+from jinja2.exceptions import TemplateError
+from transformers import PreTrainedTokenizerFast
+
+from nt_jax.checkpoints.marks import marks_of
+from nt_jax.console import say
+from nt_jax.data.prompts import USER, Message
+from nt_jax.errors import CheckpointError, DataError
+
+# Templates of LLaMA-3.1 and later write today's date, so the same prompt would differ from day to
+# day; this is the date they fall back to.
+TEMPLATE_DATE = "26 Jul 2024"
+ASKED, ANSWERED = "What is asked", "What is answered"  # texts that no template looks into
+
+
+def render(
+    tokenizer: PreTrainedTokenizerFast,
+    messages: Sequence[Message],
+    thinking: bool = False,
+    answered: bool = False,
+) -> str:
+    """The chat as the text that the model reads, up to where the next answer begins.
+
+    `answered`: the last message is an answer, and nothing is opened after it. Raises a DataError
+    where the template refuses the messages, a CheckpointError where there is none.
+    """
+    if tokenizer.chat_template is None:
+        raise CheckpointError(
+            f"The tokenizer of '{tokenizer.name_or_path}' has no chat template, so nothing can be "
+            "asked. Use an instruct model, or add chat_template.jinja to its directory."
+        )
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                list(messages),
+                tokenize=False,
+                add_generation_prompt=not answered,
+                enable_thinking=thinking,  # templates that do not know these two ignore them
+                date_string=TEMPLATE_DATE,
+            )
+        )
+    except TemplateError as error:
+        about = _about(messages)
+        raise DataError(f"The model's chat template refuses {about}: {error}.") from error
+
+
+def _about(messages: Sequence[Message]) -> str:
+    if messages[0]["role"] == "system":
+        return "a system message"
+    return "this message" if len(messages) == 1 else "this conversation"
+
+
+def _around_answer(tokenizer: PreTrainedTokenizerFast, thinking: bool) -> tuple[str, str] | None:
+    """(text between a question and its answer, text behind it); None if none can be rendered."""
+    chat = [{"role": USER, "content": ASKED}, {"role": "assistant", "content": ANSWERED}]
+    try:
+        text = render(tokenizer, chat, thinking, answered=True)
+    except DataError:
+        return None
+    before, found, behind = text.rpartition(ANSWERED)
+    return (before.rpartition(ASKED)[2], behind) if found else None
+
+
+def answer_end(
+    tokenizer: PreTrainedTokenizerFast, eos_ids: Sequence[int], thinking: bool = False
+) -> int:
+    """The token that closes an answer: the first behind it in a rendered chat, blanks aside.
+
+    A template that shows none falls back to the tokenizer's EOS, with a line on the screen. Raises
+    a CheckpointError where generation does not stop at that token (`eos_ids`).
+    """
+    where, around = tokenizer.name_or_path, _around_answer(tokenizer, thinking)
+    marks = marks_of(tokenizer)
+    mark = marks.at(around[1].lstrip()) if around else None
+    end = tokenizer.eos_token_id if mark is None else marks.ids[mark]
+    if not isinstance(end, int):
+        raise CheckpointError(
+            f"{where}: neither its chat template nor its tokenizer names a token that ends an "
+            "answer. Add eos_token to tokenizer_config.json."
+        )
+    name = tokenizer.convert_ids_to_tokens(end)
+    if end not in eos_ids:
+        raise CheckpointError(
+            f"{where}: answers end with {name} ({end}), but generation stops at "
+            f"{', '.join(map(str, eos_ids)) or 'no token'} alone. Add {end} to eos_token_id in "
+            "generation_config.json."
+        )
+    if mark is None:
+        say("warning", f"the chat template shows no end of an answer: {name} is taken for it")
+    return end
+
+
+def plain_turn_end(tokenizer: PreTrainedTokenizerFast, thinking: bool = False) -> str | None:
+    """What ends a user's turn, where it is plain text; None where it is a token of its own.
+
+    Anyone can write it ("[/INST]" of LLaMA-2), with the same ids as the template.
+    """
+    around = _around_answer(tokenizer, thinking)
+    between = around[0].strip() if around else ""
+    return between if between and not marks_of(tokenizer).count(between) else None

@@ -1,0 +1,53 @@
+"""What must hold of a model's texts before a run begins, and what token ids cannot defend."""
+
+from collections.abc import Sequence
+
+from nt_jax.config.schema import RunConfig
+from nt_jax.data.prompts import Prompt, messages_of
+from nt_jax.data.training import Parts
+from nt_jax.errors import ConfigError, DataError
+from nt_jax.eval.prompts import Tests
+from nt_jax.generate.chat import ChatText
+
+
+def check_texts(config: RunConfig, chat: ChatText) -> None:
+    """Raises, before any work, where nothing can be asked or no answer be closed.
+
+    A CheckpointError says what the model lacks, a ConfigError which system prompt it refuses.
+    """
+    chat.under(None).encode("Hello")
+    _ = chat.end_id
+    systems = {"data": config.data.system_prompt, "eval": config.eval.system_prompt}
+    for section, system in systems.items():
+        try:
+            chat.under(system).encode("Hello")
+        except DataError as error:
+            raise ConfigError(f"{section}.system_prompt: {error} Leave it out.") from error
+
+
+def plain_marks(chat: ChatText, parts: Parts, tests: Tests) -> list[str]:
+    """A line for each source whose prompts hold what ends a user's turn as plain text.
+
+    Such a mark ("[/INST]" of LLaMA-2) has the same token ids whoever writes it.
+    """
+    mark = chat.plain_turn_end
+    if mark is None:
+        return []
+    sources: dict[str, list[Prompt]] = {}
+    for records in parts.values():
+        for name, rows in (("harmful", records.harmful), ("harmless", records.harmless)):
+            sources.setdefault(f"data.{name}", []).extend(row.prompt for row in rows)
+        sources.setdefault("data.templates", []).extend(row.text for row in records.templates)
+    for row in tests.prompts:
+        sources.setdefault(row.dataset, []).append(row.prompt)
+    return [
+        f"{count} of {len(prompts)} prompts of {source} hold {mark!r}, which ends a user's turn "
+        "in this model's template: token ids cannot tell the two apart"
+        for source, prompts in sources.items()
+        if (count := _holding(mark, prompts))
+    ]
+
+
+def _holding(mark: str, prompts: Sequence[Prompt]) -> int:
+    texts = ([message["content"] for message in messages_of(prompt)] for prompt in prompts)
+    return sum(any(mark in text for text in of_prompt) for of_prompt in texts)
