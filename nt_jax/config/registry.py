@@ -20,7 +20,8 @@ JUDGES = {
     "classifier": JudgeLine("nt_jax.eval.judges.classifier", True),
     "guard": JudgeLine("nt_jax.eval.judges.guard", True),
 }
-# (model, example, options) -> Attribution (nt_jax/attribution/integrated.py).
+# (model, example, options) -> Attribution (nt_jax/attribution/integrated.py). A score of all
+# examples at once needs no line: attribution.score=MODULE:FUNCTION.
 SCORES = {
     "integrated": "nt_jax.attribution.integrated:integrated_gradients",
     "gradient": "nt_jax.attribution.gradient:gradient_times_activation",

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nt_jax.attribution.attack_selection import choose_templates
+from nt_jax.attribution.own_score import score_hash
 from nt_jax.checkpoints.checkpoint import fingerprint, open_checkpoint
 from nt_jax.config.registry import METRICS
 from nt_jax.config.schema import RunConfig, config_key
@@ -66,6 +67,7 @@ def read_inputs(config: RunConfig) -> Inputs:
     hashes = {
         "weights": fingerprint(model.checkpoint), "data": data_hash(records),
         "tests": tests_hash(tests, config.eval), "measuring": measuring_hash(config),
+        "score": score_hash(config.attribution.score),
     }  # fmt: skip
     tuned_on = [request for part in records.values() for request in part.requests]
     attacks = [template for part in records.values() for template in part.templates]
@@ -129,7 +131,7 @@ def stage_table(
             resumable=False,
         ),
         Stage(
-            "attribute", (*common, "attribution", "data"), ("weights", "data", "answers"),
+            "attribute", (*common, "attribution", "data"), ("weights", "data", "answers", "score"),
             lambda to: attribute_all(
                 model, records["train"], at("answers"), config.attribution, config.data, to),
         ),
