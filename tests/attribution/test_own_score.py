@@ -40,7 +40,7 @@ def test_the_function_is_found_by_module_and_name(write):
     [
         ("no_such_score:f", "no_such_score cannot be imported .ModuleNotFoundError: No module"),
         ("broken_score:f", "broken_score cannot be imported .SyntaxError: "),
-        ("raising_score:f", r"cannot be imported .ValueError: two lines. .*PYTHONPATH"),
+        ("raising_score:f", r"cannot be imported .ValueError: two lines.*PYTHONPATH"),
         ("named_score:g", "named_score has no function 'g'. It has f, h."),
         ("named_score:NUMBER", "has no function 'NUMBER'"),
         ("integral", "known are integrated, gradient, or MODULE:FUNCTION"),
