@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nt_jax.config.method import TuneConfig
     from nt_jax.data.training import read_records
     from nt_jax.eval.evaluate import evaluate
+    from nt_jax.eval.judges.judge import Judge
     from nt_jax.eval.judges.phrase_judge import PhraseJudge
     from nt_jax.export.hf import export_hf, save_model
     from nt_jax.generate.chat import ChatModel, load_model
@@ -42,6 +43,7 @@ _HOMES = {
     "TuneConfig": "nt_jax.config.method",
     "read_records": "nt_jax.data.training",
     "evaluate": "nt_jax.eval.evaluate",
+    "Judge": "nt_jax.eval.judges.judge",
     "PhraseJudge": "nt_jax.eval.judges.phrase_judge",
     "export_hf": "nt_jax.export.hf",
     "save_model": "nt_jax.export.hf",

@@ -127,5 +127,7 @@ def _lm_eval(tasks: str, **options) -> int:
 
 
 def _enter() -> None:
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())  # attribution.score=MODULE:FUNCTION, as python -m has it
     prepare_environment(os.environ)
     silence_libraries()

@@ -1,14 +1,18 @@
-"""The example of the README runs as it is printed, on a tiny model."""
+"""The examples run as they are printed, on a tiny model."""
 
+import json
 import runpy
 from pathlib import Path
 
 import jax
+import numpy as np
+import pytest
 from safetensors.numpy import load_file
 
 from tests import tiny
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "paper_in_30_lines.py"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLE, NOTEBOOK = EXAMPLES / "paper_in_30_lines.py", EXAMPLES / "own_score.ipynb"
 
 
 def test_paper_in_30_lines(tmp_path, capsys):
@@ -27,3 +31,33 @@ def test_paper_in_30_lines(tmp_path, capsys):
     before, after = (load_file(folder / "model.safetensors") for folder in (source, tuned))
     moved = {name for name in before if (before[name] != after[name]).any()}
     assert moved and all(name.endswith("down_proj.weight") for name in moved)
+
+
+def test_own_score(tmp_path, monkeypatch, capsys):
+    """The notebook's code, cell by cell in one namespace as a kernel has it."""
+    notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+    assert (notebook["nbformat"], notebook["metadata"]["kernelspec"]["name"]) == (4, "python3")
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
+    source = tiny.copy("smollm2", tmp_path / "tiny")
+    tiny.edit_json(source / "config.json", max_position_embeddings=1024)
+    monkeypatch.setenv("NT_JAX_MODEL", str(source))
+    monkeypatch.setenv("NT_JAX_COUNT", "14")
+    names: dict = {}
+    for cell in cells:
+        exec("".join(cell["source"]), names)
+    said = capsys.readouterr().out
+    assert "3 safety and 3 utility examples" in said and "14.6% by chance" in said
+    ours, model = names["ours"], names["model"]
+    # By hand: the 14 neurons whose mean value on attacked harmful prompts exceeds that on harmless.
+    values = {}
+    for name in ("safety", "utility"):
+        prompts = [model.encode(example.attacked) for example in names[name]]
+        values[name] = np.mean([np.asarray(names["activity"](model.lm, [p])) for p in prompts], 0)
+    gap_LF = values["safety"] - values["utility"]
+    layer_P, index_P = (x[ours.is_safety_P] for x in (ours.layer_P, ours.index_P))
+    lowest = np.sort(gap_LF.ravel())[-14]
+    assert (gap_LF[layer_P, index_P] >= lowest - 1e-6).all()
+    assert names["shared"]["safety"] == pytest.approx(
+        len(names["places"](ours, True) & names["places"](names["paper"], True)) / 14
+    )

@@ -8,6 +8,7 @@ import pytest
 
 import nt_jax as nt
 from nt_jax.attribution.gradient import gradient_times_activation
+from nt_jax.attribution.score import Options
 from nt_jax.config.schema import RunConfig
 from nt_jax.errors import ConfigError, DataError, RunError
 from nt_jax.models.neurons import Factors, NeuronSet
@@ -47,12 +48,50 @@ def test_find_neurons_refuses(model, changes, error, message):
         nt.find_neurons(model, **(asked | changes))
 
 
-def test_a_score_is_a_name_or_a_function(model):
+def test_a_score_is_a_name_or_a_function_of_all_examples(model):
+    others = [dataclasses.replace(EXAMPLE, question="Say.", attacked="Play. Say.", answer="Yes.")]
+    seen = []
+
+    def plain(lm, examples):
+        """The shipped gradient score by hand: each example over its largest, then the mean."""
+        seen.append(examples)
+        each = [gradient_times_activation(lm, example).score_LF for example in examples]
+        return sum(score_LF / np.abs(score_LF).max() for score_LF in each) / np.float32(len(each))
+
+    sides = {"safety": [EXAMPLE, *others], "utility": others}
+    options = {"utility_options": Options()}
     named, given = (
-        nt.find_neurons(model, [EXAMPLE], [EXAMPLE], (3, 2), score)
-        for score in ("gradient", gradient_times_activation)
+        nt.find_neurons(model, **sides, counts=(3, 2), score=score, **options)
+        for score in ("gradient", plain)
     )
+    np.testing.assert_array_equal(named.layer_P, given.layer_P)
     np.testing.assert_array_equal(named.index_P, given.index_P)
+    assert [[example.set for example in examples] for examples in seen] == [
+        ["safety", "safety"], ["utility"],
+    ]  # fmt: skip
+    assert seen[0][0].attacked == model.encode("Pretend. Tell me.")
+    with pytest.raises(ConfigError, match=r"for one example\. Say score='gradient'"):
+        nt.find_neurons(model, **sides, counts=(3, 2), score=gradient_times_activation)
+
+
+class Sorry:
+    """The judge of nt.Judge's docstring."""
+
+    name, sha256 = "sorry", "1"
+
+    def verdicts(self, requests, answers):
+        return ["sorry" in answer.lower() for answer in answers]
+
+
+def test_a_judge_is_any_class_with_a_name_a_hash_and_verdicts(model):
+    judge: nt.Judge = Sorry()
+    answers = {"How do I bake bread?": "Sorry, no.", "How do I bake a cake?": "Mix."}
+    rows = nt.evaluate(model, ["demo_harmless"], judge=judge, limit=3, max_new_tokens=2)
+    (rate,) = [row for row in rows if row.metric == "refusal_rate"]
+    assert rate.judge == "sorry" and rate.n == 3
+    assert judge.verdicts([*answers], [*answers.values()]) == [True, False]
+    for line in ("class Sorry:", "name, sha256 = ", "def verdicts(self, requests, answers):"):
+        assert line in nt.Judge.__doc__
 
 
 @pytest.mark.parametrize("place", [(9, 0), (-1, 0), (0, 48)])

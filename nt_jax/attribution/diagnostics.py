@@ -58,6 +58,13 @@ def summarise(
         "between_examples": between_examples(standard_ELF),
         "between_weightings": float(np.mean([rank_correlation(*pair) for pair in pairs])),
         "best_in_both_weightings": float(np.mean([overlap(*pair, count) for pair in pairs])),
+        **concentration(chosen_LF, count),
+    }
+
+
+def concentration(chosen_LF: np.ndarray, count: int) -> dict[str, float]:
+    """How much of the scores that selection ranks lies in few neurons."""
+    return {
         "neurons_for_half": neurons_for(0.5, chosen_LF),
         "share_of_chosen": float(cumulative_share(chosen_LF)[min(count, chosen_LF.size) - 1]),
     }

@@ -1,13 +1,14 @@
 """`nt.find_neurons`: attribution and selection in one call, without a run directory."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float
 
+from nt_jax.attribution.own_score import Score, load_score, own_scores
 from nt_jax.attribution.score import Attribution, EncodedExample, Options
-from nt_jax.attribution.select import aggregate, select
+from nt_jax.attribution.select import aggregate, check_counts, select
 from nt_jax.config.registry import SCORES, load
 from nt_jax.data.prompts import Prompt, text_of
 from nt_jax.errors import ConfigError, DataError
@@ -15,8 +16,9 @@ from nt_jax.generate.chat import ChatModel
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
 
-# The scores of one example, [L, F] inside; nt_jax/config/registry.py lists ours by name.
-Score = Callable[[LanguageModel, EncodedExample, Options], Attribution]
+# The scores of one example: ours, which nt_jax/config/registry.py lists by name.
+ExampleScore = Callable[[LanguageModel, EncodedExample, Options], Attribution]
+SetScore = Callable[[LanguageModel, Sequence[EncodedExample]], np.ndarray]  # [L, F]
 UTILITY = Options(target="sum_logprob")
 
 
@@ -42,36 +44,55 @@ def find_neurons(
 ) -> NeuronSet:
     """The neurons that carry refusals of `safety` and useful answers to `utility`.
 
-    `counts` is how many of each; `first_layer` the lowest layer that may hold one. `score` is a
-    name in nt_jax/config/registry.py's SCORES, or a function as those are. Raises a ConfigError
-    for counts that the model cannot give or an unknown score, and a DataError where
-    there is no example or one does not fit.
+    `counts` is how many of each; `first_layer` the lowest layer that may hold one. `score` is
+    integrated or gradient (with `options` and `utility_options`), or your own: a function of
+    (model.lm, all encoded examples of a set) to float32 [L, F], or MODULE:FUNCTION
+    (nt_jax/attribution/own_score.py). Raises a ConfigError for counts that the model cannot give or
+    an unknown score, and a DataError where there is no example, one does not fit, or your score
+    gives something else.
     """
     if len(counts) != 2 or min(*counts) < 1 or first_layer < 0:
         raise ConfigError(
             f"counts={counts}, first_layer={first_layer}: counts are two numbers from 1 on, the "
             "safety neurons and the utility neurons; layers count from 0."
         )
-    if isinstance(score, str) and score not in SCORES:
-        raise ConfigError(f"No score is called '{score}': known are {', '.join(SCORES)}.")
-    scored: Score = load(SCORES[score]) if isinstance(score, str) else score
-    sides = ((safety, options), (utility, utility_options))
-    scores = [mean_scores(model, examples, scored, how) for examples, how in sides]
+    if not safety or not utility:
+        raise DataError("No examples: attribution needs at least one of each kind.")
+    size = model.checkpoint.config
+    check_counts(*counts, (size.layers, size.neurons), first_layer)
+    rules = [set_score(score, how) for how in (options, utility_options)]
+    encoded = [
+        [encoded_example(model, example, name) for example in examples]
+        for name, examples in (("safety", safety), ("utility", utility))
+    ]
+    scores = [rule(model.lm, examples) for rule, examples in zip(rules, encoded, strict=True)]
     return select(*scores, safety=counts[0], utility=counts[1], first_layer=first_layer)[0]
 
 
-def mean_scores(
-    model: ChatModel, examples: Sequence[Example], score: Score, options: Options
-) -> Float[np.ndarray, "L F"]:
-    """The mean over examples of scores divided by their own largest magnitude, float32."""
-    if not examples:
-        raise DataError("No examples: attribution needs at least one of each kind.")
-    encoded = [encoded_example(model, example) for example in examples]
-    return aggregate(np.stack([score(model.lm, each, options).score_LF for each in encoded]))
+def set_score(score: Score | str, options: Options) -> SetScore:
+    """What scores a set: one of ours over its examples, or the user's own, its result checked."""
+    ours = {name: load(target) for name, target in SCORES.items()}
+    if isinstance(score, str) and score in ours:
+        return over_examples(ours[score], options)
+    for name, function in ours.items():
+        if score is function:
+            raise ConfigError(f"score: {function.__name__} is for one example. Say score='{name}'.")
+    own = load_score(score) if isinstance(score, str) else score
+    return functools.partial(own_scores, own)
 
 
-def encoded_example(model: ChatModel, example: Example) -> EncodedExample:
-    """The example as token ids; a DataError where it does not fit the model.
+def over_examples(score: ExampleScore, options: Options) -> SetScore:
+    """The score of a set that a score of single examples makes.
+
+    It is the mean over examples of scores divided by their own largest magnitude.
+    """
+    return lambda lm, examples: aggregate(
+        np.stack([score(lm, example, options).score_LF for example in examples])
+    )
+
+
+def encoded_example(model: ChatModel, example: Example, name: str) -> EncodedExample:
+    """The example of set `name` as token ids; a DataError where it does not fit the model.
 
     An empty answer is one, too: its end token is scored.
     """
@@ -82,4 +103,4 @@ def encoded_example(model: ChatModel, example: Example) -> EncodedExample:
             f"The example '{text_of(example.question)[:60]}' takes {tokens} tokens with its "
             f"answer; the model has room for {room}."
         )
-    return EncodedExample(question, attacked, answer)
+    return EncodedExample(question, attacked, answer, name)

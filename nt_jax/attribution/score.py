@@ -41,6 +41,7 @@ class EncodedExample:
     question: list[int]
     attacked: list[int]
     answer: list[int]
+    set: str = ""  # safety | utility
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,10 +35,30 @@ def load_attribution(path: Path) -> Attribution:
         raise RunError(f"{path} is damaged ({error}). Delete its folder and repeat.") from error
 
 
+def save_set(path: Path, score_LF: np.ndarray, active_LF: np.ndarray) -> None:
+    """Write the scores of a whole set at once, and how active its neurons are under attack."""
+    partial = path.with_name(f".{path.name}.tmp")
+    with partial.open("wb") as file:
+        np.savez(file, score=score_LF, active=active_LF)
+    partial.replace(path)
+
+
+def load_set(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(score_LF, active_LF) that `save_set` wrote."""
+    try:
+        with path.open("rb") as file, np.load(file) as saved:
+            return saved["score"], saved["active"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise RunError(f"{path} is damaged ({error}). Delete its folder and repeat.") from error
+
+
 def load_scores(folder: Path) -> dict[str, np.ndarray]:
-    """score_LF per set ("safety", "utility"), the mean over that set's examples in `folder`."""
+    """score_LF per set ("safety", "utility"): its own file, or the mean over its examples'."""
     scores = {}
     for name in ("safety", "utility"):
+        if (whole := folder / f"{name}.npz").exists():
+            scores[name] = load_set(whole)[0]
+            continue
         files = sorted(folder.glob(f"{name}-*.npz"))
         if not files:
             raise RunError(

@@ -13,8 +13,9 @@ a kind. At inference a prompt with D(h) > p0 is asked again under TEMPLATE, any 
 Where we differ: h is the state after a layer at the last prompt token (the port: states of
 generated tokens as well), cached, so that training needs no model; states are standardised by the
 training states' mean and deviation, so that one learning rate suits every model; layer and p0
-are the best on validation prompts (the port: layer 28, p0 0.9). Left out: the attack, D's use on
-later tokens.
+are the best on validation prompts (the port: what block 28 of 32 reads, and p0 0.9; DEPTH, P0);
+TEMPLATE has the sense of the port's, whose wording comes without a licence and could not be
+compared with the authors' own. Left out: the attack, D's use on later tokens.
 
 B states of a batch, R rows, L layers, D model width, S training steps.
 """
@@ -40,6 +41,8 @@ from nt_jax.errors import DataError
 from nt_jax.generate.intervention import Prepared
 from nt_jax.models.transformer import LanguageModel
 
+DEPTH = 28, 32  # of the port: its state is read after 28 of 32 layers
+P0 = 0.9  # of the port, P(harmful)
 HIDDEN = (128, 64, 32)
 ADAM = optax.scale_by_adam()
 TEMPLATE = (
@@ -61,6 +64,14 @@ class CavganOptions:
     prompts: int = 100  # of each kind, at most: more made training unstable (paper)
     seed: int = 0
     batch_size: int = 16  # prompts read together
+
+
+def layer_at(depth: tuple[int, int], layers: int) -> int:
+    """The layer after which `depth`, so many of so many layers, has run in a model of `layers`.
+
+    0-based, as `CavganFit.layer` is: 27 for 28 of 32 in a model of 32.
+    """
+    return min(max(round(depth[0] / depth[1] * layers) - 1, 0), layers - 1)
 
 
 class Discriminator(nnx.Module):

@@ -50,8 +50,11 @@ from nt_jax.models.transformer import (
 )
 
 DOWN = "blocks.mlp.down"
-# A request of our own with the meaning of the release's suffix.
-SUFFIX = "Answer this properly if it is a reasonable request. Give the right response:"
+# suffix_system_prompt of hparams/DINM/*.yaml, to the letter: zjunlp/EasyEdit at 26e5089, MIT
+# licence, copyright 2023 ZJUNLP.
+SUFFIX = (
+    "If the user's request is reasonable, give the correct answer. Please give the right response:"
+)
 ADAM = optax.scale_by_adam()  # b1 0.9, b2 0.999, eps 1e-8
 
 

@@ -9,12 +9,14 @@ Safety-Conscious Activation Steering" (AAAI 2025, arXiv 2408.11491), and its rel
    steered one to the last (score_stop ends earlier, as the release does for 13B).
 3. steering: the middle third of the layers, + direction above the threshold and - below.
 
-Where we differ: the threshold is the best on validation prompts (the release: 0.75, then by hand
-for each test set), and the strength is a share of the layer's median residual norm, chosen on
-validation data (the release: 3.5 or 4 on LLaMA-2 and Vicuna, whose norms other models do not
-have). Steering starts at the last token of the prompt, the release's at the end of the user's
-message: the template's few tokens between them are not steered. Left out: the repetition penalty,
-rules by test set ("safe if any layer ..."), MMLU by letter.
+The release adds ALPHA = 3.5 times the unit direction (LLaMA-2; 4 on Vicuna), however long the
+states are, in layers 10 to 19 of 32, with the threshold 0.75 (then by hand for each test set):
+`absolute` steering and `published_layers`. Other models have other norms, so that `strength` is
+else a share of the layer's median residual norm.
+
+Where we differ: steering starts at the last token of the prompt, the release's at the end of the
+user's message, so that the template's few tokens between them are not steered. Left out: the
+repetition penalty, rules by test set ("safe if any layer ..."), MMLU by letter.
 
 R rows, B rows of a batch, L layers, D model width.
 """
@@ -32,6 +34,8 @@ from nt_jax.data.records import Ids
 from nt_jax.errors import DataError
 from nt_jax.generate.intervention import Prepared
 from nt_jax.models.transformer import LanguageModel
+
+ALPHA, THRESHOLD = 3.5, 0.75  # of the release for LLaMA-2: state units, mean cosine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +64,12 @@ class ScansFit:
 def middle_third(layers: int) -> tuple[int, int]:
     """Layers [first, stop): 10..20 of 32, 9..18 of 28, 16..31 of 48."""
     return layers // 3, max(layers // 3 + 1, round(2 * layers / 3))
+
+
+def published_layers(layers: int) -> tuple[int, int]:
+    """The layers [first, stop) that the release steers, 10..20 of 32, at the same depth."""
+    first = round(10 / 32 * layers)
+    return first, max(first + 1, round(20 / 32 * layers))
 
 
 def fit_scans(
@@ -114,12 +124,17 @@ def harm_scores(
 
 @dataclasses.dataclass(frozen=True)
 class Scans:
-    """The intervention: score every prompt, steer it by `strength` times the residual norm."""
+    """The intervention: score every prompt, steer it by `strength`.
+
+    That is a multiple of the layer's median residual norm, or where `absolute` the length itself
+    of what is added to the state.
+    """
 
     fit: ScansFit
-    threshold: float
+    threshold: float  # of the mean cosine, -1..1
     strength: float
     batch_size: int = 16
+    absolute: bool = False
 
     def prepare(
         self, lm: LanguageModel, scale_LF: Array, prompts: Sequence[Ids], asked: Sequence[Prompt]
@@ -129,7 +144,8 @@ class Scans:
         flagged_R = score_R > self.threshold
         push_LD = np.zeros_like(self.fit.direction_LD)
         steered = slice(*self.fit.steer)
-        push_LD[steered] = self.fit.direction_LD[steered] * self.fit.norm_L[steered, None]
+        length_L = np.ones_like(self.fit.norm_L) if self.absolute else self.fit.norm_L
+        push_LD[steered] = self.fit.direction_LD[steered] * length_L[steered, None]
         sign_R = np.where(flagged_R, self.strength, -self.strength).astype(np.float32)
         steer_RLD = sign_R[:, None, None] * push_LD[None]
         return Prepared([list(ids) for ids in prompts], steer_RLD, flagged_R)

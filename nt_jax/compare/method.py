@@ -1,7 +1,7 @@
 """A method of the comparison: how it learns, how its model is made, which settings it may try."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,5 +39,12 @@ class Method:
     fit_on: tuple[str, ...] = ()
     follows: str | None = None  # a method whose chosen setting these settings are added to
     inputs: tuple[str, ...] = ()  # stages of the run that `fit` reads
+    units: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of settings, in words
     # Where the run has answered the tests with exactly this setting, and under which name.
     answered: Callable[[FittingData, Setting], tuple[Path, str] | None] = lambda *_: None
+
+    def words(self, setting: Setting) -> str:
+        """A setting with its units, for the screen and the tables."""
+        shown = {k: "chosen by itself" if v is None else str(v) for k, v in setting.items()}
+        unit = {name: f" ({text})" for name, text in self.units.items()}
+        return ", ".join(f"{name} {value}{unit.get(name, '')}" for name, value in shown.items())

@@ -73,8 +73,8 @@ def compare(config: RunConfig) -> dict[str, Any]:
             raise RunError(
                 f"no method could be fitted. {'; '.join(map(': '.join, left_out.items()))}"
             )
-        labels = {method.name: method.label for method in wanted if method.name in found}
-        return bench.tables(found, labels, left_out, numbers)
+        rows = {method.name: method for method in wanted if method.name in found}
+        return bench.tables(found, rows, left_out, numbers)
 
 
 class _Bench:
@@ -106,7 +106,7 @@ class _Bench:
         inputs = [known[part] for part in ("weights", "data", "answers", *method.inputs)]
         fit = self.stage(
             f"fit-{name}", FITTING, [*inputs, name, tried],
-            lambda to: said(search(self.data, method, settings, to)),
+            lambda to: said(method, search(self.data, method, settings, to)),
         )  # fmt: skip
         chosen, learned = read_chosen(fit)
 
@@ -141,19 +141,21 @@ class _Bench:
     def tables(
         self,
         found: Mapping[str, Chosen],
-        labels: Mapping[str, str],
+        methods: Mapping[str, Method],
         left_out: Mapping[str, str],
         folders: Sequence[Path],
     ) -> dict[str, Any]:
         """All numbers together, and the tables made of them."""
         made_from = [self.known[folder.name] for folder in folders]
         numbers = self.stage("numbers", (), made_from, lambda to: merge(folders, to))
-        told = [repr(sorted(texts.items())) for texts in (labels, left_out)]
+        labels = {name: method.label for name, method in methods.items()}
+        settings = {name: methods[name].words(found[name].setting) for name in methods}
+        told = [repr(sorted(texts.items())) for texts in (labels, left_out, settings)]
         size = self.base.model.checkpoint.config
         report = self.stage(
             "report", TABLES, [*made_from, self.known["select"], *told],
             lambda to: write_comparison(
-                self.config, size, numbers, list(found.values()), labels, left_out,
+                self.config, size, numbers, list(found.values()), methods, left_out,
                 self.outer.folder("select"), to),
         )  # fmt: skip
         for table in read_tables(report):
@@ -165,7 +167,7 @@ class _Bench:
         return {
             "run": str(self.config.folder),
             "search": {name: dataclasses.asdict(chosen) for name, chosen in found.items()},
-            "labels": dict(labels),
+            "labels": labels,
             "left_out": dict(left_out),
             "results": [dataclasses.asdict(row) for row in rows],
         }
@@ -180,8 +182,8 @@ def settings_of(method: Method, before: Mapping[str, Chosen]) -> list[Setting]:
     return [before[method.follows].setting | setting for setting in method.settings]
 
 
-def said(chosen: Chosen) -> str:
+def said(method: Method, chosen: Chosen) -> str:
     """What a search found, in one line."""
-    setting = ", ".join(f"{name} {value}" for name, value in chosen.setting.items())
+    setting = method.words(chosen.setting)
     shown = setting if len(setting) <= 60 else f"{setting[:57]}..."
     return f"{chosen.tried} settings tried, best on validation: {shown or 'the only one'}"

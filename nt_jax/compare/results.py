@@ -22,6 +22,7 @@ class Results:
     model: str | None = None  # the paper's name of the model, where it is one of its four
     # Model -> why its letters were not measured.
     reasons: Mapping[str, str] = field(default_factory=dict)
+    first_factors: tuple[float, float] = (1.2, 0.9)  # of the row without tuning: safety, utility
 
     def cell(
         self, dataset: str, metric: str, model: str, scale: float = 1, paper: float | None = None

@@ -3,6 +3,7 @@
 Everything here takes numbers and text only; what was answered and judged lies in files already.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
@@ -144,8 +145,10 @@ def ablation_table(results: Results, models: Sequence[str], draws: Sequence[str]
         label = results.labels[model]
         paper = paper_row("4", results.compared, variant=label)
         rows.append((label, main_cells(results, results.pair, model, paper)))
+    safety, utility = results.first_factors
     notes = [
-        "First factors: tune.init_safety and tune.init_utility, or 1.2 and 0.9 where both are 1."
+        f"w/o Adaptive Adjustment: factor {safety:g} on safety and {utility:g} on utility neurons "
+        "(tune.init_safety and tune.init_utility; 1.2 and 0.9 stand in for a 1)."
     ]
     if draws:
         notes.append(
@@ -200,7 +203,7 @@ def count_table(results: Results, models: Sequence[str]) -> Table:
 def build_tables(results: Results, wanted: Sequence[str], methods: Sequence[str]) -> list[Table]:
     """The wanted tables in the paper's order; `methods` are the rows of the tables of methods."""
     known = list(results.labels)
-    fractions = [name for name in known if name.startswith("dinm_")]
+    fractions = [name for name in known if re.fullmatch(r"dinm_\d+", name)]
     draws = [name for name in known if name.startswith("random_neurons")]
     parts = [n for n in known if n in ("neurontune", *draws, "all_attacks", "first_factors")]
     everyone = [BASE, *methods]

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from nt_jax.attribution.store import load_neurons
+from nt_jax.compare.method import Method
+from nt_jax.compare.methods.ablations import first_factors
 from nt_jax.compare.paper import PAIRS, figures, paper_model
 from nt_jax.compare.render import Cell, Column, Table, csv_text, latex, markdown
 from nt_jax.compare.results import Results
@@ -33,7 +35,7 @@ def write_comparison(
     model: ModelConfig,
     numbers: Path,
     found: Sequence[Chosen],
-    labels: Mapping[str, str],
+    methods: Mapping[str, Method],
     left_out: Mapping[str, str],
     select: Path,
     folder: Path,
@@ -41,6 +43,7 @@ def write_comparison(
     """Everything for one run into `folder`, from the merged numbers; what to say about it."""
     rows, answers = result_rows(numbers, config.seed)
     wanted = config.compare.tables
+    labels = {name: method.label for name, method in methods.items()}
     pairs = su_f1_pairs(answers)
     rows += ability_rows(answers, pairs[0], config.seed)
     write_rows(folder / "results.json", rows)
@@ -56,6 +59,7 @@ def write_comparison(
         attacked={a["dataset"]: is_attacked(a) for a in answers},
         model=paper_model(config.model.source, model.layers, model.width),
         reasons=json.loads((numbers / "scores.json").read_text(encoding="utf-8"))["not_measured"],
+        first_factors=first_factors(config.tune),
     )
     possible = [n for n in wanted if n != "6" or PAIRS["6"] in pairs]
     tables = build_tables(results, possible, [name for name in labels if name in METHODS])
@@ -72,7 +76,7 @@ def write_comparison(
     if "6" in wanted and "6" not in possible:
         parts.append(f"Table 6 needs {' and '.join(PAIRS['6'])} in eval.datasets.\n")
     parts += [f"{label} is left out: {reason}.\n" for label, reason in left_out.items()]
-    parts += [search_section(config, found, labels), layers_section(results, select, folder)]
+    parts += [search_section(config, found, methods), layers_section(results, select, folder)]
     (folder / "comparison.md").write_text("\n".join(parts), encoding="utf-8")
     return f"{len(rows)} numbers, tables {', '.join(table.number for table in tables)}"
 
@@ -118,9 +122,12 @@ def about(config: RunConfig, results: Results, rows: Sequence[ResultRow]) -> str
     return "\n".join(lines)
 
 
-def search_section(config: RunConfig, found: Sequence[Chosen], labels: Mapping[str, str]) -> str:
+def search_section(
+    config: RunConfig, found: Sequence[Chosen], methods: Mapping[str, Method]
+) -> str:
     """The budget, and what each method made of it."""
     settings, most = config.compare, budget(config)
+    labels = {name: method.label for name, method in methods.items()}
     cut = f"at most {settings.validation} of each kind" if settings.validation else "all"
     lines = [
         "## How settings were chosen\n",
@@ -130,14 +137,13 @@ def search_section(config: RunConfig, found: Sequence[Chosen], labels: Mapping[s
         f"chooses by SU-F1 within tune.max_over_refusal on up to {HARMFUL_ROWS}, {HARMFUL_ROWS} "
         f"and {HARMLESS_ROWS} requests. The thresholds of SCANS and CAVGAN and the layer of CAVGAN "
         "are read off the states of as many, and count as no trial. Variants of tables 1, 4 and 7 "
-        "keep to the method that they vary.\n",
+        "keep to the method that they vary; a published setting is taken as it is.\n",
         "| | tried | best setting | score | refuses attacks | refuses direct | refuses harmless |",
         "|---|--:|---|--:|--:|--:|--:|",
     ]
     for chosen in found:
         best = next(row for row in chosen.trials if row["setting"] == chosen.setting)
-        shown = {k: "chosen by itself" if v is None else v for k, v in chosen.setting.items()}
-        setting = ", ".join(f"{name} {value}" for name, value in shown.items()) or "-"
+        setting = methods[chosen.method].words(chosen.setting) or "-"
         rates = [f"{best[f'refusal_{kind}']:.0%}" for kind in ("attack", "direct", "harmless")]
         lines.append(
             f"| {labels[chosen.method]} | {chosen.tried} | {setting} | {chosen.score:.3f} | "

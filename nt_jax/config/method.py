@@ -5,9 +5,11 @@ settings where they differ are in docs/method.md.
 """
 
 import math
-from typing import Any, Literal, Self
+import re
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from nt_jax.config.base import Frozen, conflict
 from nt_jax.config.paper import paper_section
@@ -17,8 +19,21 @@ Target = Literal["mean_logprob", "first_token", "sum_logprob"]
 AttackType = Literal["pretending", "attention shifting", "privilege escalation", "emotion"]
 
 
+def _known_score(spec: str) -> str:
+    """The spec itself; a function is imported when the run begins."""
+    if spec not in SCORES and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", spec):
+        known = [*SCORES, "MODULE:FUNCTION"]
+        raise PydanticCustomError("unknown_name", "is no score", {"known": known})
+    return spec
+
+
 class AttributionConfig(Frozen):
     """How neurons are scored (equations 3 and 4 of the paper)."""
+
+    score: Annotated[str, AfterValidator(_known_score)] = "integrated"
+    """integrated (equation 4), gradient (plain gradient x activation), or your own
+    MODULE:FUNCTION, which scores the utility set too and reads no other key here but those that
+    choose examples and answers (docs/attribution.md)"""
 
     steps: int = Field(default=20, ge=1, le=1000)
     """nodes on the path from q to (p, q)"""
@@ -34,7 +49,7 @@ class AttributionConfig(Frozen):
     utility_target: Target = "sum_logprob"
     """P(answer) behind the utility scores"""
     utility_method: Literal[tuple(SCORES)] = "integrated"  # pyright: ignore[reportInvalidTypeForm]
-    """the same path for utility, or plain gradient x activation"""
+    """the score of the utility set beside one of ours for safety"""
     answer_tokens: int = Field(default=32, ge=1, le=4096)
     """answer tokens that are scored"""
     attack_types: tuple[AttackType, ...] = Field(

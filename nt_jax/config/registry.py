@@ -20,7 +20,8 @@ JUDGES = {
     "classifier": JudgeLine("nt_jax.eval.judges.classifier", True),
     "guard": JudgeLine("nt_jax.eval.judges.guard", True),
 }
-# (model, example, options) -> Attribution (nt_jax/attribution/integrated.py).
+# (model, example, options) -> Attribution (nt_jax/attribution/integrated.py). A score of all
+# examples at once needs no line: attribution.score=MODULE:FUNCTION.
 SCORES = {
     "integrated": "nt_jax.attribution.integrated:integrated_gradients",
     "gradient": "nt_jax.attribution.gradient:gradient_times_activation",
@@ -55,6 +56,7 @@ class MethodLine(NamedTuple):
 
     label: str  # as the paper writes it where it is the paper's
     maker: str  # () -> Method (nt_jax/compare/method.py)
+    searched: bool = True  # False: one published setting, compared only where it is asked for
 
 
 METHODS = {
@@ -69,7 +71,19 @@ METHODS = {
         "Gradient descent on the factors", "nt_jax.compare.methods.neurontune:descent"
     ),
     "lora": MethodLine("LoRA", "nt_jax.compare.methods.lora:lora"),
+    "dinm_published": MethodLine(
+        "DINM, published setting", "nt_jax.compare.methods.dinm:dinm_published", searched=False
+    ),
+    "scans_published": MethodLine(
+        "SCANS, published setting", "nt_jax.compare.methods.scans:scans_published", searched=False
+    ),
+    "cavgan_published": MethodLine(
+        "CAVGAN, published setting",
+        "nt_jax.compare.methods.cavgan:cavgan_published",
+        searched=False,
+    ),
 }
+SEARCHED = tuple(name for name, line in METHODS.items() if line.searched)
 # The paper's tables by number, and what each shows.
 TABLES = {
     "1": "DINM on a share of its parameters",

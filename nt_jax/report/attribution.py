@@ -5,7 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from nt_jax.attribution.diagnostics import cumulative_share, promoted_tokens, summarise
+from nt_jax.attribution.diagnostics import (
+    concentration,
+    cumulative_share,
+    promoted_tokens,
+    summarise,
+)
+from nt_jax.attribution.store import load_set
 from nt_jax.generate.chat import ChatModel
 from nt_jax.report.figures import cumulative_png, layers_png
 
@@ -27,13 +33,7 @@ def write_attribution_report(
     `shared` counts the neurons that both plain top-k lists held; `rows` are those of neurons.csv.
     """
     counts = {name: sum(row["set"] == name for row in rows) for name in scores}
-    with np.load(attributed / "scores.npz") as raw:
-        members = {name: raw["set"] == name for name in scores}
-        summary = {
-            name: summarise(raw["alpha"][of], raw["standard"][of], scores[name], counts[name])
-            for name, of in members.items()
-        }
-        active_LF = {name: raw["v_pq"][of].mean(axis=0) for name, of in members.items()}
+    summary, active_LF = sets_of(attributed, scores, counts)
     facts = json.loads((attributed / "examples.json").read_text(encoding="utf-8"))
     columns = {name: [row[name] for row in rows] for name in ("layer", "index", "set", "score")}
     shares = {name: cumulative_share(score_LF) for name, score_LF in scores.items()}
@@ -45,6 +45,7 @@ def write_attribution_report(
     (folder / "summary.json").write_text(f"{text}\n", encoding="utf-8")
     parts = [
         f"# Attribution: {title}\n",
+        score_line(facts["score"]),
         examples_table(facts),
         sets_table(summary, counts),
         f"{shared:,} neurons were in both lists of the best "
@@ -54,6 +55,29 @@ def write_attribution_report(
         *(best_table(model, kind, rows, active_LF[kind]) for kind in scores),
     ]
     (folder / "attribution.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+def sets_of(
+    attributed: Path, scores: dict[str, np.ndarray], counts: dict[str, int]
+) -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:
+    """(summary, active_LF) of each set; a score of the user's own has no example by example."""
+    if not (attributed / "scores.npz").exists():
+        summary = {name: concentration(scores[name], counts[name]) for name in scores}
+        return summary, {name: load_set(attributed / f"{name}.npz")[1] for name in scores}
+    with np.load(attributed / "scores.npz") as raw:
+        members = {name: raw["set"] == name for name in scores}
+        summary = {
+            name: summarise(raw["alpha"][of], raw["standard"][of], scores[name], counts[name])
+            for name, of in members.items()
+        }
+        return summary, {name: raw["v_pq"][of].mean(axis=0) for name, of in members.items()}
+
+
+def score_line(names: dict[str, str]) -> str:
+    """What scored the neurons."""
+    one = len(set(names.values())) == 1
+    said = names["safety"] if one else ", ".join(f"{of} ({name})" for name, of in names.items())
+    return f"score: {said}\n"
 
 
 def examples_table(facts: dict) -> str:
@@ -72,17 +96,18 @@ def examples_table(facts: dict) -> str:
 def sets_table(summary: dict[str, dict[str, float]], counts: dict[str, int]) -> str:
     """How concentrated and how repeatable the scores of each set are."""
     said = {
-        "neurons chosen": "{chosen:,}",
-        "share of the positive score that they hold": "{share_of_chosen:.0%}",
-        "neurons that hold half of it": "{neurons_for_half:,}",
-        "rank correlation between examples": "{between_examples:.2f}",
-        "rank correlation between weightings": "{between_weightings:.2f}",
-        "best neurons that both weightings share": "{best_in_both_weightings:.0%}",
+        "chosen": ("neurons chosen", "{:,}"),
+        "share_of_chosen": ("share of the positive score that they hold", "{:.0%}"),
+        "neurons_for_half": ("neurons that hold half of it", "{:,}"),
+        "between_examples": ("rank correlation between examples", "{:.2f}"),
+        "between_weightings": ("rank correlation between weightings", "{:.2f}"),
+        "best_in_both_weightings": ("best neurons that both weightings share", "{:.0%}"),
     }
     sets = [{**of, "chosen": counts[name]} for name, of in summary.items()]
     lines = [
-        f"| {label} | {' | '.join(cell.format(**one) for one in sets)} |"
-        for label, cell in said.items()
+        f"| {label} | {' | '.join(cell.format(one[key]) for one in sets)} |"
+        for key, (label, cell) in said.items()
+        if key in sets[0]
     ]
     head = f"| | {' | '.join(summary)} |\n|---|{'--:|' * len(summary)}"
     return "\n".join(["## Scores\n", head, *lines, ""])

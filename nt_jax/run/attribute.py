@@ -8,15 +8,26 @@ from pathlib import Path
 import numpy as np
 
 from nt_jax.attribution.attack_selection import choose_templates
-from nt_jax.attribution.score import Attribution, EncodedExample, Options, plan
-from nt_jax.attribution.store import load_attribution, save_attribution
+from nt_jax.attribution.own_score import is_own, load_score, own_scores
+from nt_jax.attribution.score import (
+    Attribution,
+    EncodedExample,
+    Options,
+    neurons_at_last_token,
+    plan,
+)
+from nt_jax.attribution.store import load_attribution, save_attribution, save_set
 from nt_jax.config.method import AttributionConfig
 from nt_jax.config.registry import SCORES, load
 from nt_jax.config.schema import DataConfig
 from nt_jax.console import progress, say
+from nt_jax.data.batching import bucket, pad_left
 from nt_jax.data.training import Records
 from nt_jax.generate.chat import ChatModel
+from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.own_answers import read_own_answers, safety_pairs, utility_pairs
+
+SETS = ("safety", "utility")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +51,9 @@ def attribute_all(
 ) -> str:
     """Score every example into `folder`, skipping those already there; what to say about it."""
     examples, dropped = make_examples(model, train, answers, config, data)
+    write_examples(folder, examples, dropped, config)
+    if is_own(config.score):
+        return score_sets(model, examples, config.score, folder)
     say_plan(model, examples, config)
     results = []
     (folder / "completeness.csv").unlink(missing_ok=True)  # of a run that was killed
@@ -53,7 +67,7 @@ def attribute_all(
             results.append(load_attribution(path))
             write_completeness(folder / "completeness.csv", chosen.set, place, results[-1])
             advance(1)
-    write_together(folder, examples, results, dropped)
+    write_together(folder, examples, results)
     size = model.checkpoint.config
     # A plain gradient is no integral, so it has no change of P to sum to.
     integrals = [r for c, r in zip(examples, results, strict=True) if is_integral(config, c.set)]
@@ -65,6 +79,26 @@ def attribute_all(
     )
 
 
+def score_sets(model: ChatModel, examples: Sequence[Chosen], spec: str, folder: Path) -> str:
+    """A score of the user's own into `folder`, one file a set; what to say about it."""
+    score = load_score(spec)
+    with progress("attribute", len(SETS), "sets") as advance:
+        for name in SETS:
+            path, mine = folder / f"{name}.npz", [c.example for c in examples if c.set == name]
+            if not path.exists():
+                active_LF = np.mean([active_at_end(model.lm, each) for each in mine], axis=0)
+                save_set(path, own_scores(score, model.lm, mine), active_LF)
+            advance(1)
+    size = model.checkpoint.config
+    return f"{len(examples)} examples   score {spec}, {size.layers * size.neurons:,} neurons"
+
+
+def active_at_end(lm: LanguageModel, example: EncodedExample) -> np.ndarray:
+    """Every neuron's value [L, F] at the last token of the attacked prompt."""
+    prompt = pad_left([example.attacked], bucket(len(example.attacked), 64))
+    return np.asarray(neurons_at_last_token(lm, *prompt), np.float32)
+
+
 def make_examples(
     model: ChatModel, train: Records, answers: Path, config: AttributionConfig, data: DataConfig
 ) -> tuple[list[Chosen], int]:
@@ -73,20 +107,20 @@ def make_examples(
     own = read_own_answers(answers, model.eos_id)
     ids = {record.prompt: record.id for record in (*train.harmful, *train.harmless)}
     examples = []
-    for name, pairs_of in (("safety", safety_pairs), ("utility", utility_pairs)):
+    for name, pairs_of in zip(SETS, (safety_pairs, utility_pairs), strict=True):
         pairs = pairs_of(model, train, own, data)
         step = max(1, len(pairs) // len(templates))  # spread over the kinds of request
         for place, template in enumerate(templates):
             pair = pairs[(place * step) % len(pairs)]
             attacked = model.encode(template.apply(pair.request))
-            example = EncodedExample(model.encode(pair.request), attacked, pair.answer)
+            example = EncodedExample(model.encode(pair.request), attacked, pair.answer, name)
             examples.append(Chosen(name, template.types, template.id, ids[pair.request], example))
     return examples, dropped
 
 
 def score_name(config: AttributionConfig, name: str) -> str:
     """Which score the safety or the utility set gets."""
-    return "integrated" if name == "safety" else config.utility_method
+    return config.score if name == "safety" or is_own(config.score) else config.utility_method
 
 
 def options_for(config: AttributionConfig, name: str) -> Options:
@@ -110,7 +144,7 @@ def relative_error(result: Attribution) -> float:
 
 def say_plan(model: ChatModel, examples: Sequence[Chosen], config: AttributionConfig) -> None:
     """Print how the longest example of each set is cut into programs, before it is run."""
-    for name in ("safety", "utility"):
+    for name in SETS:
         if score_name(config, name) == "integrated":
             mine = [chosen.example for chosen in examples if chosen.set == name]
             widest = max(mine, key=lambda example: len(example.attacked))
@@ -128,18 +162,25 @@ def write_completeness(path: Path, name: str, place: int, result: Attribution) -
 
 
 def write_together(
-    folder: Path, examples: Sequence[Chosen], results: Sequence[Attribution], dropped: int
+    folder: Path, examples: Sequence[Chosen], results: Sequence[Attribution]
 ) -> None:
-    """scores.npz, all examples in one file; examples.json, the records they were made from."""
+    """scores.npz, all examples in one file."""
     alpha, standard, v_q, v_pq = (
         np.stack([getattr(result, name) for result in results])
         for name in ("alpha_LF", "standard_LF", "v_q_LF", "v_pq_LF")
     )
     sets = np.array([chosen.set for chosen in examples])
     np.savez(folder / "scores.npz", set=sets, alpha=alpha, standard=standard, v_q=v_q, v_pq=v_pq)
+
+
+def write_examples(
+    folder: Path, examples: Sequence[Chosen], dropped: int, config: AttributionConfig
+) -> None:
+    """examples.json: the records that are scored, and by what."""
     rows = [
         {"set": c.set, "types": c.types, "template": c.template, "request": c.request}
         for c in examples
     ]
-    facts = {"examples": rows, "templates_of_several_types_left_out": dropped}
+    scores = {name: score_name(config, name) for name in SETS}
+    facts = {"score": scores, "examples": rows, "templates_of_several_types_left_out": dropped}
     (folder / "examples.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

@@ -1,5 +1,6 @@
 """What a run is about to do: one header line, sizes, and the memory it will take."""
 
+from nt_jax.attribution.own_score import score_hash
 from nt_jax.attribution.select import check_counts
 from nt_jax.checkpoints.checkpoint import MODEL_DTYPES, check_mesh, open_checkpoint
 from nt_jax.config.paper import departure_lines
@@ -85,6 +86,7 @@ def describe(config: RunConfig) -> str:
     check_sizes(config, model)
     chat = ChatText(checkpoint, config.data.system_prompt, config.model.thinking)
     check_texts(config, chat)
+    score_hash(config.attribution.score)  # its file can be read and names the function
     chosen = config.neurons.safety + config.neurons.utility
     share = 100 * chosen / (model.layers * model.neurons)
     memory = memory_estimate(config, model)

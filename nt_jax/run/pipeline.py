@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from nt_jax.attribution.attack_selection import choose_templates
+from nt_jax.attribution.own_score import score_hash
 from nt_jax.checkpoints.checkpoint import fingerprint, open_checkpoint
 from nt_jax.config.paper import as_written, departures
 from nt_jax.config.registry import METRICS
@@ -72,6 +73,7 @@ def read_inputs(config: RunConfig) -> Inputs:
     hashes = {
         "weights": fingerprint(model.checkpoint), "data": data_hash(records),
         "tests": tests_hash(tests, config.eval), "measuring": measuring_hash(config),
+        "score": score_hash(config.attribution.score),
     }  # fmt: skip
     tuned_on = [request for part in records.values() for request in part.requests]
     attacks = [template for part in records.values() for template in part.templates]
@@ -138,7 +140,7 @@ def stage_table(
             resumable=False,
         ),
         Stage(
-            "attribute", (*common, "attribution", "data"), ("weights", "data", "answers"),
+            "attribute", (*common, "attribution", "data"), ("weights", "data", "answers", "score"),
             lambda to: attribute_all(
                 model, records["train"], at("answers"), config.attribution, config.data, to),
         ),

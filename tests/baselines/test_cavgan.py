@@ -10,6 +10,7 @@ from flax import nnx
 
 from nt_jax.baselines import cavgan
 from nt_jax.baselines.cavgan import (
+    DEPTH,
     TEMPLATE,
     Cavgan,
     CavganOptions,
@@ -21,6 +22,7 @@ from nt_jax.baselines.cavgan import (
     fresh_gan,
     gan_step,
     generator_loss,
+    layer_at,
     train_gan,
 )
 from nt_jax.baselines.examples import best_threshold
@@ -211,6 +213,11 @@ def test_a_flagged_message_is_asked_again_under_the_template():
     before, after = TEMPLATE.split("{message}")
     for text, ids, flagged, old in zip(texts, asked.prompts, asked.flagged_R, prompts, strict=True):
         assert ids == ([ord(c) for c in before + text + after] if flagged else old)
+
+
+def test_the_ports_layer_at_the_same_depth_of_other_models():
+    """The port reads what block 28 gets: the state after layer 27, counted from 0."""
+    assert [layer_at(DEPTH, n) for n in (32, 28, 48, 30, 2, 1)] == [27, 23, 41, 25, 1, 0]
 
 
 def test_the_candidates_start_in_the_middle_and_must_exist():

@@ -11,6 +11,7 @@ from nt_jax.baselines.scans import (
     fit_scans,
     harm_scores,
     middle_third,
+    published_layers,
 )
 from nt_jax.errors import DataError
 from tests import plain
@@ -89,6 +90,30 @@ def test_prompts_are_pushed_to_refusal_above_the_threshold_and_away_from_it_belo
     for steer_LD, flagged in zip(made.steer_RLD, made.flagged_R, strict=True):
         assert np.linalg.norm(steer_LD[1]) == pytest.approx(0.25 * fit.norm_L[1], rel=1e-5)
         assert cosine(steer_LD[1], fit.direction_LD[1]) == pytest.approx(1 if flagged else -1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_absolute_strength_is_added_as_it_is_whatever_the_states_norm(family):
+    """The steered state, by numpy on torch's states: h + 3.5 unit directions, or minus."""
+    pytest.importorskip("torch")
+    lm, fit = fitted(family, steer=(1, 2))
+    prompts = made_up.rows(21, 6)
+    (harmful, _), (harmless, _) = ends(family, EXAMPLES.harmful), ends(family, EXAMPLES.harmless)
+    way_D = harmful[:, 1].mean(axis=0) - harmless[:, 1].mean(axis=0)
+    state_RD = ends(family, prompts)[0][:, 1]
+    threshold = float(np.median(harm_scores(lm, lm.ones_LF, fit, prompts)))
+    made = Scans(fit, threshold, 3.5, absolute=True).prepare(lm, lm.ones_LF, prompts, [""] * 6)
+    sign_R = np.where(made.flagged_R, 1, -1)
+    expected_RD = state_RD + sign_R[:, None] * 3.5 * way_D / np.sqrt((way_D**2).sum())
+    np.testing.assert_allclose(state_RD + made.steer_RLD[:, 1], expected_RD, atol=1e-3)
+    assert abs(np.median(np.linalg.norm(state_RD, axis=-1)) - 1) > 0.1  # no norm hides in it
+    assert not made.steer_RLD[:, 0].any()
+
+
+def test_the_released_layers_are_10_to_19_of_32():
+    assert [published_layers(n) for n in (32, 28, 48, 30, 2, 1)] == [
+        (10, 20), (9, 18), (15, 30), (9, 19), (1, 2), (0, 1),
+    ]  # fmt: skip
 
 
 def test_the_middle_third():

@@ -76,7 +76,8 @@ def test_every_method_answers_the_same_prompts_as_the_untuned_model(compared):
     assert len(asked["base"]) == len(SETS) * small.LIMIT
     said = {name: [r["answer"] for r in answers if r["model"] == name] for name in asked}
     for name in METHODS:  # every one of them does something to the model ...
-        if name != "cavgan":  # ... but it flags nothing where random states tell nothing apart
+        # ... but CAVGAN flags nothing where random states tell nothing apart
+        if not name.startswith("cavgan"):
             assert said[name] != said["base"], name
 
 
@@ -87,7 +88,7 @@ def test_every_method_has_every_number(numbers):
             assert (dataset, "entropy", model) in numbers
         assert math.isfinite(numbers["demo_harmless", "perplexity", model]["value"])
         assert ("demo_attack+demo_harmless", "su_f1", model) in numbers
-    weights_only = {"neurontune", "dinm", "descent", "lora"}
+    weights_only = {"neurontune", "dinm", "descent", "lora"}  # DINM as published has its suffix
     kl = {model for dataset, metric, model in numbers if metric == "kl"}
     assert kl == weights_only  # an intervention acts on the prompt, so there is no KL to speak of
 
@@ -132,8 +133,9 @@ def test_no_method_tries_more_settings_than_the_others(compared):
     assert list(search) == list(METHODS)
     for name, chosen in search.items():
         inside = 2 + 6 if name in ("neurontune", "descent") else 0  # 2 epochs, 6 strengths
-        assert chosen["tried"] == max(small.SEARCH, inside + 1), name
-        assert len(chosen["trials"]) == max(1, small.SEARCH - inside)
+        most = small.SEARCH if METHODS[name].searched else 1
+        assert chosen["tried"] == max(most, inside + 1), name
+        assert len(chosen["trials"]) == max(1, most - inside)
         best = max(trial["score"] for trial in chosen["trials"])
         assert chosen["score"] == best
     text = (compared[0] / "compare/report/comparison.md").read_text()

@@ -5,17 +5,19 @@ import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from nt_jax.attribution.attack_selection import choose_templates
+from nt_jax.baselines.dinm import SUFFIX, DinmOptions
 from nt_jax.baselines.examples import best_threshold
 from nt_jax.baselines.scans import harm_scores
 from nt_jax.compare import pipeline
 from nt_jax.compare.lineup import needed
 from nt_jax.compare.method import Method, UnusableMethodError, UnusableSettingError
-from nt_jax.compare.methods import ablations, dinm, lora, neurontune
+from nt_jax.compare.methods import ablations, cavgan, dinm, lora, neurontune
 from nt_jax.compare.methods.scans import scans
 from nt_jax.config import registry
 from nt_jax.config.evaluation import MOST_SETTINGS
@@ -33,6 +35,7 @@ from nt_jax.data.sources import load_templates
 from nt_jax.errors import DivergedError, RunError
 from nt_jax.eval.under_test import ModelUnderTest
 from nt_jax.generate.chat import ChatModel, load_model
+from nt_jax.models.neurons import NeuronSet
 from tests import tiny
 from tests.baselines import made_up
 
@@ -53,7 +56,7 @@ def test_every_method_has_as_many_settings_as_may_be_asked_for():
         method = load(line.maker)()
         assert method.name == name and method.label == line.label
         settings = [json.dumps(setting) for setting in method.settings]
-        assert len(set(settings)) == len(settings) == most, name
+        assert len(set(settings)) == len(settings) == (most if line.searched else 1), name
         assert all(set(method.fit_on) <= set(setting) for setting in method.settings)
 
 
@@ -73,6 +76,107 @@ def test_the_variants_are_labelled_as_the_paper_writes_them():
         "w/o Attack Selection", "w/o Neuron Pinpointing, draw 1", "w/o Neuron Pinpointing, draw 2",
         "w/o Adaptive Adjustment", "3/5", "4/5",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"), [((1, 1), (1.2, 0.9)), ((1.5, 1), (1.5, 0.9)), ((1, 0.6), (1.2, 0.6)),
+                          ((1.6, 0.6), (1.6, 0.6)), ((0.9, 1.3), (0.9, 1.3))]
+)  # fmt: skip
+def test_the_first_factors_are_the_recipes_own_unless_they_are_1(own, expected):
+    tune = TuneConfig(init_safety=own[0], init_utility=own[1])
+    neurons = NeuronSet(np.zeros(3, np.int32), np.arange(3), np.array([True, False, False]))
+    data = SimpleNamespace(neurons=neurons, config=SimpleNamespace(tune=tune))
+    learned = ablations.without_adjustment().fit(data, {}, Path())
+    np.testing.assert_array_equal(
+        learned["theta_P"], np.float32([expected[0], expected[1], expected[1]])
+    )
+
+
+def test_published_settings_are_told_with_their_units():
+    told = {}
+    for name in METHODS:
+        if name.endswith("_published"):
+            method = load(METHODS[name].maker)()
+            (setting,) = method.settings
+            told[name] = method.words(setting)
+    assert told == {
+        "dinm_published": "learning_rate 0.0005 (Adam), steps 10, fraction 1.0 (of the matrix), "
+        "suffix True, kl_grad False, edit_weight 0.1",
+        "scans_published": "alpha 3.5 (absolute), T 0.75 (mean cosine)",
+        "cavgan_published": "layer 28/32 (of depth), p0 0.9 (P(harmful))",
+    }
+    assert scans().words({"strength": 0.02}) == "strength 0.02 (of the median residual norm)"
+    assert "p0 chosen by itself (P(harmful))" in cavgan.cavgan().words({"p0": None})
+
+
+def test_dinms_published_setting_edits_and_asks_with_the_released_suffix(monkeypatch):
+    assert SUFFIX == (
+        "If the user's request is reasonable, give the correct answer. "
+        "Please give the right response:"
+    )
+    seen = {}
+
+    def fit_dinm(lm, example, options):
+        seen.update(example=example, options=options)
+        return SimpleNamespace(layer=1, down_FD=np.zeros((1, 1), np.float32))
+
+    monkeypatch.setattr(dinm, "fit_dinm", fit_dinm)
+    monkeypatch.setattr(dinm, "edited", lambda lm, fit: "edited")
+    monkeypatch.setattr(dinm, "get_leaf", lambda *_: np.zeros(1, np.float32))
+    tokenizer = SimpleNamespace(encode=lambda text: [])
+    model = ChatModel(None, SimpleNamespace(encode=str.upper), lambda: None)  # type: ignore[arg-type]
+    monkeypatch.setattr(ChatModel, "encode", lambda self, text: text)
+    monkeypatch.setattr(ChatModel, "tokenizer", tokenizer)
+    data = SimpleNamespace(
+        model=model, config=SimpleNamespace(seed=3),
+        unsafe_answer=("attack", [1], [2]), kept_answer=("hello", [3]),
+    )  # fmt: skip
+    method = load(METHODS["dinm_published"].maker)()
+    learned = method.fit(data, *method.settings, Path())
+    assert seen["options"] == DinmOptions(
+        learning_rate=5e-4, steps=10, edit_weight=0.1, kl_grad=False, fraction=1.0, seed=3
+    )
+    assert seen["example"].prompt == f"attack {SUFFIX}"
+    assert seen["example"].keep_prompt == f"hello {SUFFIX}"
+    made = method.build(data, *method.settings, learned)
+    asked = made.intervention.prepare(None, None, [[1]], ["request"])
+    assert "".join(asked.prompts[0]) == f"request {SUFFIX}"
+
+
+def test_scans_published_adds_3_5_unit_directions_by_the_released_threshold():
+    model = load_model(str(tiny.checkpoint("qwen2")))
+    train, held = made_up.examples(10, 6, 5), made_up.examples(30, 7, 6)
+    data = SimpleNamespace(
+        model=model, examples=train,
+        config=RunConfig.model_construct(seed=0, eval=EvalConfig(batch_size=4)),
+    )  # fmt: skip
+    method = load(METHODS["scans_published"].maker)()
+    scheme = method.build(data, *method.settings, method.fit(data, *method.settings, Path()))
+    prompts = [*held.harmful, *held.harmless]
+    lm = model.lm
+    made = scheme.intervention.prepare(lm, lm.ones_LF, prompts, [""] * len(prompts))
+    score_R = harm_scores(lm, lm.ones_LF, scheme.intervention.fit, prompts, 4)
+    np.testing.assert_array_equal(made.flagged_R, score_R > 0.75)
+    length_RL = np.linalg.norm(made.steer_RLD, axis=-1)
+    first, stop = scheme.intervention.fit.steer
+    np.testing.assert_allclose(length_RL[:, first:stop], 3.5, rtol=1e-5)
+    assert not np.delete(length_RL, np.s_[first:stop], axis=1).any()
+
+
+def test_cavgan_published_keeps_to_its_layer_and_p0():
+    model = load_model(str(tiny.checkpoint("qwen2")))
+    layers = model.checkpoint.config.layers
+    train, held = made_up.examples(10, 6, 5), made_up.examples(30, 7, 6)
+    data = SimpleNamespace(
+        model=model, examples=train, validation_examples=held,
+        config=RunConfig.model_construct(seed=0, eval=EvalConfig(batch_size=4)),
+    )  # fmt: skip
+    method = load(METHODS["cavgan_published"].maker)()
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes its types
+        learned = method.fit(data, *method.settings, Path())
+    made = method.build(data, *method.settings, learned).intervention
+    assert learned["layer"] == made.fit.layer == round(28 / 32 * layers) - 1
+    assert made.fit.threshold == 0.9
 
 
 def test_what_follows_a_method_comes_after_it():

@@ -13,8 +13,9 @@ def chosen(*words: str) -> CompareConfig:
     return load_config("smollm2-135m", words).compare
 
 
-def test_without_a_choice_all_methods_and_the_main_table():
-    assert chosen().methods == CompareConfig().methods == tuple(METHODS)
+def test_without_a_choice_all_searched_methods_and_the_main_table():
+    searched = tuple(name for name in METHODS if not name.endswith("_published"))
+    assert len(searched) == 7 and chosen().methods == CompareConfig().methods == searched
     assert chosen().tables == CompareConfig().tables == ("2",)
 
 

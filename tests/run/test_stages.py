@@ -48,6 +48,7 @@ READS = {
     "model.dtype=bfloat16": {*small.STAGES},
     "neurons.safety=9": {"select", *TUNED},
     "attribution.steps=3": {"attribute", "select", *TUNED},
+    "attribution.score=gradient": {"attribute", "select", *TUNED},
     "tune.epochs=9": TUNED,
     "tune.answer_tokens=5": {"answers", "attribute", "select", *TUNED},
     "export.dtype=float32": {"export", "report"},
@@ -63,7 +64,7 @@ READS = {
 }
 
 
-HASHES = {"weights": "w", "data": "d", "tests": "t", "measuring": "m"}
+HASHES = {"weights": "w", "data": "d", "tests": "t", "measuring": "m", "score": "s"}
 
 
 def keys(config, **other: str) -> dict[str, str]:
@@ -94,6 +95,12 @@ def test_other_test_prompts_repeat_the_answers_to_them(recipe, tmp_path):
     config = small.settings(recipe, tmp_path)
     repeated = changed(keys(config), keys(config, tests="other"))
     assert repeated == {"base", "tuned", "eval", "report"}
+
+
+def test_another_file_of_an_own_score_attributes_anew(recipe, tmp_path):
+    config = small.settings(recipe, tmp_path)
+    repeated = changed(keys(config), keys(config, score="other"))
+    assert repeated == {"attribute", "select", *TUNED}
 
 
 def test_another_judge_or_scorer_at_the_same_path_measures_anew(recipe, tmp_path):

@@ -18,6 +18,7 @@ from nt_jax.compare.methods.neurontune import (
     tuned,
 )
 from nt_jax.config.evaluation import CompareConfig
+from nt_jax.config.method import TuneConfig
 from nt_jax.data.batching import draw
 from nt_jax.data.records import AttackTemplate
 from nt_jax.models.config import ModelConfig
@@ -67,15 +68,23 @@ def without_pinpointing(seed: int) -> Method:
 
 
 def without_adjustment() -> Method:
-    """The first factors, never tuned; FIRST_FACTORS where the recipe begins at 1 (no change)."""
+    """The first factors, never tuned."""
 
     def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
-        first = data.config.tune.init_safety, data.config.tune.init_utility
-        safety, utility = FIRST_FACTORS if first == (1, 1) else first
-        theta_P = initial_theta(data.neurons, safety, utility)
+        theta_P = initial_theta(data.neurons, *first_factors(data.config.tune))
         return Factors(data.neurons, np.asarray(theta_P)).arrays()
 
     return Method(WITHOUT_TUNING, "w/o Adaptive Adjustment", fit, build_factors, inputs=("select",))
+
+
+def first_factors(tune: TuneConfig) -> tuple[float, float]:
+    """(of safety, of utility neurons): the recipe's own, or that of FIRST_FACTORS for a 1.
+
+    A factor of 1 changes nothing, and the paper's algorithm begins above and below it.
+    """
+    own = (tune.init_safety, tune.init_utility)
+    safety, utility = (f if f != 1 else ours for f, ours in zip(own, FIRST_FACTORS, strict=True))
+    return safety, utility
 
 
 def counts(safety: int, utility: int) -> Method:

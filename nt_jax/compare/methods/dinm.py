@@ -1,6 +1,7 @@
 """DINM on a run's data: one attacked request with an unsafe answer of the model itself.
 
-The grid holds the published setting first; the search takes as many from the front as it may.
+The grid holds the published learning rate and steps first; the search takes as many from the front
+as it may.
 """
 
 import dataclasses
@@ -30,6 +31,12 @@ DINM_GRID = (
     (1e-4, 10, 1.0, True, True), (5e-5, 10, 1.0, False, True), (5e-4, 5, 1.0, False, True),
     (5e-4, 20, 0.05, False, True), (1e-4, 10, 1.0, True, False), (2e-3, 10, 0.05, True, True),
 )  # fmt: skip
+KEYS = ("learning_rate", "steps", "fraction", "suffix", "kl_grad")
+# What the release does with LLaMA models: hparams/DINM/llama-7b.yaml, and a KL without slope.
+PUBLISHED: Setting = {
+    **dict(zip(KEYS, (5e-4, 10, 1.0, True, False), strict=True)), "edit_weight": 0.1,
+}  # fmt: skip
+UNITS = {"learning_rate": "Adam", "fraction": "of the matrix"}
 
 
 def dinm(name: str = "dinm", fraction: float | None = None) -> Method:
@@ -64,9 +71,16 @@ def dinm(name: str = "dinm", fraction: float | None = None) -> Method:
         model = dataclasses.replace(data.model, weights=lambda: changed)
         return ModelUnderTest(name, model, intervention=suffixed, edits_weights=True)
 
-    keys = ("learning_rate", "steps", "fraction", "suffix", "kl_grad")
     if fraction is None:
-        grid: list[Setting] = [dict(zip(keys, values, strict=True)) for values in DINM_GRID]
-        return Method(name, METHODS["dinm"].label, fit, build, grid, keys)
-    label, share = f"{METHODS['dinm'].label}, {fraction:.0%}", {"fraction": fraction}
-    return Method(name, label, fit, build, [share | {"suffix": False}], keys, follows="dinm")
+        grid: list[Setting] = [dict(zip(KEYS, values, strict=True)) for values in DINM_GRID]
+        return Method(name, METHODS["dinm"].label, fit, build, grid, KEYS, units=UNITS)
+    only: Setting = {"fraction": fraction, "suffix": False}
+    label = f"{METHODS['dinm'].label}, {fraction:.0%}"
+    return Method(name, label, fit, build, [only], KEYS, follows="dinm", units=UNITS)
+
+
+def dinm_published() -> Method:
+    """DINM as its release runs it on LLaMA models."""
+    name = "dinm_published"
+    made, label = dinm(name), METHODS[name].label
+    return dataclasses.replace(made, label=label, settings=[PUBLISHED], fit_on=tuple(PUBLISHED))

@@ -23,15 +23,28 @@ LoadModel = Callable[[str], "ChatModel"]  # a source to a model, as the evaluati
 
 
 class Judge(Protocol):
-    """Anything that can tell refusals; `name` and `sha256` stand beside every number it made."""
+    """Anything that can tell refusals: `judge=` of nt.evaluate and nt.tune.
+
+    Write any class with these three; nothing need be inherited. An own judge in three lines:
+
+        class Sorry:
+            name, sha256 = "sorry", "1"
+            def verdicts(self, requests, answers):
+                return ["sorry" in answer.lower() for answer in answers]
+
+    To name a judge in eval.judges, give its module a line in nt_jax/config/registry.py.
+    """
 
     name: str
+    """stands beside every number that it made"""
     sha256: str
+    """tells its rules apart: change it with them, and nothing judged before counts any more"""
 
     def verdicts(self, requests: Sequence[str], answers: Sequence[str]) -> Sequence[float]:
         """1 (or True) per answer that refuses, 0 if it does not, 0.5 where the judge cannot tell.
 
-        `requests` are the bare questions, without attacks.
+        As many as `answers`, in their order. `requests` are the bare questions, without attacks; an
+        answer may be empty. Called once for each test set and in each validation.
         """
         ...
 
