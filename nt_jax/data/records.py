@@ -52,7 +52,7 @@ class HarmfulRequest:
     """A request to refuse. `refusal` is None where the source has none (AdvBench, StrongREJECT).
 
     `attacked` is the request inside an attack when the source pairs them itself (SafeEdit), with
-    the types of that attack, else None. Test sets ask it; tuning applies an AttackTemplate instead.
+    the types of that attack and its name where it has one, else None.
     """
 
     id: str
@@ -62,6 +62,7 @@ class HarmfulRequest:
     split: str | None = None
     attacked: str | None = None
     attack_types: tuple[str, ...] = ()
+    attack: str = ""
 
     def __post_init__(self) -> None:
         """Refuse an empty request."""

@@ -45,8 +45,9 @@ def read_records(data: DataConfig = DataConfig()) -> Parts:
     where = {name: getattr(data, name) for name in ("harmful", "harmless", "templates")}
     loaders = {"harmful": load_harmful, "harmless": load_harmless, "templates": load_templates}
     rows = {
-        name: load(where[name].source, where[name].split, where[name].limit)
+        name: load(at.source, at.split, at.limit, columns=at.columns)
         for name, load in loaders.items()
+        for at in (where[name],)
     }
     rows["harmful"] = each_question_once(rows["harmful"])
     return {

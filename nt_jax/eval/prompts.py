@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from nt_jax.config.base import DatasetConfig
 from nt_jax.config.evaluation import EvalConfig
 from nt_jax.config.test_sets import TestSet
 from nt_jax.data.records import AttackTemplate, ChoiceQuestion, HarmfulRequest, HarmlessRequest
@@ -141,8 +142,7 @@ def set_prompts(name: str, entry: TestSet) -> list[TestPrompt]:
         return found
     if entry.templates is None:
         return [TestPrompt(name, row.id, row.request, row.request, harmful) for row in rows]
-    where = entry.templates
-    templates = itertools.cycle(load_templates(where.source, where.split, where.limit))
+    templates = itertools.cycle(_templates(entry.templates))
     return [
         TestPrompt(name, row.id, row.request, used.apply(row.request), harmful, used.id, used.types)
         for row, used in zip(rows, templates, strict=False)
@@ -185,9 +185,13 @@ def attack_overlap(config: EvalConfig, tuned_on: Iterable[AttackTemplate]) -> di
     known, shared = {_plain(template.text) for template in tuned_on}, {}
     for name in config.datasets:
         if (where := config.test_set(name).templates) is not None:
-            texts = {_plain(t.text) for t in load_templates(where.source, where.split, where.limit)}
+            texts = {_plain(template.text) for template in _templates(where)}
             shared[name] = len(texts & known)
     return {name: count for name, count in shared.items() if count}
+
+
+def _templates(at: DatasetConfig) -> list[AttackTemplate]:
+    return load_templates(at.source, at.split, at.limit, at.columns)
 
 
 def _plain(text: str) -> str:
