@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nt_jax.attribution.attack_selection import choose_templates
+from nt_jax.attribution.attack_selection import choose_templates, selects
 from nt_jax.attribution.score import Attribution, EncodedExample, Options, plan
 from nt_jax.attribution.store import load_attribution, save_attribution
 from nt_jax.config.method import AttributionConfig
@@ -16,7 +16,14 @@ from nt_jax.config.schema import DataConfig
 from nt_jax.console import progress, say
 from nt_jax.data.training import Records
 from nt_jax.generate.chat import ChatModel
-from nt_jax.train.own_answers import read_own_answers, safety_pairs, utility_pairs
+from nt_jax.train.own_answers import (
+    attacked_safety_pairs,
+    read_own_answers,
+    safety_pairs,
+    utility_pairs,
+)
+from nt_jax.train.pools import Pair
+from nt_jax.train.safety_targets import SafetyTargets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +47,7 @@ def attribute_all(
 ) -> str:
     """Score every example into `folder`, skipping those already there; what to say about it."""
     examples, dropped = make_examples(model, train, answers, config, data)
+    selected = selects(train.templates, config)
     say_plan(model, examples, config)
     results = []
     (folder / "completeness.csv").unlink(missing_ok=True)  # of a run that was killed
@@ -53,7 +61,7 @@ def attribute_all(
             results.append(load_attribution(path))
             write_completeness(folder / "completeness.csv", chosen.set, place, results[-1])
             advance(1)
-    write_together(folder, examples, results, dropped)
+    write_together(folder, examples, results, dropped, selected)
     size = model.checkpoint.config
     # A plain gradient is no integral, so it has no change of P to sum to.
     integrals = [r for c, r in zip(examples, results, strict=True) if is_integral(config, c.set)]
@@ -68,19 +76,33 @@ def attribute_all(
 def make_examples(
     model: ChatModel, train: Records, answers: Path, config: AttributionConfig, data: DataConfig
 ) -> tuple[list[Chosen], int]:
-    """(the examples of both sets, templates dropped by attack selection)."""
+    """(the examples, how many templates attack selection left out).
+
+    An attack that the data hold comes with a record of its own for the safety set; its template is
+    put around harmless requests only.
+    """
     templates, dropped = choose_templates(train.templates, config)
     own = read_own_answers(answers, model.eos_id)
+    targets = SafetyTargets.read(answers)
     ids = {record.request: record.id for record in (*train.harmful, *train.harmless)}
+    held: dict[str, list[Pair]] = {}
+    for pair in attacked_safety_pairs(model, train, own, targets):
+        held.setdefault(pair.attack, []).append(pair)
+    bare = {
+        "safety": safety_pairs(model, train, own, targets),
+        "utility": utility_pairs(model, train, own, data),
+    }
     examples = []
-    for name, pairs_of in (("safety", safety_pairs), ("utility", utility_pairs)):
-        pairs = pairs_of(model, train, own, data)
+    for name, pairs in bare.items():
         step = max(1, len(pairs) // len(templates))  # spread over the kinds of request
         for place, template in enumerate(templates):
             pair = pairs[(place * step) % len(pairs)]
-            attacked = model.encode(template.apply(pair.request))
-            example = EncodedExample(model.encode(pair.request), attacked, pair.answer)
-            examples.append(Chosen(name, template.types, template.id, ids[pair.request], example))
+            request, attacked = pair.request, template.apply(pair.request)
+            if name == "safety" and (mine := held.get(template.id)):
+                pair = mine[place * max(1, len(mine) // len(templates)) % len(mine)]
+                request, attacked = pair.about, pair.request
+            example = EncodedExample(model.encode(request), model.encode(attacked), pair.answer)
+            examples.append(Chosen(name, template.types, template.id, ids[request], example))
     return examples, dropped
 
 
@@ -128,9 +150,16 @@ def write_completeness(path: Path, name: str, place: int, result: Attribution) -
 
 
 def write_together(
-    folder: Path, examples: Sequence[Chosen], results: Sequence[Attribution], dropped: int
+    folder: Path,
+    examples: Sequence[Chosen],
+    results: Sequence[Attribution],
+    dropped: int,
+    selected: bool,
 ) -> None:
-    """scores.npz, all examples in one file; examples.json, the records they were made from."""
+    """scores.npz, all examples in one file; examples.json, the records they were made from.
+
+    `selected`: whether their attacks were chosen by type, which left out `dropped`.
+    """
     alpha, standard, v_q, v_pq = (
         np.stack([getattr(result, name) for result in results])
         for name in ("alpha_LF", "standard_LF", "v_q_LF", "v_pq_LF")
@@ -141,5 +170,9 @@ def write_together(
         {"set": c.set, "types": c.types, "template": c.template, "request": c.request}
         for c in examples
     ]
-    facts = {"examples": rows, "templates_of_several_types_left_out": dropped}
+    facts = {
+        "examples": rows,
+        "templates_of_several_types_left_out": dropped,
+        "attack_selection": selected,
+    }
     (folder / "examples.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

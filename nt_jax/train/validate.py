@@ -35,7 +35,7 @@ class Validation:
         """The validation prompts of the held-out split, evenly over it: files come in blocks."""
         harmful = [record.request for record in evenly(records.harmful, HARMFUL_ROWS)]
         harmless = [record.request for record in evenly(records.harmless, HARMLESS_ROWS)]
-        return cls(harmful, records.attacked(harmful), harmless)
+        return cls(harmful, records.under_attack(harmful), harmless)
 
     @property
     def texts(self) -> list[str]:
