@@ -36,11 +36,13 @@ class DatasetConfig(Frozen):
     """Where one set of records comes from."""
 
     source: str = Field(default="demo", min_length=1)
-    """demo, a JSON / JSONL / CSV / parquet file, or a hub id"""
+    """demo, a JSON / JSONL / CSV / parquet / TXT file, a folder of them, or a hub id"""
     split: str | None = None
     """split to read; null = the source's own splits"""
     limit: int | None = Field(default=None, ge=1)
-    """read at most this many; null = all"""
+    """read at most this many of each split; null = all"""
+    columns: dict[str, str] = Field(default={})
+    """field: column, where the layout is none of the known ones, e.g. {request: my_column}"""
 
 
 def conflict(key: str, value: float, rule: str) -> PydanticCustomError:

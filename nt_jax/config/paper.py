@@ -23,6 +23,7 @@ CLASSIFIER = "classifier:zjunlp/SafeEdit-Safety-Classifier"
 
 # fmt: off
 DEPARTURES = (
+    Row("data.attacks", "records", "works with data that hold no attacks of their own"),
     Row("data.safety_targets", "given", "safe answers that plainly answer are not learned beside "
         "refusals"),
     Row("data.utility_targets", "given", "the model keeps its own answers; no references needed"),
@@ -54,8 +55,8 @@ DEPARTURES = (
 
 # The default is what the paper prints, or where it prints nothing, what we take for both.
 AS_PRINTED = frozenset({
-    "attribution.steps", "attribution.nodes", "attribution.weighting", "attribution.path",
-    "attribution.target", "attribution.utility_target", "attribution.answer_tokens",
+    "attribution.score", "attribution.steps", "attribution.nodes", "attribution.weighting",
+    "attribution.path", "attribution.target", "attribution.utility_target", "attribution.answer_tokens",
     "attribution.attack_types", "attribution.attack_selection", "attribution.examples_per_type",
     "neurons.safety", "neurons.utility", "neurons.first_layer",
     "tune.epochs", "tune.order", "tune.inner_steps", "tune.inner_lr", "tune.utility_sign",
@@ -67,9 +68,10 @@ NO_PART = frozenset({
     "attribution.chunk", "tune.algorithm", "tune.metric_damping", "tune.sequence_tokens",
     "tune.validate_every", "tune.margins_every", "tune.patience", "tune.max_over_refusal",
     "eval.extra", "eval.sources", "eval.batch_size", "eval.engine", "eval.judge",
-    "eval.perplexity", "eval.scorer", "eval.kl", "eval.limit",
+    "eval.perplexity", "eval.scorer", "eval.kl", "eval.limit", "eval.system_prompt",
+    "data.leave_out_tests", "data.system_prompt",
     *(f"data.{name}.{key}" for name in ("harmful", "harmless", "templates")
-      for key in ("source", "split", "limit")),
+      for key in ("source", "split", "limit", "columns")),
 })  # fmt: skip
 
 

@@ -51,9 +51,17 @@ class DataConfig(Frozen):
     """requests to go on answering"""
     templates: DatasetConfig = DatasetConfig()
     """attacks wrapped around both"""
-    safety_targets: Literal["refusals", "given", "self"] = "refusals"
-    """refusals to learn: the data's safe answers that the judge takes for refusals, all of the
-    data's safe answers, or the model's own where it refuses"""
+    attacks: Literal["auto", "records", "templates", "both"] = "auto"
+    """attacks to learn from: records = those that the harmful rows hold themselves (SafeEdit),
+    around harmless requests too; templates = data.templates; both; auto = records where half of
+    the harmful rows hold one"""
+    leave_out_tests: bool = False
+    """do not tune on requests that a test set of the run asks"""
+    safety_targets: Literal["auto", "refusals", "given", "self", "shipped"] = "auto"
+    """refusals to learn: refusals = the data's safe answers that the judge takes for refusals;
+    given = all of the data's safe answers; self = the model's own where it refuses; shipped = ours,
+    by kind of harm; auto = the first of refusals, self and shipped with 50 refusals, or with one of
+    every request"""
     utility_targets: Literal["self", "given"] = "self"
     """answers to keep: the model's own to the bare request, or the data's"""
     system_prompt: str | None = Field(default=None, min_length=1)

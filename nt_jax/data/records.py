@@ -54,7 +54,7 @@ class HarmfulRequest:
 
     `request` is the user's last message, `before` the turns before it, if any. `attacked` is the
     request inside an attack when the source pairs them itself (SafeEdit), with the types of that
-    attack, else None. Test sets ask it; tuning applies an AttackTemplate instead.
+    attack and its name where it has one, else None.
     """
 
     id: str
@@ -65,6 +65,7 @@ class HarmfulRequest:
     attacked: Prompt | None = None
     attack_types: tuple[str, ...] = ()
     before: tuple[Turn, ...] = ()
+    attack: str = ""
 
     def __post_init__(self) -> None:
         """Refuse an empty request."""

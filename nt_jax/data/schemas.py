@@ -26,7 +26,12 @@ class Schema:
 
 _OWN = {"id": "id?", "request": "request"}
 _OWN_HARMLESS = _OWN | {"answer": "answer?", "sounds_harmful": "sounds_harmful?"}
-_OWN_HARMFUL = _OWN | {"kind": "kind?", "attacked": "attacked?", "attack_types": "attack_types?"}
+_OWN_HARMFUL = _OWN | {
+    "kind": "kind?",
+    "attacked": "attacked?",
+    "attack_types": "attack_types?",
+    "attack": "attack?",
+}
 _LABELS = {"kind": "category?"}
 
 # From the most specific to the least: the first whose columns are all there is taken.
@@ -48,15 +53,22 @@ HARMFUL = (
             "refusal": "safe_generation",
             "kind": "unsafety_category?",
             "attack_types": "attack_category?",
+            "attack": "attack_name?",
         },
     ),
     Schema(
         "SafeEdit_test_ALL",
         ("question", "input", "attack_name"),
-        {"request": "question", "attacked": "input", "kind": "unsafety_category?"},
+        {
+            "request": "question",
+            "attacked": "input",
+            "kind": "unsafety_category?",
+            "attack": "attack_name?",
+        },
     ),
     # AdvBench's target is the compliance an attacker wants, no refusal: it is left aside.
     Schema("AdvBench", ("goal", "target"), {"request": "goal"} | _LABELS),
+    Schema("goal list", ("goal",), {"request": "goal"} | _LABELS),
     Schema("StrongREJECT", ("forbidden_prompt",), {"request": "forbidden_prompt"} | _LABELS),
     Schema(
         "safety-tuned-LLaMA",
@@ -109,6 +121,7 @@ HARMLESS = (
     ),
     Schema("OR-Bench", ("prompt", "category"), {"request": "prompt"}, constants=_SOUNDS),
     Schema("OKTest / prompt list", ("prompt",), {"request": "prompt"}),
+    Schema("goal list", ("goal",), {"request": "goal"}),
     Schema("text list", ("text",), {"request": "text"}),
 )
 CHOICE = (

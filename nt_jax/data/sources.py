@@ -15,6 +15,7 @@ from nt_jax.errors import DataError
 DEMO = Path(__file__).parent / "demo"
 SLOT_SPELLINGS = (records.SLOT, "[INSERT PROMPT HERE]")
 SHOWN_PROBLEMS = 10
+LaidOut = tuple[Row, Schema]
 
 
 def load_harmful(
@@ -45,7 +46,10 @@ def load_choices(
 
 
 def load_templates(
-    source: str = "demo", split: str | None = None, limit: int | None = None
+    source: str = "demo",
+    split: str | None = None,
+    limit: int | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> list[records.AttackTemplate]:
     """The attack templates of a source in their order, at least one; at most `limit` of each split.
 
@@ -53,10 +57,14 @@ def load_templates(
     template a line. A column "types" (a list or comma-joined names) is optional.
     """
     name, rows = _rows(source, "templates")
-    column = _slot_column(name, rows)
-    fields = {"id": "id?", "text": column, "types": "types?"}
-    schema = Schema("templates", (column,), fields)
-    return _records(name, _choose(name, rows, split, limit), schema, records.AttackTemplate)
+    if columns:
+        schema = _own_schema(name, columns, records.AttackTemplate, "text")
+    else:
+        column = _slot_column(name, rows)
+        fields = {"id": "id?", "text": column, "types": "types?"}
+        schema = Schema("templates", (column,), fields)
+    laid_out = [(row, schema) for row in _of_split(name, rows, split)]
+    return _records(name, _first_of_each_split(name, laid_out, limit), records.AttackTemplate)
 
 
 def _load(
@@ -70,24 +78,47 @@ def _load(
     undivided: bool = False,
 ) -> list:
     name, rows = _rows(source, demo_file)
-    if columns:
-        schema = _own_schema(name, columns, record)
-    else:
-        schema = match(name, rows[0].values, schemas, f"{demo_file} requests")
-    if schema.only:
-        rows = _keep(name, rows, *schema.only)
     if undivided and not any(row.split for row in rows):
         split = None
-    return _records(name, _choose(name, rows, split, limit), schema, record)
+    rows = _of_split(name, rows, split)
+    if columns:
+        schema = _own_schema(name, columns, record, "request")
+        laid_out = [(row, schema) for row in rows]
+    else:
+        laid_out = _laid_out(name, rows, schemas, f"{demo_file} requests")
+    return _records(name, _first_of_each_split(name, laid_out, limit), record)
 
 
-def _own_schema(name: str, columns: Mapping[str, str], record) -> Schema:
-    """A layout written by the user: field -> column."""
+def _laid_out(name: str, rows: list[Row], schemas, wanted: str) -> list[LaidOut]:
+    """Each row with its layout, which the files of a source need not share."""
+    known: dict[tuple[str, ...], Schema] = {}
+    found = []
+    for row in rows:
+        columns = tuple(row.values)
+        if columns not in known:
+            known[columns] = match(name, columns, schemas, wanted)
+        found.append((row, known[columns]))
+    kept = [(row, schema) for row, schema in found if _wanted(row, schema)]
+    if not kept:
+        column, value = found[0][1].only
+        raise DataError(f"{name}: no row has {column} = '{value}', so there is nothing to load.")
+    return kept
+
+
+def _wanted(row: Row, schema: Schema) -> bool:
+    if schema.only is None:
+        return True
+    column, value = schema.only
+    return str(_get(row, column)).strip().lower() == value
+
+
+def _own_schema(name: str, columns: Mapping[str, str], record, needed: str) -> Schema:
+    """A layout written by the user: field -> column; `needed` is the field that must be named."""
     not_columns = ("split", "before")
     known = [f.name for f in dataclasses.fields(record) if f.name not in not_columns]
     wrong = [field for field in columns if field not in known]
-    if wrong or "request" not in columns:
-        what = f"'{wrong[0]}' is no field" if wrong else "no column is named for 'request'"
+    if wrong or needed not in columns:
+        what = f"'{wrong[0]}' is no field" if wrong else f"no column is named for '{needed}'"
         raise DataError(f"{name}: columns: {what}. Fields: {', '.join(known)}.")
     fields = {field: ".".join(map(plain_name, at.split("."))) for field, at in columns.items()}
     return Schema("as in columns", tuple(fields.values()), fields)
@@ -98,19 +129,10 @@ def _rows(source: str, demo_file: str) -> tuple[str, list[Row]]:
     return name, read_table(name)
 
 
-def _keep(name: str, rows: list[Row], column: str, value: str) -> list[Row]:
-    kept = [row for row in rows if str(_get(row, column)).strip().lower() == value]
-    if not kept:
-        raise DataError(f"{name}: no row has {column} = '{value}', so there is nothing to load.")
-    return kept
-
-
-def _choose(name: str, rows: list[Row], split: str | None, limit: int | None) -> list[Row]:
-    """The rows of one split, or of all of them, each split cut to the limit."""
-    if limit is not None and limit < 1:
-        raise DataError(f"{name}: limit is {limit}; it must be 1 or more, or left out for all.")
+def _of_split(name: str, rows: list[Row], split: str | None) -> list[Row]:
+    """The rows of one split, or all of them."""
     if split is None:
-        return _first_of_each_split(rows, limit)
+        return rows
     present = sorted({row.split for row in rows if row.split})
     if not present:
         raise DataError(
@@ -119,24 +141,26 @@ def _choose(name: str, rows: list[Row], split: str | None, limit: int | None) ->
         )
     if split not in present:
         raise DataError(f"{name}: no split '{split}'; it has {', '.join(present)}.")
-    return [row for row in rows if row.split == split][:limit]
+    return [row for row in rows if row.split == split]
 
 
-def _first_of_each_split(rows: list[Row], limit: int | None) -> list[Row]:
+def _first_of_each_split(name: str, rows: list[LaidOut], limit: int | None) -> list[LaidOut]:
     """At most `limit` rows of each split: a cut over all rows would lose the later splits."""
+    if limit is not None and limit < 1:
+        raise DataError(f"{name}: limit is {limit}; it must be 1 or more, or left out for all.")
     seen: Counter[str | None] = Counter()
     kept = []
-    for row in rows:
+    for row, schema in rows:
         seen[row.split] += 1
         if limit is None or seen[row.split] <= limit:
-            kept.append(row)
+            kept.append((row, schema))
     return kept
 
 
-def _records(name: str, rows: list[Row], schema: Schema, record) -> list:
+def _records(name: str, rows: list[LaidOut], record) -> list:
     """One record a row, or one error that lists the bad rows."""
     made, problems, seen = [], [], {}
-    for row in rows:
+    for row, schema in rows:
         values, wrong = _fields(row, schema)
         if "before" in values and record is records.ChoiceQuestion:
             wrong.append(f"{row.where}: a choice question is one text, no list of messages")
@@ -150,8 +174,9 @@ def _records(name: str, rows: list[Row], schema: Schema, record) -> list:
     if problems:
         more = len(problems) - SHOWN_PROBLEMS
         shown = problems[:SHOWN_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
+        layouts = ", ".join(dict.fromkeys(schema.name for _, schema in rows))
         raise DataError(
-            "\n".join(shown) + f"\nCorrect these rows or leave them out (layout: {schema.name})."
+            "\n".join(shown) + f"\nCorrect these rows or leave them out (layout: {layouts})."
         )
     return made
 

@@ -22,14 +22,8 @@ def divide(records: Sequence[Record], part: str, what: str) -> list[Record]:
     if {"train", "validation"} <= splits:
         chosen = [record for record in records if record.split == part]
     else:
-        if len(splits) > 1 and "train" not in splits:
-            raise DataError(
-                f"data.{what}: no split is called train. Name the one to tune on, of "
-                f"{', '.join(sorted(map(str, splits)))}: data.{what}.split=NAME."
-            )
-        rows = [record for record in records if record.split == "train" or len(splits) == 1]
-        held_out = part == "validation"
-        chosen = [row for row in rows if (_bucket(row) < VALIDATION_PERCENT) == held_out]
+        rows, held_out = training_rows(records, what), part == "validation"
+        chosen = [row for row in rows if (bucket(_text(row)) < VALIDATION_PERCENT) == held_out]
     if not chosen:
         raise DataError(
             f"data.{what}: none of its {len(records)} rows is for {part}. Give more rows, or rows "
@@ -38,6 +32,21 @@ def divide(records: Sequence[Record], part: str, what: str) -> list[Record]:
     return chosen
 
 
-def _bucket(record: HarmfulRequest | HarmlessRequest | AttackTemplate) -> int:
-    text = record.text if isinstance(record, AttackTemplate) else record.request
+def training_rows(records: Sequence[Record], what: str) -> list[Record]:
+    """The rows of the split train, or all of them where there is one split or none."""
+    splits = {record.split for record in records}
+    if len(splits) > 1 and "train" not in splits:
+        raise DataError(
+            f"data.{what}: no split is called train. Name the one to tune on, of "
+            f"{', '.join(sorted(map(str, splits)))}: data.{what}.split=NAME."
+        )
+    return [record for record in records if record.split == "train" or len(splits) == 1]
+
+
+def bucket(text: str) -> int:
+    """0 to 99, by a hash of the text."""
     return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) % 100
+
+
+def _text(record: HarmfulRequest | HarmlessRequest | AttackTemplate) -> str:
+    return record.text if isinstance(record, AttackTemplate) else record.request

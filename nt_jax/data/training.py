@@ -5,10 +5,18 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
+from nt_jax.config.base import DatasetConfig
 from nt_jax.config.schema import DataConfig
+from nt_jax.data.attacks import (
+    PARTS,
+    attack_of,
+    check_enough,
+    derived_templates,
+    divide_attacked,
+)
 from nt_jax.data.prompts import Prompt
 from nt_jax.data.records import AttackTemplate, Encode, HarmfulRequest, HarmlessRequest
 from nt_jax.data.sources import load_harmful, load_harmless, load_templates
@@ -16,7 +24,7 @@ from nt_jax.data.splits import divide
 from nt_jax.errors import DataError
 
 Item = TypeVar("Item")
-Parts = dict[str, "Records"]  # "train" and "validation"
+Parts = dict[str, "Records"]  # by PARTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +34,14 @@ class Records:
     harmful: list[HarmfulRequest]
     harmless: list[HarmlessRequest]
     templates: list[AttackTemplate]
+    paired: list[HarmfulRequest] = dataclasses.field(default_factory=list)
+    """rows whose source paired them with an attack, where those are tuned on (data.attacks)"""
+
+    @property
+    def added_templates(self) -> list[AttackTemplate]:
+        """The templates that are not those of `paired`."""
+        own = {attack_of(row) for row in self.paired}
+        return [template for template in self.templates if template.id not in own]
 
     @property
     def requests(self) -> list[str]:
@@ -40,26 +56,88 @@ class Records:
             for place, request in enumerate(requests)
         ]
 
+    def under_attack(self, requests: Sequence[Prompt]) -> list[Prompt]:
+        """Each harmful request inside an attack that its source gives it, else in a template."""
+        own: dict[Prompt, list[Prompt]] = {}
+        for row in self.paired:
+            own.setdefault(row.prompt, []).append(row.attacked or "")
+        wrapped = enumerate(self.attacked(requests))
+        texts = [(place, own.get(requests[place], [text])) for place, text in wrapped]
+        return [every[place % len(every)] for place, every in texts]
+
 
 def read_records(data: DataConfig = DataConfig()) -> Parts:
-    """The records to tune on and those to validate on; those of the demo unless told."""
-    where = {name: getattr(data, name) for name in ("harmful", "harmless", "templates")}
-    loaders = {"harmful": load_harmful, "harmless": load_harmless, "templates": load_templates}
-    rows = {
-        name: load(where[name].source, where[name].split, where[name].limit)
-        for name, load in loaders.items()
-    }
-    rows["harmful"] = each_question_once(rows["harmful"])
+    """The records to tune on and those to validate on; those of the demo unless told.
+
+    Under `data.attacks` = records or both, attacks come from the harmful rows themselves: the two
+    parts then share neither attacks nor requests.
+    """
+    harmful = _read(load_harmful, data.harmful)
+    harmless = _read(load_harmless, data.harmless)
+    choice = attack_source(harmful, data.attacks)
+    if choice == "templates":
+        once = each_question_once(harmful)
+        sides = {part: divide(once, part, "harmful") for part in PARTS}
+    else:
+        sides = divide_attacked(harmful)
+        check_enough(sides)
+    own = {part: derived_templates(sides[part]) if choice != "templates" else [] for part in PARTS}
+    around = _read(load_templates, data.templates) if choice != "records" else []
+    known = {(template.id, template.text) for part in PARTS for template in own[part]}
+    around = [t for t in around if not any(t.id == name or t.text == text for name, text in known)]
     return {
-        part: Records(**{name: divide(records, part, name) for name, records in rows.items()})
-        for part in ("train", "validation")
+        part: Records(
+            harmful=sides[part] if choice == "templates" else each_request_once(sides[part]),
+            harmless=divide(harmless, part, "harmless"),
+            templates=own[part] + (divide(around, part, "templates") if around else []),
+            paired=[row for row in sides[part] if row.attacked and choice != "templates"],
+        )
+        for part in PARTS
     }
+
+
+def _read(load: Callable, at: DatasetConfig) -> list:
+    return load(at.source, at.split, at.limit, columns=at.columns)
+
+
+def attack_source(harmful: Sequence[HarmfulRequest], wanted: str) -> str:
+    """records, templates or both: `wanted` (data.attacks), with auto settled by the rows.
+
+    auto takes the records' own attacks where half of the rows hold one.
+    """
+    if wanted != "auto":
+        return wanted
+    return (
+        "records" if 2 * sum(bool(row.attacked) for row in harmful) >= len(harmful) else "templates"
+    )
+
+
+def attack_line(parts: Parts) -> str:
+    """Where the attacks of a run come from, in one line."""
+    told = []
+    for part, records in parts.items():
+        if records.paired:
+            attacks = len({attack_of(row) for row in records.paired})
+            told.append(f"{len(records.paired):,} prompts of {attacks} attacks for {part}")
+    added = len(parts["train"].added_templates)
+    if not told:
+        return f"templates, {added} for train"
+    both = f"; and {added} templates" if added else ""
+    return f"the records' own, {', '.join(told)}{both}"
+
+
+def each_request_once(rows: Iterable[HarmfulRequest]) -> list[HarmfulRequest]:
+    """The first row of each request."""
+    first: dict[str, HarmfulRequest] = {}
+    for row in rows:
+        first.setdefault(row.request, row)
+    return list(first.values())
 
 
 def each_question_once(rows: Sequence[HarmfulRequest]) -> list[HarmfulRequest]:
     """`rows` without repeats of a question that a file holds once for each attack (SafeEdit).
 
-    Attacks come from `data.templates`; repeats would lie on both sides of every cut.
+    Attacks then come from `data.templates`; repeats would lie on both sides of every cut.
     """
     seen: set[Prompt] = set()
     kept = []
@@ -69,6 +147,32 @@ def each_question_once(rows: Sequence[HarmfulRequest]) -> list[HarmfulRequest]:
         if row.attacked is not None:
             seen.add(row.prompt)
     return kept
+
+
+def without_requests(parts: Parts, asked: Iterable[str]) -> tuple[Parts, int]:
+    """`parts` without the rows whose request is `asked` by a test set, and how many those were.
+
+    Raises a DataError where a part keeps none.
+    """
+    known, left, dropped = {plain_text(text) for text in asked}, {}, 0
+    for part, records in parts.items():
+        kept = {}
+        for name in ("harmful", "harmless", "paired"):
+            rows = getattr(records, name)
+            kept[name] = [row for row in rows if plain_text(row.request) not in known]
+            dropped += len(rows) - len(kept[name]) if name != "paired" else 0
+            if rows and not kept[name]:
+                raise DataError(
+                    f"data.{name.replace('paired', 'harmful')}: all rows for {part} are asked by "
+                    "the test sets. Give other rows, or set data.leave_out_tests=false."
+                )
+        left[part] = dataclasses.replace(records, **kept)
+    return left, dropped
+
+
+def plain_text(text: str) -> str:
+    """The text as requests and attacks are compared: one case, single spaces."""
+    return " ".join(text.split()).lower()
 
 
 def data_hash(parts: Mapping[str, Records]) -> str:
@@ -111,6 +215,8 @@ def check_prompts(encode: Encode, parts: Mapping[str, Records], context: int, an
         for name, rows in (("harmful", records.harmful), ("harmless", records.harmless)):
             for row in rows:
                 check(f"data.{name}, row {row.id}", row.prompt)
+        for row in records.paired:
+            check(f"data.harmful, row {row.id} in its attack", row.attacked or "")
         rows = [*records.harmful, *records.harmless]
         longest = max(rows, key=lambda row: len(encode(row.prompt)))
         for template in records.templates:

@@ -9,11 +9,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from nt_jax.config.base import DatasetConfig
 from nt_jax.config.evaluation import EvalConfig
 from nt_jax.config.test_sets import TestSet
+from nt_jax.data.attacks import attack_of, derived_templates
 from nt_jax.data.prompts import KEEP, Prompt, forged
 from nt_jax.data.records import AttackTemplate, ChoiceQuestion, HarmfulRequest, HarmlessRequest
 from nt_jax.data.sources import load_choices, load_harmful, load_harmless, load_templates
+from nt_jax.data.training import plain_text
 from nt_jax.errors import ConfigError, DataError
 
 Row = TypeVar("Row", HarmfulRequest, HarmlessRequest, ChoiceQuestion)
@@ -140,7 +143,9 @@ def _prompts(name: str, entry: TestSet) -> list[TestPrompt]:
     harmful = entry.kind == "harmful"
     if entry.prompt == "attacked":
         found = [
-            TestPrompt(name, row.id, row.request, row.attacked, harmful, types=row.attack_types)
+            TestPrompt(
+                name, row.id, row.request, row.attacked, harmful, row.attack, row.attack_types
+            )
             for row in rows
             if getattr(row, "attacked", None)
         ]
@@ -149,8 +154,7 @@ def _prompts(name: str, entry: TestSet) -> list[TestPrompt]:
         return found
     if entry.templates is None:
         return [TestPrompt(name, row.id, row.request, row.prompt, harmful) for row in rows]
-    where = entry.templates
-    templates = itertools.cycle(load_templates(where.source, where.split, where.limit))
+    templates = itertools.cycle(_templates(entry.templates))
     return [
         TestPrompt(name, row.id, row.request, used.apply(row.prompt), harmful, used.id, used.types)
         for row, used in zip(rows, templates, strict=False)
@@ -183,23 +187,35 @@ def tests_hash(tests: Tests, config: EvalConfig) -> str:
 
 def overlap(prompts: Iterable[TestPrompt], tuned_on: Iterable[str]) -> dict[str, int]:
     """By test set, how many of its requests were also tuned on; sets without any are left out."""
-    known = {_plain(text) for text in tuned_on}
-    shared = (p.dataset for p in prompts if _plain(p.request) in known)
+    known = {plain_text(text) for text in tuned_on}
+    shared = (p.dataset for p in prompts if plain_text(p.request) in known)
     return dict(Counter(shared))
 
 
-def attack_overlap(config: EvalConfig, tuned_on: Iterable[AttackTemplate]) -> dict[str, int]:
-    """By test set, how many of its attack templates were also tuned on; none: left out."""
-    known, shared = {_plain(template.text) for template in tuned_on}, {}
+def attack_overlap(
+    config: EvalConfig, tuned_on: Iterable[AttackTemplate], names: Iterable[str] = ()
+) -> dict[str, int]:
+    """By test set, how many of its attacks were also tuned on; sets without any are left out.
+
+    An attack is known by its text, and where rows hold their own (`prompt: attacked`) by its name
+    too; `names` are those of the rows that were tuned on.
+    """
+    texts, called = {plain_text(t.text) for t in tuned_on}, {plain_text(name) for name in names}
+    shared = {}
     for name in config.datasets:
-        if (where := config.test_set(name).templates) is not None:
-            texts = {_plain(t.text) for t in load_templates(where.source, where.split, where.limit)}
-            shared[name] = len(texts & known)
+        entry = config.test_set(name)
+        if entry.templates is not None:
+            shared[name] = len({plain_text(t.text) for t in _templates(entry.templates)} & texts)
+        elif entry.prompt == "attacked" and entry.kind == "harmful":
+            rows = [row for row in read_set(name, entry)[: config.limit] if row.attacked]
+            same = {attack_of(row) for row in rows if plain_text(attack_of(row)) in called}
+            same |= {t.id for t in derived_templates(rows) if plain_text(t.text) in texts}
+            shared[name] = len(same)
     return {name: count for name, count in shared.items() if count}
 
 
-def _plain(text: str) -> str:
-    return " ".join(text.split()).lower()
+def _templates(at: DatasetConfig) -> list[AttackTemplate]:
+    return load_templates(at.source, at.split, at.limit, at.columns)
 
 
 def _ordered(name: str, entry: TestSet) -> list:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nt_jax.attribution.attack_selection import NONE
 from nt_jax.attribution.diagnostics import (
     concentration,
     cumulative_share,
@@ -83,14 +84,17 @@ def score_line(names: dict[str, str]) -> str:
 def examples_table(facts: dict) -> str:
     """Which records were scored, and how many templates attack selection left out."""
     lines = "".join(
-        f"| {row['set']} | {', '.join(row['types'])} | {row['template']} | {row['request']} |\n"
+        f"| {row['set']} | {', '.join(row['types']) or 'none'} | {row['template']} | "
+        f"{row['request']} |\n"
         for row in facts["examples"]
     )
     left_out = facts["templates_of_several_types_left_out"]
-    return (
-        f"## Examples\n\n| set | attack type | template | request |\n|---|---|---|---|\n{lines}\n"
-        f"{left_out} templates were left out for having several types (paper, A.6).\n"
-    )
+    said = f"{left_out} templates were left out for having several types (paper, A.6)."
+    if not facts["attack_selection"]:
+        typed = any(row["types"] for row in facts["examples"])
+        said = "Attack selection: none." if typed else f"{NONE[0].upper()}{NONE[1:]}."
+    head = "## Examples\n\n| set | attack type | template | request |\n|---|---|---|---|\n"
+    return f"{head}{lines}\n{said}\n"
 
 
 def sets_table(summary: dict[str, dict[str, float]], counts: dict[str, int]) -> str:

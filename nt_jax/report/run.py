@@ -41,7 +41,8 @@ def write_report(
     `settings` is the resolved recipe as plain values, `timings` seconds per stage. `neurons` has
     arrays layer, index, set, score (see figures.layers_png), `history` the entries of
     metrics.jsonl (see figures.curves_png), `machine` what runinfo.this_machine() gives, which is
-    the default, `labels` EvalConfig.labels, by default those of the sets that ship with us.
+    the default, with `notes` on the data where there are any, `labels` EvalConfig.labels, by
+    default those of the sets that ship with us.
     """
     labels = labels_of({}) if labels is None else labels
     (folder / "figures").mkdir(parents=True, exist_ok=True)
@@ -180,6 +181,7 @@ def _context(
         "timings": [(stage, clock(seconds)) for stage, seconds in timings.items()],
         "total": clock(sum(timings.values())),
         "machine": machine,
+        "notes": machine.get("notes", []),
         "overlap": _labelled(labels, machine.get("overlap", {})),
         "attack_overlap": _labelled(labels, machine.get("attack_overlap", {})),
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nt_jax.attribution.attack_selection import choose_templates
+from nt_jax.attribution.attack_selection import choose_templates, selects
 from nt_jax.attribution.own_score import is_own, load_score, own_scores
 from nt_jax.attribution.score import (
     Attribution,
@@ -25,7 +25,14 @@ from nt_jax.data.batching import bucket, pad_left
 from nt_jax.data.training import Records
 from nt_jax.generate.chat import ChatModel
 from nt_jax.models.transformer import LanguageModel
-from nt_jax.train.own_answers import read_own_answers, safety_pairs, utility_pairs
+from nt_jax.train.own_answers import (
+    attacked_safety_pairs,
+    read_own_answers,
+    safety_pairs,
+    utility_pairs,
+)
+from nt_jax.train.pools import Pair
+from nt_jax.train.safety_targets import SafetyTargets
 
 SETS = ("safety", "utility")
 
@@ -51,7 +58,7 @@ def attribute_all(
 ) -> str:
     """Score every example into `folder`, skipping those already there; what to say about it."""
     examples, dropped = make_examples(model, train, answers, config, data)
-    write_examples(folder, examples, dropped, config)
+    write_examples(folder, examples, dropped, config, selects(train.templates, config))
     if is_own(config.score):
         return score_sets(model, examples, config.score, folder)
     say_plan(model, examples, config)
@@ -102,19 +109,34 @@ def active_at_end(lm: LanguageModel, example: EncodedExample) -> np.ndarray:
 def make_examples(
     model: ChatModel, train: Records, answers: Path, config: AttributionConfig, data: DataConfig
 ) -> tuple[list[Chosen], int]:
-    """(the examples of both sets, templates dropped by attack selection)."""
+    """(the examples, how many templates attack selection left out).
+
+    An attack that the data hold comes with a record of its own for the safety set; its template is
+    put around harmless requests only.
+    """
     templates, dropped = choose_templates(train.templates, config)
     own = read_own_answers(answers, model.eos_id)
+    targets = SafetyTargets.read(answers)
     ids = {record.prompt: record.id for record in (*train.harmful, *train.harmless)}
+    held: dict[str, list[Pair]] = {}
+    for pair in attacked_safety_pairs(model, train, own, targets):
+        held.setdefault(pair.attack, []).append(pair)
+    bare = {
+        "safety": safety_pairs(model, train, own, targets),
+        "utility": utility_pairs(model, train, own, data),
+    }
     examples = []
-    for name, pairs_of in zip(SETS, (safety_pairs, utility_pairs), strict=True):
-        pairs = pairs_of(model, train, own, data)
+    for name, pairs in bare.items():
         step = max(1, len(pairs) // len(templates))  # spread over the kinds of request
         for place, template in enumerate(templates):
             pair = pairs[(place * step) % len(pairs)]
-            attacked = model.encode(template.apply(pair.request))
-            example = EncodedExample(model.encode(pair.request), attacked, pair.answer, name)
-            examples.append(Chosen(name, template.types, template.id, ids[pair.request], example))
+            request, attacked = pair.request, template.apply(pair.request)
+            if name == "safety" and (mine := held.get(template.id)):
+                pair = mine[place * max(1, len(mine) // len(templates)) % len(mine)]
+                request, attacked = pair.about, pair.request
+            prompts = model.encode(request), model.encode(attacked)
+            example = EncodedExample(*prompts, pair.answer, name)
+            examples.append(Chosen(name, template.types, template.id, ids[request], example))
     return examples, dropped
 
 
@@ -174,13 +196,24 @@ def write_together(
 
 
 def write_examples(
-    folder: Path, examples: Sequence[Chosen], dropped: int, config: AttributionConfig
+    folder: Path,
+    examples: Sequence[Chosen],
+    dropped: int,
+    config: AttributionConfig,
+    selected: bool,
 ) -> None:
-    """examples.json: the records that are scored, and by what."""
+    """examples.json: the records that are scored, and by what.
+
+    `selected`: whether their attacks were chosen by type, which left out `dropped`.
+    """
     rows = [
         {"set": c.set, "types": c.types, "template": c.template, "request": c.request}
         for c in examples
     ]
-    scores = {name: score_name(config, name) for name in SETS}
-    facts = {"score": scores, "examples": rows, "templates_of_several_types_left_out": dropped}
+    facts = {
+        "score": {name: score_name(config, name) for name in SETS},
+        "examples": rows,
+        "templates_of_several_types_left_out": dropped,
+        "attack_selection": selected,
+    }
     (folder / "examples.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

@@ -5,11 +5,10 @@ from nt_jax.attribution.select import check_counts
 from nt_jax.checkpoints.checkpoint import MODEL_DTYPES, check_mesh, open_checkpoint
 from nt_jax.config.paper import departure_lines
 from nt_jax.config.schema import RunConfig, dump_config
-from nt_jax.data.training import read_records
-from nt_jax.eval.prompts import read_tests
 from nt_jax.generate.chat import ChatText
 from nt_jax.mesh import devices, make_mesh
 from nt_jax.models.config import ModelConfig
+from nt_jax.run.data import read_data
 from nt_jax.run.texts import check_texts, plain_marks
 from nt_jax.runinfo import memory_bytes
 from nt_jax.train.memory import GradientMemory, layer_parameters, parameters
@@ -67,16 +66,21 @@ def check_sizes(config: RunConfig, model: ModelConfig) -> None:
 
 def data_lines(config: RunConfig, chat: ChatText) -> list[str]:
     """What is tuned on and what is asked afterwards, all files read; errors as the run has them."""
-    told, parts = [], read_records(config.data)
-    for part, records in parts.items():
+    data, told = read_data(config), []
+    for part, records in data.records.items():
         told.append(
             f"{len(records.harmful):,} harmful, {len(records.harmless):,} harmless requests and "
             f"{len(records.templates)} attacks for {part}"
         )
-    tests = read_tests(config.eval)
-    asked = f"{len(tests.prompts):,} requests, {len(tests.choices):,} choice"
-    marked = [f"warning    {line}" for line in plain_marks(chat, parts, tests)]
-    return [f"data       {'; '.join(told)}", f"tests      {asked} questions", *marked]
+    asked = f"{len(data.tests.prompts):,} requests, {len(data.tests.choices):,} choice"
+    decided = "decided in the run: the model's own refusals if it refuses enough, else the shipped"
+    targets = data.targets.line if data.targets else f"safety targets: {decided}"
+    return [
+        f"data       {'; '.join(told)}",
+        *(f"data       {line}" for line in (*data.notes, targets)),
+        *(f"warning    {line}" for line in plain_marks(chat, data.records, data.tests)),
+        f"tests      {asked} questions",
+    ]
 
 
 def describe(config: RunConfig) -> str:

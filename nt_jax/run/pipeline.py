@@ -8,19 +8,18 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from nt_jax.attribution.attack_selection import choose_templates
 from nt_jax.attribution.own_score import score_hash
 from nt_jax.checkpoints.checkpoint import fingerprint, open_checkpoint
 from nt_jax.config.paper import as_written, departures
 from nt_jax.config.registry import METRICS
 from nt_jax.config.schema import RunConfig, config_key
 from nt_jax.console import clock, say, show
-from nt_jax.data.training import Parts, data_hash, read_records
+from nt_jax.data.training import Parts, data_hash
 from nt_jax.eval.answering import answer_all, check_tests
 from nt_jax.eval.judges.judge import Judge, check_judges, judges_hash, judges_to_open, open_judge
 from nt_jax.eval.measure import measure
 from nt_jax.eval.metrics.result import BASE, read_rows
-from nt_jax.eval.prompts import Tests, attack_overlap, overlap, read_tests, tests_hash
+from nt_jax.eval.prompts import Tests, tests_hash
 from nt_jax.eval.under_test import ModelUnderTest, tuned_model
 from nt_jax.generate.chat import ChatModel
 from nt_jax.mesh import devices
@@ -28,12 +27,12 @@ from nt_jax.models.neurons import Factors
 from nt_jax.report.terminal import screen_table
 from nt_jax.run import stages
 from nt_jax.run.attribute import attribute_all
+from nt_jax.run.data import RunData, read_data
 from nt_jax.run.dry_run import check_sizes, header, model_line
 from nt_jax.run.export import export_stage
 from nt_jax.run.stages import chat_model
 from nt_jax.run.texts import check_texts, plain_marks
 from nt_jax.rundir import RunDirectory, Stage
-from nt_jax.train.own_answers import refusals_only
 from nt_jax.train.tuning_data import TuningData, tuning_data
 
 # Settings that answers to test sets depend on, and the numbers made of them.
@@ -50,12 +49,18 @@ class Inputs:
     """What a run reads, known to be sound; no weights are in memory yet."""
 
     model: ChatModel  # asked under data.system_prompt
-    records: Parts
-    tests: Tests
+    data: RunData
     hashes: dict[str, str]  # of what stages are made from beside each other
-    overlap: dict[str, int]  # test set -> requests that are also tuned on
-    attack_overlap: dict[str, int]  # test set -> attack templates that are also tuned on
-    left_out: int  # harmful training requests whose safe answer does not refuse
+
+    @property
+    def records(self) -> Parts:
+        """What is tuned and validated on."""
+        return self.data.records
+
+    @property
+    def tests(self) -> Tests:
+        """What is asked afterwards."""
+        return self.data.tests
 
 
 def read_inputs(config: RunConfig) -> Inputs:
@@ -63,24 +68,15 @@ def read_inputs(config: RunConfig) -> Inputs:
     model = chat_model(config).under(config.data.system_prompt)
     check_sizes(config, model.checkpoint.config)
     check_texts(config, model.chat)
-    records, tests = read_records(config.data), read_tests(config.eval)
+    data = read_data(config)
     check_judges(config.eval.judges)
-    given = len(records["train"].harmful)
-    if config.data.safety_targets == "refusals":
-        records["train"] = refusals_only(open_judge(config.eval.judge), records["train"])
-    choose_templates(records["train"].templates, config.attribution)
-    check_tests(model.under(config.eval.system_prompt), tests, config.eval.max_new_tokens)
+    check_tests(model.under(config.eval.system_prompt), data.tests, config.eval.max_new_tokens)
     hashes = {
-        "weights": fingerprint(model.checkpoint), "data": data_hash(records),
-        "tests": tests_hash(tests, config.eval), "measuring": measuring_hash(config),
+        "weights": fingerprint(model.checkpoint), "data": data_hash(data.records),
+        "tests": tests_hash(data.tests, config.eval), "measuring": measuring_hash(config),
         "score": score_hash(config.attribution.score),
     }  # fmt: skip
-    tuned_on = [request for part in records.values() for request in part.requests]
-    attacks = [template for part in records.values() for template in part.templates]
-    return Inputs(
-        model, records, tests, hashes, overlap(tests.prompts, tuned_on),
-        attack_overlap(config.eval, attacks), given - len(records["train"].harmful),
-    )  # fmt: skip
+    return Inputs(model, data, hashes)
 
 
 def run(config: RunConfig, until: str | None = None, inputs: Inputs | None = None) -> None:
@@ -93,8 +89,8 @@ def run(config: RunConfig, until: str | None = None, inputs: Inputs | None = Non
         keys = stage_keys(config, table, inputs.hashes)
         directory.record(
             config=config.model_dump(mode="json"), seed=config.seed, devices=devices(),
-            hashes=inputs.hashes, keys=keys, overlap=inputs.overlap,
-            attack_overlap=inputs.attack_overlap,
+            hashes=inputs.hashes, keys=keys, overlap=inputs.data.overlap,
+            attack_overlap=inputs.data.attack_overlap, notes=inputs.data.notes,
         )  # fmt: skip
         say("model", model_line(inputs.model.checkpoint.config))
         if config.tune.algorithm == "paper":
@@ -229,7 +225,7 @@ def measure_stage(
 def say_departures(config: RunConfig) -> None:
     """Settings of a run as the paper has it that are not the paper's."""
     found = [
-        f"{row.key} = {as_written(value)}" + " (paper: " + as_written(row.paper) + ")"
+        f"{row.key} = {as_written(value)} (paper: {as_written(row.paper)})"
         for row, value in departures(config.model_dump(mode="json"))
         if not row.ours
     ]
@@ -237,12 +233,11 @@ def say_departures(config: RunConfig) -> None:
 
 
 def say_about_data(inputs: Inputs) -> None:
-    """Safe answers not learned, test rows that were also tuned on, marks that are plain text."""
-    if inputs.left_out:
-        given = inputs.left_out + len(inputs.records["train"].harmful)
-        said = f"{inputs.left_out} of {given} safe answers do not refuse and are not learned"
-        say("data", f"{said} (data.safety_targets)")
-    for kind, shared in (("requests", inputs.overlap), ("attacks", inputs.attack_overlap)):
+    """Where attacks come from, what is left out or also tuned on, marks that are plain text."""
+    data = inputs.data
+    for note in data.notes:
+        say("data", note)
+    for kind, shared in (("requests", data.overlap), ("attacks", data.attack_overlap)):
         for name, count in shared.items():
             say("warning", f"{count} {kind} of {name} are also tuned on: its result is too good")
     for line in plain_marks(inputs.model.chat, inputs.records, inputs.tests):

@@ -1,6 +1,7 @@
 """What the stages of a run do; every function writes into `folder` and says one line about it."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from nt_jax.attribution.store import load_neurons, load_scores, neuron_rows, sav
 from nt_jax.checkpoints.checkpoint import fingerprint, open_checkpoint
 from nt_jax.config.method import NeuronsConfig, TuneConfig
 from nt_jax.config.schema import ModelSourceConfig, RunConfig
+from nt_jax.console import say
 from nt_jax.data.training import Parts, check_prompts
 from nt_jax.errors import RunError
 from nt_jax.eval.judges.judge import Judge
@@ -23,6 +25,7 @@ from nt_jax.report.run import write_report
 from nt_jax.report.terminal import judge_names
 from nt_jax.rundir import RunDirectory
 from nt_jax.train.own_answers import FILE, write_own_answers
+from nt_jax.train.safety_targets import SafetyTargets
 from nt_jax.train.state import TuneState, read_history, restore
 from nt_jax.train.tune import STATES, at_strength, fresh_state, tune
 from nt_jax.train.tuning_data import TuningData
@@ -34,7 +37,9 @@ def own_answers(
     """The base model's own answers, which tuning must keep."""
     answer = max(config.tune.answer_tokens, config.attribution.answer_tokens)
     check_prompts(model.encode, records, model.checkpoint.config.max_positions, answer)
-    write_own_answers(model, judge, records["train"], config.data, config.tune, folder)
+    train = records["train"]
+    targets = write_own_answers(model, judge, train, config.data, config.tune, folder)
+    say("targets", targets.line)
     rows = [json.loads(line) for line in (folder / FILE).read_text().splitlines()]
     dropped = sum(row["refused"] for row in rows if row["set"] != "harmful")
     return f"{len(rows)} answers of the model itself, {dropped} refusals dropped"
@@ -89,15 +94,27 @@ def write_run_report(directory: RunDirectory, config: RunConfig, layers: int, fo
     best = best_state(config.tune, selected, train)
     history = read_history(train, int(best.best_epoch))
     tuning = {"neurons": {**columns, "num_layers": layers}, "history": history}
-    return write_measured(directory, config, config.model_dump(mode="json"), folder, **tuning)
+    targets = SafetyTargets.read(directory.folder("answers"))
+    settings = config.model_dump(mode="json")
+    return write_measured(directory, config, settings, folder, [targets.line], **tuning)
 
 
 def write_measured(
-    directory: RunDirectory, config: RunConfig, settings: dict, folder: Path, **tuning: Any
+    directory: RunDirectory,
+    config: RunConfig,
+    settings: dict,
+    folder: Path,
+    notes: Sequence[str] = (),
+    **tuning: Any,
 ) -> str:
-    """results.json, report.md and report.html of what the stage `eval` measured."""
+    """results.json, report.md and report.html of what the stage `eval` measured.
+
+    `notes`: lines about the data besides those that run.json holds.
+    """
     rows, answers = result_rows(directory.folder("eval"), config.seed)
-    facts = {"machine": directory.facts(), "labels": config.eval.labels}
+    known = directory.facts()
+    machine = known | {"notes": [*known.get("notes", []), *notes]}
+    facts = {"machine": machine, "labels": config.eval.labels}
     write_report(folder, rows, answers, settings, directory.seconds(), **facts, **tuning)
     return f"{len(rows)} numbers, judge {judge_names(rows) or 'none'}"
 

@@ -8,78 +8,74 @@ from pathlib import Path
 
 from nt_jax.config.method import TuneConfig
 from nt_jax.config.schema import DataConfig
+from nt_jax.data.attacks import attack_of
 from nt_jax.data.prompts import Prompt, of_json, text_of, to_json
 from nt_jax.data.training import Records, evenly
 from nt_jax.errors import DataError, RunError
 from nt_jax.eval.judges.judge import Judge
 from nt_jax.generate.chat import ChatModel
 from nt_jax.train.pools import Pair, Pools, make_pools
+from nt_jax.train.safety_targets import (
+    GIVEN,
+    MIN_HARMFUL,
+    SELF,
+    SHIPPED,
+    SafetyTargets,
+    settle,
+)
 
 FILE = "own_answers.jsonl"
-MIN_HARMFUL = 2  # one for each of Algorithm 1's sets
 ATTACKED_SHARE = 2  # one attacked harmless request for so many bare ones
 OPENING_TOKENS = 3  # of a refusal: "I can't", "I'm sorry"; the model itself says how it goes on
 Own = dict[str, tuple[list[Pair], list[Pair]]]  # per set: (useful answers, refusals)
 
 
-def refusals_only(judge: Judge, train: Records) -> Records:
-    """`train` without the harmful requests whose safe answer does not refuse.
-
-    Published safe answers hold corrections, advice and plain answers ("No, arson is a crime ...");
-    a model that learns them together with refusals learns neither. Rows without an answer stay.
-    """
-    given = [row for row in train.harmful if row.refusal]
-    verdicts = judge.verdicts([r.request for r in given], [r.refusal or "" for r in given])
-    other = [row for row, refuses in zip(given, verdicts, strict=True) if not refuses]
-    left_out = set(map(id, other))
-    kept = [row for row in train.harmful if id(row) not in left_out]
-    if other and len(kept) < MIN_HARMFUL:
-        raise DataError(
-            f"data.harmful: of {len(given)} safe answers to tune on the judge takes "
-            f"{len(given) - len(other)} for refusals (the first of the others: row {other[0].id}). "
-            "Add refusals, or set data.safety_targets=given to learn all of them."
-        )
-    return dataclasses.replace(train, harmful=kept)
-
-
 def write_own_answers(
     model: ChatModel, judge: Judge, train: Records, data: DataConfig, tune: TuneConfig, folder: Path
-) -> None:
-    """Let the base model answer what it should go on answering, and refuse where it does.
+) -> SafetyTargets:
+    """Let the base model answer what it should go on answering; where the refusals come from.
 
     Files: one JSON line per request {set, request, answer ids, ended, refused, declined}, a
     conversation as its list of messages. `declined` is a refusal of a harmless request: the first
     words of a safety target, carried on by the base model. Its own way of saying no is what a false
-    refusal of the tuned model sounds like.
+    refusal of the tuned model sounds like. And safety_targets.json: the source of the safety
+    targets. Where the data do not settle it, the model is asked the harmful requests too.
     """
-    own_targets = data.safety_targets == "self"
-    given = [record.refusal for record in train.harmful if record.refusal]
-    if tune.metric_requests and not own_targets and not given:
+    targets = settle(judge, train, data.safety_targets, None)
+    given = [row.refusal for row in train.harmful if row.refusal]
+    if targets and targets.source == GIVEN and tune.metric_requests and not given:
         raise DataError(
             f"tune.metric_requests={tune.metric_requests} needs refusals in data.harmful to tell "
-            "how a refusal begins, but none of its training rows has one. Add some, set it to 0, "
-            "or set data.safety_targets=self."
+            "how a refusal begins, but none of its training rows has one. Leave "
+            "data.safety_targets at auto, which takes refusals from elsewhere."
         )
     sets = {"harmless": [record.prompt for record in train.harmless]}
     if tune.attacked_harmless_fraction > 0:
         sets["attacked"] = train.attacked(sets["harmless"][::ATTACKED_SHARE])
-    if own_targets:
+    if targets is None:
         sets["harmful"] = [record.prompt for record in train.harmful]
     names, prompts = zip(*((name, asked) for name in sets for asked in sets[name]), strict=True)
     ids = model.answer(prompts, tune.answer_tokens, "base answers")
     refused = judge.verdicts([*map(text_of, prompts)], [model.text(row) for row in ids])
-    if own_targets:
-        every = zip(names, ids, refused, strict=True)
+    every = list(zip(names, ids, refused, strict=True))
+    if targets is None:
+        own = [no for name, _, no in every if name == "harmful"]
+        targets = settle(judge, train, data.safety_targets, own)
+        assert targets is not None  # for the type checker: the model has answered
+    if targets.source == SELF:
         begin = [row for name, row, no in every if no and name == "harmful"]
     else:
-        begin = [model.answer_ids(refusal) for refusal in given]
+        taken = given if targets.source == GIVEN else targets.refusals.values()
+        begin = [model.answer_ids(refusal) for refusal in taken]
     asked = [prompt for prompt, name in zip(prompts, names, strict=True) if name != "harmful"]
     declined = declined_answers(model, begin, asked, tune) if begin else {}
+    targets.write(folder)
     with (folder / FILE).open("w", encoding="utf-8") as file:
-        for name, prompt, row, no in zip(names, prompts, ids, refused, strict=True):
+        for prompt, (name, row, no) in zip(prompts, every, strict=True):
             line = {"set": name, "request": to_json(prompt), "answer": row}
             line |= {"ended": len(row) < tune.answer_tokens, "refused": no}
             file.write(json.dumps(line | {"declined": declined.get(prompt, [])}) + "\n")
+    return targets
 
 
 def declined_answers(
@@ -116,23 +112,42 @@ def read_own_answers(folder: Path, eos_id: int) -> Own:
     return pairs
 
 
-def safety_pairs(model: ChatModel, train: Records, own: Own, data: DataConfig) -> list[Pair]:
-    """Harmful requests with the refusal to learn: the data's, or the model's own."""
-    if data.safety_targets == "self":
+def safety_pairs(model: ChatModel, train: Records, own: Own, targets: SafetyTargets) -> list[Pair]:
+    """Harmful requests with the refusal to learn, each once."""
+    if targets.source == SELF:
         refusals = own.get("harmful", ([], []))[1]
         if len(refusals) < MIN_HARMFUL:
             raise DataError(
                 "data.safety_targets=self needs a model that refuses bare harmful requests, but "
-                f"this one refused {len(refusals)} of {len(train.harmful)}. Use 'given'."
+                f"this one refused {len(refusals)} of {len(train.harmful)}. Leave it at auto."
             )
         return refusals
+    if targets.source == SHIPPED:
+        texts = [(row.prompt, targets.refusals[row.request]) for row in train.harmful]
+        return [Pair(prompt, model.answer_ids(refusal)) for prompt, refusal in texts]
     missing = [record.id for record in train.harmful if not record.refusal]
     if missing:
         raise DataError(
             f"data.harmful: {len(missing)} of {len(train.harmful)} training rows have no refusal "
-            f"(first: {missing[0]}). Add one, or set data.safety_targets=self."
+            f"(first: {missing[0]}). Leave data.safety_targets at auto: it leaves such rows out, "
+            "or takes refusals from elsewhere."
         )
     return [Pair(r.prompt, model.answer_ids(r.refusal or "")) for r in train.harmful]
+
+
+def attacked_safety_pairs(
+    model: ChatModel, train: Records, own: Own, targets: SafetyTargets
+) -> list[Pair]:
+    """The attacked prompts that the data hold, with the refusal to learn."""
+    answers = {pair.request: pair.answer for pair in safety_pairs(model, train, own, targets)}
+    given = targets.source == GIVEN
+    found = []
+    for row in train.paired:
+        own_answer = model.answer_ids(row.refusal) if given and row.refusal else None
+        if (answer := own_answer or answers.get(row.prompt)) is not None:
+            about, attack = row.prompt, attack_of(row)
+            found.append(Pair(row.attacked or "", answer, about=about, attack=attack))
+    return found
 
 
 def utility_pairs(model: ChatModel, train: Records, own: Own, data: DataConfig) -> list[Pair]:
@@ -159,6 +174,10 @@ def own_pools(
         dataclasses.replace(pair, sounds_harmful=pair.request in hard)
         for pair in utility_pairs(model, train, own, data)
     ]
-    safety, attacked = safety_pairs(model, train, own, data), own.get("attacked", ([], []))[0]
+    targets = SafetyTargets.read(folder)
+    wrapped = own.get("attacked", ([], []))[0]
     shares = (tune.local_fraction, tune.sounds_harmful_fraction)
-    return make_pools(safety, train.templates, utility, attacked, *shares)
+    safety = safety_pairs(model, train, own, targets)
+    held = attacked_safety_pairs(model, train, own, targets)
+    around = train.added_templates if held else train.templates
+    return make_pools(safety, around, utility, wrapped, *shares, attacked_safety=held)

@@ -8,6 +8,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+from nt_jax.data.attacks import few_requests
 from nt_jax.data.prompts import Prompt
 from nt_jax.data.records import AttackTemplate
 from nt_jax.data.training import evenly, far_apart
@@ -19,13 +20,16 @@ class Pair:
     """A request and the answer to learn, the answer as token ids that end with EOS.
 
     A harmless request may come with `declined`: a refusal of it in the model's own words, which
-    must not become likely.
+    must not become likely. An attacked prompt that a source holds as it is names the bare request
+    that it is `about` and its `attack`.
     """
 
     request: Prompt
     answer: list[int]
     sounds_harmful: bool = False
     declined: list[int] = dataclasses.field(default_factory=list)
+    about: Prompt = ""
+    attack: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,22 +81,70 @@ def make_pools(
     attacked_utility: Sequence[Pair],
     local_share: float,
     sounds_harmful_share: float = 0.0,
+    attacked_safety: Sequence[Pair] = (),
 ) -> Pools:
-    """Disjoint local and global pools from the training split, `local_share` of it local."""
-    for name, rows in (("harmful", safety), ("harmless", utility), ("templates", templates)):
+    """Disjoint local and global pools from the training split, `local_share` of it local.
+
+    `attacked_safety` are attacked prompts as the data hold them; `templates`, if any, are then put
+    around as many requests besides.
+    """
+    needed = [("harmful", safety), ("harmless", utility)]
+    for name, rows in needed if attacked_safety else [*needed, ("templates", templates)]:
         if len(rows) < 2:
             raise DataError(
                 f"data.{name}: {len(rows)} usable training rows; Algorithm 1 needs at least 2, "
                 "one for its local and one for its global set."
             )
-    safe, attack, good, wrapped = (
-        cut(rows, local_share) for rows in (safety, templates, utility, attacked_utility)
-    )
+    if attacked_safety:
+        safe = held_pools(safety, attacked_safety, templates, local_share)
+    else:
+        requests, attack = cut(safety, local_share), cut(templates, local_share)
+        safe = [Pool(rows, rows, around) for rows, around in zip(requests, attack, strict=True)]
+    good, wrapped = (cut(rows, local_share) for rows in (utility, attacked_utility))
     good = [emphasise(part, sounds_harmful_share) for part in good]
     if not wrapped[1]:  # one row: the outer loss needs it more
         wrapped = ([], attacked_utility)
-    local, outer = ((Pool(safe[i], safe[i], attack[i]), Pool(good[i], wrapped[i])) for i in (0, 1))
-    return Pools(local[0], outer[0], local[1], outer[1])
+    useful = [Pool(good[i], wrapped[i]) for i in (0, 1)]
+    return Pools(safe[0], safe[1], useful[0], useful[1])
+
+
+def held_pools(
+    safety: Sequence[Pair],
+    attacked: Sequence[Pair],
+    templates: Sequence[AttackTemplate],
+    local_share: float,
+) -> list[Pool]:
+    """(local, global) pools of attacked prompts as the data hold them.
+
+    They share neither requests nor attacks: prompts whose request is on one side and whose attack
+    is on the other are left out.
+    """
+    here = set(cut(list(dict.fromkeys(pair.attack for pair in attacked)), local_share)[0])
+    drawn = {pair.request for pair in cut(safety, local_share)[0]}
+    local = few_requests(((pair.about, pair.attack) for pair in attacked), here, drawn)
+    pools = []
+    for side, around in zip((True, False), cut(templates, local_share), strict=True):
+        direct = [pair for pair in safety if (pair.request in local) == side]
+        held = [p for p in attacked if (p.about in local) == side == (p.attack in here)]
+        if not direct or not held:
+            raise DataError(
+                f"data.harmful: of {len(attacked)} attacked training prompts none is left for the "
+                f"{'local' if side else 'global'} set of Algorithm 1, which shares neither requests"
+                " nor attacks with the other. Give more attacks, or set data.attacks=templates."
+            )
+        pools.append(Pool(direct, held + _wrapped(direct, around, len(held))))
+    return pools
+
+
+def _wrapped(pairs: Sequence[Pair], around: Sequence[AttackTemplate], count: int) -> list[Pair]:
+    """`count` of the pairs inside templates, all of both taken in turn; none without templates."""
+    found = []
+    for place in range(count if around else 0):
+        pair, lap = pairs[place % len(pairs)], place // len(pairs)
+        template = around[(place + lap) % len(around)]
+        text = template.apply(pair.request)
+        found.append(Pair(text, pair.answer, about=pair.request, attack=template.id))
+    return found
 
 
 def undivided(pools: Pools) -> Pools:
@@ -132,13 +184,27 @@ def harmless_rows(pools: Pools) -> list[tuple[Prompt, list[int]]]:
 def safety_rows(pools: Pools, count: int, direct_share: float) -> list[tuple[Prompt, list[int]]]:
     """(prompt, safety target) of `count` training requests, bare in the share that is tuned on.
 
-    Neighbours get templates far apart; local and global requests keep to their own templates.
+    Neighbours get attacks far apart; local and global requests keep to their own attacks.
     """
     rows: list[tuple[Prompt, list[int]]] = []
     for pool in (pools.local_safety, pools.global_safety):
-        stride = far_apart(len(pool.templates))
-        for place, pair in enumerate(pool.attacked):
+        attacked = _under_attack(pool)
+        for place, pair in enumerate(pool.direct):
             bare = int((place + 1) * direct_share) > int(place * direct_share)
-            template = None if bare else pool.templates[place * stride % len(pool.templates)]
-            rows.append((template.apply(pair.request) if template else pair.request, pair.answer))
+            rows.append((pair.request, pair.answer) if bare else attacked[place])
     return evenly(rows, count)
+
+
+def _under_attack(pool: Pool) -> list[tuple[Prompt, list[int]]]:
+    """(prompt, safety target) of each of the pool's requests under one of its attacks."""
+    if pool.templates:
+        count = len(pool.templates)
+        around = (pool.templates[n * far_apart(count) % count] for n in range(len(pool.direct)))
+        pairs = zip(around, pool.direct, strict=True)
+        return [(template.apply(pair.request), pair.answer) for template, pair in pairs]
+    held: dict[Prompt, list[Pair]] = {}
+    for pair in pool.attacked:
+        held.setdefault(pair.about, []).append(pair)
+    every = enumerate(held.get(pair.request, [pair]) for pair in pool.direct)
+    chosen = [pairs[place % len(pairs)] for place, pairs in every]
+    return [(pair.request, pair.answer) for pair in chosen]

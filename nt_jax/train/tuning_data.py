@@ -10,8 +10,9 @@ from nt_jax.data.training import Parts
 from nt_jax.eval.judges.judge import Judge
 from nt_jax.eval.judges.phrase_judge import PhraseJudge
 from nt_jax.generate.chat import ChatModel
-from nt_jax.train.own_answers import FILE, own_pools, refusals_only, write_own_answers
+from nt_jax.train.own_answers import FILE, own_pools, write_own_answers
 from nt_jax.train.pools import Pools
+from nt_jax.train.safety_targets import usable
 from nt_jax.train.validate import Validation
 
 
@@ -43,8 +44,7 @@ def tuning_data(
             return tuning_data(model, parts, config, data, judge=judge, folder=Path(name))
     folder, judge, train = Path(folder), judge or PhraseJudge(), parts["train"]
     folder.mkdir(parents=True, exist_ok=True)
-    if data.safety_targets == "refusals":
-        train = refusals_only(judge, train)
+    train = usable(judge, train, data.safety_targets)
     if not (folder / FILE).exists():
         write_own_answers(model, judge, train, data, config, folder)
     pools = own_pools(model, train, folder, data, config)

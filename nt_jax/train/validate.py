@@ -36,7 +36,7 @@ class Validation:
         """The validation prompts of the held-out split, evenly over it: files come in blocks."""
         harmful = [record.prompt for record in evenly(records.harmful, HARMFUL_ROWS)]
         harmless = [record.prompt for record in evenly(records.harmless, HARMLESS_ROWS)]
-        return cls(harmful, records.attacked(harmful), harmless)
+        return cls(harmful, records.under_attack(harmful), harmless)
 
     @property
     def every(self) -> list[Prompt]:

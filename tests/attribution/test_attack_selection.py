@@ -2,7 +2,7 @@
 
 import pytest
 
-from nt_jax.attribution.attack_selection import choose_templates
+from nt_jax.attribution.attack_selection import choose_templates, selects
 from nt_jax.config.method import AttributionConfig
 from nt_jax.data.records import AttackTemplate
 from nt_jax.errors import DataError
@@ -27,7 +27,9 @@ def test_each_attack_type_has_templates_of_its_own():
     untyped = [AttackTemplate(f"n{n}", "{request}", ()) for n in range(3)]
     chosen, dropped = choose_templates(untyped, any_type)
     assert ([t.id for t in chosen], dropped) == (["n0", "n1"], 0)
-    with pytest.raises(DataError, match="0 training templates are of the type"):
-        choose_templates(untyped, config)
+    assert choose_templates(untyped, config) == (chosen, 0)  # no types, so nothing to select by
+    assert not selects(untyped, config) and selects(mixed, config)
+    with pytest.raises(DataError, match="3 training templates, but attribution needs 4"):
+        choose_templates(untyped, two)
     chosen, dropped = choose_templates(mixed, two.model_copy(update={"attack_selection": False}))
     assert ([t.id for t in chosen], dropped) == (["t3", "t9", "t0", "t2"], 0)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nt_jax.data import tables
+from nt_jax.data import hub
 from nt_jax.data.sources import load_harmful, load_harmless, load_templates
 from nt_jax.errors import DataError
 
@@ -297,7 +297,7 @@ def test_template_errors(tmp_path, error_of):
 
 def test_a_hub_out_of_reach_is_one_error(monkeypatch, error_of):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr(tables, "getproxies", dict)
+    monkeypatch.setattr(hub, "getproxies", dict)
 
     def refuse(*args, **kwargs):
         raise socket.gaierror(-2, "Name or service not known")

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nt_jax.config.schema import DataConfig
 from nt_jax.data import training
 from nt_jax.data.records import AttackTemplate, HarmfulRequest, HarmlessRequest
 from nt_jax.data.training import Records
@@ -35,9 +36,10 @@ def test_a_question_that_a_file_repeats_for_each_attack_is_tuned_on_once():
 
 def test_records_are_read_with_each_question_once(monkeypatch):
     rows = [HarmfulRequest(str(n), "q", "No.", "", "train", f"attack {n}") for n in range(3)]
-    monkeypatch.setattr(training, "load_harmful", lambda *_: rows)
+    monkeypatch.setattr(training, "load_harmful", lambda *_, **__: rows)
     monkeypatch.setattr(training, "divide", lambda given, part, kind: list(given))
-    assert [row.id for row in training.read_records()["train"].harmful] == ["0"]
+    data = DataConfig(attacks="templates")
+    assert [row.id for row in training.read_records(data)["train"].harmful] == ["0"]
 
 
 def test_rows_are_spread_evenly():

@@ -330,8 +330,8 @@ def test_a_finished_run_is_quiet_and_quick_on_a_real_command_line(finished):
     assert small.kept(done.stdout) == set(small.STAGES)
 
 
-@pytest.mark.parametrize(("words", "learned"), [([], 12), (["data.safety_targets=given"], 20)])
-def test_safe_answers_that_do_not_refuse_are_left_out(recipe, tmp_path, words, learned):
+@pytest.mark.parametrize(("targets", "learned"), [("refusals", 12), ("given", 20), ("auto", 20)])
+def test_safe_answers_that_do_not_refuse_are_left_out(recipe, tmp_path, targets, learned):
     path = tmp_path / "harmful.jsonl"
     said = ["I'm sorry, but I can't help with that.", "It lies on the Seine."]
     rows = [
@@ -341,9 +341,12 @@ def test_safe_answers_that_do_not_refuse_are_left_out(recipe, tmp_path, words, l
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = [f"data.harmful.source={path}", "data.harmful.limit=20"]
-    config = small.settings(recipe, tmp_path / "run", *source, *words)
+    words = [*source, f"data.safety_targets={targets}"]
+    config = small.settings(recipe, tmp_path / "run", *words)
     screen = small.carry_on(config, until="answers")
     line = "8 of 20 safe answers do not refuse and are not learned (data.safety_targets)"
     assert (line in screen) == (learned == 12)
     inputs = pipeline.read_inputs(config)
     assert len(inputs.records["train"].harmful) == learned
+    told = "shipped: 12 of 20 given answers refuse, the model refused 0 of 20"
+    assert (f"safety targets: {told}" in screen) == (targets == "auto")

@@ -16,17 +16,17 @@ from nt_jax.eval.judges.phrase_judge import PhraseJudge
 from nt_jax.train.own_answers import (
     own_pools,
     read_own_answers,
-    refusals_only,
     safety_pairs,
     utility_pairs,
     write_own_answers,
 )
 from nt_jax.train.pools import Pair
+from nt_jax.train.safety_targets import GIVEN, SafetyTargets, refusals_only
 from tests.data.test_training import RECORDS, TEMPLATES, encode
 
 EOS = 2
 TUNE = TuneConfig(answer_tokens=4, metric_requests=0)
-DATA, SELF = DataConfig(), DataConfig(safety_targets="self")
+DATA, SELF = DataConfig(safety_targets="given"), DataConfig(safety_targets="self")
 
 
 def scripted(answers=None):
@@ -104,10 +104,11 @@ def test_the_inner_loop_keeps_the_share_of_the_data_it_was_given(share, local, t
 def test_refusals_of_harmful_requests_are_asked_for_only_where_they_are_targets(tmp_path):
     model = scripted(dict.fromkeys([*ASKED, *(f"harm {n}" for n in range(3))], "No."))
     own = written(model, tmp_path, data=SELF)
-    pairs = safety_pairs(model, RECORDS, own, SELF)
+    targets = SafetyTargets.read(tmp_path)
+    pairs = safety_pairs(model, RECORDS, own, targets)
     assert pairs == [Pair(f"harm {n}", [*b"No.", EOS]) for n in range(3)]
     with pytest.raises(DataError, match="refused 0 of 3"):
-        safety_pairs(model, RECORDS, {"harmful": (pairs, [])}, SELF)
+        safety_pairs(model, RECORDS, {"harmful": (pairs, [])}, targets)
 
 
 def test_refusals_of_harmless_requests_open_like_the_safety_targets(tmp_path):
@@ -152,10 +153,11 @@ def test_targets_from_the_data():
     ]  # fmt: skip
     own = {"harmless": ([], [Pair("ask 2", [9, EOS], declined=[7, 8])])}
     assert [p.declined for p in utility_pairs(model, RECORDS, own, given)] == [[], [7, 8]]
-    assert safety_pairs(model, RECORDS, {}, given)[1] == Pair("harm 1", [*b"No 1.", EOS])
+    targets = SafetyTargets(GIVEN)
+    assert safety_pairs(model, RECORDS, {}, targets)[1] == Pair("harm 1", [*b"No 1.", EOS])
     bare = dataclasses.replace(RECORDS, harmful=[HarmfulRequest("h9", "harm", None, "")])
     with pytest.raises(DataError, match=r"1 of 1 training rows have no refusal \(first: h9\)"):
-        safety_pairs(model, bare, {}, given)
+        safety_pairs(model, bare, {}, targets)
     none = dataclasses.replace(RECORDS, harmless=[HarmlessRequest("u9", "ask", None, False)])
     with pytest.raises(DataError, match="no harmless training row has an answer"):
         utility_pairs(model, none, {}, given)

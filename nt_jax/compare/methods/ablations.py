@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nt_jax.attribution.attack_selection import selects
 from nt_jax.attribution.select import check_counts, random_neurons, select
 from nt_jax.attribution.store import load_scores
 from nt_jax.compare.fitting_data import FittingData
@@ -35,7 +36,7 @@ def without_selection() -> Method:
 
     def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
         run, train = data.config, data.records["train"]
-        if not run.attribution.attack_selection:
+        if not selects(train.templates, run.attribution):
             raise UnusableSettingError("the run itself goes without attack selection")
         any_attack = run.attribution.model_copy(update={"attack_selection": False})
         where = folder / "attribute"

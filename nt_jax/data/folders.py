@@ -1,0 +1,112 @@
+"""Which files of a folder are data, and of which split: told from their names alone.
+
+Nothing that a README says about the folder is obeyed, and no file outside it is read.
+"""
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from nt_jax.errors import DataError
+
+SPLIT_WORDS = {
+    "train": "train",
+    "validation": "validation",
+    "val": "validation",
+    "valid": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+_ORDER = ("train", "validation", "test", None)
+_NO_DATA = {"readme", "license", "licence", "citation", "dataset_infos", "dataset_info",
+            "dataset_dict", "state"}  # fmt: skip
+# The hub numbers the parts of a split: train-00000-of-00002, at times with a hash behind it.
+_PART = re.compile(r"[-_]\d+-of-\d+(?:-[0-9a-f]{8,})?$|[-_.]\d+$")
+
+Named = TypeVar("Named", Path, str)
+
+
+def data_files(folder: Path, formats: dict[str, str]) -> list[tuple[Path, str | None]]:
+    """(file, its split) of a folder, split by split; None where no name says a split.
+
+    `formats`: suffix -> format. Files lie in the folder, in `data/` below it, or in a folder that
+    has a split's name. Where a name ends in the split's name (`SafeEdit_test.json`), longer names
+    of that split (`SafeEdit_test_ALL.json`) are other data, read by their own path only. Raises a
+    DataError where there are none, where formats are mixed, or where one leads out of the folder.
+    """
+    root = folder.resolve()
+    found = [path for place in _places(folder, root) for path in _files(place, root, formats)]
+    if not found:
+        known = ", ".join(f"*{suffix}" for suffix in formats)
+        raise DataError(f"{folder}: cannot be read as data: it holds no {known}. Name a file.")
+    if len({formats[path.suffix.lower()] for path in found}) > 1:
+        listed = ", ".join(str(path.relative_to(folder)) for path in found)
+        raise DataError(f"{folder}: holds files of several formats ({listed}). Name one of them.")
+    by_split: dict[str | None, list[Path]] = {}
+    for path in found:
+        by_split.setdefault(split_of(path.relative_to(folder), folder), []).append(path)
+    if len(by_split) > 1:
+        by_split.pop(None, None)  # beside a split, what names none is something else
+    return [
+        (path, split) for split in _ORDER for path in of_one_split(by_split.get(split, []), folder)
+    ]
+
+
+def split_of(path: Path, folder: Path | str = "") -> str | None:
+    """The split that the words of a path's names say, if any."""
+    words = [word for part in path.with_suffix("").parts for word in _words(part)]
+    splits = list(dict.fromkeys(SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS))
+    if len(splits) > 1:
+        raise DataError(f"{folder}: {path} names two splits, {' and '.join(splits)}. Rename it.")
+    return splits[0] if splits else None
+
+
+def of_one_split(paths: Sequence[Named], folder: Path | str = "") -> list[Named]:
+    """Of files that name one split, those whose name ends in it; all of them where none does."""
+    plain = [path for path in paths if _ends_in_split(str(path).removeprefix(str(folder)))]
+    return plain or list(paths)
+
+
+def _ends_in_split(path: str) -> bool:
+    place = Path(path)
+    words = _words(_PART.sub("", place.stem))
+    return bool(words and words[-1] in SPLIT_WORDS) or place.parent.name.lower() in SPLIT_WORDS
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", name.lower())
+
+
+def _places(folder: Path, root: Path) -> list[Path]:
+    """The folder, `data/` in it, and the folders of splits in either."""
+    found = [folder]
+    for place in (folder, folder / "data"):
+        below = (
+            sorted(entry for entry in place.iterdir() if entry.is_dir()) if place.is_dir() else []
+        )
+        names = {"data", *SPLIT_WORDS} if place == folder else set(SPLIT_WORDS)
+        found += [_inside(entry, folder, root) for entry in below if entry.name.lower() in names]
+    return found
+
+
+def _files(place: Path, root: Path, formats: Collection[str]) -> list[Path]:
+    return [
+        _inside(path, place, root)
+        for path in sorted(place.iterdir())
+        if path.suffix.lower() in formats
+        and not path.name.startswith(".")
+        and path.stem.lower() not in _NO_DATA
+        and not path.is_dir()
+    ]
+
+
+def _inside(path: Path, folder: Path, root: Path) -> Path:
+    """The path itself, once it is known not to lead out of the folder."""
+    target = path.resolve()
+    if not target.is_relative_to(root):
+        raise DataError(
+            f"{folder}: {path.name} leads out of the folder, to {target}. Copy it in, or name the "
+            "file by its own path."
+        )
+    return path
