@@ -80,7 +80,8 @@ def _run(command: str, words: list[str], program: str) -> int:
         elif options.dry_run:
             from nt_jax.run.dry_run import describe
 
-            print(describe(config))
+            for line in describe(config):
+                print(line, flush=True)
         else:
             _with_config(command, config, options)
     return 0

@@ -52,14 +52,10 @@ class RunDirectory:
 
     def __enter__(self) -> Self:
         """The directory, made if needed, locked, and cleared of what a killed run left behind."""
-        if self.path.exists() and not self.path.is_dir():
-            raise RunError(f"{self.path} is a file. Choose another folder with run_dir=DIR.")
+        self._check_folder()
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            try:
-                self._lock.acquire(blocking=False)
-            except filelock.Timeout:
-                raise RunError(self._held_by()) from None
+            self._acquire()
         try:
             holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
             write_atomic(self._holder, json.dumps(holder).encode())
@@ -191,6 +187,23 @@ class RunDirectory:
                 remove(partial)
         for old in self.path.glob(".*.old"):
             remove(old)  # a swap that got past its second rename
+
+    def check_free(self) -> None:
+        """Raises the RunError that holding this folder would; makes and changes nothing."""
+        self._check_folder()
+        if (self.path / ".lock").exists():
+            self._acquire()
+            self._lock.release()
+
+    def _check_folder(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file. Choose another folder with run_dir=DIR.")
+
+    def _acquire(self) -> None:
+        try:
+            self._lock.acquire(blocking=False)
+        except filelock.Timeout:
+            raise RunError(self._held_by()) from None
 
     def _held_by(self) -> str:
         """The message for a second run in the same directory."""

@@ -53,7 +53,7 @@ def calls(monkeypatch) -> list:
         return {"run": config.name}
 
     takers = dict.fromkeys(("run", "export_run", "evaluate_model", "run_tasks"), keep)
-    describe = lambda config: f"the plan of {config.name}"  # noqa: E731
+    describe = lambda config: [f"the plan of {config.name}"]  # noqa: E731
     hand_over(monkeypatch, compare=compare, describe=describe, **takers)
     return made
 

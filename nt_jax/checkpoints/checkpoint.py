@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def load_weights(
     if dtype not in MODEL_DTYPES:
         raise ConfigError(f"model.dtype = '{dtype}' is not one of {', '.join(MODEL_DTYPES)}.")
     checkpoint = open_checkpoint(source, revision) if isinstance(source, str) else source
-    check_mesh(checkpoint.config, mesh)
+    check_mesh(checkpoint.config, mesh.shape)
     _check_tied_head(checkpoint)
     leaves = {
         rule.ours: _load_leaf(checkpoint, rule, MODEL_DTYPES[dtype], mesh)
@@ -87,10 +88,10 @@ def load_weights(
     return assemble(checkpoint.config, leaves, mesh)
 
 
-def check_mesh(config: ModelConfig, mesh: Mesh) -> None:
-    """Refuse a mesh that does not divide the sizes it splits, naming them and what would fit."""
+def check_mesh(config: ModelConfig, shape: Mapping[str, int]) -> None:
+    """Refuse a mesh, by the ways of its axes, that does not divide the sizes it splits."""
     split = {"F": "neurons", "N": "heads", "K": "kv_heads", "V": "vocab_size"}
-    for axis, ways in mesh.shape.items():
+    for axis, ways in shape.items():
         sizes = {
             name: config.sizes[letter]
             for letter, name in split.items()

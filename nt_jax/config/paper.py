@@ -56,7 +56,8 @@ DEPARTURES = (
 # The default is what the paper prints, or where it prints nothing, what we take for both.
 AS_PRINTED = frozenset({
     "attribution.score", "attribution.steps", "attribution.nodes", "attribution.weighting",
-    "attribution.path", "attribution.target", "attribution.utility_target", "attribution.answer_tokens",
+    "attribution.path", "attribution.target", "attribution.utility_target",
+    "attribution.answer_tokens",
     "attribution.attack_types", "attribution.attack_selection", "attribution.examples_per_type",
     "neurons.safety", "neurons.utility", "neurons.first_layer",
     "tune.epochs", "tune.order", "tune.inner_steps", "tune.inner_lr", "tune.utility_sign",

@@ -19,9 +19,13 @@ CHOICE_TOKENS = 32  # of an answer to a choice question: enough to name the choi
 ADDED_TOKENS = 128  # to a prompt by an intervention (system message, suffix), at most
 
 
-def check_tests(model: ChatModel, tests: Tests, max_new: int) -> None:
-    """Raises a DataError, before any work, for the first prompt without room for its answer."""
-    room = model.checkpoint.config.max_positions - max_new
+def check_tests(model: ChatModel, tests: Tests, config: EvalConfig) -> None:
+    """Raises a DataError, before any work, for the first prompt without room for its answer.
+
+    A CheckpointError where the letters of choice questions are no tokens.
+    """
+    check_choices(model, tests.choices, config)
+    room = model.checkpoint.config.max_positions - config.max_new_tokens
     for prompt in tests.prompts:
         where = f"test set {prompt.dataset}, row {prompt.id}"
         try:
@@ -34,6 +38,19 @@ def check_tests(model: ChatModel, tests: Tests, max_new: int) -> None:
                 f"the model's context leaves {room} beside its answer (eval.max_new_tokens). "
                 "Shorten or drop it, or lower eval.max_new_tokens."
             )
+
+
+def check_choices(model: ChatModel, choices: Sequence[TestChoice], config: EvalConfig) -> None:
+    """Raises what answering them would: questions are tried without their worked examples."""
+    context, bare = model.checkpoint.config.max_positions, multiple_choice.without_examples
+    if scored := _measuring(config, choices, "letter"):
+        count = max(len(choice.question.choices) for choice in scored)
+        between, _ = multiple_choice.letter_tokens(model.tokenizer, count)
+        for choice in map(bare, scored):
+            multiple_choice.encode_question(model.tokenizer, choice, context - len(between))
+    for choice in map(bare, _measuring(config, choices, "generate")):
+        room, ask = context - CHOICE_TOKENS, multiple_choice.ASK
+        multiple_choice.fitting_prompt(choice, model.encode, room, ask)
 
 
 def answer_all(subject: ModelUnderTest, tests: Tests, config: EvalConfig, folder: Path) -> str:

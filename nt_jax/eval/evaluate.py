@@ -44,7 +44,7 @@ def evaluate(
     judge = open_judge(judge) if isinstance(judge, str) else judge or PhraseJudge()
     tests = read_tests(config)
     model = model if system_prompt is None else model.under(system_prompt)
-    check_tests(model, tests, max_new_tokens)
+    check_tests(model, tests, config)
     subjects = [ModelUnderTest(BASE, model)]
     if factors is not None:
         subjects.append(tuned_model(model, factors))

@@ -1,5 +1,6 @@
 """Questions with lettered choices (MMLU): their text, their tokens, what an answer takes."""
 
+import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -112,6 +113,11 @@ def fitting_prompt(
         f"{choice.dataset}, question {choice.id}: {tokens} tokens without any worked example "
         f"do not fit the {room} that the model's context leaves."
     )
+
+
+def without_examples(choice: TestChoice) -> TestChoice:
+    """The question alone."""
+    return dataclasses.replace(choice, shots=())
 
 
 def encode_question(tokenizer: Tokenizer, choice: TestChoice, room: int) -> tuple[list[int], int]:

@@ -1,15 +1,16 @@
 """What a run is about to do: one header line, sizes, and the memory it will take."""
 
-from nt_jax.attribution.own_score import score_hash
-from nt_jax.attribution.select import check_counts
-from nt_jax.checkpoints.checkpoint import MODEL_DTYPES, check_mesh, open_checkpoint
+from collections.abc import Iterator
+
+from nt_jax.checkpoints.checkpoint import MODEL_DTYPES, Checkpoint
 from nt_jax.config.paper import departure_lines
 from nt_jax.config.schema import RunConfig, dump_config
-from nt_jax.generate.chat import ChatText
+from nt_jax.errors import ConfigError
 from nt_jax.mesh import devices, make_mesh
 from nt_jax.models.config import ModelConfig
-from nt_jax.run.data import read_data
-from nt_jax.run.texts import check_texts, plain_marks
+from nt_jax.run.data import RunData, read_data
+from nt_jax.run.preflight import Inputs, decided_later, read_inputs
+from nt_jax.run.texts import plain_marks
 from nt_jax.runinfo import memory_bytes
 from nt_jax.train.memory import GradientMemory, layer_parameters, parameters
 from nt_jax.version import __version__
@@ -57,56 +58,60 @@ def memory_estimate(config: RunConfig, model: ModelConfig) -> dict[str, float]:
     }
 
 
-def check_sizes(config: RunConfig, model: ModelConfig) -> None:
-    """Raises a ConfigError, before any work, if mesh or neuron counts do not fit the model."""
-    check_mesh(model, make_mesh(config.mesh.data, config.mesh.model))
-    chosen, shape = config.neurons, (model.layers, model.neurons)
-    check_counts(chosen.safety, chosen.utility, shape, chosen.first_layer)
-
-
-def data_lines(config: RunConfig, chat: ChatText) -> list[str]:
-    """What is tuned on and what is asked afterwards, all files read; errors as the run has them."""
-    data, told = read_data(config), []
-    for part, records in data.records.items():
-        told.append(
-            f"{len(records.harmful):,} harmful, {len(records.harmless):,} harmless requests and "
-            f"{len(records.templates)} attacks for {part}"
-        )
+def data_lines(data: RunData) -> list[str]:
+    """What is tuned on and what is asked afterwards."""
+    told = [
+        f"{len(records.harmful):,} harmful, {len(records.harmless):,} harmless requests and "
+        f"{len(records.templates)} attacks for {part}"
+        for part, records in data.records.items()
+    ]
+    targets = [data.targets.line] if data.targets else []
     asked = f"{len(data.tests.prompts):,} requests, {len(data.tests.choices):,} choice"
-    decided = "decided in the run: the model's own refusals if it refuses enough, else the shipped"
-    targets = data.targets.line if data.targets else f"safety targets: {decided}"
     return [
         f"data       {'; '.join(told)}",
-        *(f"data       {line}" for line in (*data.notes, targets)),
-        *(f"warning    {line}" for line in plain_marks(chat, data.records, data.tests)),
+        *(f"data       {line}" for line in (*data.notes, *targets)),
         f"tests      {asked} questions",
     ]
 
 
-def describe(config: RunConfig) -> str:
-    """The resolved config, data, sizes and memory of a run, for --dry-run."""
-    checkpoint = open_checkpoint(config.model.source, config.model.revision)
+def describe(config: RunConfig) -> Iterator[str]:
+    """The plan of a run for --dry-run, line by line, as far as its inputs are sound.
+
+    What needs no model comes first. Raises the error that the run would, but for devices that are
+    missing here: another machine may have them.
+    """
+    settings = config.model_dump(mode="json")
+    yield header(config)
+    yield "where this departs from the paper (docs/method.md):"
+    yield from (f"  {line}" for line in departure_lines(settings) or ["nowhere"])
+    data = read_data(config)
+    yield from data_lines(data)
+    inputs = read_inputs(config, data, placed=False)
+    yield from (f"warning    {line}" for line in warnings(config, inputs))
+    yield from model_lines(config, inputs.model.checkpoint)
+    yield f"decided in the run: {'; '.join(decided_later(config, data))}"
+    yield f"\n{dump_config(config)}"
+    yield "dry run: nothing was written"
+
+
+def warnings(config: RunConfig, inputs: Inputs) -> list[str]:
+    """What a run goes on with, but should be known."""
+    try:
+        make_mesh(config.mesh.data, config.mesh.model)
+        missing = []
+    except ConfigError as error:
+        missing = [str(error)]
+    return [*missing, *plain_marks(inputs.model.chat, inputs.records, inputs.tests)]
+
+
+def model_lines(config: RunConfig, checkpoint: Checkpoint) -> Iterator[str]:
+    """Sizes and memory of the model."""
     model = checkpoint.config
-    check_sizes(config, model)
-    chat = ChatText(checkpoint, config.data.system_prompt, config.model.thinking)
-    check_texts(config, chat)
-    score_hash(config.attribution.score)  # its file can be read and names the function
     chosen = config.neurons.safety + config.neurons.utility
     share = 100 * chosen / (model.layers * model.neurons)
     memory = memory_estimate(config, model)
     parts = ", ".join(f"{name} {size / GB:.1f}" for name, size in memory.items())
-    return "\n".join([
-        header(config),
-        f"model      {model_line(model)}",
-        f"weights    {checkpoint.path}",
-        *data_lines(config, chat),
-        f"neurons    {chosen:,} of {model.layers * model.neurons:,} may change ({share:.1f} %)",
-        f"memory     about {memory['total'] / GB:.1f} GB ({parts})",
-        "",
-        "where this departs from the paper (docs/method.md):",
-        *(departure_lines(config.model_dump(mode="json")) or ["nowhere"]),
-        "",
-        dump_config(config).rstrip(),
-        "",
-        "dry run: nothing was written",
-    ])  # fmt: skip
+    yield f"model      {model_line(model)}"
+    yield f"weights    {checkpoint.path}"
+    yield f"neurons    {chosen:,} of {model.layers * model.neurons:,} may change ({share:.1f} %)"
+    yield f"memory     about {memory['total'] / GB:.1f} GB ({parts})"

@@ -38,7 +38,7 @@ def evaluate_model(config: RunConfig, source: str, beside_base: bool = False) ->
     config, models, own = subjects(config, source, beside_base)
     tests = read_tests(config.eval)
     for subject in models:
-        check_tests(subject.model, tests, config.eval.max_new_tokens)
+        check_tests(subject.model, tests, config.eval)
     scorer = pipeline.scorer_of(config, own)
     hashes = {
         "tests": tests_hash(tests, config.eval),

@@ -3,23 +3,19 @@
 load > own answers > attribute > select > tune > export > evaluate > report
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from nt_jax.attribution.own_score import score_hash
-from nt_jax.checkpoints.checkpoint import fingerprint, open_checkpoint
 from nt_jax.config.paper import as_written, departures
-from nt_jax.config.registry import METRICS
 from nt_jax.config.schema import RunConfig, config_key
 from nt_jax.console import clock, say, show
-from nt_jax.data.training import Parts, data_hash
-from nt_jax.eval.answering import answer_all, check_tests
-from nt_jax.eval.judges.judge import Judge, check_judges, judges_hash, judges_to_open, open_judge
+from nt_jax.data.training import Parts
+from nt_jax.eval.answering import answer_all
+from nt_jax.eval.judges.judge import Judge, judges_to_open, open_judge
 from nt_jax.eval.measure import measure
 from nt_jax.eval.metrics.result import BASE, read_rows
-from nt_jax.eval.prompts import Tests, tests_hash
+from nt_jax.eval.prompts import Tests
 from nt_jax.eval.under_test import ModelUnderTest, tuned_model
 from nt_jax.generate.chat import ChatModel
 from nt_jax.mesh import devices
@@ -27,11 +23,11 @@ from nt_jax.models.neurons import Factors
 from nt_jax.report.terminal import screen_table
 from nt_jax.run import stages
 from nt_jax.run.attribute import attribute_all
-from nt_jax.run.data import RunData, read_data
-from nt_jax.run.dry_run import check_sizes, header, model_line
+from nt_jax.run.dry_run import header, model_line
 from nt_jax.run.export import export_stage
+from nt_jax.run.preflight import Inputs, read_inputs
 from nt_jax.run.stages import chat_model
-from nt_jax.run.texts import check_texts, plain_marks
+from nt_jax.run.texts import plain_marks
 from nt_jax.rundir import RunDirectory, Stage
 from nt_jax.train.tuning_data import TuningData, tuning_data
 
@@ -42,41 +38,6 @@ ANSWERING = (
 MEASURING = (
     "eval.judges", "eval.perplexity", "eval.scorer", "eval.kl", "eval.datasets", "eval.extra",
 )  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-    """What a run reads, known to be sound; no weights are in memory yet."""
-
-    model: ChatModel  # asked under data.system_prompt
-    data: RunData
-    hashes: dict[str, str]  # of what stages are made from beside each other
-
-    @property
-    def records(self) -> Parts:
-        """What is tuned and validated on."""
-        return self.data.records
-
-    @property
-    def tests(self) -> Tests:
-        """What is asked afterwards."""
-        return self.data.tests
-
-
-def read_inputs(config: RunConfig) -> Inputs:
-    """The data and the checkpoint of a run, checked; nothing is written."""
-    model = chat_model(config).under(config.data.system_prompt)
-    check_sizes(config, model.checkpoint.config)
-    check_texts(config, model.chat)
-    data = read_data(config)
-    check_judges(config.eval.judges)
-    check_tests(model.under(config.eval.system_prompt), data.tests, config.eval.max_new_tokens)
-    hashes = {
-        "weights": fingerprint(model.checkpoint), "data": data_hash(data.records),
-        "tests": tests_hash(data.tests, config.eval), "measuring": measuring_hash(config),
-        "score": score_hash(config.attribution.score),
-    }  # fmt: skip
-    return Inputs(model, data, hashes)
 
 
 def run(config: RunConfig, until: str | None = None, inputs: Inputs | None = None) -> None:
@@ -198,13 +159,6 @@ def scorer_of(config: RunConfig, model: ChatModel) -> ChatModel | None:
     if source in (None, config.model.source):
         return model
     return chat_model(config, source).under(config.eval.system_prompt)
-
-
-def measuring_hash(config: RunConfig) -> str:
-    """sha256 of what may change under the same names: judges, eval.scorer's files, metrics."""
-    scorer = config.eval.scorer if config.eval.perplexity else None
-    files = [fingerprint(open_checkpoint(scorer))] if scorer else []
-    return judges_hash(config.eval.judges, *files, *METRICS)
 
 
 def measure_stage(

@@ -13,7 +13,7 @@ from nt_jax.checkpoints.checkpoint import fingerprint, open_checkpoint
 from nt_jax.config.method import NeuronsConfig, TuneConfig
 from nt_jax.config.schema import ModelSourceConfig, RunConfig
 from nt_jax.console import say
-from nt_jax.data.training import Parts, check_prompts
+from nt_jax.data.training import Parts
 from nt_jax.errors import RunError
 from nt_jax.eval.judges.judge import Judge
 from nt_jax.eval.measure import result_rows
@@ -35,8 +35,6 @@ def own_answers(
     model: ChatModel, judge: Judge, records: Parts, config: RunConfig, folder: Path
 ) -> str:
     """The base model's own answers, which tuning must keep."""
-    answer = max(config.tune.answer_tokens, config.attribution.answer_tokens)
-    check_prompts(model.encode, records, model.checkpoint.config.max_positions, answer)
     train = records["train"]
     targets = write_own_answers(model, judge, train, config.data, config.tune, folder)
     say("targets", targets.line)
@@ -141,15 +139,18 @@ def kept_factors(
     return Factors(neurons, np.asarray(theta_P))
 
 
-def chat_model(config: RunConfig, source: str | None = None, thinking: bool = True) -> ChatModel:
+def chat_model(
+    config: RunConfig, source: str | None = None, *, thinking: bool = True, placed: bool = True
+) -> ChatModel:
     """The config's model, or the one at `source`, under the config's dtype and mesh.
 
-    Without `thinking` it answers at once, whatever the config says.
+    Without `thinking` it answers at once, whatever the config says; without `placed` it is there to
+    be looked at, whatever devices there are.
     """
     return open_model(
         source or config.model.source,
         config.model.dtype,
-        make_mesh(config.mesh.data, config.mesh.model),
+        make_mesh(config.mesh.data, config.mesh.model) if placed else None,
         revision=None if source else config.model.revision,
         batch_size=config.eval.batch_size,
         thinking=thinking and config.model.thinking,

@@ -43,12 +43,8 @@ def write_own_answers(
     """
     targets = settle(judge, train, data.safety_targets, None)
     given = [row.refusal for row in train.harmful if row.refusal]
-    if targets and targets.source == GIVEN and tune.metric_requests and not given:
-        raise DataError(
-            f"tune.metric_requests={tune.metric_requests} needs refusals in data.harmful to tell "
-            "how a refusal begins, but none of its training rows has one. Leave "
-            "data.safety_targets at auto, which takes refusals from elsewhere."
-        )
+    if targets:
+        check_openings(targets, train, tune)
     sets = {"harmless": [record.prompt for record in train.harmless]}
     if tune.attacked_harmless_fraction > 0:
         sets["attacked"] = train.attacked(sets["harmless"][::ATTACKED_SHARE])
@@ -76,6 +72,17 @@ def write_own_answers(
             line |= {"ended": len(row) < tune.answer_tokens, "refused": no}
             file.write(json.dumps(line | {"declined": declined.get(prompt, [])}) + "\n")
     return targets
+
+
+def check_openings(targets: SafetyTargets, train: Records, tune: TuneConfig) -> None:
+    """Raises a DataError where refusals are wanted whose beginning nothing tells."""
+    given = any(row.refusal for row in train.harmful)
+    if targets.source == GIVEN and tune.metric_requests and not given:
+        raise DataError(
+            f"tune.metric_requests={tune.metric_requests} needs refusals in data.harmful to tell "
+            "how a refusal begins, but none of its training rows has one. Leave "
+            "data.safety_targets at auto, which takes refusals from elsewhere."
+        )
 
 
 def declined_answers(
@@ -168,13 +175,24 @@ def own_pools(
     model: ChatModel, train: Records, folder: Path, data: DataConfig, tune: TuneConfig
 ) -> Pools:
     """D_local and D_global of Algorithm 1, from records and the answers in `folder`."""
-    own = read_own_answers(folder, model.eos_id)
+    own, targets = read_own_answers(folder, model.eos_id), SafetyTargets.read(folder)
+    return pools_of(model, train, own, targets, data, tune)
+
+
+def pools_of(
+    model: ChatModel,
+    train: Records,
+    own: Own,
+    targets: SafetyTargets,
+    data: DataConfig,
+    tune: TuneConfig,
+) -> Pools:
+    """`own_pools` of answers that are in memory."""
     hard = {record.prompt for record in train.harmless if record.sounds_harmful}
     utility = [
         dataclasses.replace(pair, sounds_harmful=pair.request in hard)
         for pair in utility_pairs(model, train, own, data)
     ]
-    targets = SafetyTargets.read(folder)
     wrapped = own.get("attacked", ([], []))[0]
     shares = (tune.local_fraction, tune.sounds_harmful_fraction)
     safety = safety_pairs(model, train, own, targets)

@@ -124,7 +124,7 @@ def test_leaves_are_placed_as_the_rules_say():
 @pytest.mark.skipif(jax.device_count() < 4, reason="needs 4 (fake) devices")
 def test_a_mesh_that_does_not_divide_the_heads_is_refused():
     config = open_checkpoint(str(tiny.checkpoint("llama2", kv_heads=2))).config
-    check_mesh(config, make_mesh(1, 2))
+    check_mesh(config, make_mesh(1, 2).shape)
     with pytest.raises(ConfigError, match=r"mesh.model = 4 does not divide kv_heads = 2.*: 1, 2\."):
         load_weights(str(tiny.checkpoint("llama2", kv_heads=2)), "float32", make_mesh(1, 4))
 

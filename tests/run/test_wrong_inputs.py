@@ -54,11 +54,16 @@ BROKEN_MODELS = {
 }
 
 
-def run(capsys, folder: Path, *words: str) -> str:
-    """What the command printed as its error; the run directory must stay absent or empty."""
+def run(capsys, folder: Path, *words: str, foreseen: bool = True) -> str:
+    """What the command printed as its error; the run directory must stay absent or empty.
+
+    `foreseen`: --dry-run refuses the same in the same words.
+    """
+    asked = [*small.SETTINGS, *words, "--run-dir", str(folder)]
     capsys.readouterr()  # what making the tiny model printed
-    code = cli.main("train", [*small.SETTINGS, *words, "--run-dir", str(folder)])
-    error = capsys.readouterr().err
+    planned = cli.main("train", [*asked, "--dry-run"]), capsys.readouterr().err
+    code, error = cli.main("train", asked), capsys.readouterr().err
+    assert planned == ((code, error) if foreseen else (0, ""))
     assert code == 2
     assert "Traceback" not in error
     assert all(line.startswith("nt_jax: ") for line in error.splitlines())
@@ -75,7 +80,8 @@ def test_broken_models(name, tmp_path, capsys):
     damage(model)
     recipe = tmp_path / "r.yaml"
     recipe.write_text(f"model: {{source: {model}}}\n")
-    error = run(capsys, tmp_path / "run", "--config", str(recipe))
+    read = name != "NaN"  # every weight is read by the run alone
+    error = run(capsys, tmp_path / "run", "--config", str(recipe), foreseen=read)
     assert all(words in error for words in expected), error
     assert len(error.splitlines()) <= 2
 
@@ -124,20 +130,16 @@ def test_a_test_prompt_longer_than_the_context_is_named_before_tuning(recipe, tm
         (["neurons.saftey=2000"], "did you mean 'neurons.safety'"),
         (["neurons.safety=100000"], "more than"),
         (["model.source=wheel:not_there"], "pip install"),
-        (["mesh.model=9"], "needs 9 devices, but this machine shows 8"),
+        (["mesh.data=9"], "needs 9 devices, but this machine shows 8"),
         (["mesh.model=4"], "mesh.model = 4 does not divide kv_heads = 2"),
         (["attribution.attack_types=[emotion]", "attribution.examples_per_type=99"], "emotion"),
     ],
 )
 def test_wrong_settings(words, expected, recipe, tmp_path, capsys):
     folder = tmp_path / "run"
-    code = cli.main(
-        "train", ["--config", str(recipe), *small.SETTINGS, *words, "--run-dir", str(folder)]
-    )
-    error = capsys.readouterr().err
-    assert code == 2
+    there = "needs 9 devices" not in expected  # which another machine may have: a warning
+    error = run(capsys, folder, "--config", str(recipe), *words, foreseen=there)
     assert expected in error
-    assert "Traceback" not in error
     assert not folder.exists()
 
 
