@@ -1,11 +1,14 @@
 """The benchmarks run on a tiny model, and their torch reference gives our scores."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from nt_jax.config.load import load_config
 
 ROOT = Path(__file__).parent.parent
 
@@ -28,3 +31,25 @@ def test_ircan_in_torch_gives_our_scores():
         assert found[name]["speedup"] == pytest.approx(
             sum(found[name]["reference_layer_seconds"]) / found[name]["seconds"]
         )
+
+
+def test_the_recipe_of_published_data_reads_from_the_users_folders(tmp_path):
+    """Every path of the recipe moves, a .json serves for a .jsonl, nothing else changes."""
+    made = runpy.run_path(str(ROOT / "benchmarks" / "real_data.py"))["recipe"]
+    data, out = tmp_path / "data", tmp_path / "out"
+    (data / "alpaca_eval").mkdir(parents=True)
+    (data / "alpaca_eval" / "alpaca_eval.json").touch()
+    (data / "mmlu").mkdir()
+    (data / "mmlu" / "test.jsonl").touch()
+    path = tmp_path / "moved.yaml"
+    path.write_text(made(data, out))
+    moved, shipped = (load_config(str(x)) for x in (path, ROOT / "benchmarks" / "real_data.yaml"))
+    parts = [moved.data.harmful, moved.data.harmless, moved.data.templates]
+    parts += moved.eval.extra.values()
+    assert all(part.source.startswith(f"{tmp_path}/") for part in parts)
+    assert moved.data.templates.source == str(out / "templates.csv")
+    assert moved.eval.extra["alpaca_attack"].templates.source == str(out / "templates.csv")
+    assert moved.eval.extra["alpaca_eval"].source == f"{data}/alpaca_eval/alpaca_eval.json"
+    assert moved.eval.extra["mmlu"].source == f"{data}/mmlu/test.jsonl"
+    assert moved.tune == shipped.tune and moved.neurons == shipped.neurons
+    assert [*moved.eval.extra] == [*shipped.eval.extra]

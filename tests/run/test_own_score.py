@@ -134,7 +134,8 @@ def test_what_cannot_be_imported_is_refused_before_any_work(
     for start in (describe, small.carry_on):
         with pytest.raises(ConfigError, match=message):
             start(config)
-    words = ["--config", str(finished.recipe), f"attribution.score={spec}", "--dry-run"]
+    settings = [*small.SETTINGS, f"attribution.score={spec}", "--dry-run"]
+    words = ["--config", str(finished.recipe), *settings]
     assert cli.main("train", words) == 2
     said = capsys.readouterr().err
     assert said.startswith("nt_jax: attribution.score=") and said.count("\n") == 1
