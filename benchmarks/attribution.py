@@ -53,6 +53,7 @@ def random_example(vocabulary: int, prompt: int, answer: int) -> EncodedExample:
 def demo_example(prompt: int, answer: int) -> EncodedExample:
     """A request of the demo behind so many of its attacks that the prompt is `prompt` long."""
     # Here: machines that measure random weights lack what the demo needs.
+    from nt_jax.checkpoints.chat_template import answer_end
     from nt_jax.checkpoints.checkpoint import open_checkpoint
     from nt_jax.checkpoints.tokenizer import encode_answer, encode_chat, load_tokenizer
     from nt_jax.data.sources import load_harmful, load_templates
@@ -64,7 +65,8 @@ def demo_example(prompt: int, answer: int) -> EncodedExample:
     question = encode_chat(tokenizer, record.request)
     whole = encode_chat(tokenizer, " ".join([*attacks, record.request]))
     attacked = whole[:40] + whole[40 - prompt :]  # the chat's head, then the end of the text
-    wanted = encode_answer(tokenizer, (record.refusal or "") * 3, checkpoint.config.eos_ids[0])
+    end = answer_end(tokenizer, checkpoint.config.eos_ids)
+    wanted = encode_answer(tokenizer, (record.refusal or "") * 3, end)
     return EncodedExample(question, attacked, wanted[:answer])
 
 

@@ -21,6 +21,7 @@ from benchmarks.models import smollm2
 from nt_jax.attribution.diagnostics import overlap, rank_correlation
 from nt_jax.attribution.score import Attribution, EncodedExample, Options
 from nt_jax.attribution.select import aggregate
+from nt_jax.checkpoints.chat_template import answer_end
 from nt_jax.checkpoints.checkpoint import open_checkpoint
 from nt_jax.checkpoints.tokenizer import encode_answer, encode_chat, load_tokenizer
 from nt_jax.config.registry import SCORES, load
@@ -49,13 +50,13 @@ def demo_examples(selection: bool, per_type: int = 1) -> list[EncodedExample]:
     tokenizer = load_tokenizer(checkpoint)
     records = load_harmful(split="train")
     templates = load_templates(split="train")
-    examples = []
+    end, examples = answer_end(tokenizer, checkpoint.config.eos_ids), []
     for kind in ("pretending", "attention shifting", "privilege escalation"):
         fitting = [t for t in templates if kind in t.types and (len(t.types) == 1 or not selection)]
         several = [t for t in fitting if len(t.types) > 1]
         for template in (fitting if selection else several or fitting)[:per_type]:
             record = records[len(examples) * 7]
-            answer = encode_answer(tokenizer, record.refusal or "", checkpoint.config.eos_ids[0])
+            answer = encode_answer(tokenizer, record.refusal or "", end)
             question = encode_chat(tokenizer, record.request)
             attacked = encode_chat(tokenizer, template.apply(record.request))
             examples.append(EncodedExample(question, attacked, answer))

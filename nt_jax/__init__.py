@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nt_jax.checkpoints.tokenizer import encode_chat, load_tokenizer
     from nt_jax.config.load import load_config
     from nt_jax.config.method import TuneConfig
+    from nt_jax.data.prompts import Conversation
     from nt_jax.data.training import read_records
     from nt_jax.eval.evaluate import evaluate
     from nt_jax.eval.judges.judge import Judge
@@ -41,6 +42,7 @@ _HOMES = {
     "load_tokenizer": "nt_jax.checkpoints.tokenizer",
     "load_config": "nt_jax.config.load",
     "TuneConfig": "nt_jax.config.method",
+    "Conversation": "nt_jax.data.prompts",
     "read_records": "nt_jax.data.training",
     "evaluate": "nt_jax.eval.evaluate",
     "Judge": "nt_jax.eval.judges.judge",

@@ -111,6 +111,8 @@ def lm_eval_parser(command: str, program: str) -> Parser:
     add("--shots", type=int, help="examples before each question")
     add("--limit", type=int, help="documents per task")
     add("--chat", action="store_true", help="ask through the chat template")
+    add("--system-prompt", metavar="TEXT", help="with --chat: a system message before every chat")
+    add("--thinking", action="store_true", help="with --chat: let the model reason (Qwen3)")
     add("--json", metavar="FILE", dest="json_file", help="write the scores there as well")
     return parser
 

@@ -36,10 +36,17 @@ class JaxLM(TemplateLM):
     """A model of ours as the harness sees it: texts in, log-likelihoods and texts out."""
 
     def __init__(
-        self, model: str, dtype: str = "float32", batch_size: int = 32, data: int = 1, ways: int = 1
+        self,
+        model: str,
+        dtype: str = "float32",
+        batch_size: int = 32,
+        data: int = 1,
+        ways: int = 1,
+        thinking: bool = False,
     ):
         """`model`: run directory, HF folder, GGUF file or hub id; the mesh is data x ways."""
         super().__init__()
+        self.thinking = thinking
         checkpoint = open_checkpoint(model_source(model))
         self.tokenizer: Any = load_tokenizer(checkpoint)
         self.lm = load_weights(checkpoint, dtype, make_mesh(data, ways))
@@ -81,7 +88,7 @@ class JaxLM(TemplateLM):
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
-            enable_thinking=False,
+            enable_thinking=self.thinking,
             date_string=TEMPLATE_DATE,
         )
         return str(text)

@@ -20,9 +20,16 @@ def run_tasks(
     shots: int | None = None,
     limit: int | None = None,
     chat: bool = False,
+    system_prompt: str | None = None,
+    thinking: bool = False,
     json_file: str | None = None,
 ) -> str:
-    """The harness's table of results, which also go to `json_file`."""
+    """The harness's table of results, which also go to `json_file`.
+
+    `system_prompt` and `thinking` are for chats: those of eval.system_prompt and model.thinking.
+    """
+    if (system_prompt or thinking) and not chat:
+        raise ConfigError("--system-prompt and --thinking are parts of a chat: add --chat")
     try:
         from lm_eval.evaluator import simple_evaluate  # pyright: ignore[reportMissingImports]
         from lm_eval.tasks import TaskManager  # pyright: ignore
@@ -41,11 +48,12 @@ def run_tasks(
             "--task-folder adds your own"
         )
     results = simple_evaluate(
-        model=JaxLM(model, dtype, batch_size),
+        model=JaxLM(model, dtype, batch_size, thinking=thinking),
         tasks=list(tasks),
         num_fewshot=shots,
         limit=limit,
         apply_chat_template=chat,
+        system_instruction=system_prompt,
         task_manager=manager,
     )
     results = dict(results or {})
