@@ -9,7 +9,7 @@ from nt_jax.run.dry_run import describe
 from tests.data import safe_edit
 from tests.run import small
 
-pytestmark = pytest.mark.xdist_group("run")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("run")]
 QUICK = ("tune.epochs=2", "tune.strengths=[1]", "eval.limit=3", "eval.perplexity=false",
          "eval.kl=false")  # fmt: skip
 
@@ -56,7 +56,7 @@ def test_test_attacks_are_those_of_the_test_split(safe_edit_run):
     asked = prompts_of(config.eval)
     assert {p.template for p in asked if p.dataset == "safeedit"} == {"AIM", "Emotion"}
     assert "also tuned on" not in screen
-    answers = rows(config.folder / "base" / "answers.jsonl")
+    answers = rows(config.folder / "eval" / "answers.jsonl")
     assert any(row.get("template") == "AIM" for row in answers)
 
 
