@@ -22,7 +22,7 @@ _ORDER = ("train", "validation", "test", None)
 _NO_DATA = {"readme", "license", "licence", "citation", "dataset_infos", "dataset_info",
             "dataset_dict", "state"}  # fmt: skip
 # The hub numbers the parts of a split: train-00000-of-00002, at times with a hash behind it.
-_PART = re.compile(r"[-_]\d+-of-\d+(?:-[0-9a-f]{8,})?$|[-_.]\d+$")
+_PART = re.compile(r"[-_]\d+-of-\d+(?:-[0-9a-f]{8,})?$|(?:^|[-_.])\d+$")
 
 Named = TypeVar("Named", Path, str)
 
@@ -31,9 +31,10 @@ def data_files(folder: Path, formats: dict[str, str]) -> list[tuple[Path, str | 
     """(file, its split) of a folder, split by split; None where no name says a split.
 
     `formats`: suffix -> format. Files lie in the folder, in `data/` below it, or in a folder that
-    has a split's name. Where a name ends in the split's name (`SafeEdit_test.json`), longer names
-    of that split (`SafeEdit_test_ALL.json`) are other data, read by their own path only. Raises a
-    DataError where there are none, where formats are mixed, or where one leads out of the folder.
+    has a split's name; elsewhere the files of a split have one name and a number each. Where a name
+    ends in the split's name (`SafeEdit_test.json`), longer names of that split
+    (`SafeEdit_test_ALL.json`) are other data, read by their own path only. Raises a DataError where
+    there are none, where names or formats are mixed, or where one leads out.
     """
     root = folder.resolve()
     found = [path for place in _places(folder, root) for path in _files(place, root, formats)]
@@ -48,9 +49,19 @@ def data_files(folder: Path, formats: dict[str, str]) -> list[tuple[Path, str | 
         by_split.setdefault(split_of(path.relative_to(folder), folder), []).append(path)
     if len(by_split) > 1:
         by_split.pop(None, None)  # beside a split, what names none is something else
-    return [
-        (path, split) for split in _ORDER for path in of_one_split(by_split.get(split, []), folder)
-    ]
+    chosen = {split: of_one_split(by_split.get(split, []), folder) for split in _ORDER}
+    for split, paths in chosen.items():
+        _refuse_several(folder, split, paths)
+    return [(path, split) for split, paths in chosen.items() for path in paths]
+
+
+def _refuse_several(folder: Path, split: str | None, paths: Sequence[Path]) -> None:
+    """Raises a DataError where a split has files of several names: nobody can tell what to read."""
+    loose = [path for path in paths if path.parent.name.lower() not in SPLIT_WORDS]
+    if len({(path.parent, _PART.sub("", path.stem)) for path in loose}) > 1:
+        listed = ", ".join(str(path.relative_to(folder)) for path in loose)
+        what = f"of the split {split}" if split else "that name no split"
+        raise DataError(f"{folder}: holds several files {what} ({listed}). Name one of them.")
 
 
 def split_of(path: Path, folder: Path | str = "") -> str | None:

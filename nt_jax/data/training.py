@@ -24,6 +24,7 @@ from nt_jax.data.splits import divide
 from nt_jax.errors import DataError
 
 Item = TypeVar("Item")
+Request = TypeVar("Request", HarmfulRequest, HarmlessRequest)
 Parts = dict[str, "Records"]  # by PARTS
 
 
@@ -73,7 +74,7 @@ def read_records(data: DataConfig = DataConfig()) -> Parts:
     parts then share neither attacks nor requests.
     """
     harmful = _read(load_harmful, data.harmful)
-    harmless = _read(load_harmless, data.harmless)
+    harmless = each_request_once(_read(load_harmless, data.harmless))
     choice = attack_source(harmful, data.attacks)
     if choice == "templates":
         once = each_question_once(harmful)
@@ -126,9 +127,9 @@ def attack_line(parts: Parts) -> str:
     return f"the records' own, {', '.join(told)}{both}"
 
 
-def each_request_once(rows: Iterable[HarmfulRequest]) -> list[HarmfulRequest]:
+def each_request_once(rows: Iterable[Request]) -> list[Request]:
     """The first row of each request."""
-    first: dict[str, HarmfulRequest] = {}
+    first: dict[str, Request] = {}
     for row in rows:
         first.setdefault(row.request, row)
     return list(first.values())

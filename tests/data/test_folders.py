@@ -97,7 +97,8 @@ def test_a_hub_data_set_is_read_by_file_where_its_files_differ_in_columns(
         (["train.jsonl", "more.jsonl"], ["train"]),  # what names no split is something else
         (["a_test.json", "a_test_ALL.json", "a_train.json"], ["train", "test"]),
         (["a_train.json", "a_test_hard.json"], ["train", "test"]),  # the only one of its split
-        (["a.jsonl", "b.jsonl"], [None, None]),
+        (["a-1.jsonl", "a-2.jsonl"], [None, None]),
+        (["0000.jsonl", "0001.jsonl"], [None, None]),
         (["contest.jsonl"], [None]),  # a word, not a part of one
     ],
 )
@@ -122,6 +123,8 @@ def test_of_one_split_the_name_that_ends_in_it_is_the_split():
     [
         (["a.csv", "b.jsonl"], r"several formats \(a\.csv, b\.jsonl\)\. Name one of them"),
         (["train.csv", "test.json"], "several formats"),
+        (["a.jsonl", "b.jsonl"], r"several files that name no split \(a\.jsonl, b\.jsonl\)"),
+        (["a_train.json", "b_train.json"], r"several files of the split train \(a_train"),
         (["train_test.jsonl"], "train_test.jsonl names two splits, train and test"),
         ([], "cannot be read as data: it holds no"),
     ],
