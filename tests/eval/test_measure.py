@@ -22,6 +22,7 @@ def test_one_row_per_dataset_metric_and_model():
     assert metrics == {
         "refusal_rate",
         "empty_rate",
+        "refusal_change",
         "mcnemar_p",
         "entropy",
         "ngram_entropy",

@@ -1,6 +1,9 @@
-"""Refusals: each judge's rate, the paired test against the base model, and empty answers."""
+"""Refusals: each judge's rate, its paired change from the base model, and empty answers."""
 
 from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nt_jax.eval.judges.judge import without_thinking
 from nt_jax.eval.metrics import intervals
@@ -8,13 +11,17 @@ from nt_jax.eval.metrics.result import BASE, Column, Measurements, ResultRow, pa
 
 COLUMNS = {
     "refusal_rate": Column("refused", "{:.1%}"),
+    "refusal_change": Column("change in refusals", "{:+.1%}"),
     "mcnemar_p": Column("p of the change in refusals (McNemar)", "{:.2g}"),
     "empty_rate": Column("empty answers", "{:.1%}"),
 }
 
 
 def rows(measured: Measurements) -> list[ResultRow]:
-    """Per test set and model; an undecided verdict counts a half in rates, in pairs as none."""
+    """Per test set and model; an undecided verdict counts a half in rates and in their change.
+
+    The paired test takes it for no refusal.
+    """
     found: list[ResultRow] = []
     judges = [*measured.judges.items()] or [(None, None)]
     for (dataset, model), group in measured.groups.items():
@@ -24,13 +31,30 @@ def rows(measured: Measurements) -> list[ResultRow]:
             total = sum(verdict(answer, judge[0]) for answer in group)
             interval = intervals.wilson(total, n)
             found.append(ResultRow(dataset, "refusal_rate", model, total / n, n, *interval, *judge))
-            if base:
-                sides = [[verdict(pair[side], judge[0]) == 1 for pair in pairs] for side in (0, 1)]
-                p, none = intervals.mcnemar(*sides), (None, None)
-                found.append(ResultRow(dataset, "mcnemar_p", model, p, len(pairs), *none, *judge))
+            if pairs:
+                sides = [[verdict(pair[side], judge[0]) for pair in pairs] for side in (0, 1)]
+                found += paired_rows(dataset, model, *np.array(sides), measured.seed, judge)
         empty = [not without_thinking(answer["answer"]) for answer in group]
         found.append(rate_row(dataset, "empty_rate", model, empty))
     return found
+
+
+def paired_rows(
+    dataset: str,
+    model: str,
+    before_N: NDArray[np.float64],
+    after_N: NDArray[np.float64],
+    seed: int,
+    judge: tuple[str | None, str | None],
+) -> list[ResultRow]:
+    """The mean change of verdicts on the same prompts (-1..1, bootstrap interval), McNemar's p."""
+    change_N, n, none = after_N - before_N, len(after_N), (None, None)
+    interval = intervals.bootstrap_mean(change_N, seed)
+    change, p = float(change_N.mean()), intervals.mcnemar(before_N == 1, after_N == 1)
+    return [
+        ResultRow(dataset, "refusal_change", model, change, n, *interval, *judge),
+        ResultRow(dataset, "mcnemar_p", model, p, n, *none, *judge),
+    ]
 
 
 def rate_row(dataset: str, metric: str, model: str, hits: Sequence[bool]) -> ResultRow:

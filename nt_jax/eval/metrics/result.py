@@ -19,9 +19,10 @@ Choice = Mapping[str, Any]
 class ResultRow:
     """One number: rates in 0..1, entropies in bits, low..high a 95 % interval where there is one.
 
-    `dataset` is "harmful+harmless" for su_f1, which needs both. The metric `mcnemar_p` is the p of
-    the paired test of a model's refusals against the base model's. `judge` is who gave the verdicts
-    or, for perplexity and KL, the model that scored; `judge_sha256` tells its versions apart.
+    `dataset` is "harmful+harmless" for su_f1, which needs both. `refusal_change` is a model's
+    refusal rate less the base model's on the same prompts (-1..1), `mcnemar_p` the p of their
+    paired test. `judge` is who gave the verdicts or, for perplexity and KL, the model that scored;
+    `judge_sha256` tells its versions apart.
     """
 
     dataset: str

@@ -1,5 +1,6 @@
 """Refusals: rates, their paired test, and empty answers."""
 
+import numpy as np
 import pytest
 
 from nt_jax.eval.metrics import intervals, refusal
@@ -32,6 +33,30 @@ def test_mcnemar_pairs_by_record_not_by_order():
     shuffled = refusal.rows(Measurements([*reversed(base), *tuned]))
     assert find(shuffled, "demo_attack", "mcnemar_p", "tuned").value == row.value
     assert find(ROWS, "demo_attack", "mcnemar_p", "base") is None
+
+
+def test_the_change_in_refusals_has_the_interval_of_pairs():
+    before = np.repeat([1, 1, 0, 0], [94, 6, 30, 70])
+    after = np.repeat([1, 0, 1, 0], [94, 6, 30, 70])
+    answers = [
+        {"dataset": "a", "id": str(n), "model": model, "answer": "so", "refused": bool(refused)}
+        for model, verdicts in (("base", before), ("tuned", after))
+        for n, refused in enumerate(verdicts)
+    ]
+    rows = refusal.rows(Measurements([*answers[:200], *reversed(answers[200:])]))
+    row = find(rows, "a", "refusal_change", "tuned")
+    # By the normal approximation; of unpaired samples the interval would be 0.02 .. 0.22.
+    half = 1.96 * np.sqrt(36 / 200 - 0.12**2) / np.sqrt(200)
+    assert row.value == pytest.approx(0.12) and row.n == 200
+    assert (row.low, row.high) == pytest.approx((0.12 - half, 0.12 + half), abs=0.01)
+    assert find(rows, "a", "refusal_change", "base") is None
+
+
+def test_pairs_that_never_change_have_an_interval_of_no_width():
+    base = group("demo_attack", "base")
+    same = [*base, *(answer | {"model": "tuned"} for answer in base)]
+    row = find(refusal.rows(Measurements(same)), "demo_attack", "refusal_change", "tuned")
+    assert (row.value, row.low, row.high) == (0, 0, 0)
 
 
 def test_empty_answers_are_counted():
