@@ -5,6 +5,7 @@ import yaml
 
 from nt_jax.compare.search import budget
 from nt_jax.config.load import RECIPES, load_config, recipe_names
+from nt_jax.config.paper import DEPARTURES, departures
 from nt_jax.config.schema import RunConfig
 
 
@@ -20,13 +21,27 @@ def test_the_recipes_of_the_readme_are_there():
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_validates_and_opens_with_its_command(name):
-    assert load_config(name).name == name
+    assert load_config(name).name == name.replace("/", "-")
     text = (RECIPES / f"{name}.yaml").read_text()
     assert text.startswith(f"# python -m nt_jax.train --config {name}\n")
     assert max(map(len, text.splitlines())) <= 100
 
 
-@pytest.mark.parametrize("name", recipe_names())
+PAPER = ("llama2-7b-chat", "llama3.1-8b-instruct", "qwen2.5-7b-instruct", "qwen2.5-14b-instruct")
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_a_recipe_of_the_paper_pins_every_departure(name):
+    raw = yaml.safe_load((RECIPES / "paper" / f"{name}.yaml").read_text())
+    for row in DEPARTURES:
+        section, _, key = row.key.partition(".")
+        written = raw[section][key]
+        assert written == (list(row.paper) if isinstance(row.paper, tuple) else row.paper), row.key
+    told = load_config(f"paper/{name}").model_dump(mode="json")
+    assert list(departures(told)) == []
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if "/" not in name])
 def test_a_recipe_writes_down_only_what_it_changes(name):
     """The knobs may be repeated: they are what the owner of a recipe comes to edit."""
     raw = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())

@@ -21,6 +21,7 @@ from nt_jax.report.terminal import screen_table
 from nt_jax.run import pipeline
 from nt_jax.run.dry_run import header, model_line
 from nt_jax.run.export import run_factors
+from nt_jax.run.preflight import measuring_hash
 from nt_jax.run.stages import chat_model, write_measured
 from nt_jax.rundir import RunDirectory, Stage
 
@@ -43,7 +44,7 @@ def evaluate_model(config: RunConfig, source: str, beside_base: bool = False) ->
     hashes = {
         "tests": tests_hash(tests, config.eval),
         "scored_by": fingerprint(scorer.checkpoint) if scorer else "",
-        "measuring": pipeline.measuring_hash(config),
+        "measuring": measuring_hash(config),
     } | {f"model {subject.name}": identity(subject) for subject in models}  # fmt: skip
     with RunDirectory(folder) as directory:
         check_same_source(directory, source)

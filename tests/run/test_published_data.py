@@ -35,7 +35,7 @@ def safe_edit_run(recipe, tmp_path_factory):
 def test_safe_edit_is_tuned_on_its_own_attacks(safe_edit_run):
     config, screen = safe_edit_run
     line = "attacks: the records' own, 84 prompts of 7 attacks for train, 18 prompts of 3 attacks"
-    assert line in screen and line in describe(config)
+    assert line in screen and line in "\n".join(describe(config))
     assert "safety targets: given: 12 of 12 training requests have a refusal" in screen
     report = (config.folder / "report" / "report.md").read_text()
     assert "records' own, 84 prompts of 7 attacks" in report and "safety targets: given" in report
@@ -85,7 +85,7 @@ def test_prompts_without_refusals_work_from_start_to_end(bare_run):
     said = f"0 of 0 given answers refuse, the model refused 0 of {count}"
     assert (targets["source"], targets["why"]) == ("shipped", said) and count > 10
     assert f"safety targets: shipped: {said}" in screen
-    assert "safety targets: decided in the run" in describe(config)
+    assert "safety targets: decided in the run" in "\n".join(describe(config))
     asked = [row for row in rows(config.folder / "answers" / "own_answers.jsonl")]
     assert sum(row["set"] == "harmful" for row in asked) == count
     assert any(row["declined"] for row in asked)
@@ -96,7 +96,7 @@ def test_prompts_without_refusals_work_from_start_to_end(bare_run):
 def test_templates_without_types_are_scored_without_selection_and_that_is_said(bare_run):
     config, screen = bare_run
     line = "attack selection: none (templates have no types)"
-    assert line in screen and line in describe(config)
+    assert line in screen and line in "\n".join(describe(config))
     for file in ("report/report.md", "report/report.html"):
         assert line in (config.folder / file).read_text()
     assert line[1:] in (config.folder / "select" / "attribution.md").read_text()

@@ -97,7 +97,7 @@ def test_a_system_prompt_that_the_template_refuses_is_named(section, plain_turns
     with pytest.raises(
         ConfigError, match=rf"^{section}\.system_prompt: .*refuses a system"
     ) as error:
-        describe(config)
+        list(describe(config))
     assert "\n" not in str(error.value)
     with pytest.raises(ConfigError, match=rf"^{section}\.system_prompt: "):
         small.carry_on(config)
@@ -122,7 +122,7 @@ def test_a_row_that_the_template_refuses_is_named(plain_turns, tmp_path):
     extra = tmp_path / "sets.yaml"
     extra.write_text(f"mine: {{source: {source}, kind: harmless}}\n")
     config = settings(plain_turns, tmp_path, f"eval.extra={extra}", "eval.datasets=[mine]")
-    with pytest.raises(DataError, match="^test set mine, row t-0001: .*refuses a system message"):
+    with pytest.raises(DataError, match=r"^test set mine, row t-0001: .*refuses a system message"):
         small.carry_on(config)
 
 
@@ -156,7 +156,7 @@ def test_dry_run_says_which_sources_hold_such_marks(plain_turns, tmp_path):
     extra = tmp_path / "sets.yaml"
     extra.write_text(f"mine: {{source: {source}, kind: harmless}}\n")
     config = settings(plain_turns, tmp_path, f"eval.extra={extra}", "eval.datasets=[mine]")
-    lines = [line for line in describe(config).splitlines() if line.startswith("warning")]
+    lines = [line for line in describe(config) if line.startswith("warning")]
     assert len(lines) == 1 and "1 of 2 prompts of mine hold '[/INST]'" in lines[0]
 
 

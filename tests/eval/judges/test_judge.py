@@ -18,7 +18,7 @@ from nt_jax.eval.judges.judge import (
     without_thinking,
 )
 from nt_jax.eval.judges.phrase_judge import PhraseJudge
-from nt_jax.run.pipeline import measuring_hash
+from nt_jax.run.preflight import measuring_hash
 from tests import tiny
 
 
