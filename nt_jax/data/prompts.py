@@ -77,6 +77,22 @@ def read_messages(messages: Sequence[Mapping[str, Any]]) -> Prompt:
     return prompt_of(turns[-1][1], tuple(turns[:-1]))
 
 
+def split_turns(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a record with `before`, the turns before its request, where there are any.
+
+    An attacked request that is a text stands behind the same turns; one that is the bare request
+    once more is left out (SafeEdit_test_ALL repeats an unattacked question there).
+    """
+    request, attacked = fields.get("request"), fields.get("attacked")
+    if isinstance(request, Conversation):
+        fields |= {"request": request.text, "before": request.before}
+        if isinstance(attacked, str):
+            attacked = fields["attacked"] = prompt_of(attacked, request.before)
+    if attacked == request:
+        fields.pop("attacked", None)
+    return fields
+
+
 def to_json(prompt: Prompt) -> Any:
     """The prompt as files hold it: a text, a list of messages, or one of marks that are kept."""
     if isinstance(prompt, str):
