@@ -67,13 +67,14 @@ def read_messages(messages: Sequence[Mapping[str, Any]]) -> Prompt:
     for number, message in enumerate(messages, 1):
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
-            raise ValueError(f"message {number} has the role {role!r}; use {', '.join(ROLES)}")
+            allowed = ", ".join(ROLES)
+            raise ValueError(f"has the role {role!r} in message {number}; use {allowed}")
         if not isinstance(content, str) or not content.strip():
-            raise ValueError(f"message {number} has no content: give it a text")
+            raise ValueError(f"has no content in message {number}: give it a text")
         turns.append((role, content.strip()))
     if not turns or turns[-1][0] != USER:
-        last = f"is the {turns[-1][0]}'s" if turns else "is missing"
-        raise ValueError(f"its last message {last}; end with the user's, which is to be answered")
+        last = f"ends with the {turns[-1][0]}'s message" if turns else "is empty"
+        raise ValueError(f"{last}; end with the user's, which is to be answered")
     return prompt_of(turns[-1][1], tuple(turns[:-1]))
 
 
