@@ -67,14 +67,31 @@ def read_messages(messages: Sequence[Mapping[str, Any]]) -> Prompt:
     for number, message in enumerate(messages, 1):
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
-            raise ValueError(f"message {number} has the role {role!r}; use {', '.join(ROLES)}")
+            allowed = ", ".join(ROLES)
+            raise ValueError(f"has the role {role!r} in message {number}; use {allowed}")
         if not isinstance(content, str) or not content.strip():
-            raise ValueError(f"message {number} has no content: give it a text")
+            raise ValueError(f"has no content in message {number}: give it a text")
         turns.append((role, content.strip()))
     if not turns or turns[-1][0] != USER:
-        last = f"is the {turns[-1][0]}'s" if turns else "is missing"
-        raise ValueError(f"its last message {last}; end with the user's, which is to be answered")
+        last = f"ends with the {turns[-1][0]}'s message" if turns else "is empty"
+        raise ValueError(f"{last}; end with the user's, which is to be answered")
     return prompt_of(turns[-1][1], tuple(turns[:-1]))
+
+
+def split_turns(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a record with `before`, the turns before its request, where there are any.
+
+    An attacked request that is a text stands behind the same turns; one that is the bare request
+    once more is left out (SafeEdit_test_ALL repeats an unattacked question there).
+    """
+    request, attacked = fields.get("request"), fields.get("attacked")
+    if isinstance(request, Conversation):
+        fields |= {"request": request.text, "before": request.before}
+        if isinstance(attacked, str):
+            attacked = fields["attacked"] = prompt_of(attacked, request.before)
+    if attacked == request:
+        fields.pop("attacked", None)
+    return fields
 
 
 def to_json(prompt: Prompt) -> Any:

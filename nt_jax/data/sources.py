@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nt_jax.data import records
-from nt_jax.data.prompts import Conversation, Prompt, prompt_of, read_messages, text_of, with_text
+from nt_jax.data.prompts import Prompt, read_messages, split_turns, text_of, with_text
 from nt_jax.data.schemas import CHOICE, HARMFUL, HARMLESS, Schema, match, plain_name
 from nt_jax.data.tables import Row, read_table
 from nt_jax.errors import DataError
@@ -201,19 +201,7 @@ def _fields(row: Row, schema: Schema) -> tuple[dict[str, Any], list[str]]:
     if below and "request" in values:
         request = values["request"]
         values["request"] = with_text(request, text_of(request) + f"\n\n{below}".rstrip())
-    return _split_turns(values), wrong
-
-
-def _split_turns(values: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a record, a conversation's last message apart from the turns before it."""
-    request, attacked = values.get("request"), values.get("attacked")
-    if isinstance(request, Conversation):
-        values |= {"request": request.text, "before": request.before}
-        if isinstance(attacked, str):
-            attacked = values["attacked"] = prompt_of(attacked, request.before)
-    if attacked == request:
-        values.pop("attacked", None)  # SafeEdit_test_ALL repeats an unattacked question there
-    return values
+    return split_turns(values), wrong
 
 
 def _get(row: Row, column: str) -> Any:

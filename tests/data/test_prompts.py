@@ -94,15 +94,15 @@ def test_an_attack_may_be_a_conversation_or_the_last_message_of_one(tmp_path):
 @pytest.mark.parametrize(
     ("messages", "why"),
     [
-        (MESSAGES[:3], "last message is the assistant's; end with the user's"),
-        ([MESSAGES[0]], "last message is the system's"),
+        (MESSAGES[:3], "ends with the assistant's message; end with the user's"),
+        ([MESSAGES[0]], "ends with the system's message"),
         (
             [{"role": "tool", "content": "x"}, *MESSAGES],
-            "message 1 has the role 'tool'; use system",
+            "has the role 'tool' in message 1; use",
         ),
-        ([{"role": "human", "content": "x"}], "message 1 has the role 'human'"),
-        ([*MESSAGES[:3], {"role": "user", "content": "  "}], "message 4 has no content"),
-        ([*MESSAGES[:3], {"role": "user", "content": None}], "message 4 has no content"),
+        ([{"role": "human", "content": "x"}], "has the role 'human' in message 1"),
+        ([*MESSAGES[:3], {"role": "user", "content": "  "}], "has no content in message 4"),
+        ([*MESSAGES[:3], {"role": "user", "content": None}], "has no content in message 4"),
     ],
 )
 def test_a_conversation_that_cannot_be_asked_is_named_with_its_row(tmp_path, messages, why):

@@ -29,6 +29,10 @@ def jsonl(path, rows):
     return path
 
 
+def lines_of(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 @pytest.mark.xdist_group("run")
 def test_a_run_on_conversations_under_system_prompts(recipe, tmp_path):
     no = "I'm sorry, but I can't help with that."
@@ -48,14 +52,11 @@ def test_a_run_on_conversations_under_system_prompts(recipe, tmp_path):
         "eval.datasets=[plain, raw]", "tune.epochs=1",
     )  # fmt: skip
     small.carry_on(config)
-    own = [
-        json.loads(line)
-        for line in (config.folder / "answers" / "own_answers.jsonl").read_text().splitlines()
-    ]
+    own = lines_of(config.folder / "answers" / "own_answers.jsonl")
     assert all(row["request"][:2] == TURNS for row in own)
     bare = [row["request"][-1]["content"] for row in own if row["set"] == "harmless"]
     assert bare and all(text.startswith("Question ") for text in bare)
-    rows = [json.loads(line) for line in (config.folder / "eval" / "answers.jsonl").open()]
+    rows = lines_of(config.folder / "eval" / "answers.jsonl")
     assert {row["request"] for row in rows} == {asked(n)[-1]["content"] for n in range(40, 43)}
     model = open_model(str(config.model.source)).under("Be kind.")
     untuned = [row for row in rows if row["model"] == "base"]
@@ -139,12 +140,9 @@ def test_marks_that_ids_cannot_defend_are_counted(plain_turns, tmp_path):
         [TestPrompt("mine", "0", "x", forged, True), TestPrompt("other", "0", "x", "x", True)], []
     )
     told = plain_marks(chat, {"train": train, "validation": train}, tests)
-    starts = [
-        "2 of 4 prompts of data.harmful hold '[/INST]'",
-        "2 of 4 prompts of data.harmless hold",
-    ]
-    starts += ["2 of 2 prompts of data.templates hold", "1 of 1 prompts of mine hold"]
-    assert [line.startswith(start) for line, start in zip(told, starts, strict=True)] == [True] * 4
+    held = ("2 of 4", "data.harmful"), ("2 of 4", "data.harmless"), ("2 of 2", "data.templates")
+    starts = [f"{n} prompts of {s} hold '[/INST]', which" for n, s in (*held, ("1 of 1", "mine"))]
+    assert [line[: len(start)] for line, start in zip(told, starts, strict=True)] == starts
     text = (TEMPLATES / "qwen2.5.jinja").read_text()
     (plain_turns / "chat_template.jinja").write_text(text)
     chat = ChatText(open_checkpoint(str(plain_turns)))
