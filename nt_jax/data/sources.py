@@ -1,13 +1,12 @@
 """Loading: records from the demo set, a file, a directory or a hub id, whatever its layout."""
 
-import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nt_jax.data import records
-from nt_jax.data.schemas import CHOICE, HARMFUL, HARMLESS, Schema, match, plain_name
+from nt_jax.data.schemas import CHOICE, HARMFUL, HARMLESS, Schema, match, own_schema, plain_name
 from nt_jax.data.tables import Row, read_table
 from nt_jax.errors import DataError
 
@@ -57,7 +56,7 @@ def load_templates(
     """
     name, rows = _rows(source, "templates")
     if columns:
-        schema = _own_schema(name, columns, records.AttackTemplate, "text")
+        schema = own_schema(name, columns, records.AttackTemplate, "text")
     else:
         column = _slot_column(name, rows)
         fields = {"id": "id?", "text": column, "types": "types?"}
@@ -81,7 +80,7 @@ def _load(
         split = None
     rows = _of_split(name, rows, split)
     if columns:
-        schema = _own_schema(name, columns, record, "request")
+        schema = own_schema(name, columns, record, "request")
         laid_out = [(row, schema) for row in rows]
     else:
         laid_out = _laid_out(name, rows, schemas, f"{demo_file} requests")
@@ -109,17 +108,6 @@ def _wanted(row: Row, schema: Schema) -> bool:
         return True
     column, value = schema.only
     return str(_get(row, column)).strip().lower() == value
-
-
-def _own_schema(name: str, columns: Mapping[str, str], record, needed: str) -> Schema:
-    """A layout written by the user: field -> column; `needed` is the field that must be named."""
-    known = [field.name for field in dataclasses.fields(record) if field.name != "split"]
-    wrong = [field for field in columns if field not in known]
-    if wrong or needed not in columns:
-        what = f"'{wrong[0]}' is no field" if wrong else f"no column is named for '{needed}'"
-        raise DataError(f"{name}: columns: {what}. Fields: {', '.join(known)}.")
-    fields = {field: ".".join(map(plain_name, at.split("."))) for field, at in columns.items()}
-    return Schema("as in columns", tuple(fields.values()), fields)
 
 
 def _rows(source: str, demo_file: str) -> tuple[str, list[Row]]:
