@@ -158,7 +158,7 @@ def _likeness(columns: tuple[str, ...], names: set[str]) -> float:
     return sum(best) / len(columns)
 
 
-def own_schema(name: str, columns: Mapping[str, str], record, needed: str) -> Schema:
+def own_schema(name: str, columns: Mapping[str, str], record: Any, needed: str) -> Schema:
     """A layout written by the user: field -> column; `needed` is the field that must be named."""
     known = [field.name for field in dataclasses.fields(record) if field.name != "split"]
     wrong = [field for field in columns if field not in known]
