@@ -4,7 +4,8 @@ Column names are compared in lower case with underscores for spaces, so that "Be
 `best_answer` are one name.
 """
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
@@ -161,3 +162,14 @@ def _likeness(columns: tuple[str, ...], names: set[str]) -> float:
         for column in columns
     )
     return sum(best) / len(columns)
+
+
+def own_schema(name: str, columns: Mapping[str, str], record: Any, needed: str) -> Schema:
+    """A layout written by the user: field -> column; `needed` is the field that must be named."""
+    known = [f.name for f in dataclasses.fields(record) if f.name not in ("split", "before")]
+    wrong = [field for field in columns if field not in known]
+    if wrong or needed not in columns:
+        what = f"'{wrong[0]}' is no field" if wrong else f"no column is named for '{needed}'"
+        raise DataError(f"{name}: columns: {what}. Fields: {', '.join(known)}.")
+    fields = {field: ".".join(map(plain_name, at.split("."))) for field, at in columns.items()}
+    return Schema("as in columns", tuple(fields.values()), fields)

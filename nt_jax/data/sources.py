@@ -1,6 +1,5 @@
 """Loading: records from the demo set, a file, a directory or a hub id, whatever its layout."""
 
-import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from nt_jax.data import records
 from nt_jax.data.prompts import Prompt, read_messages, split_turns, text_of, with_text
-from nt_jax.data.schemas import CHOICE, HARMFUL, HARMLESS, Schema, match, plain_name
+from nt_jax.data.schemas import CHOICE, HARMFUL, HARMLESS, Schema, match, own_schema, plain_name
 from nt_jax.data.tables import Row, read_table
 from nt_jax.errors import DataError
 
@@ -58,7 +57,7 @@ def load_templates(
     """
     name, rows = _rows(source, "templates")
     if columns:
-        schema = _own_schema(name, columns, records.AttackTemplate, "text")
+        schema = own_schema(name, columns, records.AttackTemplate, "text")
     else:
         column = _slot_column(name, rows)
         fields = {"id": "id?", "text": column, "types": "types?"}
@@ -82,7 +81,7 @@ def _load(
         split = None
     rows = _of_split(name, rows, split)
     if columns:
-        schema = _own_schema(name, columns, record, "request")
+        schema = own_schema(name, columns, record, "request")
         laid_out = [(row, schema) for row in rows]
     else:
         laid_out = _laid_out(name, rows, schemas, f"{demo_file} requests")
@@ -110,18 +109,6 @@ def _wanted(row: Row, schema: Schema) -> bool:
         return True
     column, value = schema.only
     return str(_get(row, column)).strip().lower() == value
-
-
-def _own_schema(name: str, columns: Mapping[str, str], record, needed: str) -> Schema:
-    """A layout written by the user: field -> column; `needed` is the field that must be named."""
-    not_columns = ("split", "before")
-    known = [f.name for f in dataclasses.fields(record) if f.name not in not_columns]
-    wrong = [field for field in columns if field not in known]
-    if wrong or needed not in columns:
-        what = f"'{wrong[0]}' is no field" if wrong else f"no column is named for '{needed}'"
-        raise DataError(f"{name}: columns: {what}. Fields: {', '.join(known)}.")
-    fields = {field: ".".join(map(plain_name, at.split("."))) for field, at in columns.items()}
-    return Schema("as in columns", tuple(fields.values()), fields)
 
 
 def _rows(source: str, demo_file: str) -> tuple[str, list[Row]]:

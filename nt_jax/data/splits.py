@@ -23,7 +23,9 @@ def divide(records: Sequence[Record], part: str, what: str) -> list[Record]:
         chosen = [record for record in records if record.split == part]
     else:
         rows, held_out = training_rows(records, what), part == "validation"
-        chosen = [row for row in rows if (bucket(_text(row)) < VALIDATION_PERCENT) == held_out]
+        lowest = min((bucket(_text(row)) for row in rows), default=0) if len(rows) > 1 else 0
+        most = max(VALIDATION_PERCENT, lowest + 1)  # few rows may all have a high number
+        chosen = [row for row in rows if (bucket(_text(row)) < most) == held_out]
     if not chosen:
         raise DataError(
             f"data.{what}: none of its {len(records)} rows is for {part}. Give more rows, or rows "

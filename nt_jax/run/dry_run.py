@@ -65,7 +65,8 @@ def data_lines(data: RunData) -> list[str]:
         f"{len(records.templates)} attacks for {part}"
         for part, records in data.records.items()
     ]
-    targets = [data.targets.line] if data.targets else []
+    decided = "safety targets: decided in the run"
+    targets = [data.targets.line if data.targets else decided]
     asked = f"{len(data.tests.prompts):,} requests, {len(data.tests.choices):,} choice"
     return [
         f"data       {'; '.join(told)}",

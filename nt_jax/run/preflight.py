@@ -106,7 +106,7 @@ def decided_later(config: RunConfig, data: RunData) -> list[str]:
     later = ["whether a weight is NaN or infinite", "whether memory suffices"]
     if data.targets is None:
         later.append(
-            "safety targets: the model's own refusals if it refuses enough, else the shipped ones"
+            "the safety targets (the model's own refusals if it refuses enough, else ours)"
         )
     if config.data.utility_targets == "self":
         later.append("which harmless requests the model answers well enough to keep")

@@ -1,5 +1,6 @@
 """Which methods a comparison fits, and that nobody has fewer settings to try than another."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -234,11 +235,15 @@ def test_without_selection_attacks_are_drawn_whatever_their_types():
 
 
 def test_a_run_without_selection_has_no_row_without_it():
-    off = AttributionConfig(attack_selection=False)
-    config = RunConfig.model_construct(attribution=off, seed=0)
-    data = SimpleNamespace(config=config, records={"train": None})
-    with pytest.raises(UnusableSettingError, match="itself goes without"):
-        ablations.without_selection().fit(data, {}, Path())
+    typed = [row for row in load_templates() if row.split == "train"]
+    untyped = [dataclasses.replace(row, types=()) for row in typed]
+    for on, templates in ((False, typed), (True, untyped)):
+        attribution = AttributionConfig(attack_selection=on)
+        config = RunConfig.model_construct(attribution=attribution, seed=0)
+        train = SimpleNamespace(templates=templates)
+        data = SimpleNamespace(config=config, records={"train": train})
+        with pytest.raises(UnusableSettingError, match="itself goes without"):
+            ablations.without_selection().fit(data, {}, Path())
 
 
 def test_a_method_that_follows_one_left_out_is_left_out():

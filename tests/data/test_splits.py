@@ -34,6 +34,12 @@ def test_the_share_for_validation_is_what_it_says():
     assert share == pytest.approx(VALIDATION_PERCENT / 100, abs=0.02)
 
 
+@given(st.lists(st.integers(), min_size=2, max_size=30, unique=True))
+def test_few_rows_leave_at_least_one_for_validation(numbers):
+    records = [HarmlessRequest(f"r{n}", f"What is {n}?") for n in numbers]
+    assert len(divide(records, "validation", "x")) >= 1
+
+
 def test_a_new_row_moves_no_other_row_across():
     before, after = (set(ids(divide(rows(n), "validation", "x"))) for n in (80, 160))
     assert before == {name for name in after if int(name[1:]) < 80}

@@ -1,14 +1,11 @@
 """The paper's recipes from end to end on shrunk models: random weights, everything else theirs."""
 
 import json
-from unittest import mock
 
 import pytest
 
-from nt_jax.checkpoints.checkpoint import open_checkpoint
 from nt_jax.config.load import load_config
 from nt_jax.config.paper import departures
-from nt_jax.run.dry_run import memory_estimate
 from tests.data import safe_edit
 from tests.eval.judges.conftest import classifier  # noqa: F401  a fixture
 from tests.paper import models
