@@ -31,7 +31,7 @@ DEPARTURES = (
     Row("tune.outer", "sgd", "a step that moves harmless requests is expensive"),
     Row("tune.schedule", "constant", "the last steps do not fit the last batches"),
     Row("tune.keep", "last", "over-refusal grows long after refusals of attacks have come"),
-    Row("tune.meta_lr", 3.0, "a step of known size, whatever the gradient's", ours=True),
+    Row("tune.meta_lr", 6.0, "a step of known size, whatever the gradient's", ours=True),
     Row("tune.init_safety", 1.2, "the first move takes the factors from 1", ours=True),
     Row("tune.init_utility", 0.9, "the same", ours=True),
     Row("tune.factor_min", None, "no factor turns a neuron's sign"),

@@ -6,8 +6,8 @@ import pytest
 
 from nt_jax.config.load import load_config
 from nt_jax.config.paper import departures
+from tests.compare import small as comparison
 from tests.data import safe_edit
-from tests.eval.judges.conftest import classifier  # noqa: F401  a fixture
 from tests.paper import models
 from tests.run import small
 
@@ -45,15 +45,19 @@ def published(tmp_path_factory):
     return [*words, f"eval.sources.mmlu_dev={folder / 'mmlu.jsonl'}"]
 
 
+def shrunk_config(name: str, published: list[str], judge: Path, folder: Path, *words: str):
+    """The paper's recipe on the shrunk model, in folder/run."""
+    judges = f"eval.judges=[classifier:{judge}, phrases]"
+    source, where = models.write(name, folder), f"run_dir={folder / 'run'}"
+    return load_config(
+        f"paper/{name}", [*SMALLER, *published, f"model.source={source}", judges, where, *words]
+    )
+
+
 @pytest.mark.parametrize("name", models.MODELS)
-def test_a_recipe_runs_from_end_to_end(name, published, classifier, tmp_path):  # noqa: F811
-    source, cards = models.write(name, tmp_path), {"llama3.1-8b-instruct": "mesh.data=3"}
-    judges = f"eval.judges=[classifier:{classifier}, phrases]"
-    words = [
-        *SMALLER, *published, f"model.source={source}", judges, f"run_dir={tmp_path / 'run'}",
-        *filter(None, [cards.get(name)]),
-    ]  # fmt: skip
-    config = load_config(f"paper/{name}", words)
+def test_a_recipe_runs_from_end_to_end(name, published, classifier, tmp_path):
+    three = ["mesh.data=3"] if name == "llama3.1-8b-instruct" else []  # cards, as the paper has
+    config = shrunk_config(name, published, classifier, tmp_path, *three)
     screen = small.carry_on(config)
     assert (config.folder / "report" / "DONE").is_file()
     assert "algorithm  as the paper prints it" in screen
@@ -72,10 +76,32 @@ def test_a_recipe_runs_from_end_to_end(name, published, classifier, tmp_path):  
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_the_paper_knows_its_models(name, tmp_path):
-    from nt_jax.compare.paper import figures, paper_model
-
     fields, _ = models.MODELS[name]
     sizes = fields["num_hidden_layers"], fields["hidden_size"]
     found = paper_model(f"any/{models.HUB_NAMES[name]}", *sizes)
     assert found in figures()["models"]
     assert paper_model(load_config(f"paper/{name}").model.source, *sizes) == found
+
+
+@pytest.mark.slow
+def test_every_table_has_the_papers_figure_beside_ours(
+    published, classifier, tmp_path, monkeypatch
+):
+    """What `python -m nt_jax.compare --config paper/llama3.1-8b-instruct --tables all` prints."""
+    name, label = "llama3.1-8b-instruct", "LLaMA3.1-8B-Instruct"
+    sizes = {"layers": models.LAYERS, "width": models.WIDTH}
+    known = figures() | {"models": {label: figures()["models"][label] | sizes}}
+    monkeypatch.setattr(paper, "figures", lambda: known)
+    words = [
+        word.replace("safety_counts=[9]", "safety_counts=[14]") for word in comparison.SETTINGS
+    ]
+    config = shrunk_config(name, published, classifier, tmp_path, *words)
+    methods = ("neurontune", "dinm", "scans_published", "cavgan_published")
+    tables = ("1", "2", "3", "4", "5", "6", "7")
+    _, screen = comparison.carry_on(config, methods, tables)
+    written = config.folder / "compare" / "report"
+    for number in tables:
+        assert f"Table {number}" in screen
+        page = next(written.glob(f"table{number}*.md")).read_text()
+        assert "paper" in page.lower()
+    assert "10.77" in next(written.glob("table2*.md")).read_text()  # the paper's base model

@@ -1,0 +1,3 @@
+from tests.eval.judges.conftest import classifier
+
+__all__ = ["classifier"]
