@@ -40,9 +40,10 @@ def test_python_commands_load(line, tmp_path, monkeypatch):
     hand_over(
         monkeypatch,
         **dict.fromkeys(
-            ("run", "describe", "evaluate_model", "compare"),
+            ("run", "evaluate_model", "compare"),
             lambda config, *_, **more: done.append(config.name),
         ),
+        describe=lambda config: [done.append(config.name)],
         export_run=lambda folder, *_: done.append(folder.name),
         run_tasks=lambda *, model, **more: done.append(Path(model).name),
     )

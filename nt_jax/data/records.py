@@ -64,8 +64,8 @@ class HarmfulRequest:
     split: str | None = None
     attacked: Prompt | None = None
     attack_types: tuple[str, ...] = ()
-    before: tuple[Turn, ...] = ()
     attack: str = ""
+    before: tuple[Turn, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse an empty request."""

@@ -7,6 +7,7 @@ so do these, with merges that lead to them.
 
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from tokenizers import (
@@ -124,10 +125,26 @@ FAMILIES = {
 }  # fmt: skip
 
 
+def compact(family: str) -> PreTrainedTokenizerFast:
+    """The family's tokenizer without fillers: the same marks, at numbers of their own."""
+    make = {
+        "llama2": FAMILIES["llama2"][1],
+        "llama3.1": lambda: _byte_level(
+            "llama-bpe", tiny.VOCAB, LLAMA3, "<|begin_of_text|>", "<|eot_id|>"
+        ),
+        "qwen2.5": lambda: _byte_level("qwen2", tiny.VOCAB, QWEN2, None, "<|im_end|>"),
+    }[family]
+    return _with_template(family, make)
+
+
 @functools.cache
 def tokenizer(family: str) -> PreTrainedTokenizerFast:
     """The family's tokenizer with its chat template; treat it as read-only."""
-    template, make, _ = FAMILIES[family]
+    return _with_template(family, FAMILIES[family][1])
+
+
+def _with_template(family: str, make: Callable[[], dict]) -> PreTrainedTokenizerFast:
+    template = FAMILIES[family][0]
     text = (TEMPLATES / f"{template}.jinja").read_text()
     return PreTrainedTokenizerFast(
         **make(), chat_template=text, name_or_path=family, clean_up_tokenization_spaces=False

@@ -113,9 +113,12 @@ def test_safeedit_attacked_and_direct(tmp_path):
     config = EvalConfig(sources={name: source for name in names}, datasets=names)
     prompts = test_prompts(config)
     attacked = [prompt for prompt in prompts if prompt.dataset == "safeedit"]
-    assert [prompt.prompt for prompt in attacked] == [row["adversarial prompt"] for row in rows]
-    assert [prompt.request for prompt in attacked] == questions
-    assert attacked[1].types == ("attention shifting", "emotion")
+    found = {prompt.prompt: prompt for prompt in attacked}  # in the order of the set's seed
+    assert [prompt.request for prompt in attacked] == [questions[2], *questions[:2]]
+    assert {text: found[text].request for text in found} == {
+        row["adversarial prompt"]: row["question"] for row in rows
+    }
+    assert found[rows[1]["adversarial prompt"]].types == ("attention shifting", "emotion")
     direct = [prompt.prompt for prompt in prompts if prompt.dataset == "safeedit_direct"]
     assert direct == [questions[0], questions[2]]  # each question once
     assert all(prompt.harmful for prompt in prompts)

@@ -1,6 +1,7 @@
 """The paper's four models, shrunk: their config fields, tokens and chat templates, random weights.
 
-Config fields are those of the models' own config.json; only the sizes that make them large differ.
+Config fields are those of the models' own config.json; only the sizes that make them large differ,
+vocabulary and token numbers among them.
 """
 
 import json
@@ -56,6 +57,12 @@ MODELS = {
     "qwen2.5-7b-instruct": (_QWEN_7B, "qwen2.5"),
     "qwen2.5-14b-instruct": (_QWEN_14B, "qwen2.5"),
 }
+# What a config.json and generation_config.json name by number: (begin, ends of an answer).
+TOKENS = {
+    "llama2": ("<s>", ["</s>"]),
+    "llama3.1": ("<|begin_of_text|>", ["<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"]),
+    "qwen2.5": ("<|endoftext|>", ["<|im_end|>", "<|endoftext|>"]),
+}
 HUB_NAMES = {
     "llama2-7b-chat": "Llama-2-7b-chat-hf",
     "llama3.1-8b-instruct": "Llama-3.1-8B-Instruct",
@@ -78,10 +85,16 @@ def shrunk(name: str) -> dict:
 def write(name: str, folder: Path) -> Path:
     """A checkpoint of random weights in `folder`, under the model's own name on the hub."""
     out, (_, family) = folder / HUB_NAMES[name], MODELS[name]
-    tokenizer = families.tokenizer(family)
+    tokenizer, (bos, ends) = families.compact(family), TOKENS[family]
     tokenizer.save_pretrained(out)
-    fields = shrunk(name)
-    eos = [*families.FAMILIES[family][2]]
+    eos = tokenizer.convert_tokens_to_ids(ends)
+    one = isinstance(MODELS[name][0]["eos_token_id"], int)
+    numbers = {
+        "vocab_size": -(-len(tokenizer) // 64) * 64,
+        "bos_token_id": tokenizer.convert_tokens_to_ids(bos),
+        "eos_token_id": eos[0] if one else eos,
+    }
+    fields = shrunk(name) | numbers
     (out / "config.json").write_text(json.dumps(fields))
     (out / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
     generator, tensors = np.random.default_rng(0), {}

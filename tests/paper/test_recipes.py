@@ -1,6 +1,7 @@
 """The paper's recipes from end to end on shrunk models: random weights, everything else theirs."""
 
 import json
+from pathlib import Path
 
 import pytest
 

@@ -8,6 +8,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from nt_jax import cli
+from nt_jax.eval import multiple_choice
+from nt_jax.rundir import RunDirectory
 from tests import tiny
 from tests.run import small
 
@@ -51,6 +53,14 @@ BROKEN_MODELS = {
         ("spiral", "default"),
     ),
     "no config": (lambda m: (m / "config.json").unlink(), ("config.json",)),
+    "no template": (lambda m: (m / "chat_template.jinja").unlink(), ("no chat template",)),
+    "another end of answers": (
+        lambda m: [
+            tiny.edit_json(m / name, eos_token_id=5)
+            for name in ("config.json", "generation_config.json")
+        ],
+        ("answers end with <|im_end|> (2), but generation stops at 5",),
+    ),
 }
 
 
@@ -102,6 +112,33 @@ def test_broken_data(lines, expected, recipe, tmp_path, capsys):
     assert all(words in error for words in expected), error
 
 
+def test_requests_without_refusals_are_no_refusals_given(recipe, tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"request": "Do harm {n}."}}\n' for n in range(30)))
+    words = [f"data.harmful.source={rows}", "data.harmful.limit=30", "data.safety_targets=given"]
+    error = run(capsys, tmp_path / "run", "--config", str(recipe), *words)
+    assert "training rows have no refusal" in error
+
+
+def test_a_run_directory_that_is_a_file_or_in_use(recipe, tmp_path, capsys):
+    words, folder = ["--config", str(recipe)], tmp_path / "run"
+    with RunDirectory(folder):
+        assert "in use by process" in run(capsys, folder, *words)
+    (tmp_path / "file").write_text("")
+    assert "is a file" in run(capsys, tmp_path / "file", *words)
+
+
+def test_letters_that_are_no_tokens(recipe, tmp_path, capsys, monkeypatch):
+    rows = tmp_path / "rows.jsonl"
+    question = {"question": "1?", "choices": ["1", "2"], "answer": 0}
+    rows.write_text(json.dumps(question) + "\n")
+    extra = f"eval.extra={{mine: {{source: {rows}, kind: choice, metrics: [letter]}}}}"
+    monkeypatch.setattr(multiple_choice, "ANSWER", "")  # " A" is then two tokens, or one of " "
+    monkeypatch.setattr(multiple_choice, "LETTERS", "AA")
+    words = ["--config", str(recipe), extra, "eval.datasets=[demo_direct, mine]"]
+    assert "metrics: [generate]" in run(capsys, tmp_path / "run", *words)
+
+
 def test_a_prompt_longer_than_the_context(recipe, tmp_path, capsys):
     rows = tmp_path / "rows.jsonl"
     long = [{"request": f"What is {n} and " + "more " * 400 + "?"} for n in range(40)]
@@ -133,6 +170,15 @@ def test_a_test_prompt_longer_than_the_context_is_named_before_tuning(recipe, tm
         (["mesh.data=9"], "needs 9 devices, but this machine shows 8"),
         (["mesh.model=4"], "mesh.model = 4 does not divide kv_heads = 2"),
         (["attribution.attack_types=[emotion]", "attribution.examples_per_type=99"], "emotion"),
+        (["data.utility_targets=given"], "no harmless training row has an answer"),
+        (["data.attacks=records"], "0 requests inside 0 attacks of its own"),
+        (["data.harmful.limit=1", "data.harmless.limit=1"], "needs at least 2"),
+        (["eval.judges=[classifier:./nowhere]"], "there is no directory"),
+        (["eval.judges=[guard:./nowhere]"], "nowhere"),
+        (["eval.scorer=./nowhere"], "nowhere"),
+        (["attribution.score=nowhere:f"], "cannot be imported"),
+        (["eval.sources.demo_direct=nowhere.csv"], "nowhere.csv: no such file"),
+        (["tune.outer=preconditioned"], "tune.metric_requests"),
     ],
 )
 def test_wrong_settings(words, expected, recipe, tmp_path, capsys):
