@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from nt_jax.compare import paper
+from nt_jax.compare.paper import figures, paper_model
 from nt_jax.config.load import load_config
 from nt_jax.config.paper import departures
 from tests.compare import small as comparison

@@ -43,6 +43,12 @@ def module(tmp_path, monkeypatch):
     sys.modules.pop("run_own_score", None)
 
 
+def arrays(path) -> dict[str, np.ndarray]:
+    """What an .npz file holds."""
+    with np.load(path) as saved:
+        return dict(saved)
+
+
 def copied(finished, folder):
     """A copy of the finished run that has its own answers alone."""
     shutil.copytree(finished.folder, folder)
@@ -79,16 +85,15 @@ def test_the_shipped_scores_are_named_in_the_report_too(finished, tmp_path):
     )
     text = (folder / "select" / "attribution.md").read_text()
     assert "score: gradient (safety), integrated (utility)\n" in text
-    one, other = (np.load(at / "attribute/safety-000.npz") for at in (folder, finished.folder))
+    one, other = (arrays(at / "attribute/safety-000.npz") for at in (folder, finished.folder))
     assert np.abs(one["alpha"] - other["alpha"]).max() > 0
 
 
 def test_an_interrupted_stage_goes_on_after_its_last_whole_set(finished, module, tmp_path):
     folder = copied(finished, tmp_path / "run")
     config = small.settings(finished.recipe, folder, f"attribution.score={SPEC}")
-    whole = small.carry_on(config, until="attribute") and dict(
-        np.load(folder / "attribute" / "safety.npz")
-    )
+    small.carry_on(config, until="attribute")
+    whole = arrays(folder / "attribute" / "safety.npz")
     shutil.rmtree(folder / "attribute")
     module_now = sys.modules["run_own_score"]
     shift, calls = module_now.shift, []
@@ -105,7 +110,7 @@ def test_an_interrupted_stage_goes_on_after_its_last_whole_set(finished, module,
         assert (folder / ".attribute.tmp" / "safety.npz").exists()
         small.carry_on(config, until="attribute")
     assert calls == ["safety", "utility", "utility"]
-    again = dict(np.load(folder / "attribute" / "safety.npz"))
+    again = arrays(folder / "attribute" / "safety.npz")
     assert all((again[name] == whole[name]).all() for name in whole)
 
 
