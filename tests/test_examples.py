@@ -48,7 +48,7 @@ def test_paper_in_30_lines(tmp_path, capsys, monkeypatch):
         rows = main(str(source), str(tuned), (14, 10), first=0, tune=few, limit=LIMIT)
     printed = capsys.readouterr().out
     sets = {row.dataset for row in rows if row.metric == "refusal_rate"}
-    assert {"demo_attack", "demo_direct", "demo_harmless"} == sets
+    assert {"demo_attack", "demo_harmless"} == sets
     assert {row.model for row in rows} == {"base", "tuned"}
     assert printed.count("refuses") == 6
     base_SN, tuned_SN = np.array(judge.said).reshape(2, len(sets), LIMIT)

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -29,18 +30,21 @@ def evaluate(
     max_new_tokens: int = 48,
     limit: int | None = None,
     system_prompt: str | None = None,
+    likelihoods: bool = True,
     seed: int = 0,
 ) -> list[ResultRow]:
     """Every number of `model` ("base") on test sets, and with `factors` those of "tuned" beside.
 
     `sets`: names of shipped sets, or sets of your own by name. `judge`: the phrase judge unless
     given, or a spec as eval.judges has it. `limit`: requests of each set. `system_prompt`: put
-    before every prompt without a system message, in place of that of `model`. Perplexity is under
-    the untuned model. Rates lie in 0..1, entropies are bits; intervals are drawn with `seed`.
-    Raises a ConfigError for an unknown set or a number out of bounds, and a DataError for a set
-    that cannot be read or a prompt that leaves no room for its answer.
+    before every prompt without a system message, in place of that of `model`. `likelihoods`: also
+    perplexity and KL of answers to harmless requests, under the untuned model. Rates lie in 0..1,
+    entropies are bits; intervals are drawn with `seed`. Raises a ConfigError for an unknown set or
+    a number out of bounds, and a DataError for a set that cannot be read or a prompt that leaves no
+    room for its answer.
     """
-    config = _settings(sets, max_new_tokens, limit)
+    scored = {"perplexity": likelihoods, "kl": likelihoods}
+    config = _settings(sets, max_new_tokens=max_new_tokens, limit=limit, **scored)
     judge = open_judge(judge) if isinstance(judge, str) else judge or PhraseJudge()
     tests = read_tests(config)
     model = model if system_prompt is None else model.under(system_prompt)
@@ -54,18 +58,17 @@ def evaluate(
         for subject in subjects:
             answer_all(subject, tests, config, folder)
         answered = [(subject, folder) for subject in subjects]
-        measure(answered, tests, config, folder, judges=judges, scorer=model)
+        scorer = model if likelihoods else None
+        measure(answered, tests, config, folder, judges=judges, scorer=scorer)
         return result_rows(folder, seed)[0]
 
 
-def _settings(
-    sets: str | Sequence[str] | Mapping[str, TestSet], max_new_tokens: int, limit: int | None
-) -> EvalConfig:
+def _settings(sets: str | Sequence[str] | Mapping[str, TestSet], **settings: Any) -> EvalConfig:
     """The settings of an evaluation; the first mistake in them as a ConfigError."""
     names = (sets,) if isinstance(sets, str) else tuple(sets)
     extra = dict(sets) if isinstance(sets, Mapping) else {}
     try:
-        return EvalConfig(extra=extra, datasets=names, max_new_tokens=max_new_tokens, limit=limit)
+        return EvalConfig(extra=extra, datasets=names, **settings)
     except ValidationError as error:
         first = error.errors()[0]
         known = first.get("ctx", {}).get("known")
