@@ -1,5 +1,8 @@
 """Every recipe that ships with the package validates and says how to run it."""
 
+import dataclasses
+import re
+
 import pytest
 import yaml
 
@@ -7,6 +10,8 @@ from nt_jax.compare.search import budget
 from nt_jax.config.load import RECIPES, load_config, recipe_names
 from nt_jax.config.paper import DEPARTURES, departures
 from nt_jax.config.schema import RunConfig
+from nt_jax.run.dry_run import memory_estimate
+from tests import plain
 
 
 def test_the_recipes_of_the_readme_are_there():
@@ -39,6 +44,32 @@ def test_a_recipe_of_the_paper_pins_every_departure(name):
         assert written == (list(row.paper) if isinstance(row.paper, tuple) else row.paper), row.key
     told = load_config(f"paper/{name}").model_dump(mode="json")
     assert list(departures(told)) == []
+
+
+# recipe -> (vocabulary, width, neurons, layers, heads, kv heads), as the models' config.json has it
+SMALL = {
+    "smollm2-360m": (49152, 960, 2560, 32, 15, 5),
+    "qwen2.5-0.5b-instruct": (151936, 896, 4864, 24, 14, 2),
+    "llama3.2-1b-instruct": (128256, 2048, 8192, 16, 32, 8),
+    "qwen2.5-1.5b-instruct": (151936, 1536, 8960, 28, 12, 2),
+    "smollm2-1.7b": (49152, 2048, 8192, 24, 32, 32),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_small_models_recipe_tells_its_counts_and_memory(name):
+    vocab, width, neurons, layers, heads, kv_heads = SMALL[name]
+    model = dataclasses.replace(
+        plain.CONFIG, vocab_size=vocab, width=width, neurons=neurons, layers=layers, heads=heads,
+        kv_heads=kv_heads, head_dim=width // heads, tied=True, qkv_bias=name.startswith("qwen"),
+    )  # fmt: skip
+    config, text = load_config(name), (RECIPES / f"{name}.yaml").read_text()
+    assert f"{layers * neurons:,} neurons" in " ".join(text.split())
+    chosen = config.neurons
+    assert chosen.safety == chosen.utility == pytest.approx(0.174 * layers * neurons, rel=0.02)
+    assert chosen.first_layer == layers // 2
+    told = float(re.search(r"About ([\d.]+) GB", " ".join(text.split()))[1])
+    assert told == pytest.approx(memory_estimate(config, model)["total"] / 1e9, rel=0.2)
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if "/" not in name])
