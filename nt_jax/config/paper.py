@@ -101,7 +101,7 @@ def departure_lines(settings: Mapping[str, Any]) -> list[str]:
         return []
     cells.insert(0, ("setting", "here", "paper", "what it buys"))
     widths = [  # of what is short: a long list of names pushes its own line aside only
-        max((len(cell) for cell in column if len(cell) <= 30), default=0)
+        max((len(cell) for cell in column if len(cell) <= 36), default=0)
         for column in zip(*cells, strict=True)
     ]
     return ["   ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
