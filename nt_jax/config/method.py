@@ -178,7 +178,10 @@ class TuneConfig(Frozen):
         if not isinstance(raw, dict):
             return raw
         if raw.get("algorithm") == "paper":
-            raw = paper_section("tune") | raw
+            paper = paper_section("tune")
+            if raw.get("outer", "sgd") != "sgd":
+                paper.pop("meta_lr")  # it multiplies a gradient; other steps have a length
+            raw = paper | raw
         if raw.get("metric_requests") == 0 and "outer" not in raw:
             raw = raw | {"outer": "adam"}
         return raw

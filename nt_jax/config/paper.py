@@ -1,8 +1,9 @@
 """Where our defaults depart from the NeuronTune paper: one row a setting, and what it buys.
 
-`tune.algorithm: paper` takes the paper's values of the section `tune` as defaults; the recipes
-under `paper/` write down every key of the table. Settings whose default is the paper's, and those
-that say nothing about the method, are listed below the table: a test knows a place for every one.
+`tune.algorithm: paper` takes the paper's values of the section `tune` as defaults; the recipes of
+the paper's four models write down every key of the table. Settings whose default is the paper's,
+those that are ours in both, and those that say nothing about the method are listed below the table:
+a test knows a place for every one.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,11 @@ class Row(NamedTuple):
     paper: Any
     buys: str  # what the default buys in its place
     ours: bool = False
+
+    @property
+    def whose(self) -> str:
+        """Whose the value is."""
+        return "ours" if self.ours else "paper"
 
 
 FIVE_SETS = ("safeedit", "advbench", "alpaca", "truthfulqa", "mmlu")
@@ -53,16 +59,20 @@ DEPARTURES = (
 )
 # fmt: on
 
-# The default is what the paper prints, or where it prints nothing, what we take for both.
-AS_PRINTED = frozenset({
-    "attribution.score", "attribution.steps", "attribution.nodes", "attribution.weighting",
-    "attribution.path", "attribution.target", "attribution.utility_target",
-    "attribution.answer_tokens",
-    "attribution.attack_types", "attribution.attack_selection", "attribution.examples_per_type",
-    "neurons.safety", "neurons.utility", "neurons.first_layer",
-    "tune.epochs", "tune.order", "tune.inner_steps", "tune.inner_lr", "tune.utility_sign",
-    "tune.safety_weight", "tune.kl_weight", "tune.global_batch", "tune.local_fraction",
-    "tune.answer_tokens",
+# The default is what the paper prints; another value is a departure like those above.
+AS_PRINTED = {
+    "attribution.score": "integrated", "attribution.weighting": "alpha",
+    "attribution.path": "layer", "attribution.attack_selection": True,
+    "attribution.attack_types": ("pretending", "attention shifting", "privilege escalation"),
+    "attribution.examples_per_type": 1, "neurons.first_layer": 0,
+    "tune.order": 2, "tune.utility_sign": "printed", "tune.kl_weight": 0.0,
+}  # fmt: skip
+# The paper prints nothing, or counts for one model: ours in both, or the dial of a run.
+OURS = frozenset({
+    "attribution.steps", "attribution.nodes", "attribution.target", "attribution.utility_target",
+    "attribution.answer_tokens", "neurons.safety", "neurons.utility",
+    "tune.epochs", "tune.inner_steps", "tune.inner_lr", "tune.safety_weight", "tune.global_batch",
+    "tune.local_fraction", "tune.answer_tokens",
 })  # fmt: skip
 # Sources, sizes of machines, what is looked at on the way: nothing of the method.
 NO_PART = frozenset({
@@ -84,11 +94,14 @@ def paper_section(section: str) -> dict[str, Any]:
 
 def departures(settings: Mapping[str, Any]) -> Iterator[tuple[Row, Any]]:
     """(row, value) of the settings (nested, as a config is dumped) that are not the paper's."""
-    for row in DEPARTURES:
+    printed = [Row(key, value, "as set here") for key, value in AS_PRINTED.items()]
+    for row in (*DEPARTURES, *printed):
         section, _, key = row.key.partition(".")
         value = settings[section][key]
         if value != (list(row.paper) if isinstance(row.paper, tuple) else row.paper):
             yield row, value
+    if not settings["tune"]["inner_steps"]:
+        yield Row("tune.inner_steps", 1, "as set here: no inner loop", ours=True), 0
 
 
 def departure_lines(settings: Mapping[str, Any]) -> list[str]:

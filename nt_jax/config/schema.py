@@ -56,7 +56,7 @@ class DataConfig(Frozen):
     around harmless requests too; templates = data.templates; both; auto = records where half of
     the harmful rows hold one"""
     leave_out_tests: bool = False
-    """do not tune on requests that a test set of the run asks"""
+    """do not tune on requests that a test set of the run asks, nor with attacks that it uses"""
     safety_targets: Literal["auto", "refusals", "given", "self", "shipped"] = "auto"
     """refusals to learn: refusals = the data's safe answers that the judge takes for refusals;
     given = all of the data's safe answers; self = the model's own where it refuses; shipped = ours,

@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Sequence
 
-from nt_jax.data.prompts import Prompt, text_of
+from nt_jax.data.prompts import Prompt, plain_text, text_of
 from nt_jax.data.records import SLOT, AttackTemplate, HarmfulRequest
 from nt_jax.data.splits import VALIDATION_PERCENT, bucket, training_rows
 from nt_jax.errors import DataError
@@ -15,7 +15,7 @@ PARTS = ("train", "validation")
 
 def attack_of(row: HarmfulRequest) -> str:
     """What names the attack of an attacked row: its name, else a hash of its text."""
-    return row.attack or f"attack-{_digest(_text(row))[:8]}"
+    return row.attack or f"attack-{_digest(plain_text(_text(row)))[:8]}"
 
 
 def derived_templates(rows: Iterable[HarmfulRequest]) -> list[AttackTemplate]:
@@ -57,14 +57,15 @@ def divide_attacked(rows: Sequence[HarmfulRequest]) -> dict[str, list[HarmfulReq
         rows = [row for part in PARTS for row in published[part]]
     else:
         rows = training_rows(rows, "harmful")
-    links = [(row.request, attack_of(row)) for row in rows if row.attacked]
+    links = [(plain_text(row.request), attack_of(row)) for row in rows if row.attacked]
     names = sorted({attack for _, attack in links}, key=_digest)
     held = set(names[: math.ceil(len(names) * VALIDATION_PERCENT / 100)] if len(names) > 1 else ())
-    drawn: set[Prompt] = {row.request for row in rows if bucket(row.request) < VALIDATION_PERCENT}
+    asked = {plain_text(row.request) for row in rows}
+    drawn: set[Prompt] = {text for text in asked if bucket(text) < VALIDATION_PERCENT}
     few = few_requests(links, held, drawn)
     parts: dict[str, list[HarmfulRequest]] = {part: [] for part in PARTS}
     for row in rows:
-        side = row.request in few
+        side = plain_text(row.request) in few
         if row.attacked is None or (attack_of(row) in held) == side:
             parts["validation" if side else "train"].append(row)
     return parts
@@ -87,7 +88,8 @@ def check_enough(parts: dict[str, list[HarmfulRequest]]) -> None:
 
 def _shared(one: Sequence[HarmfulRequest], other: Sequence[HarmfulRequest]) -> bool:
     def known(rows: Sequence[HarmfulRequest]) -> tuple[set[str], set[str]]:
-        return {attack_of(row) for row in rows if row.attacked}, {row.request for row in rows}
+        attacks = {attack_of(row) for row in rows if row.attacked}
+        return attacks, {plain_text(row.request) for row in rows}
 
     return any(mine & theirs for mine, theirs in zip(known(one), known(other), strict=True))
 

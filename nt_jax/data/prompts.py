@@ -36,6 +36,11 @@ def text_of(prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else prompt.text
 
 
+def plain_text(text: str) -> str:
+    """A text as requests and attacks are compared: one case, single spaces."""
+    return " ".join(text.split()).lower()
+
+
 def with_text(prompt: Prompt, text: str) -> Prompt:
     """The prompt with another last message, the turns before it kept."""
     return text if isinstance(prompt, str) else replace(prompt, text=text)

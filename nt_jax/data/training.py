@@ -17,7 +17,7 @@ from nt_jax.data.attacks import (
     derived_templates,
     divide_attacked,
 )
-from nt_jax.data.prompts import Prompt
+from nt_jax.data.prompts import Prompt, plain_text
 from nt_jax.data.records import AttackTemplate, Encode, HarmfulRequest, HarmlessRequest
 from nt_jax.data.sources import load_harmful, load_harmless, load_templates
 from nt_jax.data.splits import divide
@@ -150,30 +150,40 @@ def each_question_once(rows: Sequence[HarmfulRequest]) -> list[HarmfulRequest]:
     return kept
 
 
-def without_requests(parts: Parts, asked: Iterable[str]) -> tuple[Parts, int]:
-    """`parts` without the rows whose request is `asked` by a test set, and how many those were.
+def without_tests(
+    parts: Parts, asked: Iterable[str], attacks: Iterable[str], texts: Iterable[str]
+) -> tuple[Parts, int, int]:
+    """`parts` without what test sets ask, and how many (rows, attacks) those were.
 
-    Raises a DataError where a part keeps none.
+    `asked` are requests; `attacks` names and `texts` templates of attacks. Raises a DataError where
+    a part keeps none of a kind.
     """
-    known, left, dropped = {plain_text(text) for text in asked}, {}, 0
+    known, called, around = ({plain_text(text) for text in t} for t in (asked, attacks, texts))
+    left, rows_out, attacks_out = {}, 0, 0
+
+    def shared(template: AttackTemplate) -> bool:
+        return plain_text(template.id) in called or plain_text(template.text) in around
+
     for part, records in parts.items():
-        kept = {}
-        for name in ("harmful", "harmless", "paired"):
-            rows = getattr(records, name)
-            kept[name] = [row for row in rows if plain_text(row.request) not in known]
-            dropped += len(rows) - len(kept[name]) if name != "paired" else 0
-            if rows and not kept[name]:
+        gone = {template.id for template in records.templates if shared(template)}
+        kept: dict[str, list] = {
+            name: [row for row in getattr(records, name) if plain_text(row.request) not in known]
+            for name in ("harmful", "harmless", "paired")
+        }
+        rows_out += sum(len(getattr(records, n)) - len(kept[n]) for n in ("harmful", "harmless"))
+        names = {attack_of(row) for row in kept["paired"]}
+        gone |= {name for name in names if plain_text(name) in called}
+        attacks_out += len(gone)
+        kept["paired"] = [row for row in kept["paired"] if attack_of(row) not in gone]
+        kept["templates"] = [t for t in records.templates if t.id not in gone]
+        for name, rows in kept.items():
+            if getattr(records, name) and not rows:
                 raise DataError(
-                    f"data.{name.replace('paired', 'harmful')}: all rows for {part} are asked by "
-                    "the test sets. Give other rows, or set data.leave_out_tests=false."
+                    f"data.{name.replace('paired', 'harmful')}: test sets ask all rows for {part}, "
+                    "or use their attacks. Give others, or set data.leave_out_tests=false."
                 )
-        left[part] = dataclasses.replace(records, **kept)
-    return left, dropped
-
-
-def plain_text(text: str) -> str:
-    """The text as requests and attacks are compared: one case, single spaces."""
-    return " ".join(text.split()).lower()
+        left[part] = Records(**kept)
+    return left, rows_out, attacks_out
 
 
 def data_hash(parts: Mapping[str, Records]) -> str:

@@ -13,10 +13,9 @@ from nt_jax.config.base import DatasetConfig
 from nt_jax.config.evaluation import EvalConfig
 from nt_jax.config.test_sets import TestSet
 from nt_jax.data.attacks import attack_of, derived_templates
-from nt_jax.data.prompts import KEEP, Prompt, forged
+from nt_jax.data.prompts import KEEP, Prompt, forged, plain_text
 from nt_jax.data.records import AttackTemplate, ChoiceQuestion, HarmfulRequest, HarmlessRequest
 from nt_jax.data.sources import load_choices, load_harmful, load_harmless, load_templates
-from nt_jax.data.training import plain_text
 from nt_jax.errors import ConfigError, DataError
 
 Row = TypeVar("Row", HarmfulRequest, HarmlessRequest, ChoiceQuestion)
@@ -214,6 +213,16 @@ def attack_overlap(
     return {name: count for name, count in shared.items() if count}
 
 
+def test_attacks(config: EvalConfig, tests: Tests) -> tuple[set[str], set[str]]:
+    """(names, template texts) of the attacks that the test sets use."""
+    names = {prompt.template for prompt in tests.prompts if prompt.template}
+    texts: set[str] = set()
+    for name in config.datasets:
+        if (at := config.test_set(name).templates) is not None:
+            texts |= {template.text for template in _templates(at)}
+    return names, texts
+
+
 def _templates(at: DatasetConfig) -> list[AttackTemplate]:
     return load_templates(at.source, at.split, at.limit, at.columns)
 
@@ -249,5 +258,6 @@ def by_hash(rows: Sequence[Row], seed: int) -> list[Row]:
     return sorted(rows, key=place)
 
 
-for _function in (test_prompts, test_choices, tests_hash):  # pytest would take them for tests
+# pytest would take them for tests.
+for _function in (test_prompts, test_choices, test_attacks, tests_hash):
     _function.__test__ = False  # type: ignore[attr-defined]

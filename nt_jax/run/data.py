@@ -5,9 +5,9 @@ import dataclasses
 from nt_jax.attribution.attack_selection import NONE, choose_templates, selects
 from nt_jax.config.schema import RunConfig
 from nt_jax.data.attacks import attack_of
-from nt_jax.data.training import Parts, attack_line, read_records, without_requests
+from nt_jax.data.training import Parts, attack_line, read_records, without_tests
 from nt_jax.eval.judges.judge import open_judge
-from nt_jax.eval.prompts import Tests, attack_overlap, overlap, read_tests
+from nt_jax.eval.prompts import Tests, attack_overlap, overlap, read_tests, test_attacks
 from nt_jax.train.safety_targets import SafetyTargets, settle, usable
 
 
@@ -22,6 +22,16 @@ class RunData:
     overlap: dict[str, int]  # test set -> requests that are also tuned on
     attack_overlap: dict[str, int]  # test set -> attacks that are also tuned on
 
+    @property
+    def shared(self) -> list[str]:
+        """A line for each test set that asks what is also tuned on."""
+        kinds = (("requests", self.overlap), ("attacks", self.attack_overlap))
+        return [
+            f"{count} {kind} of {name} are also tuned on: its result is too good"
+            for kind, found in kinds
+            for name, count in found.items()
+        ]
+
 
 def read_data(config: RunConfig) -> RunData:
     """All files opened and checked, as far as that goes without the model."""
@@ -29,8 +39,9 @@ def read_data(config: RunConfig) -> RunData:
     records, tests = read_records(data), read_tests(config.eval)
     notes = [f"attacks: {attack_line(records)}"]
     if data.leave_out_tests:
-        records, count = without_requests(records, (prompt.request for prompt in tests.prompts))
-        notes.append(f"{count} rows whose request a test set asks are left out")
+        asked = (prompt.request for prompt in tests.prompts)
+        records, rows, attacks = without_tests(records, asked, *test_attacks(config.eval, tests))
+        notes.append(f"left out, as test sets ask them: {rows} requests, {attacks} attacks")
     before = records["train"].harmful
     records["train"] = train = usable(judge, records["train"], data.safety_targets)
     notes += _not_learned(before, train.harmful)

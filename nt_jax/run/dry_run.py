@@ -102,7 +102,8 @@ def warnings(config: RunConfig, inputs: Inputs) -> list[str]:
         missing = []
     except ConfigError as error:
         missing = [str(error)]
-    return [*missing, *plain_marks(inputs.model.chat, inputs.records, inputs.tests)]
+    marks = plain_marks(inputs.model.chat, inputs.records, inputs.tests)
+    return [*missing, *inputs.data.shared, *marks]
 
 
 def model_lines(config: RunConfig, checkpoint: Checkpoint) -> Iterator[str]:

@@ -179,9 +179,8 @@ def measure_stage(
 def say_departures(config: RunConfig) -> None:
     """Settings of a run as the paper has it that are not the paper's."""
     found = [
-        f"{row.key} = {as_written(value)} (paper: {as_written(row.paper)})"
+        f"{row.key} = {as_written(value)} ({row.whose}: {as_written(row.paper)})"
         for row, value in departures(config.model_dump(mode="json"))
-        if not row.ours
     ]
     say("algorithm", "as the paper prints it" + (f", but {'; '.join(found)}" if found else ""))
 
@@ -191,10 +190,7 @@ def say_about_data(inputs: Inputs) -> None:
     data = inputs.data
     for note in data.notes:
         say("data", note)
-    for kind, shared in (("requests", data.overlap), ("attacks", data.attack_overlap)):
-        for name, count in shared.items():
-            say("warning", f"{count} {kind} of {name} are also tuned on: its result is too good")
-    for line in plain_marks(inputs.model.chat, inputs.records, inputs.tests):
+    for line in (*data.shared, *plain_marks(inputs.model.chat, inputs.records, inputs.tests)):
         say("warning", line)
 
 

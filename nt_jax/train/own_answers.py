@@ -79,9 +79,9 @@ def check_openings(targets: SafetyTargets, train: Records, tune: TuneConfig) -> 
     given = any(row.refusal for row in train.harmful)
     if targets.source == GIVEN and tune.metric_requests and not given:
         raise DataError(
-            f"tune.metric_requests={tune.metric_requests} needs refusals in data.harmful to tell "
-            "how a refusal begins, but none of its training rows has one. Leave "
-            "data.safety_targets at auto, which takes refusals from elsewhere."
+            "data.safety_targets=given, but no training row of data.harmful has a refusal "
+            f"(tune.metric_requests={tune.metric_requests} needs them, too). Leave it at auto, "
+            "which takes refusals from elsewhere."
         )
 
 

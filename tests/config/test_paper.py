@@ -23,7 +23,7 @@ def default(key: str):
 def test_every_setting_has_one_place():
     """A new default stands in the table, or among those that the paper has too."""
     rows = [row.key for row in paper.DEPARTURES]
-    placed = [*rows, *paper.AS_PRINTED, *paper.NO_PART]
+    placed = [*rows, *paper.AS_PRINTED, *paper.OURS, *paper.NO_PART]
     settings = {key for key in setting_table() if key.partition(".")[0] in SECTIONS}
     assert set(placed) == settings
     assert len(placed) == len(set(placed))
@@ -44,6 +44,19 @@ def test_the_paper_replaces_defaults_and_nothing_else():
     told = PLAIN.model_copy(update={"tune": found}).model_dump(mode="json")
     left = {row.key for row, _ in paper.departures(told) if row.key.startswith("tune.")}
     assert left == {"tune.token_decay"}
+
+
+@pytest.mark.parametrize("key", [*paper.AS_PRINTED, "tune.inner_steps"])
+def test_what_the_default_shares_with_the_paper_is_a_departure_once_changed(key):
+    section, _, name = key.partition(".")
+    told = PLAIN.model_dump(mode="json")
+    told[section][name] = 0 if name == "inner_steps" else "another"
+    assert key in [row.key for row, _ in paper.departures(told)]
+
+
+def test_a_step_of_another_kind_keeps_its_own_size():
+    assert TuneConfig(algorithm="paper", outer="adam").meta_lr == TuneConfig().meta_lr
+    assert TuneConfig(algorithm="paper").meta_lr != TuneConfig().meta_lr
 
 
 def test_the_default_is_untouched_by_the_paper():

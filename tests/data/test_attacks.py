@@ -1,6 +1,7 @@
 """Attacks that records hold: their templates, and parts that share neither attack nor request."""
 
 import dataclasses
+import json
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from nt_jax.data.attacks import (
     few_requests,
 )
 from nt_jax.data.records import HarmfulRequest
-from nt_jax.data.training import read_records, without_requests
+from nt_jax.data.training import read_records, without_tests
 from nt_jax.errors import DataError
 from tests.data import safe_edit
 
@@ -144,15 +145,40 @@ def test_the_demo_has_no_attacks_of_its_own():
     assert "data.attacks=templates" in str(error.value) and "\n" not in str(error.value)
 
 
+def test_attacks_that_a_test_set_uses_are_left_out_on_demand(tmp_path):
+    parts = read_records(safe_edit_data(tmp_path))
+    boss = next(t for t in parts["train"].templates if t.id == "Boss")
+    left, rows, attacks = without_tests(parts, [], ["actor"], [boss.text.upper()])
+    assert (rows, attacks) == (0, 2)
+    gone = {t.id for t in parts["train"].templates} - {t.id for t in left["train"].templates}
+    assert gone == {"Actor", "Boss"}
+    assert not gone & {attack_of(row) for row in left["train"].paired}
+    assert left["validation"] == parts["validation"]
+
+
+def test_a_request_in_other_capitals_stays_on_one_side(tmp_path):
+    folder = safe_edit.write(tmp_path / "SafeEdit")
+    rows = json.loads((folder / "SafeEdit_train.json").read_text())
+    for place, line in enumerate(rows):
+        if place % 2:
+            shouted = line["question"].upper()
+            asked = line["adversarial prompt"].replace(line["question"], shouted)
+            line |= {"question": shouted, "adversarial prompt": asked}
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    parts = read_records(DataConfig(harmful={"source": str(tmp_path / "rows.json")}))
+    one, other = ({row.request.lower() for row in parts[p].paired} for p in parts)
+    assert one and other and not one & other
+
+
 def test_requests_that_a_test_set_asks_are_left_out_on_demand(tmp_path):
     parts = read_records(safe_edit_data(tmp_path))
     asked = [safe_edit.question(0).upper(), parts["train"].harmless[0].request]
-    left, count = without_requests(parts, asked)
+    left, count, _ = without_tests(parts, asked, (), ())
     assert count == 2 and len(left["train"].harmful) == 11
     assert not {safe_edit.question(0)} & {row.request for row in left["train"].paired}
     assert len(left["train"].paired) == 11 * len(safe_edit.TRAIN)
     every = [row.request for row in parts["validation"].harmful]
-    with pytest.raises(DataError, match=r"data\.harmful: all rows for validation are asked"):
-        without_requests(parts, every)
-    same, count = without_requests(parts, [])
+    with pytest.raises(DataError, match=r"data\.harmful: test sets ask all rows for validation"):
+        without_tests(parts, every, (), ())
+    same, count, _ = without_tests(parts, [], (), ())
     assert count == 0 and same == {k: dataclasses.replace(v) for k, v in parts.items()}

@@ -40,3 +40,11 @@ def test_memory_follows_the_settings_that_cost_it(recipe, tmp_path):
     assert above < estimate(longest)["tuning"]
     assert estimate("neurons.first_layer=1", longest)["tuning"] == above + upper
     assert estimate(longest)["tuning"] == whole + upper  # the lowest neuron may be in layer 1
+
+
+def test_what_is_also_tuned_on_is_said_beforehand(recipe, tmp_path):
+    extra = "eval.extra={seen: {source: demo, split: train, kind: harmful, limit: 3}}"
+    config = small.settings(recipe, tmp_path / "run", extra, "eval.datasets=[seen, demo_harmless]")
+    assert "warning    3 requests of seen are also tuned on: its result is too good" in list(
+        describe(config)
+    )

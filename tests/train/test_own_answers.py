@@ -133,7 +133,9 @@ def test_refusals_of_harmless_requests_open_like_the_models_own_where_it_learns_
 def test_a_preconditioner_without_refusals_to_begin_with_is_refused(tmp_path):
     model = scripted(dict.fromkeys([f"ask {n}" for n in range(3)], "Sure."))
     bare = dataclasses.replace(RECORDS, harmful=[HarmfulRequest("h9", "harm", None, "")])
-    with pytest.raises(DataError, match=r"metric_requests=3 needs refusals in data\.harmful"):
+    with pytest.raises(
+        DataError, match=r"no training row of data\.harmful has a refusal .*metric_requests=3"
+    ):
         written(model, tmp_path, bare, metric_requests=3, attacked_harmless_fraction=0.0)
     assert not (tmp_path / "own_answers.jsonl").exists()
 
