@@ -50,7 +50,7 @@ def test_paper_in_30_lines(tmp_path, capsys, monkeypatch):
     sets = {row.dataset for row in rows if row.metric == "refusal_rate"}
     assert {"demo_attack", "demo_harmless"} == sets
     assert {row.model for row in rows} == {"base", "tuned"}
-    assert printed.count("refuses") == 6
+    assert printed.count("refuses") == 4
     base_SN, tuned_SN = np.array(judge.said).reshape(2, len(sets), LIMIT)
     change_SN = tuned_SN - base_SN  # the same prompts in the same order
     assert (change_SN != 0).any()

@@ -58,7 +58,7 @@ def test_an_end_that_generation_runs_past_is_refused():
 
 
 def with_template(family, template, **names):
-    changed = copy.copy(tokenizer(family))
+    changed = copy.deepcopy(tokenizer(family))  # a shallow copy shares the special tokens
     changed.chat_template = template
     for name, value in names.items():
         setattr(changed, name, value)
