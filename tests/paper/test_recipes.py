@@ -109,6 +109,6 @@ def test_every_table_has_the_papers_figure_beside_ours(
     assert sorted(sections) == list(tables)
     for number in tables[
         :-1
-    ]:  # table 7 has figures for the paper's counts, none of them this small
+    ]:  # table 7: of the paper's counts alone
         assert ", paper " in sections[number], number
     assert "paper 10.77%" in sections["2"]  # SafeEdit refusals of the untuned model
