@@ -107,8 +107,6 @@ def test_every_table_has_the_papers_figure_beside_ours(
     page = (config.folder / "compare" / "report" / "comparison.md").read_text()
     sections = {part[0]: part for part in page.split("## Table ")[1:]}
     assert sorted(sections) == list(tables)
-    for number in tables[
-        :-1
-    ]:  # table 7: of the paper's counts alone
+    for number in tables[:-1]:  # table 7: of the paper's counts alone
         assert ", paper " in sections[number], number
     assert "paper 10.77%" in sections["2"]  # SafeEdit refusals of the untuned model
