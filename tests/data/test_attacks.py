@@ -156,6 +156,14 @@ def test_attacks_that_a_test_set_uses_are_left_out_on_demand(tmp_path):
     assert left["validation"] == parts["validation"]
 
 
+def test_an_attack_without_a_template_is_left_out_by_its_name(tmp_path):
+    parts = read_records(safe_edit_data(tmp_path))
+    reworded = HarmfulRequest("x", "ask", "No.", attacked="in other words", attack="Reworded")
+    more = dataclasses.replace(parts["train"], paired=[*parts["train"].paired, reworded])
+    left, _, attacks = without_tests(parts | {"train": more}, [], ["reworded"], [])
+    assert attacks == 1 and left["train"].paired == parts["train"].paired
+
+
 def test_a_request_in_other_capitals_stays_on_one_side(tmp_path):
     folder = safe_edit.write(tmp_path / "SafeEdit")
     rows = json.loads((folder / "SafeEdit_train.json").read_text())
