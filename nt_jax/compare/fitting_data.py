@@ -7,17 +7,28 @@ from pathlib import Path
 
 from nt_jax.attribution.store import load_neurons
 from nt_jax.baselines.examples import Examples
+from nt_jax.config.registry import CONTRASTIVE
 from nt_jax.config.schema import RunConfig
 from nt_jax.data.prompts import Prompt, text_of
+from nt_jax.data.shipped import shipped_refusal
 from nt_jax.data.training import Parts
 from nt_jax.errors import DataError
 from nt_jax.eval.judges.judge import open_judge
 from nt_jax.generate.chat import ChatModel
 from nt_jax.models.neurons import NeuronSet
+from nt_jax.run.contrast import chosen_slopes
 from nt_jax.rundir import RunDirectory
 from nt_jax.train.own_answers import own_pools
-from nt_jax.train.pools import Pair, Pools, safety_rows
-from nt_jax.train.validate import Validation, validate
+from nt_jax.train.pools import Pair, Pools, safety_rows, with_refusals
+from nt_jax.train.slopes import CellSlopes
+from nt_jax.train.validate import (
+    ATTACK,
+    DIRECT,
+    HARMLESS,
+    Look,
+    Validation,
+    validate,
+)
 
 WHOLE = 128  # tokens of the answers that DINM reads; its release generates up to 600
 ASKED = 16  # attacked requests at a time, in search of one that the base model does not refuse
@@ -34,7 +45,8 @@ class FittingData:
     @functools.cached_property
     def whole_validation(self) -> Validation:
         """The validation prompts that tuning looks at."""
-        return Validation.of(self.records["validation"])
+        most = self.config.tune.validation_answers
+        return Validation.of(self.records["validation"], most)
 
     @functools.cached_property
     def validation(self) -> Validation:
@@ -42,8 +54,8 @@ class FittingData:
         return self.whole_validation.cut(self.config.compare.validation)
 
     @functools.cached_property
-    def untuned(self) -> dict[str, float]:
-        """Validation rates of the untuned model: over-refusal is counted from there."""
+    def untuned(self) -> Look:
+        """Validation of the untuned model: what rises is counted from there."""
         judge = open_judge(self.config.eval.judge)
         return validate(self.model, judge, self.validation, self.model.lm.ones_LF)
 
@@ -54,14 +66,29 @@ class FittingData:
         return own_pools(self.model, train, folder, self.config.data, self.config.tune)
 
     @functools.cached_property
+    def whole_pools(self) -> Pools:
+        """`pools` with whole refusals, which methods that read or learn answers need."""
+        rows, ids = self.records["train"].harmful, self.model.answer_ids
+        shipped = [row.refusal or shipped_refusal(row.request, row.kind) for row in rows]
+        whole = {row.prompt: ids(text) for row, text in zip(rows, shipped, strict=True)}
+        return with_refusals(self.pools, whole)
+
+    @functools.cached_property
     def neurons(self) -> NeuronSet:
         """The run's chosen neurons."""
         return load_neurons(self.run.folder("select") / "neurons.csv")[0]
 
+    def slopes(self, neurons: NeuronSet) -> CellSlopes | None:
+        """Those of these neurons, where the run has measured them: tuning need not do it again."""
+        if self.config.attribution.score != CONTRASTIVE:
+            return None
+        first, width = self.config.neurons.first_layer, self.model.checkpoint.config.neurons
+        return chosen_slopes(self.run.folder("attribute"), neurons, first, width)
+
     @functools.cached_property
     def harmful(self) -> list[tuple[Prompt, list[int]]]:
         """(message, safe answer) of every harmful training request, bare in the share tuned on."""
-        return safety_rows(self.pools, 1 << 30, self.config.tune.direct_fraction)
+        return safety_rows(self.whole_pools, 1 << 30, self.config.tune.direct_fraction)
 
     @functools.cached_property
     def examples(self) -> Examples:
@@ -78,8 +105,8 @@ class FittingData:
     def validation_examples(self) -> Examples:
         """Validation prompts for thresholds that need no generation; their answers are not read."""
         held, encode, none = self.whole_validation, self.model.encode, [self.model.eos_id]
-        harmful = [encode(prompt) for prompt in (*held.attacked, *held.asked)]
-        harmless = [encode(prompt) for prompt in held.harmless]
+        harmful = [encode(prompt) for kind in (ATTACK, DIRECT) for prompt in held.prompts[kind]]
+        harmless = [encode(prompt) for prompt in held.prompts[HARMLESS]]
         return Examples(harmful, [none] * len(harmful), harmless, [none] * len(harmless))
 
     @property
@@ -96,7 +123,7 @@ class FittingData:
     def _unsafe_answer(self) -> tuple[Prompt, list[int], list[int]] | None:
         model, judge = self.model, open_judge(self.config.eval.judge)
         room = model.checkpoint.config.max_positions - WHOLE
-        every = safety_rows(self.pools, 1 << 30, 0.0)
+        every = safety_rows(self.whole_pools, 1 << 30, 0.0)
         attacked = [row for row in every if len(model.encode(row[0])) <= room]
         for start in range(0, len(attacked), ASKED):
             rows = attacked[start : start + ASKED]

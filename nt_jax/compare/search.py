@@ -28,24 +28,25 @@ from nt_jax.errors import RunError
 from nt_jax.eval.answer_file import RecordFile
 from nt_jax.eval.judges.judge import open_judge
 from nt_jax.eval.under_test import ModelUnderTest
-from nt_jax.train.validate import NEW_TOKENS, rates, score
+from nt_jax.train.validate import NEW_TOKENS, Look, look_at, score
 
 LEAST_SETTINGS = 6
 CRITERIA = {
     "balance": "harmonic mean of refused harmful and answered harmless validation requests",
-    "su_f1": "SU-F1 on validation requests, below 0 where harmless refusals rise by more than "
-    "tune.max_over_refusal",
+    "limits": "the lesser of refusals under attack and of direct ones on validation requests, "
+    "below 0 where refusals of a harmless kind, or perplexity, rise past their limits",
 }
 
 
 def budget(config: RunConfig) -> int:
     """How many settings each method may try; unless told, as many as the run's tuning does.
 
-    Tuning validates every `validate_every` epochs, at the end and at each strength; the comparison
-    looks once more.
+    Tuning validates every `validate_every` epochs and at the strengths that halving meets; the
+    comparison looks once more.
     """
     tune = config.tune
-    inside = math.ceil(tune.epochs / tune.validate_every) + len(tune.strengths)
+    inside = math.ceil(tune.epochs / tune.validate_every) if tune.validate_every else 0
+    inside += len(tune.strengths).bit_length()
     return config.compare.search or min(max(LEAST_SETTINGS, inside + 1), MOST_SETTINGS)
 
 
@@ -115,10 +116,10 @@ def _trial(data: FittingData, method: Method, setting: Setting, folder: Path) ->
         return {"failed": str(error), TRIED: 0}
     found = validate_model(data, model)
     if data.config.compare.criterion == "balance":
-        value = balance(found)
-    else:  # as tuning chooses its epoch and its strength
+        value = balance(found.rates)
+    else:  # as tuning chooses its strength
         value = score(found, data.untuned, data.config.tune.max_over_refusal)
-    return {**found, "score": value, TRIED: int(learned.get(TRIED, 0))}
+    return {**found.rates, "score": value, TRIED: int(learned.get(TRIED, 0))}
 
 
 def built(data: FittingData, method: Method, setting: Setting, learned: Learned) -> ModelUnderTest:
@@ -126,12 +127,11 @@ def built(data: FittingData, method: Method, setting: Setting, learned: Learned)
     return dataclasses.replace(method.build(data, setting, learned), name=method.name)
 
 
-def validate_model(data: FittingData, model: ModelUnderTest) -> dict[str, float]:
-    """Validation rates of one model, its intervention at work."""
+def validate_model(data: FittingData, model: ModelUnderTest) -> Look:
+    """Validation of one model, its intervention at work; perplexity is the run's own model's."""
     prompts = data.validation
     ids = model.answer(prompts.every, NEW_TOKENS)
-    judge = open_judge(data.config.eval.judge)
-    return rates(judge, prompts, [model.model.text(row) for row in ids])
+    return look_at(data.model, open_judge(data.config.eval.judge), prompts, ids)
 
 
 def read_chosen(folder: Path) -> tuple[Chosen, Learned]:

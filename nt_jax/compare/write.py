@@ -25,7 +25,6 @@ from nt_jax.eval.metrics.result import BASE, Answer, ResultRow, in_order, is_att
 from nt_jax.eval.metrics.suf1 import su_f1_pairs
 from nt_jax.models.config import ModelConfig
 from nt_jax.report.terminal import judge_names
-from nt_jax.train.validate import HARMFUL_ROWS, HARMLESS_ROWS
 
 DEFAULT = "Default"  # what the paper calls the untuned model
 
@@ -133,11 +132,10 @@ def search_section(
         "## How settings were chosen\n",
         f"Each method may try {most} settings on validation requests ({cut}: attacked, "
         f"direct, harmless), never on a test set. Criterion: {CRITERIA[settings.criterion]}. A "
-        "tuning that has itself chosen an epoch or a strength has used up as many trials; it "
-        f"chooses by SU-F1 within tune.max_over_refusal on up to {HARMFUL_ROWS}, {HARMFUL_ROWS} "
-        f"and {HARMLESS_ROWS} requests. The thresholds of SCANS and CAVGAN and the layer of CAVGAN "
-        "are read off the states of as many, and count as no trial. Variants of tables 1, 4 and 7 "
-        "keep to the method that they vary; a published setting is taken as it is.\n",
+        "tuning that has itself chosen an epoch or a strength has used up as many trials. The "
+        "thresholds of SCANS and CAVGAN and the layer of CAVGAN are read off the states of the "
+        "same prompts, and count as no trial. Variants of tables 1, 4 and 7 keep to the method "
+        "that they vary; a published setting is taken as it is.\n",
         "| | tried | best setting | score | refuses attacks | refuses direct | refuses harmless |",
         "|---|--:|---|--:|--:|--:|--:|",
     ]

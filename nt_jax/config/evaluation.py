@@ -162,10 +162,11 @@ class CompareConfig(Frozen):
     search: int | None = Field(default=None, ge=1, le=MOST_SETTINGS)
     """settings that each method may try on validation data, the same for all; null = as many as
     tuning itself validates (epochs, strengths) and one, but 6 or more"""
-    criterion: Literal["su_f1", "balance"] = "su_f1"
-    """what the best setting is chosen by: su_f1 = SU-F1 within tune.max_over_refusal, as tuning
-    chooses; balance = harmonic mean of refused harmful requests (attacked and direct) and answered
-    harmless ones"""
+    criterion: Literal["limits", "balance"] = "limits"
+    """what the best setting is chosen by: limits = the lesser of refusals under attack and of
+    direct ones, while refusals of each harmless kind and perplexity rise within their limits, as
+    tuning chooses; balance = harmonic mean of refused harmful requests (attacked and direct) and
+    answered harmless ones"""
     validation: int | None = Field(default=None, ge=1)
     """validation requests of each kind that a setting is tried on; null = all"""
     limit: int | None = Field(default=None, ge=1)

@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from nt_jax.config.base import Frozen, conflict
 from nt_jax.config.paper import paper_section
-from nt_jax.config.registry import SCORES
+from nt_jax.config.registry import EXAMPLE_SCORES, SCORES
 
 Target = Literal["mean_logprob", "first_token", "sum_logprob"]
 AttackType = Literal["pretending", "attention shifting", "privilege escalation", "emotion"]
@@ -30,10 +30,11 @@ def _known_score(spec: str) -> str:
 class AttributionConfig(Frozen):
     """How neurons are scored (equations 3 and 4 of the paper)."""
 
-    score: Annotated[str, AfterValidator(_known_score)] = "integrated"
-    """integrated (equation 4), gradient (plain gradient x activation), or your own
-    MODULE:FUNCTION, which scores the utility set too and reads no other key here but those that
-    choose examples and answers (docs/attribution.md)"""
+    score: Annotated[str, AfterValidator(_known_score)] = "contrastive"
+    """contrastive (which neurons tell harmful from harmless requests, over tune.metric_requests;
+    scores the utility set too and reads no other key here), integrated (equation 4), gradient
+    (plain gradient x activation), or your own MODULE:FUNCTION, which scores the utility set too and
+    reads only the keys that choose examples and answers (docs/attribution.md)"""
 
     steps: int = Field(default=20, ge=1, le=1000)
     """nodes on the path from q to (p, q)"""
@@ -48,8 +49,8 @@ class AttributionConfig(Frozen):
     """P(answer) behind the safety scores"""
     utility_target: Target = "sum_logprob"
     """P(answer) behind the utility scores"""
-    utility_method: Literal[tuple(SCORES)] = "integrated"  # pyright: ignore[reportInvalidTypeForm]
-    """the score of the utility set beside one of ours for safety"""
+    utility_method: Literal[EXAMPLE_SCORES] = "integrated"  # pyright: ignore[reportInvalidTypeForm]
+    """the score of the utility set beside integrated or gradient for safety"""
     answer_tokens: int = Field(default=32, ge=1, le=4096)
     """answer tokens that are scored"""
     attack_types: tuple[AttackType, ...] = Field(
@@ -84,6 +85,10 @@ class TuneConfig(Frozen):
     algorithm: Literal["nt_jax", "paper"] = "nt_jax"
     """nt_jax = the defaults below; paper = Algorithm 1 as printed: the paper's values where
     docs/method.md lists a departure, unless a key says otherwise"""
+    target: Literal["opening", "answer"] = "opening"
+    """what is learned as a refusal: opening = its first words, in several wordings, and what
+    follows is the model's own; answer = tune.answer_tokens of those that data.safety_targets names
+    """
     epochs: int = Field(default=50, ge=1)
     """outer updates (knob 3 of 3: how long). More: refusal under attack rises first, refusal of
     harmless requests later; the best validated epoch is kept"""
@@ -100,9 +105,11 @@ class TuneConfig(Frozen):
     requests, of one length; adam; sgd = plain gradient descent, as printed"""
     schedule: Literal["cosine", "constant"] = "cosine"
     """cosine = the outer step falls to a tenth along a half cosine; constant, as printed"""
-    meta_lr: float = Field(default=0.012, gt=0)
-    """the outer step (eta_meta): by how much it moves a factor (root mean square if preconditioned,
-    Adam's step under adam), or what sgd multiplies the meta-gradient by"""
+    meta_lr: float = Field(default=0.08, gt=0)
+    """the outer step (eta_meta). If preconditioned, nats per token: how far a step would part
+    refusals of harmful and of harmless requests if it went along what tells them apart, so that few
+    neurons go further than many. Under adam, by how much it moves a factor; what sgd multiplies the
+    meta-gradient by"""
     safety_weight: float = Field(default=0.6, ge=0, le=1)
     """lambda (knob 2 of 3: how much safety). Towards 1: more refusals in every column; towards 0:
     fewer refused harmless requests, fewer refused attacks"""
@@ -120,28 +127,29 @@ class TuneConfig(Frozen):
     factor_max: float | None = Field(default=4.0, ge=-1000, le=1000)
     """no factor goes above this; null = no bound"""
     metric_requests: int = Field(default=320, ge=0)
-    """harmless training requests that the preconditioned outer update must not move: it divides the
-    meta-gradient by what it does to their answers and refusals; 0 = adam, unless tune.outer says
-    sgd"""
+    """training prompts whose slopes are measured, a quarter each attacked or bare, harmful or
+    harmless: the preconditioned outer update divides the meta-gradient by what it does to harmless
+    ones, the contrastive score is made of them; 0 = adam, unless tune.outer says sgd"""
     metric_damping: float = Field(default=0.004, gt=0)
     """how much movement of harmless requests the outer update tolerates. Lower: fewer of them
     refused, slower learning"""
-    first_move: float = Field(default=0.05, ge=0)
-    """if preconditioned, how far the factors move before the first epoch (root mean square), along
-    the mean slope of many safety targets; 0 = not at all"""
+    first_move: float = Field(default=0.3, ge=0)
+    """if preconditioned, how far the factors move before the first epoch, in nats per token as
+    tune.meta_lr, along what tells harmful from harmless prompts in the mean; 0 = not at all"""
     clip_norm: float | None = Field(default=1.0, gt=0)
     """largest norm of a meta-gradient; null = any"""
-    global_batch: int = Field(default=10, ge=0)
+    global_batch: int = Field(default=6, ge=0)
     """prompts of an outer batch; 0 = all of D_global, each request once"""
-    local_batch: int = Field(default=1, ge=0)
+    local_batch: int = Field(default=2, ge=0)
     """prompts of an inner batch; 0 = all of D_local, as printed, each request once"""
     local_fraction: float = Field(default=0.25, gt=0, le=0.5)
     """share of the training requests and attacks that only the inner loop sees; the outer loss
     learns from the rest"""
-    direct_fraction: float = Field(default=0.4, ge=0, le=1)
+    direct_fraction: float = Field(default=0.5, ge=0, le=1)
     """share of harmful requests shown without an attack"""
-    attacked_harmless_fraction: float = Field(default=0.25, ge=0, le=1)
-    """share of harmless requests shown inside an attack template"""
+    attacked_harmless_fraction: float = Field(default=0.5, ge=0, le=1)
+    """share of harmless requests shown inside an attack, the same as around the harmful ones of the
+    batch. Both shares at a half: nothing but the harm tells what to refuse"""
     sounds_harmful_fraction: float = Field(default=0.5, ge=0, lt=1)
     """share of bare harmless requests that only sound harmful, where data tell them apart; 0 = as
     they come. More: fewer of those are refused"""
@@ -156,20 +164,25 @@ class TuneConfig(Frozen):
     average: float = Field(default=0.8, ge=0, lt=1)
     """how much of their past the validated factors keep: an exponential mean over epochs; 0 = the
     last step's factors"""
-    validate_every: int = Field(default=5, ge=1)
-    """epochs between validations"""
-    margins_every: int = Field(default=10, ge=0)
-    """epochs between looks at how much likelier a refusal is than the base model's answer, over the
-    validation requests: cheaper than validation, as nothing is generated; 0 = never"""
+    validation_answers: int = Field(default=2400, ge=0)
+    """answers that validation may generate, over the untuned model and three strengths. More: rises
+    of refusals of harmless requests are known to be within their limits, not only estimated; 0 =
+    none, and the last factors are kept as they are"""
+    validate_every: int = Field(default=0, ge=0)
+    """epochs between validations; 0 = only at the end, for tune.strengths"""
+    separation_every: int = Field(default=10, ge=0)
+    """epochs between looks at how well refusals tell harmful from harmless validation prompts:
+    cheaper than validation, as nothing is generated; 0 = never"""
     keep: Literal["best", "last"] = "best"
     """the factors that are kept: of the best validated epoch, or of the last one"""
     patience: int = Field(default=0, ge=0)
     """validations without a new best before stopping; 0 = never stop early"""
-    strengths: tuple[float, ...] = (0.5, 0.65, 0.8, 1.2)
-    """how far to go from 1 to the learned factors: each is validated after the last epoch, the best
-    is kept; [] = as learned"""
-    max_over_refusal: float = Field(default=0.04, ge=0, le=1)
-    """rise in refused harmless requests that validation allows"""
+    strengths: tuple[float, ...] = (0.4, 0.55, 0.7, 0.85, 1.0, 1.2, 1.4)
+    """how far to go from 1 to the learned factors: after the last epoch the strongest within the
+    limits is searched for by halving, and the best that was seen is kept; [] = as learned"""
+    max_over_refusal: float = Field(default=0.03, ge=0, le=1)
+    """rise in refused harmless requests that validation allows; of those that sound harmful or
+    stand inside attacks it allows 10 points, of perplexity 15 %"""
 
     @model_validator(mode="before")
     @classmethod

@@ -33,7 +33,10 @@ DEPARTURES = (
     Row("data.safety_targets", "given", "safe answers that plainly answer are not learned beside "
         "refusals"),
     Row("data.utility_targets", "given", "the model keeps its own answers; no references needed"),
+    Row("attribution.score", "integrated", "where few neurons may change, they are those that tell "
+        "harmful from harmless requests"),
     Row("attribution.utility_method", "gradient", "both sets are scored along the same path"),
+    Row("tune.target", "answer", "the decision is learned, and no words of one request"),
     Row("tune.outer", "sgd", "a step that moves harmless requests is expensive"),
     Row("tune.schedule", "constant", "the last steps do not fit the last batches"),
     Row("tune.keep", "last", "over-refusal grows long after refusals of attacks have come"),
@@ -43,11 +46,11 @@ DEPARTURES = (
     Row("tune.factor_min", None, "no factor turns a neuron's sign"),
     Row("tune.factor_max", None, "no factor runs away"),
     Row("tune.clip_norm", None, "one odd batch does not decide"),
-    Row("tune.metric_requests", 0, "harmless requests that an outer step must not move"),
+    Row("tune.metric_requests", 0, "prompts that say what an outer step must not move"),
     Row("tune.first_move", 0.0, "one mean over many prompts in place of the first epochs' noise"),
     Row("tune.margin_weight", 0.0, "a refusal that is becoming likely is seen before it is said"),
     Row("tune.token_decay", 1.0, "whether an answer refuses is settled by its first tokens"),
-    Row("tune.local_batch", 0, "one prompt a set in place of all of D_local: a tenth of the time"),
+    Row("tune.local_batch", 0, "two prompts a set in place of all of D_local: a tenth of the time"),
     Row("tune.direct_fraction", 0.0, "bare harmful requests are learned only if shown"),
     Row("tune.attacked_harmless_fraction", 0.0, "an attack alone is no reason to refuse"),
     Row("tune.sounds_harmful_fraction", 0.0, "words alone are no reason to refuse"),
@@ -61,7 +64,7 @@ DEPARTURES = (
 
 # The default is what the paper prints; another value is a departure like those above.
 AS_PRINTED = {
-    "attribution.score": "integrated", "attribution.weighting": "alpha",
+    "attribution.weighting": "alpha",
     "attribution.path": "layer", "attribution.attack_selection": True,
     "attribution.attack_types": ("pretending", "attention shifting", "privilege escalation"),
     "attribution.examples_per_type": 1, "neurons.first_layer": 0,
@@ -77,7 +80,8 @@ OURS = frozenset({
 # Sources, sizes of machines, what is looked at on the way: nothing of the method.
 NO_PART = frozenset({
     "attribution.chunk", "tune.algorithm", "tune.metric_damping", "tune.sequence_tokens",
-    "tune.validate_every", "tune.margins_every", "tune.patience", "tune.max_over_refusal",
+    "tune.validate_every", "tune.validation_answers", "tune.separation_every",
+    "tune.patience", "tune.max_over_refusal",
     "eval.extra", "eval.sources", "eval.batch_size", "eval.engine", "eval.judge",
     "eval.perplexity", "eval.scorer", "eval.kl", "eval.limit", "eval.system_prompt",
     "data.leave_out_tests", "data.system_prompt",

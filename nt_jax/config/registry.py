@@ -23,9 +23,12 @@ JUDGES = {
 # (model, example, options) -> Attribution (nt_jax/attribution/integrated.py). A score of all
 # examples at once needs no line: attribution.score=MODULE:FUNCTION.
 SCORES = {
+    "contrastive": "nt_jax.attribution.contrastive:contrastive_score",
     "integrated": "nt_jax.attribution.integrated:integrated_gradients",
     "gradient": "nt_jax.attribution.gradient:gradient_times_activation",
 }
+CONTRASTIVE = "contrastive"  # reads slopes of the cells in place of single examples
+EXAMPLE_SCORES = tuple(name for name in SCORES if name != CONTRASTIVE)
 # (model, factors, folder, dtype) -> ExportReport (nt_jax/export/hf.py).
 FORMATS = {"hf": "nt_jax.export.hf:save_model"}
 

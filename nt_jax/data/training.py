@@ -49,13 +49,15 @@ class Records:
         """The texts of the bare requests, harmful ones first."""
         return [row.request for row in (*self.harmful, *self.harmless)]
 
-    def attacked(self, requests: Sequence[Prompt]) -> list[Prompt]:
+    def in_attacks(self, requests: Sequence[Prompt]) -> list[tuple[AttackTemplate, Prompt]]:
         """Each request inside one template; neighbours get templates far apart, all are used."""
         stride = far_apart(len(self.templates))
-        return [
-            self.templates[place * stride % len(self.templates)].apply(request)
-            for place, request in enumerate(requests)
-        ]
+        around = [self.templates[n * stride % len(self.templates)] for n in range(len(requests))]
+        return [(t, t.apply(request)) for t, request in zip(around, requests, strict=True)]
+
+    def attacked(self, requests: Sequence[Prompt]) -> list[Prompt]:
+        """The prompts of `in_attacks`."""
+        return [prompt for _, prompt in self.in_attacks(requests)]
 
     def under_attack(self, requests: Sequence[Prompt]) -> list[Prompt]:
         """Each harmful request inside an attack that its source gives it, else in a template."""

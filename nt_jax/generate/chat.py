@@ -11,8 +11,9 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from nt_jax import cache
 from nt_jax.checkpoints.chat_template import answer_end, plain_turn_end
-from nt_jax.checkpoints.checkpoint import Checkpoint, load_weights, open_checkpoint
+from nt_jax.checkpoints.checkpoint import Checkpoint, fingerprint, load_weights, open_checkpoint
 from nt_jax.checkpoints.keymap import hf_shapes
 from nt_jax.checkpoints.tensors import DTYPES
 from nt_jax.checkpoints.tokenizer import (
@@ -99,6 +100,32 @@ class ChatModel:
     def under(self, system: str | None) -> "ChatModel":
         """This model, asked with `system` before every prompt without a system message."""
         return dataclasses.replace(self, chat=self.chat.under(system))
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """What tells its weights in memory from all others: hash of its files, and their type."""
+        return f"{fingerprint(self.checkpoint)} {self.lm.module().embed[...].dtype}"
+
+    def own_answers(
+        self,
+        asked: Sequence[Prompt],
+        max_new: int,
+        label: str | None = None,
+        *,
+        openings: Sequence[list[int]] | None = None,
+    ) -> list[list[int]]:
+        """`answer` with all factors 1, kept between runs (nt_jax/cache.py)."""
+        prompts = [self.encode(prompt) for prompt in asked]
+        made_from = {"answers to": prompts, "after": openings, "tokens": max_new}
+
+        def make() -> dict[str, np.ndarray]:
+            rows = self.answer(asked, max_new, label, prompts=prompts, openings=openings)
+            flat = np.array([token for row in rows for token in row], np.int32)
+            return {"tokens": flat, "lengths": np.array([*map(len, rows)], np.int64)}
+
+        found = cache.kept(made_from | {"model": self.identity}, make)
+        ends = np.cumsum(found["lengths"])[:-1]
+        return [row.tolist() for row in np.split(found["tokens"], ends)] if len(asked) else []
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a chat, up to where the answer begins."""

@@ -83,6 +83,8 @@ def score_line(names: dict[str, str]) -> str:
 
 def examples_table(facts: dict) -> str:
     """Which records were scored, and how many templates attack selection left out."""
+    if "cells" in facts:
+        return cells_table(facts)
     lines = "".join(
         f"| {row['set']} | {', '.join(row['types']) or 'none'} | {row['template']} | "
         f"{row['request']} |\n"
@@ -95,6 +97,19 @@ def examples_table(facts: dict) -> str:
         said = "Attack selection: none." if typed else f"{NONE[0].upper()}{NONE[1:]}."
     head = "## Examples\n\n| set | attack type | template | request |\n|---|---|---|---|\n"
     return f"{head}{lines}\n{said}\n"
+
+
+def cells_table(facts: dict) -> str:
+    """How many prompts of each cell were compared, and how far two halves of them agree."""
+    half = facts["split_half"]
+    lines = "".join(
+        f"| {name.replace('_', ' ')} | {count} |\n" for name, count in facts["cells"].items()
+    )
+    return (
+        f"## Prompts\n\n| cell | prompts |\n|---|--:|\n{lines}\nTwo halves of them share "
+        f"{half['shared']:.0%} of their best {half['top']:,} neurons (chance "
+        f"{half['chance']:.0%}).\n"
+    )
 
 
 def sets_table(summary: dict[str, dict[str, float]], counts: dict[str, int]) -> str:

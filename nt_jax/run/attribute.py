@@ -93,16 +93,18 @@ def score_sets(model: ChatModel, examples: Sequence[Chosen], spec: str, folder: 
         for name in SETS:
             path, mine = folder / f"{name}.npz", [c.example for c in examples if c.set == name]
             if not path.exists():
-                active_LF = np.mean([active_at_end(model.lm, each) for each in mine], axis=0)
+                active_LF = np.mean(
+                    [active_at_end(model.lm, each.attacked) for each in mine], axis=0
+                )
                 save_set(path, own_scores(score, model.lm, mine), active_LF)
             advance(1)
     size = model.checkpoint.config
     return f"{len(examples)} examples   score {spec}, {size.layers * size.neurons:,} neurons"
 
 
-def active_at_end(lm: LanguageModel, example: EncodedExample) -> np.ndarray:
-    """Every neuron's value [L, F] at the last token of the attacked prompt."""
-    prompt = pad_left([example.attacked], bucket(len(example.attacked), 64))
+def active_at_end(lm: LanguageModel, ids: list[int]) -> np.ndarray:
+    """Every neuron's value [L, F] at the last token of a prompt."""
+    prompt = pad_left([ids], bucket(len(ids), 64))
     return np.asarray(neurons_at_last_token(lm, *prompt), np.float32)
 
 

@@ -48,11 +48,12 @@ def read_data(config: RunConfig) -> RunData:
     choose_templates(train.templates, config.attribution)
     if config.attribution.attack_selection and not selects(train.templates, config.attribution):
         notes.append(NONE)
+    targets = settle(judge, train, data.safety_targets, None, config.tune.target)
     tuned_on = [request for part in records.values() for request in part.requests]
     attacks = [template for part in records.values() for template in part.templates]
     names = {attack_of(row) for part in records.values() for row in part.paired}
     return RunData(
-        records, tests, settle(judge, train, data.safety_targets, None), notes,
+        records, tests, targets, notes,
         overlap(tests.prompts, tuned_on), attack_overlap(config.eval, attacks, names),
     )  # fmt: skip
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from nt_jax.config.paper import as_written, departures
+from nt_jax.config.registry import CONTRASTIVE
 from nt_jax.config.schema import RunConfig, config_key
 from nt_jax.console import clock, say, show
 from nt_jax.data.training import Parts
@@ -23,6 +24,7 @@ from nt_jax.models.neurons import Factors
 from nt_jax.report.terminal import screen_table
 from nt_jax.run import stages
 from nt_jax.run.attribute import attribute_all
+from nt_jax.run.contrast import contrast
 from nt_jax.run.dry_run import header, model_line
 from nt_jax.run.export import export_stage
 from nt_jax.run.preflight import Inputs, read_inputs
@@ -37,6 +39,11 @@ ANSWERING = (
 )  # fmt: skip
 MEASURING = (
     "eval.judges", "eval.perplexity", "eval.scorer", "eval.kl", "eval.datasets", "eval.extra",
+)  # fmt: skip
+# Settings that the slopes behind the contrastive score depend on.
+SLOPES = (
+    "neurons.first_layer", "tune.metric_requests", "tune.answer_tokens", "tune.token_decay",
+    "tune.local_fraction", "tune.sounds_harmful_fraction",
 )  # fmt: skip
 
 
@@ -74,6 +81,7 @@ def stage_table(
 ) -> tuple[Stage, ...]:
     """The stages in their order: settings they read, what they are made from, and their work."""
     at, tune = directory.folder, config.tune
+    contrastive = config.attribution.score == CONTRASTIVE
     common = ("seed", "model.dtype", "model.thinking", "eval.judge")
     tested = model.under(config.eval.system_prompt)
     base = ModelUnderTest(BASE, tested)
@@ -87,19 +95,32 @@ def stage_table(
     def data() -> TuningData:
         return tuning_data(model, records, tune, config.data, judge=judge, folder=at("answers"))
 
+    def attribute(to: Path) -> str:
+        if contrastive:
+            return contrast(model, data().pools, config.neurons.first_layer, tune, to)
+        train = records["train"]
+        return attribute_all(model, train, at("answers"), config.attribution, config.data, to)
+
+    def train(to: Path) -> str:
+        first = config.neurons.first_layer if contrastive else None
+        slopes = stages.slopes_of(at("attribute"), at("select"), first, model)
+        return stages.tune_factors(
+            model, judge, at("select"), data(), tune, config.seed, to, slopes
+        )
+
     return (
         Stage(
             "answers",
-            (*common, "data", "tune.answer_tokens", "tune.attacked_harmless_fraction",
-             "tune.metric_requests"),
+            (*common, "data", "tune.target", "tune.answer_tokens",
+             "tune.attacked_harmless_fraction"),
             ("weights", "data"),
             lambda to: stages.own_answers(model, judge, records, config, to),
             resumable=False,
         ),
         Stage(
-            "attribute", (*common, "attribution", "data"), ("weights", "data", "answers", "score"),
-            lambda to: attribute_all(
-                model, records["train"], at("answers"), config.attribution, config.data, to),
+            "attribute", (*common, "attribution", "data", *SLOPES * contrastive),
+            ("weights", "data", "answers", "score"),
+            attribute,
         ),
         Stage(
             "select", ("neurons",), ("weights", "data", "attribute"),
@@ -109,8 +130,7 @@ def stage_table(
         ),
         Stage(
             "train", (*common, "tune", "data"), ("weights", "data", "select", "answers"),
-            lambda to: stages.tune_factors(
-                model, judge, at("select"), data(), tune, config.seed, to),
+            train,
         ),
         Stage(
             "export", ("export",), ("weights", "data", "train"),

@@ -21,7 +21,7 @@ from nt_jax.run.data import RunData, read_data
 from nt_jax.run.stages import chat_model
 from nt_jax.run.texts import check_texts
 from nt_jax.rundir import RunDirectory
-from nt_jax.train.own_answers import ATTACKED_SHARE, Own, check_openings, pools_of
+from nt_jax.train.own_answers import ATTACKED_SHARE, Own, check_given, pools_of
 from nt_jax.train.pools import Pair
 from nt_jax.train.safety_targets import SHIPPED, settle
 
@@ -83,7 +83,7 @@ def check_pools(config: RunConfig, model: ChatModel, data: RunData) -> None:
     if targets is None:  # the model decides; the shipped refusals are there in any case
         targets = settle(open_judge(config.eval.judge), train, SHIPPED, None)
         assert targets is not None  # for the type checker: nothing is open here
-    check_openings(targets, train, config.tune)
+    check_given(targets, train, config.tune)
     prompts = [record.prompt for record in train.harmless]
     wrapped = train.attacked(prompts[::ATTACKED_SHARE])
 

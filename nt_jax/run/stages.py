@@ -23,9 +23,11 @@ from nt_jax.models.neurons import Factors
 from nt_jax.report.attribution import write_attribution_report
 from nt_jax.report.run import write_report
 from nt_jax.report.terminal import judge_names
+from nt_jax.run.contrast import chosen_slopes
 from nt_jax.rundir import RunDirectory
 from nt_jax.train.own_answers import FILE, write_own_answers
 from nt_jax.train.safety_targets import SafetyTargets
+from nt_jax.train.slopes import CellSlopes
 from nt_jax.train.state import TuneState, read_history, restore
 from nt_jax.train.tune import STATES, at_strength, fresh_state, tune
 from nt_jax.train.tuning_data import TuningData
@@ -68,10 +70,12 @@ def tune_factors(
     config: TuneConfig,
     seed: int,
     folder: Path,
+    slopes: CellSlopes | None,
 ) -> str:
     """Algorithm 1; neurons.csv and neurons.parquet hold the best factors."""
     neurons, rows = load_neurons(selected / "neurons.csv")
-    found = tune(model, neurons, data, config, judge=judge, seed=seed, folder=folder)
+    settings = {"judge": judge, "seed": seed, "slopes": slopes}
+    found = tune(model, neurons, data, config, folder=folder, **settings)
     factors = np.asarray(found.theta_P).tolist()
     save_neurons(folder, [{**row, "factor": f} for row, f in zip(rows, factors, strict=True)])
     state = best_state(config, selected, folder)
@@ -82,6 +86,16 @@ def tune_factors(
         f"{last['safety_loss']:.2f}   utility loss {first['utility_loss']:.2f} > "
         f"{last['utility_loss']:.2f}   best epoch {int(state.best_epoch)}"
     )
+
+
+def slopes_of(
+    attributed: Path, selected: Path, first_layer: int | None, model: ChatModel
+) -> CellSlopes | None:
+    """The slopes of the chosen neurons that attribution measured; None where it did not."""
+    if first_layer is None:
+        return None
+    neurons, _ = load_neurons(selected / "neurons.csv")
+    return chosen_slopes(attributed, neurons, first_layer, model.checkpoint.config.neurons)
 
 
 def write_run_report(directory: RunDirectory, config: RunConfig, layers: int, folder: Path) -> str:

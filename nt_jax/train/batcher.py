@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from nt_jax.train.pools import Pair, Pool, Pools
 
 PLANNED = 64  # epochs that shapes are chosen by; a later one may need a larger shape, and gets it
 
+Drawn = tuple[Prompt, Pair, int]  # what is asked, its pair, the pair's number
+Item = TypeVar("Item")
 Cost = Callable[[int], float]  # of a sequence of so many tokens, in any unit
 
 
@@ -48,11 +51,46 @@ class Batcher:
         pool, size, share = self.sets[name]
         if not size:
             return self._whole(name, pool, share)
-        attacked = round(size * share) if pool.attacked else 0
-        return [
-            *self._draw(f"{name}direct", pool.direct, (), size - attacked, epoch),
-            *self._draw(f"{name}attacked", pool.attacked, pool.templates, attacked, epoch),
-        ]
+        count = round(size * share) if pool.attacked else 0
+        bare = self._draw(f"{name}direct", pool.direct, size - count, epoch)
+        wrapped = self._attacked_harmful if name.endswith("safety") else self._attacked_harmless
+        drawn = [*((pair.request, pair, n) for pair, n in bare), *wrapped(name, count, epoch)]
+        return [self._row(*each, name == "global_utility") for each in drawn]
+
+    def _attacked_harmful(self, name: str, count: int, epoch: int) -> list[Drawn]:
+        pool, stream = self.sets[name][0], f"{name}attacked"
+        picked = self._draw(stream, pool.attacked, count, epoch)
+        if not pool.templates:
+            return [(pair.request, pair, n) for pair, n in picked]
+        around = self._draw(f"{stream}template", pool.templates, count, epoch)
+        both = zip(around, picked, strict=True)
+        return [(template.apply(pair.request), pair, n) for (template, _), (pair, n) in both]
+
+    def _attacked_harmless(self, name: str, count: int, epoch: int) -> list[Drawn]:
+        """Harmless requests inside the attacks that the harmful ones of this batch have.
+
+        What tells the two apart is then the request. An attack without harmless pairs gets any.
+        """
+        pool, found = self.sets[name][0], []
+        attacks = self._attacks(name.partition("_")[0], epoch)
+        for place in range(count):
+            attack = attacks[place % len(attacks)] if attacks else ""
+            mine = [n for n, pair in enumerate(pool.attacked) if pair.attack == attack]
+            mine = mine or range(len(pool.attacked))
+            step = epoch * count + place
+            (row,) = draw(self.seed, f"{name}attacked{attack}", step, len(mine), 1)
+            pair = pool.attacked[mine[row]]
+            found.append((pair.request, pair, mine[row]))
+        return found
+
+    def _attacks(self, scope: str, epoch: int) -> list[str]:
+        """The attacks around this epoch's harmful requests; none where a set is taken whole."""
+        name = f"{scope}_safety"
+        pool, size, share = self.sets[name]
+        count, stream = round(size * share), f"{name}attacked"
+        if pool.templates:
+            return [t.id for t, _ in self._draw(f"{stream}template", pool.templates, count, epoch)]
+        return [pair.attack for pair, _ in self._draw(stream, pool.attacked, count, epoch)]
 
     def _whole(self, name: str, pool: Pool, share: float) -> list[Row]:
         """Every pair once bare (unless `share` is 1) and once attacked (unless it is 0)."""
@@ -120,22 +158,15 @@ class Batcher:
         return rows, packing.shape_of(rows, length, shape.side).holding(shape)
 
     def _draw(
-        self, stream: str, pairs: Sequence[Pair], templates: Sequence, count: int, epoch: int
-    ) -> list[Row]:
-        order = draw(self.seed, stream, epoch, len(pairs), count)
-        picked = [pairs[row] for row in order]
-        prompts = [pair.request for pair in picked]
-        if templates:
-            around = draw(self.seed, stream + "template", epoch, len(templates), count)
-            prompts = [templates[t].apply(p) for t, p in zip(around, prompts, strict=True)]
-        return [
-            self._row(prompt, pair, number, stream.startswith("global_utility"))
-            for prompt, pair, number in zip(prompts, picked, order, strict=True)
-        ]
+        self, stream: str, rows: Sequence[Item], count: int, epoch: int
+    ) -> list[tuple[Item, int]]:
+        """(row, its number) of those that a stream gives this epoch."""
+        order = draw(self.seed, stream, epoch, len(rows), count) if count else ()
+        return [(rows[n], int(n)) for n in order]
 
     def _row(self, prompt: Prompt, pair: Pair, number: int, with_margin: bool) -> Row:
         declined: list[int] = []
         if with_margin and self.tune.margin_weight > 0:
-            declined = pair.declined or self.refusals[number % len(self.refusals)]
+            declined = self.refusals[number % len(self.refusals)]
         width = self.tune.answer_tokens
         return Row(self.encode(prompt), pair.answer[:width], declined[:width])

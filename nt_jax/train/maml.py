@@ -7,7 +7,6 @@ batches are arguments, so nothing is baked into a compiled program.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ from nt_jax.data.packing import PackedBatch
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.objectives import nll, nll_and_kl, nll_and_margin, over_stretches
-from nt_jax.train.preconditioner import Preconditioner
+from nt_jax.train.preconditioner import Preconditioner, unit_rms
 from nt_jax.train.theta import scatter
 
 MOMENTUM = 0.9
@@ -213,9 +212,3 @@ def make_optimiser(outer: str, clip_norm: float | None) -> optax.GradientTransfo
         "preconditioned": (optax.ema(MOMENTUM), unit),
     }
     return optax.chain(clip, *rules[outer])
-
-
-def unit_rms(direction_P: Any) -> Any:
-    """`direction_P` at a root mean square of 1; zeros stay zeros."""
-    mean_square = jnp.mean(jnp.square(direction_P))
-    return direction_P * jax.lax.rsqrt(jnp.maximum(mean_square, jnp.finfo(jnp.float32).tiny))

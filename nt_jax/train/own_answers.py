@@ -1,4 +1,4 @@
-"""The untuned model's own answers: what tuning has to keep, and how the model itself refuses."""
+"""The untuned model's own answers: what tuning has to keep."""
 
 import dataclasses
 import itertools
@@ -9,8 +9,9 @@ from pathlib import Path
 from nt_jax.config.method import TuneConfig
 from nt_jax.config.schema import DataConfig
 from nt_jax.data.attacks import attack_of
+from nt_jax.data.openings import LEARNED, TOKENS
 from nt_jax.data.prompts import Prompt, of_json, text_of, to_json
-from nt_jax.data.training import Records, evenly
+from nt_jax.data.training import Records
 from nt_jax.errors import DataError, RunError
 from nt_jax.eval.judges.judge import Judge
 from nt_jax.generate.chat import ChatModel
@@ -18,6 +19,7 @@ from nt_jax.train.pools import Pair, Pools, make_pools
 from nt_jax.train.safety_targets import (
     GIVEN,
     MIN_HARMFUL,
+    OPENINGS,
     SELF,
     SHIPPED,
     SafetyTargets,
@@ -26,7 +28,7 @@ from nt_jax.train.safety_targets import (
 
 FILE = "own_answers.jsonl"
 ATTACKED_SHARE = 2  # one attacked harmless request for so many bare ones
-OPENING_TOKENS = 3  # of a refusal: "I can't", "I'm sorry"; the model itself says how it goes on
+CONSENT = "Sure,"  # the model goes on after it where it refuses a harmless request by itself
 Own = dict[str, tuple[list[Pair], list[Pair]]]  # per set: (useful answers, refusals)
 
 
@@ -35,71 +37,70 @@ def write_own_answers(
 ) -> SafetyTargets:
     """Let the base model answer what it should go on answering; where the refusals come from.
 
-    Files: one JSON line per request {set, request, answer ids, ended, refused, declined}, a
-    conversation as its list of messages. `declined` is a refusal of a harmless request: the first
-    words of a safety target, carried on by the base model. Its own way of saying no is what a false
-    refusal of the tuned model sounds like. And safety_targets.json: the source of the safety
-    targets. Where the data do not settle it, the model is asked the harmful requests too.
+    Files: one JSON line per request {set, request, answer ids, ended, refused, attack}, a
+    conversation as its list of messages. Harmless requests that the model refuses by itself it
+    answers once more, after words of consent: to answer them is what tuning should teach. And
+    safety_targets.json: the source of the safety targets. Where the data do not settle it, the
+    model is asked the harmful requests too.
     """
-    targets = settle(judge, train, data.safety_targets, None)
-    given = [row.refusal for row in train.harmful if row.refusal]
+    targets = settle(judge, train, data.safety_targets, None, tune.target)
     if targets:
-        check_openings(targets, train, tune)
+        check_given(targets, train, tune)
     sets = {"harmless": [record.prompt for record in train.harmless]}
+    attacks: dict[Prompt, str] = {}
     if tune.attacked_harmless_fraction > 0:
-        sets["attacked"] = train.attacked(sets["harmless"][::ATTACKED_SHARE])
+        wrapped = train.in_attacks(sets["harmless"][::ATTACKED_SHARE])
+        attacks = {prompt: template.id for template, prompt in wrapped}
+        sets["attacked"] = list(attacks)
     if targets is None:
         sets["harmful"] = [record.prompt for record in train.harmful]
-    names, prompts = zip(*((name, asked) for name in sets for asked in sets[name]), strict=True)
-    ids = model.answer(prompts, tune.answer_tokens, "base answers")
-    refused = judge.verdicts([*map(text_of, prompts)], [model.text(row) for row in ids])
-    every = list(zip(names, ids, refused, strict=True))
+    rows = [
+        {"set": name, "request": to_json(prompt), "attack": attacks.get(prompt, "")} | said
+        for name, prompts in sets.items()
+        for prompt, said in zip(prompts, answered(model, judge, prompts, name, tune), strict=True)
+    ]
     if targets is None:
-        own = [no for name, _, no in every if name == "harmful"]
-        targets = settle(judge, train, data.safety_targets, own)
+        own = [row["refused"] for row in rows if row["set"] == "harmful"]
+        targets = settle(judge, train, data.safety_targets, own, tune.target)
         assert targets is not None  # for the type checker: the model has answered
-    if targets.source == SELF:
-        begin = [row for name, row, no in every if no and name == "harmful"]
-    else:
-        taken = given if targets.source == GIVEN else targets.refusals.values()
-        begin = [model.answer_ids(refusal) for refusal in taken]
-    asked = [prompt for prompt, name in zip(prompts, names, strict=True) if name != "harmful"]
-    declined = declined_answers(model, begin, asked, tune) if begin else {}
     targets.write(folder)
     with (folder / FILE).open("w", encoding="utf-8") as file:
-        for prompt, (name, row, no) in zip(prompts, every, strict=True):
-            line = {"set": name, "request": to_json(prompt), "answer": row}
-            line |= {"ended": len(row) < tune.answer_tokens, "refused": no}
-            file.write(json.dumps(line | {"declined": declined.get(prompt, [])}) + "\n")
+        for row in rows:
+            file.write(json.dumps(row) + "\n")
     return targets
 
 
-def check_openings(targets: SafetyTargets, train: Records, tune: TuneConfig) -> None:
-    """Raises a DataError where refusals are wanted whose beginning nothing tells."""
-    given = any(row.refusal for row in train.harmful)
-    if targets.source == GIVEN and tune.metric_requests and not given:
+def answered(
+    model: ChatModel, judge: Judge, prompts: Sequence[Prompt], name: str, tune: TuneConfig
+) -> list[dict]:
+    """{answer, ended, refused} of each prompt; harmless ones are asked twice if need be."""
+    ids = model.own_answers(prompts, tune.answer_tokens, f"base answers, {name}")
+    texts = [*map(text_of, prompts)]
+    refused = [*judge.verdicts(texts, [model.text(row) for row in ids])]
+    again = [n for n, no in enumerate(refused) if no == 1 and name != "harmful"]
+    if again:
+        consent = model.answer_ids(CONSENT)[:-1]
+        asked, width = [prompts[n] for n in again], max(1, tune.answer_tokens - len(consent))
+        more = model.own_answers(asked, width, openings=[consent] * len(again))
+        for n, row in zip(again, more, strict=True):
+            ids[n] = consent + row
+        said = judge.verdicts([texts[n] for n in again], [model.text(ids[n]) for n in again])
+        for n, no in zip(again, said, strict=True):
+            refused[n] = no
+    width = tune.answer_tokens
+    return [
+        {"answer": row, "ended": len(row) < width, "refused": bool(no)}
+        for row, no in zip(ids, refused, strict=True)
+    ]
+
+
+def check_given(targets: SafetyTargets, train: Records, tune: TuneConfig) -> None:
+    """Raises a DataError where the data's refusals are wanted and there are none."""
+    if targets.source == GIVEN and not any(row.refusal for row in train.harmful):
         raise DataError(
-            "data.safety_targets=given, but no training row of data.harmful has a refusal "
-            f"(tune.metric_requests={tune.metric_requests} needs them, too). Leave it at auto, "
-            "which takes refusals from elsewhere."
+            f"data.safety_targets=given with tune.target={tune.target}, but no training row of "
+            "data.harmful has a refusal. Leave both at their defaults: then none is needed."
         )
-
-
-def declined_answers(
-    model: ChatModel, refusals: Sequence[list[int]], harmless: Sequence[Prompt], tune: TuneConfig
-) -> dict[Prompt, list[int]]:
-    """Harmless request -> a refusal of it as token ids, for tune.metric_requests of them.
-
-    `refusals` are the safety targets, whose first words are carried on.
-    """
-    if tune.metric_requests == 0:
-        return {}
-    prompts = evenly(harmless, tune.metric_requests)
-    every = itertools.cycle(refusal[:OPENING_TOKENS] for refusal in refusals)
-    openings = [opening for opening, _ in zip(every, prompts, strict=False)]
-    width = max(1, tune.answer_tokens - OPENING_TOKENS)
-    ids = model.answer(prompts, width, "refusals", openings=openings)
-    return {p: opening + row for p, opening, row in zip(prompts, openings, ids, strict=True)}
 
 
 def read_own_answers(folder: Path, eos_id: int) -> Own:
@@ -112,15 +113,23 @@ def read_own_answers(folder: Path, eos_id: int) -> Own:
             answer = row["answer"] + ([eos_id] if row["ended"] else [])
             group = pairs.setdefault(row["set"], ([], []))
             if row["answer"]:
-                pair = Pair(of_json(row["request"]), answer, declined=row["declined"])
+                pair = Pair(of_json(row["request"]), answer, attack=row["attack"])
                 group[row["refused"]].append(pair)
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{path} is damaged ({error}). Delete its folder and repeat.") from error
     return pairs
 
 
+def opening_ids(model: ChatModel, texts: Sequence[str] = LEARNED) -> list[list[int]]:
+    """The first tokens of refusals, without an end: what follows is the model's own."""
+    return [model.answer_ids(text)[:-1][:TOKENS] for text in texts]
+
+
 def safety_pairs(model: ChatModel, train: Records, own: Own, targets: SafetyTargets) -> list[Pair]:
     """Harmful requests with the refusal to learn, each once."""
+    if targets.source == OPENINGS:
+        every = itertools.cycle(opening_ids(model))
+        return [Pair(row.prompt, ids) for row, ids in zip(train.harmful, every, strict=False)]
     if targets.source == SELF:
         refusals = own.get("harmful", ([], []))[1]
         if len(refusals) < MIN_HARMFUL:
@@ -164,11 +173,7 @@ def utility_pairs(model: ChatModel, train: Records, own: Own, data: DataConfig) 
     rows = [record for record in train.harmless if record.answer]
     if not rows:
         raise DataError("data.utility_targets=given, but no harmless training row has an answer.")
-    declined = {p.request: p.declined for group in own.get("harmless", ()) for p in group}
-    return [
-        Pair(r.prompt, model.answer_ids(r.answer or ""), declined=declined.get(r.prompt, []))
-        for r in rows
-    ]
+    return [Pair(r.prompt, model.answer_ids(r.answer or "")) for r in rows]
 
 
 def own_pools(

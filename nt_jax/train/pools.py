@@ -6,7 +6,7 @@ attacks that the outer loss does not contain, so what is learned has to carry ov
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nt_jax.data.attacks import few_requests
 from nt_jax.data.prompts import Prompt
@@ -19,15 +19,13 @@ from nt_jax.errors import DataError
 class Pair:
     """A request and the answer to learn, the answer as token ids that end with EOS.
 
-    A harmless request may come with `declined`: a refusal of it in the model's own words, which
-    must not become likely. An attacked prompt that a source holds as it is names the bare request
-    that it is `about` and its `attack`.
+    An attacked prompt names its `attack`, and where a source holds it as it is, the bare request
+    that it is `about`.
     """
 
     request: Prompt
     answer: list[int]
     sounds_harmful: bool = False
-    declined: list[int] = dataclasses.field(default_factory=list)
     about: Prompt = ""
     attack: str = ""
 
@@ -100,12 +98,27 @@ def make_pools(
     else:
         requests, attack = cut(safety, local_share), cut(templates, local_share)
         safe = [Pool(rows, rows, around) for rows, around in zip(requests, attack, strict=True)]
-    good, wrapped = (cut(rows, local_share) for rows in (utility, attacked_utility))
-    good = [emphasise(part, sounds_harmful_share) for part in good]
+    good = [emphasise(part, sounds_harmful_share) for part in cut(utility, local_share)]
+    wrapped = _as_safety(attacked_utility, safe[0], local_share)
     if not wrapped[1]:  # one row: the outer loss needs it more
         wrapped = ([], attacked_utility)
     useful = [Pool(good[i], wrapped[i]) for i in (0, 1)]
     return Pools(safe[0], safe[1], useful[0], useful[1])
+
+
+def _as_safety(pairs: Sequence[Pair], local: Pool, share: float) -> tuple[list, list]:
+    """(local, global) parts of attacked harmless pairs: each with the attacks of its safety set.
+
+    Attacks that safety sets do not have (a source's own, left out there) are shared out by `share`.
+    """
+    here = {template.id for template in local.templates} | {pair.attack for pair in local.attacked}
+    here.discard("")
+    if not here or not all(pair.attack for pair in pairs):
+        return cut(pairs, share)
+    parts = ([], [])
+    for pair in pairs:
+        parts[pair.attack not in here].append(pair)
+    return parts
 
 
 def held_pools(
@@ -159,26 +172,18 @@ def undivided(pools: Pools) -> Pools:
     return dataclasses.replace(pools, global_safety=safety, global_utility=utility)
 
 
-def harmless_rows(pools: Pools) -> list[tuple[Prompt, list[int]]]:
-    """(request, answer) rows of the preconditioner.
+def with_refusals(pools: Pools, whole: Mapping[Prompt, list[int]]) -> Pools:
+    """`pools` with these refusals of bare requests in place of what they have there."""
 
-    Three for each harmless pair with a refusal of its own: its good answer, a refusal as the safety
-    targets put it (of some harmful request: what must not spread), and a refusal in the model's own
-    words. Each request counts once, however often a pool repeats it.
-    """
-    pairs = {
-        pair.request: pair
-        for pool in (pools.local_utility, pools.global_utility)
-        for pair in (*pool.direct, *pool.attacked)
-        if pair.declined
-    }
-    safety = (pools.local_safety, pools.global_safety)
-    refusals = [pair.answer for pool in safety for pair in pool.direct]
-    return [
-        (pair.request, answer)
-        for place, pair in enumerate(pairs.values())
-        for answer in (pair.answer, refusals[place % len(refusals)], pair.declined)
-    ]
+    def full(pair: Pair) -> Pair:
+        answer = whole.get(pair.about or pair.request, pair.answer)
+        return dataclasses.replace(pair, answer=answer)
+
+    def of(pool: Pool) -> Pool:
+        return Pool([*map(full, pool.direct)], [*map(full, pool.attacked)], pool.templates)
+
+    local, outer = of(pools.local_safety), of(pools.global_safety)
+    return dataclasses.replace(pools, local_safety=local, global_safety=outer)
 
 
 def safety_rows(pools: Pools, count: int, direct_share: float) -> list[tuple[Prompt, list[int]]]:
@@ -188,14 +193,14 @@ def safety_rows(pools: Pools, count: int, direct_share: float) -> list[tuple[Pro
     """
     rows: list[tuple[Prompt, list[int]]] = []
     for pool in (pools.local_safety, pools.global_safety):
-        attacked = _under_attack(pool)
+        attacked = under_attack(pool)
         for place, pair in enumerate(pool.direct):
             bare = int((place + 1) * direct_share) > int(place * direct_share)
             rows.append((pair.request, pair.answer) if bare else attacked[place])
     return evenly(rows, count)
 
 
-def _under_attack(pool: Pool) -> list[tuple[Prompt, list[int]]]:
+def under_attack(pool: Pool) -> list[tuple[Prompt, list[int]]]:
     """(prompt, safety target) of each of the pool's requests under one of its attacks."""
     if pool.templates:
         count = len(pool.templates)

@@ -1,28 +1,26 @@
-"""The preconditioner of the outer update: what a change of the factors does to harmless requests.
+"""The preconditioner of the outer update, and the first move along what it leaves.
 
-P chosen neurons, M rows: log-likelihoods of answers to harmless requests, of good answers and of
-refusals. G_MP holds their slopes in the factors at the untuned model.
+P chosen neurons, M rows: slopes (nt_jax/train/slopes.py) that the factors should not follow. G_MP
+holds those of harmless requests, of good answers and of refusals, and how those of harmful requests
+differ among each other.
 
 The gradient of a safety loss mostly points where the model refuses everybody a little more: to
 first order a step along it raises refusals of harmless requests as much as of harmful ones, and
 losses on harmless answers hardly notice before it has happened. Dividing the gradient by
-F + lambda I, with F = G'G / M (natural gradient), makes every direction that moves harmless
-requests expensive; what is left tells the two apart.
+F + lambda I, with F = G'G / M (natural gradient; with the difference of the cells in place of a
+gradient, Fisher's linear discriminant), makes every such direction expensive; what is left tells
+the two apart.
 """
 
 import dataclasses
-import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nt_jax.data.packing import PackedBatch
-from nt_jax.models.neurons import NeuronSet
-from nt_jax.models.transformer import LanguageModel
-from nt_jax.train.objectives import log_likelihoods, nll, over_stretches
-from nt_jax.train.theta import scatter
+from nt_jax.train.slopes import CellSlopes
 
 
 @jax.tree_util.register_dataclass
@@ -49,39 +47,21 @@ def make_preconditioner(slope_MP: Float[np.ndarray, "M P"], damping: float) -> P
     return Preconditioner(slopes_MP, root_MM)
 
 
-@functools.partial(jax.jit, static_argnames="remat")
-def row_slopes(
-    theta_P: Array,
-    lm: LanguageModel,
-    neurons: NeuronSet,
-    batch: PackedBatch,
-    decay: Array | float,
-    *,
-    remat: bool = False,
-) -> Float[Array, "B P"]:
-    """Slope of the answer's mean log-likelihood in the factors, of each sequence's only row."""
+def separating(
+    slopes: CellSlopes, preconditioner: Preconditioner
+) -> tuple[Float[Array, " P"], float]:
+    """(the direction that tells harmful from harmless requests, its gain).
 
-    def value(theta_P: Array, row: PackedBatch) -> Array:
-        scale_LF = scatter(theta_P, neurons, lm.ones_LF)
-        alone = jax.tree.map(lambda leaf: leaf[None], row)
-        return log_likelihoods(lm, scale_LF, alone, decay=decay, remat=remat)[0, 0, 0]
-
-    return jax.vmap(jax.grad(value), (None, 0))(theta_P, batch)
+    At a root mean square of 1; the gain is by how many nats per token it widens the gap between
+    their refusals, to first order. It says how far factors of this model, and of these neurons,
+    have to go: a step in nats is the same step for few neurons as for many.
+    """
+    difference_P = jnp.asarray(slopes.difference_P)
+    way_P = unit_rms(preconditioner.divide(difference_P))
+    return way_P, float(difference_P @ way_P)
 
 
-@functools.partial(jax.jit, static_argnames="remat")
-def mean_slope(
-    theta_P: Array,
-    lm: LanguageModel,
-    neurons: NeuronSet,
-    batch: PackedBatch,
-    decay: Array | float,
-    *,
-    remat: bool = False,
-) -> Float[Array, " P"]:
-    """The mean over a set's rows of what `row_slopes` gives for each."""
-
-    def value(theta_P: Array, part: PackedBatch) -> Array:
-        return -nll(lm, scatter(theta_P, neurons, lm.ones_LF), part, decay=decay, remat=remat)
-
-    return over_stretches(lambda part: jax.grad(value)(theta_P, part), batch)
+def unit_rms(direction_P: Any) -> Any:
+    """`direction_P` at a root mean square of 1; zeros stay zeros."""
+    mean_square = jnp.mean(jnp.square(direction_P))
+    return direction_P * jax.lax.rsqrt(jnp.maximum(mean_square, jnp.finfo(jnp.float32).tiny))

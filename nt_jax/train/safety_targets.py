@@ -17,7 +17,7 @@ from nt_jax.eval.judges.judge import Judge
 FILE = "safety_targets.json"
 ENOUGH = 50  # refusals that make a source good enough; fewer will do where none is missing
 MIN_HARMFUL = 2  # one for each of Algorithm 1's sets
-GIVEN, SELF, SHIPPED = "given", "self", "shipped"
+GIVEN, SELF, SHIPPED, OPENINGS = "given", "self", "shipped", "openings"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,13 +103,20 @@ def refusals_only(judge: Judge, train: Records) -> Records:
 
 
 def settle(
-    judge: Judge, train: Records, wanted: str, refused: Sequence[float] | None
+    judge: Judge,
+    train: Records,
+    wanted: str,
+    refused: Sequence[float] | None,
+    target: str = "answer",
 ) -> SafetyTargets | None:
     """The source of the safety targets; None as long as the model has to answer first.
 
-    `refused` says of each harmful training request whether the model refuses it by itself.
+    `refused` says of each harmful training request whether the model refuses it by itself;
+    `target` is tune.target.
     """
     rows = train.harmful
+    if target == "opening":
+        return SafetyTargets(OPENINGS, f"the first words of a refusal, for {len(rows)} requests")
     given = len(refusing(judge, rows))
     if wanted in ("refusals", GIVEN):
         return SafetyTargets(GIVEN, f"data.safety_targets={wanted}")

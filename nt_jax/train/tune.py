@@ -26,16 +26,27 @@ from nt_jax.mesh import sharding
 from nt_jax.models.neurons import Factors, NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.batcher import Batcher
+from nt_jax.train.cells import CELLS, cell_rows
 from nt_jax.train.maml import MetaOptions, make_optimiser, meta_step
-from nt_jax.train.margins import Margins
 from nt_jax.train.memory import GradientMemory, sequence_cost
 from nt_jax.train.pools import Pools, undivided
+from nt_jax.train.preconditioner import Preconditioner, make_preconditioner, separating
+from nt_jax.train.separation import PAIRS, Separation
+from nt_jax.train.slopes import FILE as SLOPES
+from nt_jax.train.slopes import CellSlopes, cell_slopes
 from nt_jax.train.state import History, TuneState, restore, save
 from nt_jax.train.theta import initial_theta, place, scatter
 from nt_jax.train.tuned_layers import TunedLayers
 from nt_jax.train.tuning_data import TuningData
-from nt_jax.train.validate import KINDS, Validation, score, validate
-from nt_jax.train.warm_start import first_move, harmless_preconditioner
+from nt_jax.train.validate import (
+    NEW_TOKENS,
+    Look,
+    Validation,
+    look_at,
+    rises,
+    score,
+    validate,
+)
 
 METRICS, STATES, BASE_ANSWERS = "metrics.jsonl", "orbax", "base_validation.json"
 MADE_FROM = "made_from.txt"
@@ -50,23 +61,29 @@ def tune(
     judge: Judge | None = None,
     seed: int = 0,
     folder: Path | str | None = None,
+    slopes: CellSlopes | None = None,
 ) -> Factors:
     """Learn one factor per chosen neuron; the best by validation (see validate.score).
 
     `folder` keeps metrics.jsonl, strengths.jsonl and orbax/, and is gone on with from whatever it
     holds; without one nothing is kept. `judge` says what refuses, the phrase judge unless given.
-    Batches are drawn with `seed`. Raises a DivergedError where losses or factors are not finite, a
-    ConfigError where the model lacks a neuron, a RunError where `folder` holds other neurons'
-    factors.
+    Batches are drawn with `seed`. `slopes`: those of these neurons, measured unless given. Raises a
+    DivergedError where losses or factors are not finite, a ConfigError where the model lacks a
+    neuron, a RunError where `folder` holds other neurons' factors.
     """
     if folder is None:
         with tempfile.TemporaryDirectory() as name:
-            return tune(model, neurons, data, config, judge=judge, seed=seed, folder=Path(name))
+            settings = {"judge": judge, "seed": seed, "slopes": slopes}
+            return tune(model, neurons, data, config, folder=Path(name), **settings)
     folder, judge = Path(folder), judge or PhraseJudge()
     neurons.check(model.lm.config.layers, model.lm.config.neurons)
     _keep_to(folder, neurons, seed)
-    state, base = learn(model, neurons, data, config, judge, seed, folder)
-    state = calibrate(model, neurons, data.validation, config, judge, state, base, folder)
+    state, base = learn(model, neurons, data, config, judge, seed, folder, slopes)
+    if base is None:
+        state = dataclasses.replace(state, best_P=state.average_P, best_epoch=state.epoch)
+        save(folder / STATES, state)
+    else:
+        state = calibrate(model, neurons, data.validation, config, judge, state, base, folder)
     return Factors(neurons, np.asarray(state.best_P))
 
 
@@ -78,30 +95,26 @@ def learn(
     judge: Judge,
     seed: int,
     folder: Path,
-) -> tuple[TuneState, dict]:
-    """(the state after the last epoch, the untuned model's validation)."""
+    slopes: CellSlopes | None = None,
+) -> tuple[TuneState, Look | None]:
+    """(the state after the last epoch, the untuned model's validation if any is wanted)."""
     lm, placed, prompts = model.lm, place(neurons), data.validation
     tuned = TunedLayers.of(lm, neurons)
     batcher, remat = make_batcher(lm, tuned.count, model.encode, data.pools, config, seed)
     say("plan", batcher.plan())
     options, optimiser = meta_options(config, remat), optimiser_of(config)
     constant = config.schedule == "constant"
-    preconditioner = harmless_preconditioner(model.encode, tuned, data.pools, config, folder)
-    fresh = fresh_state(config, placed, lm.ones_LF.dtype)
-    state = restore(folder / STATES, fresh)
-    if state is None:
-        state = fresh
-        if preconditioner is not None and config.first_move > 0:
-            start_P, pools = state.theta_P, data.pools
-            theta_P = first_move(model.encode, tuned, start_P, pools, preconditioner, config)
-            state = dataclasses.replace(state, theta_P=theta_P, average_P=theta_P, best_P=theta_P)
+    start = fresh_state(config, placed, lm.ones_LF.dtype)
+    preconditioner = None
+    if config.outer == "preconditioned":
+        slopes = slopes or kept_slopes(model, tuned, data.pools, config, folder)
+        preconditioner, start, options = preconditioned(slopes, start, options, config, lm)
+    state = restore(folder / STATES, start) or start
     log = History(folder / METRICS, int(state.epoch))
-    kept = folder / BASE_ANSWERS
-    base = log.base or log.write({"epoch": 0, **validate(model, judge, prompts, lm.ones_LF, kept)})
-    margins = None
-    if config.margins_every:
-        own = json.loads(kept.read_text(encoding="utf-8"))
-        margins = Margins.of(model, judge, tuned, prompts, own, batcher.refusals, config)
+    base = untuned(model, judge, prompts, log, folder / BASE_ANSWERS) if looks(config) else None
+    separation = None
+    if config.separation_every:
+        separation = Separation.of(model, tuned, prompts, config)
     # Placed like what a step gives back, or the second step would be compiled once more.
     state = jax.device_put(state, sharding(lm.mesh, ""))
     note = ""
@@ -122,12 +135,16 @@ def learn(
             state = dataclasses.replace(
                 state, theta_P=theta_P, average_P=average_P, optimiser=moments, epoch=epoch + 1
             )
-            if margins is not None and (epoch + 1) % config.margins_every == 0:
-                row |= margins.at(state.average_P)
-                note = margins_note(row)
-            if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
-                row |= validate(model, judge, prompts, scatter(average_P, placed, lm.ones_LF))
-                row["score"] = score(row, base, config.max_over_refusal)
+            if separation is not None and _due(epoch, config.separation_every, config.epochs):
+                row |= separation.at(state.average_P)
+                note = separation_note(row)
+            if (
+                base is not None
+                and config.validate_every
+                and _due(epoch, config.validate_every, config.epochs)
+            ):
+                now = validate(model, judge, prompts, scatter(average_P, placed, lm.ones_LF))
+                row |= scored(now, base, config)
                 state = _remember_best(state, as_kept(row["score"]), config.keep)
                 note = f"attacks refused {row['refusal_attack']:.0%}"
             log.write(row)
@@ -135,6 +152,69 @@ def learn(
             losses_now = f"safety {row['safety_loss']:.2f} utility {row['utility_loss']:.2f}"
             advance(1, f"{losses_now} {note}")
     return state, base
+
+
+def looks(config: TuneConfig) -> bool:
+    """Whether anything is generated on the way."""
+    return config.validation_answers > 0
+
+
+def _due(epoch: int, every: int, epochs: int) -> bool:
+    """Whether something that is done every so many epochs, and at the end, is due after this."""
+    return (epoch + 1) % every == 0 or epoch + 1 == epochs
+
+
+def kept_slopes(
+    model: ChatModel, tuned: TunedLayers, pools: Pools, config: TuneConfig, folder: Path
+) -> CellSlopes:
+    """Those of the chosen neurons, from `folder` where they were measured before."""
+    if not (path := folder / SLOPES).exists():
+        rows = cell_rows(pools, config.metric_requests // len(CELLS))
+        cell_slopes(model, tuned, rows, config).save(path)
+    return CellSlopes.load(path)
+
+
+def preconditioned(
+    slopes: CellSlopes,
+    start: TuneState,
+    options: MetaOptions,
+    config: TuneConfig,
+    lm: LanguageModel,
+) -> tuple[Preconditioner, TuneState, MetaOptions]:
+    """(the preconditioner, the state after the first move, the options with a step in nats).
+
+    The first epochs would all step along one direction, each with the noise of its few prompts; one
+    mean over many prompts takes their place.
+    """
+    unwanted_MP = jax.device_put(slopes.unwanted_MP, sharding(lm.mesh, ""))
+    preconditioner = make_preconditioner(unwanted_MP, config.metric_damping)
+    way_P, gain = separating(slopes, preconditioner)
+    if not gain > 0:
+        raise DivergedError(
+            "the slopes of harmful and harmless training requests do not differ: nothing tells "
+            "them apart. Check that data.harmful and data.harmless hold different requests."
+        )
+    moved_P = start.theta_P + config.first_move / gain * way_P
+    moved_P = jnp.clip(moved_P, *config.bounds).astype(start.theta_P.dtype)
+    start = dataclasses.replace(start, theta_P=moved_P, average_P=moved_P, best_P=moved_P)
+    return preconditioner, start, dataclasses.replace(options, meta_lr=config.meta_lr / gain)
+
+
+def untuned(model: ChatModel, judge: Judge, prompts: Validation, log: History, kept: Path) -> Look:
+    """Validation of the untuned model, its answers kept: a resumed run only judges them again."""
+    if log.base and kept.exists():
+        return look_at(model, judge, prompts, json.loads(kept.read_text(encoding="utf-8")))
+    ids = model.own_answers(prompts.every, NEW_TOKENS)
+    write_atomic(kept, json.dumps(ids).encode())
+    base = look_at(model, judge, prompts, ids)
+    log.write({"epoch": 0, **base.rates})
+    return base
+
+
+def scored(now: Look, base: Look, config: TuneConfig) -> dict[str, float]:
+    """What a look at validation is written down as."""
+    value = score(now, base, config.max_over_refusal)
+    return now.rates | rises(now, base) | {"score": value}
 
 
 def _keep_to(folder: Path, neurons: NeuronSet, seed: int) -> None:
@@ -159,26 +239,31 @@ def calibrate(
     config: TuneConfig,
     judge: Judge,
     state: TuneState,
-    base: dict,
+    base: Look,
     folder: Path,
 ) -> TuneState:
     """The state with the best strength of its last factors kept, where that beats every epoch.
 
     Strength s goes the share s of the way from 1 to the learned factors. Tuning decides which
-    neurons to turn and how far against each other; how far in all trades refusals of attacks for
-    refusals of harmless requests, and is cheap to choose afterwards.
+    neurons to turn and how far against each other; how far in all trades refusals of harm for
+    refusals of harmless requests, and is cheap to choose afterwards. Both rise with it, so the
+    strongest within the limits is found by halving.
     """
     log, ones_LF = History(folder / "strengths.jsonl", 0), model.lm.ones_LF
-    with progress("strength", len(config.strengths), "strengths") as advance:
-        for strength in config.strengths:
+    strengths = sorted(config.strengths) or ([] if config.validate_every else [1.0])
+    low, high = 0, len(strengths)
+    with progress("strength", len(strengths).bit_length(), "strengths") as advance:
+        while low < high:
+            middle = (low + high) // 2
+            strength = strengths[middle]
             theta_P = at_strength(neurons, state, strength, config)
             scale_LF = scatter(jnp.asarray(theta_P), place(neurons), ones_LF)
-            row = validate(model, judge, prompts, scale_LF)
-            now = score(row, base, config.max_over_refusal)
-            log.write({"epoch": int(state.epoch), "strength": strength, **row, "score": now})
-            if (kept := as_kept(now)) > float(state.best_score):
+            row = scored(validate(model, judge, prompts, scale_LF), base, config)
+            log.write({"epoch": int(state.epoch), "strength": strength, **row})
+            if (kept := as_kept(row["score"])) > float(state.best_score):
                 best = {"best_P": theta_P, "best_epoch": state.epoch, "best_score": kept}
                 state = dataclasses.replace(state, **best)
+            low, high = (middle + 1, high) if row["score"] >= 0 else (low, middle)
             advance(1)
     save(folder / STATES, state)
     return state
@@ -246,10 +331,10 @@ def as_kept(score: float) -> float:
     return float(np.float32(score))
 
 
-def margins_note(row: dict) -> str:
-    """The margins of an epoch as the progress line shows them."""
-    shown = [f"{kind} {row[f'margin_{kind}']:+.1f}" for kind in KINDS if f"margin_{kind}" in row]
-    return f"margins {' '.join(shown)}"
+def separation_note(row: dict) -> str:
+    """The separation of an epoch as the progress line shows it."""
+    names = [name for name in PAIRS if f"separation_{name}" in row]
+    return " ".join(f"{name} {row[f'separation_{name}']:.2f}" for name in names)
 
 
 def _remember_best(state: TuneState, now: float, keep: str) -> TuneState:

@@ -48,4 +48,4 @@ def tuning_data(
     if not (folder / FILE).exists():
         write_own_answers(model, judge, train, data, config, folder)
     pools = own_pools(model, train, folder, data, config)
-    return TuningData(pools, Validation.of(parts["validation"]))
+    return TuningData(pools, Validation.of(parts["validation"], config.validation_answers))

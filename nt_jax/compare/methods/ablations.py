@@ -20,6 +20,7 @@ from nt_jax.compare.methods.neurontune import (
 )
 from nt_jax.config.evaluation import CompareConfig
 from nt_jax.config.method import TuneConfig
+from nt_jax.config.registry import CONTRASTIVE
 from nt_jax.data.batching import draw
 from nt_jax.data.records import AttackTemplate
 from nt_jax.models.config import ModelConfig
@@ -36,7 +37,8 @@ def without_selection() -> Method:
 
     def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
         run, train = data.config, data.records["train"]
-        if not selects(train.templates, run.attribution):
+        own = run.attribution.score == CONTRASTIVE  # compares prompts under any attack
+        if own or not selects(train.templates, run.attribution):
             raise UnusableSettingError("the run itself goes without attack selection")
         any_attack = run.attribution.model_copy(update={"attack_selection": False})
         where = folder / "attribute"

@@ -1,6 +1,5 @@
 """The run's NeuronTune, and plain descent on the same factors."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from nt_jax.models.neurons import Factors, NeuronSet
 from nt_jax.run.stages import kept_factors
 from nt_jax.train.tune import tune
 from nt_jax.train.tuning_data import TuningData
-from nt_jax.train.warm_start import SLOPES
 
 # Shares of the way from 1 to the learned factors; 1 is what tuning itself has kept.
 STRENGTHS = (1.0, 0.85, 1.2, 0.7, 1.4, 0.55, 1.6, 0.4, 0.3, 1.8, 0.92, 1.1, 0.2, 2.0, 0.1)
@@ -54,11 +52,6 @@ def descent() -> Method:
 
     def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
         plain = data.config.tune.model_copy(update={"inner_steps": 0})
-        # The preconditioner's slopes are taken at the untuned model: those of the run serve.
-        kept = data.run.folder("train") / SLOPES
-        if kept.exists():
-            (folder / "train").mkdir(exist_ok=True)
-            shutil.copyfile(kept, folder / "train" / kept.name)
         return tuned(data, plain, data.neurons, folder)
 
     label = METHODS["descent"].label
@@ -75,6 +68,7 @@ def tuned(data: FittingData, config: TuneConfig, neurons: NeuronSet, folder: Pat
     where = folder / "train"
     where.mkdir(exist_ok=True)
     settings = {"judge": open_judge(data.config.eval.judge), "seed": data.config.seed}
+    settings["slopes"] = data.slopes(neurons)
     drawn_from = TuningData(data.pools, data.whole_validation)
     try:
         factors = tune(data.model, neurons, drawn_from, config, folder=where, **settings)

@@ -1,0 +1,44 @@
+"""The four cells of the decision: harmful or harmless requests, bare or inside an attack.
+
+Refusals of attacked harmful requests alone teach what an attack is; of bare harmful ones, what its
+words are. Cells of one size, with the same attacks around both kinds, leave the harm.
+"""
+
+from nt_jax.data.prompts import Prompt
+from nt_jax.data.training import evenly
+from nt_jax.train.pools import Pair, Pool, Pools, under_attack
+
+ATTACKED_HARMFUL, HARMFUL = "attacked_harmful", "harmful"
+ATTACKED_HARMLESS, HARMLESS = "attacked_harmless", "harmless"
+CELLS = (ATTACKED_HARMFUL, HARMFUL, ATTACKED_HARMLESS, HARMLESS)
+OWN = "own"  # beside the cells: good answers to the prompts of both harmless ones
+Rows = list[tuple[Prompt, list[int]]]  # a prompt, an answer as token ids
+
+
+def cell_rows(pools: Pools, count: int) -> dict[str, Rows]:
+    """Refusals of at most `count` training prompts of each cell, and the own answers.
+
+    Local and global requests keep to their own attacks. A source may have no attacked harmless
+    prompts; then that cell is empty.
+    """
+    safety = (pools.local_safety, pools.global_safety)
+    direct = [(pair.request, pair.answer) for pool in safety for pair in pool.direct]
+    attacked = [row for pool in safety for row in under_attack(pool)]
+    refusals = [answer for _, answer in direct]
+    found = {ATTACKED_HARMFUL: evenly(attacked, count), HARMFUL: evenly(direct, count)}
+    own: Rows = []
+    for name in (ATTACKED_HARMLESS, HARMLESS):
+        pairs = evenly(_once(pools, attacked=name == ATTACKED_HARMLESS), count)
+        found[name] = [(p.request, refusals[n % len(refusals)]) for n, p in enumerate(pairs)]
+        own += [(pair.request, pair.answer) for pair in pairs]
+    return found | {OWN: own}
+
+
+def _once(pools: Pools, attacked: bool) -> list[Pair]:
+    """Harmless pairs of one cell, each request once: pools repeat some on purpose."""
+
+    def of(pool: Pool):
+        return pool.attacked if attacked else pool.direct
+
+    every = [*of(pools.local_utility), *of(pools.global_utility)]
+    return list({pair.request: pair for pair in every}.values())
