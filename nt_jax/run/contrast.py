@@ -50,8 +50,7 @@ def contrast(
 
 def scores_of(slopes: CellSlopes) -> np.ndarray:
     """The contrastive score of every neuron whose slopes these are."""
-    spread_P = slopes.within_MP.std(axis=0)
-    return contrastive_score(slopes.difference_P, slopes.unwanted_MP, spread_P)
+    return contrastive_score(slopes.difference_P, slopes.unwanted_MP)
 
 
 def split_half(slopes: CellSlopes) -> dict[str, float]:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from nt_jax.config.method import TuneConfig
 from nt_jax.data.openings import HELD_OUT
-from nt_jax.data.packing import PackedBatch, Row
+from nt_jax.data.packing import PackedBatch, Row, fill
 from nt_jax.generate.chat import ChatModel
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
@@ -41,6 +41,7 @@ class Separation:
     tuned: TunedLayers
     decay: float
     batches: dict[str, PackedBatch]
+    order: dict[str, list[int]]  # which prompt each packed row is
 
     @classmethod
     def of(
@@ -48,27 +49,33 @@ class Separation:
     ) -> "Separation":
         """Of the kinds that PAIRS names, as far as there are prompts."""
         memory, side = GradientMemory.of(model.lm, tuned.count), model.lm.mesh.shape["data"]
-        wordings, batches = opening_ids(model, HELD_OUT[2 : 2 + WORDINGS]), {}
+        wordings, batches, order = opening_ids(model, HELD_OUT[2 : 2 + WORDINGS]), {}, {}
         for kind in dict.fromkeys(kind for pair in PAIRS.values() for kind in pair):
             if asked := prompts.prompts.get(kind):
                 rows = [Row(model.encode(prompt), *wordings) for prompt in asked]
                 packed = memory.packed(rows, side, config.sequence_tokens)
                 batches[kind] = tuned.enter(packed)
-        return cls(tuned, config.token_decay, batches)
+                groups = fill(rows, packed.token_BT.shape[-1])
+                order[kind] = [place for group in groups for place in group]
+        return cls(tuned, config.token_decay, batches, order)
 
     def at(self, theta_P: Array) -> dict[str, float]:
         """separation_NAME of PAIRS (0..1), opening_KIND: the mean, in nats per token."""
-        found = {kind: self._values(theta_P, batch) for kind, batch in self.batches.items()}
+        found = self.values(theta_P)
         rates = {f"opening_{kind}": float(values.mean()) for kind, values in found.items()}
         for name, pair in PAIRS.items():
             if all(kind in found for kind in pair):
                 rates[f"separation_{name}"] = auc(*(found[kind] for kind in pair))
         return rates
 
-    def _values(self, theta_P: Array, batch: PackedBatch) -> np.ndarray:
-        tuned = self.tuned
-        value_SBR = row_values(theta_P, tuned.lm, tuned.neurons, batch, self.decay)
-        return np.asarray(value_SBR, np.float64)[np.asarray(batch.weight_BR) > 0]
+    def values(self, theta_P: Array) -> dict[str, np.ndarray]:
+        """Log-likelihood of a refusal per token, of every prompt of each kind; float64."""
+        tuned, found = self.tuned, {}
+        for kind, batch in self.batches.items():
+            value_SBR = row_values(theta_P, tuned.lm, tuned.neurons, batch, self.decay)
+            order = np.argsort(self.order[kind])
+            found[kind] = np.asarray(value_SBR, np.float64)[np.asarray(batch.weight_BR) > 0][order]
+        return found
 
 
 def auc(higher_N: Float[np.ndarray, " N"], lower_M: Float[np.ndarray, " M"]) -> float:

@@ -73,11 +73,6 @@ class CellSlopes:
         harmless = [self.cells[name] for name in (OWN, ATTACKED_HARMLESS, HARMLESS)]
         return np.concatenate([*harmless, *harmful])
 
-    @property
-    def within_MP(self) -> Float[np.ndarray, "M P"]:
-        """Refusals' slopes less the mean of their cell."""
-        return np.concatenate([_centred(self.cells[name]) for name in CELLS])
-
     def of(self, columns_P: np.ndarray) -> "CellSlopes":
         """Those of some of the neurons."""
         return CellSlopes({name: slope[:, columns_P] for name, slope in self.cells.items()})
