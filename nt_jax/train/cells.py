@@ -24,8 +24,8 @@ def cell_rows(pools: Pools, count: int) -> dict[str, Rows]:
     safety = (pools.local_safety, pools.global_safety)
     direct = [(pair.request, pair.answer) for pool in safety for pair in pool.direct]
     attacked = [row for pool in safety for row in under_attack(pool)]
-    refusals = [answer for _, answer in direct]
     found = {ATTACKED_HARMFUL: evenly(attacked, count), HARMFUL: evenly(direct, count)}
+    refusals = [answer for _, answer in found[HARMFUL]]  # the same words in every cell
     own: Rows = []
     for name in (ATTACKED_HARMLESS, HARMLESS):
         pairs = evenly(_once(pools, attacked=name == ATTACKED_HARMLESS), count)

@@ -13,10 +13,10 @@ from nt_jax.train.pools import (
     Pair,
     cut,
     emphasise,
-    harmless_rows,
     make_pools,
     safety_rows,
     undivided,
+    with_refusals,
 )
 
 
@@ -72,6 +72,23 @@ def test_local_and_global_pools_share_neither_requests_nor_templates():
     assert not wrapped[0] & wrapped[1] and len(wrapped[0] | wrapped[1]) == len(WRAPPED)
 
 
+def test_attacked_harmless_pairs_go_with_their_attack():
+    """What the inner loop sees inside an attack the outer loss must not see inside it."""
+    wrapped = [Pair(t.apply(f"fine{n}"), [7], attack=t.id) for n in range(3) for t in TEMPLATES]
+    pools = make_pools(SAFETY, TEMPLATES, UTILITY, wrapped, 0.25)
+    for scope in ("local", "global"):
+        safe, useful = getattr(pools, f"{scope}_safety"), getattr(pools, f"{scope}_utility")
+        ids = {t.id for t in safe.templates}
+        assert useful.attacked == [pair for pair in wrapped if pair.attack in ids]
+    held = [Pair(t.apply(p.request), p.answer, about=p.request, attack=t.id)
+            for p in SAFETY for t in TEMPLATES]  # fmt: skip
+    pools = make_pools(SAFETY, [], UTILITY, wrapped, 0.25, attacked_safety=held)
+    for scope in ("local", "global"):
+        ids = {p.attack for p in getattr(pools, f"{scope}_safety").attacked}
+        found = getattr(pools, f"{scope}_utility").attacked
+        assert found == [pair for pair in wrapped if pair.attack in ids] != []
+
+
 def test_undivided_pools_hold_everything_globally():
     pools = make_pools(SAFETY, TEMPLATES, UTILITY, WRAPPED, 0.25)
     whole = undivided(pools)
@@ -118,10 +135,10 @@ def test_emphasis_keeps_local_and_global_requests_apart():
         assert abs(sum(pair.sounds_harmful for pair in pool) / len(pool) - 0.75) < 0.06
 
 
-# --- rows of the preconditioner and the first move -----------------------------------------------
+# --- refusals under attack and bare --------------------------------------------------------------
 
 
-def test_the_first_move_goes_round_all_templates():
+def test_rows_go_round_all_templates():
     around = templates(14)  # 10 of them global
     pools = make_pools(pairs("harm", 60), around, UTILITY, WRAPPED, 0.25)
     rows = safety_rows(pools, 99, 0.0)
@@ -129,7 +146,7 @@ def test_the_first_move_goes_round_all_templates():
     assert used == {t.apply("").split()[0] for t in around}
 
 
-def test_the_first_move_reads_bare_and_attacked_requests_in_the_share_of_tuning():
+def test_rows_are_bare_and_attacked_in_the_share_of_tuning():
     pools = make_pools(SAFETY, TEMPLATES, UTILITY, WRAPPED, 0.25)
     rows = safety_rows(pools, 99, 0.25)
     assert len(rows) == len(SAFETY) and len(safety_rows(pools, 5, 0.25)) == 5
@@ -143,14 +160,23 @@ def test_the_first_move_reads_bare_and_attacked_requests_in_the_share_of_tuning(
         assert mine <= wrapped
 
 
-def test_the_preconditioner_reads_every_request_once_good_answer_first():
-    with_refusal = [dataclasses.replace(p, declined=[9, p.answer[0]]) for p in UTILITY]
-    pools = make_pools(SAFETY, TEMPLATES, [*with_refusal, *with_refusal], WRAPPED, 0.25)
-    rows = harmless_rows(pools)
-    assert len(rows) == 3 * len(UTILITY)
-    assert {request for request, _ in rows} == {p.request for p in UTILITY}
-    targets = [pair.answer for pair in SAFETY]
-    for good, target, own in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
-        assert good[0] == target[0] == own[0]
-        assert target[1] in targets and own[1] == [9, good[1][0]]
-    assert harmless_rows(make_pools(SAFETY, TEMPLATES, UTILITY, WRAPPED, 0.25)) == []
+def test_whole_refusals_take_the_place_of_their_own_request_wherever_it_stands():
+    about = [Pair(t.apply(p.request), p.answer, about=p.request, attack=t.id)
+             for p in SAFETY for t in TEMPLATES[:4]]  # fmt: skip
+    pools = make_pools(SAFETY, [], UTILITY, WRAPPED, 0.25, attacked_safety=about)
+    whole = {p.request: [100 + n] for n, p in enumerate(SAFETY) if n % 2}
+    found = with_refusals(pools, whole)
+    assert (found.local_utility, found.global_utility) == (
+        pools.local_utility,
+        pools.global_utility,
+    )
+    given = {p.request: p.answer for p in SAFETY}
+    for before, now in ((pools.local_safety, found.local_safety),
+                        (pools.global_safety, found.global_safety)):  # fmt: skip
+        for kind in ("direct", "attacked"):
+            rows = getattr(now, kind)
+            bare = [pair.about or pair.request for pair in rows]
+            assert [p.answer for p in rows] == [whole.get(text, given[text]) for text in bare]
+            same = [dataclasses.replace(pair, answer=given[text])
+                    for pair, text in zip(rows, bare, strict=True)]  # fmt: skip
+            assert same == list(getattr(before, kind))

@@ -1,0 +1,83 @@
+"""The four cells differ in the harm alone: one size, the same attacks, the same wordings."""
+
+import collections
+
+import pytest
+
+from nt_jax.data.prompts import Prompt
+from nt_jax.train.cells import (
+    ATTACKED_HARMFUL,
+    ATTACKED_HARMLESS,
+    CELLS,
+    HARMFUL,
+    HARMLESS,
+    OWN,
+    cell_rows,
+)
+from nt_jax.train.pools import Pair, make_pools
+from tests.train.test_pools import SAFETY, TEMPLATES, UTILITY
+
+WORDINGS = [[20], [21], [22], [23]]
+# As openings are learned: few wordings, one after another.
+REFUSED = [Pair(p.request, WORDINGS[n % 4]) for n, p in enumerate(SAFETY)]
+WRAPPED = [
+    Pair(t.apply(f"more{n}"), [n + 1, 7], attack=t.id)
+    for n, t in enumerate([*TEMPLATES, *TEMPLATES])
+]
+
+
+def cells(count: int, wrapped=WRAPPED, repeated: float = 0.0):
+    return cell_rows(make_pools(REFUSED, TEMPLATES, UTILITY, wrapped, 0.25, repeated), count)
+
+
+def attacks(rows) -> collections.Counter[Prompt]:
+    """How often each template is around a prompt."""
+    return collections.Counter(text.split()[0] for text, _ in rows)
+
+
+@pytest.mark.parametrize("count", [1, 6, 12])
+def test_cells_are_of_one_size_and_each_prompt_counts_once(count):
+    found = cells(count)
+    assert set(found) == {*CELLS, OWN}
+    assert [len(found[name]) for name in CELLS] == [count] * 4 and len(found[OWN]) == 2 * count
+    for name in CELLS:
+        assert len({text for text, _ in found[name]}) == count
+        assert all(text.startswith("<") == name.startswith("attacked") for text, _ in found[name])
+
+
+def test_the_same_attacks_are_around_harmful_and_harmless_requests():
+    found = cells(99)
+    both = [attacks(found[name]) for name in (ATTACKED_HARMFUL, ATTACKED_HARMLESS)]
+    assert set(both[0]) == set(both[1]) == {t.text.split()[0] for t in TEMPLATES}
+    assert all("harm" in text for text, _ in found[ATTACKED_HARMFUL])
+    assert not any("harm" in text for text, _ in found[ATTACKED_HARMLESS])
+
+
+@pytest.mark.parametrize("count", [4, 8, 12])
+def test_every_cell_is_refused_in_the_same_words(count):
+    """Or a wording that is likelier than another would be taken for the harm."""
+    said = [sorted(ids for _, ids in rows) for name, rows in cells(count).items() if name != OWN]
+    assert said == [said[0]] * 4 and len(set(map(tuple, said[0]))) > 1
+
+
+def test_the_own_answers_are_those_of_the_harmless_prompts():
+    found = cells(9)
+    own = {p.request: p.answer for p in (*UTILITY, *WRAPPED)}
+    asked = [text for name in (ATTACKED_HARMLESS, HARMLESS) for text, _ in found[name]]
+    assert found[OWN] == [(text, own[text]) for text in asked]
+    refused = {p.request: p.answer for p in REFUSED}
+    assert found[HARMFUL] == [(text, refused[text]) for text, _ in found[HARMFUL]]
+
+
+def test_a_request_that_pools_repeat_counts_once():
+    hard = [Pair(p.request, p.answer, sounds_harmful=n % 9 == 0) for n, p in enumerate(UTILITY)]
+    pools = make_pools(REFUSED, TEMPLATES, hard, WRAPPED, 0.25, sounds_harmful_share=0.8)
+    repeated = [p.request for p in pools.global_utility.direct]
+    assert len(set(repeated)) < len(repeated)
+    asked = [text for text, _ in cell_rows(pools, 99)[HARMLESS]]
+    assert sorted(asked) == sorted(p.request for p in UTILITY)
+
+
+def test_without_attacked_harmless_prompts_that_cell_is_empty():
+    found = cells(5, wrapped=[])
+    assert found[ATTACKED_HARMLESS] == [] and len(found[HARMLESS]) == len(found[OWN]) == 5
