@@ -29,7 +29,8 @@ from nt_jax.train.own_answers import FILE, write_own_answers
 from nt_jax.train.safety_targets import SafetyTargets
 from nt_jax.train.slopes import CellSlopes
 from nt_jax.train.state import TuneState, read_history, restore
-from nt_jax.train.tune import STATES, at_strength, fresh_state, tune
+from nt_jax.train.strength import at_strength
+from nt_jax.train.tune import STATES, fresh_state, tune
 from nt_jax.train.tuning_data import TuningData
 
 

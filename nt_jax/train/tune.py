@@ -26,15 +26,13 @@ from nt_jax.mesh import sharding
 from nt_jax.models.neurons import Factors, NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.batcher import Batcher
-from nt_jax.train.cells import CELLS, cell_rows
 from nt_jax.train.maml import MetaOptions, make_optimiser, meta_step
 from nt_jax.train.memory import GradientMemory, sequence_cost
 from nt_jax.train.pools import Pools, undivided
-from nt_jax.train.preconditioner import Preconditioner, make_preconditioner, separating
 from nt_jax.train.separation import PAIRS, Separation
-from nt_jax.train.slopes import FILE as SLOPES
-from nt_jax.train.slopes import CellSlopes, cell_slopes
+from nt_jax.train.slopes import CellSlopes
 from nt_jax.train.state import History, TuneState, restore, save
+from nt_jax.train.strength import as_kept, calibrate, scored
 from nt_jax.train.theta import initial_theta, place, scatter
 from nt_jax.train.tuned_layers import TunedLayers
 from nt_jax.train.tuning_data import TuningData
@@ -43,10 +41,9 @@ from nt_jax.train.validate import (
     Look,
     Validation,
     look_at,
-    rises,
-    score,
     validate,
 )
+from nt_jax.train.warm_start import kept_slopes, preconditioned
 
 METRICS, STATES, BASE_ANSWERS = "metrics.jsonl", "orbax", "base_validation.json"
 MADE_FROM = "made_from.txt"
@@ -164,42 +161,6 @@ def _due(epoch: int, every: int, epochs: int) -> bool:
     return (epoch + 1) % every == 0 or epoch + 1 == epochs
 
 
-def kept_slopes(
-    model: ChatModel, tuned: TunedLayers, pools: Pools, config: TuneConfig, folder: Path
-) -> CellSlopes:
-    """Those of the chosen neurons, from `folder` where they were measured before."""
-    if not (path := folder / SLOPES).exists():
-        rows = cell_rows(pools, config.metric_requests // len(CELLS))
-        cell_slopes(model, tuned, rows, config).save(path)
-    return CellSlopes.load(path)
-
-
-def preconditioned(
-    slopes: CellSlopes,
-    start: TuneState,
-    options: MetaOptions,
-    config: TuneConfig,
-    lm: LanguageModel,
-) -> tuple[Preconditioner, TuneState, MetaOptions]:
-    """(the preconditioner, the state after the first move, the options with a step in nats).
-
-    The first epochs would all step along one direction, each with the noise of its few prompts; one
-    mean over many prompts takes their place.
-    """
-    unwanted_MP = jax.device_put(slopes.unwanted_MP, sharding(lm.mesh, ""))
-    preconditioner = make_preconditioner(unwanted_MP, config.metric_damping)
-    way_P, gain = separating(slopes, preconditioner)
-    if not gain > 0:
-        raise DivergedError(
-            "the slopes of harmful and harmless training requests do not differ: nothing tells "
-            "them apart. Check that data.harmful and data.harmless hold different requests."
-        )
-    moved_P = start.theta_P + config.first_move / gain * way_P
-    moved_P = jnp.clip(moved_P, *config.bounds).astype(start.theta_P.dtype)
-    start = dataclasses.replace(start, theta_P=moved_P, average_P=moved_P, best_P=moved_P)
-    return preconditioner, start, dataclasses.replace(options, meta_lr=config.meta_lr / gain)
-
-
 def untuned(model: ChatModel, judge: Judge, prompts: Validation, log: History, kept: Path) -> Look:
     """Validation of the untuned model, its answers kept: a resumed run only judges them again."""
     if log.base and kept.exists():
@@ -209,12 +170,6 @@ def untuned(model: ChatModel, judge: Judge, prompts: Validation, log: History, k
     base = look_at(model, judge, prompts, ids)
     log.write({"epoch": 0, **base.rates})
     return base
-
-
-def scored(now: Look, base: Look, config: TuneConfig) -> dict[str, float]:
-    """What a look at validation is written down as."""
-    value = score(now, base, config.max_over_refusal)
-    return now.rates | rises(now, base) | {"score": value}
 
 
 def _keep_to(folder: Path, neurons: NeuronSet, seed: int) -> None:
@@ -230,51 +185,6 @@ def _keep_to(folder: Path, neurons: NeuronSet, seed: int) -> None:
             f"{folder} holds a tuning of other neurons or of another seed. Name another folder, "
             "or delete it."
         )
-
-
-def calibrate(
-    model: ChatModel,
-    neurons: NeuronSet,
-    prompts: Validation,
-    config: TuneConfig,
-    judge: Judge,
-    state: TuneState,
-    base: Look,
-    folder: Path,
-) -> TuneState:
-    """The state with the best strength of its last factors kept, where that beats every epoch.
-
-    Strength s goes the share s of the way from 1 to the learned factors. Tuning decides which
-    neurons to turn and how far against each other; how far in all trades refusals of harm for
-    refusals of harmless requests, and is cheap to choose afterwards. Both rise with it, so the
-    strongest within the limits is found by halving.
-    """
-    log, ones_LF = History(folder / "strengths.jsonl", 0), model.lm.ones_LF
-    strengths = sorted(config.strengths) or ([] if config.validate_every else [1.0])
-    low, high = 0, len(strengths)
-    with progress("strength", len(strengths).bit_length(), "strengths") as advance:
-        while low < high:
-            middle = (low + high) // 2
-            strength = strengths[middle]
-            theta_P = at_strength(neurons, state, strength, config)
-            scale_LF = scatter(jnp.asarray(theta_P), place(neurons), ones_LF)
-            row = scored(validate(model, judge, prompts, scale_LF), base, config)
-            log.write({"epoch": int(state.epoch), "strength": strength, **row})
-            if (kept := as_kept(row["score"])) > float(state.best_score):
-                best = {"best_P": theta_P, "best_epoch": state.epoch, "best_score": kept}
-                state = dataclasses.replace(state, **best)
-            low, high = (middle + 1, high) if row["score"] >= 0 else (low, middle)
-            advance(1)
-    save(folder / STATES, state)
-    return state
-
-
-def at_strength(
-    neurons: NeuronSet, state: TuneState, strength: float, config: TuneConfig
-) -> np.ndarray:
-    """The last factors at that strength, within their bounds."""
-    last = Factors(neurons, np.asarray(state.average_P))
-    return last.at_strength(strength, *config.bounds).theta_P
 
 
 def make_batcher(
@@ -324,11 +234,6 @@ def running_mean(average_P: Array, theta_P: Array, epoch: int, decay: float) -> 
     """
     keep = min(decay, (1 + epoch) / (10 + epoch))
     return keep * average_P + (1 - keep) * theta_P
-
-
-def as_kept(score: float) -> float:
-    """A score as a checkpoint keeps it: a resumed run breaks ties as an uninterrupted one does."""
-    return float(np.float32(score))
 
 
 def separation_note(row: dict) -> str:

@@ -1,0 +1,72 @@
+"""How far to go in all: the strength of the learned factors, chosen on validation answers."""
+
+import dataclasses
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from nt_jax.config.method import TuneConfig
+from nt_jax.console import progress
+from nt_jax.eval.judges.judge import Judge
+from nt_jax.generate.chat import ChatModel
+from nt_jax.models.neurons import Factors, NeuronSet
+from nt_jax.train.state import History, TuneState
+from nt_jax.train.theta import place, scatter
+from nt_jax.train.validate import Look, Validation, rises, score, validate
+
+
+def scored(now: Look, base: Look, config: TuneConfig) -> dict[str, float]:
+    """What a look at validation is written down as."""
+    value = score(now, base, config.max_over_refusal)
+    return now.rates | rises(now, base) | {"score": value}
+
+
+def as_kept(score: float) -> float:
+    """A score as a checkpoint keeps it: a resumed run breaks ties as an uninterrupted one does."""
+    return float(np.float32(score))
+
+
+def calibrate(
+    model: ChatModel,
+    neurons: NeuronSet,
+    prompts: Validation,
+    config: TuneConfig,
+    judge: Judge,
+    state: TuneState,
+    base: Look,
+    folder: Path,
+) -> TuneState:
+    """The state with the best strength of its last factors kept, where that beats every epoch.
+
+    Strength s goes the share s of the way from 1 to the learned factors. Tuning decides which
+    neurons to turn and how far against each other; how far in all trades refusals of harm for
+    refusals of harmless requests, and is cheap to choose afterwards. Both rise with it, so the
+    strongest within the limits is found by halving.
+    """
+    log, ones_LF = History(folder / "strengths.jsonl", 0), model.lm.ones_LF
+    strengths = sorted(config.strengths) or ([] if config.validate_every else [1.0])
+    low, high = 0, len(strengths)
+    with progress("strength", len(strengths).bit_length(), "strengths") as advance:
+        while low < high:
+            middle = (low + high) // 2
+            strength = strengths[middle]
+            theta_P = at_strength(neurons, state, strength, config)
+            scale_LF = scatter(jnp.asarray(theta_P), place(neurons), ones_LF)
+            row = scored(validate(model, judge, prompts, scale_LF), base, config)
+            log.write({"epoch": int(state.epoch), "strength": strength, **row})
+            if (kept := as_kept(row["score"])) > float(state.best_score):
+                best = {"best_P": theta_P, "best_epoch": state.epoch, "best_score": kept}
+                state = dataclasses.replace(state, **best)
+            low, high = (middle + 1, high) if row["score"] >= 0 else (low, middle)
+            advance(1)
+    save(folder / STATES, state)
+    return state
+
+
+def at_strength(
+    neurons: NeuronSet, state: TuneState, strength: float, config: TuneConfig
+) -> np.ndarray:
+    """The last factors at that strength, within their bounds."""
+    last = Factors(neurons, np.asarray(state.average_P))
+    return last.at_strength(strength, *config.bounds).theta_P

@@ -1,0 +1,57 @@
+"""What preconditioned tuning does before its first epoch: slopes, preconditioner, a first move."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from nt_jax.config.method import TuneConfig
+from nt_jax.errors import DivergedError
+from nt_jax.generate.chat import ChatModel
+from nt_jax.mesh import sharding
+from nt_jax.models.transformer import LanguageModel
+from nt_jax.train.cells import CELLS, cell_rows
+from nt_jax.train.maml import MetaOptions
+from nt_jax.train.pools import Pools
+from nt_jax.train.preconditioner import Preconditioner, make_preconditioner, separating
+from nt_jax.train.slopes import FILE as SLOPES
+from nt_jax.train.slopes import CellSlopes, cell_slopes
+from nt_jax.train.state import TuneState
+from nt_jax.train.tuned_layers import TunedLayers
+
+
+def kept_slopes(
+    model: ChatModel, tuned: TunedLayers, pools: Pools, config: TuneConfig, folder: Path
+) -> CellSlopes:
+    """Those of the chosen neurons, from `folder` where they were measured before."""
+    if not (path := folder / SLOPES).exists():
+        rows = cell_rows(pools, config.metric_requests // len(CELLS))
+        cell_slopes(model, tuned, rows, config).save(path)
+    return CellSlopes.load(path)
+
+
+def preconditioned(
+    slopes: CellSlopes,
+    start: TuneState,
+    options: MetaOptions,
+    config: TuneConfig,
+    lm: LanguageModel,
+) -> tuple[Preconditioner, TuneState, MetaOptions]:
+    """(the preconditioner, the state after the first move, the options with a step in nats).
+
+    The first epochs would all step along one direction, each with the noise of its few prompts; one
+    mean over many prompts takes their place.
+    """
+    unwanted_MP = jax.device_put(slopes.unwanted_MP, sharding(lm.mesh, ""))
+    preconditioner = make_preconditioner(unwanted_MP, config.metric_damping)
+    way_P, gain = separating(slopes, preconditioner)
+    if not gain > 0:
+        raise DivergedError(
+            "the slopes of harmful and harmless training requests do not differ: nothing tells "
+            "them apart. Check that data.harmful and data.harmless hold different requests."
+        )
+    moved_P = start.theta_P + config.first_move / gain * way_P
+    moved_P = jnp.clip(moved_P, *config.bounds).astype(start.theta_P.dtype)
+    start = dataclasses.replace(start, theta_P=moved_P, average_P=moved_P, best_P=moved_P)
+    return preconditioner, start, dataclasses.replace(options, meta_lr=config.meta_lr / gain)
