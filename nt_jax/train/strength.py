@@ -60,7 +60,6 @@ def calibrate(
                 state = dataclasses.replace(state, **best)
             low, high = (middle + 1, high) if row["score"] >= 0 else (low, middle)
             advance(1)
-    save(folder / STATES, state)
     return state
 
 

@@ -78,9 +78,9 @@ def tune(
     state, base = learn(model, neurons, data, config, judge, seed, folder, slopes)
     if base is None:
         state = dataclasses.replace(state, best_P=state.average_P, best_epoch=state.epoch)
-        save(folder / STATES, state)
     else:
         state = calibrate(model, neurons, data.validation, config, judge, state, base, folder)
+    save(folder / STATES, state)
     return Factors(neurons, np.asarray(state.best_P))
 
 
