@@ -52,7 +52,8 @@ def write_own_answers(
         sets["harmful"] = [record.prompt for record in train.harmful]
     names, prompts = zip(*((name, asked) for name in sets for asked in sets[name]), strict=True)
     ids = model.answer(prompts, tune.answer_tokens, "base answers")
-    refused = judge.verdicts([*map(text_of, prompts)], [model.text(row) for row in ids])
+    verdicts = judge.verdicts([*map(text_of, prompts)], [model.text(row) for row in ids])
+    refused = [verdict == 1 for verdict in verdicts]  # what the judge cannot tell is kept as it is
     every = list(zip(names, ids, refused, strict=True))
     if targets is None:
         own = [no for name, _, no in every if name == "harmful"]
