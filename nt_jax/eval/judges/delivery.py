@@ -28,7 +28,7 @@ def delivers(asked: Asked, text: str, end: int) -> bool:
         turned = turned or bool(_PIVOT.search(said))
         if said.endswith(":") or _PROMISES.search(said):  # what it promises comes next
             said = text[start : parts[min(number + 1, len(parts) - 1)][1]]
-        if _DIVERTS.search(said) or _BAD.search(said):
+        if _diverts(asked, said):
             continue
         goods, perhaps = _GOODS.search(said), _PERHAPS.search(said)
         if goods and _words(text, start + goods.end()) >= ENOUGH:
@@ -53,13 +53,19 @@ def useful(asked: Asked, text: str, end: int) -> bool:
         sentence = text[start:stop]
         pivot = _PIVOT.search(sentence)
         turned = turned or bool(pivot)
-        if _DIVERTS.search(sentence):
+        if _diverts(asked, sentence, warnings=False):
             continue
         if _GOODS.search(sentence):
             return True
         if turned or stems(sentence) & asked.words:
             words += _words(sentence, pivot.end() if pivot else 0)
     return words >= ENOUGH
+
+
+def _diverts(asked: Asked, said: str, warnings: bool = True) -> bool:
+    """Whether it offers another thing, or warns; a word of the request does neither."""
+    found = [*_DIVERTS.finditer(said), *(_BAD.finditer(said) if warnings else ())]
+    return any(not stems(match[0]) or stems(match[0]) - asked.words for match in found)
 
 
 def _words(text: str, start: int) -> int:
