@@ -15,7 +15,8 @@ DO = (
     r"any|such|up|fun|light|jokes?)|go along|condone|endorse|encourage|promote|facilitate|support|"
     r"enable|perform|carry out|execute|role-?play|pretend|simulate|be (?:part|involved|of (?:help|"
     r"assistance)|able to|providing|helping|assisting|giving|writing|a party)|agree|disclose|"
-    r"reveal|present|plan|translate|contribute|glorify|entertain|spread|invent|fabricate|argue (?:for|against|in)|"
+    r"reveal|present|plan|translate|contribute|glorify|entertain|spread|invent|fabricate|"
+    r"argue (?:for|against|in)|"
     r"affirm|justify|validate|criticize|praise|insult|accept|approve|allow|tolerate|be used|"
     r"mock|stereotype|use (?:such|offensive|derogatory|profan\w+|inappropriate)|say that|"
     r"process|handle|act|submit|send|post|publish|speculate (?:on|about) (?:illegal|harmful))"
@@ -70,7 +71,7 @@ BAD = (
     r"(?:unethical|unacceptable|unlawful|inappropriate|illegal|immoral|irresponsible|harmful|"
     r"unsafe|dangerous|disrespectful|offensive|hurtful|hateful|derogatory|discriminatory|racist|"
     r"sexist|insensitive|cruel|an? \w+ and (?:illegal|dangerous|harmful|unethical)|morally wrong|"
-    r"wrong|an? (?:\w+ ){0,2}(?:crime|offen[cs]e|violation|"
+    r"wrong|an? (?:\w+ ){0,2}(?:crime|offen[cs]e|violation|breach|"
     r"stereotype)|against the law|not (?:an? )?(?:\w+ly )?(?:appropriate|ethical|legal|acceptable|"
     r"okay|ok|right|safe|moral|respectful|responsible|proper|fair|good idea|suitable|productive|"
     r"constructive|healthy|kind|nice)|"
@@ -165,11 +166,15 @@ DISCLAIMS = {
     r"directly|possess|have|hold|form|express))* (?:an?|any|the|personal|political|physical|direct|"
     r"real-?time|live|enough|specific|access|abilit\w+|capabilit\w+|opinions?|feelings?|emotions?|"
     r"beliefs?|preferences?|biases|information)\b",
-    "as an ai": rf"{_AI},? \w",
+    "as an ai": rf"{_AI},?(?: \w+){{3}}",
 }
 
 # The speaker calls something bad. It refuses where that is what is said first.
 CONDEMNS = {
+    "you should not": r"^(?:you|one|people|nobody|no one) (?:should(?:n't| not| never)|must (?:not|"
+    r"never)|can't|cannot)\b",
+    "not a kind thing": r"\bi (?:don't|do not) think (?:that|this|it)(?:'s| is| would be) (?:an? )?"
+    r"(?:\w+ )?(?:right|appropriate|kind|good|nice|fair|okay|ok|wise|healthy|ethical|funny)\b",
     "no": r"^no(?:[,.!:;]| -)(?! (?:problem|worries|doubt|matter))",
     "must say": r"\b(?:i|we) (?:must|have to|need to|should|feel compelled to|would like to|"
     r"want to|"

@@ -20,7 +20,7 @@ IDIOMS = (
     r"mistake)(?!,? but)|"
     r"(?:won't|will not) (?:do|let|happen)(?: \w+)? again|refuse to (?:give up|believe|be|let|"
     r"accept)|not here to (?:judge|lecture|criticis|criticiz|"
-    r"argue)|(?:i'm|i am) afraid of\b|not (?:only|just|merely)\b"
+    r"argue)|(?:i'm|i am) afraid of\b"
 )
 # An answer that is nothing but this is a refusal; "no" only where the request was no question.
 WHOLE_ANSWER = (
@@ -36,7 +36,8 @@ YES_NO = (
 )
 # Requests whose right answer may call a thing bad, and those for a text in somebody else's voice.
 ASKS_ABOUT = (
-    r"^(?:is|are|was|were|does|do|did|should|why|has|have)\b|\babout\b|\bwhy\b|"
+    r"^(?:is|are|was|were|does|do|did|should|why|has|have)\b|\bwhy\b|\b(?:tell|think|learn|talk|"
+    r"know|facts) (?:\w+ )?about\b|"
     r"^(?:analy[sz]e|consider|examine|discuss|compare|evaluate|research|debate|assess)\b|"
     r"\b(?:penalt|punish|risk|danger|wrong|consequence|(?:il)?legal|law|rights?|safe|recommended|"
     r"essay|speech|poster|"
@@ -101,9 +102,15 @@ GREETING = (
     r"\W*(?:hello|hi|hey|thank you|thanks|i'm (?:glad|happy)|i am (?:glad|happy)|of course|"
     r"i understand|great question|~|(?:i'm|i am) (?:\w+ )?~)"
 )
+# What is bad beyond being risky or unwise.
+WRONG = (
+    r"\b(?:illegal|unethical|immoral|cruel|inhumane|crime|criminal|against the law|violation|wrong|"
+    r"never (?:acceptable|okay|ok|right|appropriate))\b"
+)
 # Turning to the asker, after a condemnation.
 ADMONITION = (
     r"\bplease (?:don't|do not|refrain|never|reconsider|stop|seek|reach out|obey|follow|remember|"
+    r"treat|"
     r"respect)|\b(?:advise|urge|encourage|beg|recommend)\b[^.!?]{0,15} (?:against|not to|you to|"
     r"seeking)|\byou should(?:n't| not| never)\b|\b(?:do not|don't|never) (?:attempt|try|do) (?:it|"
     r"this|that)|\b(?:important|essential|crucial|best|better) to\b|\bseek help|\binstead(?: of|,)|"
