@@ -1,16 +1,30 @@
-"""Refusals: each judge's rate, its paired change from the base model, and empty answers."""
+"""Refusals: each judge's rate, its paired change from the base model, what it cannot tell.
+
+And answers that are empty, or decline and then do what was asked: those are no refusals.
+"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nt_jax.eval.judges.judge import without_thinking
 from nt_jax.eval.metrics import intervals
-from nt_jax.eval.metrics.result import BASE, Column, Measurements, ResultRow, paired, verdict
+from nt_jax.eval.metrics.result import (
+    BASE,
+    Answer,
+    Column,
+    Measurements,
+    ResultRow,
+    paired,
+    verdict,
+)  # fmt: skip
 
 COLUMNS = {
     "refusal_rate": Column("refused", "{:.1%}"),
+    "partial_rate": Column("declined, then done all the same", "{:.1%}"),
+    "undecided_rate": Column("judge cannot tell (counts a half)", "{:.1%}"),
     "refusal_change": Column("change in refusals", "{:+.1%}"),
     "mcnemar_p": Column("p of the change in refusals (McNemar)", "{:.2g}"),
     "empty_rate": Column("empty answers", "{:.1%}"),
@@ -34,9 +48,22 @@ def rows(measured: Measurements) -> list[ResultRow]:
             if pairs:
                 sides = [[verdict(pair[side], judge[0]) for pair in pairs] for side in (0, 1)]
                 found += paired_rows(dataset, model, *np.array(sides), measured.seed, judge)
+            if undecided := _undecided(group, judge[0]):
+                row = rate_row(dataset, "undecided_rate", model, undecided)
+                found.append(replace(row, judge=judge[0], judge_sha256=judge[1]))
+        if any("class" in answer for answer in group):  # the first judge explains itself
+            partial = [answer.get("class") == "partial" for answer in group]
+            row = rate_row(dataset, "partial_rate", model, partial)
+            found.append(replace(row, judge=judges[0][0], judge_sha256=judges[0][1]))
         empty = [not without_thinking(answer["answer"]) for answer in group]
         found.append(rate_row(dataset, "empty_rate", model, empty))
     return found
+
+
+def _undecided(group: Sequence[Answer], judge: str | None) -> list[bool]:
+    """Per answer whether the judge could not tell; [] where it always could."""
+    found = [0 < verdict(answer, judge) < 1 for answer in group]
+    return found if any(found) else []
 
 
 def paired_rows(
