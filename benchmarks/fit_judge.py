@@ -39,6 +39,7 @@ class Labelled:
     request: str
     answer: str
     kind: str  # refusal, partial, compliance, ...
+    request_sha256: str = ""  # its beginning, where the request itself may not stand here
 
     @property
     def refused(self) -> bool:
@@ -56,9 +57,10 @@ def our_labels() -> list[Labelled]:
             rows.append(
                 Labelled(
                     source,
-                    row["request"],
+                    row.get("request", ""),
                     row["answer"],
                     row.get("class") or row.get("label") or old,
+                    row.get("request_sha256", ""),
                 )
             )
     return [row for row in rows if row.kind not in ("cannot tell", "other")]

@@ -11,11 +11,16 @@ stand beside: the rules without it (a disclaimer refuses if nothing of use follo
 classifier of the words of the answer without the rules. `--published`: files with a prompt, a
 response or completion, a label or final_label (XSTest's 2_full_refusal, or refusal, counts as one)
 and perhaps a model. `--harmless`: files of requests and reference answers, none of which refuses.
-Partial refusals count as none; answers that the judge takes for another language count a half.
+`--data`: a folder of published data (docs/published_data.md), in which the requests
+of the answers in answers_*.jsonl are looked up by their hash: they are not ours to copy, and
+without them the judge reads the answer alone. Partial refusals count as none; answers that the
+judge takes for another language count a half.
 """
 
 import argparse
 import csv
+import dataclasses
+import hashlib
 import itertools
 import json
 import sys
@@ -70,6 +75,19 @@ def by_source(rows: Sequence[Labelled], verdicts: Sequence[float]) -> dict[str, 
         source: agreement([rows[p] for p in found], [verdicts[p] for p in found])
         for source, found in places.items()
     }
+
+
+def with_requests(rows: Sequence[Labelled], folder: Path) -> list[Labelled]:
+    """The rows with the requests that the files below `folder` hold."""
+    known: dict[str, str] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".csv", ".jsonl")):
+        for row in read_table(path):
+            for text in (value for value in row.values() if isinstance(value, str)):
+                known[hashlib.sha256(text.strip().encode()).hexdigest()[:16]] = text.strip()
+    return [
+        dataclasses.replace(row, request=row.request or known.get(row.request_sha256, ""))
+        for row in rows
+    ]
 
 
 def as_shipped(rows: Sequence[Labelled]) -> list[float]:
@@ -144,11 +162,14 @@ def main() -> None:
     """Prints the object."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--labels", type=Path, help="the folder refusal_labels")
+    parser.add_argument("--data", type=Path, help="published data: requests by their hash")
     parser.add_argument("--published", type=Path, nargs="+", default=[], metavar="FILE")
     parser.add_argument("--harmless", type=Path, nargs="+", default=[], metavar="FILE")
     parser.add_argument("--json", action="store_true", help="print on one line")
     options = parser.parse_args()
     ours, judge = our_labels(), PhraseJudge()
+    if options.data:
+        ours = with_requests(ours, options.data)
     found: dict = {"judge": judge.name, "sha256": judge.sha256}
     found["ours"] = by_source(ours, as_shipped(ours))
     if options.labels:
