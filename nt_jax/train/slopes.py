@@ -10,6 +10,7 @@ M rows, P neurons, B sequences.
 import dataclasses
 import functools
 import io
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -87,9 +88,9 @@ class CellSlopes:
     def load(cls, path: Path) -> "CellSlopes":
         """What `save` wrote."""
         try:
-            with np.load(path) as file:
-                return cls({name: file[name] for name in (*CELLS, OWN)})
-        except (OSError, ValueError, KeyError, EOFError) as error:
+            with path.open("rb") as file, np.load(file) as arrays:
+                return cls({name: arrays[name] for name in (*CELLS, OWN)})
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise RunError(f"{path} is damaged ({error}). Delete its folder, repeat.") from error
 
 
