@@ -32,34 +32,33 @@ def test_what_moves_no_harmless_request_passes_and_what_does_is_held_back():
     assert found_P[2] == 1.0 and 0 < found_P[0] < found_P[1] < 2e-3
 
 
-def test_the_way_that_tells_harm_apart_and_its_gain_by_hand(x64):
+def test_the_way_that_tells_harm_apart_and_its_gain_by_hand():
     """Two factors: the first moves only refusals of harm, the second those of everybody.
 
-    Harmful refusals have slopes (2, 3), harmless ones (0, 3) and own answers (0, 0): the difference
-    is (2, 0). F is diag(0, 6 x 9 / 10) and leaves the first factor alone. At a root mean square of
-    1 the way is (sqrt 2, 0), and its gain 2 sqrt 2.
+    Harmful refusals have slopes (2, 3), harmless ones (0, 3), and there are no own answers: the
+    difference is (2, 0), and F leaves the first factor alone. At a root mean square of 1 the way is
+    (sqrt 2, 0), and its gain 2 sqrt 2.
     """
-    refused, spared = np.tile([2.0, 3.0], (2, 1)), np.tile([0.0, 3.0], (3, 1))
+    refused, spared = (np.tile(np.float32(row), (3, 1)) for row in ((2, 3), (0, 3)))
     cells = CellSlopes({
         ATTACKED_HARMFUL: refused, HARMFUL: refused, ATTACKED_HARMLESS: spared, HARMLESS: spared,
-        OWN: np.zeros((0, 2)),
+        OWN: np.zeros((0, 2), np.float32),
     })  # fmt: skip
     way_P, gain = separating(cells, make_preconditioner(cells.unwanted_MP, DAMPING))
-    np.testing.assert_allclose(way_P, [np.sqrt(2), 0], rtol=1e-12, atol=1e-12)
-    assert gain == pytest.approx(2 * np.sqrt(2), rel=1e-12)
+    np.testing.assert_allclose(way_P, [np.sqrt(2), 0], rtol=1e-6)
+    assert gain == pytest.approx(2 * np.sqrt(2), rel=1e-6)
 
 
 @given(seed=st.integers(0, 99))
 def test_the_gain_is_how_far_the_way_parts_the_cells(seed):
     draw = np.random.default_rng(seed)
     names = (ATTACKED_HARMFUL, HARMFUL, ATTACKED_HARMLESS, HARMLESS, OWN)
-    cells = {name: draw.standard_normal((4, 6)) for name in names}
-    with jax.enable_x64(True):
-        both = CellSlopes(cells)
-        way_P, gain = separating(both, make_preconditioner(both.unwanted_MP, DAMPING))
+    cells = {name: draw.standard_normal((4, 6)).astype(np.float32) for name in names}
+    both = CellSlopes(cells)
+    way_P, gain = separating(both, make_preconditioner(both.unwanted_MP, DAMPING))
     means = {name: (rows @ np.asarray(way_P)).mean() for name, rows in cells.items()}
     attacked = means[ATTACKED_HARMFUL] - means[ATTACKED_HARMLESS]
-    assert gain == pytest.approx((attacked + means[HARMFUL] - means[HARMLESS]) / 2, rel=1e-9)
+    assert gain == pytest.approx((attacked + means[HARMFUL] - means[HARMLESS]) / 2, rel=1e-4)
     assert gain > 0  # as a division by something positive definite turns no direction round
     assert np.mean(np.square(way_P)) == pytest.approx(1, rel=1e-6)
 
