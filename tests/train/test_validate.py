@@ -167,8 +167,8 @@ def test_how_many_more_refusals_are_known_to_be_within_three_points(prompts, mor
 
 
 def test_few_prompts_certify_nothing():
-    assert not certifies(40, 0.03) and certifies(41, 0.03)  # 1.2816 / 43 is within, / 42 is not
-    assert not certifies(10, 0.10) and certifies(11, 0.10)
+    for limit, first in ((0.03, 139), (0.10, 40)):  # (2 + 1.2816 sqrt(3 - 4 / n')) / n', n' = n + 2
+        assert not certifies(first - 1, limit) and certifies(first, limit)
 
 
 def look(prompts=150, attack=0.5, direct=0.5, perplexity=10.0, **refused: int) -> Look:
