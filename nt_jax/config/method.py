@@ -126,11 +126,11 @@ class TuneConfig(Frozen):
     """no factor goes below this; null = no bound"""
     factor_max: float | None = Field(default=4.0, ge=-1000, le=1000)
     """no factor goes above this; null = no bound"""
-    metric_requests: int = Field(default=640, ge=0)
+    metric_requests: int = Field(default=720, ge=0)
     """training prompts whose slopes are measured, a quarter each attacked or bare, harmful or
     harmless: the preconditioned outer update divides the meta-gradient by what it does to harmless
     ones, the contrastive score is made of them; 0 = adam, unless tune.outer says sgd"""
-    metric_damping: float = Field(default=0.0001, gt=0)
+    metric_damping: float = Field(default=0.0003, gt=0)
     """how much movement of harmless requests the outer update tolerates. Lower: fewer of them
     refused, slower learning"""
     first_move: float = Field(default=0.5, ge=0)

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -23,9 +24,10 @@ from nt_jax.atomic import write_atomic
 from nt_jax.config.method import TuneConfig
 from nt_jax.console import progress
 from nt_jax.data.batching import bucket
-from nt_jax.data.packing import LENGTH_STEP, PackedBatch, Row, Shape, pack_alone
+from nt_jax.data.packing import LENGTH_STEP, PADDING, PackedBatch, Row, Shape, pack_alone
 from nt_jax.errors import RunError
 from nt_jax.generate.chat import ChatModel
+from nt_jax.models.head import target_log_probs
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.cells import (
@@ -38,7 +40,7 @@ from nt_jax.train.cells import (
     Rows,
 )
 from nt_jax.train.memory import GradientMemory
-from nt_jax.train.objectives import log_likelihoods
+from nt_jax.train.objectives import log_likelihoods, target_states
 from nt_jax.train.theta import scatter
 from nt_jax.train.tuned_layers import TunedLayers
 
@@ -48,7 +50,10 @@ TARGET_STEP = 8  # answers' widths are multiples of this: few shapes, few compil
 
 @dataclasses.dataclass(frozen=True)
 class CellSlopes:
-    """Slopes of refusals in each cell, and of the own answers: float32 [rows, P] by name."""
+    """Slopes of refusals in each cell, and of the own answers: float32 [rows, P] by name.
+
+    Those of the own answers are of their mean likelihood, then of their drift (`drift_of`).
+    """
 
     cells: Mapping[str, np.ndarray]
 
@@ -117,16 +122,22 @@ def cell_slopes(
         "slopes of": [(list(row.prompt), list(row.answer)) for row in rows], "first": tuned.first,
         "neurons": places, "decay": config.token_decay, "model": model.identity,
     }  # fmt: skip
-    found = cache.kept(made_from, lambda: {"slope_MP": measured_slopes(tuned, rows, config)})
-    slope_MP = found["slope_MP"]
+    own = [Row(encode(prompt), ids[:width]) for prompt, ids in cells[OWN]]
+
+    def measure() -> dict[str, np.ndarray]:
+        drift_MP = measured_slopes(tuned, own, config, drift=True)
+        return {"slope_MP": measured_slopes(tuned, rows, config), "drift_MP": drift_MP}
+
+    slope_MP, drift_MP = cache.kept(made_from, measure).values()
     ends = np.cumsum([len(each) for each in cells.values()])[:-1]
-    return CellSlopes(dict(zip(cells, np.split(slope_MP, ends), strict=True)))
+    found = dict(zip(cells, np.split(slope_MP, ends), strict=True))
+    return CellSlopes(found | {OWN: np.concatenate([found[OWN], drift_MP])})
 
 
 def measured_slopes(
-    tuned: TunedLayers, rows: Sequence[Row], config: TuneConfig
+    tuned: TunedLayers, rows: Sequence[Row], config: TuneConfig, *, drift: bool = False
 ) -> Float[np.ndarray, "M P"]:
-    """Slopes of each row's answer at the untuned model.
+    """Slopes of each row's answer at the untuned model; with `drift`, those of `drift_of`.
 
     Rows of like length go together, each in a sequence of its own.
     """
@@ -143,7 +154,8 @@ def measured_slopes(
             shape = Shape(1, side, length, targets, 1)
             batch = tuned.enter(pack_alone([rows[row] for row in mine], shape))
             rest = (tuned.neurons, jax.tree.map(lambda leaf: leaf[0], batch), config.token_decay)
-            found_BP = row_slopes(tuned.ones_P, tuned.lm, *rest, remat=remat)
+            sign_BQ = signs(mine, shape) if drift else None
+            found_BP = row_slopes(tuned.ones_P, tuned.lm, *rest, sign_BQ, remat=remat)
             slope_MP[mine] = np.asarray(found_BP)[: len(mine)]
             advance(len(mine))
     return slope_MP
@@ -156,14 +168,47 @@ def row_slopes(
     neurons: NeuronSet,
     batch: PackedBatch,
     decay: Array | float,
+    sign_BQ: Array | np.ndarray | None = None,
     *,
     remat: bool = False,
 ) -> Float[Array, "B P"]:
-    """Slope of the answer's mean log-likelihood in the factors, of each sequence's only row."""
+    """Slope of the answer's mean log-likelihood in the factors, of each sequence's only row.
 
-    def value(theta_P: Array, row: PackedBatch) -> Array:
+    With `sign_BQ`, that of `drift_of` in its place.
+    """
+
+    def value(theta_P: Array, row: PackedBatch, sign_Q: Array | None) -> Array:
         scale_LF = scatter(theta_P, neurons, lm.ones_LF)
         alone = jax.tree.map(lambda leaf: leaf[None], row)
+        if sign_Q is not None:
+            return drift_of(lm, scale_LF, alone, sign_Q, remat=remat)
         return log_likelihoods(lm, scale_LF, alone, decay=decay, remat=remat)[0, 0, 0]
 
-    return jax.vmap(jax.grad(value), (None, 0))(theta_P, batch)
+    return jax.vmap(jax.grad(value), (None, 0, 0))(theta_P, batch, sign_BQ)
+
+
+def drift_of(
+    lm: LanguageModel, scale_LF: Array, row: PackedBatch, sign_Q: Array, *, remat: bool = False
+) -> Float[Array, ""]:
+    """Sum of the answer's token log-likelihoods under random signs, over the root of their number.
+
+    The mean log-likelihood hardly moves where one token gets likelier and another less; an answer
+    drifts all the same. Over random signs the square of this slope is the sum of the tokens'
+    squares: what a change does to every token (a sketch of the Fisher information).
+    """
+    model, x_BQD = target_states(lm, scale_LF, row, remat=remat)
+    log_prob_Q = target_log_probs(lm, model, x_BQD, jnp.asarray(row.target_BQ))[0]
+    real_Q = jnp.asarray(row.answer_BQ[0]) != PADDING
+    tokens = jnp.maximum(real_Q.sum(), 1)
+    return jnp.where(real_Q, log_prob_Q * sign_Q, 0).sum() * jax.lax.rsqrt(
+        tokens.astype(log_prob_Q.dtype)
+    )
+
+
+def signs(rows: Sequence[int], shape: Shape) -> Float[np.ndarray, "B Q"]:
+    """Random signs of the tokens of each row, the same for a row wherever it is."""
+    found_BQ = np.ones((shape.side, shape.targets), np.float32)
+    for place, row in enumerate(rows):
+        draw = np.random.default_rng([row, 11])
+        found_BQ[place] = draw.choice([-1.0, 1.0], shape.targets)
+    return found_BQ
