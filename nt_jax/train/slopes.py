@@ -199,10 +199,9 @@ def drift_of(
     model, x_BQD = target_states(lm, scale_LF, row, remat=remat)
     log_prob_Q = target_log_probs(lm, model, x_BQD, jnp.asarray(row.target_BQ))[0]
     real_Q = jnp.asarray(row.answer_BQ[0]) != PADDING
-    tokens = jnp.maximum(real_Q.sum(), 1)
-    return jnp.where(real_Q, log_prob_Q * sign_Q, 0).sum() * jax.lax.rsqrt(
-        tokens.astype(log_prob_Q.dtype)
-    )
+    tokens = jnp.maximum(real_Q.sum(), 1).astype(log_prob_Q.dtype)
+    signed_Q = log_prob_Q * jnp.asarray(sign_Q, log_prob_Q.dtype)
+    return jnp.where(real_Q, signed_Q, 0).sum() * jax.lax.rsqrt(tokens)
 
 
 def signs(rows: Sequence[int], shape: Shape) -> Float[np.ndarray, "B Q"]:

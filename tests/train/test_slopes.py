@@ -79,6 +79,24 @@ def test_a_slope_is_that_of_its_row_alone(x64):
     np.testing.assert_allclose(again_BP, found_BP, rtol=1e-10, atol=1e-14)
 
 
+def test_drift_is_the_signed_sum_over_the_answers_tokens(x64):
+    lm, rows = model(jnp.float64), some_rows(np.random.default_rng(4), 3)
+    shape = Shape(1, 4, 12, 8, 1)
+    sign_BQ = slopes.signs(range(3), shape)
+    assert set(np.abs(sign_BQ).ravel().tolist()) == {1.0}
+    first = jax.tree.map(lambda leaf: leaf[0], pack_alone(rows, shape))
+    found_BP = row_slopes(THETA, lm, NEURONS, first, DECAY, sign_BQ)
+    token_RT, weight_RT = arrays(rows, 1.0)
+    for n, row in enumerate(rows):
+        start, count = len(row.prompt), len(row.answer)
+        weight_RT[n, start : start + count] = sign_BQ[n, :count] / np.sqrt(count)
+        mine = token_RT[n : n + 1], weight_RT[n : n + 1]
+        value = lambda theta_P, mine=mine: -plainly(theta_P, lm, NEURONS, *mine)[0]  # noqa: E731
+        np.testing.assert_allclose(
+            found_BP[n], central_differences(value, THETA), rtol=1e-6, atol=1e-9
+        )
+
+
 @pytest.mark.parametrize("first_layer", [0, 1])
 def test_rows_come_back_in_their_order_at_the_untuned_model(x64, first_layer):
     """Twelve rows of many lengths, which are run in groups of eight by their length."""
@@ -173,9 +191,9 @@ def test_cells_get_their_own_rows_which_are_measured_once(tmp_path, monkeypatch)
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path))
     asked = []
 
-    def measured(tuned, rows, config):
-        asked.append(rows)
-        return np.array([[row.prompt[0], row.answer[0]] for row in rows], np.float32)
+    def measured(tuned, rows, config, drift=False):
+        asked.extend([] if drift else [rows])
+        return np.array([[row.prompt[0], -drift or row.answer[0]] for row in rows], np.float32)
 
     monkeypatch.setattr(slopes, "measured_slopes", measured)
     chat = SimpleNamespace(encode=lambda text: [*text.encode()], identity="m")
@@ -187,6 +205,7 @@ def test_cells_get_their_own_rows_which_are_measured_once(tmp_path, monkeypatch)
         found = cell_slopes(chat, tuned, rows, TUNE).cells
         for place, name in enumerate(NAMES):
             expected = [[65 + place, n] for n in range(place)]
+            expected += [[65 + place, -1] for _ in range(place)] if name == OWN else []
             np.testing.assert_array_equal(found[name], np.array(expected).reshape(-1, 2))
     assert len(asked) == 1 and all(len(row.answer) == TUNE.answer_tokens for row in asked[0])
     others = (
