@@ -140,7 +140,7 @@ class TuneConfig(Frozen):
     """largest norm of a meta-gradient; null = any"""
     global_batch: int = Field(default=6, ge=0)
     """prompts of an outer batch; 0 = all of D_global, each request once"""
-    local_batch: int = Field(default=2, ge=0)
+    local_batch: int = Field(default=1, ge=0)
     """prompts of an inner batch; 0 = all of D_local, as printed, each request once"""
     local_fraction: float = Field(default=0.25, gt=0, le=0.5)
     """share of the training requests and attacks that only the inner loop sees; the outer loss

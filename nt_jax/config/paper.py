@@ -50,7 +50,7 @@ DEPARTURES = (
     Row("tune.first_move", 0.0, "one mean over many prompts in place of the first epochs' noise"),
     Row("tune.margin_weight", 0.0, "a refusal that is becoming likely is seen before it is said"),
     Row("tune.token_decay", 1.0, "whether an answer refuses is settled by its first tokens"),
-    Row("tune.local_batch", 0, "two prompts a set in place of all of D_local: a tenth of the time"),
+    Row("tune.local_batch", 0, "one prompt a set in place of all of D_local: a tenth of the time"),
     Row("tune.direct_fraction", 0.0, "bare harmful requests are learned only if shown"),
     Row("tune.attacked_harmless_fraction", 0.0, "an attack alone is no reason to refuse"),
     Row("tune.sounds_harmful_fraction", 0.0, "words alone are no reason to refuse"),

@@ -23,6 +23,11 @@ Item = TypeVar("Item")
 Cost = Callable[[int], float]  # of a sequence of so many tokens, in any unit
 
 
+def attacked_rows(size: int, share: float, epoch: int) -> int:
+    """How many of an epoch's rows are attacked: `share` of all over the epochs."""
+    return int((epoch + 1) * size * share + 1e-9) - int(epoch * size * share + 1e-9)
+
+
 class Batcher:
     """Batches of Algorithm 1 as a pure function of (seed, epoch): a resumed run draws the same.
 
@@ -51,7 +56,7 @@ class Batcher:
         pool, size, share = self.sets[name]
         if not size:
             return self._whole(name, pool, share)
-        count = round(size * share) if pool.attacked else 0
+        count = attacked_rows(size, share, epoch) if pool.attacked else 0
         bare = self._draw(f"{name}direct", pool.direct, size - count, epoch)
         wrapped = self._attacked_harmful if name.endswith("safety") else self._attacked_harmless
         drawn = [*((pair.request, pair, n) for pair, n in bare), *wrapped(name, count, epoch)]
@@ -87,7 +92,7 @@ class Batcher:
         """The attacks around this epoch's harmful requests; none where a set is taken whole."""
         name = f"{scope}_safety"
         pool, size, share = self.sets[name]
-        count, stream = round(size * share), f"{name}attacked"
+        count, stream = attacked_rows(size, share, epoch), f"{name}attacked"
         if pool.templates:
             return [t.id for t, _ in self._draw(f"{stream}template", pool.templates, count, epoch)]
         return [pair.attack for pair, _ in self._draw(stream, pool.attacked, count, epoch)]
