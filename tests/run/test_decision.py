@@ -62,7 +62,7 @@ def test_it_comes_to_its_report_and_says_what_was_compared(made):
 def test_slopes_are_those_of_the_cells_in_every_neuron(made, slopes):
     for name in (*CELLS, OWN):
         rows = slopes.cells[name]
-        assert rows.shape == (4 if name == OWN else 2, tiny.LAYERS * tiny.NEURONS)
+        assert rows.shape == (8 if name == OWN else 2, tiny.LAYERS * tiny.NEURONS)
         assert np.isfinite(rows).all() and np.abs(rows).max(axis=1).min() > 0
     config = settings(made.recipe, made.folder)
     model, parts = open_model(str(config.model.source), "float32"), read_records(config.data)
