@@ -15,7 +15,8 @@ SETS = ("demo_attack", "demo_harmless")
 SCORE = Options(steps=4, answer_tokens=8)
 TUNE = nt.TuneConfig(
     epochs=10, meta_lr=0.04, first_move=0.15, direct_fraction=0.25, global_batch=8,
-    metric_requests=32, metric_damping=0.0015, validate_every=10, margins_every=0, strengths=(1.4,),
+    metric_requests=32, metric_damping=0.0015, validate_every=10, separation_every=0,
+    strengths=(1.4,),
 )  # fmt: skip
 
 

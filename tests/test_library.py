@@ -38,6 +38,7 @@ def neurons(*places: tuple[int, int]) -> NeuronSet:
         ({"counts": (99, 99)}, ConfigError, "is more than the 96 neurons"),
         ({"first_layer": -1}, ConfigError, "layers count from 0"),
         ({"score": "gradeint"}, ConfigError, "known are integrated, gradient"),
+        ({"score": "contrastive"}, ConfigError, "known are integrated, gradient"),  # of no example
         ({"safety": []}, DataError, "at least one of each kind"),
         ({"safety": [dataclasses.replace(EXAMPLE, attacked="a" * 999)]}, DataError, "has room for"),
     ],

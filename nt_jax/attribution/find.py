@@ -9,7 +9,7 @@ import numpy as np
 from nt_jax.attribution.own_score import Score, load_score, own_scores
 from nt_jax.attribution.score import Attribution, EncodedExample, Options
 from nt_jax.attribution.select import aggregate, check_counts, select
-from nt_jax.config.registry import SCORES, load
+from nt_jax.config.registry import EXAMPLE_SCORES, SCORES, load
 from nt_jax.data.prompts import Prompt, text_of
 from nt_jax.errors import ConfigError, DataError
 from nt_jax.generate.chat import ChatModel
@@ -71,7 +71,7 @@ def find_neurons(
 
 def set_score(score: Score | str, options: Options) -> SetScore:
     """What scores a set: one of ours over its examples, or the user's own, its result checked."""
-    ours = {name: load(target) for name, target in SCORES.items()}
+    ours = {name: load(SCORES[name]) for name in EXAMPLE_SCORES}
     if isinstance(score, str) and score in ours:
         return over_examples(ours[score], options)
     for name, function in ours.items():

@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from nt_jax.attribution.score import EncodedExample
-from nt_jax.config.registry import SCORES
+from nt_jax.config.registry import EXAMPLE_SCORES
 from nt_jax.errors import ConfigError, DataError
 from nt_jax.models.transformer import LanguageModel
 
@@ -37,9 +37,8 @@ def load_score(spec: str) -> Score:
     Raises a ConfigError where it cannot be imported or called.
     """
     if not is_own(spec):
-        raise ConfigError(
-            f"No score is called '{spec}': known are {', '.join(SCORES)}, or MODULE:FUNCTION."
-        )
+        known = ", ".join(EXAMPLE_SCORES)
+        raise ConfigError(f"No score is called '{spec}': known are {known}, or MODULE:FUNCTION.")
     module, _, name = spec.partition(":")
     try:
         found: Score | None = getattr(importlib.import_module(module), name, None)

@@ -43,7 +43,7 @@ def test_the_function_is_found_by_module_and_name(write):
         ("raising_score:f", r"cannot be imported .ValueError: two lines.*PYTHONPATH"),
         ("named_score:g", "named_score has no function 'g'. It has f, h."),
         ("named_score:NUMBER", "has no function 'NUMBER'"),
-        ("integral", "known are contrastive, integrated, gradient, or MODULE:FUNCTION"),
+        ("integral", "known are integrated, gradient, or MODULE:FUNCTION"),
     ],
 )
 def test_what_cannot_be_loaded_is_one_line(write, spec, message):

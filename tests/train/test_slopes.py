@@ -21,8 +21,10 @@ from nt_jax.train.slopes import (
     every_neuron,
     measured_slopes,
     row_slopes,
+    signs,
 )
 from nt_jax.train.tuned_layers import TunedLayers
+from tests.plain import plain_answer_log_probs
 from tests.train.slow import arrays, of_arrays
 from tests.train.test_maml import CONFIG, NEURONS, THETA, central_differences, model, some_rows
 
@@ -79,24 +81,6 @@ def test_a_slope_is_that_of_its_row_alone(x64):
     np.testing.assert_allclose(again_BP, found_BP, rtol=1e-10, atol=1e-14)
 
 
-def test_drift_is_the_signed_sum_over_the_answers_tokens(x64):
-    lm, rows = model(jnp.float64), some_rows(np.random.default_rng(4), 3)
-    shape = Shape(1, 4, 12, 8, 1)
-    sign_BQ = slopes.signs(range(3), shape)
-    assert set(np.abs(sign_BQ).ravel().tolist()) == {1.0}
-    first = jax.tree.map(lambda leaf: leaf[0], pack_alone(rows, shape))
-    found_BP = row_slopes(THETA, lm, NEURONS, first, DECAY, sign_BQ)
-    token_RT, weight_RT = arrays(rows, 1.0)
-    for n, row in enumerate(rows):
-        start, count = len(row.prompt), len(row.answer)
-        weight_RT[n, start : start + count] = sign_BQ[n, :count] / np.sqrt(count)
-        mine = token_RT[n : n + 1], weight_RT[n : n + 1]
-        value = lambda theta_P, mine=mine: -plainly(theta_P, lm, NEURONS, *mine)[0]  # noqa: E731
-        np.testing.assert_allclose(
-            found_BP[n], central_differences(value, THETA), rtol=1e-6, atol=1e-9
-        )
-
-
 @pytest.mark.parametrize("first_layer", [0, 1])
 def test_rows_come_back_in_their_order_at_the_untuned_model(x64, first_layer):
     """Twelve rows of many lengths, which are run in groups of eight by their length."""
@@ -111,6 +95,49 @@ def test_rows_come_back_in_their_order_at_the_untuned_model(x64, first_layer):
     for n, found_P in enumerate(found_MP):
         expected_P = slope_of(ones_P, lm, neurons, rows, n)
         np.testing.assert_allclose(found_P, expected_P, rtol=1e-5, atol=1e-7)
+
+
+def test_the_slope_of_drift_is_that_of_the_signed_tokens_of_its_row(x64):
+    """Against a plain model: sum of sign x log-likelihood, over the root of the tokens."""
+    lm, both = model(jnp.float64), some_rows(np.random.default_rng(4), 4)
+    rows = [dataclasses.replace(row, declined=[]) for row in both]  # its own answer alone
+    batch = pack_alone(rows, Shape(1, 4, 12, 8, 1))
+    first = jax.tree.map(lambda leaf: leaf[0], batch)
+    sign_BQ = np.random.default_rng(0).choice([-1.0, 1.0], (4, 8))
+    found_BP = row_slopes(THETA, lm, NEURONS, first, DECAY, sign_BQ)
+
+    def drift(theta_P, prompt, answer, sign_A):
+        scale_LF = lm.ones_LF.at[NEURONS.layer_P, NEURONS.index_P].set(theta_P)
+        log_prob_A = plain_answer_log_probs(lm, prompt, answer, scale_LF=scale_LF)
+        return (log_prob_A * sign_A).sum() / len(answer) ** 0.5
+
+    for row, sign_Q, found_P in zip(rows, sign_BQ, found_BP, strict=True):
+        expected_P = jax.jit(jax.grad(drift))(
+            THETA, np.array(row.prompt), np.array(row.answer), sign_Q[: len(row.answer)]
+        )
+        np.testing.assert_allclose(found_P, expected_P, rtol=1e-8, atol=1e-12)
+
+
+def test_signs_of_a_row_are_its_own_wherever_it_is_and_take_both_values():
+    narrow, wide = Shape(1, 3, 16, 8, 1), Shape(1, 2, 16, 64, 1)
+    one_BQ, other_BQ = signs([4, 9, 2], narrow), signs([9, 4], wide)
+    np.testing.assert_array_equal(one_BQ[:2], other_BQ[::-1, :8])
+    assert set(other_BQ.ravel()) == {-1.0, 1.0} and abs(other_BQ.mean()) < 0.35  # four errors
+    assert (other_BQ[0] != other_BQ[1]).any()
+
+
+def test_the_drift_of_rows_comes_back_in_their_order():
+    lm, rows = model(), some_rows(np.random.default_rng(5), 11, longest=9)
+    tuned = TunedLayers.of(lm, NEURONS)
+    found_MP = measured_slopes(tuned, rows, TUNE, drift=True)
+    for n in (0, 5, 10):  # alone; and a row's signs are those of its number
+        shape = Shape(1, 1, 24, 8, 1)
+        batch = tuned.enter(pack_alone([rows[n]], shape))
+        first = jax.tree.map(lambda leaf: leaf[0], batch)
+        (alone_P,) = row_slopes(
+            tuned.ones_P, tuned.lm, tuned.neurons, first, DECAY, signs([n], shape)
+        )
+        np.testing.assert_allclose(found_MP[n], alone_P, rtol=1e-4, atol=1e-6)
 
 
 def test_every_neuron_of_the_upper_layers_is_named_in_order():
@@ -191,9 +218,10 @@ def test_cells_get_their_own_rows_which_are_measured_once(tmp_path, monkeypatch)
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path))
     asked = []
 
-    def measured(tuned, rows, config, drift=False):
-        asked.extend([] if drift else [rows])
-        return np.array([[row.prompt[0], -drift or row.answer[0]] for row in rows], np.float32)
+    def measured(tuned, rows, config, *, drift=False):
+        asked.append((drift, rows))
+        sign = -1 if drift else 1
+        return np.array([[row.prompt[0], sign * row.answer[0]] for row in rows], np.float32)
 
     monkeypatch.setattr(slopes, "measured_slopes", measured)
     chat = SimpleNamespace(encode=lambda text: [*text.encode()], identity="m")
@@ -205,9 +233,11 @@ def test_cells_get_their_own_rows_which_are_measured_once(tmp_path, monkeypatch)
         found = cell_slopes(chat, tuned, rows, TUNE).cells
         for place, name in enumerate(NAMES):
             expected = [[65 + place, n] for n in range(place)]
-            expected += [[65 + place, -1] for _ in range(place)] if name == OWN else []
+            if name == OWN:  # of their mean, then of their drift
+                expected += [[65 + place, -n] for n in range(place)]
             np.testing.assert_array_equal(found[name], np.array(expected).reshape(-1, 2))
-    assert len(asked) == 1 and all(len(row.answer) == TUNE.answer_tokens for row in asked[0])
+    assert sorted(drift for drift, _ in asked) == [False, True]
+    assert all(len(row.answer) == TUNE.answer_tokens for _, rows in asked for row in rows)
     others = (
         (dataclasses.replace(tuned, neurons=dataclasses.replace(pair, index_P=np.array([3, 4]))),
          chat, TUNE),
@@ -218,4 +248,4 @@ def test_cells_get_their_own_rows_which_are_measured_once(tmp_path, monkeypatch)
     )  # fmt: skip
     for count, (layers, who, config) in enumerate(others, start=2):
         cell_slopes(who, layers, rows, config)
-        assert len(asked) == count
+        assert len(asked) == 2 * count

@@ -203,7 +203,7 @@ def test_factors_first_move_so_far_that_refusals_part_by_what_was_asked(finished
     state, (first_P,) = preconditioned(finished, tmp_path / "a")
     slopes = CellSlopes.load(tmp_path / "a" / "train" / "slopes.npz")
     assert {name: rows.shape for name, rows in slopes.cells.items()} == {
-        name: (4 if name == OWN else 2, small.NEURONS) for name in (*CELLS, OWN)
+        name: (8 if name == OWN else 2, small.NEURONS) for name in (*CELLS, OWN)
     }
     assert first_P.min() > 0 and first_P.max() < 4  # no bound is in the way
     assert slopes.difference_P @ (first_P - 1) == pytest.approx(0.02, rel=1e-3)  # nats per token
