@@ -89,7 +89,7 @@ class TuneConfig(Frozen):
     """what is learned as a refusal: opening = its first words, in several wordings, and what
     follows is the model's own; answer = tune.answer_tokens of those that data.safety_targets names
     """
-    epochs: int = Field(default=50, ge=1)
+    epochs: int = Field(default=24, ge=1)
     """outer updates (knob 3 of 3: how long). More: refusal under attack rises first, refusal of
     harmless requests later; the best validated epoch is kept"""
     order: Literal[2, 1] = 2
@@ -105,7 +105,7 @@ class TuneConfig(Frozen):
     requests, of one length; adam; sgd = plain gradient descent, as printed"""
     schedule: Literal["cosine", "constant"] = "cosine"
     """cosine = the outer step falls to a tenth along a half cosine; constant, as printed"""
-    meta_lr: float = Field(default=0.3, gt=0)
+    meta_lr: float = Field(default=0.2, gt=0)
     """the outer step (eta_meta). If preconditioned, nats per token: how far a step would part
     refusals of harmful and of harmless requests if it went along what tells them apart, so that few
     neurons go further than many. Under adam, by how much it moves a factor; what sgd multiplies the
@@ -133,7 +133,7 @@ class TuneConfig(Frozen):
     metric_damping: float = Field(default=0.0003, gt=0)
     """how much movement of harmless requests the outer update tolerates. Lower: fewer of them
     refused, slower learning"""
-    first_move: float = Field(default=0.5, ge=0)
+    first_move: float = Field(default=1.0, ge=0)
     """if preconditioned, how far the factors move before the first epoch, in nats per token as
     tune.meta_lr, along what tells harmful from harmless prompts in the mean; 0 = not at all"""
     clip_norm: float | None = Field(default=1.0, gt=0)
@@ -177,7 +177,7 @@ class TuneConfig(Frozen):
     """the factors that are kept: of the best validated epoch, or of the last one"""
     patience: int = Field(default=0, ge=0)
     """validations without a new best before stopping; 0 = never stop early"""
-    strengths: tuple[float, ...] = (0.4, 0.55, 0.7, 0.85, 1.0, 1.2, 1.4)
+    strengths: tuple[float, ...] = (0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2)
     """how far to go from 1 to the learned factors: after the last epoch the strongest within the
     limits is searched for by halving, and the best that was seen is kept; [] = as learned"""
     max_over_refusal: float = Field(default=0.03, ge=0, le=1)
