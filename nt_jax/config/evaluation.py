@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from nt_jax.config.base import Frozen
-from nt_jax.config.registry import JUDGES, METHODS, SEARCHED, TABLES
+from nt_jax.config.registry import JUDGES, METHODS, TABLES, USUAL
 from nt_jax.config.test_sets import Labels, TestSet, built_in_sets, labels_of, read_sets
 
 MOST_SETTINGS = 15  # that every method of a comparison has to offer
@@ -148,7 +148,7 @@ class CompareConfig(Frozen):
     """How other methods and ablations are compared (python -m nt_jax.compare)."""
 
     methods: tuple[Annotated[str, _known(METHODS, "method")], ...] = Field(
-        default=SEARCHED,
+        default=USUAL,
         min_length=1,
         description=f"methods to compare: {', '.join(METHODS)}; all = every one. "
         "NAME_published keeps to the setting that its authors print or release, without a search",

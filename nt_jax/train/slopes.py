@@ -10,8 +10,9 @@ M rows, P neurons, B sequences.
 import dataclasses
 import functools
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -109,15 +110,28 @@ def cell_slopes(
     model: ChatModel, tuned: TunedLayers, cells: Mapping[str, Rows], config: TuneConfig
 ) -> CellSlopes:
     """The slopes of these rows in the neurons of `tuned`, kept between runs (nt_jax/cache.py)."""
+    places = [np.asarray(leaf).tolist() for leaf in (tuned.neurons.layer_P, tuned.neurons.index_P)]
+    about = {"first": tuned.first, "neurons": places}
+    return kept_cells(
+        model, cells, config, about, lambda rows: measured_slopes(tuned, rows, config)
+    )
+
+
+def kept_cells(
+    model: ChatModel,
+    cells: Mapping[str, Rows],
+    config: TuneConfig,
+    about: Mapping[str, Any],
+    measure: Callable[[list[Row]], np.ndarray],
+) -> CellSlopes:
+    """What `measure` says of these rows, in whatever `about` names; kept between runs."""
     width, encode = config.answer_tokens, model.encode
     rows = [Row(encode(prompt), ids[:width]) for each in cells.values() for prompt, ids in each]
-    places = [np.asarray(leaf).tolist() for leaf in (tuned.neurons.layer_P, tuned.neurons.index_P)]
     made_from = {
-        "slopes of": [(list(row.prompt), list(row.answer)) for row in rows], "first": tuned.first,
-        "neurons": places, "decay": config.token_decay, "model": model.identity,
+        "slopes of": [(list(row.prompt), list(row.answer)) for row in rows], **about,
+        "decay": config.token_decay, "model": model.identity,
     }  # fmt: skip
-    found = cache.kept(made_from, lambda: {"slope_MP": measured_slopes(tuned, rows, config)})
-    slope_MP = found["slope_MP"]
+    slope_MP = cache.kept(made_from, lambda: {"slope_MP": measure(rows)})["slope_MP"]
     ends = np.cumsum([len(each) for each in cells.values()])[:-1]
     return CellSlopes(dict(zip(cells, np.split(slope_MP, ends), strict=True)))
 
@@ -125,14 +139,29 @@ def cell_slopes(
 def measured_slopes(
     tuned: TunedLayers, rows: Sequence[Row], config: TuneConfig
 ) -> Float[np.ndarray, "M P"]:
-    """Slopes of each row's answer at the untuned model.
+    """Slopes of each row's answer in the factors of `tuned`, at the untuned model."""
+
+    def slopes(batch: PackedBatch, remat: bool) -> Array:
+        rest = (tuned.neurons, batch, config.token_decay)
+        return row_slopes(tuned.ones_P, tuned.lm, *rest, remat=remat)
+
+    return by_rows(tuned, rows, len(tuned.neurons), slopes)
+
+
+def by_rows(
+    tuned: TunedLayers,
+    rows: Sequence[Row],
+    count: int,
+    slopes: Callable[[PackedBatch, bool], Array],
+) -> Float[np.ndarray, "M P"]:
+    """`slopes` (of a batch, whether to recompute layers; [B, count]) of all rows.
 
     Rows of like length go together, each in a sequence of its own.
     """
     longest = bucket(max(row.tokens for row in rows), LENGTH_STEP)
     memory = GradientMemory.of(tuned.whole, tuned.count)
     side, remat = memory.slope_rows(longest, tuned.lm.mesh.shape["data"])
-    slope_MP = np.zeros((len(rows), len(tuned.neurons)), np.float32)
+    slope_MP = np.zeros((len(rows), count), np.float32)
     order = sorted(range(len(rows)), key=lambda row: rows[row].tokens)
     with progress("slopes", len(rows), "slopes") as advance:
         for start in range(0, len(order), side):
@@ -141,8 +170,7 @@ def measured_slopes(
             targets = bucket(max(rows[row].targets for row in mine), TARGET_STEP)
             shape = Shape(1, side, length, targets, 1)
             batch = tuned.enter(pack_alone([rows[row] for row in mine], shape))
-            rest = (tuned.neurons, jax.tree.map(lambda leaf: leaf[0], batch), config.token_decay)
-            found_BP = row_slopes(tuned.ones_P, tuned.lm, *rest, remat=remat)
+            found_BP = slopes(jax.tree.map(lambda leaf: leaf[0], batch), remat)
             slope_MP[mine] = np.asarray(found_BP)[: len(mine)]
             advance(len(mine))
     return slope_MP
