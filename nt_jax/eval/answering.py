@@ -29,7 +29,7 @@ def check_tests(model: ChatModel, tests: Tests, config: EvalConfig) -> None:
     for prompt in tests.prompts:
         where = f"test set {prompt.dataset}, row {prompt.id}"
         try:
-            tokens = len(model.encode(prompt.prompt))
+            tokens = len(model.encode(prompt.prompt)) + len(model.opening(prompt.prefill))
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
         if tokens > room:
@@ -92,7 +92,8 @@ def answer_requests(
         file.append(answer_rows(subject.name, [missing[row] for row in rows], texts))
 
     texts = [row.prompt for row in missing]
-    return sum(map(len, subject.answer(texts, max_new, "tests", keep)))
+    openings = [subject.model.opening(row.prefill) for row in missing]
+    return sum(map(len, subject.answer(texts, max_new, "tests", keep, openings)))
 
 
 def score_choices(subject: ModelUnderTest, choices: Sequence[TestChoice], folder: Path) -> None:

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from nt_jax.config.base import DatasetConfig
 from nt_jax.config.evaluation import EvalConfig
@@ -36,6 +36,12 @@ class TestPrompt:
     harmful: bool
     template: str = ""
     types: tuple[str, ...] = ()
+    prefill: str = ""  # the words that the answer is made to begin with
+
+    def record(self) -> dict[str, Any]:
+        """What is known of it; without a prefill as it was before there were any."""
+        known = dataclasses.asdict(self)
+        return known if self.prefill else {k: v for k, v in known.items() if k != "prefill"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +137,7 @@ def held_out(name: str, entry: TestSet) -> list:
 
 def set_prompts(name: str, entry: TestSet) -> list[TestPrompt]:
     """The prompts of one set of requests."""
-    found = _prompts(name, entry)
+    found = [dataclasses.replace(row, prefill=entry.prefill) for row in _prompts(name, entry)]
     if entry.forged == KEEP:
         return [dataclasses.replace(row, prompt=forged(row.prompt)) for row in found]
     return found
@@ -178,7 +184,8 @@ def worked_examples(config: EvalConfig, entry: TestSet) -> dict[str, list[Choice
 
 def tests_hash(tests: Tests, config: EvalConfig) -> str:
     """sha256 over all that is asked, so that answers to other questions are never reused."""
-    rows = [dataclasses.asdict(row) for row in (*tests.prompts, *tests.choices)]
+    rows = [row.record() for row in tests.prompts]
+    rows += [dataclasses.asdict(row) for row in tests.choices]
     asked = {row.dataset for row in tests.choices}  # by letter, in writing, or both
     rows += [{name: list(config.test_set(name).metrics)} for name in sorted(asked)]
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()

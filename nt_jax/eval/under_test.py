@@ -51,8 +51,12 @@ class ModelUnderTest:
         max_new: int,
         label: str | None = None,
         on_batch: OnBatch | None = None,
+        openings: Sequence[list[int]] | None = None,
     ) -> list[list[int]]:
-        """Greedy answers as token ids, the intervention at work; a bar where labelled."""
+        """Greedy answers as token ids, the intervention at work; a bar where labelled.
+
+        They go on after `openings`; an intervention sees the prompts alone.
+        """
         label = f"{self.name} {label}" if label else None
         changed = {}
         if self.intervention is not None and asked:
@@ -60,8 +64,9 @@ class ModelUnderTest:
             ready = self.intervention.prepare(self.model.lm, self.factors_LF, prompts, asked)
             changed = {"prompts": ready.prompts, "steer_RLD": ready.steer_RLD}
         return self.model.answer(
-            asked, max_new, label, scale_LF=self.scale_LF, on_batch=on_batch, **changed
-        )
+            asked, max_new, label, scale_LF=self.scale_LF, on_batch=on_batch, openings=openings,
+            **changed,
+        )  # fmt: skip
 
 
 def tuned_model(model: ChatModel, factors: Factors, name: str = TUNED) -> ModelUnderTest:

@@ -135,6 +135,10 @@ class ChatModel:
         """Token ids of an answer to learn, closed by EOS."""
         return encode_answer(self.tokenizer, text, self.eos_id)
 
+    def opening(self, text: str) -> list[int]:
+        """Token ids of words that an answer is made to begin with."""
+        return self.tokenizer.encode(text, add_special_tokens=False) if text else []
+
     def text(self, ids: Sequence[int]) -> str:
         """The text of answer ids."""
         return decode(self.tokenizer, ids)

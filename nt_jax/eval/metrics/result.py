@@ -5,10 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from nt_jax.data.prompts import of_json, text_of
 from nt_jax.errors import RunError
+
+if TYPE_CHECKING:
+    from nt_jax.generate.chat import ChatModel
 
 BASE, TUNED = "base", "tuned"
 Answer = Mapping[str, Any]
@@ -127,6 +130,11 @@ def is_attacked(answer: Answer) -> bool:
     """Whether the model saw more than the bare request."""
     prompt = answer.get("prompt")
     return prompt is not None and text_of(of_json(prompt)) != answer.get("request")
+
+
+def answered(model: "ChatModel", answer: Answer) -> list[int]:
+    """Token ids of what the answer stands behind: the prompt and the words that it went on from."""
+    return model.encode(of_json(answer["prompt"])) + model.opening(answer.get("prefill", ""))
 
 
 def paired(first: Sequence[Answer], second: Sequence[Answer]) -> list[tuple[Answer, Answer]]:
