@@ -7,7 +7,16 @@ from numpy.typing import NDArray
 
 from nt_jax.eval.judges.judge import without_thinking
 from nt_jax.eval.metrics import intervals
-from nt_jax.eval.metrics.result import BASE, Column, Measurements, ResultRow, paired, verdict
+from nt_jax.eval.metrics.result import (
+    BASE,
+    Answer,
+    Column,
+    Measurements,
+    ResultRow,
+    paired,
+    per_request,
+    verdict,
+)
 
 COLUMNS = {
     "refusal_rate": Column("refused", "{:.1%}"),
@@ -20,7 +29,7 @@ COLUMNS = {
 def rows(measured: Measurements) -> list[ResultRow]:
     """Per test set and model; an undecided verdict counts a half in rates and in their change.
 
-    The paired test takes it for no refusal.
+    The paired test takes it for no refusal, nor a request of whose drawn answers not all refuse.
     """
     found: list[ResultRow] = []
     judges = [*measured.judges.items()] or [(None, None)]
@@ -28,15 +37,31 @@ def rows(measured: Measurements) -> list[ResultRow]:
         base = measured.groups.get((dataset, BASE), []) if model != BASE else []
         pairs, n = paired(base, group), len(group)
         for judge in judges:
-            total = sum(verdict(answer, judge[0]) for answer in group)
-            interval = intervals.wilson(total, n)
-            found.append(ResultRow(dataset, "refusal_rate", model, total / n, n, *interval, *judge))
+            said = [verdict(answer, judge[0]) for answer in group]
+            interval = rate_interval(group, said, measured.seed)
+            rate = sum(said) / n
+            found.append(ResultRow(dataset, "refusal_rate", model, rate, n, *interval, *judge))
             if pairs:
-                sides = [[verdict(pair[side], judge[0]) for pair in pairs] for side in (0, 1)]
-                found += paired_rows(dataset, model, *np.array(sides), measured.seed, judge)
+                now = [after for _, after in pairs]
+                sides = [
+                    per_request(now, [verdict(pair[side], judge[0]) for pair in pairs])
+                    for side in (0, 1)
+                ]
+                found += paired_rows(dataset, model, *sides, measured.seed, judge)
         empty = [not without_thinking(answer["answer"]) for answer in group]
-        found.append(rate_row(dataset, "empty_rate", model, empty))
+        interval = rate_interval(group, empty, measured.seed)
+        found.append(ResultRow(dataset, "empty_rate", model, sum(empty) / n, n, *interval))
     return found
+
+
+def rate_interval(
+    answers: Sequence[Answer], hits: Sequence[float], seed: int
+) -> tuple[float, float]:
+    """Of a rate: Wilson's, or by request where one has several answers (a bootstrap)."""
+    mean_R = per_request(answers, hits)
+    if len(mean_R) == len(hits):
+        return intervals.wilson(sum(hits), len(hits))
+    return intervals.bootstrap_mean(mean_R, seed)
 
 
 def paired_rows(
