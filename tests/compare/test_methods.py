@@ -313,7 +313,8 @@ def test_adapters_learn_at_the_runs_terms_and_are_built_at_their_strength(monkey
         seen.append((adapter, pools, config, seed))
         if config.meta_lr == 3e-3:
             raise DivergedError("diverged")
-        return {"blocks.mlp.down": np.ones((1, 48), np.float32)}, []
+        fresh = adapter.fresh(model.lm.config, np.float32, seed)
+        return {n: x if n.endswith("/a") else x + 1 for n, x in fresh.items()}, []
 
     monkeypatch.setattr(adapters, "descend", descend)
     tune = TuneConfig(epochs=7, factor_max=3.0)
@@ -323,7 +324,10 @@ def test_adapters_learn_at_the_runs_terms_and_are_built_at_their_strength(monkey
     data = SimpleNamespace(config=config, model=model, pools="pools", run=None)
     for name in ("lora", "lora_metric", "ia3", "ia3_full"):
         method = load(METHODS[name].maker)()
-        method.fit(data, method.settings[0], Path())
+        learned = method.fit(data, method.settings[0], Path())
+        assert not any(name.endswith("/a") for name in learned)  # as drawn: nothing to keep
+        made = method.build(data, method.settings[0], learned).model.lm.module()
+        assert np.abs(made.blocks.mlp.down[...] - model.lm.module().blocks.mlp.down[...]).max() > 0
     lora, metric, ia3, full = seen
     assert all((row[1], row[3]) == ("pools", 5) for row in seen)
     assert lora[0] == metric[0] and lora[0].first == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from nt_jax.baselines.adapters import Adapter, descend, merged
+from nt_jax.baselines.adapters import Adapter, Params, descend, merged
 from nt_jax.baselines.ia3 import DOWN, FULL, Ia3
 from nt_jax.baselines.lora import Lora
 from nt_jax.compare.fitting_data import FittingData
@@ -91,12 +91,19 @@ def rates() -> list[Setting]:
 
 
 def learned(data: FittingData, adapter: Adapter, pools: Pools, config: TuneConfig) -> Learned:
-    """What an adapter learns from these pools."""
+    """What an adapter learns from these pools; parameters that stayed as drawn are left out."""
     try:
         params, _ = descend(data.model, adapter, pools, config, data.config.seed)
     except DivergedError as error:
         raise UnusableSettingError(str(error)) from error
-    return {name: np.asarray(leaf) for name, leaf in params.items()}
+    fresh = untouched(data, adapter)
+    return {n: np.asarray(x) for n, x in params.items() if not np.array_equal(x, fresh[n])}
+
+
+def untouched(data: FittingData, adapter: Adapter) -> Params:
+    """The parameters before anything was learned, by the run's seed."""
+    lm = data.model.lm
+    return adapter.fresh(lm.config, lm.ones_LF.dtype, data.config.seed)
 
 
 def builder(name: str, adapter: AdapterOf) -> Callable[..., ModelUnderTest]:
@@ -112,6 +119,7 @@ def tested(
     name: str, data: FittingData, adapter: Adapter, learned: Learned, strength: float
 ) -> ModelUnderTest:
     """The model under test: plain weights, the adapter merged at a strength."""
-    params = {name: jnp.asarray(leaf) for name, leaf in learned.items()}
+    fresh = untouched(data, adapter)
+    params = fresh | {n: jnp.asarray(x) for n, x in learned.items() if n in fresh}
     changed = merged(data.model.lm, adapter, params, strength)
     return ModelUnderTest(name, dataclasses.replace(data.model, weights=lambda: changed))

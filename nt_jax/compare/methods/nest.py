@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nt_jax.baselines.nest import GATE, UP, Nest, find_clusters
+from nt_jax.baselines.nest import Nest, find_clusters
 from nt_jax.compare.fitting_data import WHOLE, FittingData
 from nt_jax.compare.method import Learned, Method, Setting, UnusableSettingError
 from nt_jax.compare.methods.adapters import learned, rates, tested
@@ -39,8 +39,7 @@ def nest() -> Method:
     def build(data: FittingData, setting: Setting, learned: Learned) -> ModelUnderTest:
         layer, index, cluster = (tuple(learned[name].tolist()) for name in PLACES)
         adapter = Nest(layer, index, cluster)
-        params = {name: learned[name] for name in (GATE, UP)}
-        return tested("nest", data, adapter, params, setting["strength"])
+        return tested("nest", data, adapter, learned, setting["strength"])
 
     return Method("nest", METHODS["nest"].label, fit, build, rates(), ("learning_rate",))
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from nt_jax.compare.fitting_data import FittingData, validations_in
-from nt_jax.compare.method import TRIED, Learned, Method, Setting, UnusableSettingError
+from nt_jax.compare.method import SECONDS, TRIED, Learned, Method, Setting, UnusableSettingError
 from nt_jax.config.method import TuneConfig
 from nt_jax.config.paper import paper_section
 from nt_jax.config.registry import METHODS
@@ -41,7 +41,11 @@ def learned_in_run(data: FittingData, *_: Any) -> Learned:
     """The factors that the run kept."""
     train = data.run.folder("train")
     factors = kept_factors(data.config.tune, data.run.folder("select"), train)
-    return {**factors.arrays(), TRIED: np.asarray(validations_in(train))}
+    took = data.run.seconds()
+    spent = sum(took.get(stage, 0.0) for stage in ("attribute", "select", "train"))
+    return {
+        **factors.arrays(), TRIED: np.asarray(validations_in(train)), SECONDS: np.asarray(spent),
+    }  # fmt: skip
 
 
 def answered_in_run(data: FittingData, setting: Setting) -> tuple[Path, str] | None:
