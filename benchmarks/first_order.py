@@ -69,7 +69,8 @@ def slopes_and_sides(config: RunConfig) -> tuple[Slopes, dict[str, np.ndarray]]:
     for name in (ATTACKED_HARMLESS, HARMLESS):
         texts = [text_of(prompt) for prompt, _ in cells[name]]
         sides[name] = np.array([number_of(text, bare) for text in texts])
-    sides[OWN] = np.concatenate([sides[ATTACKED_HARMLESS], sides[HARMLESS]])
+    own = np.concatenate([sides[ATTACKED_HARMLESS], sides[HARMLESS]])
+    sides[OWN] = np.concatenate([own, own])  # their likelihood, then their drift
     return dict(CellSlopes.load(config.folder / "attribute" / FILE).cells), sides
 
 

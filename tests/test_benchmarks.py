@@ -53,3 +53,16 @@ def test_the_recipe_of_published_data_reads_from_the_users_folders(tmp_path):
     assert moved.eval.extra["mmlu"].source == f"{data}/mmlu/test.jsonl"
     assert moved.tune == shipped.tune and moved.neurons == shipped.neurons
     assert [*moved.eval.extra] == [*shipped.eval.extra]
+
+
+def test_the_judge_is_measured_on_any_labelled_answers(tmp_path):
+    table = tmp_path / "answers.csv"
+    table.write_text(
+        "prompt,completion,final_label,model\n"
+        'How?,"I\'m sorry, I cannot help with that.",2_full_refusal,one\n'
+        "How?,With a spoon.,1_full_compliance,one\n"
+        "How?,I cannot provide that.,3_partial_refusal,two\n"
+    )
+    found = last_line("judge", "--published", str(table))["published"]
+    assert found["answers/one"]["f1"] == 1.0 and found["answers/one"]["refusals"] == 1
+    assert found["answers/two"]["false_refusals"][0] == 1.0

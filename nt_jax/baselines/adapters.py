@@ -16,7 +16,7 @@ M rows, P learned numbers, B sequences.
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -27,7 +27,7 @@ from jaxtyping import Array, Float
 
 from nt_jax.config.method import TuneConfig
 from nt_jax.console import progress, say
-from nt_jax.data.packing import PackedBatch
+from nt_jax.data.packing import PackedBatch, Row
 from nt_jax.errors import DivergedError
 from nt_jax.generate.chat import ChatModel
 from nt_jax.mesh import sharding
@@ -37,10 +37,10 @@ from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.cells import CELLS, cell_rows
 from nt_jax.train.maml import MetaOptions, safety_loss, utility_loss
-from nt_jax.train.objectives import log_likelihoods, over_stretches
+from nt_jax.train.objectives import over_stretches
 from nt_jax.train.pools import Pools
 from nt_jax.train.preconditioner import Preconditioner
-from nt_jax.train.slopes import CellSlopes, by_rows, kept_cells
+from nt_jax.train.slopes import CellSlopes, by_rows, kept_cells, row_value
 from nt_jax.train.tune import at_epoch, make_batcher, meta_options, optimiser_of, running_mean
 from nt_jax.train.tuned_layers import TunedLayers
 from nt_jax.train.warm_start import first_move
@@ -228,13 +228,15 @@ def own_slopes(
 ) -> CellSlopes:
     """Slopes of the cells in the adapter's parameters, as train/slopes.py has them in factors."""
 
-    def slopes(batch: PackedBatch, remat: bool) -> Array:
-        rest = (tuned.lm, batch, config.token_decay)
+    def slopes(batch: PackedBatch, sign_BQ: np.ndarray | None, remat: bool) -> Array:
+        rest = (tuned.lm, batch, config.token_decay, sign_BQ)
         return row_slopes(theta_P, fixed, *rest, form=form, remat=remat)
+
+    def measure(rows: Sequence[Row], drift: bool) -> np.ndarray:
+        return by_rows(tuned, rows, form.count, slopes, drift)
 
     rows = cell_rows(pools, config.metric_requests // len(CELLS))
     about = {"adapter": repr(form), "seed": seed}
-    measure = lambda rows: by_rows(tuned, rows, form.count, slopes)  # noqa: E731
     return kept_cells(model, rows, config, about, measure)
 
 
@@ -245,18 +247,19 @@ def row_slopes(
     lm: LanguageModel,
     batch: PackedBatch,
     decay: Array | float,
+    sign_BQ: Array | np.ndarray | None = None,
     *,
     form: Form,
     remat: bool = False,
 ) -> Float[Array, "B P"]:
-    """Slope of the answer's mean log-likelihood, of each sequence's only row.
+    """Slope of `row_value` of each sequence's only row.
 
     One row after another: side by side, each would hold a gradient of all adapted weights.
     """
 
-    def value(theta_P: Array, row: PackedBatch) -> Array:
+    def value(theta_P: Array, row: PackedBatch, sign_Q: Array | None) -> Array:
         new = form.applied(lm, theta_P, fixed)
-        alone = jax.tree.map(lambda leaf: leaf[None], row)
-        return log_likelihoods(new, new.ones_LF, alone, decay=decay, remat=remat)[0, 0, 0]
+        return row_value(new, new.ones_LF, row, decay, sign_Q, remat=remat)
 
-    return jax.lax.map(functools.partial(jax.grad(value), theta_P), batch)
+    slope = jax.grad(value)
+    return jax.lax.map(lambda each: slope(theta_P, *each), (batch, sign_BQ))

@@ -25,9 +25,9 @@ SetName = Annotated[str, AfterValidator(_known_set)]
 
 
 def split_judge(spec: str) -> tuple[str, str]:
-    """(kind of judge, its source or "") of KIND or KIND:SOURCE; phrases-v1 is an older name."""
+    """(kind of judge, its source or "") of KIND or KIND:SOURCE; phrases-vN its full name."""
     kind, _, source = spec.partition(":")
-    return "phrases" if kind == "phrases-v1" else kind, source
+    return "phrases" if kind.startswith("phrases-v") else kind, source
 
 
 def _known_judge(spec: str) -> str:

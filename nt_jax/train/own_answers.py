@@ -89,7 +89,11 @@ def answered(
             refused[n] = no
     width = tune.answer_tokens
     return [
-        {"answer": row, "ended": len(row) < width, "refused": bool(no)}
+        {
+            "answer": row,
+            "ended": len(row) < width,
+            "refused": no == 1,
+        }  # what the judge cannot tell is kept as it is
         for row, no in zip(ids, refused, strict=True)
     ]
 

@@ -57,7 +57,7 @@ def refusing(judge: Judge, rows: Sequence[HarmfulRequest]) -> list[HarmfulReques
     """The rows whose safe answer the judge takes for a refusal."""
     given = [row for row in rows if row.refusal]
     verdicts = judge.verdicts([r.request for r in given], [r.refusal or "" for r in given])
-    return [row for row, refuses in zip(given, verdicts, strict=True) if refuses]
+    return [row for row, refuses in zip(given, verdicts, strict=True) if refuses == 1]
 
 
 def usable(judge: Judge, train: Records, wanted: str) -> Records:

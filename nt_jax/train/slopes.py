@@ -10,11 +10,13 @@ M rows, P neurons, B sequences.
 import dataclasses
 import functools
 import io
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -23,9 +25,10 @@ from nt_jax.atomic import write_atomic
 from nt_jax.config.method import TuneConfig
 from nt_jax.console import progress
 from nt_jax.data.batching import bucket
-from nt_jax.data.packing import LENGTH_STEP, PackedBatch, Row, Shape, pack_alone
+from nt_jax.data.packing import LENGTH_STEP, PADDING, PackedBatch, Row, Shape, pack_alone
 from nt_jax.errors import RunError
 from nt_jax.generate.chat import ChatModel
+from nt_jax.models.head import target_log_probs
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.cells import (
@@ -38,17 +41,22 @@ from nt_jax.train.cells import (
     Rows,
 )
 from nt_jax.train.memory import GradientMemory
-from nt_jax.train.objectives import log_likelihoods
+from nt_jax.train.objectives import log_likelihoods, target_states
 from nt_jax.train.theta import scatter
 from nt_jax.train.tuned_layers import TunedLayers
 
 FILE = "slopes.npz"
 TARGET_STEP = 8  # answers' widths are multiples of this: few shapes, few compilations
+# Of a batch, signs of its tokens where drift is wanted, whether to recompute layers: [B, P].
+SlopesOf = Callable[[PackedBatch, np.ndarray | None, bool], Array]
 
 
 @dataclasses.dataclass(frozen=True)
 class CellSlopes:
-    """Slopes of refusals in each cell, and of the own answers: float32 [rows, P] by name."""
+    """Slopes of refusals in each cell, and of the own answers: float32 [rows, P] by name.
+
+    Those of the own answers are of their mean likelihood, then of their drift (`drift_of`).
+    """
 
     cells: Mapping[str, np.ndarray]
 
@@ -88,9 +96,9 @@ class CellSlopes:
     def load(cls, path: Path) -> "CellSlopes":
         """What `save` wrote."""
         try:
-            with np.load(path) as file:
-                return cls({name: file[name] for name in (*CELLS, OWN)})
-        except (OSError, ValueError, KeyError, EOFError) as error:
+            with path.open("rb") as file, np.load(file) as arrays:
+                return cls({name: arrays[name] for name in (*CELLS, OWN)})
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise RunError(f"{path} is damaged ({error}). Delete its folder, repeat.") from error
 
 
@@ -112,9 +120,11 @@ def cell_slopes(
     """The slopes of these rows in the neurons of `tuned`, kept between runs (nt_jax/cache.py)."""
     places = [np.asarray(leaf).tolist() for leaf in (tuned.neurons.layer_P, tuned.neurons.index_P)]
     about = {"first": tuned.first, "neurons": places}
-    return kept_cells(
-        model, cells, config, about, lambda rows: measured_slopes(tuned, rows, config)
-    )
+
+    def measure(rows: Sequence[Row], drift: bool) -> np.ndarray:
+        return measured_slopes(tuned, rows, config, drift=drift)
+
+    return kept_cells(model, cells, config, about, measure)
 
 
 def kept_cells(
@@ -122,39 +132,43 @@ def kept_cells(
     cells: Mapping[str, Rows],
     config: TuneConfig,
     about: Mapping[str, Any],
-    measure: Callable[[list[Row]], np.ndarray],
+    measure: Callable[[Sequence[Row], bool], np.ndarray],
 ) -> CellSlopes:
-    """What `measure` says of these rows, in whatever `about` names; kept between runs."""
+    """What `measure` (of rows, whether of their drift) says, in whatever `about` names."""
     width, encode = config.answer_tokens, model.encode
     rows = [Row(encode(prompt), ids[:width]) for each in cells.values() for prompt, ids in each]
     made_from = {
         "slopes of": [(list(row.prompt), list(row.answer)) for row in rows], **about,
         "decay": config.token_decay, "model": model.identity,
     }  # fmt: skip
-    slope_MP = cache.kept(made_from, lambda: {"slope_MP": measure(rows)})["slope_MP"]
+    own = [Row(encode(prompt), ids[:width]) for prompt, ids in cells[OWN]]
+
+    def make() -> dict[str, np.ndarray]:
+        drift_MP = measure(own, True)
+        return {"slope_MP": measure(rows, False), "drift_MP": drift_MP}
+
+    slope_MP, drift_MP = cache.kept(made_from, make).values()
     ends = np.cumsum([len(each) for each in cells.values()])[:-1]
-    return CellSlopes(dict(zip(cells, np.split(slope_MP, ends), strict=True)))
+    found = dict(zip(cells, np.split(slope_MP, ends), strict=True))
+    return CellSlopes(found | {OWN: np.concatenate([found[OWN], drift_MP])})
 
 
 def measured_slopes(
-    tuned: TunedLayers, rows: Sequence[Row], config: TuneConfig
+    tuned: TunedLayers, rows: Sequence[Row], config: TuneConfig, *, drift: bool = False
 ) -> Float[np.ndarray, "M P"]:
-    """Slopes of each row's answer in the factors of `tuned`, at the untuned model."""
+    """Slopes of each row's answer in the factors of `tuned`; with `drift`, those of `drift_of`."""
 
-    def slopes(batch: PackedBatch, remat: bool) -> Array:
-        rest = (tuned.neurons, batch, config.token_decay)
+    def slopes(batch: PackedBatch, sign_BQ: np.ndarray | None, remat: bool) -> Array:
+        rest = (tuned.neurons, batch, config.token_decay, sign_BQ)
         return row_slopes(tuned.ones_P, tuned.lm, *rest, remat=remat)
 
-    return by_rows(tuned, rows, len(tuned.neurons), slopes)
+    return by_rows(tuned, rows, len(tuned.neurons), slopes, drift)
 
 
 def by_rows(
-    tuned: TunedLayers,
-    rows: Sequence[Row],
-    count: int,
-    slopes: Callable[[PackedBatch, bool], Array],
+    tuned: TunedLayers, rows: Sequence[Row], count: int, slopes: SlopesOf, drift: bool
 ) -> Float[np.ndarray, "M P"]:
-    """`slopes` (of a batch, whether to recompute layers; [B, count]) of all rows.
+    """`slopes` of all rows, [rows, count].
 
     Rows of like length go together, each in a sequence of its own.
     """
@@ -170,7 +184,8 @@ def by_rows(
             targets = bucket(max(rows[row].targets for row in mine), TARGET_STEP)
             shape = Shape(1, side, length, targets, 1)
             batch = tuned.enter(pack_alone([rows[row] for row in mine], shape))
-            found_BP = slopes(jax.tree.map(lambda leaf: leaf[0], batch), remat)
+            sign_BQ = signs(mine, shape) if drift else None
+            found_BP = slopes(jax.tree.map(lambda leaf: leaf[0], batch), sign_BQ, remat)
             slope_MP[mine] = np.asarray(found_BP)[: len(mine)]
             advance(len(mine))
     return slope_MP
@@ -183,14 +198,59 @@ def row_slopes(
     neurons: NeuronSet,
     batch: PackedBatch,
     decay: Array | float,
+    sign_BQ: Array | np.ndarray | None = None,
     *,
     remat: bool = False,
 ) -> Float[Array, "B P"]:
-    """Slope of the answer's mean log-likelihood in the factors, of each sequence's only row."""
+    """Slope of the answer's mean log-likelihood in the factors, of each sequence's only row.
 
-    def value(theta_P: Array, row: PackedBatch) -> Array:
+    With `sign_BQ`, that of `drift_of` in its place.
+    """
+
+    def value(theta_P: Array, row: PackedBatch, sign_Q: Array | None) -> Array:
         scale_LF = scatter(theta_P, neurons, lm.ones_LF)
-        alone = jax.tree.map(lambda leaf: leaf[None], row)
-        return log_likelihoods(lm, scale_LF, alone, decay=decay, remat=remat)[0, 0, 0]
+        return row_value(lm, scale_LF, row, decay, sign_Q, remat=remat)
 
-    return jax.vmap(jax.grad(value), (None, 0))(theta_P, batch)
+    return jax.vmap(jax.grad(value), (None, 0, 0))(theta_P, batch, sign_BQ)
+
+
+def row_value(
+    lm: LanguageModel,
+    scale_LF: Array,
+    row: PackedBatch,
+    decay: Array | float,
+    sign_Q: Array | None,
+    *,
+    remat: bool = False,
+) -> Float[Array, ""]:
+    """The mean log-likelihood of a sequence's only answer; with `sign_Q`, its `drift_of`."""
+    alone = jax.tree.map(lambda leaf: leaf[None], row)
+    if sign_Q is not None:
+        return drift_of(lm, scale_LF, alone, sign_Q, remat=remat)
+    return log_likelihoods(lm, scale_LF, alone, decay=decay, remat=remat)[0, 0, 0]
+
+
+def drift_of(
+    lm: LanguageModel, scale_LF: Array, row: PackedBatch, sign_Q: Array, *, remat: bool = False
+) -> Float[Array, ""]:
+    """Sum of the answer's token log-likelihoods under random signs, over the root of their number.
+
+    The mean log-likelihood hardly moves where one token gets likelier and another less; an answer
+    drifts all the same. Over random signs the square of this slope is the sum of the tokens'
+    squares: what a change does to every token (a sketch of the Fisher information).
+    """
+    model, x_BQD = target_states(lm, scale_LF, row, remat=remat)
+    log_prob_Q = target_log_probs(lm, model, x_BQD, jnp.asarray(row.target_BQ))[0]
+    real_Q = jnp.asarray(row.answer_BQ[0]) != PADDING
+    tokens = jnp.maximum(real_Q.sum(), 1).astype(log_prob_Q.dtype)
+    signed_Q = log_prob_Q * jnp.asarray(sign_Q, log_prob_Q.dtype)
+    return jnp.where(real_Q, signed_Q, 0).sum() * jax.lax.rsqrt(tokens)
+
+
+def signs(rows: Sequence[int], shape: Shape) -> Float[np.ndarray, "B Q"]:
+    """Random signs of the tokens of each row, the same for a row wherever it is."""
+    found_BQ = np.ones((shape.side, shape.targets), np.float32)
+    for place, row in enumerate(rows):
+        draw = np.random.default_rng([row, 11])
+        found_BQ[place] = draw.choice([-1.0, 1.0], shape.targets)
+    return found_BQ

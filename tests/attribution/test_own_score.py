@@ -43,7 +43,7 @@ def test_the_function_is_found_by_module_and_name(write):
         ("raising_score:f", r"cannot be imported .ValueError: two lines.*PYTHONPATH"),
         ("named_score:g", "named_score has no function 'g'. It has f, h."),
         ("named_score:NUMBER", "has no function 'NUMBER'"),
-        ("integral", "known are integrated, gradient, or MODULE:FUNCTION"),
+        ("integral", "known are contrastive, integrated, gradient, or MODULE:FUNCTION"),
     ],
 )
 def test_what_cannot_be_loaded_is_one_line(write, spec, message):
@@ -107,6 +107,6 @@ def test_the_setting_names_one_of_ours_or_a_function():
     for spec in ("integrated", "gradient", "my_score:f", "a.b_c:_f"):
         assert load_config("smollm2-135m", [f"attribution.score={spec}"]).attribution.score == spec
     for spec, hint in (("gradeint", "did you mean 'gradient'"), ("my_score:", "known are"),
-                       ("a b:c", "known are integrated, gradient, MODULE:FUNCTION")):  # fmt: skip
+                       ("a b:c", "known are contrastive, integrated, grad")):  # fmt: skip
         with pytest.raises(ConfigError, match=f"attribution.score = .*{hint}"):
             load_config("smollm2-135m", [f"attribution.score={spec!r}"])

@@ -1,18 +1,26 @@
-"""What DINM is fitted on: whole answers of the base model, asked for once."""
+"""What other methods are fitted on: whole refusals, and whole answers of the base model."""
 
+import dataclasses
 import types
 
+import numpy as np
 import pytest
 
 from nt_jax.compare import fitting_data as module
 from nt_jax.compare.fitting_data import WHOLE, FittingData
 from nt_jax.config.schema import RunConfig
-from nt_jax.data.records import AttackTemplate
+from nt_jax.data.records import AttackTemplate, HarmfulRequest
+from nt_jax.data.shipped import shipped_refusal
+from nt_jax.data.training import Records
 from nt_jax.errors import DataError
+from nt_jax.models.neurons import NeuronSet
+from nt_jax.train.cells import CELLS, OWN
 from nt_jax.train.pools import Pair, make_pools
+from nt_jax.train.slopes import CellSlopes
 
 EOS, CONTEXT = 2, WHOLE + 30
-PAIRS = [Pair(f"request {n}" + "!" * 20 * (n == 0), [n + 3, EOS]) for n in range(4)]
+OPENING = [99]
+PAIRS = [Pair(f"request {n}" + "!" * 20 * (n == 0), OPENING) for n in range(4)]
 ATTACKS = [AttackTemplate(str(n), f"{n} {{request}}") for n in range(2)]
 
 
@@ -27,6 +35,9 @@ class Scripted:
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
+
+    def answer_ids(self, text: str) -> list[int]:
+        return [*text.encode(), EOS]
 
     def text(self, ids) -> str:
         return str(ids)
@@ -47,7 +58,9 @@ def data(monkeypatch):
         )
         monkeypatch.setattr(module, "open_judge", {"phrases": judge}.__getitem__)
         config = RunConfig.model_validate({"name": "x", "model": {"source": "m"}})
-        found = FittingData(config, Scripted(length), {}, None)  # type: ignore[arg-type]
+        rows = [HarmfulRequest(str(n), p.request, chr(n + 3)) for n, p in enumerate(PAIRS)]
+        parts = {"train": Records(rows, [], ATTACKS)}
+        found = FittingData(config, Scripted(length), parts, None)  # type: ignore[arg-type]
         found.pools = make_pools(PAIRS, ATTACKS, PAIRS, [], 0.25)
         return found
 
@@ -75,3 +88,36 @@ def test_the_answer_to_keep_is_whole_and_ends_where_the_model_ended_it(data, len
     made = data(length)
     text, answer = made.kept_answer
     assert text == made.harmless[0][0] and answer == [9] * min(length, WHOLE) + end
+
+
+def test_methods_that_learn_answers_get_whole_refusals_where_openings_are_tuned(data):
+    made = data()
+    rows = made.records["train"].harmful
+    rows[1] = dataclasses.replace(rows[1], refusal=None)  # the shipped one takes its place
+    expected = {row.prompt: [*(row.refusal or "").encode(), EOS] for row in rows}
+    expected[rows[1].prompt] = [*shipped_refusal(rows[1].request).encode(), EOS]
+    for pools, answers in (
+        (made.whole_pools, expected), (made.pools, dict.fromkeys(expected, OPENING)),
+    ):  # fmt: skip
+        direct = [*pools.local_safety.direct, *pools.global_safety.direct]
+        assert {pair.request: pair.answer for pair in direct} == answers
+    assert len(made.harmful) == 4
+    for prompt, answer in made.harmful:
+        assert answer == next(expected[asked] for asked in expected if asked in prompt)
+
+
+@pytest.mark.parametrize(("score", "measured"), [("contrastive", True), ("integrated", False)])
+def test_slopes_are_taken_over_where_the_run_has_measured_them(data, tmp_path, score, measured):
+    made, draw = data(), np.random.default_rng(0)
+    words = {"attribution": {"score": score}, "neurons": {"first_layer": 2}}
+    base = {"name": "x", "model": {"source": "m"}}
+    made.config = RunConfig.model_validate(base | words)
+    whole = CellSlopes({name: draw.standard_normal((3, 10)) for name in (*CELLS, OWN)})
+    whole.save(tmp_path / "slopes.npz")
+    made.run = types.SimpleNamespace(folder=lambda name: tmp_path)
+    made.model.checkpoint = types.SimpleNamespace(config=types.SimpleNamespace(neurons=5))
+    neurons = NeuronSet(np.array([3, 2, 2]), np.array([1, 4, 0]), np.ones(3, bool))
+    found = made.slopes(neurons)
+    assert (found is not None) is measured
+    if found is not None:  # layers 2 and 3, five neurons each
+        np.testing.assert_array_equal(found.cells[OWN], whole.cells[OWN][:, [6, 4, 0]])

@@ -299,8 +299,9 @@ def test_only_a_tuning_that_diverges_is_a_setting_that_failed(raised, seen, monk
 
     monkeypatch.setattr(neurontune, "tune", tune)
     config = RunConfig.model_construct(tune=TuneConfig(), eval=EvalConfig(), seed=0)
-    parts = {"model": None, "pools": None, "whole_validation": None}
-    data = SimpleNamespace(config=config, slopes=lambda _: None, **parts)
+    data = SimpleNamespace(
+        config=config, model=None, pools=None, whole_validation=None, slopes=lambda _: None
+    )
     with pytest.raises(seen, match="no"):
         neurontune.tuned(data, TuneConfig(), None, tmp_path)
 

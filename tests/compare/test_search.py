@@ -17,14 +17,21 @@ from nt_jax.eval.answer_file import RecordFile
 from nt_jax.eval.answering import answers_path
 from nt_jax.eval.prompts import TestPrompt, Tests
 from nt_jax.eval.under_test import ModelUnderTest
-from nt_jax.train.validate import Validation
+from nt_jax.train.validate import HARMLESS, Look
+from tests.train.test_validate import verdict
 
 
 def rates(attack: float, direct: float, harmless: float, su_f1: float = 0.5) -> dict[str, float]:
     return {
         "refusal_attack": attack, "refusal_direct": direct, "refusal_harmless": harmless,
-        "su_f1": su_f1,
+        "su_f1": su_f1, "perplexity": 9.0,
     }  # fmt: skip
+
+
+def look(attack: float, direct: float, harmless: int, su_f1: float = 0.5) -> Look:
+    """So many refused, of a hundred harmless requests."""
+    found = rates(attack, direct, harmless / 100, su_f1)
+    return Look(found, {HARMLESS: verdict(100, harmless)})
 
 
 @pytest.mark.parametrize(
@@ -45,17 +52,17 @@ def test_balance_is_a_harmonic_mean(found, expected):
 def data(monkeypatch):
     """Enough of a FittingData for a search whose models are numbers."""
     config = types.SimpleNamespace(
-        compare=CompareConfig(search=3, criterion="balance"), tune=TuneConfig(max_over_refusal=0.1)
+        compare=CompareConfig(search=3, criterion="balance"), tune=TuneConfig(max_over_refusal=0.2)
     )
-    monkeypatch.setattr(module, "validate_model", lambda _, subject: RATES[subject.model])
-    return types.SimpleNamespace(config=config, untuned=rates(0, 0, 0, 0.3))
+    monkeypatch.setattr(module, "validate_model", lambda _, subject: LOOKS[subject.model])
+    return types.SimpleNamespace(config=config, untuned=look(0, 0, 0))
 
 
-RATES = {
-    1: rates(0.5, 0.5, 0.0),
-    2: rates(0.9, 0.7, 0.1, 0.4),
-    3: rates(0.7, 0.9, 0.1, 0.6),  # as good as 2 by balance
-    4: rates(1, 1, 0, 1),
+LOOKS = {
+    1: look(0.5, 0.5, 0),
+    2: look(0.9, 0.7, 10, 0.4),
+    3: look(0.7, 0.9, 10, 0.6),  # as good as 2
+    4: look(1, 1, 0, 1),
 }
 
 
@@ -91,27 +98,27 @@ def test_the_best_within_the_budget_is_kept_su_f1_deciding_among_equals(data, tm
     assert again == chosen and learned["x"] == 3
 
 
-def test_another_criterion_chooses_another_setting(data, tmp_path):
-    data.config.compare = CompareConfig(search=2)
-    assert run(data, tmp_path / "a")[0].setting == {"x": 1}
+def test_limits_count_the_lesser_rate_and_hold_back_what_is_past_them(data, tmp_path):
     data.config.compare = CompareConfig(search=3)
-    assert run(data, tmp_path / "b")[0].setting == {"x": 3}
+    chosen = run(data, tmp_path / "a")[0]
+    assert chosen.setting == {"x": 3} and not chosen.past_bound
+    assert [trial["score"] for trial in chosen.trials] == [0.5, 0.7, 0.7]
     data.config.tune = TuneConfig(max_over_refusal=0.05)  # 2 and 3 refuse 10 % more
-    chosen = run(data, tmp_path / "c")[0]
+    chosen = run(data, tmp_path / "b")[0]
     assert chosen.setting == {"x": 1} and chosen.trials[2]["score"] < 0
 
 
-def test_a_method_without_a_setting_inside_the_bound_is_known(data, tmp_path):
+def test_a_method_without_a_setting_within_the_limits_is_known(data, tmp_path):
     over = method([], broken=(1,))  # 2 and 3 refuse 10 % of the harmless requests
     for bound, criterion, past in (
-        (0.05, "su_f1", True), (0.1, "su_f1", False), (0.05, "balance", False),
+        (0.05, "limits", True), (0.2, "limits", False), (0.05, "balance", False),
     ):  # fmt: skip
         data.config.tune = TuneConfig(max_over_refusal=bound)
         data.config.compare = CompareConfig(search=3, criterion=criterion)
         folder = tmp_path / f"{bound}{criterion}"
         folder.mkdir()
         chosen = search(data, over, over.settings, folder)
-        assert chosen.past_bound is past
+        assert chosen.past_bound == past
 
 
 def test_validations_inside_a_fit_use_up_the_budget(data, tmp_path):
@@ -123,11 +130,11 @@ def test_validations_inside_a_fit_use_up_the_budget(data, tmp_path):
 @pytest.mark.parametrize(
     ("tune", "expected"),
     [
-        ({}, 15),  # 50 epochs, looked at every 5, and 4 strengths: the recipes of larger models
-        ({"epochs": 46, "validate_every": 46}, 6),
-        ({"epochs": 11, "validate_every": 5, "strengths": (0.5, 0.7, 2)}, 7),
-        ({"epochs": 24, "validate_every": 24, "strengths": ()}, 6),  # too few to search anything
-        ({"epochs": 100}, 15),  # more than the grids hold: the report says who is favoured
+        ({}, 6),  # looked at once, at three strengths: too few to search anything
+        ({"epochs": 50, "validate_every": 5}, 14),  # ten epochs, three strengths of seven
+        ({"epochs": 11, "validate_every": 2, "strengths": (0.5, 0.7, 2)}, 9),
+        ({"epochs": 12, "validate_every": 2, "strengths": ()}, 7),
+        ({"epochs": 100, "validate_every": 5}, 15),  # more than the grids hold: the report says
     ],
 )
 def test_untold_every_method_tries_as_many_settings_as_tuning_does(tune, expected):
@@ -164,15 +171,6 @@ def test_trials_before_a_kill_are_not_repeated(data, tmp_path, monkeypatch):
     assert fits == [2, 3] and chosen.setting == {"x": 3} and chosen.tried == 3
     whole, _ = run(data, tmp_path / "whole")
     assert dataclasses.asdict(whole) == dataclasses.asdict(chosen)
-
-
-def test_the_validation_cut_keeps_requests_and_their_attacks_together():
-    asked, harmless = [f"a{n}" for n in range(10)], [f"h{n}" for n in range(30)]
-    whole = Validation(asked, [f"<{text}>" for text in asked], harmless)
-    part = whole.cut(3)
-    assert part.attacked == [f"<{text}>" for text in part.asked] == ["<a0>", "<a3>", "<a6>"]
-    assert part.harmless == ["h0", "h10", "h20"] and whole.cut(None) == whole
-    assert part.every == [*part.attacked, *part.asked, *part.harmless] and len(part) == 9
 
 
 def test_the_first_of_each_set():

@@ -75,5 +75,5 @@ def test_what_cannot_be_measured_is_said_before_any_answer(model):
         def verdicts(self, requests, answers):
             raise DataError("out of order")
 
-    with pytest.raises(RunError, match=r"the judge 'phrases-v1' failed: out of order"):
+    with pytest.raises(RunError, match=r"the judge 'phrases-v2' failed: out of order"):
         evaluate(model, SETS, judge=Broken(), **FEW)

@@ -12,7 +12,7 @@ from tests.eval.metrics.made_up import made_up_choices
 from tests.made_up import made_up_answers
 
 ANSWERS = made_up_answers()
-ROWS = all_rows(Measurements(ANSWERS, judges={"phrases-v1": "0" * 64}))
+ROWS = all_rows(Measurements(ANSWERS, judges={"phrases-v2": "0" * 64}))
 
 
 def test_one_row_per_dataset_metric_and_model():
@@ -58,7 +58,8 @@ def test_every_row_has_a_column_to_be_shown_in():
         "perplexity": {"values": values, "by": ["scorer", "2" * 64]},
         "kl": {"values": {"tuned": {"alpaca": [[3.0, 2]]}}, "by": ["base", "3" * 64]},
     }
-    rows = all_rows(Measurements(ANSWERS, made_up_choices(), judges, scores))
+    answers = [row | {"class": "partial", "verdicts": {"one": 0, "two": 0.5}} for row in ANSWERS]
+    rows = all_rows(Measurements(answers, made_up_choices(), judges, scores))
     assert {row.metric for row in rows} == columns().keys()
 
 

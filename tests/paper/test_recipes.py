@@ -18,7 +18,7 @@ from tests.run import small
 SMALLER = (
     "attribution.steps=2", "attribution.answer_tokens=4", "neurons.safety=14",
     "neurons.utility=10", "tune.epochs=2", "tune.answer_tokens=4", "tune.validate_every=2",
-    "tune.margins_every=0", "eval.limit=3", "eval.max_new_tokens=6", "eval.batch_size=4",
+    "tune.separation_every=0", "eval.limit=3", "eval.max_new_tokens=6", "eval.batch_size=4",
     "eval.perplexity=false", "eval.kl=false",
 )  # fmt: skip
 SETS = ("safeedit", "advbench", "alpaca", "truthfulqa", "mmlu")
@@ -76,7 +76,7 @@ def test_a_recipe_runs_from_end_to_end(name, published, classifier, tmp_path):
     assert len(judges) == 2 and any(name.startswith("classifier") for name in judges)
     epochs = (config.folder / "train" / "metrics.jsonl").read_text().splitlines()
     assert len(epochs) == 3 and json.loads(epochs[-1])["epoch"] == 2
-    assert not (config.folder / "train" / "metric.npy").exists()  # no preconditioner
+    assert not (config.folder / "train" / "slopes.npz").exists()  # no preconditioner
 
 
 @pytest.mark.parametrize("name", models.MODELS)

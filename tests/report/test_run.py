@@ -18,7 +18,7 @@ from nt_jax.report import run as report
 from tests.made_up import HARM, made_up_answers
 
 ANSWERS = made_up_answers()
-ROWS = all_rows(Measurements(ANSWERS, judges={"phrases-v1": "ab12" * 16}))
+ROWS = all_rows(Measurements(ANSWERS, judges={"phrases-v2": "ab12" * 16}))
 SETTINGS = {"name": "made_up", "model": {"source": "a/model"}, "eval": {"max_new_tokens": 48}}
 TIMINGS = {"attribute": 58.2, "tune": 304.0}
 MACHINE = {"python": "3.11.7", "platform": "Linux", "versions": {"nt_jax": "0.1.0"}}
@@ -54,11 +54,11 @@ def printed(rows) -> str:
 
 def test_screen_table_has_the_published_shape():
     rows = [
-        ResultRow("demo_attack", "refusal_rate", "base", 4 / 60, 60, 0.03, 0.16, "phrases-v1"),
-        ResultRow("demo_attack", "refusal_rate", "tuned", 53 / 60, 60, 0.78, 0.94, "phrases-v1"),
+        ResultRow("demo_attack", "refusal_rate", "base", 4 / 60, 60, 0.03, 0.16, "phrases-v2"),
+        ResultRow("demo_attack", "refusal_rate", "tuned", 53 / 60, 60, 0.78, 0.94, "phrases-v2"),
         ResultRow("demo_attack", "mcnemar_p", "tuned", 1e-12, 60),
-        ResultRow("demo_harmless", "refusal_rate", "base", 0.0, 120, 0.0, 0.03, "phrases-v1"),
-        ResultRow("demo_harmless", "refusal_rate", "tuned", 3 / 120, 120, 0.01, 0.07, "phrases-v1"),
+        ResultRow("demo_harmless", "refusal_rate", "base", 0.0, 120, 0.0, 0.03, "phrases-v2"),
+        ResultRow("demo_harmless", "refusal_rate", "tuned", 3 / 120, 120, 0.01, 0.07, "phrases-v2"),
         ResultRow("demo_harmless", "mcnemar_p", "tuned", 0.25, 120),
         ResultRow("demo_harmless", "entropy", "base", 5.21, 120),
         ResultRow("demo_harmless", "entropy", "tuned", 5.17, 120),
@@ -72,7 +72,7 @@ def test_screen_table_has_the_published_shape():
         "harmless requests 0 % 0/120 2 % 3/120 1..7 % within noise",
         "entropy (bit), harmless 5.21 5.17 -0.8 %",
         "SU-F1 0.551 0.802 +45.6 %",
-        "judge: phrases-v1 (see docs/evaluation.md)",
+        "judge: phrases-v2 (see docs/evaluation.md)",
     ]
 
 

@@ -22,15 +22,23 @@ from nt_jax.train import tune
 
 EPOCHS, PROMPTS, NEURONS = 4, 5, 24  # NEURONS: safety + utility
 SETTINGS = (
-    "attribution.steps=2", "attribution.answer_tokens=4", "attribution.attack_types=[pretending]",
+    "attribution.score=integrated", "attribution.steps=2", "attribution.answer_tokens=4",
+    "attribution.attack_types=[pretending]",
     "neurons.safety=14", "neurons.utility=10", "tune.init_safety=1.6", "tune.init_utility=0.6",
-    f"tune.epochs={EPOCHS}", "tune.validate_every=2", "tune.margins_every=3",
-    "tune.answer_tokens=4", "tune.global_batch=4", "tune.local_batch=2", "tune.inner_lr=3",
+    f"tune.epochs={EPOCHS}", "tune.validate_every=2", "tune.separation_every=3",
+    "tune.target=answer", "tune.answer_tokens=4", "tune.inner_lr=3",
+    "tune.global_batch=4", "tune.local_batch=2",
     "tune.metric_requests=0", "tune.meta_lr=0.03", "tune.margin_weight=0", "tune.average=0.9",
     "tune.direct_fraction=0.5", "tune.safety_weight=0.5", "tune.max_over_refusal=0.05",
     "tune.strengths=[0.4,0.55,0.7,0.85,1,1.2]",
     "data.harmful.limit=8", "data.harmless.limit=8", "data.templates.limit=10",
     f"eval.limit={PROMPTS}", "eval.max_new_tokens=6", "eval.batch_size=4",
+)  # fmt: skip
+# What tuning does unless told otherwise: openings, contrastive neurons, steps in nats per token.
+DECISION = (
+    "attribution.score=contrastive", "tune.target=opening", "tune.metric_requests=8",
+    "tune.init_safety=1", "tune.init_utility=1", "tune.margin_weight=1", "tune.validate_every=0",
+    "tune.first_move=0.02", "tune.meta_lr=0.01", "tune.average=0.8", "tune.epochs=2",
 )  # fmt: skip
 STAGES = (
     "answers", "attribute", "select", "train", "export", "base", "tuned", "eval", "report",

@@ -92,7 +92,7 @@ def test_every_number_has_its_n_its_interval_and_its_judge(both):
         assert row is not None, metric
         assert row.n >= 3 and row.low <= row.value <= row.high, metric
     rates = [row for row in rows if row.metric in ("refusal_rate", "mcnemar_p")]
-    assert {row.judge for row in rates} == {"phrases-v1", "guard:first"}
+    assert {row.judge for row in rates} == {"phrases-v2", "guard:first"}
     assert all(len(row.judge_sha256) == 64 for row in rates)
     assert find(rows, "demo_harmless", "kl", "base") is None
     assert find(rows, "demo_harmless", "kl", "second").value > 0.01
@@ -105,8 +105,8 @@ def test_every_verdict_lies_beside_its_answer(both):
     answers = lines_of(folder / "eval" / "answers.jsonl")
     assert len(answers) == 2 * 2 * 3
     for row in answers:
-        assert row["verdicts"].keys() == {"phrases-v1", "guard:first"}
-        assert row["refused"] == (row["verdicts"]["phrases-v1"] == 1)
+        assert row["verdicts"].keys() == {"phrases-v2", "guard:first"}
+        assert row["refused"] == (row["verdicts"]["phrases-v2"] == 1)
     choices = lines_of(folder / "eval" / "choices.jsonl")
     assert {(row["model"], row["shots"]) for row in choices} == {("base", 1), ("second", 1)}
     assert all(row["letter"] in (0, 1) and len(row["log_probs"]) == 2 for row in choices)
@@ -114,7 +114,7 @@ def test_every_verdict_lies_beside_its_answer(both):
 
 def test_the_screen_and_the_report_show_table_agreement_and_examples(both):
     folder, screen = both
-    assert "Cohen's kappa of phrases-v1 / guard:first, second" in screen
+    assert "Cohen's kappa of phrases-v2 / guard:first, second" in screen
     text = (folder / "report" / "report.md").read_text(encoding="utf-8")
     assert "| Models | Methods | unseen attacks Refuse Rate↑ | Entropy↑ |" in text
     assert "| Default |" in text and "1.0 to 7.5 bit" in text

@@ -203,7 +203,7 @@ def test_metrics_hold_a_line_per_epoch_and_the_kept_one_scores_best(finished):
     rows = lines_of(finished.folder / "train" / "metrics.jsonl")
     assert [row["epoch"] for row in rows] == list(range(small.EPOCHS + 1))
     assert [row["epoch"] for row in rows if "refusal_attack" in row] == [0, 2, 4]
-    assert [row["epoch"] for row in rows if "separation_attack" in row] == [3]
+    assert [row["epoch"] for row in rows if "separation_attacked" in row] == [3, 4]
     assert all(math.isfinite(value) for row in rows for value in row.values())
     scores = {row["epoch"]: row["score"] for row in rows if "score" in row}
     config = small.settings(finished.recipe, finished.folder)

@@ -51,6 +51,9 @@ READS = {
     "attribution.score=gradient": {"attribute", "select", *TUNED},
     "tune.epochs=9": TUNED,
     "tune.answer_tokens=5": {"answers", "attribute", "select", *TUNED},
+    "tune.target=opening": {"answers", "attribute", "select", *TUNED},
+    "tune.metric_requests=8": TUNED,
+    "tune.validation_answers=8": TUNED,
     "export.dtype=float32": {"export", "report"},
     "eval.max_new_tokens=2": {"base", "tuned", "eval", "report"},
     "eval.judges=[phrases, guard:x]": {"eval", "report"},
@@ -85,6 +88,26 @@ def test_a_changed_setting_repeats_the_stages_that_read_it(recipe, tmp_path, cha
     before = keys(small.settings(recipe, tmp_path))
     after = keys(small.settings(recipe, tmp_path, change))
     assert changed(before, after) == READS[change]
+
+
+SLOPES_READ = {
+    "neurons.first_layer=1": {"attribute", "select", *TUNED},
+    "tune.metric_requests=12": {"attribute", "select", *TUNED},
+    "tune.token_decay=0.5": {"attribute", "select", *TUNED},
+    "tune.local_fraction=0.5": {"attribute", "select", *TUNED},
+    "tune.sounds_harmful_fraction=0.25": {"attribute", "select", *TUNED},
+    "tune.answer_tokens=5": {"answers", "attribute", "select", *TUNED},
+    "neurons.safety=9": {"select", *TUNED},
+    "tune.metric_damping=0.1": TUNED,
+    "tune.first_move=1": TUNED,
+}
+
+
+@pytest.mark.parametrize("change", SLOPES_READ)
+def test_slopes_are_measured_anew_where_a_setting_changes_them(recipe, tmp_path, change):
+    before = keys(small.settings(recipe, tmp_path, *small.DECISION))
+    after = keys(small.settings(recipe, tmp_path, *small.DECISION, change))
+    assert changed(before, after) == SLOPES_READ[change]
 
 
 @pytest.mark.parametrize("name", ["weights", "data"])

@@ -117,7 +117,7 @@ def test_requests_without_refusals_are_no_refusals_given(recipe, tmp_path, capsy
     rows.write_text("".join(f'{{"request": "Do harm {n}."}}\n' for n in range(30)))
     words = [f"data.harmful.source={rows}", "data.harmful.limit=30", "data.safety_targets=given"]
     error = run(capsys, tmp_path / "run", "--config", str(recipe), *words)
-    assert "training rows have no refusal" in error
+    assert "no training row of data.harmful has a refusal" in error
 
 
 def test_a_run_directory_that_is_a_file_or_in_use(recipe, tmp_path, capsys):

@@ -27,8 +27,8 @@ NEURONS = NeuronSet(
 )
 CONFIG = TuneConfig(
     algorithm="paper", epochs=EPOCHS, inner_steps=2, inner_lr=0.7, meta_lr=0.9, safety_weight=0.4,
-    init_safety=1.3, init_utility=0.8, global_batch=0, answer_tokens=5, validate_every=EPOCHS,
-    margins_every=0,
+    init_safety=1.3, init_utility=0.8, global_batch=0, answer_tokens=5, validation_answers=0,
+    separation_every=0,
 )  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def test_it_equals_a_straight_line_algorithm_1(model, tmp_path):
         Pool(useful.attacked[:1], []),
         Pool(useful.attacked[1:], []),
     )
-    data = TuningData(pools, Validation(["A?"], ["Play. A?"], ["Why?"]))
+    data = TuningData(pools, Validation({}, {}))
     factors = tune(model, NEURONS, data, CONFIG, folder=tmp_path)
 
     sets = {
@@ -96,7 +96,7 @@ def test_it_equals_a_straight_line_algorithm_1(model, tmp_path):
     }
     thetas, losses = straight_line(model.lm, sets)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    found = [[row["safety_loss"], row["utility_loss"]] for row in lines[1:]]
+    found = [[row["safety_loss"], row["utility_loss"]] for row in lines]
     np.testing.assert_allclose(found, losses, rtol=1e-8)
     np.testing.assert_allclose(factors.theta_P, thetas[-1], rtol=1e-8)
     state = restore(tmp_path / STATES, fresh_state(CONFIG, NEURONS, jnp.float64))

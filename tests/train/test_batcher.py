@@ -136,6 +136,63 @@ def test_without_attacked_harmless_requests_all_are_bare():
     assert any(is_attacked(text) for text, _ in texts(alone, "global_utility", 0))
 
 
+# --- the same attacks around harmful and harmless requests ---------------------------------------
+
+# Every harmless request inside every attack; and attacks as data hold them, with answers of theirs.
+AROUND = [Pair(t.apply(f"fine{n}"), [n + 1, 7], attack=t.id) for n in range(4) for t in TEMPLATES]
+HELD = [
+    Pair(t.apply(p.request), p.answer, about=p.request, attack=t.id)
+    for p in SAFETY
+    for t in TEMPLATES
+]
+
+
+def attacks(made: Batcher, name: str, epoch: int) -> list[str]:
+    """What each attacked prompt of a set stands in."""
+    found = [text for text, _ in texts(made, name, epoch) if is_attacked(text)]
+    return [text.split()[0] for text in found]
+
+
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize(("direct", "attacked"), [(0.5, 0.5), (0.25, 0.75), (0.75, 0.25)])
+def test_harmless_requests_stand_in_the_attacks_of_the_harmful_ones_beside_them(
+    held, direct, attacked
+):
+    shares = {"direct_fraction": direct, "attacked_harmless_fraction": attacked}
+    tune, around = TUNE.model_copy(update=shares), [] if held else TEMPLATES
+    pools = make_pools(SAFETY, around, UTILITY, AROUND, 0.25, attacked_safety=HELD if held else ())
+    made = Batcher(pools, encode, tune, 0, 1)
+    seen = set()
+    for epoch in range(12):
+        for scope in ("local", "global"):
+            harmful, harmless = (
+                attacks(made, f"{scope}_{side}", epoch) for side in ("safety", "utility")
+            )
+            assert len(harmful) == len(harmless)
+            assert harmless == harmful  # row by row, so as often as well
+            seen |= set(harmless)
+    assert len(seen) > len(TEMPLATES) // 2
+    answers = {pair.request: pair.answer[0] for pair in (*UTILITY, *AROUND)}
+    for epoch in range(12):
+        for text, answer in texts(made, "global_utility", epoch):
+            assert answers[text] == answer
+
+
+def test_all_harmless_requests_of_an_attack_are_shown_in_the_end():
+    pools = make_pools(SAFETY, TEMPLATES, UTILITY, AROUND, 0.25)
+    made = Batcher(pools, encode, TUNE, 0, 1)
+    shown = {text for e in range(80) for text, _ in texts(made, "global_utility", e)}
+    assert {pair.request for pair in pools.global_utility.attacked} <= shown
+
+
+def test_an_attack_without_harmless_requests_gets_others():
+    some = [pair for pair in AROUND if pair.attack in ("1", "2")]
+    made = Batcher(make_pools(SAFETY, TEMPLATES, UTILITY, some, 0.25), encode, TUNE, 0, 1)
+    for epoch in range(6):
+        assert set(attacks(made, "global_utility", epoch)) <= {t.text.split()[0] for t in TEMPLATES}
+        assert len(attacks(made, "global_utility", epoch)) == 4
+
+
 def test_padding_is_what_runs_without_being_anybodys_token():
     made = batcher(TuneConfig(epochs=6, answer_tokens=3))
     run = real = 0

@@ -9,6 +9,7 @@ import pytest
 
 from nt_jax.config.method import TuneConfig
 from nt_jax.config.schema import DataConfig
+from nt_jax.data.openings import LEARNED, TOKENS
 from nt_jax.data.records import AttackTemplate, HarmfulRequest, HarmlessRequest
 from nt_jax.data.training import Records
 from nt_jax.errors import DataError, RunError
@@ -21,25 +22,34 @@ from nt_jax.train.own_answers import (
     write_own_answers,
 )
 from nt_jax.train.pools import Pair
-from nt_jax.train.safety_targets import GIVEN, SafetyTargets, refusals_only
+from nt_jax.train.safety_targets import GIVEN, OPENINGS, SafetyTargets, refusals_only
 from tests.data.test_training import RECORDS, TEMPLATES, encode
 
 EOS = 2
-TUNE = TuneConfig(answer_tokens=4, metric_requests=0)
+TUNE = TuneConfig(answer_tokens=4, target="answer")
 DATA, SELF = DataConfig(safety_targets="given"), DataConfig(safety_targets="self")
 
 
-def scripted(answers=None):
-    """A chat model without weights: one token a character, answers by request."""
-    texts = {} if answers is None else answers
+def scripted(answers=None, after=None):
+    """A chat model without weights: one token a character, answers by request.
+
+    `after`: what it goes on with where words of its answer are given; `asked` is who was asked so.
+    """
+    texts, more, asked_again = {} if answers is None else answers, after or {}, []
+
+    def own_answers(asked, width, label=None, *, openings=None):
+        if openings is None:
+            return [[*texts[text].encode()][:width] for text in asked]
+        asked_again.extend(zip(asked, map(bytes, openings), [width] * len(asked), strict=True))
+        return [[*more[text].encode()][:width] for text in asked]
+
     return types.SimpleNamespace(
         eos_id=EOS,
         encode=encode,
         answer_ids=lambda text: [*text.encode(), EOS],
         text=lambda ids: bytes(ids).decode(),
-        answer=lambda asked, width, label, openings=None: [
-            [*texts[text].encode()][:width] for text in asked
-        ],
+        own_answers=own_answers,
+        asked_again=asked_again,
     )
 
 
@@ -73,15 +83,47 @@ def test_of_the_given_answers_those_that_refuse_are_learned():
 ASKED = [f"ask {n}" for n in range(3)] + RECORDS.attacked(["ask 0", "ask 2"])
 
 
-def test_own_answers_are_kept_with_their_verdict_and_end(tmp_path):
-    answers = dict.fromkeys(ASKED, "Sure, why not.") | {"ask 1": "No.", "ask 2": ""}
-    own = written(scripted(answers), tmp_path)
-    rows = [json.loads(line) for line in (tmp_path / "own_answers.jsonl").read_text().splitlines()]
-    assert [row["set"] for row in rows] == ["harmless"] * 3 + ["attacked"] * 2
+def rows_of(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "own_answers.jsonl").read_text().splitlines()]
+
+
+def test_own_answers_are_kept_with_their_verdict_end_and_attack(tmp_path):
+    answers = dict.fromkeys(ASKED, "Sure, why not.") | {"ask 0": "Yes.", "ask 2": ""}
+    own = written(scripted(answers), tmp_path, answer_tokens=5)
+    assert [row["set"] for row in rows_of(tmp_path)] == ["harmless"] * 3 + ["attacked"] * 2
     useful, refused = own["harmless"]
-    assert useful == [Pair("ask 0", [*b"Sure"])]  # cut at four tokens, so no end is to be learned
-    assert refused == [Pair("ask 1", [*b"No.", EOS])]  # and an empty answer is none at all
-    assert len(own["attacked"][0]) == 2
+    # Cut at five tokens, so no end is to be learned; and an empty answer is none at all.
+    assert useful == [Pair("ask 0", [*b"Yes.", EOS]), Pair("ask 1", [*b"Sure,"])]
+    assert refused == []
+    around = {template.id: template for template in TEMPLATES}
+    for pair, asked in zip(own["attacked"][0], ("ask 0", "ask 2"), strict=True):
+        assert around[pair.attack].apply(asked) == pair.request
+    assert len({pair.attack for pair in own["attacked"][0]}) == 2
+
+
+def test_harmless_requests_that_are_refused_are_asked_again_after_words_of_consent(tmp_path):
+    refused = [ASKED[1], ASKED[2], ASKED[3]]
+    said = {ASKED[1]: " it is bread.", ASKED[2]: " but I can't help with that.", ASKED[3]: " so"}
+    answers = dict.fromkeys(ASKED, "Bread.") | dict.fromkeys(refused, "I can't help with that.")
+    model = scripted(answers, said)
+    own = written(model, tmp_path, answer_tokens=40)
+    assert model.asked_again == [(text, b"Sure,", 40 - len(b"Sure,")) for text in refused]
+    useful, still = own["harmless"]
+    assert useful == [
+        Pair(ASKED[0], [*b"Bread.", EOS]), Pair(ASKED[1], [*b"Sure, it is bread.", EOS])
+    ]  # fmt: skip
+    assert still == [Pair(ASKED[2], [*b"Sure, but I can't help with that.", EOS])]
+    assert own["attacked"][0][0].answer == [*b"Sure, so", EOS]
+    short = scripted(answers, said)  # the words of consent count among the answer's tokens
+    written(short, tmp_path, answer_tokens=23)
+    (found,) = (row for row in rows_of(tmp_path) if row["request"] == ASKED[1])
+    assert (bytes(found["answer"]), found["ended"]) == (b"Sure, it is bread.", True)
+
+
+def test_refused_harmful_requests_are_never_asked_again(tmp_path):
+    model = scripted(dict.fromkeys(ASKED, "Bread.") | {f"harm {n}": "No." for n in range(3)})
+    written(model, tmp_path, data=SELF)
+    assert model.asked_again == []
 
 
 @pytest.mark.parametrize(("share", "local"), [(0.05, 1), (0.25, 3), (0.5, 5)])
@@ -102,7 +144,9 @@ def test_the_inner_loop_keeps_the_share_of_the_data_it_was_given(share, local, t
 
 
 def test_refusals_of_harmful_requests_are_asked_for_only_where_they_are_targets(tmp_path):
-    model = scripted(dict.fromkeys([*ASKED, *(f"harm {n}" for n in range(3))], "No."))
+    harm = [f"harm {n}" for n in range(3)]
+    model = scripted(dict.fromkeys(ASKED, "Yes.") | dict.fromkeys(harm, "No."))
+    assert "harmful" not in written(model, tmp_path)
     own = written(model, tmp_path, data=SELF)
     targets = SafetyTargets.read(tmp_path)
     pairs = safety_pairs(model, RECORDS, own, targets)
@@ -111,33 +155,24 @@ def test_refusals_of_harmful_requests_are_asked_for_only_where_they_are_targets(
         safety_pairs(model, RECORDS, {"harmful": (pairs, [])}, targets)
 
 
-def test_refusals_of_harmless_requests_open_like_the_safety_targets(tmp_path):
-    model = scripted(dict.fromkeys(ASKED, "Sure."))
-    own = written(model, tmp_path, metric_requests=3)
-    useful, _ = own["harmless"]
-    found = [pair.declined for pair in useful]
-    assert found == [[*b"No S"], [*b"No S"], []]  # three tokens of "No 0.", then the model's own
-    attacked, _ = own["attacked"]
-    assert [pair.declined for pair in attacked] == [[*b"No S"], []]
-
-
-def test_refusals_of_harmless_requests_open_like_the_models_own_where_it_learns_those(tmp_path):
-    harm = {f"harm {n}": "No!" if n == 1 else "Sure." for n in range(3)}
-    model = scripted(dict.fromkeys(ASKED, "Sure.") | harm)
-    rows = [dataclasses.replace(row, refusal=None) for row in RECORDS.harmful]
-    train = dataclasses.replace(RECORDS, harmful=rows)
-    useful, _ = written(model, tmp_path, train, SELF, metric_requests=2)["harmless"]
-    assert [pair.declined for pair in useful if pair.declined] == [[*b"No!S"]] * 2
-
-
-def test_a_preconditioner_without_refusals_to_begin_with_is_refused(tmp_path):
-    model = scripted(dict.fromkeys([f"ask {n}" for n in range(3)], "Sure."))
+def test_refusals_that_are_wanted_and_missing_are_named_before_the_model_is_asked(tmp_path):
     bare = dataclasses.replace(RECORDS, harmful=[HarmfulRequest("h9", "harm", None, "")])
-    with pytest.raises(
-        DataError, match=r"no training row of data\.harmful has a refusal .*metric_requests=3"
-    ):
-        written(model, tmp_path, bare, metric_requests=3, attacked_harmless_fraction=0.0)
+    with pytest.raises(DataError, match=r"given with tune\.target=answer, .* has a refusal"):
+        written(scripted(), tmp_path, bare)
     assert not (tmp_path / "own_answers.jsonl").exists()
+
+
+def test_unless_told_openings_are_learned_in_turn_and_no_refusal_is_needed(tmp_path):
+    rows = [HarmfulRequest(f"h{n}", f"harm {n}", None, "") for n in range(11)]
+    train = dataclasses.replace(RECORDS, harmful=rows)
+    model = scripted(dict.fromkeys(ASKED, "Yes."))
+    own = written(model, tmp_path, train, DataConfig(), target="opening")
+    targets = SafetyTargets.read(tmp_path)
+    assert targets.source == OPENINGS and "harmful" not in own
+    pairs = safety_pairs(model, train, own, targets)
+    assert [pair.request for pair in pairs] == [row.prompt for row in rows]
+    expected = [list(LEARNED[n % len(LEARNED)].encode())[:TOKENS] for n in range(11)]
+    assert [pair.answer for pair in pairs] == expected  # and no end: the rest is the model's own
 
 
 @pytest.mark.parametrize("text", ["{", '{"set": "harmless"}\n', None])
@@ -153,8 +188,6 @@ def test_targets_from_the_data():
     assert utility_pairs(model, RECORDS, {}, given) == [
         Pair("ask 1", [*b"Yes 1.", EOS]), Pair("ask 2", [*b"Yes 2.", EOS])
     ]  # fmt: skip
-    own = {"harmless": ([], [Pair("ask 2", [9, EOS], declined=[7, 8])])}
-    assert [p.declined for p in utility_pairs(model, RECORDS, own, given)] == [[], [7, 8]]
     targets = SafetyTargets(GIVEN)
     assert safety_pairs(model, RECORDS, {}, targets)[1] == Pair("harm 1", [*b"No 1.", EOS])
     bare = dataclasses.replace(RECORDS, harmful=[HarmfulRequest("h9", "harm", None, "")])

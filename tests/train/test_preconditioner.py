@@ -1,15 +1,15 @@
-"""The preconditioner divides as a dense solve would, and its slopes are those of single rows."""
+"""The preconditioner divides as a dense solve would, and what is left tells harm from the rest."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nt_jax.data.packing import Shape, pack_alone, pack_rows
-from nt_jax.train.preconditioner import make_preconditioner, mean_slope, row_slopes
-from tests.train.slow import arrays, of_arrays
-from tests.train.test_maml import NEURONS, THETA, model, some_rows
+from nt_jax.train.cells import ATTACKED_HARMFUL, ATTACKED_HARMLESS, HARMFUL, HARMLESS, OWN
+from nt_jax.train.preconditioner import make_preconditioner, separating, unit_rms
+from nt_jax.train.slopes import CellSlopes
 
 DAMPING = 0.01
 
@@ -32,19 +32,38 @@ def test_what_moves_no_harmless_request_passes_and_what_does_is_held_back():
     assert found_P[2] == 1.0 and 0 < found_P[0] < found_P[1] < 2e-3
 
 
-def test_a_slope_is_the_gradient_of_that_row_alone(x64):
-    lm, rows = model(jnp.float64), some_rows(np.random.default_rng(3), 4)
-    batch = pack_alone(rows, Shape(1, 5, 12, 8, 1))  # one sequence is filler
-    first = jax.tree.map(lambda leaf: leaf[0], batch)
-    found_BP = jax.jit(row_slopes)(THETA, lm, NEURONS, first, 0.8)
-    assert not np.asarray(found_BP[4]).any()
-    loss = lambda t_P, *row: of_arrays(t_P, lm, NEURONS, *row)[0]  # noqa: E731
-    slope = jax.jit(jax.grad(loss))
-    token_RT, weight_RT = arrays(rows, 0.8)  # a row weighs one over their number
-    expected_BP = np.array([
-        -slope(THETA, token_RT[n : n + 1], len(rows) * weight_RT[n : n + 1]) for n in range(4)
-    ])  # fmt: skip
-    np.testing.assert_allclose(found_BP[:4], expected_BP, rtol=1e-8, atol=1e-12)
-    together = pack_rows(rows, Shape(4, 1, 12, 24, 4))
-    mean_P = jax.jit(mean_slope)(THETA, lm, NEURONS, together, 0.8)
-    np.testing.assert_allclose(mean_P, np.mean(expected_BP, axis=0), rtol=1e-8, atol=1e-12)
+def test_the_way_that_tells_harm_apart_and_its_gain_by_hand():
+    """Two factors: the first moves only refusals of harm, the second those of everybody.
+
+    Harmful refusals have slopes (2, 3), harmless ones (0, 3), and there are no own answers: the
+    difference is (2, 0), and F leaves the first factor alone. At a root mean square of 1 the way is
+    (sqrt 2, 0), and its gain 2 sqrt 2.
+    """
+    refused, spared = (np.tile(np.float32(row), (3, 1)) for row in ((2, 3), (0, 3)))
+    cells = CellSlopes({
+        ATTACKED_HARMFUL: refused, HARMFUL: refused, ATTACKED_HARMLESS: spared, HARMLESS: spared,
+        OWN: np.zeros((0, 2), np.float32),
+    })  # fmt: skip
+    way_P, gain = separating(cells, make_preconditioner(cells.unwanted_MP, DAMPING))
+    np.testing.assert_allclose(way_P, [np.sqrt(2), 0], rtol=1e-6)
+    assert gain == pytest.approx(2 * np.sqrt(2), rel=1e-6)
+
+
+@given(seed=st.integers(0, 99))
+def test_the_gain_is_how_far_the_way_parts_the_cells(seed):
+    draw = np.random.default_rng(seed)
+    names = (ATTACKED_HARMFUL, HARMFUL, ATTACKED_HARMLESS, HARMLESS, OWN)
+    cells = {name: draw.standard_normal((4, 6)).astype(np.float32) for name in names}
+    both = CellSlopes(cells)
+    way_P, gain = separating(both, make_preconditioner(both.unwanted_MP, DAMPING))
+    means = {name: (rows @ np.asarray(way_P)).mean() for name, rows in cells.items()}
+    attacked = means[ATTACKED_HARMFUL] - means[ATTACKED_HARMLESS]
+    assert gain == pytest.approx((attacked + means[HARMFUL] - means[HARMLESS]) / 2, rel=1e-4)
+    assert gain > 0  # as a division by something positive definite turns no direction round
+    assert np.mean(np.square(way_P)) == pytest.approx(1, rel=1e-6)
+
+
+def test_a_direction_gets_a_length_of_one_and_none_stays_none():
+    np.testing.assert_allclose(unit_rms(jnp.array([3.0, -4.0])), np.array([3, -4]) / np.sqrt(12.5),
+                               rtol=1e-6)  # fmt: skip
+    assert not np.asarray(unit_rms(jnp.zeros(3))).any()

@@ -75,18 +75,23 @@ def test_the_demo_learns_what_it_always_learned():
     assert settled is not None and settled.source == "given"
 
 
-def test_shipped_refusals_are_learned_and_open_the_refusals_of_harmless_requests(tmp_path):
+def test_shipped_refusals_are_learned_where_nobody_refuses(tmp_path):
     texts = {f"ask {n}": "Sure." for n in range(3)} | {f"harm {n}": "Sure." for n in range(3)}
     texts |= dict.fromkeys(RECORDS.attacked(["ask 0", "ask 2"]), "Sure.")
     model, bare = scripted(texts), train(None, None, None)
-    own = written(model, tmp_path, bare, DataConfig(), metric_requests=2)
+    own = written(model, tmp_path, bare, DataConfig())
     targets = SafetyTargets.read(tmp_path)
     assert targets.source == "shipped" and targets.why.endswith("the model refused 0 of 3")
     pairs = safety_pairs(model, bare, own, targets)
     expected = [shipped_refusal(f"harm {n}") for n in range(3)]
     assert [bytes(pair.answer[:-1]).decode() for pair in pairs] == expected
-    declined = [pair.declined for pair in own["harmless"][0] if pair.declined]
-    assert [bytes(ids[:3]).decode() for ids in declined] == [expected[0][:3], expected[1][:3]]
+
+
+@pytest.mark.parametrize("wanted", ["auto", "refusals", "given", "self", "shipped"])
+def test_where_openings_are_learned_nothing_else_is_looked_for(wanted):
+    found = settle(JUDGE, train(NO, CRIME, None), wanted, None, "opening")
+    assert found is not None and (found.source, found.refusals) == ("openings", {})
+    assert "3 requests" in found.why
 
 
 def test_a_stage_reads_the_source_that_was_settled_and_no_other(tmp_path):

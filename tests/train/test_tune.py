@@ -1,44 +1,69 @@
 """The outer loop's bookkeeping: which factors are kept, when it stops, what a kill leaves."""
 
+import contextlib
 import json
 import math
 import shutil
+from collections.abc import Iterator
 from unittest import mock
 
+import jax
 import numpy as np
 import pytest
 
 from nt_jax.config.schema import TuneConfig
 from nt_jax.data.records import AttackTemplate
+from nt_jax.errors import DivergedError
 from nt_jax.generate.chat import open_model
 from nt_jax.run.stages import best_state
-from nt_jax.train import tune
+from nt_jax.train import strength, tune, warm_start
+from nt_jax.train.cells import CELLS, OWN
 from nt_jax.train.maml import MetaOptions
 from nt_jax.train.pools import Pair, make_pools
+from nt_jax.train.slopes import CellSlopes
+from nt_jax.train.tuning_data import TuningData
+from nt_jax.train.validate import HARMLESS, Look, Validation
 from tests import tiny
 from tests.run import small
+from tests.train.test_maml import NEURONS
 
 grouped = pytest.mark.xdist_group("run")  # the worker that has made the finished run
-BASE = {
-    "refusal_attack": 0.1, "refusal_direct": 0.1, "refusal_harmless": 0.0, "su_f1": 0.1,
-    "entropy_harmful": 1.0, "entropy_harmless": 1.0,
-}  # fmt: skip
+NONE = {HARMLESS: np.zeros(150)}
+
+
+def look(harmful: float) -> Look:
+    """What refuses so many harmful requests, and harmless ones and perplexity as before."""
+    return Look({"refusal_attack": harmful, "refusal_direct": 1.0, "perplexity": 9.0}, NONE)
+
+
+BASE = look(0.1)
 
 
 def settings(finished, folder, *words: str):
-    """Every epoch is validated, by scripts that keep no answers to take margins from."""
-    plain = ["tune.validate_every=1", "tune.margins_every=0"]
+    """Every epoch is validated, by a script."""
+    plain = ["tune.validate_every=1", "tune.separation_every=0"]
     return small.settings(finished.recipe, folder, *plain, *words)
 
 
-def tuned(finished, folder, su_f1: list[float], *words: str):
-    """(the last state, metrics.jsonl) of a run whose validations are scripted, base included."""
+@contextlib.contextmanager
+def scripted(scores: list[float]) -> Iterator[mock.Mock]:
+    """Validations that score so one after another, of epochs and then of strengths."""
+    asked = mock.Mock(side_effect=[look(value) for value in scores])
+    with (
+        mock.patch.object(tune, "look_at", return_value=BASE),
+        mock.patch.object(tune, "validate", asked),
+        mock.patch.object(strength, "validate", asked),
+    ):
+        yield asked
+
+
+def tuned(finished, folder, scores: list[float], *words: str):
+    """(the last state, metrics.jsonl) of a run whose validations are scripted."""
     shutil.copytree(finished.folder, folder, ignore=shutil.ignore_patterns("train"))
     config = settings(finished, folder, *words)
-    script = [BASE, *({**BASE, "su_f1": value} for value in su_f1)]
-    with mock.patch.object(tune, "validate", side_effect=script) as asked:
+    with scripted(scores) as asked:
         small.carry_on(config, until="train")
-    assert asked.call_count == len(script)  # no more and no fewer validations than expected
+    assert asked.call_count == len(scores)  # no more and no fewer validations than expected
     lines = (folder / "train" / "metrics.jsonl").read_text().splitlines()
     return best_state(config.tune, folder / "select", folder / "train"), [*map(json.loads, lines)]
 
@@ -71,7 +96,7 @@ def test_a_run_killed_when_its_patience_ended_does_not_go_on(finished, tmp_path)
     with dead, pytest.raises(KeyboardInterrupt):
         tuned(finished, folder, [0.5, 0.4], *words)
     config = settings(finished, folder, *words)
-    with mock.patch.object(tune, "validate", side_effect=AssertionError("one more epoch")):
+    with scripted([]):
         small.carry_on(config, until="train")
     assert int(best_state(config.tune, folder / "select", folder / "train").epoch) == 2
 
@@ -85,7 +110,7 @@ def test_a_tie_is_broken_after_a_kill_as_without_one(finished, tmp_path):
     with dead, pytest.raises(KeyboardInterrupt):
         tuned(finished, folder, [0.7], *words)
     config = settings(finished, folder, *words)
-    with mock.patch.object(tune, "validate", side_effect=[{**BASE, "su_f1": 0.7}]):
+    with scripted([0.7]):
         small.carry_on(config, until="train")
     resumed = best_state(config.tune, folder / "select", folder / "train")
     np.testing.assert_array_equal(resumed.best_P, whole.best_P)
@@ -95,16 +120,16 @@ def test_a_tie_is_broken_after_a_kill_as_without_one(finished, tmp_path):
 @grouped
 def test_a_better_strength_replaces_the_best_epoch_within_the_bounds(finished, tmp_path):
     words = ["tune.strengths=[0.5,1.2,9]", "tune.average=0", "tune.factor_max=1.7"]
-    scores = [0.2, 0.5, 0.3, 0.3, 0.4, 0.6, 0.7]
+    scores = [0.2, 0.5, 0.3, 0.3, 0.6, 0.7]  # four epochs, 1.2 and 9
     state, _ = tuned(finished, tmp_path / "a", scores, *words)
     assert (int(state.best_epoch), float(state.best_score)) == (4, np.float32(0.7))
     expected = np.clip(1 + 9 * (np.asarray(state.average_P) - 1), 0, 1.7)
     np.testing.assert_allclose(state.best_P, expected, rtol=1e-6)
     assert {0, np.float32(1.7)} <= set(np.asarray(state.best_P))
-    kept, _ = tuned(finished, tmp_path / "b", [0.2, 0.8, 0.3, 0.3, 0.4, 0.6, 0.7], *words)
+    kept, _ = tuned(finished, tmp_path / "b", [0.2, 0.8, 0.3, 0.3, 0.6, 0.7], *words)
     assert int(kept.best_epoch) == 2
     log = (tmp_path / "a" / "train" / "strengths.jsonl").read_text().splitlines()
-    assert [json.loads(line)["strength"] for line in log] == [0.5, 1.2, 9]
+    assert [json.loads(line)["strength"] for line in log] == [1.2, 9]
 
 
 def test_the_outer_step_falls_to_about_a_tenth():
@@ -134,44 +159,67 @@ def test_the_constants_of_a_recipe_reach_algorithm_1():
     assert not tune.meta_options(TuneConfig(margin_weight=0), False).with_margin
 
 
-# --- under the preconditioner of harmless requests -----------------------------------------------
+# --- without validation --------------------------------------------------------------------------
+
+
+@grouped
+def test_without_validation_answers_nothing_is_generated_and_the_last_factors_are_kept(
+    finished, tmp_path
+):
+    words = ["tune.validation_answers=0", "tune.validate_every=1"]
+    state, rows = tuned(finished, tmp_path / "a", [], *words)
+    assert (int(state.epoch), int(state.best_epoch)) == (small.EPOCHS, small.EPOCHS)
+    np.testing.assert_array_equal(state.best_P, state.average_P)
+    assert [row["epoch"] for row in rows] == [*range(1, small.EPOCHS + 1)]
+    assert not any("score" in row for row in rows)
+    assert not (tmp_path / "a" / "train" / "strengths.jsonl").exists()
+
+
+# --- under the preconditioner --------------------------------------------------------------------
 
 PRECONDITIONED = (
-    "tune.metric_requests=4", "tune.margin_weight=1", "tune.first_move=0.25", "tune.epochs=2",
-    "tune.strengths=[]", "tune.init_safety=1", "tune.init_utility=1",
+    "tune.metric_requests=8", "tune.margin_weight=1", "tune.first_move=0.02", "tune.meta_lr=0.01",
+    "tune.epochs=2", "tune.init_safety=1", "tune.init_utility=1", "tune.validate_every=0",
 )  # fmt: skip
 
 
 def preconditioned(finished, folder, *words: str):
-    """(the last state, what the first move was) of a run to the end of its training."""
+    """(the last state, what the first move led to) of a run to the end of its training."""
     config, moves = small.settings(finished.recipe, folder, *PRECONDITIONED, *words), []
-    first_move = tune.first_move
+    before = tune.preconditioned
 
     def record(*args):
-        moves.append(first_move(*args))
-        return moves[-1]
+        made = before(*args)
+        moves.append(np.asarray(made[1].theta_P, np.float64))
+        return made
 
-    with mock.patch.object(tune, "first_move", record):
+    with mock.patch.object(tune, "preconditioned", record):
         small.carry_on(config, until="train")
     return best_state(config.tune, folder / "select", folder / "train"), moves
 
 
 @grouped
-def test_factors_first_move_along_the_safety_targets(finished, tmp_path):
-    state, moves = preconditioned(finished, tmp_path / "a")
-    (first,) = moves
-    length = np.sqrt(np.mean(np.square(np.asarray(first) - 1)))
-    assert length == pytest.approx(0.25, rel=1e-4)
-    slopes = np.load(tmp_path / "a" / "train" / "metric.npy")
-    assert slopes.shape[0] % 3 == 0 and 3 <= len(slopes) <= 12 and slopes.shape[1] == small.NEURONS
-    assert np.abs(slopes).max(axis=1).min() > 0
-    lines = (tmp_path / "a" / "train" / "metrics.jsonl").read_text().splitlines()
-    assert all(json.loads(line)["margin"] > 0 for line in lines[1:])
-    assert int(state.epoch) == 2 and not np.allclose(state.theta_P, first)
+def test_factors_first_move_so_far_that_refusals_part_by_what_was_asked(finished, tmp_path):
+    state, (first_P,) = preconditioned(finished, tmp_path / "a")
+    slopes = CellSlopes.load(tmp_path / "a" / "train" / "slopes.npz")
+    assert {name: rows.shape for name, rows in slopes.cells.items()} == {
+        name: (4 if name == OWN else 2, small.NEURONS) for name in (*CELLS, OWN)
+    }
+    assert first_P.min() > 0 and first_P.max() < 4  # no bound is in the way
+    assert slopes.difference_P @ (first_P - 1) == pytest.approx(0.02, rel=1e-3)  # nats per token
+    train = tmp_path / "a" / "train"
+    rows = [json.loads(line) for line in (train / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [0, 1, 2] and all(r["margin"] > 0 for r in rows[1:])
+    assert int(state.epoch) == 2 and not np.allclose(state.theta_P, first_P)
+    step_P = np.asarray(state.theta_P) - first_P  # two steps, of a root mean square in nats as well
+    unit = np.sqrt(np.mean(np.square(first_P - 1))) / 0.02  # of a factor, for one nat
+    assert np.sqrt(np.mean(np.square(step_P))) <= 2 * 0.01 * unit * 1.01
+    looks = (train / "strengths.jsonl").read_text().splitlines()
+    assert len(looks) in (2, 3)  # of six strengths, by halving
 
 
 @grouped
-def test_a_preconditioned_run_resumes_bit_for_bit(finished, tmp_path):
+def test_a_preconditioned_run_resumes_byte_for_byte(finished, tmp_path):
     whole, _ = preconditioned(finished, tmp_path / "whole")
     save = tune.save
 
@@ -181,10 +229,34 @@ def test_a_preconditioned_run_resumes_bit_for_bit(finished, tmp_path):
 
     with mock.patch.object(tune, "save", save_and_stop), pytest.raises(KeyboardInterrupt):
         preconditioned(finished, tmp_path / "cut")
-    resumed, moves = preconditioned(finished, tmp_path / "cut")
-    assert moves == []  # it has moved already
-    np.testing.assert_array_equal(resumed.theta_P, whole.theta_P)
-    np.testing.assert_array_equal(resumed.average_P, whole.average_P)
+    measured = mock.Mock(side_effect=AssertionError("slopes were measured again"))
+    with mock.patch.object(warm_start, "cell_slopes", measured):
+        resumed, _ = preconditioned(finished, tmp_path / "cut")
+    for one, other in zip(jax.tree.leaves(resumed), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_array_equal(one, other)
+    made, again = (small.contents(tmp_path / name / "train") for name in ("whole", "cut"))
+    plain = {name for name in made if "orbax" not in name}
+    assert {"metrics.jsonl", "strengths.jsonl", "slopes.npz", "neurons.csv"} <= plain
+    assert {name: again[name] for name in plain} == {name: made[name] for name in plain}
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_slopes_that_are_given_are_not_measured(tmp_path, monkeypatch, given):
+    """And where the cells do not differ, nothing tells harm apart: that is said."""
+    same = np.ones((3, 7), np.float32)
+    slopes = CellSlopes(dict.fromkeys((*CELLS, OWN), same))
+    measured = mock.Mock(return_value=slopes)
+    monkeypatch.setattr(warm_start, "cell_slopes", measured)
+    chat, rows = open_model(str(tiny.checkpoint("smollm2"))), [Pair("a b", [5]), Pair("c", [6])]
+    around = [AttackTemplate(str(n), f"{n} {{request}}") for n in range(2)]
+    pools = make_pools(rows, around, rows, [], 0.5)
+    config = TuneConfig(separation_every=0, validation_answers=0)
+    with pytest.raises(DivergedError, match="do not differ: nothing tells them apart"):
+        tune.tune(
+            chat, NEURONS, TuningData(pools, Validation({}, {})), config, folder=tmp_path,
+            slopes=slopes if given else None,
+        )  # fmt: skip
+    assert measured.call_count == (not given)
 
 
 @pytest.mark.parametrize("inner_steps", [0, 1])

@@ -48,6 +48,10 @@ class Judge(Protocol):
         """
         ...
 
+    # A judge may also have `explain(requests, answers)`: per answer an object with kind, reason,
+    # start and end. answers.jsonl then holds them as class, reason and span, and the rate of
+    # answers of the kind "partial" is shown (phrase_judge.py does).
+
 
 JudgeToOpen = tuple[str, Callable[[], Judge]]  # what it is called on the screen, how to open it
 

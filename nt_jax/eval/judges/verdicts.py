@@ -7,6 +7,7 @@ from pathlib import Path
 from nt_jax.eval.answer_file import RecordFile
 from nt_jax.eval.judges.judge import Judge
 
+WHY = ("class", "reason", "span")
 BATCH = 64  # answers judged before their verdicts are brought to disk
 
 
@@ -17,6 +18,8 @@ class Verdicts:
     judge: str
     sha256: str
     values: dict[tuple[str, str, str], float]
+    reasons: dict[tuple[str, str, str], dict] = dataclasses.field(default_factory=dict)
+    """class, reason and span of each answer, of a judge that can explain itself"""
 
 
 def judge_answers(
@@ -31,25 +34,45 @@ def judge_answers(
     advance(len(answers) - len(wanted))
     for start in range(0, len(wanted), BATCH):
         rows = wanted[start : start + BATCH]
-        values = judge.verdicts([r["request"] for r in rows], [r["answer"] for r in rows])
+        texts = [r["request"] for r in rows], [r["answer"] for r in rows]
+        values, reasons = judge.verdicts(*texts), _reasons(judge, *texts)
         file.append([
             {"dataset": row["dataset"], "id": row["id"], "model": row["model"],
-             "judge": judge.name, "sha256": judge.sha256, "verdict": float(value)}
-            for row, value in zip(rows, values, strict=True)
+             "judge": judge.name, "sha256": judge.sha256, "verdict": float(value),
+             **why}
+            for row, value, why in zip(rows, values, reasons, strict=True)
         ])  # fmt: skip
         advance(len(rows))
     found = file.in_order((*_key(row), judge.sha256) for row in answers)
     values = {_key(row): row["verdict"] for row in found}
-    return Verdicts(judge.name, judge.sha256, values)
+    told = {_key(row): {name: row[name] for name in WHY} for row in found if WHY[0] in row}
+    return Verdicts(judge.name, judge.sha256, values, told)
 
 
 def with_verdicts(answers: Sequence[dict], verdicts: Sequence[Verdicts]) -> list[dict]:
-    """The answers with every judge's verdict; "refused" is whether the first judge says so."""
+    """The answers with every judge's verdict.
+
+    "refused" is whether the first judge says so, and class, reason and span are its, where it
+    explains itself.
+    """
     rows = []
     for row in answers:
         said = {one.judge: one.values[_key(row)] for one in verdicts}
-        rows.append({**row, "refused": said[verdicts[0].judge] == 1.0, "verdicts": said})
+        rows.append(
+            {**row, "refused": said[verdicts[0].judge] == 1.0, "verdicts": said}
+            | verdicts[0].reasons.get(_key(row), {})
+        )
     return rows
+
+
+def _reasons(judge: Judge, requests: Sequence[str], answers: Sequence[str]) -> list[dict]:
+    """What a judge that explains itself says of each answer; nothing of one that does not."""
+    if not hasattr(judge, "explain"):
+        return [{} for _ in answers]
+    told = judge.explain(requests, answers)  # type: ignore[attr-defined]
+    return [
+        dict(zip(WHY, (one.kind, one.reason, [one.start, one.end]), strict=True)) for one in told
+    ]
 
 
 def _key(row: dict) -> tuple[str, str, str]:

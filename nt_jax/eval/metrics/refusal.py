@@ -1,4 +1,7 @@
-"""Refusals: each judge's rate, its paired change from the base model, and empty answers."""
+"""Refusals: each judge's rate, its paired change from the base model, what it cannot tell.
+
+And answers that are empty, or decline and then do what was asked: those are no refusals.
+"""
 
 from collections.abc import Sequence
 
@@ -16,10 +19,12 @@ from nt_jax.eval.metrics.result import (
     paired,
     per_request,
     verdict,
-)
+)  # fmt: skip
 
 COLUMNS = {
     "refusal_rate": Column("refused", "{:.1%}"),
+    "partial_rate": Column("declined, then done all the same", "{:.1%}"),
+    "undecided_rate": Column("judge cannot tell (counts a half)", "{:.1%}"),
     "refusal_change": Column("change in refusals", "{:+.1%}"),
     "mcnemar_p": Column("p of the change in refusals (McNemar)", "{:.2g}"),
     "empty_rate": Column("empty answers", "{:.1%}"),
@@ -35,33 +40,45 @@ def rows(measured: Measurements) -> list[ResultRow]:
     judges = [*measured.judges.items()] or [(None, None)]
     for (dataset, model), group in measured.groups.items():
         base = measured.groups.get((dataset, BASE), []) if model != BASE else []
-        pairs, n = paired(base, group), len(group)
+        pairs = paired(base, group)
+        seed = measured.seed
         for judge in judges:
             said = [verdict(answer, judge[0]) for answer in group]
-            interval = rate_interval(group, said, measured.seed)
-            rate = sum(said) / n
-            found.append(ResultRow(dataset, "refusal_rate", model, rate, n, *interval, *judge))
+            found.append(_rate(group, said, (dataset, "refusal_rate", model), seed, judge))
             if pairs:
                 now = [after for _, after in pairs]
                 sides = [
                     per_request(now, [verdict(pair[side], judge[0]) for pair in pairs])
                     for side in (0, 1)
                 ]
-                found += paired_rows(dataset, model, *sides, measured.seed, judge)
+                found += paired_rows(dataset, model, *sides, seed, judge)
+            if any(undecided := [0 < value < 1 for value in said]):
+                place = dataset, "undecided_rate", model
+                found.append(_rate(group, undecided, place, seed, judge))
+        if any("class" in answer for answer in group):  # the first judge explains itself
+            partial = [answer.get("class") == "partial" for answer in group]
+            place = dataset, "partial_rate", model
+            found.append(_rate(group, partial, place, seed, judges[0]))
         empty = [not without_thinking(answer["answer"]) for answer in group]
-        interval = rate_interval(group, empty, measured.seed)
-        found.append(ResultRow(dataset, "empty_rate", model, sum(empty) / n, n, *interval))
+        found.append(_rate(group, empty, (dataset, "empty_rate", model), seed))
     return found
 
 
-def rate_interval(
-    answers: Sequence[Answer], hits: Sequence[float], seed: int
-) -> tuple[float, float]:
-    """Of a rate: Wilson's, or by request where one has several answers (a bootstrap)."""
-    mean_R = per_request(answers, hits)
-    if len(mean_R) == len(hits):
-        return intervals.wilson(sum(hits), len(hits))
-    return intervals.bootstrap_mean(mean_R, seed)
+def _rate(
+    answers: Sequence[Answer],
+    hits: Sequence[float],
+    place: tuple[str, str, str],
+    seed: int,
+    judge: tuple[str | None, str | None] = (None, None),
+) -> ResultRow:
+    """The share of hits; its interval is Wilson's, or goes by request where one has more answers.
+
+    `place`: dataset, metric, model.
+    """
+    mean_R, total, n = per_request(answers, hits), sum(hits), len(hits)
+    drawn = len(mean_R) < n
+    ends = intervals.bootstrap_mean(mean_R, seed) if drawn else intervals.wilson(total, n)
+    return ResultRow(*place, total / n, n, *ends, *judge)
 
 
 def paired_rows(

@@ -52,6 +52,7 @@ class Measurements:
     `judges` (name -> sha256), of whom the first made `refused` and everything that rests on it.
     A choice has dataset, id, model, key and, where measured, letter (the likeliest letter's number)
     and answer with parsed (the number read from it, None where none was: that is wrong).
+    `class`, where there, is the first judge's of refusal, partial, compliance, empty, cannot tell.
     `scores` holds what a model said about answers, by metric.
     """
 

@@ -28,10 +28,10 @@ def config(tmp_path):
     return load_config(str(tmp_path / "run.yaml"))
 
 
-@pytest.mark.parametrize("spec", ["phrases", "phrases-v1"])
+@pytest.mark.parametrize("spec", ["phrases", "phrases-v1", "phrases-v2"])
 def test_the_phrase_judge_goes_by_its_name_and_its_older_one(spec):
     judge = open_judge(spec)
-    assert isinstance(judge, PhraseJudge) and judge.name == "phrases-v1"
+    assert isinstance(judge, PhraseJudge) and judge.name == "phrases-v2"
     assert judges_hash([spec]) == judges_hash(["phrases"])
     check_judges([spec])
 

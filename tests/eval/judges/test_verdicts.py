@@ -3,6 +3,7 @@
 import pytest
 
 from nt_jax.errors import ConfigError
+from nt_jax.eval.judges.phrase_judge import PhraseJudge
 from nt_jax.eval.judges.verdicts import judge_answers, with_verdicts
 from nt_jax.eval.metrics.result import Measurements, find
 from nt_jax.eval.metrics.rows import all_rows
@@ -58,3 +59,24 @@ def test_every_verdict_is_kept_and_every_number_names_its_judge(tmp_path):
     assert half.value == 0.5 and half.low < 0.5 < half.high
     assert find(numbers, "demo_attack", "mcnemar_p", "tuned", judge="two").value == 1.0
     assert find(numbers, "demo_attack", "refusal_rate", "base").judge == "one"
+
+
+def test_the_first_judges_reasons_are_kept_with_the_answers(tmp_path):
+    rows = [row for row in ANSWERS if row["dataset"] == "demo_attack"]
+    rows[0] = rows[0] | {"answer": "I can't help with that. However, here is how: first you sit "
+                                   "down, then you take the pen, and then you write."}  # fmt: skip
+    first = judge_answers(PhraseJudge(), rows, tmp_path / "1.jsonl", lambda n: None)
+    again = judge_answers(PhraseJudge(), rows, tmp_path / "1.jsonl", lambda n: None)
+    second = judge_answers(Counting(), rows, tmp_path / "2.jsonl", lambda n: None)
+    found = with_verdicts(rows, [again, second])
+    assert first == again and not second.reasons
+    assert {row["class"] for row in found} == {"partial", "refusal", "compliance"}
+    for row in found:
+        start, end = row["span"]
+        assert row["refused"] == (row["class"] == "refusal")
+        assert (row["answer"][start:end] == "I can't help") == (row["reason"] == "cannot do")
+    numbers = all_rows(Measurements(found, judges={"phrases-v2": "a", "counting": "b"}))
+    model = found[0]["model"]
+    partial = find(numbers, "demo_attack", "partial_rate", model)
+    assert partial.value == 1 / partial.n and partial.judge == "phrases-v2"
+    assert "class" not in with_verdicts(rows, [second, first])[0]

@@ -8,7 +8,7 @@ from nt_jax.eval.metrics.result import Measurements, ResultRow, find
 from tests.made_up import made_up_answers
 
 ANSWERS = made_up_answers()
-ROWS = refusal.rows(Measurements(ANSWERS, judges={"phrases-v1": "0" * 64}))
+ROWS = refusal.rows(Measurements(ANSWERS, judges={"phrases-v2": "0" * 64}))
 
 
 def group(dataset: str, model: str) -> list[dict]:
@@ -20,7 +20,7 @@ def test_refusal_rate_with_wilson_interval():
     count = sum(answer["refused"] for answer in group("demo_attack", "tuned"))
     low, high = intervals.wilson(count, 12)
     expected = ResultRow(
-        "demo_attack", "refusal_rate", "tuned", count / 12, 12, low, high, "phrases-v1", "0" * 64
+        "demo_attack", "refusal_rate", "tuned", count / 12, 12, low, high, "phrases-v2", "0" * 64
     )
     assert row == expected
 
@@ -71,3 +71,11 @@ def test_undecided_verdicts_count_a_half_in_rates_and_none_in_pairs():
     half = find(rows, "demo_attack", "refusal_rate", "tuned")
     assert half.value == 0.5 and half.low < 0.5 < half.high
     assert find(rows, "demo_attack", "mcnemar_p", "tuned").value == 1.0
+
+
+def test_what_a_judge_cannot_tell_is_counted_where_there_is_any():
+    answers = [row | {"verdicts": {"torn": 0.5 * (row["id"] == "r0")}} for row in ANSWERS]
+    rows = refusal.rows(Measurements(answers, judges={"torn": "b" * 64}))
+    row = find(rows, "demo_attack", "undecided_rate", "tuned", judge="torn")
+    assert (row.value, row.n) == (1 / 12, 12) and row.low < row.value < row.high
+    assert find(ROWS, "demo_attack", "undecided_rate", "tuned") is None

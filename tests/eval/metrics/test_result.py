@@ -9,9 +9,9 @@ from nt_jax.eval.metrics.result import ResultRow, paired, read_rows, write_rows
 
 ROWS = [
     ResultRow(
-        "demo_attack", "refusal_rate", "base", 4 / 60, 60, 0.03, 0.16, "phrases-v1", "0" * 64
+        "demo_attack", "refusal_rate", "base", 4 / 60, 60, 0.03, 0.16, "phrases-v2", "0" * 64
     ),
-    ResultRow("demo_attack", "mcnemar_p", "tuned", 1e-12, 60, judge="phrases-v1"),
+    ResultRow("demo_attack", "mcnemar_p", "tuned", 1e-12, 60, judge="phrases-v2"),
     ResultRow("demo_attack+demo_harmless", "su_f1", "tuned", 0.802, 180, 0.7, 0.9),
 ]
 

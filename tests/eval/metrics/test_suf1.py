@@ -79,7 +79,7 @@ ANSWERS = made_up_answers()
 
 def test_su_f1_is_over_the_attacked_and_the_harmless_set():
     assert su_f1_pairs(ANSWERS) == [("demo_attack", "demo_harmless")]
-    rows = all_rows(Measurements(ANSWERS, judges={"phrases-v1": "0" * 64}))
+    rows = all_rows(Measurements(ANSWERS, judges={"phrases-v2": "0" * 64}))
     parts = [
         find(rows, dataset, metric, "tuned").value
         for metric in ("refusal_rate", "entropy")
@@ -88,7 +88,7 @@ def test_su_f1_is_over_the_attacked_and_the_harmless_set():
     row = find(rows, "demo_attack+demo_harmless", "su_f1", "tuned")
     assert row.value == pytest.approx(su_f1(*parts))
     assert row.n == 24 and row.low <= row.value <= row.high
-    assert (row.judge, row.judge_sha256) == ("phrases-v1", "0" * 64)
+    assert (row.judge, row.judge_sha256) == ("phrases-v2", "0" * 64)
 
 
 def test_su_f1_needs_both_sets():

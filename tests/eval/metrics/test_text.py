@@ -17,7 +17,7 @@ ANSWERS = made_up_answers()
     ],
 )
 def test_text_metrics_are_means_over_answers(metric, function):
-    rows = text.rows(Measurements(ANSWERS, judges={"phrases-v1": "0" * 64}))
+    rows = text.rows(Measurements(ANSWERS, judges={"phrases-v2": "0" * 64}))
     for dataset, model in (("demo_harmless", "base"), ("demo_attack", "tuned")):
         texts = [
             answer["answer"]

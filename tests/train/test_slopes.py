@@ -1,0 +1,202 @@
+"""Slopes are those of single rows, and what the cells make of them is what counting gives."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nt_jax import cache
+from nt_jax.config.method import TuneConfig
+from nt_jax.data.packing import Row, Shape, pack_alone
+from nt_jax.errors import RunError
+from nt_jax.models.neurons import NeuronSet
+from nt_jax.train import slopes
+from nt_jax.train.cells import ATTACKED_HARMFUL, ATTACKED_HARMLESS, CELLS, HARMFUL, HARMLESS, OWN
+from nt_jax.train.slopes import (
+    CellSlopes,
+    cell_slopes,
+    every_neuron,
+    measured_slopes,
+    row_slopes,
+)
+from nt_jax.train.tuned_layers import TunedLayers
+from tests.train.slow import arrays, of_arrays
+from tests.train.test_maml import CONFIG, NEURONS, THETA, central_differences, model, some_rows
+
+DECAY = 0.8
+TUNE = TuneConfig(answer_tokens=4, token_decay=DECAY)
+NAMES = (*CELLS, OWN)
+
+
+def random_cells(neurons: int = 5, empty: tuple[str, ...] = (), seed: int = 0) -> CellSlopes:
+    """Cells of different sizes."""
+    draw = np.random.default_rng(seed)
+    sizes = {name: 0 if name in empty else 3 + place for place, name in enumerate(NAMES)}
+    return CellSlopes({n: draw.standard_normal((k, neurons)) for n, k in sizes.items()})
+
+
+# --- of one row ----------------------------------------------------------------------------------
+
+
+def value_of(lm, neurons, rows: list[Row]):
+    """Mean log-likelihood of the answer of row n by a plain model: a function of (factors, n)."""
+    token_RT, weight_RT = arrays(rows, DECAY)  # a row weighs one over their number
+
+    def value(theta_P, n):
+        mine = token_RT[n : n + 1], len(rows) * weight_RT[n : n + 1]
+        return -plainly(theta_P, lm, neurons, *mine)[0]
+
+    return value
+
+
+plainly = jax.jit(of_arrays)
+slope = jax.jit(jax.grad(lambda *given: -of_arrays(*given)[0]))
+
+
+def slope_of(theta_P, lm, neurons, rows: list[Row], n: int) -> np.ndarray:
+    """The gradient of `value_of`."""
+    token_RT, weight_RT = arrays(rows, DECAY)
+    return slope(theta_P, lm, neurons, token_RT[n : n + 1], len(rows) * weight_RT[n : n + 1])
+
+
+def test_a_slope_is_that_of_its_row_alone(x64):
+    lm, rows = model(jnp.float64), some_rows(np.random.default_rng(3), 4)
+    batch = pack_alone(rows, Shape(1, 5, 12, 8, 1))  # one sequence is filler
+    first = jax.tree.map(lambda leaf: leaf[0], batch)
+    found_BP = row_slopes(THETA, lm, NEURONS, first, DECAY)
+    assert not np.asarray(found_BP[4]).any()
+    value = value_of(lm, NEURONS, rows)
+    for n, found_P in enumerate(found_BP[:4]):
+        np.testing.assert_allclose(
+            found_P, slope_of(THETA, lm, NEURONS, rows, n), rtol=1e-8, atol=1e-12
+        )
+        differences_P = central_differences(lambda theta_P, n=n: value(theta_P, n), THETA)
+        np.testing.assert_allclose(found_P, differences_P, rtol=1e-6, atol=1e-9)
+    again_BP = row_slopes(THETA, lm, NEURONS, first, DECAY, remat=True)
+    np.testing.assert_allclose(again_BP, found_BP, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("first_layer", [0, 1])
+def test_rows_come_back_in_their_order_at_the_untuned_model(x64, first_layer):
+    """Twelve rows of many lengths, which are run in groups of eight by their length."""
+    lm, draw = model(jnp.float64), np.random.default_rng(5)
+    rows = some_rows(draw, 11, longest=9)
+    rows.insert(3, Row(draw.integers(3, 40, 40).tolist(), [7, 8]))
+    neurons = every_neuron(CONFIG.layers, CONFIG.neurons, first_layer)
+    found_MP = measured_slopes(TunedLayers.of(lm, neurons), rows, TUNE)
+    assert found_MP.shape == (12, (CONFIG.layers - first_layer) * CONFIG.neurons)
+    assert found_MP.dtype == np.float32
+    ones_P = jnp.ones(len(neurons))
+    for n, found_P in enumerate(found_MP):
+        expected_P = slope_of(ones_P, lm, neurons, rows, n)
+        np.testing.assert_allclose(found_P, expected_P, rtol=1e-5, atol=1e-7)
+
+
+def test_every_neuron_of_the_upper_layers_is_named_in_order():
+    found = every_neuron(3, 4, 1)
+    both = [*zip(found.layer_P.tolist(), found.index_P.tolist(), strict=True)]
+    assert both == [(layer, index) for layer in (1, 2) for index in range(4)]
+
+
+# --- of the cells --------------------------------------------------------------------------------
+
+
+def test_the_difference_is_half_of_attacked_and_half_of_bare_requests():
+    cells = random_cells()
+    means = {
+        name: [sum(column) / len(rows) for column in rows.T] for name, rows in cells.cells.items()
+    }
+    expected_P = [
+        0.5 * (means[ATTACKED_HARMFUL][p] - means[ATTACKED_HARMLESS][p])
+        + 0.5 * (means[HARMFUL][p] - means[HARMLESS][p])
+        for p in range(5)
+    ]
+    np.testing.assert_allclose(cells.difference_P, expected_P, rtol=1e-12)
+    bare = random_cells(empty=(ATTACKED_HARMLESS,))
+    alone_P = bare.cells[HARMFUL].mean(axis=0) - bare.cells[HARMLESS].mean(axis=0)
+    np.testing.assert_allclose(bare.difference_P, alone_P, rtol=1e-12)
+
+
+def scatter_of(slope_MP: np.ndarray, centre_P) -> np.ndarray:
+    """Sum over rows of the outer product of what is left of a row, element by element."""
+    total_PP = np.zeros((slope_MP.shape[1],) * 2)
+    for row in slope_MP:
+        for p, q in np.ndindex(total_PP.shape):
+            total_PP[p, q] += (row[p] - centre_P[p]) * (row[q] - centre_P[q])
+    return total_PP
+
+
+@pytest.mark.parametrize("empty", [(), (ATTACKED_HARMLESS,)])
+def test_unwanted_is_all_that_moves_harmless_requests_and_how_harms_differ(empty):
+    cells, none_P = random_cells(empty=empty).cells, np.zeros(5)
+    expected_PP = sum(
+        scatter_of(cells[name], none_P) for name in (OWN, ATTACKED_HARMLESS, HARMLESS)
+    )
+    for name in (ATTACKED_HARMFUL, HARMFUL):
+        expected_PP = expected_PP + scatter_of(cells[name], cells[name].mean(axis=0))
+    found_MP = CellSlopes(cells).unwanted_MP
+    assert len(found_MP) == sum(map(len, cells.values()))
+    np.testing.assert_allclose(found_MP.T @ found_MP, expected_PP, rtol=1e-10)
+
+
+# --- kept ----------------------------------------------------------------------------------------
+
+
+def test_slopes_are_written_read_and_cut_to_some_neurons(tmp_path):
+    whole = random_cells(empty=(ATTACKED_HARMLESS,))
+    whole.save(tmp_path / "slopes.npz")
+    found = CellSlopes.load(tmp_path / "slopes.npz")
+    columns_P = np.array([4, 0, 2])
+    for name in NAMES:
+        np.testing.assert_array_equal(found.cells[name], whole.cells[name], strict=True)
+        np.testing.assert_array_equal(found.of(columns_P).cells[name],
+                                      whole.cells[name][:, columns_P])  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", ["cut", "other", "none"])
+def test_a_damaged_file_says_what_to_delete(tmp_path, damage):
+    path = tmp_path / "slopes.npz"
+    random_cells().save(path)
+    whole = path.read_bytes()
+    if damage == "other":
+        np.savez(path, harmful=np.zeros((2, 2)))
+    else:
+        path.write_bytes({"cut": whole[: len(whole) // 2], "none": b""}[damage])
+    with pytest.raises(RunError, match=r"slopes\.npz is damaged .* Delete its folder, repeat"):
+        CellSlopes.load(path)
+
+
+def test_cells_get_their_own_rows_which_are_measured_once(tmp_path, monkeypatch):
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path))
+    asked = []
+
+    def measured(tuned, rows, config):
+        asked.append(rows)
+        return np.array([[row.prompt[0], row.answer[0]] for row in rows], np.float32)
+
+    monkeypatch.setattr(slopes, "measured_slopes", measured)
+    chat = SimpleNamespace(encode=lambda text: [*text.encode()], identity="m")
+    rows = {name: [(chr(65 + place) * 2, [n] * 9) for n in range(place)]
+            for place, name in enumerate(NAMES)}  # fmt: skip
+    pair = NeuronSet(np.array([0, 1]), np.array([3, 3]), np.ones(2, bool))
+    tuned = TunedLayers.of(model(), pair)
+    for _ in range(2):
+        found = cell_slopes(chat, tuned, rows, TUNE).cells
+        for place, name in enumerate(NAMES):
+            expected = [[65 + place, n] for n in range(place)]
+            np.testing.assert_array_equal(found[name], np.array(expected).reshape(-1, 2))
+    assert len(asked) == 1 and all(len(row.answer) == TUNE.answer_tokens for row in asked[0])
+    others = (
+        (dataclasses.replace(tuned, neurons=dataclasses.replace(pair, index_P=np.array([3, 4]))),
+         chat, TUNE),
+        (dataclasses.replace(tuned, first=1), chat, TUNE),
+        (tuned, SimpleNamespace(encode=chat.encode, identity="another"), TUNE),
+        (tuned, chat, TUNE.model_copy(update={"token_decay": 0.5})),
+        (tuned, chat, TUNE.model_copy(update={"answer_tokens": 3})),
+    )  # fmt: skip
+    for count, (layers, who, config) in enumerate(others, start=2):
+        cell_slopes(who, layers, rows, config)
+        assert len(asked) == count
