@@ -6,7 +6,7 @@ and value projections give, l_ff what enters the second layer of the feed-forwar
 default for LLaMA models is all three (k_proj, v_proj, down_proj, the last as feed-forward): FULL.
 NeuronTune's factors are those of down_proj (DOWN) at its chosen neurons. All are merged into the
 weights exactly, biases of the projections included. Learned by the descent that all adapters share
-(nt_jax/baselines/adapters.py), within the bounds that bind NeuronTune's factors.
+(nt_jax/baselines/descent.py), within the bounds that bind NeuronTune's factors.
 
 L layers from the first adapted one on, F neurons, D model width, K kv heads, H head dim.
 """

@@ -2,7 +2,7 @@
 
 Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (ICLR 2022, arXiv
 2106.09685): W + alpha / rank * A B, A random and B zero at the start. Learned by the descent that
-all adapters share (nt_jax/baselines/adapters.py). Where that preconditions, A stays as it was
+all adapters share (nt_jax/baselines/descent.py). Where that preconditions, A stays as it was
 drawn and only B is learned (LoRA-FA, arXiv 2308.03303): at the untouched model, where slopes are
 measured, B is zero and no answer feels A, so a preconditioner would know nothing of it.
 

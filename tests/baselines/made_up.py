@@ -6,7 +6,8 @@ import functools
 import jax
 import numpy as np
 
-from nt_jax.baselines.adapters import Form, adapter_step
+from nt_jax.baselines.adapters import Form
+from nt_jax.baselines.descent import adapter_step
 from nt_jax.baselines.examples import Examples
 from nt_jax.checkpoints.checkpoint import load_weights
 from nt_jax.data.packing import PackedBatch, Row, Shape, pack_alone

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from nt_jax import cache
-from nt_jax.baselines import adapters
-from nt_jax.baselines.adapters import Form, descend, merged, slope_and_losses
+from nt_jax.baselines import descent
+from nt_jax.baselines.adapters import Form, merged
+from nt_jax.baselines.descent import descend, slope_and_losses
 from nt_jax.baselines.ia3 import FULL, Ia3
 from nt_jax.baselines.lora import Lora
 from nt_jax.errors import DivergedError
+from nt_jax.models.leaves import get_leaf
 from nt_jax.models.transformer import logits
 from nt_jax.train.maml import MetaOptions
 from nt_jax.train.slopes import every_neuron
@@ -60,7 +62,7 @@ def test_ia3_of_down_projections_is_descent_on_the_factors_of_every_neuron(x64, 
 @pytest.mark.parametrize("adapter", EVERY)
 def test_gradients_are_those_of_finite_differences(x64, adapter):
     lm = data.double_model("qwen2").lm
-    tuned = TunedLayers.above(lm, adapter.first, adapters.NOBODY)
+    tuned = TunedLayers.above(lm, adapter.first, descent.NOBODY)
     params = adapter.fresh(lm.config, jnp.float64, 0)
     form = Form.of(adapter, params)
     generator = np.random.default_rng(0)
@@ -86,9 +88,9 @@ def test_under_the_metric_lora_learns_b_alone_and_parts_the_cells():
     np.testing.assert_array_equal(params["blocks.mlp.down/a"], fresh["blocks.mlp.down/a"])
     felt = Form.of(adapter, {"blocks.mlp.down/b": fresh["blocks.mlp.down/b"]})
     fixed = {"blocks.mlp.down/a": fresh["blocks.mlp.down/a"]}
-    tuned = TunedLayers.above(model.lm, 0, adapters.NOBODY)
+    tuned = TunedLayers.above(model.lm, 0, descent.NOBODY)
     rest = (felt.vector(fresh), fixed, data.pools(), config, 0)
-    slopes = adapters.own_slopes(model, tuned, felt, *rest)
+    slopes = descent.own_slopes(model, tuned, felt, *rest)
     move_P = felt.vector(params)
     gained = float(slopes.difference_P @ move_P)  # nothing but the first move was made
     assert gained == pytest.approx(config.first_move, rel=1e-3)
@@ -118,7 +120,7 @@ def test_strength_is_the_share_of_the_way_and_0_the_untouched_model():
 
 
 def weights(lm, adapter):
-    return {name: adapters.get_leaf(lm, name) for name in adapter.targets(lm.config)}
+    return {name: get_leaf(lm, name) for name in adapter.targets(lm.config)}
 
 
 def test_refusals_alone_are_learned_where_nothing_else_weighs():

@@ -10,7 +10,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from nt_jax.baselines.adapters import Adapter, Params, descend, merged
+from nt_jax.baselines.adapters import Adapter, Params, merged
+from nt_jax.baselines.descent import descend
 from nt_jax.baselines.ia3 import DOWN, FULL, Ia3
 from nt_jax.baselines.lora import Lora
 from nt_jax.compare.fitting_data import FittingData
