@@ -11,7 +11,7 @@ import pytest
 
 from nt_jax import cli
 from nt_jax.config.help import setting_table
-from nt_jax.config.registry import SEARCHED
+from nt_jax.config.registry import USUAL
 from nt_jax.console import say
 from nt_jax.environment import prepare_environment
 from nt_jax.errors import RunError
@@ -169,7 +169,7 @@ def test_compare_hands_over_methods_and_tables_and_prints_json_last(calls, capsy
     assert cli.main("compare", [*words, *flags]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"run": "smollm2-135m"}
     assert [(config.compare.methods, config.compare.tables) for (config,) in calls] == [
-        (SEARCHED, ("2",)),
+        (USUAL, ("2",)),
         (("scans", "dinm"), ("1", "5")),
     ]
     assert calls[0][0].compare.search == 2

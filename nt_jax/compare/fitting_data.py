@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nt_jax.attribution.store import load_neurons
 from nt_jax.baselines.examples import Examples
+from nt_jax.config.method import TuneConfig
 from nt_jax.config.registry import CONTRASTIVE
 from nt_jax.config.schema import RunConfig
 from nt_jax.data.prompts import Prompt, text_of
@@ -62,16 +63,24 @@ class FittingData:
     @functools.cached_property
     def pools(self) -> Pools:
         """The training data as tuning sees them, the base model's own answers included."""
+        return self.pools_for(self.config.tune)
+
+    def pools_for(self, tune: TuneConfig) -> Pools:
+        """`pools` shared out as other settings of tuning say."""
         folder, train = self.run.folder("answers"), self.records["train"]
-        return own_pools(self.model, train, folder, self.config.data, self.config.tune)
+        return own_pools(self.model, train, folder, self.config.data, tune)
 
     @functools.cached_property
     def whole_pools(self) -> Pools:
         """`pools` with whole refusals, which methods that read or learn answers need."""
+        return self.with_whole_refusals(self.pools)
+
+    def with_whole_refusals(self, pools: Pools) -> Pools:
+        """The pools with the data's refusals, ours where there is none, in place of openings."""
         rows, ids = self.records["train"].harmful, self.model.answer_ids
         shipped = [row.refusal or shipped_refusal(row.request, row.kind) for row in rows]
         whole = {row.prompt: ids(text) for row, text in zip(rows, shipped, strict=True)}
-        return with_refusals(self.pools, whole)
+        return with_refusals(pools, whole)
 
     @functools.cached_property
     def neurons(self) -> NeuronSet:

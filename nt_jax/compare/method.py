@@ -12,7 +12,8 @@ from nt_jax.eval.under_test import ModelUnderTest
 
 Setting = dict[str, Any]
 Learned = dict[str, np.ndarray]
-TRIED = "tried"  # in what a fit learned: the validations that it has chosen from by itself
+# In what a fit learned: the validations that it has chosen from by itself, and how long it took.
+TRIED, SECONDS = "tried", "seconds"
 
 
 class UnusableSettingError(Exception):
@@ -21,6 +22,12 @@ class UnusableSettingError(Exception):
 
 class UnusableMethodError(Exception):
     """A method that cannot be fitted at all here: left out of the tables, which say why."""
+
+
+def learned_numbers(learned: Learned) -> int:
+    """How many numbers a fit has learned: places of neurons are whole, and no numbers to learn."""
+    kept = (value for name, value in learned.items() if name not in (TRIED, SECONDS))
+    return sum(value.size for value in kept if value.dtype.kind == "f")
 
 
 @dataclasses.dataclass(frozen=True)

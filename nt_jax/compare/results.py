@@ -1,6 +1,6 @@
 """Measured rows as the tables look them up, and what is known of the model and its test sets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nt_jax.compare.paper import PAIRS
@@ -22,6 +22,9 @@ class Results:
     model: str | None = None  # the paper's name of the model, where it is one of its four
     # Model -> why its letters were not measured.
     reasons: Mapping[str, str] = field(default_factory=dict)
+    begun: Collection[str] = ()  # test sets whose answers are begun for the model
+    # Model -> (numbers that its fit learned, seconds that it took).
+    costs: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     first_factors: tuple[float, float] = (1.2, 0.9)  # of the row without tuning: safety, utility
 
     def cell(
@@ -33,6 +36,17 @@ class Results:
             return Cell(paper=paper)
         low, high = (None if x is None else scale * x for x in (row.low, row.high))
         return Cell(scale * row.value, low, high, row.n, paper)
+
+    @property
+    def harmful_pair(self) -> tuple[str | None, str | None]:
+        """(attacked harmful requests, bare ones): those of SU-F1, else the first there are."""
+        every = [name for name in self.harmful if self.harmful[name]]
+        harmful = [name for name in every if name not in self.begun]
+        first, bare = self.pair[0], f"{self.pair[0]}_direct"
+        inside = [d for d in harmful if self.attacked[d]]
+        outside = [d for d in harmful if not self.attacked[d]]
+        attacked = first if first in inside else next(iter(inside), None)
+        return attacked, bare if bare in harmful else next(iter(outside), None)
 
     @property
     def compared(self) -> str | None:

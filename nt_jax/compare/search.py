@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ import numpy as np
 from nt_jax.atomic import write_atomic
 from nt_jax.compare.fitting_data import FittingData
 from nt_jax.compare.method import (
+    SECONDS,
     TRIED,
     Learned,
     Method,
     Setting,
     UnusableMethodError,
     UnusableSettingError,
+    learned_numbers,
 )
 from nt_jax.config.evaluation import MOST_SETTINGS
 from nt_jax.config.schema import RunConfig
@@ -59,6 +62,8 @@ class Chosen:
     score: float
     tried: int  # validations in all, those inside fits included
     trials: list[dict]  # each setting with its validation rates and score
+    learned: int = 0  # numbers of the kept fit
+    seconds: float = 0.0  # that it took, choices inside included, other settings not
 
     @property
     def past_bound(self) -> bool:
@@ -98,8 +103,10 @@ def search(data: FittingData, method: Method, settings: Sequence[Setting], folde
     if not usable:
         raise UnusableMethodError(trials[0]["failed"])
     best = max(usable, key=lambda row: (row["score"], row["su_f1"], -row["number"]))
-    chosen = Chosen(method.name, best["setting"], best["score"], tried, trials)
-    _save(folder / "learned.npz", _fitted(data, method, chosen.setting, folder))
+    learned = _fitted(data, method, best["setting"], folder)
+    cost = learned_numbers(learned), float(learned.get(SECONDS, 0.0))
+    chosen = Chosen(method.name, best["setting"], best["score"], tried, trials, *cost)
+    _save(folder / "learned.npz", learned)
     text = json.dumps(dataclasses.asdict(chosen), indent=2) + "\n"
     write_atomic(folder / "chosen.json", text.encode())
     for copy in folder.glob("fit-*/learned.npz"):
@@ -150,7 +157,10 @@ def _fitted(data: FittingData, method: Method, setting: Setting, folder: Path) -
     path = folder / f"fit-{digest}" / "learned.npz"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
-        _save(path, method.fit(data, setting, path.parent))
+        start = time.monotonic()
+        learned = method.fit(data, setting, path.parent)
+        took = {SECONDS: np.asarray(round(time.monotonic() - start, 1))}
+        _save(path, took | learned)  # what the run has fitted knows how long the run took
     return _load(path)
 
 

@@ -41,7 +41,7 @@ def main_cells(
 
 
 def method_table(results: Results, models: Sequence[str], number: str = "2") -> Table:
-    """Table 2 (or 6, on its own test sets): every method, all test sets, perplexity."""
+    """Table 2 (or 6, on its own test sets): every method, all test sets, perplexity, costs."""
     pair = PAIRS["6"] if number == "6" else results.pair
     known = results.model if number == "6" else results.compared
     others = [] if number == "6" else [d for d in results.harmful if d not in pair]
@@ -50,12 +50,17 @@ def method_table(results: Results, models: Sequence[str], number: str = "2") -> 
         better = "higher" if results.harmful[dataset] else "lower"
         columns.append(Column(f"refuses {results.sets[dataset]}", PERCENT, better))
     columns.append(Column(f"perplexity, {results.sets[pair[1]]}", "{:.2f}", "lower"))
+    costs = number == "2" and bool(results.costs)
+    if costs:
+        columns += [Column("numbers learned", "{:,.0f}"), Column("seconds to learn", "{:,.0f}")]
     rows = []
     for model in models:
         label = results.labels[model]
         cells = main_cells(results, pair, model, paper_row(number, known, method=label))
         cells += [results.cell(dataset, "refusal_rate", model, 100) for dataset in others]
         cells.append(results.cell(pair[1], "perplexity", model))
+        if costs:
+            cells += [Cell(value) for value in results.costs.get(model, (None, None))]
         rows.append((label, cells))
     title = {"2": "safety and utility", "6": "AdvBench and TruthfulQA"}[number]
     return Table(number, title, columns, rows)
@@ -170,11 +175,8 @@ def _mean_row(results: Results, draws: Sequence[str]) -> list[Cell]:
 
 def attack_table(results: Results, models: Sequence[str]) -> Table:
     """Table 5: refusals of harmful requests inside attacks, and of bare ones; a column a model."""
-    harmful = [name for name in results.harmful if results.harmful[name]]
-    pick = lambda inside: next((d for d in harmful if results.attacked[d] == inside), None)  # noqa: E731
-    first, bare = results.pair[0], f"{results.pair[0]}_direct"
-    sets = {"w/ Attacks": first if results.attacked.get(first) else pick(True),
-            "w/o Attacks": bare if bare in harmful else pick(False)}  # fmt: skip
+    attacked, direct = results.harmful_pair
+    sets = {"w/ Attacks": attacked, "w/o Attacks": direct}
     paper = paper_row("5", results.compared)
     fields = {"safeedit": "refusal_with_attacks", "safeedit_direct": "refusal_without_attacks"}
     rows = []

@@ -16,6 +16,7 @@ from nt_jax.compare.render import Cell, Column, Table, csv_text, latex, markdown
 from nt_jax.compare.results import Results
 from nt_jax.compare.search import CRITERIA, Chosen, budget
 from nt_jax.compare.tables import build_tables
+from nt_jax.compare.trade_off import FIGURE, explained, points, trade_off_png
 from nt_jax.config.evaluation import MOST_SETTINGS
 from nt_jax.config.registry import METHODS
 from nt_jax.config.schema import RunConfig
@@ -58,10 +59,13 @@ def write_comparison(
         attacked={a["dataset"]: is_attacked(a) for a in answers},
         model=paper_model(config.model.source, model.layers, model.width),
         reasons=json.loads((numbers / "scores.json").read_text(encoding="utf-8"))["not_measured"],
+        begun={a["dataset"] for a in answers if a.get("prefill")},
+        costs={chosen.method: (chosen.learned, chosen.seconds) for chosen in found},
         first_factors=first_factors(config.tune),
     )
     possible = [n for n in wanted if n != "6" or PAIRS["6"] in pairs]
-    tables = build_tables(results, possible, [name for name in labels if name in METHODS])
+    compared = [name for name in labels if name in METHODS]
+    tables = build_tables(results, possible, compared)
     past = [labels[chosen.method] for chosen in found if chosen.past_bound]
     tables = [dataclasses.replace(table, past_bound=past) for table in tables]
     for table in tables:
@@ -75,6 +79,7 @@ def write_comparison(
     if "6" in wanted and "6" not in possible:
         parts.append(f"Table 6 needs {' and '.join(PAIRS['6'])} in eval.datasets.\n")
     parts += [f"{label} is left out: {reason}.\n" for label, reason in left_out.items()]
+    parts.append(trade_off_section(results, [BASE, *compared], folder))
     parts += [search_section(config, found, methods), layers_section(results, select, folder)]
     (folder / "comparison.md").write_text("\n".join(parts), encoding="utf-8")
     return f"{len(rows)} numbers, tables {', '.join(table.number for table in tables)}"
@@ -155,6 +160,15 @@ def search_section(
             "budgets equal."
         )
     return "\n".join([*lines, ""])
+
+
+def trade_off_section(results: Results, models: Sequence[str], folder: Path) -> str:
+    """The figure of what a method refuses rightly and wrongly; "" where no sets make one."""
+    found = points(results, models)
+    if not found:
+        return ""
+    (folder / FIGURE).write_bytes(trade_off_png(found))
+    return f"## Refused rightly and wrongly\n\n{explained(results)}\n\n![trade-off]({FIGURE})\n"
 
 
 def layers_section(results: Results, select: Path, folder: Path) -> str:

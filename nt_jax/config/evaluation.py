@@ -1,13 +1,13 @@
 """The settings of what is measured, exported and compared."""
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from nt_jax.config.base import Frozen
-from nt_jax.config.registry import JUDGES, METHODS, SEARCHED, TABLES
+from nt_jax.config.base import Frozen, conflict
+from nt_jax.config.registry import JUDGES, METHODS, TABLES, USUAL
 from nt_jax.config.test_sets import Labels, TestSet, built_in_sets, labels_of, read_sets
 
 MOST_SETTINGS = 15  # that every method of a comparison has to offer
@@ -60,6 +60,12 @@ class EvalConfig(Frozen):
     """longest answer, in tokens"""
     batch_size: int = Field(default=32, ge=1)
     """answers decoded together"""
+    temperature: float = Field(default=0.0, ge=0, le=5)
+    """of answers to requests: 0 = greedy; above, tokens are drawn (choice questions never are)"""
+    draws: int = Field(default=1, ge=1, le=100)
+    """answers drawn for each request; rates are means over them, intervals go by request"""
+    draw_seed: int = Field(default=0, ge=0, lt=2**31)
+    """seed of the draws; every model gets the same for a request"""
     engine: Literal["jax"] = "jax"
     """who decodes the answers to test sets: our own engine"""
     judge: Literal["phrases"] = "phrases"
@@ -91,6 +97,13 @@ class EvalConfig(Frozen):
     @classmethod
     def _read_extra(cls, raw: Any) -> Any:
         return read_sets(raw) if isinstance(raw, str) else raw
+
+    @model_validator(mode="after")
+    def _draws_differ(self) -> Self:
+        if self.draws > 1 and not self.temperature:
+            rule = "would give one greedy answer so many times: set eval.temperature above 0"
+            raise conflict("eval.draws", self.draws, rule)
+        return self
 
     def test_set(self, name: str) -> TestSet:
         """One test set by name, read from where `sources` says if it says anything."""
@@ -148,7 +161,7 @@ class CompareConfig(Frozen):
     """How other methods and ablations are compared (python -m nt_jax.compare)."""
 
     methods: tuple[Annotated[str, _known(METHODS, "method")], ...] = Field(
-        default=SEARCHED,
+        default=USUAL,
         min_length=1,
         description=f"methods to compare: {', '.join(METHODS)}; all = every one. "
         "NAME_published keeps to the setting that its authors print or release, without a search",

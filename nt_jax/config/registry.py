@@ -60,6 +60,7 @@ class MethodLine(NamedTuple):
     label: str  # as the paper writes it where it is the paper's
     maker: str  # () -> Method (nt_jax/compare/method.py)
     searched: bool = True  # False: one published setting, compared only where it is asked for
+    usual: bool = True  # False: searched like the others, but only where it is asked for
 
 
 METHODS = {
@@ -73,7 +74,19 @@ METHODS = {
     "descent": MethodLine(
         "Gradient descent on the factors", "nt_jax.compare.methods.neurontune:descent"
     ),
-    "lora": MethodLine("LoRA", "nt_jax.compare.methods.lora:lora"),
+    "random": MethodLine("Random neurons", "nt_jax.compare.methods.ablations:random", usual=False),
+    "paper": MethodLine(
+        "NeuronTune as printed", "nt_jax.compare.methods.neurontune:paper", usual=False
+    ),
+    "ia3": MethodLine("(IA)3, every neuron", "nt_jax.compare.methods.adapters:ia3"),
+    "ia3_full": MethodLine(
+        "(IA)3, PEFT's targets", "nt_jax.compare.methods.adapters:ia3_full", usual=False
+    ),
+    "lora": MethodLine("LoRA", "nt_jax.compare.methods.adapters:lora"),
+    "lora_metric": MethodLine(
+        "LoRA, preconditioned", "nt_jax.compare.methods.adapters:lora_metric"
+    ),
+    "nest": MethodLine("NeST", "nt_jax.compare.methods.nest:nest"),
     "dinm_published": MethodLine(
         "DINM, published setting", "nt_jax.compare.methods.dinm:dinm_published", searched=False
     ),
@@ -86,7 +99,7 @@ METHODS = {
         searched=False,
     ),
 }
-SEARCHED = tuple(name for name, line in METHODS.items() if line.searched)
+USUAL = tuple(name for name, line in METHODS.items() if line.searched and line.usual)
 # The paper's tables by number, and what each shows.
 TABLES = {
     "1": "DINM on a share of its parameters",

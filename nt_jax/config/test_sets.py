@@ -40,6 +40,9 @@ class TestSet(Frozen):
     forged: Literal["text", "keep"] = "text"
     """spellings of the model's special tokens inside its texts: text = they are text; keep = they
     are those tokens, as an attacker with raw access would send them"""
+    prefill: str = ""
+    """words that the model finds at the start of its answer and goes on from, e.g. "Sure, here is";
+    what is judged is what follows"""
     distinct: bool = False
     """keep the first of rows with one request"""
     seed: int | None = Field(default=None, ge=0)
@@ -66,6 +69,8 @@ class TestSet(Frozen):
             raise ValueError(f"metrics of a {self.kind} set are {listed}, not {wrong[0]}")
         if self.prompt == "attacked" and self.templates:
             raise ValueError("has prompt: attacked and templates: choose one")
+        if self.prefill and self.kind == "choice":
+            raise ValueError("has a prefill, but answers to choice questions are read whole")
         if self.hold_out and self.seed is None:
             raise ValueError("has hold_out but no seed, which decides whom it holds out")
         if self.shots and not self.shots_from:

@@ -1,6 +1,5 @@
 """Answers and verdicts on disk, one JSON object a line, so that a killed run loses one batch."""
 
-import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -78,6 +77,6 @@ def asked(item: Question) -> tuple[str, str]:
 def answer_rows(model: str, prompts: Sequence, answers: Sequence[str]) -> list[dict]:
     """One record per answered prompt, a conversation as its list of messages."""
     return [
-        {**dataclasses.asdict(p), "prompt": to_json(p.prompt), "model": model, "answer": text}
+        {**p.record(), "prompt": to_json(p.prompt), "model": model, "answer": text}
         for p, text in zip(prompts, answers, strict=True)
     ]

@@ -13,6 +13,7 @@ from nt_jax.eval.answer_file import RecordFile, answer_rows, asked
 from nt_jax.eval.prompts import TestChoice, TestPrompt, Tests
 from nt_jax.eval.under_test import ModelUnderTest
 from nt_jax.generate.chat import ChatModel
+from nt_jax.generate.decode import GREEDY, Sampling
 from nt_jax.generate.likelihood import score_letters
 
 CHOICE_TOKENS = 32  # of an answer to a choice question: enough to name the choice
@@ -29,7 +30,7 @@ def check_tests(model: ChatModel, tests: Tests, config: EvalConfig) -> None:
     for prompt in tests.prompts:
         where = f"test set {prompt.dataset}, row {prompt.id}"
         try:
-            tokens = len(model.encode(prompt.prompt))
+            tokens = len(model.encode(prompt.prompt)) + len(model.opening(prompt.prefill))
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
         if tokens > room:
@@ -55,7 +56,8 @@ def check_choices(model: ChatModel, choices: Sequence[TestChoice], config: EvalC
 
 def answer_all(subject: ModelUnderTest, tests: Tests, config: EvalConfig, folder: Path) -> str:
     """Answer everything that `folder` has no answer to yet; the line to say about it."""
-    tokens = answer_requests(subject, tests.prompts, config.max_new_tokens, folder)
+    sampling = Sampling(config.temperature, config.draw_seed)
+    tokens = answer_requests(subject, tests.prompts, config.max_new_tokens, folder, sampling)
     said = f"{len(tests.prompts)} answers of the {subject.name} model, {tokens:,} tokens"
     if tests.choices:
         write_choices(subject, _measuring(config, tests.choices, "generate"), folder)
@@ -81,9 +83,13 @@ def choices_path(folder: Path, model: str) -> Path:
 
 
 def answer_requests(
-    subject: ModelUnderTest, prompts: Sequence[TestPrompt], max_new: int, folder: Path
+    subject: ModelUnderTest,
+    prompts: Sequence[TestPrompt],
+    max_new: int,
+    folder: Path,
+    sampling: Sampling = GREEDY,
 ) -> int:
-    """Greedy answers to requests; the number of new tokens."""
+    """Answers to requests, greedy unless told; the number of new tokens."""
     file = RecordFile(answers_path(folder, subject.name))
     missing: list[TestPrompt] = file.missing(prompts, asked)
 
@@ -92,7 +98,10 @@ def answer_requests(
         file.append(answer_rows(subject.name, [missing[row] for row in rows], texts))
 
     texts = [row.prompt for row in missing]
-    return sum(map(len, subject.answer(texts, max_new, "tests", keep)))
+    openings = [subject.model.opening(row.prefill) for row in missing]
+    streams = [row.stream for row in missing]
+    ids = subject.answer(texts, max_new, "tests", keep, openings, sampling, streams)
+    return sum(map(len, ids))
 
 
 def score_choices(subject: ModelUnderTest, choices: Sequence[TestChoice], folder: Path) -> None:

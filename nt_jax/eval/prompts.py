@@ -4,10 +4,11 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from nt_jax.config.base import DatasetConfig
 from nt_jax.config.evaluation import EvalConfig
@@ -17,6 +18,7 @@ from nt_jax.data.prompts import KEEP, Prompt, forged, plain_text
 from nt_jax.data.records import AttackTemplate, ChoiceQuestion, HarmfulRequest, HarmlessRequest
 from nt_jax.data.sources import load_choices, load_harmful, load_harmless, load_templates
 from nt_jax.errors import ConfigError, DataError
+from nt_jax.eval.metrics.result import DRAW
 
 Row = TypeVar("Row", HarmfulRequest, HarmlessRequest, ChoiceQuestion)
 Asked = TypeVar("Asked", "TestPrompt", "TestChoice")
@@ -36,6 +38,23 @@ class TestPrompt:
     harmful: bool
     template: str = ""
     types: tuple[str, ...] = ()
+    prefill: str = ""  # the words that the answer is made to begin with
+    draw: int | None = None  # which of several answers to the request; its id ends with it
+
+    def record(self) -> dict[str, Any]:
+        """What is known of it; without what is seldom asked for, unless it is."""
+        seldom = {"prefill": "", "draw": None}
+        known = dataclasses.asdict(self).items()
+        return {k: v for k, v in known if k not in seldom or v != seldom[k]}
+
+    def drawn(self, draw: int) -> "TestPrompt":
+        """The same for one of its answers."""
+        return dataclasses.replace(self, id=f"{self.id}{DRAW}{draw}", draw=draw)
+
+    @property
+    def stream(self) -> int:
+        """Its random stream: a number below 2**31, whatever else is asked, and of whom."""
+        return zlib.crc32(f"{self.dataset} {self.id}".encode()) >> 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +88,12 @@ class Tests:
 
 
 def _first(rows: Sequence[Asked], limit: int | None) -> list[Asked]:
-    seen: Counter[str] = Counter()
+    seen: Counter[tuple[str, int | None]] = Counter()
     kept = []
     for row in rows:
-        seen[row.dataset] += 1
-        if limit is None or seen[row.dataset] <= limit:
+        each = row.dataset, getattr(row, "draw", None)
+        seen[each] += 1
+        if limit is None or seen[each] <= limit:
             kept.append(row)
     return kept
 
@@ -84,14 +104,20 @@ def read_tests(config: EvalConfig) -> Tests:
 
 
 def test_prompts(config: EvalConfig) -> list[TestPrompt]:
-    """The prompts of all sets of requests that the settings name, at most `limit` of each."""
+    """The prompts of all sets of requests that the settings name, at most `limit` of each.
+
+    Each once, or once for every draw.
+    """
     sets = {name: config.test_set(name) for name in config.datasets}
-    return [
+    every = [
         prompt
         for name, entry in sets.items()
         if entry.kind != "choice"
         for prompt in set_prompts(name, entry)[: config.limit]
     ]
+    if config.draws == 1:
+        return every
+    return [prompt.drawn(draw) for draw in range(config.draws) for prompt in every]
 
 
 def test_choices(config: EvalConfig) -> list[TestChoice]:
@@ -131,7 +157,7 @@ def held_out(name: str, entry: TestSet) -> list:
 
 def set_prompts(name: str, entry: TestSet) -> list[TestPrompt]:
     """The prompts of one set of requests."""
-    found = _prompts(name, entry)
+    found = [dataclasses.replace(row, prefill=entry.prefill) for row in _prompts(name, entry)]
     if entry.forged == KEEP:
         return [dataclasses.replace(row, prompt=forged(row.prompt)) for row in found]
     return found
@@ -178,7 +204,10 @@ def worked_examples(config: EvalConfig, entry: TestSet) -> dict[str, list[Choice
 
 def tests_hash(tests: Tests, config: EvalConfig) -> str:
     """sha256 over all that is asked, so that answers to other questions are never reused."""
-    rows = [dataclasses.asdict(row) for row in (*tests.prompts, *tests.choices)]
+    rows = [row.record() for row in tests.prompts]
+    rows += [dataclasses.asdict(row) for row in tests.choices]
+    if config.temperature:
+        rows.append({"temperature": config.temperature, "seed": config.draw_seed})
     asked = {row.dataset for row in tests.choices}  # by letter, in writing, or both
     rows += [{name: list(config.test_set(name).metrics)} for name in sorted(asked)]
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()

@@ -10,6 +10,7 @@ from nt_jax.config.evaluation import EvalConfig
 from nt_jax.data.prompts import Prompt
 from nt_jax.eval.metrics.result import TUNED, Answer
 from nt_jax.generate.chat import ChatModel
+from nt_jax.generate.decode import GREEDY, Sampling
 from nt_jax.generate.engine import OnBatch
 from nt_jax.generate.intervention import Intervention
 from nt_jax.models.neurons import Factors
@@ -51,8 +52,14 @@ class ModelUnderTest:
         max_new: int,
         label: str | None = None,
         on_batch: OnBatch | None = None,
+        openings: Sequence[list[int]] | None = None,
+        sampling: Sampling = GREEDY,
+        streams: Sequence[int] | None = None,
     ) -> list[list[int]]:
-        """Greedy answers as token ids, the intervention at work; a bar where labelled."""
+        """Answers as token ids, greedy unless told, the intervention at work; a bar where labelled.
+
+        They go on after `openings`; an intervention sees the prompts alone.
+        """
         label = f"{self.name} {label}" if label else None
         changed = {}
         if self.intervention is not None and asked:
@@ -60,8 +67,9 @@ class ModelUnderTest:
             ready = self.intervention.prepare(self.model.lm, self.factors_LF, prompts, asked)
             changed = {"prompts": ready.prompts, "steer_RLD": ready.steer_RLD}
         return self.model.answer(
-            asked, max_new, label, scale_LF=self.scale_LF, on_batch=on_batch, **changed
-        )
+            asked, max_new, label, scale_LF=self.scale_LF, on_batch=on_batch, openings=openings,
+            sampling=sampling, streams=streams, **changed,
+        )  # fmt: skip
 
 
 def tuned_model(model: ChatModel, factors: Factors, name: str = TUNED) -> ModelUnderTest:

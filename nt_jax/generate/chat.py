@@ -25,6 +25,7 @@ from nt_jax.checkpoints.tokenizer import (
 )
 from nt_jax.console import progress
 from nt_jax.data.prompts import Prompt
+from nt_jax.generate.decode import GREEDY, Sampling
 from nt_jax.generate.engine import OnBatch, answer_prompts
 from nt_jax.mesh import make_mesh
 from nt_jax.models.transformer import LanguageModel
@@ -135,6 +136,10 @@ class ChatModel:
         """Token ids of an answer to learn, closed by EOS."""
         return encode_answer(self.tokenizer, text, self.eos_id)
 
+    def opening(self, text: str) -> list[int]:
+        """Token ids of words that an answer is made to begin with."""
+        return self.tokenizer.encode(text, add_special_tokens=False) if text else []
+
     def text(self, ids: Sequence[int]) -> str:
         """The text of answer ids."""
         return decode(self.tokenizer, ids)
@@ -150,12 +155,14 @@ class ChatModel:
         prompts: Sequence[list[int]] | None = None,
         openings: Sequence[list[int]] | None = None,
         steer_RLD: np.ndarray | None = None,
+        sampling: Sampling = GREEDY,
+        streams: Sequence[int] | None = None,
     ) -> list[list[int]]:
-        """Greedy answers to prompts as token ids, EOS left out; a bar where labelled.
+        """Answers to prompts as token ids, greedy unless told, EOS left out; a bar where labelled.
 
         `scale_LF` float32 [L, F] are the factors, 1 unless given. `prompts` are token ids to
         answer in place of those of `asked`; the model goes on after `openings`, the first tokens of
-        each answer. `steer_RLD` and `on_batch` are those of `answer_prompts`.
+        each answer. The other settings are those of `answer_prompts`.
         """
         prompts = [self.encode(prompt) for prompt in asked] if prompts is None else prompts
         if openings is not None:
@@ -177,6 +184,8 @@ class ChatModel:
                 max_new=max_new,
                 batch_size=self.batch_size,
                 on_batch=done,
+                sampling=sampling,
+                streams=streams,
                 steer_RLD=steer_RLD,
             )
 

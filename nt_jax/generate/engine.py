@@ -37,6 +37,7 @@ class _Job(NamedTuple):
     scale_LF: Array
     max_new: int
     sampling: Sampling
+    stream_N: np.ndarray  # int32, by prompt: what its draws are made from beside the seed
     steer_RLD: np.ndarray | None
 
 
@@ -63,13 +64,16 @@ def answer_prompts(
     batch_size: int,
     on_batch: OnBatch | None = None,
     sampling: Sampling = GREEDY,
+    streams: Sequence[int] | None = None,
     steer_RLD: np.ndarray | None = None,
 ) -> list[list[int]]:
     """Answers as token ids, in the order of `prompts`, cut before their first EOS.
 
     At most `batch_size` are decoded side by side. `on_batch(rows, answers)` hears of answers as
     they are finished, so that nothing earned is lost. What a row is answered depends on the row
-    alone, but for float rounding: sums over other shapes may end in another last bit.
+    alone, but for float rounding: sums over other shapes may end in another last bit. Draws are
+    made from the seed of `sampling` and the row's number in `streams` (below 2**31), unless given
+    its place among the prompts.
 
     `steer_RLD`, float32 [prompts, layers, width], is added to the residual stream after each
     layer, at the last token of the prompt and at every new token, never at earlier ones.
@@ -80,7 +84,9 @@ def answer_prompts(
         return answers
     if steer_RLD is not None:
         chex.assert_shape(steer_RLD, (len(prompts), lm.config.layers, lm.config.width))
-    job = _Job(lm, scale_LF, max_new, sampling, steer_RLD)
+    stream_N = np.asarray(range(len(prompts)) if streams is None else streams, np.int32)
+    chex.assert_shape(stream_N, (len(prompts),))
+    job = _Job(lm, scale_LF, max_new, sampling, stream_N, steer_RLD)
     for rows, tokens in _decoded(job, prompts, batch_size):
         done = [before_eos(lm.config.eos_ids, new) for new in tokens]
         for row, answer in zip(rows, done, strict=True):
@@ -138,6 +144,7 @@ def _enter(job: _Job, slots: Slots, refill: Refill) -> Slots:
     if job.steer_RLD is not None:
         steer_RLD = np.asarray(job.steer_RLD[packed.row_R], np.float32)
         packed = dataclasses.replace(packed, steer_RLD=steer_RLD)
+    packed = dataclasses.replace(packed, row_R=job.stream_N[packed.row_R])
     slots = _grown(lm, slots, refill.room)
     packed = jax.device_put(packed, sharding(lm.mesh, "R"))
     prefix = prefixes(slots, packed.source_R, refill.prefix_width)

@@ -28,7 +28,7 @@ class Slots:
     values_LBKSH: Array
     length_B: Array  # int32: tokens in the cache
     last_B: Array  # int32: the token that was picked last and is not in the cache yet
-    row_B: Array  # int32: the prompt's number, which its sampling key is made from
+    row_B: Array  # int32: the prompt's stream, which its sampling key is made from
     count_B: Array  # int32: tokens picked so far
     live_B: Array  # bool: neither ended nor empty
     new_BM: Array  # int32: the tokens picked so far

@@ -96,7 +96,8 @@ def _disagreements(
 
 def _example(kind: str, good: bool, before: Answer, after: Answer) -> Example:
     named = [after["template"]] if after.get("template") else []
-    attack = ", ".join(attack_types(after) + named)
+    begun = [f"answer begun: {after['prefill']}"] if after.get("prefill") else []
+    attack = ", ".join(attack_types(after) + named + begun)
     request = _cut(after.get("request", ""), REQUEST_CHARACTERS)
     shown = (_shown(answer) for answer in (before, after))
     return Example(kind, good, after["dataset"], after["id"], request, attack, *shown)

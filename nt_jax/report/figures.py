@@ -52,7 +52,7 @@ def bars_png(rows: Sequence[ResultRow], harmful: Mapping[str, bool], labels: Lab
         information.set_xticks(range(len(datasets)), [_wrapped(labels[name]) for name in datasets])
         shown = refused.get_legend_handles_labels()
         figure.legend(*shown, loc="outside lower center", ncols=len(models))
-        return _png(figure)
+        return png(figure)
 
 
 def layers_png(neurons: Mapping[str, Any]) -> bytes:
@@ -86,7 +86,7 @@ def layers_png(neurons: Mapping[str, Any]) -> bytes:
                 axes.grid(axis="y", color="#e6e6e6")
         for axes in panels[-1]:
             axes.set_xlabel("layer")
-        return _png(figure)
+        return png(figure)
 
 
 def cumulative_png(shares: Mapping[str, Any], chosen: Mapping[str, int]) -> bytes:
@@ -110,7 +110,7 @@ def cumulative_png(shares: Mapping[str, Any], chosen: Mapping[str, int]) -> byte
         axes.set_xlabel("neurons, best first")
         axes.grid(color="#e6e6e6")
         axes.legend(loc="lower right")
-        return _png(figure)
+        return png(figure)
 
 
 def curves_png(history: Sequence[Mapping[str, Any]]) -> bytes | None:
@@ -140,7 +140,7 @@ def curves_png(history: Sequence[Mapping[str, Any]]) -> bytes | None:
             axes.set_ylim(bottom=0, top=1.03 if title == "Validation" else None)
             axes.grid(axis="y", color="#e6e6e6")
             axes.legend(fontsize=9)
-        return _png(figure)
+        return png(figure)
 
 
 def _grouped_bars(
@@ -201,7 +201,8 @@ def _wrapped(label: str) -> str:
     return textwrap.fill(label, 18, break_long_words=False)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """What is written to a file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()

@@ -11,8 +11,9 @@ import dataclasses
 import functools
 import io
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +47,8 @@ from nt_jax.train.tuned_layers import TunedLayers
 
 FILE = "slopes.npz"
 TARGET_STEP = 8  # answers' widths are multiples of this: few shapes, few compilations
+# Of a batch, signs of its tokens where drift is wanted, whether to recompute layers: [B, P].
+SlopesOf = Callable[[PackedBatch, np.ndarray | None, bool], Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,20 +118,36 @@ def cell_slopes(
     model: ChatModel, tuned: TunedLayers, cells: Mapping[str, Rows], config: TuneConfig
 ) -> CellSlopes:
     """The slopes of these rows in the neurons of `tuned`, kept between runs (nt_jax/cache.py)."""
+    places = [np.asarray(leaf).tolist() for leaf in (tuned.neurons.layer_P, tuned.neurons.index_P)]
+    about = {"first": tuned.first, "neurons": places}
+
+    def measure(rows: Sequence[Row], drift: bool) -> np.ndarray:
+        return measured_slopes(tuned, rows, config, drift=drift)
+
+    return kept_cells(model, cells, config, about, measure)
+
+
+def kept_cells(
+    model: ChatModel,
+    cells: Mapping[str, Rows],
+    config: TuneConfig,
+    about: Mapping[str, Any],
+    measure: Callable[[Sequence[Row], bool], np.ndarray],
+) -> CellSlopes:
+    """What `measure` (of rows, whether of their drift) says, in whatever `about` names."""
     width, encode = config.answer_tokens, model.encode
     rows = [Row(encode(prompt), ids[:width]) for each in cells.values() for prompt, ids in each]
-    places = [np.asarray(leaf).tolist() for leaf in (tuned.neurons.layer_P, tuned.neurons.index_P)]
     made_from = {
-        "slopes of": [(list(row.prompt), list(row.answer)) for row in rows], "first": tuned.first,
-        "neurons": places, "decay": config.token_decay, "model": model.identity,
+        "slopes of": [(list(row.prompt), list(row.answer)) for row in rows], **about,
+        "decay": config.token_decay, "model": model.identity,
     }  # fmt: skip
     own = [Row(encode(prompt), ids[:width]) for prompt, ids in cells[OWN]]
 
-    def measure() -> dict[str, np.ndarray]:
-        drift_MP = measured_slopes(tuned, own, config, drift=True)
-        return {"slope_MP": measured_slopes(tuned, rows, config), "drift_MP": drift_MP}
+    def make() -> dict[str, np.ndarray]:
+        drift_MP = measure(own, True)
+        return {"slope_MP": measure(rows, False), "drift_MP": drift_MP}
 
-    slope_MP, drift_MP = cache.kept(made_from, measure).values()
+    slope_MP, drift_MP = cache.kept(made_from, make).values()
     ends = np.cumsum([len(each) for each in cells.values()])[:-1]
     found = dict(zip(cells, np.split(slope_MP, ends), strict=True))
     return CellSlopes(found | {OWN: np.concatenate([found[OWN], drift_MP])})
@@ -137,14 +156,26 @@ def cell_slopes(
 def measured_slopes(
     tuned: TunedLayers, rows: Sequence[Row], config: TuneConfig, *, drift: bool = False
 ) -> Float[np.ndarray, "M P"]:
-    """Slopes of each row's answer at the untuned model; with `drift`, those of `drift_of`.
+    """Slopes of each row's answer in the factors of `tuned`; with `drift`, those of `drift_of`."""
+
+    def slopes(batch: PackedBatch, sign_BQ: np.ndarray | None, remat: bool) -> Array:
+        rest = (tuned.neurons, batch, config.token_decay, sign_BQ)
+        return row_slopes(tuned.ones_P, tuned.lm, *rest, remat=remat)
+
+    return by_rows(tuned, rows, len(tuned.neurons), slopes, drift)
+
+
+def by_rows(
+    tuned: TunedLayers, rows: Sequence[Row], count: int, slopes: SlopesOf, drift: bool
+) -> Float[np.ndarray, "M P"]:
+    """`slopes` of all rows, [rows, count].
 
     Rows of like length go together, each in a sequence of its own.
     """
     longest = bucket(max(row.tokens for row in rows), LENGTH_STEP)
     memory = GradientMemory.of(tuned.whole, tuned.count)
     side, remat = memory.slope_rows(longest, tuned.lm.mesh.shape["data"])
-    slope_MP = np.zeros((len(rows), len(tuned.neurons)), np.float32)
+    slope_MP = np.zeros((len(rows), count), np.float32)
     order = sorted(range(len(rows)), key=lambda row: rows[row].tokens)
     with progress("slopes", len(rows), "slopes") as advance:
         for start in range(0, len(order), side):
@@ -153,9 +184,8 @@ def measured_slopes(
             targets = bucket(max(rows[row].targets for row in mine), TARGET_STEP)
             shape = Shape(1, side, length, targets, 1)
             batch = tuned.enter(pack_alone([rows[row] for row in mine], shape))
-            rest = (tuned.neurons, jax.tree.map(lambda leaf: leaf[0], batch), config.token_decay)
             sign_BQ = signs(mine, shape) if drift else None
-            found_BP = row_slopes(tuned.ones_P, tuned.lm, *rest, sign_BQ, remat=remat)
+            found_BP = slopes(jax.tree.map(lambda leaf: leaf[0], batch), sign_BQ, remat)
             slope_MP[mine] = np.asarray(found_BP)[: len(mine)]
             advance(len(mine))
     return slope_MP
@@ -179,12 +209,25 @@ def row_slopes(
 
     def value(theta_P: Array, row: PackedBatch, sign_Q: Array | None) -> Array:
         scale_LF = scatter(theta_P, neurons, lm.ones_LF)
-        alone = jax.tree.map(lambda leaf: leaf[None], row)
-        if sign_Q is not None:
-            return drift_of(lm, scale_LF, alone, sign_Q, remat=remat)
-        return log_likelihoods(lm, scale_LF, alone, decay=decay, remat=remat)[0, 0, 0]
+        return row_value(lm, scale_LF, row, decay, sign_Q, remat=remat)
 
     return jax.vmap(jax.grad(value), (None, 0, 0))(theta_P, batch, sign_BQ)
+
+
+def row_value(
+    lm: LanguageModel,
+    scale_LF: Array,
+    row: PackedBatch,
+    decay: Array | float,
+    sign_Q: Array | None,
+    *,
+    remat: bool = False,
+) -> Float[Array, ""]:
+    """The mean log-likelihood of a sequence's only answer; with `sign_Q`, its `drift_of`."""
+    alone = jax.tree.map(lambda leaf: leaf[None], row)
+    if sign_Q is not None:
+        return drift_of(lm, scale_LF, alone, sign_Q, remat=remat)
+    return log_likelihoods(lm, scale_LF, alone, decay=decay, remat=remat)[0, 0, 0]
 
 
 def drift_of(

@@ -32,7 +32,11 @@ class TunedLayers:
     @classmethod
     def of(cls, lm: LanguageModel, neurons: NeuronSet) -> "TunedLayers":
         """The layers of `lm` from the first one that holds a chosen neuron; a copy of them."""
-        first = int(np.min(neurons.layer_P))
+        return cls.above(lm, int(np.min(neurons.layer_P)), neurons)
+
+    @classmethod
+    def above(cls, lm: LanguageModel, first: int, neurons: NeuronSet) -> "TunedLayers":
+        """The layers of `lm` from `first` on; none of these neurons may lie below."""
         above = dataclasses.replace(neurons, layer_P=np.asarray(neurons.layer_P) - first)
         return cls(lm, lm.above(first), place(above), first)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from nt_jax.config.method import TuneConfig
 from nt_jax.errors import DivergedError
@@ -38,7 +39,17 @@ def preconditioned(
     config: TuneConfig,
     lm: LanguageModel,
 ) -> tuple[Preconditioner, TuneState, MetaOptions]:
-    """(the preconditioner, the state after the first move, the options with a step in nats).
+    """(the preconditioner, the state after the first move, the options with a step in nats)."""
+    preconditioner, move_P, gain = first_move(slopes, config, lm)
+    moved_P = jnp.clip(start.theta_P + move_P, *config.bounds).astype(start.theta_P.dtype)
+    start = dataclasses.replace(start, theta_P=moved_P, average_P=moved_P, best_P=moved_P)
+    return preconditioner, start, dataclasses.replace(options, meta_lr=config.meta_lr / gain)
+
+
+def first_move(
+    slopes: CellSlopes, config: TuneConfig, lm: LanguageModel
+) -> tuple[Preconditioner, Float[Array, " P"], float]:
+    """(the preconditioner, the first move, nats per token that a unit of such a move gains).
 
     The first epochs would all step along one direction, each with the noise of its few prompts; one
     mean over many prompts takes their place.
@@ -51,7 +62,4 @@ def preconditioned(
             "the slopes of harmful and harmless training requests do not differ: nothing tells "
             "them apart. Check that data.harmful and data.harmless hold different requests."
         )
-    moved_P = start.theta_P + config.first_move / gain * way_P
-    moved_P = jnp.clip(moved_P, *config.bounds).astype(start.theta_P.dtype)
-    start = dataclasses.replace(start, theta_P=moved_P, average_P=moved_P, best_P=moved_P)
-    return preconditioner, start, dataclasses.replace(options, meta_lr=config.meta_lr / gain)
+    return preconditioner, config.first_move / gain * way_P, gain

@@ -6,12 +6,13 @@ import functools
 import jax
 import numpy as np
 
+from nt_jax.baselines.adapters import Form
+from nt_jax.baselines.descent import adapter_step
 from nt_jax.baselines.examples import Examples
-from nt_jax.baselines.lora import BatchAt, LoraOptions, train_lora
 from nt_jax.checkpoints.checkpoint import load_weights
-from nt_jax.data.batching import draw
 from nt_jax.data.packing import PackedBatch, Row, Shape, pack_alone
 from nt_jax.mesh import make_mesh, sharding
+from nt_jax.train.maml import MetaOptions, make_optimiser
 from tests import tiny, torch_twin
 
 SURE = (41, 52)
@@ -33,28 +34,32 @@ def examples(seed: int = 0, harmful: int = 5, harmless: int = 4, vocab: int = 30
     )  # fmt: skip
 
 
-def lora_batches(lm, examples: Examples, rows: int, answer_tokens: int) -> BatchAt:
-    """Batches of so many random examples of each kind a step, each in a sequence of its own."""
-    kinds = {
-        "safety": (examples.harmful, examples.refusals),
-        "utility": (examples.harmless, examples.answers),
-    }
+def adapter_sides(lm, rows_: int, answer_tokens: int) -> dict[str, PackedBatch]:
+    """Random rows of each side of an adapter's loss, each in a sequence of its own."""
 
-    def one(kind: str, step: int) -> PackedBatch:
-        pairs = zip(*kinds[kind], strict=True)
+    def one(seed: int) -> PackedBatch:
+        pairs = zip(rows(seed, rows_, vocab=40), rows(seed + 1, rows_, vocab=40), strict=True)
         every = [Row(prompt, answer[:answer_tokens]) for prompt, answer in pairs]
-        shape = Shape(1, rows, max(row.tokens for row in every), answer_tokens, 1)
-        picked = draw(0, f"lora-{kind}", step, len(every), rows)
-        batch = pack_alone([every[row] for row in picked], shape)
-        return jax.device_put(batch, sharding(lm.mesh, "SB"))
+        shape = Shape(1, rows_, max(row.tokens for row in every), answer_tokens, 1)
+        return jax.device_put(pack_alone(every, shape), sharding(lm.mesh, "SB"))
 
-    return lambda step: (one("safety", step), one("utility", step))
+    return {"global_safety": one(5), "global_utility": one(9)}
 
 
-def fit_lora(lm, batch_at: BatchAt, options: LoraOptions):
-    """(the adapter after all steps, the losses before each)."""
-    made = list(train_lora(lm, batch_at, options))
-    return made[-1][0], [losses for _, losses in made]
+def adapter_losses(lm, adapter, steps: int, rate: float = 1e-3) -> list[list[float]]:
+    """(safety loss, utility loss) before each of so many of Adam's steps on the same rows."""
+    params = adapter.fresh(lm.config, lm.ones_LF.dtype, 0)
+    form, adam = Form.of(adapter, params), make_optimiser("adam", 1.0)
+    theta_P = jax.device_put(form.vector(params), sharding(lm.mesh, ""))
+    moments = jax.device_put(adam.init(theta_P), sharding(lm.mesh, ""))
+    sides, upper, found = adapter_sides(lm, 4, 6), lm.above(adapter.first), []
+    for _ in range(steps):
+        theta_P, moments, losses = adapter_step(
+            theta_P, moments, {}, upper, sides, None,
+            options=MetaOptions(meta_lr=rate), form=form, optimiser=adam,
+        )  # fmt: skip
+        found.append([float(losses[f"{side}_loss"]) for side in ("safety", "utility")])
+    return found
 
 
 @functools.cache

@@ -9,7 +9,8 @@ import pytest
 
 from nt_jax.baselines import dinm
 from nt_jax.baselines.dinm import DinmExample, DinmOptions, fit_dinm
-from nt_jax.baselines.lora import LoraOptions
+from nt_jax.baselines.ia3 import FULL, Ia3
+from nt_jax.baselines.lora import Lora
 from nt_jax.baselines.states import gather_states
 from nt_jax.models.transformer import logits
 from tests import plain, tiny
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("mixed_dtypes")
 
 @functools.cache
 def everything(mesh: tuple[int, int]):
-    """(states, DINM's matrix and losses, LoRA's losses) of one small model in float64.
+    """(states, DINM's matrix and losses, those of adapters) of one small model in float64.
 
     Adam's first steps divide each gradient by its own size: in float32 the rounding of gradients
     near zero comes out as large as the step.
@@ -30,11 +31,11 @@ def everything(mesh: tuple[int, int]):
     lm = plain.random_model(plain.MESH_CONFIG, jnp.float64, mesh=mesh)
     states = gather_states(lm, lm.ones_LF, EXAMPLES.harmful, batch_size=4)
     edit = fit_dinm(lm, EXAMPLE, DinmOptions(learning_rate=0.01, steps=3, layer=1))
-    batch_at = made_up.lora_batches(lm, EXAMPLES, 4, 6)
-    options = LoraOptions(steps=3, targets=("blocks.mlp.down", "blocks.attn.v"))
-    _, history = made_up.fit_lora(lm, batch_at, options)
-    losses = [list(row.values()) for row in (*edit.history, *history)]
-    return states, np.asarray(dinm.edited(lm, edit).module().blocks.mlp.down[...]), losses
+    adapters = (Lora(leaves=("blocks.mlp.down", "blocks.attn.v"), first=1), Ia3(FULL))
+    learned = [made_up.adapter_losses(lm, adapter, 3, 0.01) for adapter in adapters]
+    losses = [list(row.values()) for row in edit.history]
+    matrix = np.asarray(dinm.edited(lm, edit).module().blocks.mlp.down[...])
+    return states, matrix, losses, learned
 
 
 @pytest.mark.parametrize("mesh", plain.MESHES[1:2])

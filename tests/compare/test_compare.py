@@ -23,6 +23,8 @@ from tests.compare import small
 # One worker makes the finished run, once; all methods on it take longer than a minute.
 pytestmark = [pytest.mark.xdist_group("run"), pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
+LEFT_OUT = "lora_metric"  # the small run measures no slopes
+FITTED = [name for name in METHODS if name != LEFT_OUT]
 SETS = ("demo_attack", "demo_direct", "demo_harmless", "demo_harmless_attack")
 
 
@@ -71,24 +73,25 @@ def test_every_method_answers_the_same_prompts_as_the_untuned_model(compared):
     asked: dict[str, list] = {}
     for row in answers:
         asked.setdefault(row["model"], []).append((row["dataset"], row["id"], row["prompt"]))
-    assert list(asked) == ["base", *METHODS]
+    assert list(asked) == ["base", *FITTED]
     assert all(rows == asked["base"] for rows in asked.values())
     assert len(asked["base"]) == len(SETS) * small.LIMIT
     said = {name: [r["answer"] for r in answers if r["model"] == name] for name in asked}
-    for name in METHODS:  # every one of them does something to the model ...
+    for name in FITTED:  # every one of them does something to the model ...
         # ... but CAVGAN flags nothing where random states tell nothing apart
         if not name.startswith("cavgan"):
             assert said[name] != said["base"], name
 
 
 def test_every_method_has_every_number(numbers):
-    for model in ("base", *METHODS):
+    for model in ("base", *FITTED):
         for dataset in SETS:
             assert numbers[dataset, "refusal_rate", model]["n"] == small.LIMIT
             assert (dataset, "entropy", model) in numbers
         assert math.isfinite(numbers["demo_harmless", "perplexity", model]["value"])
         assert ("demo_attack+demo_harmless", "su_f1", model) in numbers
-    weights_only = {"neurontune", "dinm", "descent", "lora"}  # DINM as published has its suffix
+    weights_only = {"neurontune", "dinm", "descent", "lora", "ia3", "ia3_full", "nest", "random"}
+    weights_only |= {"paper"}  # DINM as published has its suffix
     kl = {model for dataset, metric, model in numbers if metric == "kl"}
     assert kl == weights_only  # an intervention acts on the prompt, so there is no KL to speak of
 
@@ -97,7 +100,7 @@ def test_table_2_shows_the_numbers_of_results_json(compared, numbers):
     with (compared[0] / "compare/report/table2.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     names = {"Default": "base", **{line.label: name for name, line in METHODS.items()}}
-    assert [names[row["row"]] for row in rows] == ["base", *METHODS]
+    assert [names[row["row"]] for row in rows] == ["base", *FITTED]
     places = {
         "refuses unseen attacks": ("demo_attack", "refusal_rate", 100),
         "entropy, unseen attacks (bit)": ("demo_attack", "entropy", 1),
@@ -109,8 +112,13 @@ def test_table_2_shows_the_numbers_of_results_json(compared, numbers):
         "SU-F1": ("demo_attack+demo_harmless", "su_f1", 1),
     }
     assert {name for name in rows[0] if not re.search(" (low|high|n|paper)$", name)} == {
-        "row", *places,
+        "row", *places, "numbers learned", "seconds to learn",
     }  # fmt: skip
+    learned = {names[row["row"]]: row["numbers learned"] for row in rows}
+    assert learned["base"] == "" and learned["system_prompt"] == "0"
+    assert {learned[name] for name in ("neurontune", "descent", "random", "paper")} == {"24"}
+    assert learned["ia3"] == str(2 * 48) and learned["ia3_full"] == str(2 * (48 + 2 * 16))
+    assert learned["lora"] == str(2 * 8 * (48 + 32)) and int(learned["nest"]) % 64 == 0
     for row in rows:
         for title, (dataset, metric, scale) in places.items():
             expected = numbers[dataset, metric, names[row["row"]]]
@@ -130,17 +138,25 @@ def test_the_runs_own_answers_serve_where_the_setting_is_the_runs(finished, comp
 
 def test_no_method_tries_more_settings_than_the_others(compared):
     search = compared[1]["search"]
-    assert list(search) == list(METHODS)
+    assert list(search) == FITTED
+    assert "measures no slopes" in compared[1]["left_out"][METHODS[LEFT_OUT].label]
     for name, chosen in search.items():
-        inside = 2 + 6 if name in ("neurontune", "descent") else 0  # 2 epochs, 6 strengths
+        learned = np.load(compared[0] / "compare" / f"fit-{name}" / "learned.npz")
+        inside = int(learned["tried"]) if "tried" in learned else 0
+        own = {"neurontune": (4, 5), "descent": (4, 5), "random": (4, 5), "paper": (2, 2)}
+        low, high = own.get(name, (0, 0))  # 2 epochs, and halving among 6 strengths
+        assert low <= inside <= high, name
         most = small.SEARCH if METHODS[name].searched else 1
         assert chosen["tried"] == max(most, inside + 1), name
         assert len(chosen["trials"]) == max(1, most - inside)
         best = max(trial["score"] for trial in chosen["trials"])
         assert chosen["score"] == best
-    text = (compared[0] / "compare/report/comparison.md").read_text()
+    folder = compared[0] / "compare/report"
+    assert (folder / "trade_off.png").read_bytes().startswith(b"\x89PNG")
+    text = (folder / "comparison.md").read_text()
+    assert "Refused rightly and wrongly" in text
     assert f"Each method may try {small.SEARCH} settings" in text
-    assert "NeuronTune, Gradient descent on the factors tried more than that" in text
+    assert f"{', '.join(METHODS[name].label for name in own)} tried more than that" in text
 
 
 def test_the_search_sees_no_test_request(compared):
@@ -157,7 +173,7 @@ def test_a_second_comparison_keeps_everything(finished, compared, monkeypatch):
     facts, screen = small.carry_on(config, tuple(METHODS))
     assert facts == json.loads(json.dumps(compared[1]))
     stages = re.findall(r"^(\S+) +kept from before$", screen, re.M)
-    assert set(stages) >= {f"{kind}-{name}" for name in METHODS for kind in ("fit", "answers")}
+    assert set(stages) >= {f"{kind}-{name}" for name in FITTED for kind in ("fit", "answers")}
 
 
 def test_another_table_or_label_makes_the_report_anew_and_nothing_else(

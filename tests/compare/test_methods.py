@@ -14,11 +14,12 @@ from pydantic import ValidationError
 from nt_jax.attribution.attack_selection import choose_templates
 from nt_jax.baselines.dinm import SUFFIX, DinmOptions
 from nt_jax.baselines.examples import best_threshold
+from nt_jax.baselines.ia3 import DOWN, FULL, Ia3
 from nt_jax.baselines.scans import harm_scores
 from nt_jax.compare import pipeline
 from nt_jax.compare.lineup import needed
 from nt_jax.compare.method import Method, UnusableMethodError, UnusableSettingError
-from nt_jax.compare.methods import ablations, cavgan, dinm, lora, neurontune
+from nt_jax.compare.methods import ablations, adapters, cavgan, dinm, neurontune
 from nt_jax.compare.methods.scans import scans
 from nt_jax.config import registry
 from nt_jax.config.evaluation import MOST_SETTINGS
@@ -305,24 +306,61 @@ def test_only_a_tuning_that_diverges_is_a_setting_that_failed(raised, seen, monk
         neurontune.tuned(data, TuneConfig(), None, tmp_path)
 
 
-@pytest.mark.parametrize(("last", "kept"), [(5, {"2", "4"}), (1, set())])
-def test_lora_that_diverges_late_keeps_its_earlier_shares(monkeypatch, last, kept):
-    def train(lm, batch_at, options):
-        for _ in range(last):
-            yield {"blocks.mlp.down": {"a": np.ones(1), "b": np.ones(1)}}, {}
-        raise RunError("LoRA diverged")
+def test_adapters_learn_at_the_runs_terms_and_are_built_at_their_strength(monkeypatch):
+    """Layers, bounds, losses and batches are the run's; only Adam's rate is a setting."""
+    seen = []
 
-    monkeypatch.setattr(lora, "train_lora", train)
-    monkeypatch.setattr(lora, "make_batcher", lambda *_: (None, False))
-    config = RunConfig.model_construct(tune=TuneConfig(epochs=8), neurons=NeuronsConfig(), seed=0)
-    checkpoint = SimpleNamespace(config=SimpleNamespace(layers=2))
-    model = SimpleNamespace(lm=None, encode=len, checkpoint=checkpoint)
-    data = SimpleNamespace(config=config, model=model, pools=None)
-    if kept:
-        learned = lora._fit_lora(data, {"learning_rate": 1.0}, Path())
-        assert {name.split("/")[0] for name in learned} == kept
-        with pytest.raises(UnusableSettingError, match="diverged before update 8"):
-            lora.lora().build(data, {"share": 1.0}, learned)
-    else:
-        with pytest.raises(UnusableSettingError, match="LoRA diverged"):
-            lora._fit_lora(data, {"learning_rate": 1.0}, Path())
+    def descend(model, adapter, pools, config, seed):
+        seen.append((adapter, pools, config, seed))
+        if config.meta_lr == 3e-3:
+            raise DivergedError("diverged")
+        fresh = adapter.fresh(model.lm.config, np.float32, seed)
+        return {n: x if n.endswith("/a") else x + 1 for n, x in fresh.items()}, []
+
+    monkeypatch.setattr(adapters, "descend", descend)
+    tune = TuneConfig(epochs=7, factor_max=3.0)
+    neurons = NeuronsConfig(first_layer=1)
+    config = RunConfig.model_construct(tune=tune, neurons=neurons, seed=5)
+    model = load_model(str(tiny.checkpoint("qwen2")))
+    data = SimpleNamespace(config=config, model=model, pools="pools", run=None)
+    for name in ("lora", "lora_metric", "ia3", "ia3_full"):
+        method = load(METHODS[name].maker)()
+        learned = method.fit(data, method.settings[0], Path())
+        assert not any(name.endswith("/a") for name in learned)  # as drawn: nothing to keep
+        made = method.build(data, method.settings[0], learned).model.lm.module()
+        assert np.abs(made.blocks.mlp.down[...] - model.lm.module().blocks.mlp.down[...]).max() > 0
+    lora, metric, ia3, full = seen
+    assert all((row[1], row[3]) == ("pools", 5) for row in seen)
+    assert lora[0] == metric[0] and lora[0].first == 1
+    assert lora[2] == tune.model_copy(update={"outer": "adam", "meta_lr": 1e-3})
+    assert metric[2] == ia3[2] == full[2] == tune
+    assert ia3[0] == Ia3(DOWN, (0.0, 3.0), 1) and full[0] == Ia3(FULL, (0.0, 3.0), 1)
+    learned = {"blocks.mlp.down": np.full((1, 48), 2, np.float32)}
+    made = load(METHODS["ia3"].maker)().build(data, {"strength": 0.5}, learned)
+    found, old = (lm.module().blocks.mlp.down[...] for lm in (made.model.lm, model.lm))
+    np.testing.assert_allclose(found[1], 1.5 * old[1], rtol=1e-6)
+    np.testing.assert_array_equal(found[0], old[0])
+    assert made.has_letters
+    method = load(METHODS["lora"].maker)()
+    with pytest.raises(UnusableSettingError, match="diverged"):
+        method.fit(data, {"learning_rate": 3e-3}, Path())
+    config = RunConfig.model_construct(tune=TuneConfig(metric_requests=0), neurons=neurons, seed=5)
+    with pytest.raises(UnusableSettingError, match="no slopes"):
+        method = load(METHODS["lora_metric"].maker)()
+        method.fit(SimpleNamespace(config=config), {"strength": 1.0}, Path())
+
+
+def test_loras_first_six_trials_hold_every_rate():
+    rates = [setting["learning_rate"] for setting in load(METHODS["lora"].maker)().settings]
+    assert {*rates[:6]} == {*rates} == {1e-4, 3e-4, 1e-3, 3e-3}
+
+
+def test_as_printed_keeps_the_runs_length_and_takes_the_papers_rules():
+    tune = TuneConfig(epochs=9, inner_steps=0, safety_weight=0.7, validation_answers=80)
+    found = neurontune.as_printed(tune)
+    assert (found.epochs, found.safety_weight, found.validation_answers) == (9, 0.7, 80)
+    assert found.inner_steps == 1 and found.outer == "sgd" and found.target == "answer"
+    assert (found.init_safety, found.strengths, found.direct_fraction) == (1.2, (), 0.0)
+    assert found == TuneConfig(
+        algorithm="paper", epochs=9, safety_weight=0.7, validation_answers=80
+    )

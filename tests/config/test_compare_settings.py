@@ -13,9 +13,10 @@ def chosen(*words: str) -> CompareConfig:
     return load_config("smollm2-135m", words).compare
 
 
-def test_without_a_choice_all_searched_methods_and_the_main_table():
-    searched = tuple(name for name in METHODS if not name.endswith("_published"))
-    assert len(searched) == 7 and chosen().methods == CompareConfig().methods == searched
+def test_without_a_choice_the_usual_methods_and_the_main_table():
+    asked_for = {"paper", "random", "ia3_full"}
+    usual = [n for n in METHODS if not n.endswith("_published") and n not in asked_for]
+    assert len(usual) == 10 and chosen().methods == CompareConfig().methods == tuple(usual)
     assert chosen().tables == CompareConfig().tables == ("2",)
 
 

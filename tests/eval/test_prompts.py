@@ -33,7 +33,7 @@ SIZES = {
 }  # fmt: skip
 NAMES = {
     *SIZES, "safeedit", "safeedit_direct", "mmlu", "xstest", "jailbreakbench",
-    "demo_attack", "demo_direct", "demo_harmless", "demo_harmless_attack",
+    "demo_attack", "demo_direct", "demo_harmless", "demo_harmless_attack", "demo_prefilled",
 }  # fmt: skip
 
 

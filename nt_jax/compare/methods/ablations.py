@@ -20,7 +20,7 @@ from nt_jax.compare.methods.neurontune import (
 )
 from nt_jax.config.evaluation import CompareConfig
 from nt_jax.config.method import TuneConfig
-from nt_jax.config.registry import CONTRASTIVE
+from nt_jax.config.registry import CONTRASTIVE, METHODS
 from nt_jax.data.batching import draw
 from nt_jax.data.records import AttackTemplate
 from nt_jax.models.config import ModelConfig
@@ -62,12 +62,26 @@ def without_pinpointing(seed: int) -> Method:
     """As many neurons drawn at random."""
 
     def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
-        model, counts = data.model.checkpoint.config, data.config.neurons
-        neurons = random_neurons(model.layers, model.neurons, seed=seed, **dict(counts))
-        return tuned(data, data.config.tune, neurons, folder)
+        return tuned(data, data.config.tune, drawn(data, seed), folder)
 
     label = f"w/o Neuron Pinpointing, draw {seed + 1}"
     return Method(f"{RANDOM}_{seed}", label, fit, build_factors, strengths(), inputs=("select",))
+
+
+def random() -> Method:
+    """The same with the draw of the run's seed: a row of the tables of methods."""
+
+    def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
+        return tuned(data, data.config.tune, drawn(data, data.config.seed), folder)
+
+    label = METHODS["random"].label
+    return Method("random", label, fit, build_factors, strengths(), inputs=("select",))
+
+
+def drawn(data: FittingData, seed: int) -> NeuronSet:
+    """As many neurons as the run has, at random among those that it may choose from."""
+    model, counts = data.model.checkpoint.config, data.config.neurons
+    return random_neurons(model.layers, model.neurons, seed=seed, **dict(counts))
 
 
 def without_adjustment() -> Method:

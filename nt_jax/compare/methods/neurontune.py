@@ -1,4 +1,4 @@
-"""The run's NeuronTune, and plain descent on the same factors."""
+"""The run's NeuronTune, plain descent on the same factors, and the algorithm as printed."""
 
 from pathlib import Path
 from typing import Any
@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from nt_jax.compare.fitting_data import FittingData, validations_in
-from nt_jax.compare.method import TRIED, Learned, Method, Setting, UnusableSettingError
+from nt_jax.compare.method import SECONDS, TRIED, Learned, Method, Setting, UnusableSettingError
 from nt_jax.config.method import TuneConfig
+from nt_jax.config.paper import paper_section
 from nt_jax.config.registry import METHODS
 from nt_jax.errors import DivergedError
 from nt_jax.eval.judges.judge import open_judge
@@ -15,6 +16,7 @@ from nt_jax.eval.metrics.result import TUNED
 from nt_jax.eval.under_test import ModelUnderTest, tuned_model
 from nt_jax.models.neurons import Factors, NeuronSet
 from nt_jax.run.stages import kept_factors
+from nt_jax.train.pools import Pools
 from nt_jax.train.tune import tune
 from nt_jax.train.tuning_data import TuningData
 
@@ -39,7 +41,11 @@ def learned_in_run(data: FittingData, *_: Any) -> Learned:
     """The factors that the run kept."""
     train = data.run.folder("train")
     factors = kept_factors(data.config.tune, data.run.folder("select"), train)
-    return {**factors.arrays(), TRIED: np.asarray(validations_in(train))}
+    took = data.run.seconds()
+    spent = sum(took.get(stage, 0.0) for stage in ("attribute", "select", "train"))
+    return {
+        **factors.arrays(), TRIED: np.asarray(validations_in(train)), SECONDS: np.asarray(spent),
+    }  # fmt: skip
 
 
 def answered_in_run(data: FittingData, setting: Setting) -> tuple[Path, str] | None:
@@ -58,18 +64,44 @@ def descent() -> Method:
     return Method("descent", label, fit, build_factors, strengths(), inputs=("select",))
 
 
+def paper() -> Method:
+    """Algorithm 1 as printed, on the run's data and neurons: whole refusals, inside attacks."""
+
+    def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
+        config = as_printed(data.config.tune)
+        pools = data.with_whole_refusals(data.pools_for(config))
+        return tuned(data, config, data.neurons, folder, pools)
+
+    label = METHODS["paper"].label
+    return Method("paper", label, fit, build_factors, strengths(), inputs=("select",))
+
+
+def as_printed(tune: TuneConfig) -> TuneConfig:
+    """The paper's values of everything that departs from it; epochs and the rest are the run's."""
+    departing = {*paper_section("tune"), "algorithm"}
+    same = {key: value for key, value in tune if key not in departing}
+    inner = {"algorithm": "paper", "inner_steps": max(1, tune.inner_steps)}
+    return TuneConfig.model_validate(same | inner)
+
+
 def strengths() -> list[Setting]:
     """The settings of every method that learns factors."""
     return [{"strength": strength} for strength in STRENGTHS]
 
 
-def tuned(data: FittingData, config: TuneConfig, neurons: NeuronSet, folder: Path) -> Learned:
-    """What Algorithm 1 learns for these neurons under other settings of tuning."""
+def tuned(
+    data: FittingData,
+    config: TuneConfig,
+    neurons: NeuronSet,
+    folder: Path,
+    pools: Pools | None = None,
+) -> Learned:
+    """What Algorithm 1 learns for these neurons under other settings of tuning, or other pools."""
     where = folder / "train"
     where.mkdir(exist_ok=True)
     settings = {"judge": open_judge(data.config.eval.judge), "seed": data.config.seed}
     settings["slopes"] = data.slopes(neurons)
-    drawn_from = TuningData(data.pools, data.whole_validation)
+    drawn_from = TuningData(pools or data.pools, data.whole_validation)
     try:
         factors = tune(data.model, neurons, drawn_from, config, folder=where, **settings)
     except DivergedError as error:  # and no other: a damaged folder is not a setting's fault

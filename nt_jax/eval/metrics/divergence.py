@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nt_jax.console import progress
-from nt_jax.data.prompts import of_json
 from nt_jax.eval.metrics.intervals import bootstrap
 from nt_jax.eval.metrics.perplexity import per_token
-from nt_jax.eval.metrics.result import Answer, Column, Measurements, ResultRow
+from nt_jax.eval.metrics.result import Answer, Column, Measurements, ResultRow, answered
 
 if TYPE_CHECKING:
     from nt_jax.eval.under_test import ModelUnderTest, Scoring
@@ -39,7 +38,7 @@ def _scores(
         pairs = answer_kl(
             (model.lm, base.factors_LF),
             (other.model.lm, other.factors_LF),
-            [model.encode(of_json(row["prompt"])) for row in answers],
+            [answered(model, row) for row in answers],
             [model.tokenizer.encode(row["answer"], add_special_tokens=False) for row in answers],
             on_batch=advance,
         )

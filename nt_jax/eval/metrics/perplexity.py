@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nt_jax.console import progress
-from nt_jax.data.prompts import of_json
 from nt_jax.eval.metrics.intervals import bootstrap
-from nt_jax.eval.metrics.result import Column, Measurements, ResultRow
+from nt_jax.eval.metrics.result import Column, Measurements, ResultRow, answered
 
 if TYPE_CHECKING:
     from nt_jax.eval.under_test import Scoring
@@ -28,7 +27,7 @@ def score(asked: "Scoring") -> "tuple[Any, ChatModel] | None":
     if not asked.config.perplexity or scorer is None or not rows:
         return None
     texts = [scorer.tokenizer.encode(row["answer"], add_special_tokens=False) for row in rows]
-    prompts = [scorer.encode(of_json(row["prompt"])) for row in rows]
+    prompts = [answered(scorer, row) for row in rows]
     with progress(NAME, len(rows), "answers") as advance:
         pairs = answer_nll(
             scorer.lm, scorer.lm.ones_LF, prompts, texts, batch_size=scorer.batch_size,

@@ -5,12 +5,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from nt_jax.data.prompts import of_json, text_of
 from nt_jax.errors import RunError
 
+if TYPE_CHECKING:
+    from nt_jax.generate.chat import ChatModel
+
 BASE, TUNED = "base", "tuned"
+DRAW = "~"  # between a request's id and the number of one of its drawn answers
 Answer = Mapping[str, Any]
 Choice = Mapping[str, Any]
 
@@ -128,6 +135,24 @@ def is_attacked(answer: Answer) -> bool:
     """Whether the model saw more than the bare request."""
     prompt = answer.get("prompt")
     return prompt is not None and text_of(of_json(prompt)) != answer.get("request")
+
+
+def answered(model: "ChatModel", answer: Answer) -> list[int]:
+    """Token ids of what the answer stands behind: the prompt and the words that it went on from."""
+    return model.encode(of_json(answer["prompt"])) + model.opening(answer.get("prefill", ""))
+
+
+def per_request(answers: Sequence[Answer], values: ArrayLike) -> NDArray[np.float64]:
+    """`values` [answers, ...] as means over the draws of each request, in order of appearance.
+
+    Their mean is that of all values, as every request has as many draws; intervals go by request.
+    """
+    rows, places = np.asarray(values, float), {}
+    if not any("draw" in answer for answer in answers):
+        return rows
+    for place, answer in enumerate(answers):
+        places.setdefault(answer["id"].rpartition(DRAW)[0], []).append(place)
+    return np.array([rows[mine].mean(axis=0) for mine in places.values()])
 
 
 def paired(first: Sequence[Answer], second: Sequence[Answer]) -> list[tuple[Answer, Answer]]:

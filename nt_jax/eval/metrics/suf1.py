@@ -67,7 +67,9 @@ def _row(name: str, model: str, sides: list, measured: Measurements) -> ResultRo
     """With a bootstrap interval in which refusal and entropy of an answer stay together."""
     judge = measured.first_judge
     tables = [
-        np.array([[result.verdict(a, judge[0]), unigram_entropy(a["answer"])] for a in group])
+        result.per_request(
+            group, [[result.verdict(a, judge[0]), unigram_entropy(a["answer"])] for a in group]
+        )
         for group in sides
     ]
 

@@ -1,9 +1,7 @@
 """What the text of answers says by itself: entropies, length, repetition."""
 
-import numpy as np
-
 from nt_jax.eval.metrics import entropy, intervals
-from nt_jax.eval.metrics.result import Column, Measurements, ResultRow
+from nt_jax.eval.metrics.result import Column, Measurements, ResultRow, per_request
 
 FUNCTIONS = {
     "entropy": entropy.unigram_entropy,
@@ -24,7 +22,7 @@ def rows(measured: Measurements) -> list[ResultRow]:
     found = []
     for (dataset, model), group in measured.groups.items():
         for metric, function in FUNCTIONS.items():
-            values = np.array([function(answer["answer"]) for answer in group], dtype=np.float64)
+            values = per_request(group, [function(answer["answer"]) for answer in group])
             low, high = intervals.bootstrap_mean(values, measured.seed)
             mean = float(values.mean())
             found.append(ResultRow(dataset, metric, model, mean, len(group), low, high))

@@ -1,0 +1,194 @@
+"""One descent for every adapter of weights, on the terms of NeuronTune's own outer loop.
+
+The losses, batches, clipping, cosine schedule and exponential mean are those of nt_jax/train, with
+K = 0: safety_weight * NLL of the refusals that are learned + (1 - safety_weight) * (NLL of good
+answers + margin_weight * margin), on rows drawn from all of the data. Under
+`tune.outer = preconditioned` the gradient is divided by what it does to harmless requests, as that
+of the factors is (nt_jax/train/preconditioner.py), and the first move goes along what tells the
+cells apart; the slopes are those of the adapter's own parameters at the untouched model. The
+forward pass runs on the merged weights, so that what is trained is what is exported: in bfloat16
+models that includes the rounding of the merge, through which gradients pass as if it were not
+there. The KL term is left out (tune.kl_weight is 0 unless set).
+
+M rows, P learned numbers, B sequences.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from nt_jax.baselines.adapters import Adapter, Form, Params
+from nt_jax.config.method import TuneConfig
+from nt_jax.console import progress, say
+from nt_jax.data.packing import PackedBatch, Row
+from nt_jax.errors import DivergedError
+from nt_jax.generate.chat import ChatModel
+from nt_jax.mesh import sharding
+from nt_jax.models.neurons import NeuronSet
+from nt_jax.models.transformer import LanguageModel
+from nt_jax.train.cells import CELLS, cell_rows
+from nt_jax.train.maml import MetaOptions, safety_loss, utility_loss
+from nt_jax.train.objectives import over_stretches
+from nt_jax.train.pools import Pools
+from nt_jax.train.preconditioner import Preconditioner
+from nt_jax.train.slopes import CellSlopes, by_rows, kept_cells, row_value
+from nt_jax.train.tune import at_epoch, make_batcher, meta_options, optimiser_of, running_mean
+from nt_jax.train.tuned_layers import TunedLayers
+from nt_jax.train.warm_start import first_move
+
+NONE = np.zeros(0, np.int32)
+NOBODY = NeuronSet(NONE, NONE, NONE.astype(bool))  # losses of merged weights have no factors
+LOSSES = {"global_safety": safety_loss, "global_utility": utility_loss}
+
+
+def descend(
+    model: ChatModel, adapter: Adapter, pools: Pools, config: TuneConfig, seed: int = 0
+) -> tuple[Params, list[dict[str, float]]]:
+    """(the mean of the learned parameters, the losses before each of `config.epochs` updates).
+
+    With safety_weight 1 only refusals are learned, and nothing harmless runs. Raises a
+    DivergedError where losses or parameters are not finite.
+    """
+    lm, config = model.lm, config.model_copy(update={"inner_steps": 0, "kl_weight": 0.0})
+    tuned = TunedLayers.above(lm, adapter.first, NOBODY)
+    batcher, remat = make_batcher(lm, tuned.count, model.encode, pools, config, seed)
+    options, optimiser = meta_options(config, remat), optimiser_of(config)
+    form, theta_P, fixed = parted(adapter, lm, config.outer == "preconditioned", seed)
+    preconditioner = None
+    if config.outer == "preconditioned":
+        slopes = own_slopes(model, tuned, form, theta_P, fixed, pools, config, seed)
+        preconditioner, move_P, gain = first_move(slopes, config, lm)
+        theta_P = form.vector(adapter.at_strength(form.params(theta_P + move_P), 1.0))
+        options = dataclasses.replace(options, meta_lr=config.meta_lr / gain)
+    say("adapter", f"{form.count:,} learned numbers; {batcher.plan()}")
+    names = [n for n in LOSSES if n == "global_safety" or config.safety_weight < 1]
+    state = (theta_P, optimiser.init(theta_P), fixed)
+    theta_P, moments, fixed = jax.device_put(state, sharding(lm.mesh, ""))
+    mean_P, history, constant = theta_P, [], config.schedule == "constant"
+    with progress("adapter", config.epochs, "epochs") as advance:
+        for epoch in range(config.epochs):
+            batch = batcher.batch(epoch)
+            sides = tuned.enter({name: getattr(batch, name) for name in names})
+            now = options if constant else at_epoch(options, epoch, config.epochs)
+            theta_P, moments, losses = adapter_step(
+                theta_P, moments, fixed, tuned.lm, sides, preconditioner,
+                options=now, form=form, optimiser=optimiser,
+            )  # fmt: skip
+            history.append({name: float(value) for name, value in losses.items()})
+            if not (np.isfinite(list(history[-1].values())).all() and jnp.isfinite(theta_P).all()):
+                raise DivergedError(f"diverged in update {epoch + 1}: {history[-1]}")
+            mean_P = running_mean(mean_P, theta_P, epoch, config.average)
+            advance(1, f"loss {history[-1]['loss']:.2f}")
+    return fixed | form.params(mean_P), history
+
+
+def parted(
+    adapter: Adapter, lm: LanguageModel, under_metric: bool, seed: int
+) -> tuple[Form, Float[Array, " P"], Params]:
+    """(form, vector of the fresh parameters that are learned, the others).
+
+    Under a preconditioner those stay as they are which no slope at the untouched model feels.
+    """
+    params = adapter.fresh(lm.config, lm.ones_LF.dtype, seed)
+    learned = {n: leaf for n, leaf in params.items() if adapter.felt(n) or not under_metric}
+    form = Form.of(adapter, learned)
+    return form, form.vector(learned), {n: x for n, x in params.items() if n not in learned}
+
+
+@functools.partial(jax.jit, static_argnames=("form", "optimiser"), donate_argnames=("moments",))
+def adapter_step(
+    theta_P: Array,
+    moments: optax.OptState,
+    fixed: Params,
+    lm: LanguageModel,
+    sides: dict[str, PackedBatch],
+    preconditioner: Preconditioner | None,
+    *,
+    options: MetaOptions,
+    form: Form,
+    optimiser: optax.GradientTransformation,
+) -> tuple[Array, optax.OptState, dict[str, Array]]:
+    """One update: (new theta_P, moments, losses before it)."""
+    g_P, losses = slope_and_losses(theta_P, fixed, lm, sides, options, form)
+    if preconditioner is not None:
+        g_P = preconditioner.divide(g_P)
+    direction_P, moments = optimiser.update(g_P, moments, theta_P)
+    moved_P = theta_P - options.meta_lr * jnp.asarray(direction_P)
+    return form.vector(form.adapter.at_strength(form.params(moved_P), 1.0)), moments, losses
+
+
+def slope_and_losses(
+    theta_P: Array,
+    fixed: Params,
+    lm: LanguageModel,
+    sides: dict[str, PackedBatch],
+    options: MetaOptions,
+    form: Form,
+) -> tuple[Float[Array, " P"], dict[str, Array]]:
+    """(gradient of the loss, the loss and its parts) over the stretches of each side's rows."""
+    terms = []
+    for name, rows in sides.items():
+
+        def loss(theta_P: Array, part: PackedBatch, name: str = name):
+            new = form.applied(lm, theta_P, fixed)
+            return LOSSES[name](jnp.ones(0, theta_P.dtype), new, NOBODY, part, options)
+
+        slope = jax.value_and_grad(loss, has_aux=True)
+        terms.append(over_stretches(functools.partial(slope, theta_P), rows))
+    (total, parts), g_P = jax.tree.map(lambda *values: sum(values), *terms)
+    return g_P, {"loss": total, **parts}
+
+
+def own_slopes(
+    model: ChatModel,
+    tuned: TunedLayers,
+    form: Form,
+    theta_P: Array,
+    fixed: Params,
+    pools: Pools,
+    config: TuneConfig,
+    seed: int,
+) -> CellSlopes:
+    """Slopes of the cells in the adapter's parameters, as train/slopes.py has them in factors."""
+
+    def slopes(batch: PackedBatch, sign_BQ: np.ndarray | None, remat: bool) -> Array:
+        rest = (tuned.lm, batch, config.token_decay, sign_BQ)
+        return row_slopes(theta_P, fixed, *rest, form=form, remat=remat)
+
+    def measure(rows: Sequence[Row], drift: bool) -> np.ndarray:
+        return by_rows(tuned, rows, form.count, slopes, drift)
+
+    rows = cell_rows(pools, config.metric_requests // len(CELLS))
+    about = {"adapter": repr(form), "seed": seed}
+    return kept_cells(model, rows, config, about, measure)
+
+
+@functools.partial(jax.jit, static_argnames=("form", "remat"))
+def row_slopes(
+    theta_P: Array,
+    fixed: Params,
+    lm: LanguageModel,
+    batch: PackedBatch,
+    decay: Array | float,
+    sign_BQ: Array | np.ndarray | None = None,
+    *,
+    form: Form,
+    remat: bool = False,
+) -> Float[Array, "B P"]:
+    """Slope of `row_value` of each sequence's only row.
+
+    One row after another: side by side, each would hold a gradient of all adapted weights.
+    """
+
+    def value(theta_P: Array, row: PackedBatch, sign_Q: Array | None) -> Array:
+        new = form.applied(lm, theta_P, fixed)
+        return row_value(new, new.ones_LF, row, decay, sign_Q, remat=remat)
+
+    slope = jax.grad(value)
+    return jax.lax.map(lambda each: slope(theta_P, *each), (batch, sign_BQ))
