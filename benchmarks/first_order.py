@@ -111,9 +111,17 @@ def mean(slopes: Slopes, name: str) -> np.ndarray:
 
 
 RULES: dict[str, tuple[Rule, Rule | None]] = {
-    "four cells": (lambda s: CellSlopes(s).difference_P, lambda s: CellSlopes(s).unwanted_MP),
     "bare difference, all in the metric": (
-        lambda s: mean(s, HARMFUL) - mean(s, HARMLESS),
+        lambda s: CellSlopes(s).difference_P,
+        lambda s: CellSlopes(s).unwanted_MP,
+    ),
+    "difference of all four cells": (
+        lambda s: (
+            mean(s, ATTACKED_HARMFUL)
+            + mean(s, HARMFUL)
+            - mean(s, ATTACKED_HARMLESS)
+            - mean(s, HARMLESS)
+        ),
         lambda s: CellSlopes(s).unwanted_MP,
     ),
     "bare only": (
@@ -134,7 +142,7 @@ RULES: dict[str, tuple[Rule, Rule | None]] = {
         lambda s: (mean(s, ATTACKED_HARMFUL) + mean(s, HARMFUL)) / 2,
         lambda s: np.concatenate([s[OWN], s[HARMLESS]]),
     ),
-    "four cells, no metric": (lambda s: CellSlopes(s).difference_P, None),
+    "bare difference, no metric": (lambda s: CellSlopes(s).difference_P, None),
 }  # fmt: skip
 
 
@@ -163,16 +171,16 @@ def measure(slopes: Slopes, sides: dict, args: argparse.Namespace, damping: floa
     for seed in range(args.draws):
         fit, ask = halves(slopes, sides, seed)
         ways = {f"rule: {name}": way for name, way in by_rule(fit, damping).items()}
-        four, metric = (rule for rule in RULES["four cells"] if rule)
+        aim, metric = (rule for rule in RULES["bare difference, all in the metric"] if rule)
         for other in (1e-5, 1e-4, 1e-3, 1e-2):
-            ways[f"damping {other:g}"] = direction(four(fit), metric(fit), other)
+            ways[f"damping {other:g}"] = direction(aim(fit), metric(fit), other)
         for share in (4, 2):
             less = {name: rows[::share] for name, rows in fit.items()}
-            ways[f"1 / {share} of the prompts"] = direction(four(less), metric(less), damping)
+            ways[f"1 / {share} of the prompts"] = direction(aim(less), metric(less), damping)
         scores = {
-            "contrastive": np.abs(direction(four(fit), metric(fit), DAMPING)),
-            "difference": np.abs(four(fit)),
-            "random": np.random.default_rng(seed).random(four(fit).size),
+            "contrastive": np.abs(direction(aim(fit), metric(fit), DAMPING)),
+            "difference": np.abs(aim(fit)),
+            "random": np.random.default_rng(seed).random(aim(fit).size),
         }
         for count in args.counts:
             chosen = few(fit, scores, count, damping).items()

@@ -105,7 +105,7 @@ class TuneConfig(Frozen):
     requests, of one length; adam; sgd = plain gradient descent, as printed"""
     schedule: Literal["cosine", "constant"] = "cosine"
     """cosine = the outer step falls to a tenth along a half cosine; constant, as printed"""
-    meta_lr: float = Field(default=0.2, gt=0)
+    meta_lr: float = Field(default=0.3, gt=0)
     """the outer step (eta_meta). If preconditioned, nats per token: how far a step would part
     refusals of harmful and of harmless requests if it went along what tells them apart, so that few
     neurons go further than many. Under adam, by how much it moves a factor; what sgd multiplies the
@@ -130,10 +130,10 @@ class TuneConfig(Frozen):
     """training prompts whose slopes are measured, a quarter each attacked or bare, harmful or
     harmless: the preconditioned outer update divides the meta-gradient by what it does to harmless
     ones, the contrastive score is made of them; 0 = adam, unless tune.outer says sgd"""
-    metric_damping: float = Field(default=0.0003, gt=0)
+    metric_damping: float = Field(default=0.0002, gt=0)
     """how much movement of harmless requests the outer update tolerates. Lower: fewer of them
     refused, slower learning"""
-    first_move: float = Field(default=1.0, ge=0)
+    first_move: float = Field(default=1.5, ge=0)
     """if preconditioned, how far the factors move before the first epoch, in nats per token as
     tune.meta_lr, along what tells harmful from harmless prompts in the mean; 0 = not at all"""
     clip_norm: float | None = Field(default=1.0, gt=0)

@@ -64,16 +64,10 @@ class CellSlopes:
     def difference_P(self) -> Float[np.ndarray, " P"]:
         """How much likelier a factor makes refusals of harmful than of harmless requests.
 
-        Half the difference inside attacks, half that of bare requests, in nats per token; a pair
-        without prompts is left out.
+        In nats per token, of bare requests. What tells these apart tells attacked ones apart, too,
+        and better than the difference of attacked ones does, in which the attacks are much.
         """
-        pairs = ((ATTACKED_HARMFUL, ATTACKED_HARMLESS), (HARMFUL, HARMLESS))
-        means = [
-            self.cells[harmful].mean(axis=0) - self.cells[harmless].mean(axis=0)
-            for harmful, harmless in pairs
-            if len(self.cells[harmful]) and len(self.cells[harmless])
-        ]
-        return np.mean(means, axis=0)
+        return self.cells[HARMFUL].mean(axis=0) - self.cells[HARMLESS].mean(axis=0)
 
     @property
     def unwanted_MP(self) -> Float[np.ndarray, "M P"]:

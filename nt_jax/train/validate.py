@@ -23,7 +23,7 @@ NEW_TOKENS = 32  # a refusal shows in its first sentences
 ATTACK, DIRECT, HARMLESS = "attack", "direct", "harmless"
 SOUNDS_HARMFUL, IN_ATTACK = "sounds_harmful", "attacked_harmless"
 # Kind > its share of the answers, in the order in which they are asked.
-KINDS = {ATTACK: 0.2, DIRECT: 0.2, HARMLESS: 0.3, SOUNDS_HARMFUL: 0.15, IN_ATTACK: 0.15}
+KINDS = {ATTACK: 0.18, DIRECT: 0.18, HARMLESS: 0.26, SOUNDS_HARMFUL: 0.2, IN_ATTACK: 0.18}
 LOOKS = 4  # of a tuning at its answers: the untuned model, and three strengths
 ANSWERS = 2400
 # How much more often each kind may be refused; tune.max_over_refusal stands for the first.
