@@ -120,10 +120,15 @@ def test_sets_have_their_shares_and_divide_over_the_mesh(local, outer, side, dir
     made = batcher(tune, side=side)
     batch = made.batch(0)
     for name in SETS:
-        found = texts(made, name, 0)
-        assert len(found) == (local if name.startswith("local") else outer)
+        size = local if name.startswith("local") else outer
         share = 1 - direct if name.endswith("safety") else attacked
-        assert abs(sum(is_attacked(text) for text, _ in found) - share * len(found)) <= 0.5
+        counts = []
+        for epoch in range(4):
+            found = texts(made, name, epoch)
+            assert len(found) == size
+            counts.append(sum(is_attacked(text) for text, _ in found))
+        assert all(abs(count - share * size) < 1 for count in counts)
+        assert sum(counts) == 4 * share * size  # what an epoch cannot split, the next one has
         assert getattr(batch, name).token_BT.shape[1] == side
 
 
