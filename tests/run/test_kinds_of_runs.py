@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from nt_jax.data.training import read_records
 from nt_jax.run import pipeline
 from tests import tiny
 from tests.run import small
@@ -61,17 +62,11 @@ def test_the_models_own_refusals_as_targets(recipe, tmp_path, monkeypatch):
     words = ["data.safety_targets=self", "tune.attacked_harmless_fraction=0"]
     config = small.settings(recipe, tmp_path / "run", *words)
     open_judge = pipeline.open_judge
+    harm = {row.request for row in read_records(config.data)["train"].harmful}
 
     def prepared(spec):
         judge = open_judge(spec)
-        verdicts = judge.verdicts
-
-        def told(requests, answers):
-            if len(requests) == 16:  # the model's own answers: 8 harmless, 8 harmful
-                return [False] * 8 + [True] * 8
-            return verdicts(requests, answers)
-
-        monkeypatch.setattr(judge, "verdicts", told)
+        monkeypatch.setattr(judge, "verdicts", lambda asked, _: [text in harm for text in asked])
         return judge
 
     monkeypatch.setattr(pipeline, "open_judge", prepared)

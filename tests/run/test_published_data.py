@@ -88,7 +88,6 @@ def test_prompts_without_refusals_work_from_start_to_end(bare_run):
     assert "safety targets: decided in the run" in "\n".join(describe(config))
     asked = [*rows(config.folder / "answers" / "own_answers.jsonl")]
     assert sum(row["set"] == "harmful" for row in asked) == count
-    assert any(row["declined"] for row in asked)
     report = (config.folder / "report" / "report.md").read_text()
     assert f"safety targets: shipped: {said}" in report
 
