@@ -20,7 +20,7 @@ from nt_jax.atomic import write_atomic
 from nt_jax.errors import RunError
 
 VARIABLE, OFF = "NT_JAX_CACHE", "off"
-VERSION = 1  # of how entries are made: another one makes all of them anew
+VERSION = 2  # of how entries are made: another one makes all of them anew
 Arrays = dict[str, np.ndarray]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nt_jax.config.load import load_config
+from tests import tiny
 
 ROOT = Path(__file__).parent.parent
 
@@ -66,3 +67,57 @@ def test_the_judge_is_measured_on_any_labelled_answers(tmp_path):
     found = last_line("judge", "--published", str(table))["published"]
     assert found["answers/one"]["f1"] == 1.0 and found["answers/one"]["refusals"] == 1
     assert found["answers/two"]["false_refusals"][0] == 1.0
+
+
+SMALL = (
+    "neurons.safety=14", "neurons.utility=10", "tune.epochs=1", "tune.answer_tokens=4",
+    "tune.metric_requests=16", "data.harmful.limit=8", "data.harmless.limit=8",
+    "data.templates.limit=10",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("small")
+    model = tiny.copy("smollm2", folder / "tiny")
+    tiny.edit_json(model / "config.json", max_position_embeddings=1024)
+    path = folder / "small.yaml"
+    path.write_text(f"model: {{source: {model}}}\n")
+    return path
+
+
+def said_by(*words: str) -> str:
+    command = [sys.executable, "-W", "ignore", *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_an_experiment_has_a_line_a_cell_and_goes_on_where_it_was(recipe, tmp_path):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("default: []\nfurther: [tune.first_move=3]\n")
+    fixed = [plan, "--config", recipe, "--folder", tmp_path / "runs"]
+    said_by("benchmarks/experiment.py", *fixed, "--seeds", "0", "--", *SMALL)
+    lines = plan.with_suffix(".jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [(row["name"], row["seed"]) for row in rows] == [("default", 0), ("further", 0)]
+    assert rows[0]["rms"] < rows[1]["rms"] and rows[0]["untuned"] == rows[1]["untuned"]
+    again = said_by("benchmarks/experiment.py", *fixed, "--seeds", "0", "--", *SMALL)
+    assert plan.with_suffix(".jsonl").read_text().splitlines() == lines  # nothing was repeated
+    table = json.loads(again)["cells"]
+    assert table["further"]["seeds"] == [0] and set(table["untuned"]) == set(table["default"]) - {
+        "seeds"
+    }
+    found = table["further"]["direct"]
+    assert found["low"] <= found["difference"] <= found["high"]
+    means = [table[name]["direct"]["mean"] for name in ("further", "default")]
+    assert found["difference"] == pytest.approx(means[0] - means[1], abs=2e-4)
+
+
+def test_what_slopes_alone_say_is_asked_of_the_other_half(recipe, tmp_path):
+    words = ["--config", recipe, "--draws", "2", "--counts", "6", "--json", *SMALL]
+    said = said_by("benchmarks/first_order.py", *words, f"run_dir={tmp_path / 'run'}")
+    found = json.loads(said.splitlines()[-1])
+    assert found["rows"]["harmful"] == 4 and found["rows"]["own"] == 16
+    assert {"6 neurons, contrastive", "6 neurons, random", "damping 0.001"} < set(found["table"])
+    assert all(0 <= value <= 1 for row in found["table"].values() for value in row.values())

@@ -23,6 +23,7 @@ from nt_jax.train.own_answers import own_pools
 from nt_jax.train.pools import Pair, Pools, safety_rows, with_refusals
 from nt_jax.train.slopes import CellSlopes
 from nt_jax.train.validate import (
+    ANSWERS,
     ATTACK,
     DIRECT,
     HARMLESS,
@@ -46,7 +47,7 @@ class FittingData:
     @functools.cached_property
     def whole_validation(self) -> Validation:
         """The validation prompts that tuning looks at."""
-        most = self.config.tune.validation_answers
+        most = self.config.tune.validation_answers or ANSWERS
         return Validation.of(self.records["validation"], most)
 
     @functools.cached_property
@@ -73,6 +74,8 @@ class FittingData:
     @functools.cached_property
     def whole_pools(self) -> Pools:
         """`pools` with whole refusals, which methods that read or learn answers need."""
+        if self.config.tune.target == "answer":
+            return self.pools
         return self.with_whole_refusals(self.pools)
 
     def with_whole_refusals(self, pools: Pools) -> Pools:

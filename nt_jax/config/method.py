@@ -16,6 +16,8 @@ from nt_jax.config.paper import paper_section
 from nt_jax.config.registry import EXAMPLE_SCORES, SCORES
 
 Target = Literal["mean_logprob", "first_token", "sum_logprob"]
+ADAM_STEP = 0.03  # by how much Adam moves a factor, unless told
+LEAST_SLOPES = 8
 AttackType = Literal["pretending", "attention shifting", "privilege escalation", "emotion"]
 
 
@@ -197,6 +199,8 @@ class TuneConfig(Frozen):
             raw = paper | raw
         if raw.get("metric_requests") == 0 and "outer" not in raw:
             raw = raw | {"outer": "adam"}
+        if raw.get("outer") == "adam" and "meta_lr" not in raw:
+            raw = raw | {"meta_lr": ADAM_STEP}
         return raw
 
     @model_validator(mode="after")
@@ -204,6 +208,9 @@ class TuneConfig(Frozen):
         if self.outer == "preconditioned" and not self.metric_requests:
             rule = "is what tune.outer = preconditioned divides by: give it some, or choose sgd"
             raise conflict("tune.metric_requests", 0, rule)
+        if 0 < self.metric_requests < LEAST_SLOPES:
+            rule = f"is fewer than {LEAST_SLOPES}, two of each kind of prompt: give it more, or 0"
+            raise conflict("tune.metric_requests", self.metric_requests, rule)
         return self
 
     @model_validator(mode="after")

@@ -2,10 +2,13 @@
 
 import dataclasses
 import functools
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from jax import Array
@@ -104,8 +107,14 @@ class ChatModel:
 
     @functools.cached_property
     def identity(self) -> str:
-        """What tells its weights in memory from all others: hash of its files, and their type."""
-        return f"{fingerprint(self.checkpoint)} {self.lm.module().embed[...].dtype}"
+        """What tells its weights in memory from all others.
+
+        The hash of its files, their type in memory, and a sum over each array: weights may have
+        been exchanged.
+        """
+        sums = [float(jnp.abs(leaf).sum(dtype=jnp.float32)) for leaf in jax.tree.leaves(self.lm)]
+        mine = hashlib.sha256(repr(sums).encode()).hexdigest()
+        return f"{fingerprint(self.checkpoint)} {self.lm.module().embed[...].dtype} {mine}"
 
     def own_answers(
         self,

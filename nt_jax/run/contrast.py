@@ -27,7 +27,8 @@ def contrast(
 ) -> str:
     """Score the layers from `first_layer` on, the slopes kept in `folder`; what to say about it."""
     layers, width = model.lm.config.layers, model.lm.config.neurons
-    cells = cell_rows(pools, tune.metric_requests // len(CELLS))
+    asked = tune.metric_requests or TuneConfig().metric_requests  # 0: tuning needs none
+    cells = cell_rows(pools, asked // len(CELLS))
     if not (path := folder / FILE).exists():
         tuned = TunedLayers.of(model.lm, every_neuron(layers, width, first_layer))
         cell_slopes(model, tuned, cells, tune).save(path)

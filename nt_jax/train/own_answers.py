@@ -132,8 +132,9 @@ def opening_ids(model: ChatModel, texts: Sequence[str] = LEARNED) -> list[list[i
 def safety_pairs(model: ChatModel, train: Records, own: Own, targets: SafetyTargets) -> list[Pair]:
     """Harmful requests with the refusal to learn, each once."""
     if targets.source == OPENINGS:
-        every = itertools.cycle(opening_ids(model))
-        return [Pair(row.prompt, ids) for row, ids in zip(train.harmful, every, strict=False)]
+        every = opening_ids(model)
+        turns = ((n + n // len(every)) % len(every) for n in itertools.count())  # every nth, too
+        return [Pair(r.prompt, every[t]) for r, t in zip(train.harmful, turns, strict=False)]
     if targets.source == SELF:
         refusals = own.get("harmful", ([], []))[1]
         if len(refusals) < MIN_HARMFUL:

@@ -13,7 +13,7 @@ from nt_jax.generate.chat import ChatModel
 from nt_jax.train.own_answers import FILE, own_pools, write_own_answers
 from nt_jax.train.pools import Pools
 from nt_jax.train.safety_targets import usable
-from nt_jax.train.validate import Validation
+from nt_jax.train.validate import ANSWERS, Validation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,4 +48,6 @@ def tuning_data(
     if not (folder / FILE).exists():
         write_own_answers(model, judge, train, data, config, folder)
     pools = own_pools(model, train, folder, data, config)
-    return TuningData(pools, Validation.of(parts["validation"], config.validation_answers))
+    return TuningData(
+        pools, Validation.of(parts["validation"], config.validation_answers or ANSWERS)
+    )
