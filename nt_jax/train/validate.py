@@ -150,7 +150,7 @@ def rise(before: np.ndarray, now: np.ndarray) -> tuple[float, float]:
     Of paired verdicts, by Agresti and Min's interval: half a prompt is added to each of the four
     outcomes, so that no change in few prompts is not taken for certain.
     """
-    more = now - before  # an undecided verdict is a half
+    more = np.asarray(now, float) - np.asarray(before, float)  # undecided: a half
     gained, lost = float(more[more > 0].sum()), float(-more[more < 0].sum())
     n, up, down = len(now) + 2, gained + 0.5, lost + 0.5
     middle = (up - down) / n

@@ -6,7 +6,7 @@ import pytest
 
 from nt_jax.config import paper
 from nt_jax.config.help import setting_table
-from nt_jax.config.method import TuneConfig
+from nt_jax.config.method import ADAM_STEP, TuneConfig
 from nt_jax.config.schema import RunConfig
 
 SECTIONS = ("data", "attribution", "neurons", "tune", "eval")
@@ -55,7 +55,7 @@ def test_what_the_default_shares_with_the_paper_is_a_departure_once_changed(key)
 
 
 def test_a_step_of_another_kind_keeps_its_own_size():
-    assert TuneConfig(algorithm="paper", outer="adam").meta_lr == TuneConfig().meta_lr
+    assert TuneConfig(algorithm="paper", outer="adam").meta_lr == ADAM_STEP
     assert TuneConfig(algorithm="paper").meta_lr != TuneConfig().meta_lr
 
 

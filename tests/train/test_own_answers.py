@@ -171,7 +171,8 @@ def test_unless_told_openings_are_learned_in_turn_and_no_refusal_is_needed(tmp_p
     assert targets.source == OPENINGS and "harmful" not in own
     pairs = safety_pairs(model, train, own, targets)
     assert [pair.request for pair in pairs] == [row.prompt for row in rows]
-    expected = [list(LEARNED[n % len(LEARNED)].encode())[:TOKENS] for n in range(11)]
+    turns = [0, 1, 2, 3, 4, 5, 6, 7, 1, 2, 3]  # one further in each round
+    expected = [list(LEARNED[n].encode())[:TOKENS] for n in turns]
     assert [pair.answer for pair in pairs] == expected  # and no end: the rest is the model's own
 
 

@@ -59,8 +59,8 @@ def test_every_kind_has_its_share_of_the_answers():
 def test_prompts_are_taken_evenly_over_the_blocks_of_a_file():
     found = Validation.of(records(), 400)
     numbers = {kind: [int(text.split()[-1]) for text in found.asked[kind]] for kind in KINDS}
-    assert numbers[ATTACK] == numbers[DIRECT] == [*range(0, 40, 2)]
-    assert numbers[HARMLESS] == [*range(0, 60, 2)]
+    assert numbers[ATTACK] == numbers[DIRECT] == [40 * n // 18 for n in range(18)]
+    assert numbers[HARMLESS] == [60 * n // 26 for n in range(26)]
     for kind, last in ((SOUNDS_HARMFUL, 20), (IN_ATTACK, 60)):
         steps = np.diff(numbers[kind])
         assert numbers[kind][0] < max(steps) and last - numbers[kind][-1] <= max(steps) + 1
@@ -73,8 +73,8 @@ def test_only_requests_that_sound_harmless_stand_for_the_harmless_ones():
         assert all(text.startswith("ask") for text in found.asked[kind])
     assert all(text.startswith("hard") for text in found.prompts[SOUNDS_HARMFUL])
     assert not set(found.asked[HARMLESS]) & set(found.asked[IN_ATTACK])
-    few = Validation.of(records(plain=35), 400)  # 30 bare, and 15 in attacks: 10 are asked twice
-    assert len(set(few.asked[HARMLESS]) & set(few.asked[IN_ATTACK])) == 10
+    few = Validation.of(records(plain=35), 400)  # 26 bare, and 18 in attacks: 9 are asked twice
+    assert len(set(few.asked[HARMLESS]) & set(few.asked[IN_ATTACK])) == 9
     only = Validation.of(records(plain=0), 400)  # data that know no other kind
     assert len(only.prompts[HARMLESS]) == 20 and not only.prompts[SOUNDS_HARMFUL]
 
@@ -218,4 +218,4 @@ def test_within_the_limits_the_lesser_rate_counts_and_past_them_the_excess():
     assert nothing == 0 > max(past)  # to refuse nothing at all beats refusing past a limit
     over = excess(look(**{HARMLESS: 3}), BASE, 0.03)
     assert past[0] == pytest.approx(-1 - over + 1 / 1000)
-    assert score(look(perplexity=math.inf), BASE, 0.03) == -math.inf
+    assert score(look(perplexity=math.inf), BASE, 0.03) < -1000
