@@ -96,13 +96,13 @@ def said_by(*words: str) -> str:
 def test_an_experiment_has_a_line_a_cell_and_goes_on_where_it_was(recipe, tmp_path):
     plan = tmp_path / "plan.yaml"
     plan.write_text("default: []\nfurther: [tune.first_move=3]\n")
-    fixed = [plan, "--config", recipe, "--folder", tmp_path / "runs"]
-    said_by("benchmarks/experiment.py", *fixed, "--seeds", "0", "--", *SMALL)
+    fixed = [plan, *SMALL, "--config", recipe, "--folder", tmp_path / "runs", "--seeds", "0"]
+    said_by("benchmarks/experiment.py", *fixed)
     lines = plan.with_suffix(".jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert [(row["name"], row["seed"]) for row in rows] == [("default", 0), ("further", 0)]
     assert rows[0]["rms"] < rows[1]["rms"] and rows[0]["untuned"] == rows[1]["untuned"]
-    again = said_by("benchmarks/experiment.py", *fixed, "--seeds", "0", "--", *SMALL)
+    again = said_by("benchmarks/experiment.py", *fixed)
     assert plan.with_suffix(".jsonl").read_text().splitlines() == lines  # nothing was repeated
     table = json.loads(again)["cells"]
     assert table["further"]["seeds"] == [0] and set(table["untuned"]) == set(table["default"]) - {
