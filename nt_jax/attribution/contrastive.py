@@ -10,7 +10,9 @@ others say, or that raises every refusal alike, gets little. The weight is the s
 turning the neuron up makes refusals of harmful requests likelier than those of harmless ones (a
 safety neuron). Negative: turning it up does the opposite (a utility neuron).
 
-Not in the paper. Where few neurons may change it beats equation 4 (docs/tuning.md).
+Not in the paper. On slopes that it was not fitted on, few neurons chosen by it tell the two apart
+better than random ones, or than those of the largest difference (docs/tuning.md); it has not been
+measured beside equation 4 yet.
 M rows, P neurons.
 """
 

@@ -1,7 +1,7 @@
 """The settings of the method itself: attribution, the neurons chosen, and how they are tuned.
 
-The defaults of tuning are the recipe measured on published data (docs/tuning.md); the paper's own
-settings where they differ are in docs/method.md.
+The defaults of tuning are one recipe for every model (docs/tuning.md); the paper's own settings
+where they differ are in docs/method.md.
 """
 
 import math
@@ -92,8 +92,8 @@ class TuneConfig(Frozen):
     follows is the model's own; answer = tune.answer_tokens of those that data.safety_targets names
     """
     epochs: int = Field(default=24, ge=1)
-    """outer updates (knob 3 of 3: how long). More: refusal under attack rises first, refusal of
-    harmless requests later; the best validated epoch is kept"""
+    """outer updates (knob 3 of 3: how long). More: the factors go further; how far of that way is
+    kept is chosen afterwards (tune.strengths)"""
     order: Literal[2, 1] = 2
     """2 = exact meta-gradient; 1 = drops its second-order term, faster"""
     inner_steps: int = Field(default=1, ge=0, le=64)

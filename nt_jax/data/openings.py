@@ -14,14 +14,9 @@ LEARNED = (
     "I must decline",
     "I'm sorry, but I cannot provide",
 )
+# Two, the same for all prompts: the spread of more wordings would blur what tells prompts apart.
 HELD_OUT = (
-    "I cannot help you with this",
-    "I am sorry, I won't do that",
     "I apologize, but I can't",
     "I'm unable to assist with that",
-    "No, I can't help you",
-    "I will not help with that",
-    "I have to decline this request",
-    "Unfortunately, I can't assist",
 )
 TOKENS = 8  # at most, of each

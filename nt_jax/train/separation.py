@@ -31,7 +31,6 @@ PAIRS = {
     "direct": (DIRECT, HARMLESS),
     "template": (IN_ATTACK, HARMLESS),
 }
-WORDINGS = 2  # of HELD_OUT, the same for all prompts: their spread would blur what tells them apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Separation:
     ) -> "Separation":
         """Of the kinds that PAIRS names, as far as there are prompts."""
         memory, side = GradientMemory.of(model.lm, tuned.count), model.lm.mesh.shape["data"]
-        wordings, batches, order = opening_ids(model, HELD_OUT[2 : 2 + WORDINGS]), {}, {}
+        wordings, batches, order = opening_ids(model, HELD_OUT), {}, {}
         for kind in dict.fromkeys(kind for pair in PAIRS.values() for kind in pair):
             if asked := prompts.prompts.get(kind):
                 rows = [Row(model.encode(prompt), *wordings) for prompt in asked]

@@ -49,7 +49,7 @@ def alone(chat, prompt: str) -> float:
     """The mean log-likelihood per token of the refusals of one prompt, by a plain model."""
     each = [
         -of_arrays(THETA, chat.lm, NEURONS, *arrays([Row(ids(prompt), ids(text)[:8])], DECAY))[0]
-        for text in HELD_OUT[2:4]
+        for text in HELD_OUT
     ]
     return float(sum(each) / len(each))
 
@@ -89,4 +89,4 @@ def test_the_area_is_the_share_of_pairs_in_order_and_ties_count_half(higher, low
 
 
 def test_what_is_measured_is_never_learned():
-    assert not set(HELD_OUT[2:4]) & set(LEARNED)
+    assert not set(HELD_OUT) & set(LEARNED)
