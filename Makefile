@@ -1,4 +1,4 @@
-# make demo   tune a real 135 M parameter chat model and report before / after (half an hour)
+# make demo   tune a real 135 M parameter chat model and report before / after (ten minutes)
 # make test   the whole test suite
 # make bench  attribution and generation beside torch, and what options cost (JSON, a quarter hour)
 # All make their own environment in .venv from Python 3.11 or newer; nothing else is needed.
