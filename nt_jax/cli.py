@@ -73,10 +73,11 @@ def _run(command: str, words: list[str], program: str) -> int:
 
     with shown_on(Console()):
         if config is None:
+            from nt_jax.export.folder import Wanted
             from nt_jax.run.export import export_run
 
-            run, out = Path(options.run), Path(options.out)
-            export_run(run, out, options.dtype, options.strength, options.format)
+            wanted = Wanted(options.dtype, options.rank, options.strength)
+            export_run(Path(options.run), Path(options.out), options.format, wanted)
         elif options.dry_run:
             from nt_jax.run.dry_run import describe
 

@@ -88,14 +88,17 @@ def export_parser(command: str, program: str) -> Parser:
     add = parser.add_argument
     add("--run", required=True, metavar="DIR", help="a run directory, runs/NAME")
     add("--out", required=True, metavar="DIR", help="where to write")
-    add("--format", choices=tuple(FORMATS), default="hf", help="hf = a Hugging Face checkpoint")
+    listed = "; ".join(f"{name} = {line.about}" for name, line in FORMATS.items())
+    several = f"{listed}. One goes into DIR, several (A,B) into DIR/FORMAT (default: hf)"
+    add("--format", type=_formats, default=("hf",), metavar="A,B", help=several)
     rounding = "source = as the checkpoint was (default); float32 = no rounding, larger"
     add("--dtype", choices=("source", "float32"), default="source", help=rounding)
     how_far = (
         "how far to go from the untuned model (0) to the learned factors (1), in place of "
         "what validation kept; train/strengths.jsonl says how each one did that was tried"
     )
-    add("--strength", type=_above_zero, metavar="S", help=how_far)
+    add("--strength", type=_from_zero, metavar="S", help=how_far)
+    add("--rank", type=_rank, metavar="N", help="of lora: no more than N, with the error said")
     return parser
 
 
@@ -117,12 +120,30 @@ def lm_eval_parser(command: str, program: str) -> Parser:
     return parser
 
 
-def _above_zero(word: str) -> float:
-    """A finite number above 0."""
+def _from_zero(word: str) -> float:
+    """A finite number, 0 or above."""
     try:
         value = float(word)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, not {word!r}")
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be 0 or a number above it, not {word!r}")
     return value
+
+
+def _rank(word: str) -> int:
+    """A whole number from 1."""
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {word!r}")
+    return int(word)
+
+
+def _formats(word: str) -> tuple[str, ...]:
+    """The formats in a list with commas, each once."""
+    names = tuple(dict.fromkeys(word.split(",")))
+    for name in names:
+        if name not in FORMATS:
+            near = difflib.get_close_matches(name, FORMATS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(FORMATS)}"
+            raise argparse.ArgumentTypeError(f"unknown format {name!r}: {hint}")
+    return names

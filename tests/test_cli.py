@@ -15,6 +15,7 @@ from nt_jax.config.registry import USUAL
 from nt_jax.console import say
 from nt_jax.environment import prepare_environment
 from nt_jax.errors import RunError
+from nt_jax.export.folder import Wanted
 from nt_jax.version import __version__
 
 ROOT = Path(__file__).parents[1]
@@ -115,9 +116,14 @@ def test_help_and_typos_import_nothing_heavy(words):
         ),
         (["export"], "the following arguments are required: --run, --out"),
         (["export", "--run", "a", "--out", "b", "--dtype", "f8"], "invalid choice: 'f8'"),
-        (["export", "--run", "a", "--out", "b", "--strength", "0"], "above 0, not '0'"),
-        (["export", "--run", "a", "--out", "b", "--strength", "x"], "--strength: must be a number"),
+        (["export", "--run", "a", "--out", "b", "--strength", "-1"], "number above it, not '-1'"),
+        (
+            ["export", "--run", "a", "--out", "b", "--strength", "x"],
+            "must be 0 or a number",
+        ),
         (["export", "--run", "a", "--out", "b", "--strength", "inf"], "not 'inf'"),
+        (["export", "--run", "a", "--out", "b", "--rank", "0"], "a whole number from 1, not '0'"),
+        (["export", "--run", "a", "--out", "b", "--format", "hf,ia4"], "'ia4': did you mean 'ia3'"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, words, message):
@@ -194,9 +200,13 @@ def test_export_hands_over_its_folders(calls):
     words = ["--run", "runs/x", "--out", "out"]
     assert cli.main("export", [*words, "--dtype", "float32"]) == 0
     assert cli.main("export", words) == 0
-    assert cli.main("export", [*words, "--strength", "0.8", "--format", "hf"]) == 0
-    assert calls[0] == (Path("runs/x"), Path("out"), "float32", None, "hf")
-    assert [call[2:] for call in calls[1:]] == [("source", None, "hf"), ("source", 0.8, "hf")]
+    more = ["--strength", "0", "--format", "ia3,lora,ia3", "--rank", "8"]
+    assert cli.main("export", [*words, *more]) == 0
+    assert calls == [
+        (Path("runs/x"), Path("out"), ("hf",), Wanted("float32")),
+        (Path("runs/x"), Path("out"), ("hf",), Wanted()),
+        (Path("runs/x"), Path("out"), ("ia3", "lora"), Wanted(rank=8, strength=0.0)),
+    ]
 
 
 def test_what_a_command_says_is_shown(calls, monkeypatch, capsys):

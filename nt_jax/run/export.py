@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -10,7 +11,7 @@ from nt_jax.config.registry import FORMATS, load
 from nt_jax.config.schema import RunConfig
 from nt_jax.console import say
 from nt_jax.errors import RunError
-from nt_jax.export.files import ExportReport
+from nt_jax.export.folder import MANIFEST, ExportReport, Wanted, appearing
 from nt_jax.generate.chat import ChatModel
 from nt_jax.models.neurons import Factors
 from nt_jax.run.stages import chat_model, check_same_weights, kept_factors
@@ -24,7 +25,7 @@ def export_stage(model: ChatModel, factors: Factors, dtype: str, folder: Path, s
 
     `shown` is where `folder` will lie once the stage is done.
     """
-    report = load(FORMATS["hf"])(model, factors, folder / "hf", dtype)
+    report = load(FORMATS["hf"].writer)(model, factors, folder / "hf", Wanted(dtype))
     write_manifest(folder / "export.json", report)
     return (
         f"{shown / 'hf'}   {changed(report)}   re-read and compared: max |difference| "
@@ -33,17 +34,24 @@ def export_stage(model: ChatModel, factors: Factors, dtype: str, folder: Path, s
 
 
 def export_run(
-    run_dir: Path, out: Path, dtype: str, strength: float | None = None, kind: str = "hf"
+    run_dir: Path, out: Path, formats: Sequence[str] = ("hf",), wanted: Wanted = Wanted()
 ) -> None:
-    """Turn the Orbax factors of a finished or interrupted run into a checkpoint at `out`.
+    """Turn the Orbax factors of a finished or interrupted run into `formats` (FORMATS) at `out`.
 
-    `strength`: how far to go from 1 to the learned factors; None as validation kept. `kind`: one
-    of nt_jax/config/registry.py's FORMATS.
+    One format lies in `out` itself, several in folders by their names; all appear or none.
     """
-    config, factors = run_factors(run_dir, strength)
-    report = load(FORMATS[kind])(chat_model(config), factors, out, dtype)
-    write_manifest(out / "nt_jax_export.json", report)
-    say("export", f"{out}   {changed(report)}")
+    config, factors = run_factors(run_dir, wanted.strength)
+    model, reports = chat_model(config), {}
+    with appearing(out, 0) as work:
+        for name in formats:
+            folder = work if len(formats) == 1 else work / name
+            reports[name] = load(FORMATS[name].writer)(model, factors, folder, wanted)
+            write_manifest(folder / MANIFEST, reports[name])
+    for name, report in reports.items():
+        place = out if len(formats) == 1 else out / name
+        say("export", f"{place}   {changed(report)}")
+        for note in report.notes:
+            say("", note)
 
 
 def run_factors(run_dir: Path, strength: float | None = None) -> tuple[RunConfig, Factors]:
@@ -90,5 +98,5 @@ def changed(report: ExportReport) -> str:
 def write_manifest(path: Path, report: ExportReport) -> None:
     """What was exported: changed tensors, rounding, the check's result, and file hashes."""
     facts = dataclasses.asdict(report)
-    del facts["out"]
+    del facts["out"], facts["notes"]
     path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
