@@ -42,6 +42,8 @@ FORMATS = {
     "hf": FormatLine("a Hugging Face checkpoint", "nt_jax.export.hf:write"),
     "ia3": FormatLine("an (IA)^3 adapter for PEFT, 4 bytes a neuron", "nt_jax.export.ia3:write"),
     "lora": FormatLine("an exact LoRA adapter for PEFT and vLLM", "nt_jax.export.lora:write"),
+    "gguf-lora": FormatLine("that adapter for llama.cpp, Ollama", "nt_jax.export.gguf_lora:write"),
+    "gguf": FormatLine("the whole model for llama.cpp, Ollama", "nt_jax.export.gguf:write"),
 }
 
 

@@ -47,6 +47,17 @@ def write_adapter(
         (work / WEIGHTS).chmod((work / WEIGHTS).stat().st_mode | 0o444)
         write_json(work / CONFIG, common | dict(fields))
         sha256 = digests(work)
+    return report_of(checkpoint, layers, out, sha256, notes)
+
+
+def report_of(
+    checkpoint: Checkpoint,
+    layers: Sequence[int],
+    out: Path,
+    sha256: dict[str, str],
+    notes: tuple[str, ...] = (),
+) -> ExportReport:
+    """The report of a change of the down projections of these layers."""
     names = DOWN.hf_names(checkpoint.config.layers)
     changed, every = tuple(names[layer] for layer in layers), len(hf_shapes(checkpoint.config))
     return ExportReport(out, changed, every, 0.0, sha256, notes=notes)
