@@ -65,7 +65,9 @@ def _run(command: str, words: list[str], program: str) -> int:
     options = parser_of(command, program).read(words)
     if command == "eval.lm_eval":
         return _lm_eval(**vars(options))
-    config = None if command == "export" else _config(options)
+    if command == "export" and (options.factors is None) != (options.model is None):
+        raise ConfigError("--factors and --model BASE belong together (command line)")
+    config = None if command in ("export", "factors") else _config(options)
     _enter()
     from rich.console import Console
 
@@ -73,11 +75,7 @@ def _run(command: str, words: list[str], program: str) -> int:
 
     with shown_on(Console()):
         if config is None:
-            from nt_jax.export.folder import Wanted
-            from nt_jax.run.export import export_run
-
-            wanted = Wanted(options.dtype, options.rank, options.strength)
-            export_run(Path(options.run), Path(options.out), options.format, wanted)
+            _without_config(command, options)
         elif options.dry_run:
             from nt_jax.run.dry_run import describe
 
@@ -86,6 +84,28 @@ def _run(command: str, words: list[str], program: str) -> int:
         else:
             _with_config(command, config, options)
     return 0
+
+
+def _without_config(command: str, options: argparse.Namespace) -> None:
+    """Export or compare factors."""
+    if command == "factors":
+        from nt_jax.run.factors import show_factors
+
+        out = None if options.out is None else Path(options.out)
+        show_factors(Path(options.first), Path(options.second), out)
+        return
+    from nt_jax.export.folder import Wanted
+
+    wanted = Wanted(options.dtype, options.rank, options.strength)
+    out = Path(options.out)
+    if options.factors is None:
+        from nt_jax.run.export import export_run
+
+        export_run(Path(options.run), out, options.format, wanted)
+    else:
+        from nt_jax.run.export import export_factors
+
+        export_factors(Path(options.factors), options.model, out, options.format, wanted)
 
 
 def _with_config(command: str, config: RunConfig, options: argparse.Namespace) -> None:

@@ -16,7 +16,8 @@ COMMANDS = {
     "attribute": "score the neurons, select the safety and utility neurons, then stop",
     "eval": "carry a run on to its before / after table and report, or measure any model alone",
     "compare": "fit and measure other methods and ablations on the run's data; the paper's tables",
-    "export": "turn the tuned factors of a run into a checkpoint",
+    "export": "turn the tuned factors of a run into a checkpoint, an adapter or a GGUF file",
+    "factors": "compare the factors of two runs, and multiply them",
     "eval.lm_eval": "tasks of lm-evaluation-harness on a run or a model (extra lm-eval)",
 }
 
@@ -52,7 +53,7 @@ class Parser(argparse.ArgumentParser):
 
 def parser_of(command: str, program: str) -> Parser:
     """The parser of a command."""
-    makers = {"export": export_parser, "eval.lm_eval": lm_eval_parser}
+    makers = {"export": export_parser, "factors": factors_parser, "eval.lm_eval": lm_eval_parser}
     return makers.get(command, config_parser)(command, program)
 
 
@@ -86,7 +87,11 @@ def export_parser(command: str, program: str) -> Parser:
     """The options of export, which reads its config from the run directory."""
     parser = Parser(command, program)
     add = parser.add_argument
-    add("--run", required=True, metavar="DIR", help="a run directory, runs/NAME")
+    origin = parser.add_mutually_exclusive_group(required=True)
+    origin.add_argument("--run", metavar="DIR", help="a run directory, runs/NAME")
+    alone = "in place of a run: factors that were exported, their product, or an (IA)^3 adapter"
+    origin.add_argument("--factors", metavar="PATH", help=alone)
+    add("--model", metavar="BASE", help="with --factors: the model that they belong to")
     add("--out", required=True, metavar="DIR", help="where to write")
     listed = "; ".join(f"{name} = {line.about}" for name, line in FORMATS.items())
     several = f"{listed}. One goes into DIR, several (A,B) into DIR/FORMAT (default: hf)"
@@ -99,6 +104,16 @@ def export_parser(command: str, program: str) -> Parser:
     )
     add("--strength", type=_from_zero, metavar="S", help=how_far)
     add("--rank", type=_rank, metavar="N", help="of lora: no more than N, with the error said")
+    return parser
+
+
+def factors_parser(command: str, program: str) -> Parser:
+    """Two sets of factors."""
+    parser = Parser(command, program)
+    either = "a run directory, or a file or folder of factors"
+    parser.add_argument("first", metavar="A", help=either)
+    parser.add_argument("second", metavar="B", help=either)
+    parser.add_argument("--out", metavar="DIR", help="write the product of both there")
     return parser
 
 

@@ -68,6 +68,7 @@ def calls(monkeypatch) -> list:
         "nt_jax.eval.lm_eval",
         "nt_jax.compare",
         "nt_jax.export",
+        "nt_jax.factors",
         "nt_jax",
     ],
 )
@@ -102,7 +103,7 @@ def test_help_and_typos_import_nothing_heavy(words):
     ("words", "message"),
     [
         (["trian"], "unknown command 'trian' (command line): did you mean 'train'?"),
-        (["dance"], "choose one of train, attribute, eval, compare, export"),
+        (["dance"], "choose one of train, attribute, eval, compare, export, factors"),
         ([], "no command (command line)"),
         (["train"], "--config is missing (command line): give a recipe (llama2-7b-chat, "),
         (["train", "--config"], "argument --config: expected one argument"),
@@ -114,7 +115,11 @@ def test_help_and_typos_import_nothing_heavy(words):
             ["train", "--config", "llama3.1-8b-instruct", "neurons.saftey=2000"],
             "unknown key 'neurons.saftey' (command line): did you mean 'neurons.safety'?",
         ),
-        (["export"], "the following arguments are required: --run, --out"),
+        (["export"], "the following arguments are required: --out"),
+        (["export", "--out", "b"], "one of the arguments --run --factors is required"),
+        (["export", "--out", "b", "--factors", "f"], "--factors and --model BASE belong together"),
+        (["export", "--out", "b", "--run", "r", "--model", "m"], "belong together"),
+        (["factors", "a"], "the following arguments are required: B"),
         (["export", "--run", "a", "--out", "b", "--dtype", "f8"], "invalid choice: 'f8'"),
         (["export", "--run", "a", "--out", "b", "--strength", "-1"], "number above it, not '-1'"),
         (

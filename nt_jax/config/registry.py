@@ -44,6 +44,7 @@ FORMATS = {
     "lora": FormatLine("an exact LoRA adapter for PEFT and vLLM", "nt_jax.export.lora:write"),
     "gguf-lora": FormatLine("that adapter for llama.cpp, Ollama", "nt_jax.export.gguf_lora:write"),
     "gguf": FormatLine("the whole model for llama.cpp, Ollama", "nt_jax.export.gguf:write"),
+    "factors": FormatLine("the factors alone, for nt_jax", "nt_jax.export.factors:write"),
 }
 
 

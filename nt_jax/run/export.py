@@ -7,12 +7,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from nt_jax.checkpoints.factors import load_factors
 from nt_jax.config.registry import FORMATS, load
 from nt_jax.config.schema import RunConfig
 from nt_jax.console import say
 from nt_jax.errors import RunError
 from nt_jax.export.folder import MANIFEST, ExportReport, Wanted, appearing
-from nt_jax.generate.chat import ChatModel
+from nt_jax.generate.chat import ChatModel, open_model
 from nt_jax.models.neurons import Factors
 from nt_jax.run.stages import chat_model, check_same_weights, kept_factors
 from nt_jax.rundir import RunDirectory
@@ -41,7 +42,25 @@ def export_run(
     One format lies in `out` itself, several in folders by their names; all appear or none.
     """
     config, factors = run_factors(run_dir, wanted.strength)
-    model, reports = chat_model(config), {}
+    write_formats(chat_model(config), factors, out, formats, wanted)
+
+
+def export_factors(
+    path: Path, base: str, out: Path, formats: Sequence[str] = ("hf",), wanted: Wanted = Wanted()
+) -> None:
+    """`export_run` of a file of factors, or an (IA)^3 adapter, and the model at `base`."""
+    model = open_model(base, "float32")
+    factors = load_factors(path, model.checkpoint)
+    if wanted.strength is not None:
+        factors = factors.at_strength(wanted.strength)
+    write_formats(model, factors, out, formats, wanted)
+
+
+def write_formats(
+    model: ChatModel, factors: Factors, out: Path, formats: Sequence[str], wanted: Wanted
+) -> None:
+    """Write every format, and say what became of it."""
+    reports: dict[str, ExportReport] = {}
     with appearing(out, 0) as work:
         for name in formats:
             folder = work if len(formats) == 1 else work / name
