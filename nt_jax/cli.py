@@ -67,6 +67,8 @@ def _run(command: str, words: list[str], program: str) -> int:
         return _lm_eval(**vars(options))
     if command == "export" and (options.factors is None) != (options.model is None):
         raise ConfigError("--factors and --model BASE belong together (command line)")
+    if command == "export" and options.push and len(options.format) > 1:
+        raise ConfigError("--push takes one format, as a repository holds one (command line)")
     config = None if command in ("export", "factors") else _config(options)
     _enter()
     from rich.console import Console
@@ -96,16 +98,16 @@ def _without_config(command: str, options: argparse.Namespace) -> None:
         return
     from nt_jax.export.folder import Wanted
 
-    wanted = Wanted(options.dtype, options.rank, options.strength)
-    out = Path(options.out)
+    wanted = Wanted(options.dtype, options.rank, options.strength, options.base)
+    rest = (Path(options.out), options.format, wanted, options.push)
     if options.factors is None:
         from nt_jax.run.export import export_run
 
-        export_run(Path(options.run), out, options.format, wanted)
+        export_run(Path(options.run), *rest)
     else:
         from nt_jax.run.export import export_factors
 
-        export_factors(Path(options.factors), options.model, out, options.format, wanted)
+        export_factors(Path(options.factors), options.model, *rest)
 
 
 def _with_config(command: str, config: RunConfig, options: argparse.Namespace) -> None:

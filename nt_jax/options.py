@@ -105,6 +105,10 @@ def export_parser(command: str, program: str) -> Parser:
         "what validation kept; train/strengths.jsonl says how each one did that was tried"
     )
     add("--strength", type=_from_zero, metavar="S", help=how_far)
+    called = "what the base is called in cards and adapters, e.g. its hub id (default: as known)"
+    add("--base", metavar="NAME", help=called)
+    upload = "then upload the folder to this repository on the hub (made private where new)"
+    add("--push", metavar="OWNER/NAME", help=upload)
     add("--rank", type=_rank, metavar="N", help="of lora: no more than N, with the error said")
     return parser
 

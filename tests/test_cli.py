@@ -119,6 +119,10 @@ def test_help_and_typos_import_nothing_heavy(words):
         (["export", "--out", "b"], "one of the arguments --run --factors is required"),
         (["export", "--out", "b", "--factors", "f"], "--factors and --model BASE belong together"),
         (["export", "--out", "b", "--run", "r", "--model", "m"], "belong together"),
+        (
+            ["export", "--out", "b", "--run", "r", "--format", "hf,ia3", "--push", "a/b"],
+            "--push takes one format",
+        ),
         (["factors", "a"], "the following arguments are required: B"),
         (["export", "--run", "a", "--out", "b", "--dtype", "f8"], "invalid choice: 'f8'"),
         (["export", "--run", "a", "--out", "b", "--strength", "-1"], "number above it, not '-1'"),
@@ -216,12 +220,18 @@ def test_export_hands_over_its_folders(calls):
     words = ["--run", "runs/x", "--out", "out"]
     assert cli.main("export", [*words, "--dtype", "float32"]) == 0
     assert cli.main("export", words) == 0
-    more = ["--strength", "0", "--format", "ia3,lora,ia3", "--rank", "8"]
+    more = ["--strength", "0", "--format", "ia3,lora,ia3", "--rank", "8", "--base", "a/b"]
     assert cli.main("export", [*words, *more]) == 0
     assert calls == [
-        (Path("runs/x"), Path("out"), ("hf",), Wanted("float32")),
-        (Path("runs/x"), Path("out"), ("hf",), Wanted()),
-        (Path("runs/x"), Path("out"), ("ia3", "lora"), Wanted(rank=8, strength=0.0)),
+        (Path("runs/x"), Path("out"), ("hf",), Wanted("float32"), None),
+        (Path("runs/x"), Path("out"), ("hf",), Wanted(), None),
+        (
+            Path("runs/x"),
+            Path("out"),
+            ("ia3", "lora"),
+            Wanted(rank=8, strength=0.0, base="a/b"),
+            None,
+        ),
     ]
 
 

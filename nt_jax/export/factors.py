@@ -21,5 +21,5 @@ def write(model: ChatModel, factors: Factors, out: Path, wanted: Wanted) -> Expo
     found = FactorsFile(factors, size.layers, size.neurons, base, fingerprint(checkpoint), strength)
     with appearing(out, 13 * len(factors.theta_P)) as work:
         save_factors(work / FILE, found)
-        sha256 = digests(work)
-    return report_of(checkpoint, layers, out, sha256)
+        files = digests(work)
+    return report_of(checkpoint, layers, out, files)

@@ -113,6 +113,15 @@ def _copy(checkpoint: Checkpoint, work: Path, weights: bool) -> None:
             shutil.copyfile(file, work / file.name)
 
 
+def copy_licences(checkpoint: Checkpoint, folder: Path) -> None:
+    """The licence and notices of the source, which whoever passes it on has to keep."""
+    if checkpoint.directory is None:
+        return
+    for file in sorted(checkpoint.directory.iterdir()):
+        if file.is_file() and file.name.upper().startswith(("LICENSE", "NOTICE", "USE_POLICY")):
+            shutil.copyfile(file, folder / file.name)
+
+
 def _patch(checkpoint: Checkpoint, fold: _Fold, work: Path) -> None:
     by_file: dict[Path, list[tuple[str, TensorInfo]]] = {}
     for name in fold.changed:

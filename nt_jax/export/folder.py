@@ -23,6 +23,7 @@ class Wanted:
     dtype: str = "source"  # or float32
     rank: int | None = None  # of a LoRA adapter; None: whatever is exact
     strength: float | None = None  # of the factors, to be said; None: as validation kept
+    base: str | None = None  # what the base is called; None: a hub id, or its file's name
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from nt_jax.export.gguf_file import Stored, Value, copied, plain, write_gguf, wr
 from nt_jax.export.gguf_lora import architecture
 from nt_jax.export.gguf_metadata import model_metadata, rope_factors
 from nt_jax.export.gguf_vocab import vocabulary
-from nt_jax.export.peft import report_of
+from nt_jax.export.peft import base_name, report_of
 from nt_jax.export.verify import verify_export
 from nt_jax.generate.chat import ChatModel
 from nt_jax.models.neurons import Factors
@@ -54,7 +54,7 @@ def write(model: ChatModel, factors: Factors, out: Path, wanted: Wanted) -> Expo
     if checkpoint.gguf is not None:
         metadata, tensors, alignment = _of_gguf(checkpoint, read, changed)
     else:
-        metadata, tensors, alignment = _of_directory(checkpoint, read, wanted.dtype)
+        metadata, tensors, alignment = _of_directory(checkpoint, read, wanted)
     with appearing(out, sum(stored.size for stored in tensors.values())) as work:
         write_gguf(work / FILE, architecture(size.family), metadata, tensors, alignment)
         write_modelfile(work, **{"from": f"./{FILE}"})
@@ -90,12 +90,12 @@ def _of_gguf(checkpoint: Checkpoint, read: Read, changed: set[str]) -> Parts:
     return copied(reader), tensors, reader.alignment
 
 
-def _of_directory(checkpoint: Checkpoint, read: Read, dtype: str) -> Parts:
+def _of_directory(checkpoint: Checkpoint, read: Read, wanted: Wanted) -> Parts:
     """What llama.cpp's converter makes of a Hugging Face directory."""
     config, tensors = checkpoint.config, {}
     for name, shape in hf_shapes(config).items():
         stored = np.dtype(np.float32)
-        if dtype == "source" and len(shape) > 1:
+        if wanted.dtype == "source" and len(shape) > 1:
             stored = DTYPES[checkpoint.tensors[name].dtype]
 
         def cast(name: str = name, stored: np.dtype = stored) -> np.ndarray:
@@ -110,7 +110,8 @@ def _of_directory(checkpoint: Checkpoint, read: Read, dtype: str) -> Parts:
     if factors is not None:
         tensors["rope_freqs.weight"] = plain(factors)
     kinds = {stored.kind for stored in tensors.values()}
-    metadata = model_metadata(checkpoint, max(kinds, key=lambda kind: kind.value))
+    most = max(kinds, key=lambda kind: kind.value)  # of the matrices; F32 is the lowest
+    metadata = model_metadata(checkpoint, most, base_name(checkpoint, wanted))
     return metadata | vocabulary(load_tokenizer(checkpoint), config), tensors, 32
 
 

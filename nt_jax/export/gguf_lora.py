@@ -36,7 +36,7 @@ def write(model: ChatModel, factors: Factors, out: Path, wanted: Wanted) -> Expo
         tensors[f"{name}.lora_b"] = plain(change.b_Dr * np.float32(change.rank / top))
     metadata = {
         "general.type": "adapter",
-        "general.name": f"NeuronTune for {base_name(checkpoint).split(':')[0]}",
+        "general.name": f"NeuronTune for {base_name(checkpoint, wanted).split('/')[-1]}",
         "adapter.type": "lora",
         "adapter.lora.alpha": float(top),
     }

@@ -6,7 +6,6 @@ from gguf import GGMLQuantizationType, LlamaFileType
 from nt_jax.checkpoints.checkpoint import Checkpoint
 from nt_jax.export.gguf_file import Value, typed
 from nt_jax.export.gguf_lora import architecture
-from nt_jax.export.peft import base_name
 from nt_jax.models.config import ModelConfig, RopeConfig
 from nt_jax.models.rope import inverse_frequencies
 
@@ -17,8 +16,10 @@ _FILE_TYPES = {
 }
 
 
-def model_metadata(checkpoint: Checkpoint, kind: GGMLQuantizationType) -> dict[str, Value]:
-    """general.* and ARCHITECTURE.* as llama.cpp's converter has them; `kind` of most matrices."""
+def model_metadata(
+    checkpoint: Checkpoint, kind: GGMLQuantizationType, base: str
+) -> dict[str, Value]:
+    """general.* and ARCHITECTURE.* as llama.cpp's converter has them; `kind`: of matrices."""
     config = checkpoint.config
     prefix = f"{architecture(config.family)}."
     fields = {
@@ -39,7 +40,7 @@ def model_metadata(checkpoint: Checkpoint, kind: GGMLQuantizationType) -> dict[s
         fields |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(config.rope.factor)}
     general = {
         "general.type": "model",
-        "general.name": f"{base_name(checkpoint).split('/')[-1]} NeuronTune",
+        "general.name": f"{base.split('/')[-1]} NeuronTune",
         "general.file_type": int(_FILE_TYPES[kind]),
         "general.quantization_version": 2,
     }

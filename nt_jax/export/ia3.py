@@ -9,7 +9,7 @@ exact. Format: peft/tuners/ia3 of PEFT 0.21.
 from pathlib import Path
 
 from nt_jax.export.folder import ExportReport, Wanted
-from nt_jax.export.peft import TARGET, down_modules, scaled_layers, write_adapter
+from nt_jax.export.peft import TARGET, base_for_peft, down_modules, scaled_layers, write_adapter
 from nt_jax.generate.chat import ChatModel
 from nt_jax.models.neurons import Factors
 
@@ -23,5 +23,6 @@ def write(model: ChatModel, factors: Factors, out: Path, wanted: Wanted) -> Expo
     scale_LF = factors.scale_LF(size.layers, size.neurons)
     layers, names = scaled_layers(scale_LF), down_modules(size.layers)
     tensors = {f"{n}.ia3_l": row_F[None] for n, row_F in zip(names, scale_LF, strict=True)}
+    base = base_for_peft(model.checkpoint, wanted)
     fields = {"feedforward_modules": [TARGET], "init_ia3_weights": True}
-    return write_adapter(model.checkpoint, "IA3", tensors, fields, layers, out)
+    return write_adapter(model.checkpoint, "IA3", tensors, fields, layers, base, out)

@@ -18,7 +18,7 @@ from nt_jax.checkpoints.checkpoint import Checkpoint
 from nt_jax.checkpoints.keymap import DOWN
 from nt_jax.checkpoints.tensors import DTYPES
 from nt_jax.export.folder import ExportReport, Wanted
-from nt_jax.export.peft import TARGET, down_modules, scaled_layers, write_adapter
+from nt_jax.export.peft import TARGET, base_for_peft, down_modules, scaled_layers, write_adapter
 from nt_jax.generate.chat import ChatModel
 from nt_jax.models.neurons import Factors
 
@@ -65,8 +65,8 @@ def write(model: ChatModel, factors: Factors, out: Path, wanted: Wanted) -> Expo
         "bias": "none", "use_rslora": False, "use_dora": False, "init_lora_weights": True,
     }  # fmt: skip
     notes = (*error_note(changes), vllm_note(top))
-    layers = [change.layer for change in changes]
-    return write_adapter(checkpoint, "LORA", tensors, fields, layers, out, notes)
+    layers, base = [c.layer for c in changes], base_for_peft(checkpoint, wanted)
+    return write_adapter(checkpoint, "LORA", tensors, fields, layers, base, out, notes)
 
 
 def layer_changes(

@@ -11,7 +11,7 @@ from nt_jax.checkpoints.adapter import CONFIG, PREFIX, WEIGHTS
 from nt_jax.checkpoints.checkpoint import Checkpoint
 from nt_jax.checkpoints.keymap import DOWN, hf_shapes
 from nt_jax.errors import ConfigError
-from nt_jax.export.folder import ExportReport, appearing, digests, write_json
+from nt_jax.export.folder import ExportReport, Wanted, appearing, digests, write_json
 
 TARGET = "down_proj"  # an input of it is a neuron
 
@@ -22,6 +22,7 @@ def write_adapter(
     tensors: Mapping[str, np.ndarray],
     fields: Mapping[str, Any],
     layers: Sequence[int],
+    base: str,
     out: Path,
     notes: tuple[str, ...] = (),
 ) -> ExportReport:
@@ -34,7 +35,7 @@ def write_adapter(
     common = {
         "task_type": "CAUSAL_LM",
         "peft_type": kind,
-        "base_model_name_or_path": base_name(checkpoint),
+        "base_model_name_or_path": base,
         "revision": None,
         "inference_mode": True,
         "target_modules": [TARGET],
@@ -63,15 +64,25 @@ def report_of(
     return ExportReport(out, changed, every, 0.0, sha256, notes=notes)
 
 
-def base_name(checkpoint: Checkpoint) -> str:
-    """What an adapter calls its base: a hub id, or the name of a folder without its local path."""
-    if checkpoint.gguf is not None:
-        return (
-            f"{checkpoint.path.name}: PEFT cannot open a GGUF file; "
-            "python -m nt_jax.export --strength 0 writes it as a folder"
-        )
+def base_name(checkpoint: Checkpoint, wanted: Wanted = Wanted()) -> str:
+    """What the base is called: as wanted, a hub id, or a file's name without its local path."""
+    if wanted.base is not None:
+        return wanted.base
     local = Path(checkpoint.source).expanduser()
+    if checkpoint.gguf is not None:
+        return checkpoint.path.name
     return local.resolve().name if local.exists() else checkpoint.source
+
+
+def base_for_peft(checkpoint: Checkpoint, wanted: Wanted) -> str:
+    """`base_name` for adapter_config.json, which says so where PEFT cannot open the base."""
+    name = base_name(checkpoint, wanted)
+    if checkpoint.gguf is None or wanted.base is not None:
+        return name
+    return (
+        f"{name}: PEFT cannot open a GGUF file; "
+        "python -m nt_jax.export --strength 0 writes it as a folder"
+    )
 
 
 def down_modules(layers: int) -> list[str]:

@@ -98,7 +98,7 @@ def factors_at(path: Path) -> FactorsFile:
     config, factors = run_factors(path)
     checkpoint = chat_model(config, placed=False).checkpoint
     size = checkpoint.config
-    base = base_name(checkpoint).split(": PEFT")[0]
+    base = base_name(checkpoint)
     return FactorsFile(factors, size.layers, size.neurons, base, fingerprint(checkpoint))
 
 
