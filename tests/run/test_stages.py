@@ -287,7 +287,7 @@ def test_exporting_a_run_again_gives_the_same_files(finished, tmp_path, capsys):
     assert export(finished.folder, tmp_path / "out") == 0
     assert f"export     {tmp_path / 'out'}   2 of 20 tensors changed" in capsys.readouterr().out
     made = small.contents(tmp_path / "out")
-    assert made.pop("nt_jax_export.json")
+    assert made.pop("nt_jax_export.json") and made.pop("README.md")
     assert made == small.contents(finished.folder / "export" / "hf")
     assert export(finished.folder, tmp_path / "out") == 2
     assert "exists already" in capsys.readouterr().err
@@ -303,7 +303,7 @@ def test_several_formats_lie_in_folders_of_their_own_and_all_or_none_appear(
     assert f"{out / 'lora'}   2 of 20 tensors changed" in shown and "--max-lora-rank 8" in shown
     assert {path.name for path in out.iterdir()} == {"hf", "ia3", "lora"}
     hf_folder = small.contents(out / "hf")
-    assert hf_folder.pop("nt_jax_export.json")
+    assert hf_folder.pop("nt_jax_export.json") and hf_folder.pop("README.md")
     assert hf_folder == small.contents(finished.folder / "export" / "hf")
     with mock.patch.object(lora, "write_adapter", side_effect=RunError("no")):
         assert export(finished.folder, tmp_path / "other", "--format", "ia3,lora") == 2
@@ -313,7 +313,7 @@ def test_several_formats_lie_in_folders_of_their_own_and_all_or_none_appear(
 def test_strength_0_is_the_untuned_model(finished, tmp_path, capsys):
     assert export(finished.folder, tmp_path / "base", "--strength", "0") == 0
     made = small.contents(tmp_path / "base")
-    assert made.pop("nt_jax_export.json")
+    assert made.pop("nt_jax_export.json") and made.pop("README.md")
     assert made == small.contents(finished.model)
     assert export(finished.folder, tmp_path / "none", "--strength", "0", "--format", "ia3") == 2
     assert "every factor is 1" in capsys.readouterr().err
