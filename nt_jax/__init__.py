@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nt_jax.attribution.integrated import integrated_gradients
     from nt_jax.attribution.select import select
     from nt_jax.checkpoints.checkpoint import load_weights, open_checkpoint
+    from nt_jax.checkpoints.factors import load_factors
     from nt_jax.checkpoints.tokenizer import encode_chat, load_tokenizer
     from nt_jax.config.load import load_config
     from nt_jax.config.method import TuneConfig
@@ -38,6 +39,7 @@ _HOMES = {
     "select": "nt_jax.attribution.select",
     "load_weights": "nt_jax.checkpoints.checkpoint",
     "open_checkpoint": "nt_jax.checkpoints.checkpoint",
+    "load_factors": "nt_jax.checkpoints.factors",
     "encode_chat": "nt_jax.checkpoints.tokenizer",
     "load_tokenizer": "nt_jax.checkpoints.tokenizer",
     "load_config": "nt_jax.config.load",

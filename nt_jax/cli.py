@@ -65,7 +65,11 @@ def _run(command: str, words: list[str], program: str) -> int:
     options = parser_of(command, program).read(words)
     if command == "eval.lm_eval":
         return _lm_eval(**vars(options))
-    config = None if command == "export" else _config(options)
+    if command == "export" and (options.factors is None) != (options.model is None):
+        raise ConfigError("--factors and --model BASE belong together (command line)")
+    if command == "export" and options.push and len(options.format) > 1:
+        raise ConfigError("--push takes one format, as a repository holds one (command line)")
+    config = None if command in ("export", "factors") else _config(options)
     _enter()
     from rich.console import Console
 
@@ -73,10 +77,7 @@ def _run(command: str, words: list[str], program: str) -> int:
 
     with shown_on(Console()):
         if config is None:
-            from nt_jax.run.export import export_run
-
-            run, out = Path(options.run), Path(options.out)
-            export_run(run, out, options.dtype, options.strength, options.format)
+            _without_config(command, options)
         elif options.dry_run:
             from nt_jax.run.dry_run import describe
 
@@ -87,6 +88,28 @@ def _run(command: str, words: list[str], program: str) -> int:
     return 0
 
 
+def _without_config(command: str, options: argparse.Namespace) -> None:
+    """Export or compare factors."""
+    if command == "factors":
+        from nt_jax.run.factors import show_factors
+
+        out = None if options.out is None else Path(options.out)
+        show_factors(Path(options.first), Path(options.second), out)
+        return
+    from nt_jax.export.folder import Wanted
+
+    wanted = Wanted(options.dtype, options.rank, options.strength, options.base)
+    rest = (Path(options.out), options.format, wanted, options.push)
+    if options.factors is None:
+        from nt_jax.run.export import export_run
+
+        export_run(Path(options.run), *rest)
+    else:
+        from nt_jax.run.export import export_factors
+
+        export_factors(Path(options.factors), options.model, *rest)
+
+
 def _with_config(command: str, config: RunConfig, options: argparse.Namespace) -> None:
     """Train, attribute, eval or compare."""
     if command == "compare":
@@ -95,10 +118,11 @@ def _with_config(command: str, config: RunConfig, options: argparse.Namespace) -
         facts = compare(config)
         if options.json:
             print(json.dumps(facts))
-    elif command == "eval" and options.model is not None:
+    elif command == "eval" and (options.model or options.adapter):
         from nt_jax.run.evaluate import evaluate_model
 
-        evaluate_model(config, options.model, options.beside_base)
+        source = options.model or config.model.source
+        evaluate_model(config, source, options.beside_base, options.adapter)
     else:
         from nt_jax.run.pipeline import run
 
@@ -107,7 +131,8 @@ def _with_config(command: str, config: RunConfig, options: argparse.Namespace) -
 
 def _config(options: argparse.Namespace) -> RunConfig:
     """The config that options name; flags that stand for settings are overrides."""
-    if options.config is None:
+    model = getattr(options, "model", None)
+    if options.config is None and model is None:
         raise ConfigError(
             f"--config is missing (command line): give a recipe ({', '.join(recipe_names())}) "
             "or a YAML file"
@@ -116,6 +141,8 @@ def _config(options: argparse.Namespace) -> RunConfig:
     flags = {key: getattr(options, key.rpartition(".")[2], None) for key in settings}
     # JSON text is YAML text too, whatever a path holds.
     overrides = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
+    if options.config is None:  # a model measured alone, with the settings that all have
+        options.overrides.insert(0, f"model.source={json.dumps(model)}")
     return load_config(options.config, [*options.overrides, *overrides])
 
 

@@ -16,7 +16,8 @@ COMMANDS = {
     "attribute": "score the neurons, select the safety and utility neurons, then stop",
     "eval": "carry a run on to its before / after table and report, or measure any model alone",
     "compare": "fit and measure other methods and ablations on the run's data; the paper's tables",
-    "export": "turn the tuned factors of a run into a checkpoint",
+    "export": "turn the tuned factors of a run into a checkpoint, an adapter or a GGUF file",
+    "factors": "compare the factors of two runs, and multiply them",
     "eval.lm_eval": "tasks of lm-evaluation-harness on a run or a model (extra lm-eval)",
 }
 
@@ -52,7 +53,7 @@ class Parser(argparse.ArgumentParser):
 
 def parser_of(command: str, program: str) -> Parser:
     """The parser of a command."""
-    makers = {"export": export_parser, "eval.lm_eval": lm_eval_parser}
+    makers = {"export": export_parser, "factors": factors_parser, "eval.lm_eval": lm_eval_parser}
     return makers.get(command, config_parser)(command, program)
 
 
@@ -70,8 +71,10 @@ def config_parser(command: str, program: str) -> Parser:
             "tune nothing: measure this Hugging Face folder, GGUF file, hub id, or a run "
             "directory (its base and its tuned model), on the config's test sets"
         )
-        both = "with --model: also measure the config's own model, and compare"
+        both = "also measure the config's own model (with --adapter: the bare one), and compare"
         add("--model", metavar="DIR_OR_RUN", help=alone)
+        put_on = "a PEFT adapter (LoRA, IA3) or factors to put onto --model, or the config's model"
+        add("--adapter", metavar="DIR", help=put_on)
         add("--beside-base", action="store_true", help=both)
         add("--engine", help="who decodes: same as eval.engine=ENGINE")
     if command == "compare":
@@ -86,16 +89,37 @@ def export_parser(command: str, program: str) -> Parser:
     """The options of export, which reads its config from the run directory."""
     parser = Parser(command, program)
     add = parser.add_argument
-    add("--run", required=True, metavar="DIR", help="a run directory, runs/NAME")
+    origin = parser.add_mutually_exclusive_group(required=True)
+    origin.add_argument("--run", metavar="DIR", help="a run directory, runs/NAME")
+    alone = "in place of a run: factors that were exported, their product, or an (IA)^3 adapter"
+    origin.add_argument("--factors", metavar="PATH", help=alone)
+    add("--model", metavar="BASE", help="with --factors: the model that they belong to")
     add("--out", required=True, metavar="DIR", help="where to write")
-    add("--format", choices=tuple(FORMATS), default="hf", help="hf = a Hugging Face checkpoint")
+    listed = "; ".join(f"{name} = {line.about}" for name, line in FORMATS.items())
+    several = f"{listed}. One goes into DIR, several (A,B) into DIR/FORMAT (default: hf)"
+    add("--format", type=_formats, default=("hf",), metavar="A,B", help=several)
     rounding = "source = as the checkpoint was (default); float32 = no rounding, larger"
     add("--dtype", choices=("source", "float32"), default="source", help=rounding)
     how_far = (
         "how far to go from the untuned model (0) to the learned factors (1), in place of "
         "what validation kept; train/strengths.jsonl says how each one did that was tried"
     )
-    add("--strength", type=_above_zero, metavar="S", help=how_far)
+    add("--strength", type=_from_zero, metavar="S", help=how_far)
+    called = "what the base is called in cards and adapters, e.g. its hub id (default: as known)"
+    add("--base", metavar="NAME", help=called)
+    upload = "then upload the folder to this repository on the hub (made private where new)"
+    add("--push", metavar="OWNER/NAME", help=upload)
+    add("--rank", type=_rank, metavar="N", help="of lora: no more than N, with the error said")
+    return parser
+
+
+def factors_parser(command: str, program: str) -> Parser:
+    """Two sets of factors."""
+    parser = Parser(command, program)
+    either = "a run directory, or a file or folder of factors"
+    parser.add_argument("first", metavar="A", help=either)
+    parser.add_argument("second", metavar="B", help=either)
+    parser.add_argument("--out", metavar="DIR", help="write the product of both there")
     return parser
 
 
@@ -117,12 +141,30 @@ def lm_eval_parser(command: str, program: str) -> Parser:
     return parser
 
 
-def _above_zero(word: str) -> float:
-    """A finite number above 0."""
+def _from_zero(word: str) -> float:
+    """A finite number, 0 or above."""
     try:
         value = float(word)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, not {word!r}")
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be 0 or a number above it, not {word!r}")
     return value
+
+
+def _rank(word: str) -> int:
+    """A whole number from 1."""
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {word!r}")
+    return int(word)
+
+
+def _formats(word: str) -> tuple[str, ...]:
+    """The formats in a list with commas, each once."""
+    names = tuple(dict.fromkeys(word.split(",")))
+    for name in names:
+        if name not in FORMATS:
+            near = difflib.get_close_matches(name, FORMATS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(FORMATS)}"
+            raise argparse.ArgumentTypeError(f"unknown format {name!r}: {hint}")
+    return names

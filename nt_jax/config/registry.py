@@ -29,8 +29,23 @@ SCORES = {
 }
 CONTRASTIVE = "contrastive"  # reads slopes of the cells in place of single examples
 EXAMPLE_SCORES = tuple(name for name in SCORES if name != CONTRASTIVE)
-# (model, factors, folder, dtype) -> ExportReport (nt_jax/export/hf.py).
-FORMATS = {"hf": "nt_jax.export.hf:save_model"}
+
+
+class FormatLine(NamedTuple):
+    """What a format is for, and (model, factors, folder, Wanted) -> ExportReport."""
+
+    about: str
+    writer: str
+
+
+FORMATS = {
+    "hf": FormatLine("a Hugging Face checkpoint", "nt_jax.export.hf:write"),
+    "ia3": FormatLine("an (IA)^3 adapter for PEFT, 4 bytes a neuron", "nt_jax.export.ia3:write"),
+    "lora": FormatLine("an exact LoRA adapter for PEFT and vLLM", "nt_jax.export.lora:write"),
+    "gguf-lora": FormatLine("that adapter for llama.cpp, Ollama", "nt_jax.export.gguf_lora:write"),
+    "gguf": FormatLine("the whole model for llama.cpp, Ollama", "nt_jax.export.gguf:write"),
+    "factors": FormatLine("the factors alone, for nt_jax", "nt_jax.export.factors:write"),
+}
 
 
 class MetricLine(NamedTuple):

@@ -1,11 +1,16 @@
 """The model under test, and what a metric gets that asks a model about answers."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax.numpy as jnp
 from jax import Array
 
+from nt_jax.checkpoints.adapter import CONFIG as ADAPTER_CONFIG
+from nt_jax.checkpoints.adapter import merged_adapter, open_adapter
+from nt_jax.checkpoints.factors import load_factors
 from nt_jax.config.evaluation import EvalConfig
 from nt_jax.data.prompts import Prompt
 from nt_jax.eval.metrics.result import TUNED, Answer
@@ -76,6 +81,19 @@ def tuned_model(model: ChatModel, factors: Factors, name: str = TUNED) -> ModelU
     """The model under test with factors at work."""
     size = model.checkpoint.config
     return ModelUnderTest(name, model, jnp.asarray(factors.scale_LF(size.layers, size.neurons)))
+
+
+def adapted_model(model: ChatModel, path: str, name: str) -> ModelUnderTest:
+    """The model under test with a PEFT adapter merged into its weights, or factors at work.
+
+    Raises a CheckpointError where there is neither, or it does not fit the model.
+    """
+    checkpoint = model.checkpoint
+    if not (Path(path) / ADAPTER_CONFIG).is_file():
+        return tuned_model(model, load_factors(path, checkpoint), name)
+    adapter = open_adapter(path, checkpoint.config)
+    weights = functools.cache(lambda: merged_adapter(model.lm, adapter))
+    return ModelUnderTest(name, dataclasses.replace(model, weights=weights))
 
 
 @dataclasses.dataclass(frozen=True)

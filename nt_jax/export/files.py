@@ -5,21 +5,15 @@ not tuned stays bit for bit what it was. Everything happens in a temporary sibli
 directory, which appears under its name only when it is complete and on disk.
 """
 
-import hashlib
 import json
 import math
-import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
-from nt_jax.atomic import disk_errors, sync, sync_tree
 from nt_jax.checkpoints import tensors
 from nt_jax.checkpoints.checkpoint import Checkpoint
 from nt_jax.checkpoints.hf_config import config_to_hf, generation_to_hf
@@ -28,7 +22,8 @@ from nt_jax.checkpoints.hf_fields import words
 from nt_jax.checkpoints.keymap import hf_shapes
 from nt_jax.checkpoints.tensors import DTYPES, TensorInfo, write_ranges, write_safetensors
 from nt_jax.checkpoints.tokenizer import load_tokenizer
-from nt_jax.errors import CheckpointError, ConfigError, RunError
+from nt_jax.errors import CheckpointError, ConfigError
+from nt_jax.export.folder import MANIFEST, ExportReport, appearing, digests, write_json
 
 SHARD_BYTES = 2 * 1000**3
 _ROWS = 256  # rewritten together, so that temporaries stay small
@@ -36,18 +31,6 @@ _ROWS = 256  # rewritten together, so that temporaries stay small
 Edit = Callable[[slice, np.ndarray], np.ndarray]
 # Other copies of the weights that may lie beside the safetensors files: stale after tuning.
 _WEIGHT_FILES = words(".safetensors .bin .pt .pth .ckpt .h5 .msgpack .gguf .onnx")
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """What was written: changed tensors, how far rounding moved them, and a hash of each file."""
-
-    out: Path
-    changed: tuple[str, ...]
-    tensors: int
-    max_rounding: float  # largest |stored - exact| / |exact| over the changed weights
-    sha256: dict[str, str]
-    max_logit_difference: float | None = None  # over the largest logit, where it was compared
 
 
 def write_edited(
@@ -69,7 +52,7 @@ def write_edited(
     kept = hf_shapes(checkpoint.config)  # a rewrite leaves out buffers and a tied copy of the head
     infos = [i for name, i in checkpoint.tensors.items() if name in kept or not rewrite]
     size = sum(4 * math.prod(i.shape) if rewrite else i.stop - i.start for i in infos)
-    with _appearing(out, size) as work:
+    with appearing(out, size) as work:
         if checkpoint.directory is None:
             _write_gguf_side_files(checkpoint, work)
         else:
@@ -78,8 +61,7 @@ def write_edited(
             _write_shards(checkpoint, fold, work, shard_bytes)
         else:
             _patch(checkpoint, fold, work)
-        files = sorted(file for file in work.rglob("*") if file.is_file())
-        sha256 = {str(file.relative_to(work)): _digest(file) for file in files}
+        sha256 = digests(work)
     return ExportReport(out, tuple(fold.changed), len(infos), fold.max_rounding, sha256)
 
 
@@ -116,37 +98,6 @@ class _Fold:
         self.max_rounding = max(self.max_rounding, float(moved.max(initial=0.0)))
 
 
-@contextmanager
-def _appearing(out: Path, size: int) -> Iterator[Path]:
-    """A temporary sibling of `out` that becomes `out` at the end, or vanishes on any error."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out} exists already. Remove it first, or choose another name.")
-    with disk_errors(out.parent):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(out.parent).free
-        if free < size:
-            raise RunError(
-                f"{out} needs {size / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free there. "
-                "Free some space or choose another disk; nothing was written."
-            )
-        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        try:
-            mask = os.umask(0)
-            os.umask(mask)
-            work.chmod(0o777 & ~mask)  # mkdtemp makes it private
-            yield work
-            sync_tree(work)
-            work.replace(out)
-            sync(out.parent)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)  # gone already if all went well
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
 def _copy(checkpoint: Checkpoint, work: Path, weights: bool) -> None:
     """Copy the model's own files; without `weights`, the index and the shards are left out."""
     used = {info.file for info in checkpoint.tensors.values()}
@@ -155,9 +106,20 @@ def _copy(checkpoint: Checkpoint, work: Path, weights: bool) -> None:
     for file in sorted(checkpoint.path.iterdir()):
         if file.name.startswith(".") or not file.is_file():
             continue
+        if file.name.upper().startswith("README") or file.name == MANIFEST:
+            continue  # they speak of the untuned model
         is_weights = file.suffix in _WEIGHT_FILES or file.name.endswith(".index.json")
         if not is_weights or (weights and file in used):
             shutil.copyfile(file, work / file.name)
+
+
+def copy_licences(checkpoint: Checkpoint, folder: Path) -> None:
+    """The licence and notices of the source, which whoever passes it on has to keep."""
+    if checkpoint.directory is None:
+        return
+    for file in sorted(checkpoint.directory.iterdir()):
+        if file.is_file() and file.name.upper().startswith(("LICENSE", "NOTICE", "USE_POLICY")):
+            shutil.copyfile(file, folder / file.name)
 
 
 def _patch(checkpoint: Checkpoint, fold: _Fold, work: Path) -> None:
@@ -189,23 +151,19 @@ def _write_shards(checkpoint: Checkpoint, fold: _Fold, work: Path, shard_bytes: 
         write_safetensors(work / file, shapes, lambda name: fold.read(name, DTYPES["F32"]))
         weight_map |= dict.fromkeys(shapes, file)
     if len(shards) > 1:
-        _write_json(work / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        write_json(work / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
     config_json = json.loads((work / "config.json").read_text("utf-8"))
     named = [name for name in ("dtype", "torch_dtype") if name in config_json] or ["torch_dtype"]
-    _write_json(work / "config.json", config_json | dict.fromkeys(named, "float32"))
+    write_json(work / "config.json", config_json | dict.fromkeys(named, "float32"))
 
 
 def _write_gguf_side_files(checkpoint: Checkpoint, work: Path) -> None:
     """config.json, generation_config.json and the tokenizer, which a GGUF file holds inside."""
-    _write_json(work / "config.json", config_to_hf(checkpoint.config))
-    _write_json(work / "generation_config.json", generation_to_hf(checkpoint.config))
+    write_json(work / "config.json", config_to_hf(checkpoint.config))
+    write_json(work / "generation_config.json", generation_to_hf(checkpoint.config))
     load_tokenizer(checkpoint).save_pretrained(work, save_jinja_files=False)
     path = work / "tokenizer_config.json"
     fields = json.loads(path.read_text("utf-8"))
     fields.pop("backend", None)
     # transformers 5 writes a class name that 4 does not know; both know this one.
-    _write_json(path, fields | {"tokenizer_class": "PreTrainedTokenizerFast"})
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    write_json(path, fields | {"tokenizer_class": "PreTrainedTokenizerFast"})

@@ -11,13 +11,19 @@ import numpy as np
 from nt_jax.checkpoints.checkpoint import Checkpoint
 from nt_jax.checkpoints.keymap import DOWN, hf_shapes, rules_for, to_hf
 from nt_jax.errors import CheckpointError
-from nt_jax.export.files import SHARD_BYTES, Edit, ExportReport, write_edited
+from nt_jax.export.files import SHARD_BYTES, Edit, write_edited
+from nt_jax.export.folder import ExportReport, Wanted
 from nt_jax.export.verify import verify_export
 from nt_jax.generate.chat import ChatModel
 from nt_jax.models.config import ModelConfig
 from nt_jax.models.leaves import leaf_names
 from nt_jax.models.neurons import Factors
 from nt_jax.models.transformer import LanguageModel
+
+
+def write(model: ChatModel, factors: Factors, out: Path, wanted: Wanted) -> ExportReport:
+    """`save_model` as a format of the export."""
+    return save_model(model, factors, out, wanted.dtype)
 
 
 def save_model(

@@ -30,7 +30,8 @@ def verify_export(model: ChatModel, scale_LF: np.ndarray, folder: Path) -> float
     tolerance; the caller then leaves nothing behind.
     """
     tensors, names = open_checkpoint(str(folder)).tensors, DOWN.hf_names(len(scale_LF))
-    stored = max((DTYPES[tensors[name].dtype] for name in names), key=_coarseness)
+    wide = np.dtype(np.float32)  # a quantised tensor of a GGUF file is one that was not changed
+    stored = max((DTYPES.get(tensors[name].dtype, wide) for name in names), key=_coarseness)
     lm = model.lm
     computed = get_leaf(lm, DOWN.ours).dtype
     written = load_weights(str(folder), computed.name, lm.mesh)

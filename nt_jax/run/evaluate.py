@@ -9,12 +9,12 @@ import numpy as np
 from nt_jax.checkpoints.checkpoint import fingerprint
 from nt_jax.config.schema import RunConfig
 from nt_jax.console import say, show
-from nt_jax.errors import RunError
+from nt_jax.errors import ConfigError, RunError
 from nt_jax.eval.answering import answer_all, check_tests
 from nt_jax.eval.judges.judge import check_judges
 from nt_jax.eval.metrics.result import BASE, TUNED, in_order, read_rows
 from nt_jax.eval.prompts import Tests, read_tests, tests_hash
-from nt_jax.eval.under_test import ModelUnderTest, tuned_model
+from nt_jax.eval.under_test import ModelUnderTest, adapted_model, tuned_model
 from nt_jax.generate.chat import ChatModel
 from nt_jax.mesh import devices
 from nt_jax.report.terminal import screen_table
@@ -26,17 +26,22 @@ from nt_jax.run.stages import chat_model, write_measured
 from nt_jax.rundir import RunDirectory, Stage
 
 
-def evaluate_model(config: RunConfig, source: str, beside_base: bool = False) -> Path:
+def evaluate_model(
+    config: RunConfig, source: str, beside_base: bool = False, adapter: str | None = None
+) -> Path:
     """Answer the test sets with the model at `source`, judge, report; returns the run directory.
 
     `source` is anything that model.source may be, or a run directory, whose base and tuned models
-    are both measured. `beside_base` also measures the config's own model, to compare with. Answers
-    go on where an earlier call with the same settings stopped.
+    are both measured. `beside_base` also measures the config's own model, to compare with.
+    `adapter`: a PEFT adapter, or factors, put onto the model at `source`; `beside_base` then
+    measures that model without it. Answers go on where an earlier call with the same settings
+    stopped.
     """
-    folder = Path(config.run_dir or Path("runs") / f"{config.name}-eval-{short_name(source)}")
+    measured = adapter or source
+    folder = Path(config.run_dir or Path("runs") / f"{config.name}-eval-{short_name(measured)}")
     show(header(config.model_copy(update={"run_dir": str(folder)})))
     check_judges(config.eval.judges)
-    config, models, own = subjects(config, source, beside_base)
+    config, models, own = subjects(config, source, beside_base, adapter)
     tests = read_tests(config.eval)
     for subject in models:
         check_tests(subject.model, tests, config.eval)
@@ -45,15 +50,15 @@ def evaluate_model(config: RunConfig, source: str, beside_base: bool = False) ->
         "tests": tests_hash(tests, config.eval),
         "scored_by": fingerprint(scorer.checkpoint) if scorer else "",
         "measuring": measuring_hash(config),
-    } | {f"model {subject.name}": identity(subject) for subject in models}  # fmt: skip
+    } | {f"model {subject.name}": identity(subject, adapter) for subject in models}  # fmt: skip
     with RunDirectory(folder) as directory:
-        check_same_source(directory, source)
-        told = {"config": config.model_dump(mode="json"), "source": source}
+        check_same_source(directory, measured)
+        told = {"config": config.model_dump(mode="json"), "source": measured, "base": source}
         told |= {"measured": [*map(_told, models)], "devices": devices(), "hashes": hashes}
         directory.record(**told)
         for subject in models:
             say(subject.name, model_line(subject.model.checkpoint.config))
-        table = stage_table(config, directory, models, scorer, tests, source)
+        table = stage_table(config, directory, models, scorer, tests, measured)
         keys = pipeline.stage_keys(config, table, hashes)
         for stage in table:
             directory.carry(stage, keys[stage.name])
@@ -92,11 +97,15 @@ def stage_table(
 
 
 def subjects(
-    config: RunConfig, source: str, beside_base: bool
+    config: RunConfig, source: str, beside_base: bool, adapter: str | None = None
 ) -> tuple[RunConfig, list[ModelUnderTest], ChatModel]:
     """(the config, a run's model in it if a run is measured; models under test; its own model)."""
     system = config.eval.system_prompt
     if (Path(source) / "run.json").is_file():
+        if adapter is not None:
+            raise ConfigError(
+                f"--adapter needs the model that it belongs to, not the run {source}."
+            )
         tuned_on, factors = run_factors(Path(source))
         config = config.model_copy(update={"model": tuned_on.model})
         model = chat_model(config).under(system)
@@ -104,6 +113,9 @@ def subjects(
     own = chat_model(config).under(system)
     same = source == config.model.source
     other = own if same else chat_model(config, source).under(system)
+    if adapter is not None:
+        base = [ModelUnderTest(BASE, other)] if beside_base else []
+        return config, [*base, adapted_model(other, adapter, short_name(adapter))], own
     asked = ModelUnderTest(short_name(source), other)
     beside = [ModelUnderTest(BASE, own)] if beside_base and not same else []
     return config, [*beside, asked], own
@@ -138,11 +150,14 @@ def answers_of(subject: ModelUnderTest) -> str:
     return f"answers-{subject.name}"
 
 
-def identity(subject: ModelUnderTest) -> str:
-    """sha256 of a model's weights and factors."""
+def identity(subject: ModelUnderTest, adapter: str | None = None) -> str:
+    """sha256 of a model's weights and factors, and of the adapter that may be in them."""
     factors = b"" if subject.scale_LF is None else np.asarray(subject.scale_LF).tobytes()
     weights = fingerprint(subject.model.checkpoint)
-    return hashlib.sha256(weights.encode() + factors).hexdigest()
+    digest = hashlib.sha256(weights.encode() + factors)
+    for file in sorted(Path(adapter or "").glob("adapter_*")) if adapter else ():
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def _told(subject: ModelUnderTest) -> dict:

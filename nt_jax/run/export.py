@@ -2,17 +2,24 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from nt_jax.checkpoints.factors import load_factors
 from nt_jax.config.registry import FORMATS, load
 from nt_jax.config.schema import RunConfig
 from nt_jax.console import say
 from nt_jax.errors import RunError
-from nt_jax.export.files import ExportReport
-from nt_jax.generate.chat import ChatModel
+from nt_jax.export import card
+from nt_jax.export.card import About
+from nt_jax.export.files import copy_licences
+from nt_jax.export.folder import ExportReport, Wanted, appearing
+from nt_jax.export.push import check_push, push
+from nt_jax.generate.chat import ChatModel, open_model
 from nt_jax.models.neurons import Factors
+from nt_jax.run.about import about_factors, about_run
 from nt_jax.run.stages import chat_model, check_same_weights, kept_factors
 from nt_jax.rundir import RunDirectory
 
@@ -24,7 +31,7 @@ def export_stage(model: ChatModel, factors: Factors, dtype: str, folder: Path, s
 
     `shown` is where `folder` will lie once the stage is done.
     """
-    report = load(FORMATS["hf"])(model, factors, folder / "hf", dtype)
+    report = load(FORMATS["hf"].writer)(model, factors, folder / "hf", Wanted(dtype))
     write_manifest(folder / "export.json", report)
     return (
         f"{shown / 'hf'}   {changed(report)}   re-read and compared: max |difference| "
@@ -33,17 +40,69 @@ def export_stage(model: ChatModel, factors: Factors, dtype: str, folder: Path, s
 
 
 def export_run(
-    run_dir: Path, out: Path, dtype: str, strength: float | None = None, kind: str = "hf"
+    run_dir: Path,
+    out: Path,
+    formats: Sequence[str] = ("hf",),
+    wanted: Wanted = Wanted(),
+    repo: str | None = None,
 ) -> None:
-    """Turn the Orbax factors of a finished or interrupted run into a checkpoint at `out`.
+    """Turn the Orbax factors of a finished or interrupted run into `formats` (FORMATS) at `out`.
 
-    `strength`: how far to go from 1 to the learned factors; None as validation kept. `kind`: one
-    of nt_jax/config/registry.py's FORMATS.
+    One format lies in `out` itself, several in folders by their names; all appear or none. With a
+    `repo` the result is then pushed to the hub.
     """
-    config, factors = run_factors(run_dir, strength)
-    report = load(FORMATS[kind])(chat_model(config), factors, out, dtype)
-    write_manifest(out / "nt_jax_export.json", report)
-    say("export", f"{out}   {changed(report)}")
+    if repo is not None:
+        check_push(repo)
+    config, factors = run_factors(run_dir, wanted.strength)
+    model = chat_model(config)
+    about = about_run(run_dir, config, factors, model.checkpoint, wanted)
+    write_formats(model, about, out, formats, wanted, repo)
+
+
+def export_factors(
+    path: Path,
+    base: str,
+    out: Path,
+    formats: Sequence[str] = ("hf",),
+    wanted: Wanted = Wanted(),
+    repo: str | None = None,
+) -> None:
+    """`export_run` of a file of factors, or an (IA)^3 adapter, and the model at `base`."""
+    if repo is not None:
+        check_push(repo)
+    model = open_model(base, "float32")
+    factors = load_factors(path, model.checkpoint)
+    if wanted.strength is not None:
+        factors = factors.at_strength(wanted.strength)
+    about = about_factors(factors, model.checkpoint, wanted)
+    write_formats(model, about, out, formats, wanted, repo)
+
+
+def write_formats(
+    model: ChatModel,
+    about: About,
+    out: Path,
+    formats: Sequence[str],
+    wanted: Wanted,
+    repo: str | None = None,
+) -> None:
+    """Write every format with its card and manifest, say what became of it, push it."""
+    reports: dict[str, ExportReport] = {}
+    with appearing(out, 0) as work:
+        for name in formats:
+            folder = work if len(formats) == 1 else work / name
+            report = load(FORMATS[name].writer)(model, about.factors, folder, wanted)
+            copy_licences(model.checkpoint, folder)
+            card.write_card(folder, name, about, wanted)
+            card.write_manifest(folder, name, about, wanted, report)
+            reports[name] = report
+    for name, report in reports.items():
+        place = out if len(formats) == 1 else out / name
+        say("export", f"{place}   {changed(report)}")
+        for note in report.notes:
+            say("", note)
+    if repo is not None:
+        say("push", push(out, repo))
 
 
 def run_factors(run_dir: Path, strength: float | None = None) -> tuple[RunConfig, Factors]:
@@ -90,5 +149,5 @@ def changed(report: ExportReport) -> str:
 def write_manifest(path: Path, report: ExportReport) -> None:
     """What was exported: changed tensors, rounding, the check's result, and file hashes."""
     facts = dataclasses.asdict(report)
-    del facts["out"]
+    del facts["out"], facts["notes"]
     path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

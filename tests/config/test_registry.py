@@ -18,7 +18,7 @@ def test_metrics_give_rows_and_no_two_show_the_same_column():
     assert columns and len(set(columns)) == len(columns)
 
 
-@pytest.mark.parametrize("target", [*SCORES.values(), *FORMATS.values()])
+@pytest.mark.parametrize("target", [*SCORES.values(), *(line.writer for line in FORMATS.values())])
 def test_scores_and_formats_are_functions(target):
     assert callable(load(target))
 

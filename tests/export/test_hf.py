@@ -17,6 +17,7 @@ from nt_jax.checkpoints.checkpoint import load_weights, open_checkpoint
 from nt_jax.checkpoints.tokenizer import encode_chat, load_tokenizer
 from nt_jax.errors import CheckpointError, ConfigError, RunError
 from nt_jax.export import files as export
+from nt_jax.export import folder
 from nt_jax.export.hf import export_hf
 from nt_jax.mesh import make_mesh
 from nt_jax.models.transformer import logits
@@ -165,10 +166,11 @@ def test_other_copies_of_the_weights_are_left_behind(tmp_path):
         (source / name).write_bytes(b"x")
     (source / "pytorch_model.bin.index.json").write_text("{}")
     (source / "onnx").mkdir()
-    (source / "README.md").write_text("licence: x")
-    (source / "README.md").chmod(0o444)
+    (source / "README.md").write_text("licence: x")  # the card of the untuned model
+    (source / "LICENSE").write_text("licence: x")
+    (source / "LICENSE").chmod(0o444)
     export_hf(open_checkpoint(str(source)), scale_of(), tmp_path / "out")
-    expected = bytes_in(tiny.checkpoint("llama2")).keys() | {"README.md"}
+    expected = bytes_in(tiny.checkpoint("llama2")).keys() | {"LICENSE"}
     assert bytes_in(tmp_path / "out").keys() == expected
     mask = os.umask(0)
     os.umask(mask)
@@ -215,7 +217,7 @@ def test_a_fold_that_overflows_names_the_tensor_and_the_way_out(tmp_path):
 @pytest.mark.parametrize("dtype", ["source", "float32"])
 def test_a_disk_that_is_too_small_is_noticed_before_writing(tmp_path, monkeypatch, dtype):
     usage = namedtuple("usage", "total used free")(10, 5, 5)
-    monkeypatch.setattr(export.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(folder.shutil, "disk_usage", lambda path: usage)
     checkpoint = open_checkpoint(str(tiny.checkpoint()))
     with pytest.raises(RunError, match=r"needs 0\.00 GB, but only 0\.00 GB are free.*Free some"):
         export_hf(checkpoint, scale_of(), tmp_path / "out", dtype=dtype)

@@ -2,20 +2,27 @@
 
 import io
 import json
+import shutil
 
 import pytest
 from rich.console import Console
 
 from nt_jax.config.load import load_config
+from nt_jax.config.registry import FORMATS, load
 from nt_jax.console import shown_on
-from nt_jax.errors import ConfigError, RunError
+from nt_jax.errors import CheckpointError, ConfigError, RunError
 from nt_jax.eval import answering
 from nt_jax.eval.answer_file import RecordFile
 from nt_jax.eval.judges import judge
 from nt_jax.eval.metrics.result import find, read_rows
+from nt_jax.export import lora
+from nt_jax.export.folder import Wanted
+from nt_jax.export.hf import save_model
+from nt_jax.generate.chat import open_model
 from nt_jax.run import evaluate
 from nt_jax.run.evaluate import evaluate_model, short_name
 from tests import tiny
+from tests.export.test_adapters import factors_of
 
 SETTINGS = [
     "eval.datasets=[demo_attack, demo_harmless, sums]", "eval.limit=3", "eval.max_new_tokens=4",
@@ -53,12 +60,12 @@ def recipe(models, tmp_path_factory):
     return folder / "small.yaml"
 
 
-def measured(recipe, folder, model, *words, beside_base=False) -> str:
+def measured(recipe, folder, model, *words, beside_base=False, adapter=None) -> str:
     """What the screen says."""
     config = load_config(str(recipe), [*SETTINGS, f"run_dir={folder}", *words])
     screen = io.StringIO()
     with shown_on(Console(file=screen, width=150)):
-        evaluate_model(config, str(model), beside_base)
+        evaluate_model(config, str(model), beside_base, adapter and str(adapter))
     return screen.getvalue()
 
 
@@ -142,6 +149,41 @@ def test_one_model_alone(recipe, models, tmp_path):
     kept = [line.split()[0] for line in other.splitlines() if "kept from before" in line]
     assert kept == ["answers-second"]
     assert {r.judge for r in rows_of(folder) if r.metric == "refusal_rate"} == {"guard:first"}
+
+
+FEW = ["eval.datasets=[demo_attack]", "eval.perplexity=false", "eval.kl=false"]
+
+
+@pytest.mark.parametrize("kind", ["lora", "factors"])
+def test_a_model_with_an_adapter_answers_like_its_export(recipe, models, tmp_path, kind):
+    """LoRA merged, factors at work: the answers are those of the exported model."""
+    model, factors = open_model(str(models / "first")), factors_of()
+    load(FORMATS[kind].writer)(model, factors, tmp_path / "put-on", Wanted())
+    save_model(model, factors, tmp_path / "whole")
+    run, alone, first = tmp_path / "run", tmp_path / "alone", models / "first"
+    screen = measured(recipe, run, first, *FEW, adapter=tmp_path / "put-on", beside_base=True)
+    measured(recipe, alone, tmp_path / "whole", *FEW)
+    assert {row.model for row in rows_of(run)} == {"base", "put-on"} and "put-on" in screen
+    told, expected, base = (
+        [row["answer"] for row in lines_of(folder / f"answers-{name}" / f"{name}.jsonl")]
+        for folder, name in ((run, "put-on"), (alone, "whole"), (run, "base"))
+    )
+    assert told == expected != base
+    shutil.copytree(tmp_path / "put-on", tmp_path / "other")
+    with pytest.raises(RunError, match="holds the evaluation of"):
+        measured(recipe, run, first, *FEW, adapter=tmp_path / "other")
+
+
+def test_another_adapter_in_the_same_place_is_measured_anew(recipe, models, tmp_path):
+    first, run, folder = models / "first", tmp_path / "run", tmp_path / "lora"
+    for seed in (0, 1):
+        lora.write(open_model(str(first)), factors_of(seed=seed), folder, Wanted())
+        assert "kept from before" not in measured(recipe, run, first, *FEW, adapter=folder)
+        shutil.rmtree(folder)
+    with pytest.raises(ConfigError, match="needs the model that it belongs to, not the run"):
+        measured(recipe, tmp_path / "new", run, adapter=folder)
+    with pytest.raises(CheckpointError, match="no factors there"):
+        measured(recipe, tmp_path / "new", first, adapter=folder)
 
 
 def test_answers_of_a_model_are_the_same_alone_and_beside_its_base(both, recipe, models, tmp_path):

@@ -17,7 +17,7 @@ from nt_jax.attribution import integrated
 from nt_jax.attribution.store import load_neurons
 from nt_jax.errors import RunError
 from nt_jax.eval.answer_file import RecordFile
-from nt_jax.export import hf
+from nt_jax.export import hf, lora
 from nt_jax.run import pipeline, stages
 from nt_jax.run.export import export_run
 from nt_jax.rundir import RunDirectory
@@ -254,7 +254,7 @@ def test_an_export_that_does_not_answer_like_the_tuned_model_is_not_kept(finishe
         "answers", "attribute", "select", "train", "base", "tuned", "run.json", ".lock"
     }  # fmt: skip
     with mock.patch.object(hf, "export_hf", wrong), pytest.raises(RunError):
-        export_run(folder, tmp_path / "out", "source")
+        export_run(folder, tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
 
 
@@ -287,11 +287,36 @@ def test_exporting_a_run_again_gives_the_same_files(finished, tmp_path, capsys):
     assert export(finished.folder, tmp_path / "out") == 0
     assert f"export     {tmp_path / 'out'}   2 of 20 tensors changed" in capsys.readouterr().out
     made = small.contents(tmp_path / "out")
-    assert made.pop("nt_jax_export.json")
+    assert made.pop("nt_jax_export.json") and made.pop("README.md")
     assert made == small.contents(finished.folder / "export" / "hf")
     assert export(finished.folder, tmp_path / "out") == 2
     assert "exists already" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
+def test_several_formats_lie_in_folders_of_their_own_and_all_or_none_appear(
+    finished, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    assert export(finished.folder, out, "--format", "ia3,hf,lora", "--rank", "2") == 0
+    shown = capsys.readouterr().out
+    assert f"{out / 'lora'}   2 of 20 tensors changed" in shown and "--max-lora-rank 8" in shown
+    assert {path.name for path in out.iterdir()} == {"hf", "ia3", "lora"}
+    hf_folder = small.contents(out / "hf")
+    assert hf_folder.pop("nt_jax_export.json") and hf_folder.pop("README.md")
+    assert hf_folder == small.contents(finished.folder / "export" / "hf")
+    with mock.patch.object(lora, "write_adapter", side_effect=RunError("no")):
+        assert export(finished.folder, tmp_path / "other", "--format", "ia3,lora") == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
+def test_strength_0_is_the_untuned_model(finished, tmp_path, capsys):
+    assert export(finished.folder, tmp_path / "base", "--strength", "0") == 0
+    made = small.contents(tmp_path / "base")
+    assert made.pop("nt_jax_export.json") and made.pop("README.md")
+    assert made == small.contents(finished.model)
+    assert export(finished.folder, tmp_path / "none", "--strength", "0", "--format", "ia3") == 2
+    assert "every factor is 1" in capsys.readouterr().err
 
 
 def test_an_export_at_a_strength_goes_that_share_of_the_way(finished, tmp_path):

@@ -1,0 +1,81 @@
+"""What every format writes into: a folder that appears when it is whole, and the report of it."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from nt_jax.atomic import disk_errors, sync, sync_tree
+from nt_jax.errors import CheckpointError, RunError
+
+MANIFEST = "nt_jax_export.json"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How a format is to be written; each reads what concerns it."""
+
+    dtype: str = "source"  # or float32
+    rank: int | None = None  # of a LoRA adapter; None: whatever is exact
+    strength: float | None = None  # of the factors, to be said; None: as validation kept
+    base: str | None = None  # what the base is called; None: a hub id, or its file's name
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written: changed tensors, how far rounding moved them, and a hash of each file."""
+
+    out: Path
+    changed: tuple[str, ...]
+    tensors: int
+    max_rounding: float  # largest |stored - exact| / |exact| over the changed weights
+    sha256: dict[str, str]
+    max_logit_difference: float | None = None  # over the largest logit, where it was compared
+    notes: tuple[str, ...] = ()  # what to know of it, in words
+
+
+@contextmanager
+def appearing(out: Path, size: int) -> Iterator[Path]:
+    """A temporary sibling of `out` that becomes `out` at the end, or vanishes on any error."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} exists already. Remove it first, or choose another name.")
+    with disk_errors(out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(out.parent).free
+        if free < size:
+            raise RunError(
+                f"{out} needs {size / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free there. "
+                "Free some space or choose another disk; nothing was written."
+            )
+        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        try:
+            mask = os.umask(0)
+            os.umask(mask)
+            work.chmod(0o777 & ~mask)  # mkdtemp makes it private
+            yield work
+            sync_tree(work)
+            work.replace(out)
+            sync(out.parent)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)  # gone already if all went well
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Relative name -> sha256 of every file below `folder`."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {str(file.relative_to(folder)): _digest(file) for file in files}
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: object) -> None:
+    """An indented JSON file."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")

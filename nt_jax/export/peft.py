@@ -1,0 +1,101 @@
+"""What adapters in PEFT's format share: their folder, tensor names and adapter_config.json."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from nt_jax.checkpoints.adapter import CONFIG, PREFIX, WEIGHTS
+from nt_jax.checkpoints.checkpoint import Checkpoint
+from nt_jax.checkpoints.keymap import DOWN, hf_shapes
+from nt_jax.errors import ConfigError
+from nt_jax.export.folder import ExportReport, Wanted, appearing, digests, write_json
+
+TARGET = "down_proj"  # an input of it is a neuron
+
+
+def write_adapter(
+    checkpoint: Checkpoint,
+    kind: str,
+    tensors: Mapping[str, np.ndarray],
+    fields: Mapping[str, Any],
+    layers: Sequence[int],
+    base: str,
+    out: Path,
+    notes: tuple[str, ...] = (),
+) -> ExportReport:
+    """An adapter of `kind` (IA3, LORA) as `save_pretrained` of PEFT would write it.
+
+    `tensors`: name below the base model -> array. `fields`: what adapter_config.json says besides.
+    `layers`: those whose down projection it changes.
+    """
+    size = sum(array.nbytes for array in tensors.values())
+    common = {
+        "task_type": "CAUSAL_LM",
+        "peft_type": kind,
+        "base_model_name_or_path": base,
+        "revision": None,
+        "inference_mode": True,
+        "target_modules": [TARGET],
+        "fan_in_fan_out": False,
+        "modules_to_save": None,
+    }
+    with appearing(out, size) as work:
+        named = {PREFIX + name: np.ascontiguousarray(array) for name, array in tensors.items()}
+        save_file(named, work / WEIGHTS, metadata={"format": "pt"})
+        (work / WEIGHTS).chmod((work / WEIGHTS).stat().st_mode | 0o444)
+        write_json(work / CONFIG, common | dict(fields))
+        sha256 = digests(work)
+    return report_of(checkpoint, layers, out, sha256, notes)
+
+
+def report_of(
+    checkpoint: Checkpoint,
+    layers: Sequence[int],
+    out: Path,
+    sha256: dict[str, str],
+    notes: tuple[str, ...] = (),
+) -> ExportReport:
+    """The report of a change of the down projections of these layers."""
+    names = DOWN.hf_names(checkpoint.config.layers)
+    changed, every = tuple(names[layer] for layer in layers), len(hf_shapes(checkpoint.config))
+    return ExportReport(out, changed, every, 0.0, sha256, notes=notes)
+
+
+def base_name(checkpoint: Checkpoint, wanted: Wanted = Wanted()) -> str:
+    """What the base is called: as wanted, a hub id, or a file's name without its local path."""
+    if wanted.base is not None:
+        return wanted.base
+    local = Path(checkpoint.source).expanduser()
+    if checkpoint.gguf is not None:
+        return checkpoint.path.name
+    return local.resolve().name if local.exists() else checkpoint.source
+
+
+def base_for_peft(checkpoint: Checkpoint, wanted: Wanted) -> str:
+    """`base_name` for adapter_config.json, which says so where PEFT cannot open the base."""
+    name = base_name(checkpoint, wanted)
+    if checkpoint.gguf is None or wanted.base is not None:
+        return name
+    return (
+        f"{name}: PEFT cannot open a GGUF file; "
+        "python -m nt_jax.export --strength 0 writes it as a folder"
+    )
+
+
+def down_modules(layers: int) -> list[str]:
+    """The modules whose inputs are neurons, in layer order."""
+    return [name.removesuffix(".weight") for name in DOWN.hf_names(layers)]
+
+
+def scaled_layers(scale_LF: np.ndarray) -> list[int]:
+    """Layers with a factor that is not 1; raises a ConfigError where there are none."""
+    layers = np.flatnonzero((scale_LF != 1.0).any(axis=1)).tolist()
+    if not layers:
+        raise ConfigError(
+            "every factor is 1, so an adapter would change nothing (--strength 0?); the untuned "
+            "model itself is --format hf."
+        )
+    return layers

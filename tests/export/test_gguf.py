@@ -1,0 +1,220 @@
+"""GGUF exports: read back, compared with the hf export, and served by llama.cpp itself."""
+
+import json
+import shutil
+from unittest import mock
+
+import gguf as gguf_package
+import numpy as np
+import pytest
+
+from nt_jax.checkpoints.checkpoint import open_checkpoint
+from nt_jax.checkpoints.tokenizer import encode_chat, load_tokenizer
+from nt_jax.errors import CheckpointError, RunError
+from nt_jax.export import gguf, gguf_lora
+from nt_jax.export.folder import Wanted
+from nt_jax.export.gguf_vocab import PROBES, vocabulary
+from nt_jax.generate.chat import open_model
+from tests import tiny
+from tests.checkpoints import families
+from tests.export.llama_cpp import Server
+from tests.export.test_adapters import factors_of, scale_of
+from tests.plain import padded_logits
+
+FAMILIES = (
+    "llama2",
+    "llama3",
+    "llama_linear",
+    "smollm2",
+    "qwen2",
+    "qwen2_tied",
+    "qwen3",
+    "mistral",
+)
+PROMPT = [5, 9, 30, 11, 7]
+
+
+def tensors_of(path) -> dict[str, tuple[str, bytes]]:
+    return {
+        t.name: (t.tensor_type.name, t.data.tobytes())
+        for t in gguf_package.GGUFReader(path).tensors
+    }
+
+
+def expected_of(checkpoint, factors, name: str) -> np.ndarray:
+    weight = checkpoint.read(name).astype(np.float32)
+    down = name.endswith("down_proj.weight")
+    return weight * scale_of(factors)[int(name.split(".")[2])] if down else weight
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_directory_becomes_a_gguf_with_the_same_model_in_it(tmp_path, family):
+    model, factors = open_model(str(tiny.checkpoint(family))), factors_of()
+    report = gguf.write(model, factors, tmp_path / "out", Wanted())
+    assert report.max_logit_difference < 1e-5 and len(report.changed) == 2
+    again = open_checkpoint(str(tmp_path / "out" / "model.gguf"))
+    old = model.checkpoint
+    assert again.config.sizes == old.config.sizes and again.config.rope == old.config.rope
+    assert again.config.eos_ids == old.config.eos_ids and again.config.tied == old.config.tied
+    for name in again.tensors:
+        np.testing.assert_array_equal(again.read(name), expected_of(old, factors, name))
+    theirs, ours = load_tokenizer(again), load_tokenizer(old)
+    assert encode_chat(theirs, "Hi 12!") == encode_chat(ours, "Hi 12!")
+    assert theirs.chat_template == ours.chat_template
+    assert (tmp_path / "out" / "Modelfile").read_text() == "FROM ./model.gguf\n"
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", "float16"])
+def test_matrices_keep_their_type_and_float32_widens_them(tmp_path, stored):
+    model, factors = open_model(str(tiny.checkpoint("qwen2", dtype=stored))), factors_of()
+    kinds = {}
+    for wanted in (Wanted(), Wanted("float32")):
+        folder = tmp_path / wanted.dtype
+        gguf.write(model, factors, folder, wanted)
+        again = open_checkpoint(str(folder / "model.gguf"))
+        kinds[wanted.dtype] = {info.dtype for info in again.tensors.values() if len(info.shape) > 1}
+        for name in again.tensors:
+            exact = expected_of(model.checkpoint, factors, name)
+            down = name.endswith("down_proj.weight") and wanted.dtype == "source"
+            kept = exact.astype(model.checkpoint.read(name).dtype).astype("f4") if down else exact
+            np.testing.assert_array_equal(again.read(name), kept)
+    assert kinds == {"source": {{"bfloat16": "BF16", "float16": "F16"}[stored]}, "float32": {"F32"}}
+
+
+@pytest.mark.parametrize("storage", ["F32", "F16", "Q8_0", "Q4_0"])
+def test_of_a_gguf_everything_but_changed_tensors_keeps_its_bytes(tmp_path, storage):
+    source = tiny.checkpoint("llama2")
+    extra = {"general.alignment": 64, "llama.vocab_size": tiny.VOCAB}
+    if storage.startswith("Q"):  # blocks of 32 along an axis of 48 do not fit
+        source = checkpoint_with(tmp_path / "m", intermediate_size=64)
+    path = tiny.write_gguf(source, tmp_path / "m.gguf", storage, metadata=extra)
+    model = open_model(str(path))
+    config = model.checkpoint.config
+    factors = factors_of((0, 5))
+    report = gguf.write(model, factors, tmp_path / "out", Wanted())
+    before, after = tensors_of(path), tensors_of(tmp_path / "out" / "model.gguf")
+    assert before.keys() == after.keys()
+    assert {n for n in before if before[n] != after[n]} == {"blk.1.ffn_down.weight"}
+    exact = model.checkpoint.read(report.changed[0]) * factors.scale_LF(2, config.neurons)[1]
+    assert after["blk.1.ffn_down.weight"] == ("F32", exact.astype("f4").tobytes())
+    fields = [
+        {n: f.contents() for n, f in gguf_package.GGUFReader(p).fields.items()}
+        for p in (path, tmp_path / "out" / "model.gguf")
+    ]
+    assert fields[0] == fields[1] and fields[0]["general.alignment"] == 64
+
+
+def checkpoint_with(folder, **sizes):
+    """A random LLaMA of other sizes, with the tiny tokenizer."""
+    with mock.patch.dict(tiny._COMMON, sizes):
+        tiny.torch_model("llama2").save_pretrained(folder)
+    for file in tiny.tokenizer_directory().iterdir():
+        shutil.copyfile(file, folder / file.name)
+    return folder
+
+
+def test_a_gguf_lora_is_the_exact_change(tmp_path):
+    model, factors = open_model(str(tiny.checkpoint("llama2"))), factors_of((7, 40))
+    gguf_lora.write(model, factors, tmp_path / "out", Wanted())
+    reader = gguf_package.GGUFReader(tmp_path / "out" / "lora.gguf")
+    fields = {name: field.contents() for name, field in reader.fields.items()}
+    assert fields["general.type"] == "adapter" and fields["adapter.type"] == "lora"
+    assert fields["general.architecture"] == "llama" and fields["adapter.lora.alpha"] == 32
+    parts = {t.name: np.array(t.data).reshape(*reversed(t.shape)) for t in reader.tensors}
+    assert len(parts) == 4
+    for layer, rank in ((0, 7), (1, 32)):
+        a, b = (parts[f"blk.{layer}.ffn_down.weight.lora_{x}"] for x in "ab")
+        assert (a.shape, b.shape) == ((rank, tiny.NEURONS), (tiny.WIDTH, rank))
+        name = f"model.layers.{layer}.mlp.down_proj.weight"
+        merged = model.checkpoint.read(name) + 32 / rank * b.astype("f8") @ a.astype("f8")
+        expected = model.checkpoint.read(name).astype("f8") * scale_of(factors)[layer]
+        np.testing.assert_allclose(merged, expected, rtol=1e-6, atol=1e-6)
+    assert (tmp_path / "out" / "Modelfile").read_text() == "FROM BASE\nADAPTER ./lora.gguf\n"
+
+
+# --- served --------------------------------------------------------------------------------------
+
+
+def ours(model, prompt, tokens: int, scale_LF=None) -> tuple[list[int], float]:
+    """Our greedy tokens by the plain model, and the log-probability of the first one."""
+    ids, first = list(prompt), 0.0
+    for step in range(tokens):
+        row_V = padded_logits(model.lm, ids, scale_LF)[-1].astype(np.float64)
+        ids.append(int(row_V.argmax()))
+        if step == 0:
+            first = float(row_V.max() - np.logaddexp.reduce(row_V))
+    return ids[len(prompt) :], first
+
+
+@pytest.mark.parametrize("family", ["llama2", "llama3", "qwen2", "qwen3", "mistral"])
+def test_llama_cpp_answers_as_we_do(tmp_path, family):
+    model, factors = open_model(str(tiny.checkpoint(family))), factors_of()
+    gguf.write(model, factors, tmp_path / "tuned", Wanted())
+    gguf.write(model, factors.at_strength(0), tmp_path / "base", Wanted())
+    gguf_lora.write(model, factors, tmp_path / "lora", Wanted())
+    base, tuned = (ours(model, PROMPT, 6, scale) for scale in (None, scale_of(factors)))
+    assert base[0] != tuned[0]
+    for file, lora, expected in (
+        ("base", None, base),
+        ("tuned", None, tuned),
+        ("base", tmp_path / "lora" / "lora.gguf", tuned),
+    ):
+        server = Server(tmp_path / file / "model.gguf", lora)
+        tokens, first = server.greedy(PROMPT, 6)
+        assert tokens == expected[0] and first == pytest.approx(expected[1], abs=2e-5)
+
+
+@pytest.mark.parametrize("family", ["llama2", "llama3.1", "qwen2.5"])
+def test_llama_cpp_cuts_text_as_the_models_own_tokenizer(tmp_path, family):
+    tokenizer = families.compact(family)
+    folder = checkpoint_with(tmp_path / "m", vocab_size=len(tokenizer) + 5)
+    tokenizer.save_pretrained(folder)
+    model = open_model(str(folder))
+    gguf.write(model, factors_of(), tmp_path / "out", Wanted())
+    metadata = open_checkpoint(str(tmp_path / "out" / "model.gguf")).gguf.metadata
+    assert metadata.get("tokenizer.ggml.pre") == {"llama3.1": "llama-bpe", "qwen2.5": "qwen2"}.get(
+        family
+    )
+    assert metadata["tokenizer.ggml.tokens"][-1].startswith("[PAD")
+    server = Server(tmp_path / "out" / "model.gguf")
+    for text in filter(str.strip, PROBES):
+        expected = model.tokenizer.encode(text, add_special_tokens=False)
+        assert server.tokens(text) == expected, repr(text)
+
+
+@tiny.needs_smollm2
+def test_the_tokenizer_of_smollm2_is_known_again():
+    checkpoint = tiny.smollm2()
+    found = vocabulary(load_tokenizer(checkpoint), checkpoint.config)
+    for name, value in found.items():
+        if name != "tokenizer.ggml.token_type":
+            assert value.value == checkpoint.gguf.metadata[name], name
+
+
+# --- what cannot be written ----------------------------------------------------------------------
+
+
+def test_a_tokenizer_that_llama_cpp_does_not_know_is_refused(tmp_path):
+    folder = tiny.copy("llama2", tmp_path / "m")
+    fields = json.loads((folder / "tokenizer.json").read_text())
+    fields["normalizer"] = {"type": "Lowercase"}
+    (folder / "tokenizer.json").write_text(json.dumps(fields))
+    with pytest.raises(CheckpointError, match=r"convert_hf_to_gguf\.py"):
+        gguf.write(open_model(str(folder)), factors_of(), tmp_path / "out", Wanted())
+    assert {path.name for path in tmp_path.iterdir()} == {"m"}
+
+
+def test_a_file_that_does_not_answer_like_the_model_is_not_kept(tmp_path, monkeypatch):
+    written = gguf.write_gguf
+
+    def wrong(path, architecture, metadata, tensors, alignment):
+        spoilt = {
+            n: t._replace(read=lambda t=t: 2 * t.read()) if "attn_q" in n else t
+            for n, t in tensors.items()
+        }
+        written(path, architecture, metadata, spoilt, alignment)
+
+    monkeypatch.setattr(gguf, "write_gguf", wrong)
+    with pytest.raises(RunError, match=r"other weights than were written: blocks\.attn\.q"):
+        gguf.write(open_model(str(tiny.checkpoint())), factors_of(), tmp_path / "out", Wanted())
+    assert not list(tmp_path.iterdir())
