@@ -54,6 +54,11 @@ def random_model(shape: str, dtype: str, layers: int | None = None) -> LanguageM
     return assemble(config, leaves, mesh)
 
 
+def abstract(mesh: Mesh, shape: tuple[int, ...], dtype: Any, letters: str = ""):
+    """The shape of an array that lies on `mesh` as its letters say."""
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding(mesh, letters))
+
+
 def abstract_model(config: ModelConfig, dtype: str, mesh: Mesh) -> LanguageModel:
     """A model of shapes alone, placed on `mesh`: enough to trace and to compile, nothing to run."""
 
@@ -65,7 +70,7 @@ def abstract_model(config: ModelConfig, dtype: str, mesh: Mesh) -> LanguageModel
         )
 
     def put(leaf, letters: str) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding(mesh, letters))
+        return abstract(mesh, leaf.shape, leaf.dtype, letters)
 
     lm = jax.eval_shape(made)
     leaves, structure = jax.tree.flatten(lm.frozen)
@@ -82,8 +87,7 @@ def abstract_meta_step(
     width, dtype = lm.config.width, lm.module().embed.dtype
 
     def placed(tree: Any, letters: str) -> Any:
-        where = sharding(lm.mesh, letters)
-        one = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)  # noqa: E731
+        one = lambda x: abstract(lm.mesh, x.shape, x.dtype, letters)  # noqa: E731
         return jax.tree.map(one, jax.eval_shape(lambda same: same, tree))
 
     stream = np.zeros((shape.stretches, shape.side, shape.length, width), dtype)

@@ -59,14 +59,13 @@ class LanguageModel:
         return jnp.ones_like(jax.tree.leaves(self.scale)[0])
 
     def above(self, first: int) -> "LanguageModel":
-        """The same model without the layers below `first`; it holds a copy of those above."""
-        if first == 0:
-            return self
-        frozen, scale = nnx.clone(self.frozen), nnx.clone(self.scale)
-        for state in (frozen, scale):
-            state["blocks"] = jax.tree.map(lambda leaf: leaf[first:], state["blocks"])
+        """The same model without the layers below `first`: it holds them, but they never run.
+
+        No weight is copied: the leaves are those of `self`, `over_layers` takes the last ones.
+        """
+        scale = jax.tree.map(lambda leaf: leaf[first:], self.scale)
         config = dataclasses.replace(self.config, layers=self.config.layers - first)
-        return dataclasses.replace(self, frozen=frozen, scale=scale, config=config)
+        return dataclasses.replace(self, scale=scale, config=config)
 
 
 def leaf_axes(config: ModelConfig) -> dict[str, str]:

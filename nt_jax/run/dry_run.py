@@ -12,7 +12,7 @@ from nt_jax.run.data import RunData, read_data
 from nt_jax.run.preflight import Inputs, decided_later, read_inputs
 from nt_jax.run.texts import plain_marks
 from nt_jax.runinfo import memory_bytes
-from nt_jax.train.memory import GradientMemory, layer_parameters, parameters
+from nt_jax.train.memory import GradientMemory, parameters
 from nt_jax.version import __version__
 
 GB = 1e9
@@ -42,10 +42,7 @@ def memory_estimate(config: RunConfig, model: ModelConfig) -> dict[str, float]:
     layers = max(1, model.layers - config.neurons.first_layer)  # that a gradient goes through
     memory = GradientMemory(model, item, layers)
     tokens, _, each = memory.tuning(width + config.tune.answer_tokens, config.tune.sequence_tokens)
-    # A copy of the layers from the lowest chosen neuron on, which may lie in any layer but 0.
-    above = model.layers - max(1, config.neurons.first_layer)
-    copied = item * layer_parameters(model) * above
-    tuning = tokens * each + copied  # tuning holds the upper layers apart
+    tuning = tokens * each
     cache = 2 * item * model.layers * model.kv_heads * model.head_dim
     decoding = 2 * config.eval.batch_size * (width + config.eval.max_new_tokens) * cache
     check = weights  # the export is read again beside the model

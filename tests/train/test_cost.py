@@ -1,6 +1,7 @@
 """What the meta-step holds: read from its traced and compiled programs, nothing of it is run."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -10,6 +11,8 @@ from benchmarks.models import SHAPES, abstract_meta_step, abstract_model
 from nt_jax.data.packing import Shape
 from nt_jax.mesh import make_mesh
 from nt_jax.train.maml import MetaOptions, meta_step
+from nt_jax.train.memory import layer_parameters
+from nt_jax.train.objectives import nll
 
 MOST = 1_000_000  # bytes that a branch may give back: sums of gradients and losses, no weights
 ORDERS = {"second order": 2, "first order": 1}
@@ -60,3 +63,19 @@ def test_more_stretches_take_no_more_memory(order):
     )
     held = [program.memory_analysis().temp_size_in_bytes for program in (one, four)]
     assert held[1] <= 1.2 * held[0]
+
+
+@pytest.mark.parametrize("remat", [False, True], ids=["stored", "recomputed"])
+def test_the_layers_above_one_are_never_copied(remat):
+    """Not by taking them, and not by a gradient through them."""
+    lm = abstract_model(SMALL, "float32", make_mesh())
+    upper = jax.eval_shape(lambda lm: lm.above(1), lm)
+    assert jax.tree.map(lambda leaf: leaf.shape, upper.frozen) == jax.tree.map(
+        lambda leaf: leaf.shape, lm.frozen
+    )
+    batch = abstract_meta_step(lm, Shape(1, 1, 16, 4, 4))[0][-1].global_safety
+    part = jax.eval_shape(lambda batch: jax.tree.map(lambda leaf: leaf[0], batch), batch)
+    slope = jax.jit(jax.grad(functools.partial(nll, remat=remat), argnums=1))
+    program = slope.lower(upper, *jax.tree.leaves(upper.scale), part).compile()
+    three = 3 * 4 * layer_parameters(SMALL)  # bytes
+    assert program.memory_analysis().temp_size_in_bytes < three
