@@ -125,6 +125,9 @@ def insert(
     they hold nothing that is in use, and shared_R + T must not exceed S.
     """
     slot_R, shared_R = packed.slot_R, packed.shared_R
+    # A row may go to any device's slots. Said here, the rows are gathered once; else once a row.
+    everywhere = sharding(lm.mesh, "LTK")
+    prefix, own = jax.lax.with_sharding_constraint((prefix, own), everywhere)
 
     def put(row: Array, cache: Cache) -> Cache:
         def window(part: Array) -> Array:

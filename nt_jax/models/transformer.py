@@ -111,11 +111,10 @@ def causal_mask(mask_BT: Bool[Array, "B T"]) -> Bool[Array, "B T T"]:
 def unembed(model: Transformer, x_BTD: Array, eps: float) -> Float[Array, "B T V"]:
     """Logits in float32 (or wider) from the residual stream after the last layer."""
     x_BTD = layers.rms_norm(x_BTD, model.final_norm[...], eps)
+    wide = wide_dtype(x_BTD.dtype)  # what products are summed in: not rounded on the way
     if model.head is None:
-        logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, model.embed[...])
-    else:
-        logits_BTV = jnp.einsum("BTD,DV->BTV", x_BTD, model.head[...])
-    return logits_BTV.astype(wide_dtype(logits_BTV.dtype))
+        return jnp.einsum("BTD,VD->BTV", x_BTD, model.embed[...], preferred_element_type=wide)
+    return jnp.einsum("BTD,DV->BTV", x_BTD, model.head[...], preferred_element_type=wide)
 
 
 def token_log_probs(logits_BAV: Array, answer_BA: Array) -> Float[Array, "B A"]:
