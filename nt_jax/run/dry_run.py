@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import jax
+
 from nt_jax.checkpoints.checkpoint import MODEL_DTYPES, Checkpoint
 from nt_jax.config.paper import departure_lines
 from nt_jax.config.schema import RunConfig, dump_config
@@ -12,7 +14,7 @@ from nt_jax.run.data import RunData, read_data
 from nt_jax.run.preflight import Inputs, decided_later, read_inputs
 from nt_jax.run.texts import plain_marks
 from nt_jax.runinfo import memory_bytes
-from nt_jax.train.memory import GradientMemory, parameters
+from nt_jax.train.memory import GradientMemory, layer_parameters, parameters
 from nt_jax.version import __version__
 
 GB = 1e9
@@ -45,6 +47,8 @@ def memory_estimate(config: RunConfig, model: ModelConfig) -> dict[str, float]:
     tuning = tokens * each
     cache = 2 * item * model.layers * model.kv_heads * model.head_dim
     decoding = 2 * config.eval.batch_size * (width + config.eval.max_new_tokens) * cache
+    if jax.local_devices()[0].platform != "cpu":  # decoding holds the layers a second time
+        decoding += item * layer_parameters(model) * model.layers
     check = weights  # the export is read again beside the model
     return {
         "weights": weights,
