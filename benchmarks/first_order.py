@@ -43,7 +43,7 @@ from nt_jax.train.own_answers import own_pools
 from nt_jax.train.separation import auc
 
 Slopes = dict[str, np.ndarray]
-DIRECT = 0.25  # share of bare requests among the harmful ones that the first move refuses
+DIRECT = 0.4  # share of bare requests among the harmful ones that the first move refuses
 Rule = Callable[[Slopes], np.ndarray]
 
 

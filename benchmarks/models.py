@@ -2,18 +2,25 @@
 
 import dataclasses
 import os
+from typing import Any
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch shares the device
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jax.sharding import Mesh
 
 from nt_jax.checkpoints.hf_config import config_to_hf
 from nt_jax.checkpoints.keymap import rules_for, to_hf
+from nt_jax.data.packing import Shape, pack_rows
 from nt_jax.mesh import make_mesh, sharding
 from nt_jax.models.config import ModelConfig, RopeConfig
+from nt_jax.models.leaves import leaf_names
+from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel, assemble, leaf_axes
+from nt_jax.train.maml import MetaBatch, make_optimiser
 
 _LLAMA3 = RopeConfig("llama3", 500000.0, 8.0, 1.0, 4.0, 8192)
 SHAPES = {
@@ -24,6 +31,10 @@ SHAPES = {
     "llama3-8b": ModelConfig(
         "llama", 128256, 4096, 14336, 32, 32, 8, 128, 1e-5, _LLAMA3, False, False, False, 8192,
         (128009,), 128000, None,
+    ),
+    "qwen2.5-14b": ModelConfig(
+        "qwen2", 152064, 5120, 13824, 48, 40, 8, 128, 1e-6, RopeConfig(theta=1e6), True, False,
+        False, 32768, (151645,), None, 151643,
     ),
 }  # fmt: skip
 
@@ -41,6 +52,53 @@ def random_model(shape: str, dtype: str, layers: int | None = None) -> LanguageM
             leaf = jax.random.normal(jax.random.key(place), size, dtype) * 0.02
         leaves[name] = jax.device_put(leaf, sharding(mesh, axes))
     return assemble(config, leaves, mesh)
+
+
+def abstract(mesh: Mesh, shape: tuple[int, ...], dtype: Any, letters: str = ""):
+    """The shape of an array that lies on `mesh` as its letters say."""
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding(mesh, letters))
+
+
+def abstract_model(config: ModelConfig, dtype: str, mesh: Mesh) -> LanguageModel:
+    """A model of shapes alone, placed on `mesh`: enough to trace and to compile, nothing to run."""
+
+    def made() -> LanguageModel:
+        axes = leaf_axes(config)
+        sizes = {name: tuple(config.sizes[x] for x in letters) for name, letters in axes.items()}
+        return assemble(
+            config, {n: jnp.zeros(size, dtype) for n, size in sizes.items()}, make_mesh()
+        )
+
+    def put(leaf, letters: str) -> jax.ShapeDtypeStruct:
+        return abstract(mesh, leaf.shape, leaf.dtype, letters)
+
+    lm = jax.eval_shape(made)
+    leaves, structure = jax.tree.flatten(lm.frozen)
+    letters = [leaf_axes(config)[name] for name in leaf_names(lm)]
+    frozen = jax.tree.unflatten(structure, map(put, leaves, letters))
+    scale = jax.tree.map(lambda leaf: put(leaf, "LF"), lm.scale)
+    return dataclasses.replace(lm, frozen=frozen, scale=scale, mesh=mesh)
+
+
+def abstract_meta_step(
+    lm: LanguageModel, shape: Shape, chosen: int = 2000
+) -> tuple[tuple[Any, ...], optax.GradientTransformation]:
+    """(what `maml.meta_step` takes before its options, its optimiser), all four sets of a shape."""
+    width, dtype = lm.config.width, lm.module().embed.dtype
+
+    def placed(tree: Any, letters: str) -> Any:
+        one = lambda x: abstract(lm.mesh, x.shape, x.dtype, letters)  # noqa: E731
+        return jax.tree.map(one, jax.eval_shape(lambda same: same, tree))
+
+    stream = np.zeros((shape.stretches, shape.side, shape.length, width), dtype)
+    batch = dataclasses.replace(pack_rows([], shape), x_BTD=stream)
+    order_P = np.zeros(chosen, np.int32)
+    neurons = NeuronSet(order_P, order_P, order_P.astype(bool))
+    optimiser = make_optimiser("adam", clip_norm=1.0)
+    theta_P = np.zeros(chosen, np.float32)
+    state = jax.eval_shape(optimiser.init, theta_P)
+    small = placed((theta_P, state), "")
+    return (*small, lm, placed(neurons, ""), placed(MetaBatch(*[batch] * 4), "SB")), optimiser
 
 
 def smollm2() -> LanguageModel:

@@ -147,7 +147,7 @@ class TuneConfig(Frozen):
     local_fraction: float = Field(default=0.25, gt=0, le=0.5)
     """share of the training requests and attacks that only the inner loop sees; the outer loss
     learns from the rest"""
-    direct_fraction: float = Field(default=0.25, ge=0, le=1)
+    direct_fraction: float = Field(default=0.4, ge=0, le=1)
     """share of harmful requests shown without an attack; of the first move as well"""
     attacked_harmless_fraction: float = Field(default=0.5, ge=0, le=1)
     """share of harmless requests shown inside an attack, the same as around the harmful ones of the

@@ -5,16 +5,19 @@ Letters are those of slots.py.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from nt_jax.generate.slots import Cache, Packed, Slots, is_eos, placed
-from nt_jax.models.layers import Block, attend, over_layers
+from nt_jax.generate.slots import Cache, Packed, Slots, Stacks, is_eos, placed, stack_sizes
+from nt_jax.models.layers import Block, at_layer, attend, over_layers
 from nt_jax.models.precision import wide_dtype
 from nt_jax.models.rope import rotary_tables
-from nt_jax.models.transformer import LanguageModel, Transformer, unembed
+from nt_jax.models.transformer import LanguageModel, unembed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +77,27 @@ def prefill(
     return pick(logits_RV, sampling, packed.row_R, jnp.zeros_like(packed.row_R)), own
 
 
+def stacks_of(lm: LanguageModel, scale_LF: Array) -> tuple[Block, ...]:
+    """The layers as decoding takes them, see `stack_sizes`; a copy where there are several."""
+    return (lm.module(scale_LF).blocks,) if len(stack_sizes(lm)) == 1 else _split(lm, scale_LF)
+
+
+@jax.jit
+def _split(lm: LanguageModel, scale_LF: Array) -> tuple[Block, ...]:
+    graphdef, stacked = nnx.split(lm.module(scale_LF).blocks)
+    ends = np.cumsum(stack_sizes(lm)).tolist()
+    spans = [slice(end - size, end) for end, size in zip(ends, stack_sizes(lm), strict=True)]
+    cut = lambda leaf, span: leaf[span]  # noqa: E731
+    return tuple(
+        nnx.merge(graphdef, jax.tree.map(functools.partial(cut, span=span), stacked))
+        for span in spans
+    )
+
+
 @functools.partial(jax.jit, static_argnames=("width", "sampling"), donate_argnames="slots")
 def decode(
     lm: LanguageModel,
-    scale_LF: Array,
+    blocks: Sequence[Block],
     slots: Slots,
     steps: Array,
     enough: Array,
@@ -88,9 +108,10 @@ def decode(
     """At most `steps` more tokens for every live slot, looking at the first `width` columns only.
 
     Stops early when no more than `enough` slots are live or one has filled `width` columns. A live
-    slot ends with an EOS, which is kept as its last new token, or with `max_new` tokens.
+    slot ends with an EOS, which is kept as its last new token, or with `max_new` tokens. `blocks`:
+    see `stacks_of`.
     """
-    model, config = lm.module(scale_LF), lm.config
+    model, config = lm.module(), lm.config
     batch, columns = slots.new_BM.shape
     slot_B, steer_LBD = jnp.arange(batch, dtype=jnp.int32), by_layer(slots.steer_BLD)
 
@@ -102,7 +123,7 @@ def decode(
     def advance(carry: tuple[Array, Slots]) -> tuple[Array, Slots]:
         step, now = carry
         live_B = now.live_B
-        x_B1D, (keys, values) = _one_token(lm, model, now, steer_LBD, width)
+        x_B1D, (keys, values) = _one_token(lm, blocks, now, steer_LBD, width)
         logits_BV = unembed(model, x_B1D, config.rms_eps)[:, 0]
         next_B = jnp.where(live_B, pick(logits_BV, sampling, now.row_B, now.count_B), now.last_B)
         column_B = jnp.where(live_B, now.count_B, columns)  # past the end: dropped
@@ -119,15 +140,15 @@ def decode(
 
 
 def _one_token(
-    lm: LanguageModel, model: Transformer, slots: Slots, steer_LBD: Array | None, width: int
-) -> tuple[Array, Cache]:
+    lm: LanguageModel, blocks: Sequence[Block], slots: Slots, steer_LBD: Array | None, width: int
+) -> tuple[Array, tuple[Stacks, Stacks]]:
     """(x_B1D after the last layer, cache) for the last token of each slot, written at its column.
 
     The cache is a loop carry that is written in place; a scan output would copy it every token.
     Slots that are not live write nothing: what they hold may still serve as a prefix.
     """
-    config, dtype = lm.config, model.embed[...].dtype
-    rotary = rotary_tables(slots.length_B[:, None], config.rope, config.head_dim, dtype)
+    config, embed_VD = lm.config, lm.module().embed[...]
+    rotary = rotary_tables(slots.length_B[:, None], config.rope, config.head_dim, embed_VD.dtype)
     lead = (len(slots.length_B), config.kv_heads, config.head_dim)
     slot_B11, head_1K1, dim_11H = jnp.ogrid[tuple(slice(size) for size in lead)]
     column_B11 = jnp.where(slots.live_B, slots.length_B, slots.room)[:, None, None]  # end: dropped
@@ -142,9 +163,7 @@ def _one_token(
             at, set_to = (index, slot_B11, head_1K1), {"mode": "drop", "unique_indices": True}
             keys = keys.at[(*at, dim_11H, column_B11)].set(k[:, 0], **set_to)
             values = values.at[(*at, column_B11)].set(v[:, 0][:, :, None], **set_to)
-            now_keys, now_values = (
-                jax.lax.dynamic_index_in_dim(part, index, keepdims=False) for part in (keys, values)
-            )
+            now_keys, now_values = at_layer((keys, values), index)
             seen_keys, seen_values = now_keys[..., :width], now_values[:, :, :width]
             return _attend_one(q[:, 0], seen_keys, seen_values, mask_BS)[:, None]
 
@@ -153,11 +172,18 @@ def _one_token(
             x_B1D = steered(x_B1D, steer_BD[:, None])
         return (x_B1D, keys, values), None
 
-    x_B1D = jnp.take(model.embed[...], slots.last_B, axis=0)[:, None]
-    layers = jnp.arange(config.layers, dtype=jnp.int32)
-    carry = (x_B1D, *slots.cache)
-    (x_B1D, *cache), _ = over_layers(model.blocks, layer, carry, (layers, steer_LBD))
-    return x_B1D, (cache[0], cache[1])
+    x_B1D = jnp.take(embed_VD, slots.last_B, axis=0)[:, None]
+    made: list[Cache] = []
+    first = 0
+    for stack, *cache in zip(blocks, slots.keys_LBKHS, slots.values_LBKSH, strict=True):
+        size = len(cache[0])
+        steer = None if steer_LBD is None else steer_LBD[first : first + size]
+        xs = (jnp.arange(size, dtype=jnp.int32), steer)
+        (x_B1D, *cache), _ = over_layers(stack, layer, (x_B1D, *cache), xs)
+        made.append((cache[0], cache[1]))
+        first += size
+    keys, values = zip(*made, strict=True)
+    return x_B1D, (keys, values)
 
 
 def by_layer(steer_BLD: Array | None) -> Array | None:

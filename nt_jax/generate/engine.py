@@ -18,6 +18,7 @@ from nt_jax.generate.decode import GREEDY, Sampling
 from nt_jax.generate.schedule import Refill, Schedule, size_bucket
 from nt_jax.generate.slots import Slots, choose, empty_slots, grow, insert, prefixes
 from nt_jax.mesh import filled, sharding
+from nt_jax.models.layers import Block
 from nt_jax.models.transformer import LanguageModel
 
 STEPS = 32  # tokens between two looks at what has ended, where no refill asks for one earlier
@@ -35,6 +36,7 @@ class _Job(NamedTuple):
 
     lm: LanguageModel
     scale_LF: Array
+    blocks: tuple[Block, ...]  # the layers as decoding takes them
     max_new: int
     sampling: Sampling
     stream_N: np.ndarray  # int32, by prompt: what its draws are made from beside the seed
@@ -86,7 +88,8 @@ def answer_prompts(
         chex.assert_shape(steer_RLD, (len(prompts), lm.config.layers, lm.config.width))
     stream_N = np.asarray(range(len(prompts)) if streams is None else streams, np.int32)
     chex.assert_shape(stream_N, (len(prompts),))
-    job = _Job(lm, scale_LF, max_new, sampling, stream_N, steer_RLD)
+    blocks = decode.stacks_of(lm, scale_LF)
+    job = _Job(lm, scale_LF, blocks, max_new, sampling, stream_N, steer_RLD)
     for rows, tokens in _decoded(job, prompts, batch_size):
         done = [before_eos(lm.config.eos_ids, new) for new in tokens]
         for row, answer in zip(rows, done, strict=True):
@@ -158,7 +161,7 @@ def _advance(job: _Job, slots: Slots, row_B: np.ndarray, wanted: int) -> Slots:
     slots = _grown(job.lm, slots, longest + 1)
     width = min(bucket(longest + 1, 64 if longest < 256 else 128), slots.room)
     limits = (jnp.int32(n) for n in (STEPS, len(row_B) - wanted, job.max_new))
-    return decode.decode(job.lm, job.scale_LF, slots, *limits, width, job.sampling)
+    return decode.decode(job.lm, job.blocks, slots, *limits, width, job.sampling)
 
 
 def _fewer(rows: int, batch: int, ways: int) -> int:

@@ -108,8 +108,8 @@ def _over_vocabulary(lm: LanguageModel, x_BQD: Array, carry: Any, add: Callable[
             axis, weight = (0, model.embed) if model.head is None else (1, model.head)
             part = jax.lax.dynamic_slice_in_dim(weight[...], start, width, axis)
             form = "BQD,VD->BQV" if model.head is None else "BQD,DV->BQV"
-            logits_BQV = jnp.einsum(form, x_BQD, part)
-            return logits_BQV.astype(wide_dtype(logits_BQV.dtype))
+            wide = wide_dtype(x_BQD.dtype)
+            return jnp.einsum(form, x_BQD, part, preferred_element_type=wide)
 
         fresh_W = start + jnp.arange(width, dtype=jnp.int32) >= first
         return add(carry, logits, fresh_W, start), None

@@ -130,15 +130,33 @@ def over_layers(
 ) -> tuple[Any, Any]:
     """(carry, stacked outputs) of `layer(carry, block, x)` over the layers; x is a row of `xs`.
 
-    `remat` recomputes each layer in the backward pass instead of storing its activations.
+    There are as many layers as scales: of a leaf that holds more, the last ones run, each cut out
+    as it runs. `remat` recomputes each layer in the backward pass instead of storing its
+    activations.
     """
     graphdef, stacked = nnx.split(blocks)
+    leaves, structure = jax.tree.flatten(stacked)
+    layers = len(blocks.mlp.scale[...])
+    exact = [leaf if len(leaf) == layers else None for leaf in leaves]
 
     def step(carry: Any, per_layer: tuple) -> tuple[Any, Any]:
-        state, x = per_layer
-        return layer(carry, nnx.merge(graphdef, state), x)
+        index, exact, x = per_layer
+        mine = [
+            at_layer(leaf, index + len(leaf) - layers) if own is None else own
+            for leaf, own in zip(leaves, exact, strict=True)
+        ]
+        return layer(carry, nnx.merge(graphdef, jax.tree.unflatten(structure, mine)), x)
 
-    return jax.lax.scan(jax.checkpoint(step) if remat else step, carry, (stacked, xs))
+    if remat:
+        step = jax.checkpoint(step)
+    elif any(own is None for own in exact):
+        step = jax.checkpoint(step, policy=_is_computed)
+    return jax.lax.scan(step, carry, (jnp.arange(layers, dtype=jnp.int32), exact, xs))
+
+
+def _is_computed(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Whether the backward pass gets an operation's result stored: not a weight cut out again."""
+    return primitive not in (jax.lax.dynamic_slice_p, jax.lax.squeeze_p, jax.lax.reshape_p)
 
 
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:

@@ -16,8 +16,10 @@ def leaf_names(lm: LanguageModel) -> list[str]:
 
 
 def get_leaf(lm: LanguageModel, name: str) -> Array:
-    """One stacked leaf of the frozen weights, e.g. "blocks.mlp.down" [L, F, D]."""
-    return jax.tree.leaves(lm.frozen)[leaf_names(lm).index(name)]
+    """One leaf of the frozen weights, of the layers that run: "blocks.mlp.down" is [L, F, D]."""
+    leaf = jax.tree.leaves(lm.frozen)[leaf_names(lm).index(name)]
+    below = len(leaf) - lm.config.layers if name.startswith("blocks.") else 0
+    return leaf[below:] if below else leaf
 
 
 def with_leaves(lm: LanguageModel, leaves: Mapping[str, Array]) -> LanguageModel:

@@ -59,14 +59,13 @@ class LanguageModel:
         return jnp.ones_like(jax.tree.leaves(self.scale)[0])
 
     def above(self, first: int) -> "LanguageModel":
-        """The same model without the layers below `first`; it holds a copy of those above."""
-        if first == 0:
-            return self
-        frozen, scale = nnx.clone(self.frozen), nnx.clone(self.scale)
-        for state in (frozen, scale):
-            state["blocks"] = jax.tree.map(lambda leaf: leaf[first:], state["blocks"])
+        """The same model without the layers below `first`: it holds them, but they never run.
+
+        No weight is copied: the leaves are those of `self`, `over_layers` takes the last ones.
+        """
+        scale = jax.tree.map(lambda leaf: leaf[first:], self.scale)
         config = dataclasses.replace(self.config, layers=self.config.layers - first)
-        return dataclasses.replace(self, frozen=frozen, scale=scale, config=config)
+        return dataclasses.replace(self, scale=scale, config=config)
 
 
 def leaf_axes(config: ModelConfig) -> dict[str, str]:
@@ -112,11 +111,10 @@ def causal_mask(mask_BT: Bool[Array, "B T"]) -> Bool[Array, "B T T"]:
 def unembed(model: Transformer, x_BTD: Array, eps: float) -> Float[Array, "B T V"]:
     """Logits in float32 (or wider) from the residual stream after the last layer."""
     x_BTD = layers.rms_norm(x_BTD, model.final_norm[...], eps)
+    wide = wide_dtype(x_BTD.dtype)  # what products are summed in: not rounded on the way
     if model.head is None:
-        logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, model.embed[...])
-    else:
-        logits_BTV = jnp.einsum("BTD,DV->BTV", x_BTD, model.head[...])
-    return logits_BTV.astype(wide_dtype(logits_BTV.dtype))
+        return jnp.einsum("BTD,VD->BTV", x_BTD, model.embed[...], preferred_element_type=wide)
+    return jnp.einsum("BTD,DV->BTV", x_BTD, model.head[...], preferred_element_type=wide)
 
 
 def token_log_probs(logits_BAV: Array, answer_BA: Array) -> Float[Array, "B A"]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import jax
+
 from nt_jax.checkpoints.checkpoint import MODEL_DTYPES, Checkpoint
 from nt_jax.config.paper import departure_lines
 from nt_jax.config.schema import RunConfig, dump_config
@@ -42,12 +44,11 @@ def memory_estimate(config: RunConfig, model: ModelConfig) -> dict[str, float]:
     layers = max(1, model.layers - config.neurons.first_layer)  # that a gradient goes through
     memory = GradientMemory(model, item, layers)
     tokens, _, each = memory.tuning(width + config.tune.answer_tokens, config.tune.sequence_tokens)
-    # A copy of the layers from the lowest chosen neuron on, which may lie in any layer but 0.
-    above = model.layers - max(1, config.neurons.first_layer)
-    copied = item * layer_parameters(model) * above
-    tuning = tokens * each + copied  # tuning holds the upper layers apart
+    tuning = tokens * each
     cache = 2 * item * model.layers * model.kv_heads * model.head_dim
     decoding = 2 * config.eval.batch_size * (width + config.eval.max_new_tokens) * cache
+    if jax.local_devices()[0].platform != "cpu":  # decoding holds the layers a second time
+        decoding += item * layer_parameters(model) * model.layers
     check = weights  # the export is read again beside the model
     return {
         "weights": weights,

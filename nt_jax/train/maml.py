@@ -113,15 +113,21 @@ def gradient(loss: Callable[..., Array], order: int) -> Callable[..., Array]:
         rule = lambda part: slope(theta_P, lm, neurons, part, options)  # noqa: E731
         return over_stretches(rule, batch)
 
+    def tied(theta_P: Array, *data) -> Array:
+        # Weights and batch stay the same over the inner steps, and JAX would compute ahead of the
+        # loop what depends on them alone: a copy of the weights per stretch. Not if they come
+        # together with the factors, which do change.
+        return plain(*jax.lax.optimization_barrier((theta_P, *data)))
+
     if order == 1:
-        return lambda theta_P, *data: jax.lax.stop_gradient(plain(theta_P, *data))
+        return lambda theta_P, *data: tied(jax.lax.stop_gradient(theta_P), *data)
 
     @jax.custom_vjp
     def symmetric(theta_P: Array, *data) -> Array:
-        return plain(theta_P, *data)
+        return tied(theta_P, *data)
 
     def forward(theta_P: Array, *data):
-        return plain(theta_P, *data), (theta_P, data)
+        return tied(theta_P, *data), (theta_P, data)
 
     def backward(residuals: tuple, cotangent_P: Array):
         theta_P, data = residuals

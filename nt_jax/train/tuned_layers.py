@@ -31,7 +31,7 @@ class TunedLayers:
 
     @classmethod
     def of(cls, lm: LanguageModel, neurons: NeuronSet) -> "TunedLayers":
-        """The layers of `lm` from the first one that holds a chosen neuron; a copy of them."""
+        """The layers of `lm` from the first one that holds a chosen neuron."""
         return cls.above(lm, int(np.min(neurons.layer_P)), neurons)
 
     @classmethod

@@ -12,6 +12,7 @@ from scipy import special, stats
 from nt_jax.checkpoints.checkpoint import load_weights
 from nt_jax.errors import DataError
 from nt_jax.generate import decode as programs
+from nt_jax.generate import slots
 from nt_jax.generate.decode import GREEDY, Sampling
 from nt_jax.generate.engine import answer_prompts
 from nt_jax.generate.slots import empty_slots
@@ -87,6 +88,16 @@ def test_rows_end_at_different_steps_and_make_room_for_others(batch_size):
     assert sum(map(len, calls)) == len(PROMPTS)  # nobody is reported twice
 
 
+@pytest.mark.parametrize("mesh", [(1, 1), (4, 2)])
+def test_weights_and_cache_in_several_stacks_give_the_same_tokens(mesh, monkeypatch):
+    """As on a GPU, where each layer is one; here one of a layer and one of two."""
+    for module in (programs, slots):
+        monkeypatch.setattr(module, "stack_sizes", lambda lm: [1, 2])
+    lm = model(mesh=mesh)
+    assert [len(x) for x in empty_slots(lm, 8, 8, 4).keys_LBKHS] == [1, 2]
+    assert run(lm, batch_size=8) == endless()
+
+
 @pytest.mark.parametrize("family", ["llama3", "qwen2"])
 def test_answers_equal_those_of_transformers(family):
     """Mixed lengths, shared beginnings, more prompts than slots, answers of many lengths."""
@@ -157,7 +168,7 @@ def test_a_shared_beginning_is_run_once(monkeypatch):
 
 def test_memory_of_keys_and_values_is_in_the_dtype_of_the_model():
     lm = plain.random_model(plain.CONFIG, jnp.bfloat16)
-    assert empty_slots(lm, 2, 8, 4).keys_LBKHS.dtype == jnp.bfloat16
+    assert empty_slots(lm, 2, 8, 4).keys_LBKHS[0].dtype == jnp.bfloat16
     answers = run(lm, [[5, 9, 3], [7]])
     logits = np.asarray(plain.padded_logits(lm, [5, 9, 3])[-1], np.float32)
     assert logits[answers[0][0]] >= logits.max() - 0.05 * np.abs(logits).max()
@@ -295,10 +306,11 @@ def test_steering_without_a_vector_for_each_layer_is_refused(steer_RLD):
 
 def test_without_steering_the_programs_know_nothing_of_it():
     lm = model()
+    blocks = programs.stacks_of(lm, lm.ones_LF)
 
     def program(slots) -> str:
         limits = [jnp.int32(n) for n in (1, 0, 4)]
-        return programs.decode.lower(lm, lm.ones_LF, slots, *limits, 8, GREEDY).as_text()
+        return programs.decode.lower(lm, blocks, slots, *limits, 8, GREEDY).as_text()
 
     slots, steered = (empty_slots(lm, 2, 8, 4, steered=steered) for steered in (False, True))
     assert len(jax.tree.leaves(steered)) == len(jax.tree.leaves(slots)) + 1

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from nt_jax.models import head
 from tests import plain
@@ -76,3 +77,23 @@ def test_logits_larger_than_the_bound_are_never_held(x64):
 def test_a_vocabulary_that_is_spread_over_devices_is_taken_whole():
     lm = plain.random_model(mesh=(2, 4), config=plain.MESH_CONFIG)
     assert head.stretch_width(lm, 10**9) == plain.MESH_CONFIG.vocab_size
+
+
+@pytest.mark.parametrize("config", [TIED, UNTIED])
+def test_logits_of_bfloat16_weights_are_not_rounded(config):
+    """They are the products of the rounded numbers, to float32; bfloat16 keeps 3 digits."""
+    lm = plain.random_model(config, jnp.bfloat16)
+    model, ((state_BQD, _), target_BQ) = lm.module(), inputs(lm)
+    state_BQD = jnp.asarray(state_BQD, jnp.bfloat16)
+    normed_BQD = head.rms_norm(state_BQD, model.final_norm[...], config.rms_eps)
+    weight = np.asarray(plain.leaves_of(lm)["embed" if config.tied else "head"], np.float64)
+    expected_BQV = np.asarray(normed_BQD, np.float64) @ (weight.T if config.tied else weight)
+    found_BQV = head.unembed(model, state_BQD, config.rms_eps)
+    assert found_BQV.dtype == jnp.float32
+    np.testing.assert_allclose(found_BQV, expected_BQV, rtol=1e-5, atol=1e-5)
+    by_hand_BQV = expected_BQV - special.logsumexp(expected_BQV, axis=-1, keepdims=True)
+    by_hand = np.take_along_axis(by_hand_BQV, target_BQ[..., None], -1)[..., 0]
+    for room in (head.LOGIT_BYTES, 4 * 10 * 7):  # at once, and seven tokens at a time
+        with mock.patch.object(head, "LOGIT_BYTES", room):
+            found_BQ = head.target_log_probs(lm, model, state_BQD, target_BQ)
+        np.testing.assert_allclose(found_BQ, by_hand, rtol=1e-5, atol=1e-5)
