@@ -28,7 +28,6 @@ from nt_jax.console import shown_on
 from nt_jax.data.prompts import text_of
 from nt_jax.run.pipeline import run
 from nt_jax.run.preflight import read_inputs
-from nt_jax.train.cell_slopes import DRIFT_WEIGHT, FILE, CellSlopes
 from nt_jax.train.cells import (
     ATTACKED_HARMFUL,
     ATTACKED_HARMLESS,
@@ -36,14 +35,13 @@ from nt_jax.train.cells import (
     HARMFUL,
     HARMLESS,
     OWN,
-    OWN_SHARE,
     cell_rows,
 )
 from nt_jax.train.own_answers import own_pools
 from nt_jax.train.separation import auc
+from nt_jax.train.slopes import FILE, CellSlopes
 
 Slopes = dict[str, np.ndarray]
-DIRECT = 0.4  # share of bare requests among the harmful ones that the first move refuses
 Rule = Callable[[Slopes], np.ndarray]
 
 
@@ -71,8 +69,8 @@ def slopes_and_sides(config: RunConfig) -> tuple[Slopes, dict[str, np.ndarray]]:
     for name in (ATTACKED_HARMLESS, HARMLESS):
         texts = [text_of(prompt) for prompt, _ in cells[name]]
         sides[name] = np.array([number_of(text, bare) for text in texts])
-    halved = (sides[name][::OWN_SHARE] for name in (ATTACKED_HARMLESS, HARMLESS))
-    sides[OWN] = np.concatenate([*halved])
+    own = np.concatenate([sides[ATTACKED_HARMLESS], sides[HARMLESS]])
+    sides[OWN] = np.concatenate([own, own])  # their likelihood, then their drift
     return dict(CellSlopes.load(config.folder / "attribute" / FILE).cells), sides
 
 
@@ -112,39 +110,39 @@ def mean(slopes: Slopes, name: str) -> np.ndarray:
     return slopes[name].mean(axis=0)
 
 
-def unwanted(slopes: Slopes) -> np.ndarray:
-    """What the product's metric is made of."""
-    return CellSlopes(slopes).unwanted_MP
-
-
-def difference(slopes: Slopes) -> np.ndarray:
-    """What the contrastive score divides by the metric."""
-    return CellSlopes(slopes).difference_P
-
-
 RULES: dict[str, tuple[Rule, Rule | None]] = {
-    "difference, all in the metric": (difference, unwanted),
-    "refusals of harmful requests (the first move)": (
-        lambda s: CellSlopes(s).harmful_P(DIRECT), unwanted
+    "bare difference, all in the metric": (
+        lambda s: CellSlopes(s).difference_P,
+        lambda s: CellSlopes(s).unwanted_MP,
     ),
-    "bare difference": (lambda s: mean(s, HARMFUL) - mean(s, HARMLESS), unwanted),
-    "attacked difference": (
-        lambda s: mean(s, ATTACKED_HARMFUL) - mean(s, ATTACKED_HARMLESS), unwanted
+    "difference of all four cells": (
+        lambda s: (
+            mean(s, ATTACKED_HARMFUL)
+            + mean(s, HARMFUL)
+            - mean(s, ATTACKED_HARMLESS)
+            - mean(s, HARMLESS)
+        ),
+        lambda s: CellSlopes(s).unwanted_MP,
     ),
-    "bare prompts only": (
+    "bare only": (
         lambda s: mean(s, HARMFUL) - mean(s, HARMLESS),
+        lambda s: np.concatenate([s[OWN], s[HARMLESS], s[HARMFUL] - mean(s, HARMFUL)]),
+    ),
+    "attacked only": (
+        lambda s: mean(s, ATTACKED_HARMFUL) - mean(s, ATTACKED_HARMLESS),
         lambda s: np.concatenate([
-            DRIFT_WEIGHT * s[OWN], s[HARMLESS], s[HARMFUL] - mean(s, HARMFUL)
+            s[OWN], s[ATTACKED_HARMLESS], s[ATTACKED_HARMFUL] - mean(s, ATTACKED_HARMFUL)
         ]),
+    ),
+    "refusals of harmful, metric of harmless": (
+        lambda s: (mean(s, ATTACKED_HARMFUL) + mean(s, HARMFUL)) / 2,
+        lambda s: np.concatenate([s[OWN], s[ATTACKED_HARMLESS], s[HARMLESS]]),
     ),
     "refusals of harmful, metric of bare harmless": (
         lambda s: (mean(s, ATTACKED_HARMFUL) + mean(s, HARMFUL)) / 2,
-        lambda s: np.concatenate([DRIFT_WEIGHT * s[OWN], s[HARMLESS]]),
+        lambda s: np.concatenate([s[OWN], s[HARMLESS]]),
     ),
-    "difference, no drift in the metric": (
-        difference, lambda s: CellSlopes(s | {OWN: s[OWN][:0]}).unwanted_MP
-    ),
-    "difference, no metric": (difference, None),
+    "bare difference, no metric": (lambda s: CellSlopes(s).difference_P, None),
 }  # fmt: skip
 
 
@@ -173,17 +171,16 @@ def measure(slopes: Slopes, sides: dict, args: argparse.Namespace, damping: floa
     for seed in range(args.draws):
         fit, ask = halves(slopes, sides, seed)
         ways = {f"rule: {name}": way for name, way in by_rule(fit, damping).items()}
+        aim, metric = (rule for rule in RULES["bare difference, all in the metric"] if rule)
         for other in (1e-5, 1e-4, 1e-3, 1e-2):
-            ways[f"damping {other:g}"] = direction(difference(fit), unwanted(fit), other)
+            ways[f"damping {other:g}"] = direction(aim(fit), metric(fit), other)
         for share in (4, 2):
             less = {name: rows[::share] for name, rows in fit.items()}
-            ways[f"1 / {share} of the prompts"] = direction(
-                difference(less), unwanted(less), damping
-            )
+            ways[f"1 / {share} of the prompts"] = direction(aim(less), metric(less), damping)
         scores = {
-            "contrastive": np.abs(direction(difference(fit), unwanted(fit), DAMPING)),
-            "difference": np.abs(difference(fit)),
-            "random": np.random.default_rng(seed).random(difference(fit).size),
+            "contrastive": np.abs(direction(aim(fit), metric(fit), DAMPING)),
+            "difference": np.abs(aim(fit)),
+            "random": np.random.default_rng(seed).random(aim(fit).size),
         }
         for count in args.counts:
             chosen = few(fit, scores, count, damping).items()

@@ -118,6 +118,6 @@ def test_what_slopes_alone_say_is_asked_of_the_other_half(recipe, tmp_path):
     words = ["--config", recipe, "--draws", "2", "--counts", "6", "--json", *SMALL]
     said = said_by("benchmarks/first_order.py", *words, f"run_dir={tmp_path / 'run'}")
     found = json.loads(said.splitlines()[-1])
-    assert found["rows"]["harmful"] == 4 and found["rows"]["own"] == 4
+    assert found["rows"]["harmful"] == 4 and found["rows"]["own"] == 16
     assert {"6 neurons, contrastive", "6 neurons, random", "damping 0.001"} < set(found["table"])
     assert all(0 <= value <= 1 for row in found["table"].values() for value in row.values())

@@ -32,13 +32,12 @@ from nt_jax.generate.chat import ChatModel
 from nt_jax.mesh import sharding
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
-from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.cells import CELLS, cell_rows
 from nt_jax.train.maml import MetaOptions, safety_loss, utility_loss
 from nt_jax.train.objectives import over_stretches
 from nt_jax.train.pools import Pools
 from nt_jax.train.preconditioner import Preconditioner
-from nt_jax.train.slopes import by_prompts, kept_cells, row_value
+from nt_jax.train.slopes import CellSlopes, by_rows, kept_cells, row_value
 from nt_jax.train.tune import at_epoch, make_batcher, meta_options, optimiser_of, running_mean
 from nt_jax.train.tuned_layers import TunedLayers
 from nt_jax.train.warm_start import first_move
@@ -162,8 +161,8 @@ def own_slopes(
         rest = (tuned.lm, batch, config.token_decay, sign_BQ)
         return row_slopes(theta_P, fixed, *rest, form=form, remat=remat)
 
-    def measure(groups: Sequence[Sequence[Row]], drift: bool) -> np.ndarray:
-        return by_prompts(tuned, groups, form.count, slopes, drift)
+    def measure(rows: Sequence[Row], drift: bool) -> np.ndarray:
+        return by_rows(tuned, rows, form.count, slopes, drift)
 
     rows = cell_rows(pools, config.metric_requests // len(CELLS))
     about = {"adapter": repr(form), "seed": seed}
@@ -182,9 +181,9 @@ def row_slopes(
     form: Form,
     remat: bool = False,
 ) -> Float[Array, "B P"]:
-    """Slope of `row_value` of each sequence.
+    """Slope of `row_value` of each sequence's only row.
 
-    One after another: side by side, each would hold a gradient of all adapted weights.
+    One row after another: side by side, each would hold a gradient of all adapted weights.
     """
 
     def value(theta_P: Array, row: PackedBatch, sign_Q: Array | None) -> Array:

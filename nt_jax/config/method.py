@@ -107,10 +107,10 @@ class TuneConfig(Frozen):
     requests, of one length; adam; sgd = plain gradient descent, as printed"""
     schedule: Literal["cosine", "constant"] = "cosine"
     """cosine = the outer step falls to a tenth along a half cosine; constant, as printed"""
-    meta_lr: float = Field(default=0.2, gt=0)
-    """the outer step (eta_meta). If preconditioned, nats per token: how much likelier a step would
-    make refusals of harmful requests if it went along the first move, so that few neurons go
-    further than many. Under adam, by how much it moves a factor; what sgd multiplies the
+    meta_lr: float = Field(default=0.3, gt=0)
+    """the outer step (eta_meta). If preconditioned, nats per token: how far a step would part
+    refusals of harmful and of harmless requests if it went along what tells them apart, so that few
+    neurons go further than many. Under adam, by how much it moves a factor; what sgd multiplies the
     meta-gradient by"""
     safety_weight: float = Field(default=0.6, ge=0, le=1)
     """lambda (knob 2 of 3: how much safety). Towards 1: more refusals in every column; towards 0:
@@ -128,16 +128,16 @@ class TuneConfig(Frozen):
     """no factor goes below this; null = no bound"""
     factor_max: float | None = Field(default=4.0, ge=-1000, le=1000)
     """no factor goes above this; null = no bound"""
-    metric_requests: int = Field(default=1280, ge=0)
-    """training prompts whose slopes are measured, at most a quarter each attacked or bare, harmful
-    or harmless: the preconditioned outer update divides the meta-gradient by what it does to
-    harmless ones, the contrastive score is made of them; 0 = adam, unless tune.outer says sgd"""
-    metric_damping: float = Field(default=0.0001, gt=0)
+    metric_requests: int = Field(default=720, ge=0)
+    """training prompts whose slopes are measured, a quarter each attacked or bare, harmful or
+    harmless: the preconditioned outer update divides the meta-gradient by what it does to harmless
+    ones, the contrastive score is made of them; 0 = adam, unless tune.outer says sgd"""
+    metric_damping: float = Field(default=0.0002, gt=0)
     """how much movement of harmless requests the outer update tolerates. Lower: fewer of them
     refused, slower learning"""
-    first_move: float = Field(default=1.2, ge=0)
+    first_move: float = Field(default=1.5, ge=0)
     """if preconditioned, how far the factors move before the first epoch, in nats per token as
-    tune.meta_lr: what makes refusals of harmful prompts likelier at the least cost; 0 = not"""
+    tune.meta_lr, along what tells harmful from harmless prompts in the mean; 0 = not at all"""
     clip_norm: float | None = Field(default=1.0, gt=0)
     """largest norm of a meta-gradient; null = any"""
     global_batch: int = Field(default=6, ge=0)
@@ -147,12 +147,12 @@ class TuneConfig(Frozen):
     local_fraction: float = Field(default=0.25, gt=0, le=0.5)
     """share of the training requests and attacks that only the inner loop sees; the outer loss
     learns from the rest"""
-    direct_fraction: float = Field(default=0.4, ge=0, le=1)
-    """share of harmful requests shown without an attack; of the first move as well"""
+    direct_fraction: float = Field(default=0.5, ge=0, le=1)
+    """share of harmful requests shown without an attack"""
     attacked_harmless_fraction: float = Field(default=0.5, ge=0, le=1)
     """share of harmless requests shown inside an attack, the same as around the harmful ones of the
-    batch, so that an attack alone is no reason to refuse"""
-    sounds_harmful_fraction: float = Field(default=0.65, ge=0, lt=1)
+    batch. Both shares at a half: nothing but the harm tells what to refuse"""
+    sounds_harmful_fraction: float = Field(default=0.5, ge=0, lt=1)
     """share of bare harmless requests that only sound harmful, where data tell them apart; 0 = as
     they come. More: fewer of those are refused"""
     answer_tokens: int = Field(default=16, ge=1, le=4096)

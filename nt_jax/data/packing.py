@@ -178,28 +178,10 @@ def pack_rows(rows: Sequence[Row], shape: Shape) -> PackedBatch:
 
 def pack_alone(rows: Sequence[Row], shape: Shape) -> PackedBatch:
     """Each row in a sequence of its own, in the order given; else like `pack_rows`."""
-    return pack_prompts([[row] for row in rows], shape)
-
-
-def pack_prompts(groups: Sequence[Sequence[Row]], shape: Shape) -> PackedBatch:
-    """Rows of one prompt in a sequence of their own, which runs the prompt once; in their order."""
-    rows = [row for group in groups for row in group]
-    longest = max(map(tokens_together, groups), default=0)
-    most = max((sum(row.targets for row in group) for group in groups), default=0)
-    stretches = max(1, -(-len(groups) // shape.side))
-    needed = Shape(stretches, shape.side, longest, most, max(map(len, groups), default=1))
+    longest, most = (max((getattr(r, n) for r in rows), default=0) for n in ("tokens", "targets"))
+    needed = Shape(max(1, -(-len(rows) // shape.side)), shape.side, longest, most, 1)
     _check(rows, needed, shape)
-    batch = _blank(shape)
-    for group, lead in zip(groups, np.ndindex(shape.stretches, shape.side), strict=False):
-        shared = len(group[0].prompt) if len(group) > 1 else 0
-        _write(batch, lead, group, shared, 1 / len(rows))
-    return batch
-
-
-def tokens_together(group: Sequence[Row]) -> int:
-    """Tokens of a sequence of these rows of one prompt."""
-    prompt = len(group[0].prompt)
-    return prompt + sum(row.tokens - prompt for row in group)
+    return _lay(rows, [[number] for number in range(len(rows))], 0, shape)
 
 
 def _check(rows: Sequence[Row], needed: Shape, shape: Shape) -> None:
@@ -212,18 +194,11 @@ def _lay(
 ) -> PackedBatch:
     batch = _blank(shape)
     for group, lead in zip(groups, np.ndindex(shape.stretches, shape.side), strict=False):
-        _write(batch, lead, [rows[number] for number in group], shared, 1 / len(rows))
+        sequence = _Sequence(jax.tree.map(lambda leaf, at=lead: leaf[at], batch))
+        sequence.add(rows[group[0]].prompt[:shared], 0, part=0, above=0)
+        for place, number in enumerate(group):
+            sequence.add_row(rows[number], shared, place, 1 / len(rows))
     return batch
-
-
-def _write(
-    batch: PackedBatch, lead: tuple[int, ...], group: Sequence[Row], shared: int, weight: float
-) -> None:
-    """The rows of one sequence, the first `shared` tokens of their prompts once."""
-    sequence = _Sequence(jax.tree.map(lambda leaf: leaf[lead], batch))
-    sequence.add(group[0].prompt[:shared], 0, part=0, above=0)
-    for place, row in enumerate(group):
-        sequence.add_row(row, shared, place, weight)
 
 
 def _blank(shape: Shape) -> PackedBatch:

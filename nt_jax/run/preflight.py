@@ -21,7 +21,7 @@ from nt_jax.run.data import RunData, read_data
 from nt_jax.run.stages import chat_model
 from nt_jax.run.texts import check_texts
 from nt_jax.rundir import RunDirectory
-from nt_jax.train.own_answers import Own, check_given, pools_of
+from nt_jax.train.own_answers import ATTACKED_SHARE, Own, check_given, pools_of
 from nt_jax.train.pools import Pair
 from nt_jax.train.safety_targets import SHIPPED, settle
 
@@ -85,7 +85,7 @@ def check_pools(config: RunConfig, model: ChatModel, data: RunData) -> None:
         assert targets is not None  # for the type checker: nothing is open here
     check_given(targets, train, config.tune)
     prompts = [record.prompt for record in train.harmless]
-    wrapped = train.attacked(prompts)
+    wrapped = train.attacked(prompts[::ATTACKED_SHARE])
 
     def assumed(asked: Sequence) -> tuple[list[Pair], list[Pair]]:
         return [Pair(prompt, [model.eos_id]) for prompt in asked], []

@@ -25,9 +25,9 @@ from nt_jax.report.run import write_report
 from nt_jax.report.terminal import judge_names
 from nt_jax.run.contrast import chosen_slopes
 from nt_jax.rundir import RunDirectory
-from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.own_answers import FILE, write_own_answers
 from nt_jax.train.safety_targets import SafetyTargets
+from nt_jax.train.slopes import CellSlopes
 from nt_jax.train.state import TuneState, read_history, restore
 from nt_jax.train.strength import at_strength
 from nt_jax.train.tune import STATES, fresh_state, tune

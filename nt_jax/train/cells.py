@@ -11,32 +11,26 @@ from nt_jax.train.pools import Pair, Pool, Pools, under_attack
 ATTACKED_HARMFUL, HARMFUL = "attacked_harmful", "harmful"
 ATTACKED_HARMLESS, HARMLESS = "attacked_harmless", "harmless"
 CELLS = (ATTACKED_HARMFUL, HARMFUL, ATTACKED_HARMLESS, HARMLESS)
-OWN = "own"  # beside the cells: good answers to prompts of both harmless ones
-OWN_SHARE = 2  # one for so many of their prompts
-Rows = list[tuple[Prompt, list[list[int]]]]  # a prompt, answers to it as token ids
+OWN = "own"  # beside the cells: good answers to the prompts of both harmless ones
+Rows = list[tuple[Prompt, list[int]]]  # a prompt, an answer as token ids
 
 
 def cell_rows(pools: Pools, count: int) -> dict[str, Rows]:
     """Refusals of at most `count` training prompts of each cell, and the own answers.
 
-    Where refusals fit every request (openings), a prompt has all of them: which words it happened
-    to get would be noise, as large as what tells prompts apart. Local and global requests keep to
-    their own attacks. A source may have no attacked harmless prompts; then that cell is empty.
+    Local and global requests keep to their own attacks. A source may have no attacked harmless
+    prompts; then that cell is empty.
     """
     safety = (pools.local_safety, pools.global_safety)
     direct = [(pair.request, pair.answer) for pool in safety for pair in pool.direct]
     attacked = [row for pool in safety for row in under_attack(pool)]
-    harmful = {ATTACKED_HARMFUL: evenly(attacked, count), HARMFUL: evenly(direct, count)}
-    found: dict[str, Rows] = {
-        name: [(prompt, [*pools.wordings] or [answer]) for prompt, answer in rows]
-        for name, rows in harmful.items()
-    }
-    refusals = [answers for _, answers in found[HARMFUL]]  # the same words in every cell
+    found = {ATTACKED_HARMFUL: evenly(attacked, count), HARMFUL: evenly(direct, count)}
+    refusals = [answer for _, answer in found[HARMFUL]]  # the same words in every cell
     own: Rows = []
     for name in (ATTACKED_HARMLESS, HARMLESS):
         pairs = evenly(_once(pools, attacked=name == ATTACKED_HARMLESS), count)
         found[name] = [(p.request, refusals[n % len(refusals)]) for n, p in enumerate(pairs)]
-        own += [(pair.request, [pair.answer]) for pair in pairs[::OWN_SHARE]]
+        own += [(pair.request, pair.answer) for pair in pairs]
     return found | {OWN: own}
 
 

@@ -27,6 +27,7 @@ from nt_jax.train.safety_targets import (
 )
 
 FILE = "own_answers.jsonl"
+ATTACKED_SHARE = 2  # one attacked harmless request for so many bare ones
 CONSENT = "Sure,"  # the model goes on after it where it refuses a harmless request by itself
 Own = dict[str, tuple[list[Pair], list[Pair]]]  # per set: (useful answers, refusals)
 
@@ -48,7 +49,7 @@ def write_own_answers(
     sets = {"harmless": [record.prompt for record in train.harmless]}
     attacks: dict[Prompt, str] = {}
     if tune.attacked_harmless_fraction > 0:
-        wrapped = train.in_attacks(sets["harmless"])
+        wrapped = train.in_attacks(sets["harmless"][::ATTACKED_SHARE])
         attacks = {prompt: template.id for template, prompt in wrapped}
         sets["attacked"] = list(attacks)
     if targets is None:
@@ -207,6 +208,4 @@ def pools_of(
     safety = safety_pairs(model, train, own, targets)
     held = attacked_safety_pairs(model, train, own, targets)
     around = train.added_templates if held else train.templates
-    pools = make_pools(safety, around, utility, wrapped, *shares, attacked_safety=held)
-    wordings = opening_ids(model) if targets.source == OPENINGS else ()
-    return dataclasses.replace(pools, wordings=wordings)
+    return make_pools(safety, around, utility, wrapped, *shares, attacked_safety=held)

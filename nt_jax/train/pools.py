@@ -50,7 +50,6 @@ class Pools:
     global_safety: Pool
     local_utility: Pool
     global_utility: Pool
-    wordings: Sequence[list[int]] = ()  # refusals that fit every request; none: each has its own
 
 
 def cut(rows: Sequence, share: float) -> tuple[list, list]:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nt_jax.train.cell_slopes import CellSlopes
+from nt_jax.train.slopes import CellSlopes
 
 
 @jax.tree_util.register_dataclass
@@ -47,18 +47,18 @@ def make_preconditioner(slope_MP: Float[np.ndarray, "M P"], damping: float) -> P
     return Preconditioner(slopes_MP, root_MM)
 
 
-def refusing(
-    slopes: CellSlopes, preconditioner: Preconditioner, direct: float
+def separating(
+    slopes: CellSlopes, preconditioner: Preconditioner
 ) -> tuple[Float[Array, " P"], float]:
-    """(the direction that raises refusals of harmful requests at the least cost, its gain).
+    """(the direction that tells harmful from harmless requests, its gain).
 
-    At a root mean square of 1; the gain is in nats per token of these refusals, `direct` of them of
-    bare requests, to first order. It says how far factors of this model, and of these neurons, have
-    to go: a step in nats is the same step for few neurons as for many.
+    At a root mean square of 1; the gain is by how many nats per token it widens the gap between
+    their refusals, to first order. It says how far factors of this model, and of these neurons,
+    have to go: a step in nats is the same step for few neurons as for many.
     """
-    harmful_P = jnp.asarray(slopes.harmful_P(direct))
-    way_P = unit_rms(preconditioner.divide(harmful_P))
-    return way_P, float(harmful_P @ way_P)
+    difference_P = jnp.asarray(slopes.difference_P)
+    way_P = unit_rms(preconditioner.divide(difference_P))
+    return way_P, float(difference_P @ way_P)
 
 
 def unit_rms(direction_P: Any) -> Any:

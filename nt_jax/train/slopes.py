@@ -1,10 +1,18 @@
-"""What every factor does to the log-likelihood of answers, prompt by prompt, at the untuned model.
+"""What every factor does to the log-likelihood of an answer, row by row, at the untuned model.
 
+To first order factors are a linear classifier: a refusal of prompt x gains sum_i delta_i s_i(x),
+s_i its slope in factor i. The slopes of the four cells therefore say which neurons tell harmful
+from harmless requests (nt_jax/attribution/contrastive.py), which change of the factors does it at
+the least cost (nt_jax/train/preconditioner.py), and how far it has to go.
 M rows, P neurons, B sequences.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import io
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,33 +21,83 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nt_jax import cache
+from nt_jax.atomic import write_atomic
 from nt_jax.config.method import TuneConfig
 from nt_jax.console import progress
 from nt_jax.data.batching import bucket
-from nt_jax.data.packing import (
-    LENGTH_STEP,
-    PADDING,
-    PackedBatch,
-    Row,
-    Shape,
-    pack_prompts,
-    tokens_together,
-)
-from nt_jax.data.prompts import Prompt
+from nt_jax.data.packing import LENGTH_STEP, PADDING, PackedBatch, Row, Shape, pack_alone
+from nt_jax.errors import RunError
 from nt_jax.generate.chat import ChatModel
 from nt_jax.models.head import target_log_probs
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
-from nt_jax.train.cell_slopes import CellSlopes
-from nt_jax.train.cells import CELLS, OWN, Rows
+from nt_jax.train.cells import (
+    ATTACKED_HARMFUL,
+    ATTACKED_HARMLESS,
+    CELLS,
+    HARMFUL,
+    HARMLESS,
+    OWN,
+    Rows,
+)
 from nt_jax.train.memory import GradientMemory
-from nt_jax.train.objectives import log_likelihoods, row_sum, target_states
+from nt_jax.train.objectives import log_likelihoods, target_states
 from nt_jax.train.theta import scatter
 from nt_jax.train.tuned_layers import TunedLayers
 
+FILE = "slopes.npz"
 TARGET_STEP = 8  # answers' widths are multiples of this: few shapes, few compilations
 # Of a batch, signs of its tokens where drift is wanted, whether to recompute layers: [B, P].
 SlopesOf = Callable[[PackedBatch, np.ndarray | None, bool], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class CellSlopes:
+    """Slopes of refusals in each cell, and of the own answers: float32 [rows, P] by name.
+
+    Those of the own answers are of their mean likelihood, then of their drift (`drift_of`).
+    """
+
+    cells: Mapping[str, np.ndarray]
+
+    @property
+    def difference_P(self) -> Float[np.ndarray, " P"]:
+        """How much likelier a factor makes refusals of harmful than of harmless requests.
+
+        In nats per token, of bare requests. What tells these apart tells attacked ones apart, too,
+        and better than the difference of attacked ones does, in which the attacks are much.
+        """
+        return self.cells[HARMFUL].mean(axis=0) - self.cells[HARMLESS].mean(axis=0)
+
+    @property
+    def unwanted_MP(self) -> Float[np.ndarray, "M P"]:
+        """What the factors should not move: everything harmless, and differences between harms."""
+        harmful = [_centred(self.cells[name]) for name in (ATTACKED_HARMFUL, HARMFUL)]
+        harmless = [self.cells[name] for name in (OWN, ATTACKED_HARMLESS, HARMLESS)]
+        return np.concatenate([*harmless, *harmful])
+
+    def of(self, columns_P: np.ndarray) -> "CellSlopes":
+        """Those of some of the neurons."""
+        return CellSlopes({name: slope[:, columns_P] for name, slope in self.cells.items()})
+
+    def save(self, path: Path) -> None:
+        """Write them as one file, whole or not at all."""
+        content = io.BytesIO()
+        np.savez(content, **self.cells)  # type: ignore[arg-type]
+        write_atomic(path, content.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> "CellSlopes":
+        """What `save` wrote."""
+        try:
+            with path.open("rb") as file, np.load(file) as arrays:
+                return cls({name: arrays[name] for name in (*CELLS, OWN)})
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise RunError(f"{path} is damaged ({error}). Delete its folder, repeat.") from error
+
+
+def _centred(slope_MP: np.ndarray) -> np.ndarray:
+    return slope_MP - slope_MP.mean(axis=0) if len(slope_MP) else slope_MP
 
 
 def every_neuron(layers: int, width: int, first_layer: int) -> NeuronSet:
@@ -57,8 +115,8 @@ def cell_slopes(
     places = [np.asarray(leaf).tolist() for leaf in (tuned.neurons.layer_P, tuned.neurons.index_P)]
     about = {"first": tuned.first, "neurons": places}
 
-    def measure(groups: Sequence[Sequence[Row]], drift: bool) -> np.ndarray:
-        return measured_slopes(tuned, groups, config, drift=drift)
+    def measure(rows: Sequence[Row], drift: bool) -> np.ndarray:
+        return measured_slopes(tuned, rows, config, drift=drift)
 
     return kept_cells(model, cells, config, about, measure)
 
@@ -68,85 +126,63 @@ def kept_cells(
     cells: Mapping[str, Rows],
     config: TuneConfig,
     about: Mapping[str, Any],
-    measure: Callable[[Sequence[Sequence[Row]], bool], np.ndarray],
+    measure: Callable[[Sequence[Row], bool], np.ndarray],
 ) -> CellSlopes:
-    """What `measure` (of prompts, whether of their drift) says, in whatever `about` names."""
-
-    def group(prompt: Prompt, answers: Sequence[Sequence[int]]) -> list[Row]:
-        ids = model.encode(prompt)
-        return [Row(ids, answer[: config.answer_tokens]) for answer in answers]
-
-    groups = {name: [group(*row) for row in rows] for name, rows in cells.items()}
-    refused = [group for name in CELLS for group in groups[name]]
-    asked = [
-        (list(rows[0].prompt), [list(row.answer) for row in rows])
-        for rows in (*refused, *groups[OWN])
-    ]
-    settings = {"decay": config.token_decay, "model": model.identity, "drift": len(groups[OWN])}
+    """What `measure` (of rows, whether of their drift) says, in whatever `about` names."""
+    width, encode = config.answer_tokens, model.encode
+    rows = [Row(encode(prompt), ids[:width]) for each in cells.values() for prompt, ids in each]
+    made_from = {
+        "slopes of": [(list(row.prompt), list(row.answer)) for row in rows], **about,
+        "decay": config.token_decay, "model": model.identity,
+    }  # fmt: skip
+    own = [Row(encode(prompt), ids[:width]) for prompt, ids in cells[OWN]]
 
     def make() -> dict[str, np.ndarray]:
-        drift_MP = measure(groups[OWN], True)
-        return {"slope_MP": measure(refused, False), "drift_MP": drift_MP}
+        drift_MP = measure(own, True)
+        return {"slope_MP": measure(rows, False), "drift_MP": drift_MP}
 
-    slope_MP, drift_MP = cache.kept({"slopes of": asked, **about, **settings}, make).values()
-    ends = np.cumsum([len(groups[name]) for name in CELLS])[:-1]
-    found = dict(zip(CELLS, np.split(slope_MP, ends), strict=True))
-    return CellSlopes(found | {OWN: drift_MP})
+    slope_MP, drift_MP = cache.kept(made_from, make).values()
+    ends = np.cumsum([len(each) for each in cells.values()])[:-1]
+    found = dict(zip(cells, np.split(slope_MP, ends), strict=True))
+    return CellSlopes(found | {OWN: np.concatenate([found[OWN], drift_MP])})
 
 
 def measured_slopes(
-    tuned: TunedLayers, groups: Sequence[Sequence[Row]], config: TuneConfig, *, drift: bool = False
+    tuned: TunedLayers, rows: Sequence[Row], config: TuneConfig, *, drift: bool = False
 ) -> Float[np.ndarray, "M P"]:
-    """Slopes in the factors of `tuned`: of the mean over the answers of each group, one prompt's.
-
-    With `drift`, those of `drift_of`.
-    """
+    """Slopes of each row's answer in the factors of `tuned`; with `drift`, those of `drift_of`."""
 
     def slopes(batch: PackedBatch, sign_BQ: np.ndarray | None, remat: bool) -> Array:
         rest = (tuned.neurons, batch, config.token_decay, sign_BQ)
         return row_slopes(tuned.ones_P, tuned.lm, *rest, remat=remat)
 
-    return by_prompts(tuned, groups, len(tuned.neurons), slopes, drift)
+    return by_rows(tuned, rows, len(tuned.neurons), slopes, drift)
 
 
-def by_prompts(
-    tuned: TunedLayers,
-    groups: Sequence[Sequence[Row]],
-    count: int,
-    slopes: SlopesOf,
-    drift: bool,
+def by_rows(
+    tuned: TunedLayers, rows: Sequence[Row], count: int, slopes: SlopesOf, drift: bool
 ) -> Float[np.ndarray, "M P"]:
-    """`slopes` of all groups, [groups, count].
+    """`slopes` of all rows, [rows, count].
 
-    Those of like length and number of answers go together, each in a sequence of its own.
+    Rows of like length go together, each in a sequence of its own.
     """
-    tokens = [*map(tokens_together, groups)]
+    longest = bucket(max(row.tokens for row in rows), LENGTH_STEP)
     memory = GradientMemory.of(tuned.whole, tuned.count)
-    longest = bucket(max(tokens), LENGTH_STEP)
     side, remat = memory.slope_rows(longest, tuned.lm.mesh.shape["data"])
-    slope_MP = np.zeros((len(groups), count), np.float32)
-    with progress("slopes", len(groups), "slopes") as advance:
-        for mine in _batches(groups, tokens, side):
-            length = bucket(tokens[mine[-1]], LENGTH_STEP)
-            targets = max(sum(row.targets for row in groups[n]) for n in mine)
-            rows = len(groups[mine[0]])
-            shape = Shape(1, side, length, bucket(targets, TARGET_STEP), rows)
-            batch = tuned.enter(pack_prompts([groups[n] for n in mine], shape))
+    slope_MP = np.zeros((len(rows), count), np.float32)
+    order = sorted(range(len(rows)), key=lambda row: rows[row].tokens)
+    with progress("slopes", len(rows), "slopes") as advance:
+        for start in range(0, len(order), side):
+            mine = order[start : start + side]
+            length = bucket(rows[mine[-1]].tokens, LENGTH_STEP)
+            targets = bucket(max(rows[row].targets for row in mine), TARGET_STEP)
+            shape = Shape(1, side, length, targets, 1)
+            batch = tuned.enter(pack_alone([rows[row] for row in mine], shape))
             sign_BQ = signs(mine, shape) if drift else None
             found_BP = slopes(jax.tree.map(lambda leaf: leaf[0], batch), sign_BQ, remat)
             slope_MP[mine] = np.asarray(found_BP)[: len(mine)]
             advance(len(mine))
     return slope_MP
-
-
-def _batches(
-    groups: Sequence[Sequence[Row]], tokens: Sequence[int], side: int
-) -> Iterator[list[int]]:
-    """Numbers of at most `side` groups with equally many answers, the shortest first."""
-    for count in sorted({len(group) for group in groups}):
-        alike = [n for n, group in enumerate(groups) if len(group) == count]
-        order = sorted(alike, key=lambda n: tokens[n])
-        yield from (order[start : start + side] for start in range(0, len(order), side))
 
 
 @functools.partial(jax.jit, static_argnames="remat")
@@ -160,7 +196,10 @@ def row_slopes(
     *,
     remat: bool = False,
 ) -> Float[Array, "B P"]:
-    """Slope in the factors of `row_value` of each sequence, whose rows share a prompt."""
+    """Slope of the answer's mean log-likelihood in the factors, of each sequence's only row.
+
+    With `sign_BQ`, that of `drift_of` in its place.
+    """
 
     def value(theta_P: Array, row: PackedBatch, sign_Q: Array | None) -> Array:
         scale_LF = scatter(theta_P, neurons, lm.ones_LF)
@@ -178,13 +217,11 @@ def row_value(
     *,
     remat: bool = False,
 ) -> Float[Array, ""]:
-    """Mean log-likelihood of a sequence's answers, per token; with `sign_Q`, `drift_of` of one."""
+    """The mean log-likelihood of a sequence's only answer; with `sign_Q`, its `drift_of`."""
     alone = jax.tree.map(lambda leaf: leaf[None], row)
     if sign_Q is not None:
         return drift_of(lm, scale_LF, alone, sign_Q, remat=remat)
-    mean_BR = log_likelihoods(lm, scale_LF, alone, decay=decay, remat=remat)[..., 0]
-    total = jnp.asarray(alone.weight_BR, mean_BR.dtype).sum()  # zero in a sequence that only fills
-    return row_sum(mean_BR, alone) / jnp.maximum(total, jnp.finfo(mean_BR.dtype).tiny)
+    return log_likelihoods(lm, scale_LF, alone, decay=decay, remat=remat)[0, 0, 0]
 
 
 def drift_of(

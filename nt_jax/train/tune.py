@@ -26,11 +26,11 @@ from nt_jax.mesh import sharding
 from nt_jax.models.neurons import Factors, NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.batcher import Batcher
-from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.maml import MetaOptions, make_optimiser, meta_step
 from nt_jax.train.memory import GradientMemory, sequence_cost
 from nt_jax.train.pools import Pools, undivided
 from nt_jax.train.separation import PAIRS, Separation
+from nt_jax.train.slopes import CellSlopes
 from nt_jax.train.state import History, TuneState, restore, save
 from nt_jax.train.strength import as_kept, calibrate, scored
 from nt_jax.train.theta import initial_theta, place, scatter

@@ -12,13 +12,12 @@ from nt_jax.errors import DivergedError
 from nt_jax.generate.chat import ChatModel
 from nt_jax.mesh import sharding
 from nt_jax.models.transformer import LanguageModel
-from nt_jax.train.cell_slopes import FILE as SLOPES
-from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.cells import CELLS, cell_rows
 from nt_jax.train.maml import MetaOptions
 from nt_jax.train.pools import Pools
-from nt_jax.train.preconditioner import Preconditioner, make_preconditioner, refusing
-from nt_jax.train.slopes import cell_slopes
+from nt_jax.train.preconditioner import Preconditioner, make_preconditioner, separating
+from nt_jax.train.slopes import FILE as SLOPES
+from nt_jax.train.slopes import CellSlopes, cell_slopes
 from nt_jax.train.state import TuneState
 from nt_jax.train.tuned_layers import TunedLayers
 
@@ -57,8 +56,8 @@ def first_move(
     """
     unwanted_MP = jax.device_put(slopes.unwanted_MP, sharding(lm.mesh, ""))
     preconditioner = make_preconditioner(unwanted_MP, config.metric_damping)
-    way_P, gain = refusing(slopes, preconditioner, config.direct_fraction)
-    if not gain > 0 or not slopes.difference_P.any():
+    way_P, gain = separating(slopes, preconditioner)
+    if not gain > 0:
         raise DivergedError(
             "the slopes of harmful and harmless training requests do not differ: nothing tells "
             "them apart. Check that data.harmful and data.harmless hold different requests."

@@ -13,11 +13,9 @@ from nt_jax.data.packing import (
     Shape,
     fill,
     pack_alone,
-    pack_prompts,
     pack_rows,
     shape_of,
     shared_by_all,
-    tokens_together,
 )
 from nt_jax.errors import DataError
 
@@ -78,21 +76,6 @@ def test_each_target_sees_its_prompt_and_answer_so_far_and_nothing_else(rows, sp
     assert contexts(pack_rows(rows, larger)) == expected(rows)
     alone = dataclasses.replace(shape, stretches=-(-len(rows) // side))
     assert contexts(pack_alone(rows, alone)) == expected(rows)
-
-
-@given(
-    st.lists(ids(1, 4), min_size=1, max_size=4), st.lists(st.integers(1, 3), min_size=1, max_size=3)
-)
-@settings(max_examples=60, deadline=None)
-def test_answers_to_one_prompt_do_not_see_each_other(answers, prompts):
-    """Each prompt runs once, in a sequence of its own."""
-    groups = [[Row([9] * n, answer) for answer in answers] for n in prompts]
-    longest = max(map(tokens_together, groups))
-    shape = Shape(len(groups), 1, longest, sum(map(len, answers)), len(answers))
-    batch = pack_prompts(groups, shape)
-    assert contexts(batch) == expected([row for group in groups for row in group])
-    ran = [(part_BT != PADDING).sum() for part_BT in batch.part_BT]
-    assert ran == [n + sum(len(a) - 1 for a in answers) for n in prompts]
 
 
 @given(some_rows, st.integers(0, 12))

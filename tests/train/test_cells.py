@@ -1,7 +1,6 @@
 """The four cells differ in the harm alone: one size, the same attacks, the same wordings."""
 
 import collections
-import dataclasses
 
 import pytest
 
@@ -13,7 +12,6 @@ from nt_jax.train.cells import (
     HARMFUL,
     HARMLESS,
     OWN,
-    OWN_SHARE,
     cell_rows,
 )
 from nt_jax.train.pools import Pair, make_pools
@@ -41,9 +39,7 @@ def attacks(rows) -> collections.Counter[Prompt]:
 def test_cells_are_of_one_size_and_each_prompt_counts_once(count):
     found = cells(count)
     assert set(found) == {*CELLS, OWN}
-    assert [len(found[name]) for name in CELLS] == [count] * 4 and len(found[OWN]) == 2 * -(
-        -count // OWN_SHARE
-    )
+    assert [len(found[name]) for name in CELLS] == [count] * 4 and len(found[OWN]) == 2 * count
     for name in CELLS:
         assert len({text for text, _ in found[name]}) == count
         assert all(text.startswith("<") == name.startswith("attacked") for text, _ in found[name])
@@ -61,25 +57,16 @@ def test_the_same_attacks_are_around_harmful_and_harmless_requests():
 def test_every_cell_is_refused_in_the_same_words(count):
     """Or a wording that is likelier than another would be taken for the harm."""
     said = [sorted(ids for _, ids in rows) for name, rows in cells(count).items() if name != OWN]
-    assert said == [said[0]] * 4 and len({tuple(*ids) for ids in said[0]}) > 1
-
-
-def test_refusals_that_fit_every_request_are_those_of_every_prompt():
-    pools = make_pools(REFUSED, TEMPLATES, UTILITY, WRAPPED, 0.25)
-    each, every = cells(9), cell_rows(dataclasses.replace(pools, wordings=WORDINGS), 9)
-    for name in CELLS:
-        assert every[name] == [(text, WORDINGS) for text, _ in each[name]]
-    assert every[OWN] == each[OWN]
+    assert said == [said[0]] * 4 and len(set(map(tuple, said[0]))) > 1
 
 
 def test_the_own_answers_are_those_of_the_harmless_prompts():
     found = cells(9)
     own = {p.request: p.answer for p in (*UTILITY, *WRAPPED)}
-    harmless = (ATTACKED_HARMLESS, HARMLESS)
-    asked = [text for name in harmless for text, _ in found[name][::OWN_SHARE]]
-    assert found[OWN] == [(text, [own[text]]) for text in asked]
+    asked = [text for name in (ATTACKED_HARMLESS, HARMLESS) for text, _ in found[name]]
+    assert found[OWN] == [(text, own[text]) for text in asked]
     refused = {p.request: p.answer for p in REFUSED}
-    assert found[HARMFUL] == [(text, [refused[text]]) for text, _ in found[HARMFUL]]
+    assert found[HARMFUL] == [(text, refused[text]) for text, _ in found[HARMFUL]]
 
 
 def test_a_request_that_pools_repeat_counts_once():
@@ -93,4 +80,4 @@ def test_a_request_that_pools_repeat_counts_once():
 
 def test_without_attacked_harmless_prompts_that_cell_is_empty():
     found = cells(5, wrapped=[])
-    assert found[ATTACKED_HARMLESS] == [] and len(found[HARMLESS]) == 5 and len(found[OWN]) == 3
+    assert found[ATTACKED_HARMLESS] == [] and len(found[HARMLESS]) == len(found[OWN]) == 5

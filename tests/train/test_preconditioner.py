@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.cells import ATTACKED_HARMFUL, ATTACKED_HARMLESS, HARMFUL, HARMLESS, OWN
-from nt_jax.train.preconditioner import make_preconditioner, refusing, unit_rms
+from nt_jax.train.preconditioner import make_preconditioner, separating, unit_rms
+from nt_jax.train.slopes import CellSlopes
 
 DAMPING = 0.01
 
@@ -32,30 +32,32 @@ def test_what_moves_no_harmless_request_passes_and_what_does_is_held_back():
     assert found_P[2] == 1.0 and 0 < found_P[0] < found_P[1] < 2e-3
 
 
-def test_the_way_that_refuses_harm_alone_and_its_gain_by_hand():
-    """Three factors: the first moves only refusals of harm, the second those of everybody.
+def test_the_way_that_tells_harm_apart_and_its_gain_by_hand():
+    """Two factors: the first moves only refusals of harm, the second those of everybody.
 
-    Harmful refusals have slopes (1, 3, 0), attacked ones (2, 3, 0), harmless ones (0, 3, 0), and
-    own answers drift by the third: F leaves the first factor alone. A quarter of them bare, harmful
-    refusals have a mean of 1.75 there. At a root mean square of 1 the way is (sqrt 3, 0, 0).
+    Harmful refusals have slopes (2, 3), harmless ones (0, 3), and there are no own answers: the
+    difference is (2, 0), and F leaves the first factor alone. At a root mean square of 1 the way is
+    (sqrt 2, 0), and its gain 2 sqrt 2.
     """
-    rows = {ATTACKED_HARMFUL: (2, 3, 0), HARMFUL: (1, 3, 0), ATTACKED_HARMLESS: (0, 3, 0),
-            HARMLESS: (0, 3, 0), OWN: (0, 0, 1)}  # fmt: skip
-    cells = CellSlopes({name: np.tile(np.float32(row), (3, 1)) for name, row in rows.items()})
-    way_P, gain = refusing(cells, make_preconditioner(cells.unwanted_MP, 1e-7), 0.25)
-    np.testing.assert_allclose(way_P, [np.sqrt(3), 0, 0], rtol=1e-5, atol=1e-5)
-    assert gain == pytest.approx(1.75 * np.sqrt(3), rel=1e-5)
+    refused, spared = (np.tile(np.float32(row), (3, 1)) for row in ((2, 3), (0, 3)))
+    cells = CellSlopes({
+        ATTACKED_HARMFUL: refused, HARMFUL: refused, ATTACKED_HARMLESS: spared, HARMLESS: spared,
+        OWN: np.zeros((0, 2), np.float32),
+    })  # fmt: skip
+    way_P, gain = separating(cells, make_preconditioner(cells.unwanted_MP, DAMPING))
+    np.testing.assert_allclose(way_P, [np.sqrt(2), 0], rtol=1e-6)
+    assert gain == pytest.approx(2 * np.sqrt(2), rel=1e-6)
 
 
-@given(seed=st.integers(0, 99), direct=st.sampled_from([0, 0.25, 1]))
-def test_the_gain_is_how_much_likelier_the_way_makes_refusals_of_harm(seed, direct):
+@given(seed=st.integers(0, 99))
+def test_the_gain_is_how_far_the_way_parts_the_cells(seed):
     draw = np.random.default_rng(seed)
     names = (ATTACKED_HARMFUL, HARMFUL, ATTACKED_HARMLESS, HARMLESS, OWN)
     cells = {name: draw.standard_normal((4, 6)).astype(np.float32) for name in names}
     both = CellSlopes(cells)
-    way_P, gain = refusing(both, make_preconditioner(both.unwanted_MP, DAMPING), direct)
-    bare, attacked = ((cells[n] @ np.asarray(way_P)).mean() for n in (HARMFUL, ATTACKED_HARMFUL))
-    assert gain == pytest.approx(direct * bare + (1 - direct) * attacked, rel=1e-3)
+    way_P, gain = separating(both, make_preconditioner(both.unwanted_MP, DAMPING))
+    harmful, harmless = ((cells[name] @ np.asarray(way_P)).mean() for name in (HARMFUL, HARMLESS))
+    assert gain == pytest.approx(harmful - harmless, rel=1e-4)
     assert gain > 0  # as a division by something positive definite turns no direction round
     assert np.mean(np.square(way_P)) == pytest.approx(1, rel=1e-6)
 

@@ -14,9 +14,15 @@ from nt_jax.data.packing import Row, Shape, pack_alone
 from nt_jax.errors import RunError
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.train import slopes
-from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.cells import ATTACKED_HARMFUL, ATTACKED_HARMLESS, CELLS, HARMFUL, HARMLESS, OWN
-from nt_jax.train.slopes import cell_slopes, every_neuron, measured_slopes, row_slopes, signs
+from nt_jax.train.slopes import (
+    CellSlopes,
+    cell_slopes,
+    every_neuron,
+    measured_slopes,
+    row_slopes,
+    signs,
+)
 from nt_jax.train.tuned_layers import TunedLayers
 from tests.plain import plain_answer_log_probs
 from tests.train.slow import arrays, of_arrays
@@ -82,29 +88,13 @@ def test_rows_come_back_in_their_order_at_the_untuned_model(x64, first_layer):
     rows = some_rows(draw, 11, longest=9)
     rows.insert(3, Row(draw.integers(3, 40, 40).tolist(), [7, 8]))
     neurons = every_neuron(CONFIG.layers, CONFIG.neurons, first_layer)
-    found_MP = measured_slopes(TunedLayers.of(lm, neurons), [[row] for row in rows], TUNE)
+    found_MP = measured_slopes(TunedLayers.of(lm, neurons), rows, TUNE)
     assert found_MP.shape == (12, (CONFIG.layers - first_layer) * CONFIG.neurons)
     assert found_MP.dtype == np.float32
     ones_P = jnp.ones(len(neurons))
     for n, found_P in enumerate(found_MP):
         expected_P = slope_of(ones_P, lm, neurons, rows, n)
         np.testing.assert_allclose(found_P, expected_P, rtol=1e-5, atol=1e-7)
-
-
-def test_a_prompt_with_several_answers_has_the_mean_of_their_slopes(x64):
-    """Of four, of two and of one; the answers differ in length, and each counts alike."""
-    lm, draw = model(jnp.float64), np.random.default_rng(6)
-    neurons = every_neuron(CONFIG.layers, CONFIG.neurons, 0)
-    groups = []
-    for count in (2, 4, 1, 2, 4):
-        prompt = draw.integers(3, 40, draw.integers(2, 9)).tolist()
-        answers = (draw.integers(3, 40, draw.integers(1, 5)).tolist() for _ in range(count))
-        groups.append([Row(prompt, answer) for answer in answers])
-    found_MP = measured_slopes(TunedLayers.of(lm, neurons), groups, TUNE)
-    ones_P = jnp.ones(len(neurons))
-    for group, found_P in zip(groups, found_MP, strict=True):
-        each = [slope_of(ones_P, lm, neurons, group, n) for n in range(len(group))]
-        np.testing.assert_allclose(found_P, np.mean(each, axis=0), rtol=1e-5, atol=1e-7)
 
 
 def test_the_slope_of_drift_is_that_of_the_signed_tokens_of_its_row(x64):
@@ -139,7 +129,7 @@ def test_signs_of_a_row_are_its_own_wherever_it_is_and_take_both_values():
 def test_the_drift_of_rows_comes_back_in_their_order():
     lm, rows = model(), some_rows(np.random.default_rng(5), 11, longest=9)
     tuned = TunedLayers.of(lm, NEURONS)
-    found_MP = measured_slopes(tuned, [[row] for row in rows], TUNE, drift=True)
+    found_MP = measured_slopes(tuned, rows, TUNE, drift=True)
     for n in (0, 5, 10):  # alone; and a row's signs are those of its number
         shape = Shape(1, 1, 24, 8, 1)
         batch = tuned.enter(pack_alone([rows[n]], shape))
@@ -159,18 +149,14 @@ def test_every_neuron_of_the_upper_layers_is_named_in_order():
 # --- of the cells --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("empty", [(), (ATTACKED_HARMLESS,)])
-def test_the_difference_is_the_mean_of_bare_and_attacked_ones(empty):
-    cells = random_cells(empty=empty)
+def test_the_difference_is_that_of_bare_requests():
+    cells = random_cells(empty=(ATTACKED_HARMLESS,))
     means = {
         name: [sum(column) / len(rows) for column in rows.T]
         for name, rows in cells.cells.items()
         if len(rows)
     }
     expected_P = [means[HARMFUL][p] - means[HARMLESS][p] for p in range(5)]
-    if not empty:
-        attacked = means[ATTACKED_HARMFUL], means[ATTACKED_HARMLESS]
-        expected_P = [(expected_P[p] + attacked[0][p] - attacked[1][p]) / 2 for p in range(5)]
     np.testing.assert_allclose(cells.difference_P, expected_P, rtol=1e-12)
 
 
@@ -186,8 +172,9 @@ def scatter_of(slope_MP: np.ndarray, centre_P) -> np.ndarray:
 @pytest.mark.parametrize("empty", [(), (ATTACKED_HARMLESS,)])
 def test_unwanted_is_all_that_moves_harmless_requests_and_how_harms_differ(empty):
     cells, none_P = random_cells(empty=empty).cells, np.zeros(5)
-    expected_PP = sum(scatter_of(cells[name], none_P) for name in (ATTACKED_HARMLESS, HARMLESS))
-    expected_PP = expected_PP + 9 * scatter_of(cells[OWN], none_P)  # drift, three times as much
+    expected_PP = sum(
+        scatter_of(cells[name], none_P) for name in (OWN, ATTACKED_HARMLESS, HARMLESS)
+    )
     for name in (ATTACKED_HARMFUL, HARMFUL):
         expected_PP = expected_PP + scatter_of(cells[name], cells[name].mean(axis=0))
     found_MP = CellSlopes(cells).unwanted_MP
@@ -226,15 +213,14 @@ def test_cells_get_their_own_rows_which_are_measured_once(tmp_path, monkeypatch)
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path))
     asked = []
 
-    def measured(tuned, groups, config, *, drift=False):
-        rows = [row for group in groups for row in group]
+    def measured(tuned, rows, config, *, drift=False):
         asked.append((drift, rows))
         sign = -1 if drift else 1
         return np.array([[row.prompt[0], sign * row.answer[0]] for row in rows], np.float32)
 
     monkeypatch.setattr(slopes, "measured_slopes", measured)
     chat = SimpleNamespace(encode=lambda text: [*text.encode()], identity="m")
-    rows = {name: [(chr(65 + place) * 2, [[n] * 9]) for n in range(place)]
+    rows = {name: [(chr(65 + place) * 2, [n] * 9) for n in range(place)]
             for place, name in enumerate(NAMES)}  # fmt: skip
     pair = NeuronSet(np.array([0, 1]), np.array([3, 3]), np.ones(2, bool))
     tuned = TunedLayers.of(model(), pair)
@@ -242,8 +228,8 @@ def test_cells_get_their_own_rows_which_are_measured_once(tmp_path, monkeypatch)
         found = cell_slopes(chat, tuned, rows, TUNE).cells
         for place, name in enumerate(NAMES):
             expected = [[65 + place, n] for n in range(place)]
-            if name == OWN:  # of their drift
-                expected = [[65 + place, -n] for n in range(place)]
+            if name == OWN:  # of their mean, then of their drift
+                expected += [[65 + place, -n] for n in range(place)]
             np.testing.assert_array_equal(found[name], np.array(expected).reshape(-1, 2))
     assert sorted(drift for drift, _ in asked) == [False, True]
     assert all(len(row.answer) == TUNE.answer_tokens for _, rows in asked for row in rows)

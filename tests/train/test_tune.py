@@ -17,10 +17,10 @@ from nt_jax.errors import DivergedError
 from nt_jax.generate.chat import open_model
 from nt_jax.run.stages import best_state
 from nt_jax.train import strength, tune, warm_start
-from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.cells import CELLS, OWN
 from nt_jax.train.maml import MetaOptions
 from nt_jax.train.pools import Pair, make_pools
+from nt_jax.train.slopes import CellSlopes
 from nt_jax.train.tuning_data import TuningData
 from nt_jax.train.validate import HARMLESS, Look, Validation
 from tests import tiny
@@ -199,15 +199,14 @@ def preconditioned(finished, folder, *words: str):
 
 
 @grouped
-def test_factors_first_move_so_far_that_refusals_gain_what_was_asked(finished, tmp_path):
+def test_factors_first_move_so_far_that_refusals_part_by_what_was_asked(finished, tmp_path):
     state, (first_P,) = preconditioned(finished, tmp_path / "a")
     slopes = CellSlopes.load(tmp_path / "a" / "train" / "slopes.npz")
     assert {name: rows.shape for name, rows in slopes.cells.items()} == {
-        name: (2, small.NEURONS) for name in (*CELLS, OWN)
+        name: (8 if name == OWN else 2, small.NEURONS) for name in (*CELLS, OWN)
     }
     assert first_P.min() > 0 and first_P.max() < 4  # no bound is in the way
-    moved = first_P - 1
-    assert slopes.harmful_P(0.5) @ moved == pytest.approx(0.02, rel=1e-3)  # nats per token
+    assert slopes.difference_P @ (first_P - 1) == pytest.approx(0.02, rel=1e-3)  # nats per token
     train = tmp_path / "a" / "train"
     rows = [json.loads(line) for line in (train / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [0, 1, 2] and all(r["margin"] > 0 for r in rows[1:])
