@@ -33,6 +33,7 @@ def hand_over(monkeypatch, **takers) -> None:
         "run": "nt_jax.run.pipeline", "export_run": "nt_jax.run.export",
         "describe": "nt_jax.run.dry_run", "evaluate_model": "nt_jax.run.evaluate",
         "compare": "nt_jax.compare.pipeline", "run_tasks": "nt_jax.eval.lm_eval.tasks",
+        "show_factors": "nt_jax.run.factors",
     }  # fmt: skip
     for name, home in homes.items():
         module = types.ModuleType(home)
@@ -53,7 +54,9 @@ def calls(monkeypatch) -> list:
         made.append((config,))
         return {"run": config.name}
 
-    takers = dict.fromkeys(("run", "export_run", "evaluate_model", "run_tasks"), keep)
+    takers = dict.fromkeys(
+        ("run", "export_run", "evaluate_model", "run_tasks", "show_factors"), keep
+    )
     describe = lambda config: [f"the plan of {config.name}"]  # noqa: E731
     hand_over(monkeypatch, compare=compare, describe=describe, **takers)
     return made
