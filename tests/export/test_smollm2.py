@@ -125,4 +125,6 @@ def test_llama_cpp_answers_as_we_do_but_for_ties(
         else:
             assert theirs == answer
     print(f"{kind}: {len(PROMPTS) - len(ties)} of {len(PROMPTS)} equal, ties at {ties}")
-    assert max(ties, default=0.0) < tie and len(ties) < len(PROMPTS)
+    assert max(ties, default=0.0) < tie
+    if "float32" in kind:  # rounded activations may part every answer of 24 tokens, at a tie
+        assert len(ties) < len(PROMPTS)
