@@ -115,16 +115,46 @@ def test_llama_cpp_answers_as_we_do_but_for_ties(
         gguf.write(model, factors, tmp_path / "gguf", Wanted())
         file, adapter = tmp_path / "gguf" / "model.gguf", None
     server, tie = Server(file, adapter, context=512), TIES[kind.split()[-1]]
-    ties = []
+    leads, nearest = leads_at_parting(server, model, scale_LF, answers)
+    print(f"{kind}: {len(PROMPTS) - len(leads)} of {len(PROMPTS)} equal, ties at {leads}")
+    assert max(leads, default=0.0) < tie
+    if "float32" in kind:  # rounded activations may part every answer of 24 tokens, at a tie
+        assert len(leads) < len(PROMPTS)
+    tuned, untuned = nearest
+    assert tuned < untuned / 2  # its likelihoods are those of the tuned model, not of its base
+
+
+def test_answers_without_the_factors_part_at_more_than_a_tie(model, scale_LF, answers):
+    """Or the bound above would hold for an export that forgot them."""
+    server = Server(tiny.smollm2_gguf(), context=512)
+    leads, (tuned, untuned) = leads_at_parting(server, model, scale_LF, answers)
+    assert max(leads) > TIES["Q4_1"] and untuned < tuned / 2
+
+
+def leads_at_parting(server, model, scale_LF, answers) -> tuple[list[float], tuple[float, float]]:
+    """(our lead, in nats, at the first token where a served answer is another one;
+
+    how far its first token's log-probability is from the tuned and from the untuned model's, mean).
+    """
+    leads, apart = [], []
     for prompt, answer in zip(PROMPTS, answers, strict=True):
         ids = model.encode(prompt)
-        theirs = ended(model, server.greedy(ids, TOKENS, ignore_eos=False)[0])
+        said, log_prob = server.greedy(ids, TOKENS, ignore_eos=False)
+        theirs = ended(model, said)
         parts = [a != b for a, b in zip(answer, theirs, strict=False)]
         if any(parts):
-            ties.append(float(margins(model, scale_LF, ids, answer)[parts.index(True)]))
+            leads.append(float(margins(model, scale_LF, ids, answer)[parts.index(True)]))
         else:
             assert theirs == answer
-    print(f"{kind}: {len(PROMPTS) - len(ties)} of {len(PROMPTS)} equal, ties at {ties}")
-    assert max(ties, default=0.0) < tie
-    if "float32" in kind:  # rounded activations may part every answer of 24 tokens, at a tie
-        assert len(ties) < len(PROMPTS)
+        both = (first_log_prob(model, scale, ids, said[0]) for scale in (scale_LF, None))
+        apart.append([abs(log_prob - ours) for ours in both])
+    tuned, untuned = np.mean(apart, axis=0)
+    return leads, (float(tuned), float(untuned))
+
+
+def first_log_prob(model, scale_LF, ids, token: int) -> float:
+    """Ours of one token after a prompt; `scale_LF` None: of the untuned model."""
+    scale_LF = model.lm.ones_LF if scale_LF is None else scale_LF
+    row = np.array([ids], np.int32)
+    last_V = np.asarray(logits(model.lm, row, row >= 0, scale_LF))[0, -1].astype(np.float64)
+    return float(last_V[token] - last_V.max() - np.log(np.exp(last_V - last_V.max()).sum()))
