@@ -2,7 +2,7 @@
 # make test   the whole test suite
 # make bench  attribution and generation beside torch, and what options cost (JSON, a quarter hour)
 # make test-export   adapters by PEFT, GGUF by llama.cpp, cards, on tiny models and SmolLM2
-# make bench-h100  time and memory of the hot programs on H100s, compiled without one (half an hour)
+# make bench-h100  time and memory of the hot programs on H100s, compiled without one
 # All make their own environment in .venv from Python 3.11 or newer; nothing else is needed.
 
 SHELL := /bin/bash

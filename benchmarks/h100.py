@@ -1,6 +1,6 @@
 """Time and memory of the hot programs on H100s, read from what the compiler makes of them.
 
-    python benchmarks/h100.py --json                     # the default set, about half an hour
+    python benchmarks/h100.py --json                     # the default set
     python benchmarks/h100.py --json --all               # every program, shape and number of cards
     python benchmarks/h100.py --only "decode" --shapes llama3-8b
 
