@@ -33,6 +33,7 @@ from nt_jax.console import shown_on
 from nt_jax.run.pipeline import run
 from nt_jax.run.preflight import Inputs, read_inputs
 from nt_jax.run.stages import kept_factors
+from nt_jax.train.own_answers import measured_wordings
 from nt_jax.train.separation import PAIRS, Separation, auc
 from nt_jax.train.tuned_layers import TunedLayers
 from nt_jax.train.validate import ANSWERS, Validation
@@ -72,9 +73,10 @@ def cell(config: RunConfig) -> dict:
 
 
 def separation_of(inputs: Inputs, config: RunConfig, tuned: TunedLayers) -> Separation:
-    """Over as many validation prompts as tuning takes at most, whatever the recipe asks for."""
+    """Over as many validation prompts as tuning takes at most, in the wordings of all recipes."""
     prompts = Validation.of(inputs.records["validation"], ANSWERS)
-    return Separation.of(inputs.model, tuned, prompts, config.tune)
+    wordings = measured_wordings(inputs.model)
+    return Separation.of(inputs.model, tuned, prompts, config.tune, wordings)
 
 
 def rounded(values: Values) -> dict[str, list[float]]:

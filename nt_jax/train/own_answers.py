@@ -9,9 +9,9 @@ from pathlib import Path
 from nt_jax.config.method import TuneConfig
 from nt_jax.config.schema import DataConfig
 from nt_jax.data.attacks import attack_of
-from nt_jax.data.openings import LEARNED, TOKENS
+from nt_jax.data.openings import HELD_OUT, LEARNED, TOKENS
 from nt_jax.data.prompts import Prompt, of_json, text_of, to_json
-from nt_jax.data.training import Records
+from nt_jax.data.training import Records, evenly
 from nt_jax.errors import DataError, RunError
 from nt_jax.eval.judges.judge import Judge
 from nt_jax.generate.chat import ChatModel
@@ -23,11 +23,16 @@ from nt_jax.train.safety_targets import (
     SELF,
     SHIPPED,
     SafetyTargets,
+    opening_targets,
     settle,
 )
+from nt_jax.train.validate import NEW_TOKENS
 
 FILE = "own_answers.jsonl"
 ATTACKED_SHARE = 2  # one attacked harmless request for so many bare ones
+HARMFUL, ATTACKED_HARMFUL = "harmful", "attacked_harmful"
+HARMFUL_SETS = (HARMFUL, ATTACKED_HARMFUL)  # asked for refusals, if at all
+ASKED = 120  # harmful requests asked for first words, bare and in attacks
 CONSENT = "Sure,"  # the model goes on after it where it refuses a harmless request by itself
 Own = dict[str, tuple[list[Pair], list[Pair]]]  # per set: (useful answers, refusals)
 
@@ -41,7 +46,7 @@ def write_own_answers(
     conversation as its list of messages. Harmless requests that the model refuses by itself it
     answers once more, after words of consent: to answer them is what tuning should teach. And
     safety_targets.json: the source of the safety targets. Where the data do not settle it, the
-    model is asked the harmful requests too.
+    model is asked harmful requests too.
     """
     targets = settle(judge, train, data.safety_targets, None, tune.target)
     if targets:
@@ -53,15 +58,24 @@ def write_own_answers(
         attacks = {prompt: template.id for template, prompt in wrapped}
         sets["attacked"] = list(attacks)
     if targets is None:
-        sets["harmful"] = [record.prompt for record in train.harmful]
+        harmful = [record.prompt for record in train.harmful]
+        if tune.target == "opening":
+            harmful = evenly(harmful, ASKED)
+            sets[ATTACKED_HARMFUL] = train.under_attack(harmful)
+        sets[HARMFUL] = harmful
     rows = [
         {"set": name, "request": to_json(prompt), "attack": attacks.get(prompt, "")} | said
         for name, prompts in sets.items()
         for prompt, said in zip(prompts, answered(model, judge, prompts, name, tune), strict=True)
     ]
     if targets is None:
-        own = [row["refused"] for row in rows if row["set"] == "harmful"]
-        targets = settle(judge, train, data.safety_targets, own, tune.target)
+        asked = [row for row in rows if row["set"] in HARMFUL_SETS]
+        if tune.target == "opening":
+            refusals = [row["answer"] for row in asked if row["refused"]]
+            targets = opening_targets(data.safety_targets, refusals, len(asked))
+        else:
+            own = [row["refused"] for row in asked]
+            targets = settle(judge, train, data.safety_targets, own)
         assert targets is not None  # for the type checker: the model has answered
     targets.write(folder)
     with (folder / FILE).open("w", encoding="utf-8") as file:
@@ -74,20 +88,22 @@ def answered(
     model: ChatModel, judge: Judge, prompts: Sequence[Prompt], name: str, tune: TuneConfig
 ) -> list[dict]:
     """{answer, ended, refused} of each prompt; harmless ones are asked twice if need be."""
-    ids = model.own_answers(prompts, tune.answer_tokens, f"base answers, {name}")
+    harmful, width = name in HARMFUL_SETS, tune.answer_tokens
+    if harmful and tune.target == "opening":
+        width = max(width, NEW_TOKENS)  # whether an answer refuses shows after its opening
+    ids = model.own_answers(prompts, width, f"base answers, {name}")
     texts = [*map(text_of, prompts)]
     refused = [*judge.verdicts(texts, [model.text(row) for row in ids])]
-    again = [n for n, no in enumerate(refused) if no == 1 and name != "harmful"]
+    again = [n for n, no in enumerate(refused) if no == 1 and not harmful]
     if again:
         consent = model.answer_ids(CONSENT)[:-1]
-        asked, width = [prompts[n] for n in again], max(1, tune.answer_tokens - len(consent))
-        more = model.own_answers(asked, width, openings=[consent] * len(again))
+        asked, left = [prompts[n] for n in again], max(1, width - len(consent))
+        more = model.own_answers(asked, left, openings=[consent] * len(again))
         for n, row in zip(again, more, strict=True):
             ids[n] = consent + row
         said = judge.verdicts([texts[n] for n in again], [model.text(ids[n]) for n in again])
         for n, no in zip(again, said, strict=True):
             refused[n] = no
-    width = tune.answer_tokens
     return [
         {
             "answer": row,
@@ -129,10 +145,18 @@ def opening_ids(model: ChatModel, texts: Sequence[str] = LEARNED) -> list[list[i
     return [model.answer_ids(text)[:-1][:TOKENS] for text in texts]
 
 
+def measured_wordings(
+    model: ChatModel, targets: SafetyTargets | None = None
+) -> tuple[list[int], list[int]]:
+    """Two openings that tuning does not learn: the model's own as far as there are any."""
+    first, second, *_ = [*(targets.held_out if targets else ()), *opening_ids(model, HELD_OUT)]
+    return first, second
+
+
 def safety_pairs(model: ChatModel, train: Records, own: Own, targets: SafetyTargets) -> list[Pair]:
     """Harmful requests with the refusal to learn, each once."""
     if targets.source == OPENINGS:
-        every = opening_ids(model)
+        every = targets.learned or opening_ids(model)
         turns = ((n + n // len(every)) % len(every) for n in itertools.count())  # every nth, too
         return [Pair(r.prompt, every[t]) for r, t in zip(train.harmful, turns, strict=False)]
     if targets.source == SELF:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from nt_jax.data.openings import LEAST, own_openings
 from nt_jax.data.records import HarmfulRequest
 from nt_jax.data.shipped import shipped_refusal
 from nt_jax.data.training import Records, each_request_once
@@ -22,11 +23,17 @@ GIVEN, SELF, SHIPPED, OPENINGS = "given", "self", "shipped", "openings"
 
 @dataclasses.dataclass(frozen=True)
 class SafetyTargets:
-    """The source of a run's refusals, why it is that one, and request -> refusal where shipped."""
+    """The source of a run's refusals, why it is that one, and request -> refusal where shipped.
+
+    Of openings the model's own ones, as token ids: those to learn and those to measure on. None
+    means those that ship with us.
+    """
 
     source: str
     why: str = ""
     refusals: dict[str, str] = dataclasses.field(default_factory=dict)
+    learned: list[list[int]] = dataclasses.field(default_factory=list)
+    held_out: list[list[int]] = dataclasses.field(default_factory=list)
 
     @property
     def line(self) -> str:
@@ -116,7 +123,7 @@ def settle(
     """
     rows = train.harmful
     if target == "opening":
-        return SafetyTargets(OPENINGS, f"the first words of a refusal, for {len(rows)} requests")
+        return None if wanted in ("auto", SELF) else opening_targets(wanted, [], 0)
     given = len(refusing(judge, rows))
     if wanted in ("refusals", GIVEN):
         return SafetyTargets(GIVEN, f"data.safety_targets={wanted}")
@@ -136,3 +143,21 @@ def settle(
     if enough(count, len(rows)):
         return SafetyTargets(SELF, said)
     return SafetyTargets(SHIPPED, said, shipped)
+
+
+def opening_targets(wanted: str, refusals: Sequence[list[int]], asked: int) -> SafetyTargets:
+    """The openings to learn: the model's own if it refused often enough of what it was `asked`.
+
+    `refusals` are its own as token ids; `wanted` is data.safety_targets. Raises a DataError where
+    the model's own are wanted and it has too few.
+    """
+    said = f"the model refused {len(refusals)} of {asked} harmful prompts by itself"
+    if wanted in ("auto", SELF) and len(refusals) >= LEAST:
+        learned, held_out = own_openings(refusals)
+        return SafetyTargets(OPENINGS, f"its own, {said}", learned=learned, held_out=held_out)
+    if wanted == SELF:
+        raise DataError(
+            f"data.safety_targets=self: {said}, {LEAST} are needed to learn their first words. "
+            "Leave it at auto, which then takes those that ship with nt_jax."
+        )
+    return SafetyTargets(OPENINGS, f"ours, {said if asked else f'data.safety_targets={wanted}'}")

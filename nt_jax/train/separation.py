@@ -12,14 +12,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nt_jax.config.method import TuneConfig
-from nt_jax.data.openings import HELD_OUT
 from nt_jax.data.packing import PackedBatch, Row, fill
 from nt_jax.generate.chat import ChatModel
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.memory import GradientMemory
 from nt_jax.train.objectives import log_likelihoods
-from nt_jax.train.own_answers import opening_ids
 from nt_jax.train.theta import scatter
 from nt_jax.train.tuned_layers import TunedLayers
 from nt_jax.train.validate import ATTACK, DIRECT, HARMLESS, IN_ATTACK, Validation
@@ -44,11 +42,17 @@ class Separation:
 
     @classmethod
     def of(
-        cls, model: ChatModel, tuned: TunedLayers, prompts: Validation, config: TuneConfig
+        cls,
+        model: ChatModel,
+        tuned: TunedLayers,
+        prompts: Validation,
+        config: TuneConfig,
+        wordings: tuple[list[int], list[int]],
     ) -> "Separation":
-        """Of the kinds that PAIRS names, as far as there are prompts."""
+        """Of the kinds that PAIRS names, as far as there are prompts, in two `wordings`."""
         memory, side = GradientMemory.of(model.lm, tuned.count), model.lm.mesh.shape["data"]
-        wordings, batches, order = opening_ids(model, HELD_OUT), {}, {}
+        batches: dict[str, PackedBatch] = {}
+        order: dict[str, list[int]] = {}
         for kind in dict.fromkeys(kind for pair in PAIRS.values() for kind in pair):
             if asked := prompts.prompts.get(kind):
                 rows = [Row(model.encode(prompt), *wordings) for prompt in asked]

@@ -28,6 +28,7 @@ from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.batcher import Batcher
 from nt_jax.train.maml import MetaOptions, make_optimiser, meta_step
 from nt_jax.train.memory import GradientMemory, sequence_cost
+from nt_jax.train.own_answers import measured_wordings
 from nt_jax.train.pools import Pools, undivided
 from nt_jax.train.separation import PAIRS, Separation
 from nt_jax.train.slopes import CellSlopes
@@ -111,7 +112,8 @@ def learn(
     base = untuned(model, judge, prompts, log, folder / BASE_ANSWERS) if looks(config) else None
     separation = None
     if config.separation_every:
-        separation = Separation.of(model, tuned, prompts, config)
+        wordings = data.wordings or measured_wordings(model)
+        separation = Separation.of(model, tuned, prompts, config, wordings)
     # Placed like what a step gives back, or the second step would be compiled once more.
     state = jax.device_put(state, sharding(lm.mesh, ""))
     note = ""

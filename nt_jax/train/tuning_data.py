@@ -10,9 +10,9 @@ from nt_jax.data.training import Parts
 from nt_jax.eval.judges.judge import Judge
 from nt_jax.eval.judges.phrase_judge import PhraseJudge
 from nt_jax.generate.chat import ChatModel
-from nt_jax.train.own_answers import FILE, own_pools, write_own_answers
+from nt_jax.train.own_answers import FILE, measured_wordings, own_pools, write_own_answers
 from nt_jax.train.pools import Pools
-from nt_jax.train.safety_targets import usable
+from nt_jax.train.safety_targets import SafetyTargets, usable
 from nt_jax.train.validate import ANSWERS, Validation
 
 
@@ -22,6 +22,7 @@ class TuningData:
 
     pools: Pools
     validation: Validation
+    wordings: tuple[list[int], list[int]] | None = None  # refusals to measure on, as token ids
 
 
 def tuning_data(
@@ -48,6 +49,5 @@ def tuning_data(
     if not (folder / FILE).exists():
         write_own_answers(model, judge, train, data, config, folder)
     pools = own_pools(model, train, folder, data, config)
-    return TuningData(
-        pools, Validation.of(parts["validation"], config.validation_answers or ANSWERS)
-    )
+    validation = Validation.of(parts["validation"], config.validation_answers or ANSWERS)
+    return TuningData(pools, validation, measured_wordings(model, SafetyTargets.read(folder)))

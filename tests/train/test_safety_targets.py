@@ -88,10 +88,13 @@ def test_shipped_refusals_are_learned_where_nobody_refuses(tmp_path):
 
 
 @pytest.mark.parametrize("wanted", ["auto", "refusals", "given", "self", "shipped"])
-def test_where_openings_are_learned_nothing_else_is_looked_for(wanted):
+def test_openings_are_the_models_own_or_ours_and_never_the_datas(wanted):
     found = settle(JUDGE, train(NO, CRIME, None), wanted, None, "opening")
-    assert found is not None and (found.source, found.refusals) == ("openings", {})
-    assert "3 requests" in found.why
+    if wanted in ("auto", "self"):
+        assert found is None  # the model is asked first
+    else:
+        assert found is not None and (found.source, found.refusals) == ("openings", {})
+        assert (found.learned, found.held_out) == ([], []) and wanted in found.why
 
 
 def test_a_stage_reads_the_source_that_was_settled_and_no_other(tmp_path):

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nt_jax.config.method import TuneConfig
-from nt_jax.data.openings import HELD_OUT, LEARNED
+from nt_jax.data.openings import HELD_OUT, LEARNED, TOKENS
 from nt_jax.data.packing import Row
 from nt_jax.train.memory import GradientMemory
+from nt_jax.train.own_answers import measured_wordings
 from nt_jax.train.separation import PAIRS, Separation, auc
 from nt_jax.train.tuned_layers import TunedLayers
 from nt_jax.train.validate import ATTACK, DIRECT, HARMLESS, IN_ATTACK, SOUNDS_HARMFUL, Validation
@@ -42,13 +43,15 @@ def chat():
 def made(x64, chat, monkeypatch):
     monkeypatch.setattr(GradientMemory, "tuning", lambda *_: (40, False, 0.0))
     tuned = TunedLayers.of(chat.lm, NEURONS)
-    return Separation.of(chat, tuned, Validation(PROMPTS, PROMPTS), TUNE)
+    return Separation.of(chat, tuned, Validation(PROMPTS, PROMPTS), TUNE, measured_wordings(chat))
 
 
 def alone(chat, prompt: str) -> float:
     """The mean log-likelihood per token of the refusals of one prompt, by a plain model."""
     each = [
-        -of_arrays(THETA, chat.lm, NEURONS, *arrays([Row(ids(prompt), ids(text)[:8])], DECAY))[0]
+        -of_arrays(THETA, chat.lm, NEURONS, *arrays([Row(ids(prompt), ids(text)[:TOKENS])], DECAY))[
+            0
+        ]
         for text in HELD_OUT
     ]
     return float(sum(each) / len(each))
@@ -71,7 +74,9 @@ def test_values_are_those_of_each_prompt_alone(made, chat):
 def test_pairs_without_prompts_on_either_side_are_left_out(x64, chat):
     some = {kind: PROMPTS[kind] for kind in (ATTACK, HARMLESS)} | {DIRECT: []}
     tuned = TunedLayers.of(chat.lm, NEURONS)
-    found = Separation.of(chat, tuned, Validation(some, some), TUNE).at(jnp.asarray(THETA))
+    wordings = measured_wordings(chat)
+    made = Separation.of(chat, tuned, Validation(some, some), TUNE, wordings)
+    found = made.at(jnp.asarray(THETA))
     assert set(found) == {f"opening_{ATTACK}", f"opening_{HARMLESS}"}
 
 
