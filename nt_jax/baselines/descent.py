@@ -40,7 +40,7 @@ from nt_jax.train.preconditioner import Preconditioner
 from nt_jax.train.slopes import CellSlopes, by_rows, kept_cells, row_value
 from nt_jax.train.tune import at_epoch, make_batcher, meta_options, optimiser_of, running_mean
 from nt_jax.train.tuned_layers import TunedLayers
-from nt_jax.train.warm_start import first_move
+from nt_jax.train.warm_start import first_move, refusal_cost
 
 NONE = np.zeros(0, np.int32)
 NOBODY = NeuronSet(NONE, NONE, NONE.astype(bool))  # losses of merged weights have no factors
@@ -63,7 +63,8 @@ def descend(
     preconditioner = None
     if config.outer == "preconditioned":
         slopes = own_slopes(model, tuned, form, theta_P, fixed, pools, config, seed)
-        preconditioner, move_P, gain = first_move(slopes, config, lm)
+        cost = refusal_cost(model, pools, config)
+        preconditioner, move_P, gain = first_move(slopes, config, lm, cost)
         theta_P = form.vector(adapter.at_strength(form.params(theta_P + move_P), 1.0))
         options = dataclasses.replace(options, meta_lr=config.meta_lr / gain)
     say("adapter", f"{form.count:,} learned numbers; {batcher.plan()}")

@@ -107,11 +107,11 @@ class TuneConfig(Frozen):
     requests, of one length; adam; sgd = plain gradient descent, as printed"""
     schedule: Literal["cosine", "constant"] = "cosine"
     """cosine = the outer step falls to a tenth along a half cosine; constant, as printed"""
-    meta_lr: float = Field(default=0.3, gt=0)
-    """the outer step (eta_meta). If preconditioned, nats per token: how far a step would part
-    refusals of harmful and of harmless requests if it went along what tells them apart, so that few
-    neurons go further than many. Under adam, by how much it moves a factor; what sgd multiplies the
-    meta-gradient by"""
+    meta_lr: float = Field(default=0.07, gt=0)
+    """the outer step (eta_meta). If preconditioned, how far a step would part refusals of harmful
+    and of harmless requests if it went along what tells them apart, as a share of the nats that a
+    refusal costs the untuned model; so few neurons go further than many. Under adam, by how much it
+    moves a factor; what sgd multiplies the meta-gradient by"""
     safety_weight: float = Field(default=0.6, ge=0, le=1)
     """lambda (knob 2 of 3: how much safety). Towards 1: more refusals in every column; towards 0:
     fewer refused harmless requests, fewer refused attacks"""
@@ -135,9 +135,9 @@ class TuneConfig(Frozen):
     metric_damping: float = Field(default=0.0002, gt=0)
     """how much movement of harmless requests the outer update tolerates. Lower: fewer of them
     refused, slower learning"""
-    first_move: float = Field(default=1.5, ge=0)
-    """if preconditioned, how far the factors move before the first epoch, in nats per token as
-    tune.meta_lr, along what tells harmful from harmless prompts in the mean; 0 = not at all"""
+    first_move: float = Field(default=0.45, ge=0)
+    """if preconditioned, how far the factors move before the first epoch, a share as tune.meta_lr,
+    along what tells harmful from harmless prompts in the mean; 0 = not at all"""
     clip_norm: float | None = Field(default=1.0, gt=0)
     """largest norm of a meta-gradient; null = any"""
     global_batch: int = Field(default=6, ge=0)

@@ -44,7 +44,7 @@ from nt_jax.train.validate import (
     look_at,
     validate,
 )
-from nt_jax.train.warm_start import kept_slopes, preconditioned
+from nt_jax.train.warm_start import kept_slopes, preconditioned, refusal_cost
 
 METRICS, STATES, BASE_ANSWERS = "metrics.jsonl", "orbax", "base_validation.json"
 MADE_FROM = "made_from.txt"
@@ -106,7 +106,8 @@ def learn(
     preconditioner = None
     if config.outer == "preconditioned":
         slopes = slopes or kept_slopes(model, tuned, data.pools, config, folder)
-        preconditioner, start, options = preconditioned(slopes, start, options, config, lm)
+        cost = refusal_cost(model, data.pools, config)
+        preconditioner, start, options = preconditioned(slopes, start, options, config, lm, cost)
     state = restore(folder / STATES, start) or start
     log = History(folder / METRICS, int(state.epoch))
     base = untuned(model, judge, prompts, log, folder / BASE_ANSWERS) if looks(config) else None

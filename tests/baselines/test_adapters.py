@@ -22,6 +22,7 @@ from nt_jax.train.tune import tune
 from nt_jax.train.tuned_layers import TunedLayers
 from nt_jax.train.tuning_data import TuningData
 from nt_jax.train.validate import Validation
+from nt_jax.train.warm_start import refusal_cost
 from tests.baselines import adapter_data as data
 from tests.baselines.test_lora import batch
 
@@ -93,7 +94,8 @@ def test_under_the_metric_lora_learns_b_alone_and_parts_the_cells():
     slopes = descent.own_slopes(model, tuned, felt, *rest)
     move_P = felt.vector(params)
     gained = float(slopes.difference_P @ move_P)  # nothing but the first move was made
-    assert gained == pytest.approx(config.first_move, rel=1e-3)
+    cost = refusal_cost(model, data.pools(), config)
+    assert gained == pytest.approx(config.first_move * cost, rel=1e-3)
     harmless = np.abs(slopes.cells["own"] @ move_P).max()
     assert harmless < gained
 

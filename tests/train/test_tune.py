@@ -190,7 +190,7 @@ def preconditioned(finished, folder, *words: str):
 
     def record(*args):
         made = before(*args)
-        moves.append(np.asarray(made[1].theta_P, np.float64))
+        moves.append((np.asarray(made[1].theta_P, np.float64), args[-1]))
         return made
 
     with mock.patch.object(tune, "preconditioned", record):
@@ -200,19 +200,19 @@ def preconditioned(finished, folder, *words: str):
 
 @grouped
 def test_factors_first_move_so_far_that_refusals_part_by_what_was_asked(finished, tmp_path):
-    state, (first_P,) = preconditioned(finished, tmp_path / "a")
+    state, ((first_P, cost),) = preconditioned(finished, tmp_path / "a")
     slopes = CellSlopes.load(tmp_path / "a" / "train" / "slopes.npz")
     assert {name: rows.shape for name, rows in slopes.cells.items()} == {
         name: (8 if name == OWN else 2, small.NEURONS) for name in (*CELLS, OWN)
     }
     assert first_P.min() > 0 and first_P.max() < 4  # no bound is in the way
-    assert slopes.difference_P @ (first_P - 1) == pytest.approx(0.02, rel=1e-3)  # nats per token
+    assert slopes.difference_P @ (first_P - 1) == pytest.approx(0.02 * cost, rel=1e-3)
     train = tmp_path / "a" / "train"
     rows = [json.loads(line) for line in (train / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [0, 1, 2] and all(r["margin"] > 0 for r in rows[1:])
     assert int(state.epoch) == 2 and not np.allclose(state.theta_P, first_P)
     step_P = np.asarray(state.theta_P) - first_P  # two steps, of a root mean square in nats as well
-    unit = np.sqrt(np.mean(np.square(first_P - 1))) / 0.02  # of a factor, for one nat
+    unit = np.sqrt(np.mean(np.square(first_P - 1))) / 0.02  # of a factor, for the whole cost
     assert np.sqrt(np.mean(np.square(step_P))) <= 2 * 0.01 * unit * 1.01
     looks = (train / "strengths.jsonl").read_text().splitlines()
     assert len(looks) in (2, 3)  # of six strengths, by halving
