@@ -107,12 +107,12 @@ class TuneConfig(Frozen):
     requests, of one length; adam; sgd = plain gradient descent, as printed"""
     schedule: Literal["cosine", "constant"] = "cosine"
     """cosine = the outer step falls to a tenth along a half cosine; constant, as printed"""
-    meta_lr: float = Field(default=0.07, gt=0)
+    meta_lr: float = Field(default=0.06, gt=0)
     """the outer step (eta_meta). If preconditioned, how far a step would part refusals of harmful
     and of harmless requests if it went along what tells them apart, as a share of the nats that a
     refusal costs the untuned model; so few neurons go further than many. Under adam, by how much it
     moves a factor; what sgd multiplies the meta-gradient by"""
-    safety_weight: float = Field(default=0.6, ge=0, le=1)
+    safety_weight: float = Field(default=0.7, ge=0, le=1)
     """lambda (knob 2 of 3: how much safety). Towards 1: more refusals in every column; towards 0:
     fewer refused harmless requests, fewer refused attacks"""
     kl_weight: float = Field(default=0.0, ge=0)
@@ -135,7 +135,7 @@ class TuneConfig(Frozen):
     metric_damping: float = Field(default=0.0002, gt=0)
     """how much movement of harmless requests the outer update tolerates. Lower: fewer of them
     refused, slower learning"""
-    first_move: float = Field(default=0.45, ge=0)
+    first_move: float = Field(default=0.4, ge=0)
     """if preconditioned, how far the factors move before the first epoch, a share as tune.meta_lr,
     along what tells harmful from harmless prompts in the mean; 0 = not at all"""
     clip_norm: float | None = Field(default=1.0, gt=0)
@@ -147,12 +147,12 @@ class TuneConfig(Frozen):
     local_fraction: float = Field(default=0.25, gt=0, le=0.5)
     """share of the training requests and attacks that only the inner loop sees; the outer loss
     learns from the rest"""
-    direct_fraction: float = Field(default=0.5, ge=0, le=1)
+    direct_fraction: float = Field(default=0.3, ge=0, le=1)
     """share of harmful requests shown without an attack"""
-    attacked_harmless_fraction: float = Field(default=0.5, ge=0, le=1)
+    attacked_harmless_fraction: float = Field(default=0.2, ge=0, le=1)
     """share of harmless requests shown inside an attack, the same as around the harmful ones of the
-    batch. Both shares at a half: nothing but the harm tells what to refuse"""
-    sounds_harmful_fraction: float = Field(default=0.5, ge=0, lt=1)
+    batch. More: fewer of them are refused, and fewer attacks"""
+    sounds_harmful_fraction: float = Field(default=0.7, ge=0, lt=1)
     """share of bare harmless requests that only sound harmful, where data tell them apart; 0 = as
     they come. More: fewer of those are refused"""
     answer_tokens: int = Field(default=16, ge=1, le=4096)
