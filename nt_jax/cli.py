@@ -115,18 +115,18 @@ def _with_config(command: str, config: RunConfig, options: argparse.Namespace) -
     if command == "compare":
         from nt_jax.compare.pipeline import compare
 
-        facts = compare(config)
+        facts = compare(config, options.verify)
         if options.json:
             print(json.dumps(facts))
     elif command == "eval" and (options.model or options.adapter):
         from nt_jax.run.evaluate import evaluate_model
 
         source = options.model or config.model.source
-        evaluate_model(config, source, options.beside_base, options.adapter)
+        evaluate_model(config, source, options.beside_base, options.adapter, options.verify)
     else:
         from nt_jax.run.pipeline import run
 
-        run(config, until="select" if command == "attribute" else None)
+        run(config, until="select" if command == "attribute" else None, verify=options.verify)
 
 
 def _config(options: argparse.Namespace) -> RunConfig:

@@ -50,8 +50,8 @@ def calls(monkeypatch) -> list:
     def keep(*words, **more) -> None:
         made.append((*words, more) if more else words)
 
-    def compare(config) -> dict:
-        made.append((config,))
+    def compare(config, verify) -> dict:
+        made.append((config, verify))
         return {"run": config.name}
 
     takers = dict.fromkeys(

@@ -47,12 +47,22 @@ SLOPES = (
 )  # fmt: skip
 
 
-def run(config: RunConfig, until: str | None = None, inputs: Inputs | None = None) -> None:
-    """Carry a run to its report, or to the end of stage `until`; `inputs` are read if not given."""
+def run(
+    config: RunConfig,
+    until: str | None = None,
+    inputs: Inputs | None = None,
+    verify: bool = False,
+) -> None:
+    """Carry a run to its report, or to the end of stage `until`; `inputs` are read if not given.
+
+    `verify`: every file of the stages that are kept is read and compared with its sha256.
+    """
     show(header(config))
     inputs = inputs or read_inputs(config)
     judge = open_judge(config.eval.judge)
-    with RunDirectory(config.folder) as directory:  # not before all input is known to be sound
+    with RunDirectory(
+        config.folder, verify
+    ) as directory:  # not before all input is known to be sound
         table = stage_table(config, directory, inputs.model, judge, inputs.records, inputs.tests)
         keys = stage_keys(config, table, inputs.hashes)
         directory.record(
@@ -80,7 +90,7 @@ def stage_table(
     tests: Tests,
 ) -> tuple[Stage, ...]:
     """The stages in their order: settings they read, what they are made from, and their work."""
-    at, tune = directory.folder, config.tune
+    at, tune = directory.read, config.tune
     contrastive = config.attribution.score == CONTRASTIVE
     common = ("seed", "model.dtype", "model.thinking", "eval.judge")
     tested = model.under(config.eval.system_prompt)
@@ -125,7 +135,8 @@ def stage_table(
         Stage(
             "select", ("neurons",), ("weights", "data", "attribute"),
             lambda to: stages.select_neurons(
-                model, at("attribute"), config.neurons, config.name, to, at("select")),
+                model, at("attribute"), config.neurons, config.name, to,
+                directory.folder("select")),
             resumable=False,
         ),
         Stage(
@@ -134,7 +145,8 @@ def stage_table(
         ),
         Stage(
             "export", ("export",), ("weights", "data", "train"),
-            lambda to: export_stage(model, factors(), config.export.dtype, to, at("export")),
+            lambda to: export_stage(model, factors(), config.export.dtype, to,
+                                    directory.folder("export")),
             resumable=False,
         ),
         Stage(
@@ -219,7 +231,7 @@ def finish(config: RunConfig, directory: RunDirectory, table: Sequence[Stage]) -
     folder, seconds = directory.path, directory.seconds()
     names = [stage.name for stage in table if stage.name in seconds]
     show()
-    show(screen_table(read_rows(folder / "report" / "results.json"), config.eval.labels))
+    show(screen_table(read_rows(directory.read("report") / "results.json"), config.eval.labels))
     show()
     say("times", "   ".join(f"{name} {clock(seconds[name])}" for name in names))
     say("model", f"{folder / 'export' / 'hf'}")
