@@ -13,6 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +24,13 @@ from nt_jax.console import clock, say
 from nt_jax.errors import RunError
 from nt_jax.runinfo import peak_memory, this_machine
 from nt_jax.seal import DONE, RESUME, Seal, check, damaged, read_seal, seal_of
+
+_HELD: ContextVar[Path | None] = ContextVar("held", default=None)
+
+
+def last_held() -> Path | None:
+    """The run directory that this command holds, or held last."""
+    return _HELD.get()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +70,7 @@ class RunDirectory:
             with disk_errors(self.path):
                 self._recover()
             self.record(**this_machine())
+            _HELD.set(self.path)
         except BaseException:
             self._lock.release()
             raise
