@@ -5,6 +5,7 @@ Heavy libraries are imported only when a command really runs: --help and typos a
 
 import argparse
 import difflib
+import io
 import json
 import os
 import shlex
@@ -154,7 +155,7 @@ def _config(options: argparse.Namespace) -> RunConfig:
     flags = {key: getattr(options, key.rpartition(".")[2], None) for key in settings}
     overrides = [f"{key}={_as_yaml(value)}" for key, value in flags.items() if value is not None]
     if options.config is None:  # a model measured alone, with the settings that all have
-        options.overrides.insert(0, f"model.source={_as_yaml(model)}")
+        options.overrides.insert(0, f"model.source={_as_yaml(str(model))}")
     return load_config(options.config, [*options.overrides, *overrides])
 
 
@@ -175,7 +176,7 @@ def _enter() -> None:
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())  # attribution.score=MODULE:FUNCTION, as python -m has it
     for stream in (sys.stdout, sys.stderr):  # a screen that lacks a letter shows its number
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     prepare_environment(os.environ)
     silence_libraries()

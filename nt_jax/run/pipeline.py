@@ -29,7 +29,7 @@ from nt_jax.run.dry_run import header, model_line
 from nt_jax.run.export import export_stage
 from nt_jax.run.preflight import Inputs, read_inputs
 from nt_jax.run.stages import chat_model
-from nt_jax.run.texts import plain_marks
+from nt_jax.run.texts import beyond_vocabulary, plain_marks
 from nt_jax.rundir import RunDirectory, Stage
 from nt_jax.train.tuning_data import TuningData, tuning_data
 
@@ -222,7 +222,9 @@ def say_about_data(inputs: Inputs) -> None:
     data = inputs.data
     for note in data.notes:
         say("data", note)
-    for line in (*data.shared, *plain_marks(inputs.model.chat, inputs.records, inputs.tests)):
+    chat = inputs.model.chat
+    marks = plain_marks(chat, inputs.records, inputs.tests)
+    for line in (*data.shared, *marks, *beyond_vocabulary(chat)):
         say("warning", line)
 
 

@@ -72,8 +72,8 @@ def test_a_folder_without_scores_and_a_table_without_neurons(tmp_path):
     with pytest.raises(RunError, match=r"safety.npz is damaged \(there are no scores\)"):
         load_scores(tmp_path)
     path = tmp_path / "neurons.csv"
-    with pytest.raises(RunError, match="neurons.csv is damaged"):
+    with pytest.raises(RunError, match=r"neurons\.csv is damaged"):
         load_neurons(path)
     path.write_text("layer,index,set\n1,many,safety\n")
-    with pytest.raises(RunError, match="neurons.csv is damaged"):
+    with pytest.raises(RunError, match=r"neurons\.csv is damaged"):
         load_neurons(path)
