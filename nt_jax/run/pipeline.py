@@ -68,7 +68,8 @@ def run(
         directory.record(
             config=config.model_dump(mode="json"), seed=config.seed, devices=devices(),
             hashes=inputs.hashes, keys=keys, overlap=inputs.data.overlap,
-            attack_overlap=inputs.data.attack_overlap, notes=inputs.data.notes,
+            attack_overlap=inputs.data.attack_overlap,
+            notes=[*inputs.data.notes, *inputs.data.repeats],
         )  # fmt: skip
         say("model", model_line(inputs.model.checkpoint.config))
         if config.tune.algorithm == "paper":
