@@ -195,6 +195,9 @@ def test_special_unused_and_user_tokens(tmp_path):
         ({"tokenizer.ggml.pre": None}, ["none given", "newer conversion"]),
         ({"tokenizer.ggml.model": "bert"}, ["'bert'", "gpt2, llama"]),
         ({"tokenizer.ggml.tokens": []}, ["0 tokens"]),
+        ({"tokenizer.ggml.merges": None}, ["tokenizer.ggml.merges, by which", "is missing"]),
+        ({"tokenizer.ggml.merges": "a b"}, ["tokenizer.ggml.merges, by which", "conversion"]),
+        ({"tokenizer.ggml.model": "llama"}, ["tokenizer.ggml.scores, by which", "is missing"]),
     ],
 )
 def test_a_gguf_tokenizer_we_cannot_rebuild_is_refused(changes, words):
