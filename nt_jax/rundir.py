@@ -22,6 +22,7 @@ import filelock
 from nt_jax.atomic import disk_errors, read_text, remove, sync, sync_tree, write_atomic
 from nt_jax.console import clock, say
 from nt_jax.errors import RunError
+from nt_jax.facts import read_facts
 from nt_jax.runinfo import peak_memory, this_machine
 from nt_jax.seal import DONE, RESUME, Seal, check, damaged, read_seal, seal_of
 
@@ -271,38 +272,6 @@ def finished_now(run_dir: Path, name: str) -> Path | None:
     key = read_facts(run_dir).get("keys", {}).get(name)
     directory = RunDirectory(run_dir)
     return directory.read(name) if key and directory.finished(name, key) else None
-
-
-def read_facts(run_dir: Path) -> dict[str, Any]:
-    """What run.json says; raises a RunError where it is not what we wrote."""
-    file = run_dir / "run.json"
-    try:
-        facts = json.loads(read_text(file) or "{}")
-        wrong = _wrong_in(facts)
-    except (OSError, ValueError, RecursionError) as error:
-        wrong = str(error)
-    if wrong:
-        raise RunError(
-            f"{file} is damaged ({wrong}). Delete it, then repeat the command that made it: "
-            "finished stages are kept."
-        )
-    return facts
-
-
-def _wrong_in(facts: object) -> str | None:
-    """What is not as `RunDirectory.record` writes it, in words."""
-    if not isinstance(facts, dict):
-        return f"it holds a {type(facts).__name__} in place of settings"
-    for name, inner in (("config", None), ("keys", str), ("hashes", str), ("stages", dict)):
-        value = facts.get(name, {})
-        if not isinstance(value, dict):
-            return f"its '{name}' is a {type(value).__name__}"
-        if inner and not all(isinstance(each, inner) for each in value.values()):
-            return f"its '{name}' holds something else"
-    stages = facts.get("stages", {}).values()
-    if not all(isinstance(stage.get("wall_seconds"), int | float) for stage in stages):
-        return "its 'stages' hold no times"
-    return None
 
 
 def _resume_of(partial: Path) -> Seal | None:

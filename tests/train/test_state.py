@@ -4,9 +4,11 @@ import json
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from nt_jax.errors import RunError
+from nt_jax.models.neurons import NeuronSet
 from nt_jax.run.stages import best_state
 from nt_jax.train import tune
 from nt_jax.train.state import History, read_history, restore
@@ -85,3 +87,16 @@ def test_the_untuned_models_answers_are_given_once_more(tmp_path, monkeypatch, t
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
     kept.write_text("[[], []]")
     untuned()
+
+
+def test_a_folder_of_another_tuning_is_deleted_or_left(tmp_path):
+    neurons = NeuronSet(np.array([0, 1]), np.array([3, 4]), np.array([True, False]))
+    tune._keep_to(tmp_path / "train", neurons, 0)
+    tune._keep_to(tmp_path / "train", neurons, 0)
+    for content in (b"other", b"\xff\xfe"):
+        (tmp_path / "train" / tune.MADE_FROM).write_bytes(content)
+        with pytest.raises(RunError, match=r"of another seed\. Name another folder, or delete it"):
+            tune._keep_to(tmp_path / "train", neurons, 0)
+        tune._keep_to(tmp_path / "other", neurons, 0)
+        shutil.rmtree(tmp_path / "train")
+        tune._keep_to(tmp_path / "train", neurons, 0)
