@@ -40,7 +40,9 @@ class Stage:
 
     What it is made from decides when it is repeated: `reads` are settings, `made_from` names other
     stages or hashes of what lies outside. `work(folder)` writes and says one line about it; a
-    resumable stage goes on in the folder that an interruption left.
+    resumable stage goes on in the folder that an interruption left. `outcome` names the files that
+    later stages rest on, all unless given: where the stage is done again and these come out the
+    same, what was made from it is kept.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Stage:
     made_from: tuple[str, ...]
     work: Callable[[Path], str]
     resumable: bool = True
+    outcome: tuple[str, ...] = ()
 
 
 class RunDirectory:
@@ -113,7 +116,8 @@ class RunDirectory:
             unknown = ", by an older version: its files cannot be checked"
             say(stage.name, f"kept from before{unknown if seal.files is None else ''}")
         else:
-            with self.stage(stage.name, key, stage.resumable, stage.made_from) as partial:
+            rest = (stage.resumable, stage.made_from, stage.outcome)
+            with self.stage(stage.name, key, *rest) as partial:
                 said = stage.work(partial)
             say(stage.name, f"{said}   {clock(time.monotonic() - started)}")
         return folder
@@ -136,7 +140,12 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def stage(
-        self, name: str, key: str, resumable: bool = False, made_from: Sequence[str] = ()
+        self,
+        name: str,
+        key: str,
+        resumable: bool = False,
+        made_from: Sequence[str] = (),
+        outcome: Sequence[str] = (),
     ) -> Iterator[Path]:
         """A folder to write the stage into; it takes the stage's place once the block succeeds.
 
@@ -160,7 +169,8 @@ class RunDirectory:
                     write_atomic(partial / RESUME, Seal(key, inputs).text().encode())
                 yield partial
                 sync_tree(partial)
-                write_atomic(partial / DONE, seal_of(partial, key, inputs).text().encode())
+                seal = seal_of(partial, key, inputs, outcome)
+                write_atomic(partial / DONE, seal.text().encode())
             except BaseException:
                 if not resumable:
                     remove(partial)

@@ -142,7 +142,7 @@ def stage_table(
         ),
         Stage(
             "train", (*common, "tune", "data"), ("weights", "data", "select", "answers"),
-            train,
+            train, outcome=("neurons.csv",),  # the names of a checkpoint's files are random
         ),
         Stage(
             "export", ("export",), ("weights", "data", "train"),

@@ -102,22 +102,28 @@ def newest_checkpoint(folder: Path) -> Path:
 
 def test_a_damaged_checkpoint_of_a_finished_tuning_is_tuned_again(finished, copied):
     """The older one beside it would be another model under the same neurons.csv."""
-    for file in newest_checkpoint(copied).rglob("*"):
-        if file.is_file() and file.stat().st_size:
-            file.write_bytes(b"\0" * file.stat().st_size)
+
+    def blot() -> None:
+        for file in newest_checkpoint(copied).rglob("*"):
+            if file.is_file() and file.stat().st_size:
+                file.write_bytes(b"\0" * file.stat().st_size)
+
+    blot()
     advised = f"Delete the folder {copied / 'train'}, then repeat the command that made it"
-    assert advised in message_of(finished, copied)
-    as_the_last_version(copied)
-    shutil.rmtree(copied / "export")  # whose making reads the checkpoint
     assert advised in message_of(finished, copied)
     shutil.rmtree(copied / "train")
     config = small.settings(finished.recipe, copied)
-    small.carry_on(config)
+    assert small.kept(small.carry_on(config)) == set(small.STAGES) - {"train"}
     state = best_state(config.tune, copied / "select", copied / "train")
     _, rows = load_neurons(copied / "train" / "neurons.csv")
     assert [row["factor"] for row in rows] == np.asarray(state.best_P).tolist()
-    for name in ("train/neurons.csv", WEIGHTS, "report/results.json"):
-        assert (copied / name).read_bytes() == (finished.folder / name).read_bytes()
+    assert [row["factor"] for row in rows] == [
+        row["factor"] for row in load_neurons(finished.folder / "train" / "neurons.csv")[1]
+    ]
+    as_the_last_version(copied)
+    shutil.rmtree(copied / "export")  # whose making reads the checkpoint
+    blot()
+    assert advised in message_of(finished, copied)
 
 
 def test_an_older_checkpoint_alone_is_not_taken_for_the_finished_one(finished, copied, tmp_path):

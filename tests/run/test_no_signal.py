@@ -49,15 +49,14 @@ def test_a_model_without_scores(score, change, words, model, tmp_path):
 
 def test_templates_that_add_nothing(recipe, tmp_path):
     rows = tmp_path / "templates.jsonl"
-    texts = ["{request}", "Now: {request}"]
-    split = ("train", "validation")
-    rows.write_text(
-        "".join(
-            json.dumps({"id": part, "text": text, "types": ["pretending"], "split": part}) + "\n"
-            for text, part in zip(texts, split, strict=True)
-        )
-    )
+    texts = {"bare": "{request}", "other": "Now: {request}", "third": "{request} Now!"}
+    lines = [
+        {"id": name, "text": text, "types": ["pretending"], "split": "train"}
+        for name, text in texts.items()
+    ]
+    lines.append(lines[1] | {"id": "held out", "split": "validation", "text": "So: {request}"})
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = small.settings(recipe, tmp_path / "run", f"data.templates.source={rows}")
-    said = r"template train\) says nothing about any neuron.*leave that template out of data\.templ"
+    said = r"template bare\) says nothing about any neuron.*leave that template out of data\.templ"
     with pytest.raises(DataError, match=said):
         small.carry_on(config, until="select")
