@@ -5,6 +5,7 @@ Heavy libraries are imported only when a command really runs: --help and typos a
 
 import argparse
 import difflib
+import io
 import json
 import os
 import shlex
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from nt_jax import exits
 from nt_jax.config.load import load_config, recipe_names
 from nt_jax.config.schema import RunConfig
 from nt_jax.environment import prepare_environment, silence_libraries
@@ -21,7 +23,7 @@ from nt_jax.version import __version__
 
 
 def main(command: str | None = None, argv: Sequence[str] | None = None) -> int:
-    """Exit code of one command: 0 done, 2 an error the user can act on, 130 interrupted.
+    """Exit code of one command, see nt_jax/exits.py.
 
     Without `command` the first word of `argv` names it, as in `nt-jax train`.
     """
@@ -32,13 +34,25 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> int:
             return _run(command, words, program)
         return _choose(words)
     except NtError as error:
-        for line in str(error).splitlines():
-            print(f"nt_jax: {line}", file=sys.stderr)
-        return 2
+        return _fail(error, exits.MISTAKE)
+    except Exception as error:
+        from nt_jax import bug
+
+        if (known := bug.foreseen(error)) is not None:
+            return _fail(known, exits.MISTAKE)
+        return _fail(bug.report(error, program, words), exits.BUG)
     except KeyboardInterrupt:
         again = f"{program} {shlex.join(words)}".strip()
         print(f"nt_jax: interrupted. What is finished is kept; continue: {again}", file=sys.stderr)
-        return 130
+        return exits.INTERRUPTED
+
+
+def _fail(said: object, code: int) -> int:
+    """Print what is wrong, line by line."""
+    for line in str(said).split("\n"):
+        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+        print(f"nt_jax: {shown}", file=sys.stderr)
+    return code
 
 
 def _choose(words: list[str]) -> int:
@@ -75,7 +89,7 @@ def _run(command: str, words: list[str], program: str) -> int:
 
     from nt_jax.console import shown_on
 
-    with shown_on(Console()):
+    with shown_on(Console(markup=False)):
         if config is None:
             _without_config(command, options)
         elif options.dry_run:
@@ -115,18 +129,18 @@ def _with_config(command: str, config: RunConfig, options: argparse.Namespace) -
     if command == "compare":
         from nt_jax.compare.pipeline import compare
 
-        facts = compare(config)
+        facts = compare(config, options.verify)
         if options.json:
             print(json.dumps(facts))
     elif command == "eval" and (options.model or options.adapter):
         from nt_jax.run.evaluate import evaluate_model
 
         source = options.model or config.model.source
-        evaluate_model(config, source, options.beside_base, options.adapter)
+        evaluate_model(config, source, options.beside_base, options.adapter, options.verify)
     else:
         from nt_jax.run.pipeline import run
 
-        run(config, until="select" if command == "attribute" else None)
+        run(config, until="select" if command == "attribute" else None, verify=options.verify)
 
 
 def _config(options: argparse.Namespace) -> RunConfig:
@@ -139,11 +153,15 @@ def _config(options: argparse.Namespace) -> RunConfig:
         )
     settings = ("run_dir", "eval.engine", "compare.methods", "compare.tables")
     flags = {key: getattr(options, key.rpartition(".")[2], None) for key in settings}
-    # JSON text is YAML text too, whatever a path holds.
-    overrides = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
+    overrides = [f"{key}={_as_yaml(value)}" for key, value in flags.items() if value is not None]
     if options.config is None:  # a model measured alone, with the settings that all have
-        options.overrides.insert(0, f"model.source={json.dumps(model)}")
+        options.overrides.insert(0, f"model.source={_as_yaml(str(model))}")
     return load_config(options.config, [*options.overrides, *overrides])
+
+
+def _as_yaml(text: str) -> str:
+    """A word of the command line as YAML reads it back, whatever it holds."""
+    return '"' + "".join(f"\\U{ord(letter):08x}" for letter in text) + '"'
 
 
 def _lm_eval(tasks: str, **options) -> int:
@@ -157,5 +175,8 @@ def _lm_eval(tasks: str, **options) -> int:
 def _enter() -> None:
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())  # attribution.score=MODULE:FUNCTION, as python -m has it
+    for stream in (sys.stdout, sys.stderr):  # a screen that lacks a letter shows its number
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     prepare_environment(os.environ)
     silence_libraries()

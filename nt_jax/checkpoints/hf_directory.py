@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nt_jax.checkpoints.hf_config import read_config
-from nt_jax.checkpoints.hf_fields import problems_error
+from nt_jax.checkpoints.hf_fields import problems_error, short
 from nt_jax.checkpoints.tensors import AGAIN, DTYPES, TensorInfo, read_header
 from nt_jax.checkpoints.validate import tensor_problems
 from nt_jax.models.config import ModelConfig
@@ -75,13 +75,17 @@ def _find_tensors(path: Path) -> tuple[dict[str, TensorInfo], set[str], list[str
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         return {}, set(), problems or [f"{INDEX} has no weight_map. {AGAIN}"]
+    wrong = [name for name, shard in weight_map.items() if not isinstance(shard, str)]
+    if wrong:
+        said = f"tensor '{wrong[0]}' at {short(weight_map[wrong[0]])}, which is no file name"
+        return {}, set(), [f"{INDEX}: weight_map has {said}. {AGAIN}"]
     return _read_shards(path, weight_map)
 
 
 def _read_shards(
     path: Path, weight_map: dict[str, Any]
 ) -> tuple[dict[str, TensorInfo], set[str], list[str]]:
-    shards = sorted({str(shard) for shard in weight_map.values()})
+    shards = sorted(set(weight_map.values()))
     outside = [shard for shard in shards if Path(shard).name != shard]
     if outside:
         return {}, set(), [f"{INDEX} points outside the directory, at {outside[0]}. {AGAIN}"]

@@ -69,6 +69,8 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], str | None]:
 def _info(path: Path, entry: dict[str, Any], data_start: int) -> TensorInfo:
     dtype, shape = entry["dtype"], tuple(entry["shape"])
     start, stop = entry["data_offsets"]
+    if any(type(number) is not int for number in (*shape, start, stop)):
+        raise ValueError(f"a shape of {list(shape)}, or its byte range, is not of whole numbers")
     if dtype in DTYPES and stop - start != math.prod(shape) * DTYPES[dtype].itemsize:
         raise ValueError(f"a {dtype} tensor of shape {list(shape)} does not fill its byte range")
     if start < 0 or stop < start:

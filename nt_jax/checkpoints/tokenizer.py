@@ -11,6 +11,7 @@ from nt_jax.checkpoints.gguf_tokenizer import build_tokenizer
 from nt_jax.checkpoints.hf_fields import problems_error
 from nt_jax.checkpoints.marks import marks_of
 from nt_jax.data.prompts import Prompt, as_conversation, messages_of
+from nt_jax.errors import CheckpointError
 
 Tokenizer = PreTrainedTokenizerFast
 
@@ -18,7 +19,13 @@ Tokenizer = PreTrainedTokenizerFast
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     """The tokenizer of a checkpoint, with its chat template; no remote code, no download."""
     if checkpoint.gguf is not None:
-        return _from_gguf(checkpoint, checkpoint.gguf.metadata)
+        try:
+            return _from_gguf(checkpoint, checkpoint.gguf.metadata)
+        except CheckpointError:
+            raise
+        except Exception as error:  # whatever the library says of metadata that do not fit
+            said = f"the tokenizer cannot be rebuilt ({_reason(error)})"
+            raise problems_error(checkpoint.path, [f"{said}. Use another conversion."]) from error
     directory = checkpoint.path
     names = ("tokenizer.json", "tokenizer.model", "vocab.json")
     if not any((directory / name).is_file() for name in names):
@@ -27,14 +34,20 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
             directory, [f"no tokenizer, neither {files} is there. Copy it from the original model."]
         )
     try:
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False, use_fast=True
         )
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise problems_error(
-            directory, [f"the tokenizer cannot be loaded ({reason}). Download its files again."]
-        ) from error
+        if not isinstance(tokenizer.chat_template, str | dict | None):
+            raise TypeError("its chat_template is no text")
+        return tokenizer
+    except Exception as error:  # whatever the library says of files that are not as it expects
+        said = f"the tokenizer cannot be loaded ({_reason(error)}). Download its files again."
+        raise problems_error(directory, [said]) from error
+
+
+def _reason(error: Exception) -> str:
+    """What a library says, on one line of a length that can be read."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _from_gguf(checkpoint: Checkpoint, metadata: dict[str, Any]) -> Tokenizer:

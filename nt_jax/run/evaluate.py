@@ -27,7 +27,11 @@ from nt_jax.rundir import RunDirectory, Stage
 
 
 def evaluate_model(
-    config: RunConfig, source: str, beside_base: bool = False, adapter: str | None = None
+    config: RunConfig,
+    source: str,
+    beside_base: bool = False,
+    adapter: str | None = None,
+    verify: bool = False,
 ) -> Path:
     """Answer the test sets with the model at `source`, judge, report; returns the run directory.
 
@@ -51,7 +55,7 @@ def evaluate_model(
         "scored_by": fingerprint(scorer.checkpoint) if scorer else "",
         "measuring": measuring_hash(config),
     } | {f"model {subject.name}": identity(subject, adapter) for subject in models}  # fmt: skip
-    with RunDirectory(folder) as directory:
+    with RunDirectory(folder, verify) as directory:
         check_same_source(directory, measured)
         told = {"config": config.model_dump(mode="json"), "source": measured, "base": source}
         told |= {"measured": [*map(_told, models)], "devices": devices(), "hashes": hashes}
@@ -76,7 +80,10 @@ def stage_table(
 ) -> list[Stage]:
     """Each model's answers, then the numbers, then the report."""
     places = {subject.name: answers_of(subject) for subject in models}
-    answered = [(subject, directory.folder(places[subject.name])) for subject in models]
+
+    def answered() -> list[tuple[ModelUnderTest, Path]]:
+        return [(subject, directory.read(places[subject.name])) for subject in models]
+
     return [
         *(
             Stage(
@@ -87,7 +94,7 @@ def stage_table(
         ),
         Stage(
             "eval", pipeline.MEASURING, (*places.values(), "scored_by", "measuring"),
-            lambda to: pipeline.measure_stage(answered, tests, config, scorer, to),
+            lambda to: pipeline.measure_stage(answered(), tests, config, scorer, to),
         ),
         Stage(
             "report", ("name", "seed"), ("eval",),

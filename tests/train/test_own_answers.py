@@ -210,7 +210,7 @@ def test_a_model_that_hardly_refuses_learns_ours_and_its_own_are_an_error(tmp_pa
 def test_damaged_own_answers_say_what_to_delete(tmp_path, text):
     if text is not None:
         (tmp_path / "own_answers.jsonl").write_text(text)
-    with pytest.raises(RunError, match=r"own_answers\.jsonl is damaged .* Delete its folder"):
+    with pytest.raises(RunError, match=r"own_answers\.jsonl is damaged .* Delete it"):
         read_own_answers(tmp_path, EOS)
 
 
