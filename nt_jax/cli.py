@@ -4,6 +4,7 @@ Heavy libraries are imported only when a command really runs: --help and typos a
 """
 
 import argparse
+import contextlib
 import difflib
 import json
 import os
@@ -17,28 +18,32 @@ from nt_jax.config.schema import RunConfig
 from nt_jax.environment import prepare_environment, silence_libraries
 from nt_jax.errors import ConfigError, NtError
 from nt_jax.options import COMMANDS, parser_of
+from nt_jax.signals import stopping, words_of
 from nt_jax.version import __version__
 
 
 def main(command: str | None = None, argv: Sequence[str] | None = None) -> int:
-    """Exit code of one command: 0 done, 2 an error the user can act on, 130 interrupted.
+    """Exit code of one command: 0 done, 2 an error the user can act on.
 
-    Without `command` the first word of `argv` names it, as in `nt-jax train`.
+    3: prompts or judge calls failed, repeat the command; 128 + the number of a signal that ended
+    it. Without `command` the first word of `argv` names it, as in `nt-jax train`.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     program = f"python -m nt_jax.{command}" if command else "nt-jax"
     try:
-        if command is not None:
-            return _run(command, words, program)
-        return _choose(words)
+        with stopping():
+            return _choose(words) if command is None else _run(command, words, program)
     except NtError as error:
         for line in str(error).splitlines():
             print(f"nt_jax: {line}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
+        return error.exit_code
+    except KeyboardInterrupt as error:
         again = f"{program} {shlex.join(words)}".strip()
-        print(f"nt_jax: interrupted. What is finished is kept; continue: {again}", file=sys.stderr)
-        return 130
+        how, code = words_of(error)
+        with contextlib.suppress(OSError):  # after a hang-up there may be no screen
+            said = f"nt_jax: {how}. What is finished is kept; continue: {again}"
+            print(said, file=sys.stderr, flush=True)
+        return code
 
 
 def _choose(words: list[str]) -> int:

@@ -24,6 +24,7 @@ from nt_jax.runinfo import peak_memory, this_machine
 
 DONE = "DONE"
 RESUME = "RESUME"  # in a partial folder: the key of the stage that may carry it on
+FAILED = "FAILED.jsonl"  # in a partial folder: prompts and judge calls to be tried again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +43,16 @@ class Stage:
     resumable: bool = True
 
 
+class _LeftError(Exception):
+    """The work of a stage has ended, but not all of it could be done."""
+
+
 class RunDirectory:
     """One run's folder, held by one process at a time: `with RunDirectory(path) as run: ...`."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.unfinished: set[str] = set()  # stages that this process could not finish
         self._lock = filelock.FileLock(self.path / ".lock")
         self._holder = self.path / ".holder.json"
 
@@ -72,8 +78,8 @@ class RunDirectory:
         self._lock.release()
 
     def folder(self, name: str) -> Path:
-        """Where a finished stage lies."""
-        return self.path / name
+        """Where a finished stage lies, or one that this process had to leave unfinished."""
+        return self._partial(name) if name in self.unfinished else self.path / name
 
     def finished(self, name: str, key: str) -> bool:
         """Whether the stage is complete and was made from exactly what `key` stands for."""
@@ -92,8 +98,15 @@ class RunDirectory:
         if self.finished(stage.name, key):
             say(stage.name, "kept from before")
         else:
-            with self.stage(stage.name, key, stage.resumable) as folder:
-                said = stage.work(folder)
+            said = ""
+            try:
+                with self.stage(stage.name, key, stage.resumable) as folder:
+                    said = stage.work(folder)
+                    if (folder / FAILED).exists() or self.unfinished.intersection(stage.made_from):
+                        raise _LeftError
+            except _LeftError:
+                self.unfinished.add(stage.name)
+                said += "   not finished"
             say(stage.name, f"{said}   {clock(time.monotonic() - started)}")
         return self.folder(stage.name)
 
@@ -120,8 +133,8 @@ class RunDirectory:
                 yield partial
                 sync_tree(partial)
                 write_atomic(partial / DONE, key.encode())
-            except BaseException:
-                if not resumable:
+            except BaseException as error:
+                if not resumable and not isinstance(error, _LeftError):
                     remove(partial)
                 raise
             self._publish(name)
@@ -168,7 +181,7 @@ class RunDirectory:
         A folder cannot be renamed over a full one, so the old one steps aside first; `_recover`
         ends the swap if the process dies between the two renames.
         """
-        partial, final, old = self._partial(name), self.folder(name), self.path / f".{name}.old"
+        partial, final, old = self._partial(name), self.path / name, self.path / f".{name}.old"
         (partial / RESUME).unlink(missing_ok=True)
         remove(old)
         if final.exists():

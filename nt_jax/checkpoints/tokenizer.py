@@ -11,6 +11,8 @@ from nt_jax.checkpoints.gguf_tokenizer import build_tokenizer
 from nt_jax.checkpoints.hf_fields import problems_error
 from nt_jax.checkpoints.marks import marks_of
 from nt_jax.data.prompts import Prompt, as_conversation, messages_of
+from nt_jax.errors import brief
+from nt_jax.limits import TOKENIZER_BYTES, check_file
 
 Tokenizer = PreTrainedTokenizerFast
 
@@ -27,11 +29,16 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
             directory, [f"no tokenizer, neither {files} is there. Copy it from the original model."]
         )
     try:
+        for path in directory.iterdir():
+            if path.suffix in (".json", ".jinja", ".model", ".txt") and path.is_file():
+                check_file(path, TOKENIZER_BYTES)
         return AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False, use_fast=True
         )
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise  # the library's own panics derive from BaseException
+        reason = brief(error).rstrip(".")
         raise problems_error(
             directory, [f"the tokenizer cannot be loaded ({reason}). Download its files again."]
         ) from error
