@@ -53,16 +53,16 @@ def read_within(path: Path, limit: Limit) -> bytes:
 
     A device or a pipe, which may never end, is an OSError.
     """
-    check_file(path, limit)
+    size = check_file(path, limit)
     with path.open("rb") as file:
-        content = file.read(limit.value + 1)
-    if len(content) > limit.value:
-        raise ValueError(f"it is longer than {limit.value:,} {limit.unit}")
+        content = file.read(size + 1)  # not limit.value: so much memory would be taken at once
+    if len(content) > size:
+        raise OSError(f"{path} grew while it was read")
     return content
 
 
-def check_file(path: Path, limit: Limit) -> None:
-    """Raises what `read_within` would, by the size that the file system tells."""
+def check_file(path: Path, limit: Limit) -> int:
+    """The size of a file, by its file system; raises what `read_within` would."""
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         raise OSError(f"{path} is no regular file")
@@ -70,6 +70,7 @@ def check_file(path: Path, limit: Limit) -> None:
         raise ValueError(
             f"it has {found.st_size:,} bytes; at most {limit.value:,} are read of {limit.of}"
         )
+    return found.st_size
 
 
 def parse_json(text: bytes | str, once: bool = False) -> Any:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from nt_jax.checkpoints.hf_config import read_config
-from nt_jax.checkpoints.hf_fields import problems_error
+from nt_jax.checkpoints.hf_fields import problems_error, short
 from nt_jax.checkpoints.tensors import AGAIN, DTYPES, TensorInfo, read_header
 from nt_jax.checkpoints.validate import tensor_problems
 from nt_jax.errors import brief
@@ -76,6 +76,10 @@ def _find_tensors(path: Path) -> tuple[dict[str, TensorInfo], set[str], list[str
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         return {}, set(), problems or [f"{INDEX} has no weight_map. {AGAIN}"]
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str) or not 0 < len(shard) < 256 or "\0" in shard:
+            said = f"{INDEX} puts tensor '{name}' into {short(shard)}, which is no file's name"
+            return {}, set(), [f"{said}. {AGAIN}"]
     return _read_shards(path, weight_map)
 
 

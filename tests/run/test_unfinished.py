@@ -1,4 +1,4 @@
-"""A prompt or a judge call that fails: the stage is not done, tables say n of N, a repeat ends it."""
+"""A prompt or judge call that fails: the stage is not done, tables say n of N, a repeat does it."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.xdist_group("run")
 
 @pytest.fixture
 def begun(finished, tmp_path):
-    """A copy of the finished run that lacks the tuned model's answers and all that rests on them."""
+    """A copy of the finished run without the tuned model's answers and what rests on them."""
     folder = shutil.copytree(finished.folder, tmp_path / "run")
     for name in ("tuned", "eval", "report"):
         shutil.rmtree(folder / name)
