@@ -141,6 +141,10 @@ ROWS = [{"request": f"What is {n}?", "answer": f"It is {n}.", "split": "train"} 
 
 
 def _rows(data: Draw) -> list[Any]:
+    if data.draw(st.booleans()):  # texts of any kind, which are mostly taken
+        count = data.draw(st.integers(1, 6))
+        texts = st.lists(damage.TEXTS, min_size=count, max_size=count)
+        return [{"request": text, "answer": "Yes."} for text in data.draw(texts)]
     rows = damage.json_of(data, ROWS)
     return rows if isinstance(rows, list) else [rows]
 

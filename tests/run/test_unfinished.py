@@ -1,6 +1,5 @@
 """A prompt or judge call that fails: the stage is not done, tables say n of N, a repeat does it."""
 
-import json
 import shutil
 
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from nt_jax.data.prompts import text_of
 from nt_jax.errors import UnfinishedError
 from nt_jax.eval.judges.phrase_judge import PhraseJudge
+from nt_jax.eval.measure import read_lines
 from nt_jax.eval.metrics.result import find, read_rows
 from nt_jax.eval.under_test import ModelUnderTest
 from tests.run import small
@@ -25,7 +25,7 @@ def begun(finished, tmp_path):
 
 
 def marked(folder) -> list[dict]:
-    return [json.loads(line) for line in (folder / "FAILED.jsonl").read_text().splitlines()]
+    return read_lines(folder / "FAILED.jsonl")
 
 
 def ends_like(finished, folder) -> None:
@@ -42,7 +42,7 @@ def ends_like(finished, folder) -> None:
 
 
 def test_a_prompt_that_fails_is_marked_and_asked_again(finished, begun, monkeypatch):
-    rows = [json.loads(line) for line in (finished.folder / "tuned/tuned.jsonl").open()]
+    rows = read_lines(finished.folder / "tuned/tuned.jsonl")
     bad = rows[3]["request"]
     answer = ModelUnderTest.answer
 
@@ -70,7 +70,7 @@ def test_a_prompt_that_fails_is_marked_and_asked_again(finished, begun, monkeypa
 
 
 def test_a_judge_call_that_fails_is_marked_and_made_again(finished, begun, monkeypatch):
-    rows = [json.loads(line) for line in (finished.folder / "eval/answers.jsonl").open()]
+    rows = read_lines(finished.folder / "eval/answers.jsonl")
     bad, verdicts = rows[-1], PhraseJudge.verdicts
 
     def failing(self, requests, answers):
