@@ -7,6 +7,7 @@ fuzzer, `fuzz` or `runs`.
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -31,16 +32,19 @@ def main(words: list[str] | None = None) -> int:
     begun, total = time.monotonic(), Counter()
     kept = Path(tempfile.mkdtemp(prefix="nt_jax_faults_"))
     form = "long" if options.long else "short"
+    if options.only in (None, "runs"):  # first: processes are forked, so jax must not have begun
+        total += run_all(kept / "runs", LONG if options.long else SHORT)
+        print(f"time of kills and full disks: {time.monotonic() - begun:.0f} s", flush=True)
     if options.only != "runs":
+        started = time.monotonic()
         chosen = {n: t for n, t in TARGETS.items() if options.only in (None, "fuzz", n)}
         cases = options.cases or CASES[form]
         total += fuzz_all(chosen, cases, options.seed, kept)
-        print(f"time of fuzzing: {time.monotonic() - begun:.0f} s", flush=True)
-    if options.only in (None, "runs"):
-        started = time.monotonic()
-        total += run_all(kept / "runs", LONG if options.long else SHORT)
-        print(f"time of kills and full disks: {time.monotonic() - started:.0f} s")
-    print(f"seed {options.seed}; inputs of problems are kept in {kept}" if _bad(total) else "")
+        print(f"time of fuzzing: {time.monotonic() - started:.0f} s", flush=True)
+    if _bad(total):
+        print(f"seed {options.seed}; the inputs of problems are kept in {kept}")
+    else:
+        shutil.rmtree(kept, ignore_errors=True)
     counts = ", ".join(f"{total[kind]} {words}" for kind, words in KINDS.items())
     print(f"time: {time.monotonic() - begun:.0f} s")
     print(f"faults: {total['cases']} cases, {counts}")

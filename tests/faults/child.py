@@ -1,15 +1,15 @@
-"""One tiny run that ends itself at a point, or meets a full disk: RECIPE RUN_DIR POINT [SIGNAL].
+"""One tiny run that ends itself at a point, or meets a full disk.
 
-POINT: `none`; `STAGE:MOMENT` with MOMENT in wrote (its work is done), marked (DONE is written),
+Points: `none`; `STAGE:MOMENT` with MOMENT in wrote (its work is done), marked (DONE is written),
 renamed (it took its place); `append:N` after the Nth batch of answers; `epoch:N` after tuning
 saved epoch N; `dropping:N` while it deletes older states after epoch N; `full` a disk that is full
-at each stage in turn. SIGNAL: SIGKILL unless given; `nobody` gives up the rights of root instead.
+at each stage in turn. It ends by a signal, SIGKILL unless given; the word `nobody` gives up the
+rights of root instead.
 """
 
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
@@ -111,10 +111,8 @@ def on_full_disks(recipe: Path, run_dir: Path) -> list[str]:
     return said
 
 
-def main() -> int:
+def main(recipe: Path, run_dir: Path, point: str, word: str = "SIGKILL") -> int:
     """Exit code of the command line, if it gets that far."""
-    recipe, run_dir, point = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-    word = sys.argv[4] if len(sys.argv) > 4 else "SIGKILL"
     if word == "nobody":
         os.setgroups([])
         os.setgid(NOBODY)
@@ -125,11 +123,3 @@ def main() -> int:
     words = ["--config", str(recipe), *small.SETTINGS, "--run-dir", str(run_dir)]
     with at(point, ending(getattr(signal, word, signal.SIGKILL))), small.small_programs():
         return command_line("train", words)
-
-
-if __name__ == "__main__":
-    from tests import conftest
-
-    conftest.jax.config.update("jax_compilation_cache_dir", os.environ["FAULTS_XLA"])
-    conftest.jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    sys.exit(main())

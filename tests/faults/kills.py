@@ -7,14 +7,19 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from tests import tiny
+import jax
+
+from tests import conftest, tiny  # noqa: F401  conftest: how tests compile
+from tests.faults import child
 from tests.run import small
 
-ROOT = Path(__file__).parents[2]
 TIMEOUT = 900  # seconds that a tiny run may take on a busy machine
 # In the order of the run: one folder goes through all of them, one after the other.
 SHORT = (
@@ -36,6 +41,14 @@ SAME = ("select/neurons.csv", "train/neurons.csv", "export/hf", "eval/answers.js
         "report/results.json")  # fmt: skip
 
 
+class Ended(NamedTuple):
+    """How a process ended, and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 class Runs:
     """A tiny model, a recipe, and an unbroken run to compare with, all in one folder."""
 
@@ -45,15 +58,27 @@ class Runs:
         tiny.edit_json(model / "config.json", max_position_embeddings=1024)
         self.recipe = root / "small.yaml"
         self.recipe.write_text(f"model: {{source: {model}}}\n")
+        self.compiled = os.environ.get("NT_JAX_FAULTS_XLA", str(root / "xla"))
 
-    def child(self, folder: Path, point: str, *more: str) -> subprocess.CompletedProcess[str]:
-        """One process of tests/faults/child.py."""
-        words = [sys.executable, "-W", "ignore", "-m", "tests.faults.child", str(self.recipe)]
-        environ = os.environ | {"FAULTS_XLA": str(self.root / "xla"), "NT_JAX_CACHE": "off"}
-        return subprocess.run(
-            [*words, str(folder), point, *more],
-            cwd=ROOT, env=environ, capture_output=True, text=True, timeout=TIMEOUT, check=False,
-        )  # fmt: skip
+    def child(self, folder: Path, *words: str) -> Ended:
+        """One process of tests/faults/child.py, forked: what it imports is imported already."""
+        files = [self.root / name for name in ("stdout", "stderr")]
+        process = os.fork()
+        if process == 0:
+            _become(files, lambda: self._run(folder, *words))
+        end = time.monotonic() + TIMEOUT
+        while (found := os.waitpid(process, os.WNOHANG))[0] == 0:
+            if time.monotonic() > end:
+                os.kill(process, signal.SIGKILL)
+            time.sleep(0.05)
+        texts = [file.read_text(errors="replace") for file in files]
+        return Ended(os.waitstatus_to_exitcode(found[1]), *texts)
+
+    def _run(self, folder: Path, *words: str) -> int:
+        """In the child: what one process compiles, the next one reads."""
+        jax.config.update("jax_compilation_cache_dir", self.compiled)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        return child.main(self.recipe, folder, *words)
 
     def whole(self) -> dict[str, str]:
         """What the unbroken run ends with."""
@@ -181,3 +206,18 @@ def small_disk(folder: Path, size: str) -> Iterator[Path | None]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def _become(files: Sequence[Path], work: Callable[[], int]) -> None:
+    """In the child: print into files, work, and end without what the parent would do at its end."""
+    code = 1
+    try:
+        for number, file in enumerate(files, 1):
+            os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        code = work()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
