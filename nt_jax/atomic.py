@@ -73,8 +73,10 @@ def sync(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a folder with all that it holds; nothing happens where there is none."""
-    if path.exists():
+    """Delete a folder with all that it holds, or what stands in its place; there may be none."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
         shutil.rmtree(path)
 
 

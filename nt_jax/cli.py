@@ -6,6 +6,7 @@ Heavy libraries are imported only when a command really runs: --help and typos a
 import argparse
 import contextlib
 import difflib
+import io
 import json
 import os
 import shlex
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from nt_jax import exits
 from nt_jax.config.load import load_config, recipe_names
 from nt_jax.config.schema import RunConfig
 from nt_jax.environment import prepare_environment, silence_libraries
@@ -23,10 +25,9 @@ from nt_jax.version import __version__
 
 
 def main(command: str | None = None, argv: Sequence[str] | None = None) -> int:
-    """Exit code of one command: 0 done, 2 an error the user can act on.
+    """Exit code of one command, see nt_jax/exits.py.
 
-    3: prompts or judge calls failed, repeat the command; 128 + the number of a signal that ended
-    it. Without `command` the first word of `argv` names it, as in `nt-jax train`.
+    Without `command` the first word of `argv` names it, as in `nt-jax train`.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     program = f"python -m nt_jax.{command}" if command else "nt-jax"
@@ -34,9 +35,13 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> int:
         with stopping():
             return _choose(words) if command is None else _run(command, words, program)
     except NtError as error:
-        for line in str(error).splitlines():
-            print(f"nt_jax: {line}", file=sys.stderr)
-        return error.exit_code
+        return _fail(error, error.exit_code)
+    except Exception as error:
+        from nt_jax import bug
+
+        if (known := bug.foreseen(error)) is not None:
+            return _fail(known, exits.MISTAKE)
+        return _fail(bug.report(error, program, words), exits.BUG)
     except KeyboardInterrupt as error:
         again = f"{program} {shlex.join(words)}".strip()
         how, code = words_of(error)
@@ -44,6 +49,14 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> int:
             said = f"nt_jax: {how}. What is finished is kept; continue: {again}"
             print(said, file=sys.stderr, flush=True)
         return code
+
+
+def _fail(said: object, code: int) -> int:
+    """Print what is wrong, line by line."""
+    for line in str(said).split("\n"):
+        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+        print(f"nt_jax: {shown}", file=sys.stderr)
+    return code
 
 
 def _choose(words: list[str]) -> int:
@@ -80,7 +93,7 @@ def _run(command: str, words: list[str], program: str) -> int:
 
     from nt_jax.console import shown_on
 
-    with shown_on(Console()):
+    with shown_on(Console(markup=False)):
         if config is None:
             _without_config(command, options)
         elif options.dry_run:
@@ -120,18 +133,18 @@ def _with_config(command: str, config: RunConfig, options: argparse.Namespace) -
     if command == "compare":
         from nt_jax.compare.pipeline import compare
 
-        facts = compare(config)
+        facts = compare(config, options.verify)
         if options.json:
             print(json.dumps(facts))
     elif command == "eval" and (options.model or options.adapter):
         from nt_jax.run.evaluate import evaluate_model
 
         source = options.model or config.model.source
-        evaluate_model(config, source, options.beside_base, options.adapter)
+        evaluate_model(config, source, options.beside_base, options.adapter, options.verify)
     else:
         from nt_jax.run.pipeline import run
 
-        run(config, until="select" if command == "attribute" else None)
+        run(config, until="select" if command == "attribute" else None, verify=options.verify)
 
 
 def _config(options: argparse.Namespace) -> RunConfig:
@@ -144,11 +157,15 @@ def _config(options: argparse.Namespace) -> RunConfig:
         )
     settings = ("run_dir", "eval.engine", "compare.methods", "compare.tables")
     flags = {key: getattr(options, key.rpartition(".")[2], None) for key in settings}
-    # JSON text is YAML text too, whatever a path holds.
-    overrides = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
+    overrides = [f"{key}={_as_yaml(value)}" for key, value in flags.items() if value is not None]
     if options.config is None:  # a model measured alone, with the settings that all have
-        options.overrides.insert(0, f"model.source={json.dumps(model)}")
+        options.overrides.insert(0, f"model.source={_as_yaml(str(model))}")
     return load_config(options.config, [*options.overrides, *overrides])
+
+
+def _as_yaml(text: str) -> str:
+    """A word of the command line as YAML reads it back, whatever it holds."""
+    return '"' + "".join(f"\\U{ord(letter):08x}" for letter in text) + '"'
 
 
 def _lm_eval(tasks: str, **options) -> int:
@@ -162,5 +179,8 @@ def _lm_eval(tasks: str, **options) -> int:
 def _enter() -> None:
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())  # attribution.score=MODULE:FUNCTION, as python -m has it
+    for stream in (sys.stdout, sys.stderr):  # a screen that lacks a letter shows its number
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     prepare_environment(os.environ)
     silence_libraries()

@@ -33,7 +33,7 @@ def say(stage: str, text: str) -> None:
 def show(*parts: RenderableType) -> None:
     """Something as it is: a line, a table, an empty line where nothing is given."""
     _CONSOLE.get(_QUIET).print(
-        *parts, highlight=False, soft_wrap=all(isinstance(p, str) for p in parts)
+        *parts, highlight=False, markup=False, soft_wrap=all(isinstance(p, str) for p in parts)
     )
 
 
@@ -44,11 +44,18 @@ def progress(label: str | None, total: int, unit: str) -> Iterator[Callable[...,
     if label is None or not console.is_terminal:
         yield lambda n=1, note="": None
         return
-    done = (bars.TextColumn(f"{label:<{LABEL}}"), bars.BarColumn(24), bars.MofNCompleteColumn())
-    pace = (bars.TextColumn(f"{unit}  {{task.fields[note]}}"), bars.TimeElapsedColumn())
+    done = (
+        bars.TextColumn("{task.description}", markup=False),
+        bars.BarColumn(24),
+        bars.MofNCompleteColumn(),
+    )
+    pace = (
+        bars.TextColumn(f"{unit}  {{task.fields[note]}}", markup=False),
+        bars.TimeElapsedColumn(),
+    )
     rest = (bars.TextColumn("left"), bars.TimeRemainingColumn())
     with bars.Progress(*done, *pace, *rest, console=console, transient=True) as bar:
-        task = bar.add_task(label, total=total, note="")
+        task = bar.add_task(f"{label:<{LABEL}}", total=total, note="")
         yield lambda n=1, note="": bar.update(task, advance=n, note=note)
 
 

@@ -65,6 +65,8 @@ def config_parser(command: str, program: str) -> Parser:
     add("--config", metavar="NAME_OR_PATH", help=f"{', '.join(recipe_names())}, or a YAML file")
     add("--run-dir", metavar="DIR", help="same as run_dir=DIR")
     add("--dry-run", action="store_true", help="show config, sizes and memory, then stop")
+    whole = "read every file of the finished stages and compare its sha256, large ones too"
+    add("--verify", action="store_true", help=whole)
     add("overrides", nargs="*", metavar="section.key=value", help="settings, see below")
     if command == "eval":
         alone = (

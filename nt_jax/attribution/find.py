@@ -9,6 +9,7 @@ import numpy as np
 from nt_jax.attribution.own_score import Score, load_score, own_scores
 from nt_jax.attribution.score import Attribution, EncodedExample, Options
 from nt_jax.attribution.select import aggregate, check_counts, select
+from nt_jax.attribution.signal import check_example
 from nt_jax.config.registry import EXAMPLE_SCORES, SCORES, load
 from nt_jax.data.prompts import Prompt, text_of
 from nt_jax.errors import ConfigError, DataError
@@ -84,11 +85,18 @@ def set_score(score: Score | str, options: Options) -> SetScore:
 def over_examples(score: ExampleScore, options: Options) -> SetScore:
     """The score of a set that a score of single examples makes.
 
-    It is the mean over examples of scores divided by their own largest magnitude.
+    It is the mean over examples of scores divided by their own largest magnitude. Raises a
+    DataError where an example's scores are not finite, or rounding alone.
     """
-    return lambda lm, examples: aggregate(
-        np.stack([score(lm, example, options).score_LF for example in examples])
-    )
+
+    def scored(lm: LanguageModel, examples: Sequence[EncodedExample]) -> np.ndarray:
+        results = [score(lm, example, options) for example in examples]
+        for place, (example, result) in enumerate(zip(examples, results, strict=True)):
+            integral = score is load(SCORES["integrated"])
+            check_example(lm, example, result, f"{example.set} example {place}", integral)
+        return aggregate(np.stack([result.score_LF for result in results]))
+
+    return scored
 
 
 def encoded_example(model: ChatModel, example: Example, name: str) -> EncodedExample:

@@ -1,15 +1,14 @@
 """Scores and chosen neurons on disk: other counts need no new attribution."""
 
 import csv
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from nt_jax.attribution.score import Attribution
 from nt_jax.attribution.select import aggregate
-from nt_jax.errors import RunError
 from nt_jax.models.neurons import NeuronSet
+from nt_jax.seal import damaged, reading
 
 
 def save_attribution(path: Path, result: Attribution) -> None:
@@ -25,14 +24,11 @@ def save_attribution(path: Path, result: Attribution) -> None:
 
 def load_attribution(path: Path) -> Attribution:
     """What `save_attribution` wrote."""
-    try:
-        with path.open("rb") as file, np.load(file) as saved:
-            return Attribution(
-                saved["alpha"], saved["standard"], str(saved["weighting"]), saved["v_q"],
-                saved["v_pq"], saved["start"], float(saved["end"]),
-            )  # fmt: skip
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise RunError(f"{path} is damaged ({error}). Delete its folder and repeat.") from error
+    with reading(path), path.open("rb") as file, np.load(file) as saved:
+        return Attribution(
+            saved["alpha"], saved["standard"], str(saved["weighting"]), saved["v_q"],
+            saved["v_pq"], saved["start"], float(saved["end"]),
+        )  # fmt: skip
 
 
 def save_set(path: Path, score_LF: np.ndarray, active_LF: np.ndarray) -> None:
@@ -45,11 +41,8 @@ def save_set(path: Path, score_LF: np.ndarray, active_LF: np.ndarray) -> None:
 
 def load_set(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """(score_LF, active_LF) that `save_set` wrote."""
-    try:
-        with path.open("rb") as file, np.load(file) as saved:
-            return saved["score"], saved["active"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise RunError(f"{path} is damaged ({error}). Delete its folder and repeat.") from error
+    with reading(path), path.open("rb") as file, np.load(file) as saved:
+        return saved["score"], saved["active"]
 
 
 def load_scores(folder: Path) -> dict[str, np.ndarray]:
@@ -61,9 +54,7 @@ def load_scores(folder: Path) -> dict[str, np.ndarray]:
             continue
         files = sorted(folder.glob(f"{name}-*.npz"))
         if not files:
-            raise RunError(
-                f"{folder} holds no {name} scores. Delete it and repeat the attribution."
-            )
+            raise damaged(folder / f"{name}.npz", "there are no scores")
         scores[name] = aggregate(np.stack([load_attribution(file).score_LF for file in files]))
     return scores
 
@@ -92,15 +83,12 @@ def save_neurons(folder: Path, rows: list[dict]) -> None:
 def load_neurons(path: Path) -> tuple[NeuronSet, list[dict]]:
     """(the chosen neurons in the order of their factors, the rows of the CSV, numbers as such)."""
     kinds = {"layer": int, "index": int, "rank": int, "score": float, "factor": float}
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [
-                {name: kinds.get(name, str)(value) for name, value in row.items()}
-                for row in csv.DictReader(file)
-            ]
+    with reading(path), path.open(newline="", encoding="utf-8") as file:
+        rows = [
+            {name: kinds.get(name, str)(value) for name, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
         layer_P = np.array([row["layer"] for row in rows], np.int32)
         index_P = np.array([row["index"] for row in rows], np.int32)
         safe_P = np.array([row["set"] == "safety" for row in rows])
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise RunError(f"{path} is not a list of neurons ({error}). Repeat the run.") from error
     return NeuronSet(layer_P, index_P, safe_P), rows

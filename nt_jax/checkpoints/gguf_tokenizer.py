@@ -38,6 +38,10 @@ def build_tokenizer(metadata: dict[str, Any], where: object) -> Tokenizer:
     if kind not in ("gpt2", "llama") or not tokens:
         reason = f"tokenizer.ggml.model = {kind!r} with {len(tokens)} tokens cannot be rebuilt"
         raise problems_error(where, [f"{reason}; supported: gpt2, llama. Use an HF directory."])
+    name = "tokenizer.ggml.merges" if kind == "gpt2" else "tokenizer.ggml.scores"
+    if not isinstance(metadata.get(name), list) or not metadata[name]:
+        reason = f"{name}, by which text is cut into tokens, is missing"
+        raise problems_error(where, [f"{reason}. Use another conversion, or an HF directory."])
     types = metadata.get("tokenizer.ggml.token_type") or [NORMAL] * len(tokens)
     build = _byte_level if kind == "gpt2" else _sentencepiece
     tokenizer = build(metadata, tokens, types, where)

@@ -76,17 +76,21 @@ def _find_tensors(path: Path) -> tuple[dict[str, TensorInfo], set[str], list[str
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         return {}, set(), problems or [f"{INDEX} has no weight_map. {AGAIN}"]
-    for name, shard in weight_map.items():
-        if not isinstance(shard, str) or not 0 < len(shard) < 256 or "\0" in shard:
-            said = f"{INDEX} puts tensor '{name}' into {short(shard)}, which is no file's name"
-            return {}, set(), [f"{said}. {AGAIN}"]
+    wrong = [
+        name
+        for name, shard in weight_map.items()
+        if not isinstance(shard, str) or not 0 < len(shard) < 256 or "\0" in shard
+    ]
+    if wrong:
+        said = f"tensor '{wrong[0]}' at {short(weight_map[wrong[0]])}, which is no file name"
+        return {}, set(), [f"{INDEX}: weight_map has {said}. {AGAIN}"]
     return _read_shards(path, weight_map)
 
 
 def _read_shards(
     path: Path, weight_map: dict[str, Any]
 ) -> tuple[dict[str, TensorInfo], set[str], list[str]]:
-    shards = sorted({str(shard) for shard in weight_map.values()})
+    shards = sorted(set(weight_map.values()))
     outside = [shard for shard in shards if Path(shard).name != shard]
     if outside:
         return {}, set(), [f"{INDEX} points outside the directory, at {outside[0]}. {AGAIN}"]

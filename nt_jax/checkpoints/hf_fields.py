@@ -141,6 +141,8 @@ class Fields:
         if any(isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < top for i in ids):
             self.problem(f"{name} = {short(value)} is no token id below vocab_size = {vocab_size}")
             return ()
+        if name == "eos_token_id" and len({*ids}) == vocab_size:
+            self.problem(f"{name} names all {vocab_size} tokens, so that no answer has a word")
         return tuple(ids)
 
     def check_the_rest(self, family: str) -> None:

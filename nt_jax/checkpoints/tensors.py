@@ -74,9 +74,10 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], str | None]:
 def _info(path: Path, entry: dict[str, Any], data_start: int) -> TensorInfo:
     dtype, shape = entry["dtype"], tuple(entry["shape"])
     start, stop = entry["data_offsets"]
-    numbers = (*shape, start, stop)
-    if not isinstance(dtype, str) or any(type(n) is not int or n < 0 for n in numbers):
-        raise ValueError("a tensor's dtype is no word, or its shape or byte range no whole numbers")
+    if not isinstance(dtype, str):
+        raise ValueError(f"a dtype of {dtype!r:.60} is no word")
+    if any(type(number) is not int or number < 0 for number in (*shape, start, stop)):
+        raise ValueError(f"a shape of {list(shape)}, or its byte range, is not of whole numbers")
     if dtype in DTYPES and stop - start != math.prod(shape) * DTYPES[dtype].itemsize:
         raise ValueError(f"a {dtype} tensor of shape {list(shape)} does not fill its byte range")
     if stop < start:

@@ -11,7 +11,7 @@ from nt_jax.checkpoints.gguf_tokenizer import build_tokenizer
 from nt_jax.checkpoints.hf_fields import problems_error
 from nt_jax.checkpoints.marks import marks_of
 from nt_jax.data.prompts import Prompt, as_conversation, messages_of
-from nt_jax.errors import brief
+from nt_jax.errors import CheckpointError, brief
 from nt_jax.limits import TOKENIZER_BYTES, check_file
 
 Tokenizer = PreTrainedTokenizerFast
@@ -20,7 +20,13 @@ Tokenizer = PreTrainedTokenizerFast
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     """The tokenizer of a checkpoint, with its chat template; no remote code, no download."""
     if checkpoint.gguf is not None:
-        return _from_gguf(checkpoint, checkpoint.gguf.metadata)
+        try:
+            return _from_gguf(checkpoint, checkpoint.gguf.metadata)
+        except CheckpointError:
+            raise
+        except Exception as error:  # whatever the library says of metadata that do not fit
+            said = f"the tokenizer cannot be rebuilt ({_reason(error)})"
+            raise problems_error(checkpoint.path, [f"{said}. Use another conversion."]) from error
     directory = checkpoint.path
     names = ("tokenizer.json", "tokenizer.model", "vocab.json")
     if not any((directory / name).is_file() for name in names):
@@ -32,16 +38,22 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
         for path in directory.iterdir():
             if path.suffix in (".json", ".jinja", ".model", ".txt") and path.is_file():
                 check_file(path, TOKENIZER_BYTES)
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False, use_fast=True
         )
-    except BaseException as error:
+        if not isinstance(tokenizer.chat_template, str | dict | None):
+            raise TypeError("its chat_template is no text")
+        return tokenizer
+    except BaseException as error:  # whatever the library says of files that it does not expect
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise  # the library's own panics derive from BaseException
-        reason = brief(error).rstrip(".")
-        raise problems_error(
-            directory, [f"the tokenizer cannot be loaded ({reason}). Download its files again."]
-        ) from error
+            raise  # panics of the library's Rust part are no Exceptions
+        said = f"the tokenizer cannot be loaded ({_reason(error)}). Download its files again."
+        raise problems_error(directory, [said]) from error
+
+
+def _reason(error: BaseException) -> str:
+    """What a library says, on one line."""
+    return brief(error).rstrip(".")
 
 
 def _from_gguf(checkpoint: Checkpoint, metadata: dict[str, Any]) -> Tokenizer:

@@ -19,6 +19,7 @@ from nt_jax.generate.chat import ChatModel
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.run.contrast import chosen_slopes
 from nt_jax.rundir import RunDirectory
+from nt_jax.seal import reading
 from nt_jax.train.own_answers import own_pools
 from nt_jax.train.pools import Pair, Pools, safety_rows, with_refusals
 from nt_jax.train.slopes import CellSlopes
@@ -68,7 +69,7 @@ class FittingData:
 
     def pools_for(self, tune: TuneConfig) -> Pools:
         """`pools` shared out as other settings of tuning say."""
-        folder, train = self.run.folder("answers"), self.records["train"]
+        folder, train = self.run.read("answers"), self.records["train"]
         return own_pools(self.model, train, folder, self.config.data, tune)
 
     @functools.cached_property
@@ -88,14 +89,14 @@ class FittingData:
     @functools.cached_property
     def neurons(self) -> NeuronSet:
         """The run's chosen neurons."""
-        return load_neurons(self.run.folder("select") / "neurons.csv")[0]
+        return load_neurons(self.run.read("select") / "neurons.csv")[0]
 
     def slopes(self, neurons: NeuronSet) -> CellSlopes | None:
         """Those of these neurons, where the run has measured them: tuning need not do it again."""
         if self.config.attribution.score != CONTRASTIVE:
             return None
         first, width = self.config.neurons.first_layer, self.model.checkpoint.config.neurons
-        return chosen_slopes(self.run.folder("attribute"), neurons, first, width)
+        return chosen_slopes(self.run.read("attribute"), neurons, first, width)
 
     @functools.cached_property
     def harmful(self) -> list[tuple[Prompt, list[int]]]:
@@ -176,5 +177,6 @@ def _once(pairs: Iterable[Pair]) -> list[tuple[Prompt, list[int]]]:
 def validations_in(folder: Path) -> int:
     """How many validations the tuning in `folder` has chosen from: of epochs, and of strengths."""
     paths = (folder / "metrics.jsonl", folder / "strengths.jsonl")
-    texts = [path.read_text(encoding="utf-8") for path in paths if path.exists()]
-    return sum("score" in json.loads(line) for text in texts for line in text.splitlines())
+    with reading(folder):
+        texts = [path.read_text(encoding="utf-8") for path in paths if path.exists()]
+        return sum("score" in json.loads(line) for text in texts for line in text.splitlines())

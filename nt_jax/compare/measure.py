@@ -12,6 +12,7 @@ from typing import Any
 
 from nt_jax.eval.answer_file import RecordFile
 from nt_jax.eval.answering import answers_path, choices_path, letters_path
+from nt_jax.seal import reading
 
 
 def take_over(source: Path, known_as: str, name: str, folder: Path) -> None:
@@ -32,7 +33,8 @@ def merge(folders: Sequence[Path], out: Path) -> str:
                     shutil.copyfileobj(part, joined)
     facts: dict[str, Any] = {}
     for folder in folders:
-        facts = _joined(facts, json.loads((folder / "scores.json").read_text("utf-8")))
+        with reading(folder / "scores.json"):
+            facts = _joined(facts, json.loads((folder / "scores.json").read_text("utf-8")))
     (out / "scores.json").write_text(json.dumps(facts), encoding="utf-8")
     return f"{len(folders)} models together"
 

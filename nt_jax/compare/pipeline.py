@@ -36,7 +36,7 @@ FITTING = (
 TABLES = ("name", "seed", "compare", "model.source", "tune")
 
 
-def compare(config: RunConfig) -> dict[str, Any]:
+def compare(config: RunConfig, verify: bool = False) -> dict[str, Any]:
     """Fit and measure the methods of the settings and what their tables need; the JSON object.
 
     Everything lies in the run directory, below compare/: one stage for each method's search, test
@@ -50,9 +50,9 @@ def compare(config: RunConfig) -> dict[str, Any]:
         )
     if "7" in config.compare.tables:
         check_grid(config.compare, inputs.model.checkpoint.config, config.neurons.first_layer)
-    pipeline.run(config, inputs=inputs)
-    wanted = needed(config.compare)
-    with RunDirectory(config.folder) as outer, RunDirectory(config.folder / FOLDER) as inner:
+    pipeline.run(config, inputs=inputs, verify=verify)
+    wanted, inside = needed(config.compare), config.folder / FOLDER
+    with RunDirectory(config.folder) as outer, RunDirectory(inside, verify) as inner:
         inner.record(
             config=config.model_dump(mode="json"), seed=config.seed, devices=devices(),
             hashes=inputs.hashes, methods=[method.name for method in wanted],

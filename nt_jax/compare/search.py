@@ -27,10 +27,10 @@ from nt_jax.compare.method import (
 from nt_jax.config.evaluation import MOST_SETTINGS
 from nt_jax.config.schema import RunConfig
 from nt_jax.console import progress
-from nt_jax.errors import RunError
 from nt_jax.eval.answer_file import RecordFile
 from nt_jax.eval.judges.judge import open_judge
 from nt_jax.eval.under_test import ModelUnderTest
+from nt_jax.seal import reading
 from nt_jax.train.validate import NEW_TOKENS, Look, look_at, score
 
 LEAST_SETTINGS = 6
@@ -143,11 +143,9 @@ def validate_model(data: FittingData, model: ModelUnderTest) -> Look:
 
 def read_chosen(folder: Path) -> tuple[Chosen, Learned]:
     """What `search` wrote."""
-    try:
+    with reading(folder / "chosen.json"):  # without it the search ends once more
         facts = json.loads((folder / "chosen.json").read_text(encoding="utf-8"))
         return Chosen(**facts), _load(folder / "learned.npz")
-    except (OSError, ValueError, TypeError) as error:
-        raise RunError(f"{folder} is damaged ({error}). Delete it and repeat.") from error
 
 
 def _fitted(data: FittingData, method: Method, setting: Setting, folder: Path) -> Learned:
@@ -161,7 +159,8 @@ def _fitted(data: FittingData, method: Method, setting: Setting, folder: Path) -
         learned = method.fit(data, setting, path.parent)
         took = {SECONDS: np.asarray(round(time.monotonic() - start, 1))}
         _save(path, took | learned)  # what the run has fitted knows how long the run took
-    return _load(path)
+    with reading(path):
+        return _load(path)
 
 
 def _save(path: Path, learned: Learned) -> None:

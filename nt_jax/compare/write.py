@@ -26,6 +26,7 @@ from nt_jax.eval.metrics.result import BASE, Answer, ResultRow, in_order, is_att
 from nt_jax.eval.metrics.suf1 import su_f1_pairs
 from nt_jax.models.config import ModelConfig
 from nt_jax.report.terminal import judge_names
+from nt_jax.seal import reading
 
 DEFAULT = "Default"  # what the paper calls the untuned model
 
@@ -87,11 +88,12 @@ def write_comparison(
 
 def read_tables(folder: Path) -> list[Table]:
     """The tables that `write_comparison` wrote."""
-    tables = json.loads((folder / "tables.json").read_text(encoding="utf-8"))
-    for table in tables:
-        table["columns"] = [Column(**column) for column in table["columns"]]
-        table["rows"] = [(label, [Cell(**cell) for cell in row]) for label, row in table["rows"]]
-    return [Table(**table) for table in tables]
+    with reading(folder / "tables.json"):
+        tables = json.loads((folder / "tables.json").read_text(encoding="utf-8"))
+        for table in tables:
+            table["columns"] = [Column(**column) for column in table["columns"]]
+            table["rows"] = [(name, [Cell(**cell) for cell in row]) for name, row in table["rows"]]
+        return [Table(**table) for table in tables]
 
 
 def ability_rows(answers: Sequence[Answer], pair: tuple[str, str], seed: int) -> list[ResultRow]:

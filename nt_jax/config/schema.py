@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from nt_jax.config.base import DatasetConfig, Frozen
 from nt_jax.config.evaluation import CompareConfig, EvalConfig, ExportConfig
@@ -87,6 +87,13 @@ class RunConfig(Frozen):
     eval: EvalConfig = EvalConfig()
     export: ExportConfig = ExportConfig()
     compare: CompareConfig = CompareConfig()
+
+    @field_validator("run_dir")
+    @classmethod
+    def _no_nul(cls, value: str | None) -> str | None:
+        if value is not None and "\0" in value:
+            raise ValueError("must not hold a NUL character")
+        return value
 
     @property
     def folder(self) -> Path:

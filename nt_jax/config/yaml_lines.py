@@ -72,7 +72,11 @@ def _build(
             for index, item in enumerate(node.value)
         ]
     if not isinstance(node, yaml.MappingNode):
-        return loader.construct_object(node)
+        try:
+            return loader.construct_object(node)
+        except (LookupError, AttributeError, TypeError, ValueError, OverflowError) as error:
+            kind = node.tag.rpartition(":")[2]
+            raise BadYamlError(f"{str(node.value)[:60]!r} is no {kind} ({error})", line) from error
     mapping: dict[str, Any] = {}
     for key_node, value_node in node.value:
         key, key_line = key_node.value, key_node.start_mark.line + 1

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from nt_jax.atomic import write_atomic
 from nt_jax.data.prompts import to_json
-from nt_jax.errors import RunError
+from nt_jax.seal import damaged, reading
 
 
 class Question(Protocol):
@@ -36,12 +36,8 @@ class RecordFile:
             with path.open(encoding="utf-8", errors="replace") as file:
                 whole = list(file)
             kept = [line for line in whole if line.endswith("}\n")]  # a cut last line goes
-            try:
+            with reading(path):
                 self.rows = {self.key(row): row for row in map(json.loads, kept)}
-            except (ValueError, KeyError) as error:
-                raise RunError(
-                    f"{path} is damaged ({error}). Delete it; repeat this command."
-                ) from error
             if kept != whole:
                 write_atomic(path, "".join(kept).encode())
 
@@ -66,7 +62,7 @@ class RecordFile:
         try:
             return [self.rows[key] for key in keys]
         except KeyError as error:
-            raise RunError(f"{self.path} lacks the record of {error}. Delete it; repeat.") from None
+            raise damaged(self.path, error) from None
 
 
 def asked(item: Question) -> tuple[str, str]:

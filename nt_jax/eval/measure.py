@@ -24,6 +24,7 @@ from nt_jax.eval.metrics.rows import all_rows, metrics
 from nt_jax.eval.prompts import TestChoice, Tests
 from nt_jax.eval.under_test import NO_LETTERS, ModelUnderTest, Scoring
 from nt_jax.generate.chat import ChatModel
+from nt_jax.seal import reading
 
 Answered = tuple[ModelUnderTest, Path]  # a model and the folder of its answers
 
@@ -81,9 +82,10 @@ def score_all(asked_about: Scoring) -> dict[str, dict[str, Any]]:
 def result_rows(folder: Path, seed: int) -> tuple[list[ResultRow], list[Answer]]:
     """(all rows, answers with verdicts) from the files that `measure` wrote."""
     answers, choices = (read_lines(folder / f"{name}.jsonl") for name in ("answers", "choices"))
-    facts = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-    measured = Measurements(answers, choices, facts["judges"], facts["scores"], seed)
-    return all_rows(measured), [*answers]
+    with reading(folder / "scores.json"):
+        facts = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+        said = facts["judges"], facts["scores"]
+    return all_rows(Measurements(answers, choices, *said, seed)), [*answers]
 
 
 def judge_all(
@@ -119,7 +121,7 @@ def judge_all(
 
 def read_lines(path: Path) -> list[dict]:
     """The records of a JSONL file; not by splitlines, since answers may hold U+2028."""
-    with path.open(encoding="utf-8") as file:
+    with reading(path), path.open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
 

@@ -26,6 +26,7 @@ from nt_jax.checkpoints.tokenizer import (
     encode_chat,
     load_tokenizer,
 )
+from nt_jax.checkpoints.vocabulary import known_ids
 from nt_jax.console import progress
 from nt_jax.data.prompts import Prompt
 from nt_jax.generate.decode import GREEDY, Sampling
@@ -47,8 +48,14 @@ class ChatText:
         self.checkpoint, self.system, self.thinking = checkpoint, system, thinking
         self._read = functools.cache(lambda: load_tokenizer(checkpoint))
         self.encode = functools.cache(  # batches ask for the same again and again
-            lambda prompt: encode_chat(self.tokenizer, prompt, self.system, self.thinking)
+            lambda prompt: self.known(
+                encode_chat(self.tokenizer, prompt, self.system, self.thinking), prompt
+            )
         )
+
+    def known(self, ids: list[int], said: Prompt) -> list[int]:
+        """The ids of a text; a DataError where the model has no such token."""
+        return known_ids(self.tokenizer, ids, said, self.checkpoint.config.vocab_size)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -143,11 +150,12 @@ class ChatModel:
 
     def answer_ids(self, text: str) -> list[int]:
         """Token ids of an answer to learn, closed by EOS."""
-        return encode_answer(self.tokenizer, text, self.eos_id)
+        return self.chat.known(encode_answer(self.tokenizer, text, self.eos_id), text)
 
     def opening(self, text: str) -> list[int]:
-        """Token ids of words that an answer is made to begin with."""
-        return self.tokenizer.encode(text, add_special_tokens=False) if text else []
+        """Token ids of words of an answer, such as those that it is made to begin with."""
+        ids = self.tokenizer.encode(text, add_special_tokens=False) if text else []
+        return self.chat.known(ids, text)
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of answer ids."""

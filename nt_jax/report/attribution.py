@@ -15,6 +15,7 @@ from nt_jax.attribution.diagnostics import (
 from nt_jax.attribution.store import load_set
 from nt_jax.generate.chat import ChatModel
 from nt_jax.report.figures import cumulative_png, layers_png
+from nt_jax.seal import reading
 
 BEST = 10  # neurons of each set whose tokens are shown
 TOKENS = 6  # per neuron
@@ -35,7 +36,8 @@ def write_attribution_report(
     """
     counts = {name: sum(row["set"] == name for row in rows) for name in scores}
     summary, active_LF = sets_of(attributed, scores, counts)
-    facts = json.loads((attributed / "examples.json").read_text(encoding="utf-8"))
+    with reading(attributed / "examples.json"):
+        facts = json.loads((attributed / "examples.json").read_text(encoding="utf-8"))
     columns = {name: [row[name] for row in rows] for name in ("layer", "index", "set", "score")}
     shares = {name: cumulative_share(score_LF) for name, score_LF in scores.items()}
     picture = layers_png({**columns, "num_layers": len(scores["safety"])})
@@ -65,7 +67,8 @@ def sets_of(
     if not (attributed / "scores.npz").exists():
         summary = {name: concentration(scores[name], counts[name]) for name in scores}
         return summary, {name: load_set(attributed / f"{name}.npz")[1] for name in scores}
-    with np.load(attributed / "scores.npz") as raw:
+    path = attributed / "scores.npz"
+    with reading(path), np.load(path) as raw:
         members = {name: raw["set"] == name for name in scores}
         summary = {
             name: summarise(raw["alpha"][of], raw["standard"][of], scores[name], counts[name])

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
+from rich.text import Text
 
 from nt_jax.config.test_sets import Labels
 from nt_jax.eval.metrics.result import BASE, TUNED, ResultRow, find, in_order
@@ -123,7 +124,7 @@ def screen_table(rows: Sequence[ResultRow], labels: Labels) -> Table:
         values = [text.removesuffix(" bit") for text in (line.before, line.after)]
         interval = line.interval.replace(" .. ", "..")
         cells = (values[0], before, values[1], after, interval)
-        table.add_row(label, *cells, f"[{style}]{line.difference}[/]")
+        table.add_row(label, *cells, Text(line.difference, style))
     table.caption = f"judge: {judge_names(rows) or 'none'} (see docs/evaluation.md)"
     if agreement := kappa_line(rows):
         table.caption += f"\n{agreement}"

@@ -1,9 +1,7 @@
 """What an export says of a run: its base, data in words, settings, and what was measured."""
 
-import json
 from pathlib import Path
 
-from nt_jax.atomic import read_text
 from nt_jax.checkpoints.checkpoint import Checkpoint, fingerprint
 from nt_jax.config.base import DatasetConfig
 from nt_jax.config.schema import RunConfig
@@ -12,7 +10,7 @@ from nt_jax.export.card import HUB_ID, About, Measured, licence_of
 from nt_jax.export.folder import Wanted
 from nt_jax.export.peft import base_name
 from nt_jax.models.neurons import Factors
-from nt_jax.rundir import DONE
+from nt_jax.rundir import finished_now
 
 # What a card shows, and the sections of settings that hold no path.
 METRICS = ("refusal_rate", "perplexity", "kl", "letter_accuracy", "generate_accuracy")
@@ -54,10 +52,9 @@ def about_factors(factors: Factors, checkpoint: Checkpoint, wanted: Wanted) -> A
 
 def measured(run_dir: Path, config: RunConfig) -> list[Measured]:
     """The rows of a finished report on the run's present factors; none where there is none."""
-    keys = json.loads(read_text(run_dir / "run.json") or "{}").get("keys", {})
-    if read_text(run_dir / "report" / DONE) != keys.get("report", ""):
+    if (report := finished_now(run_dir, "report")) is None:
         return []
-    rows = read_rows(run_dir / "report" / "results.json")
+    rows = read_rows(report / "results.json")
     return [
         _beside_base(rows, row, config.eval.labels.get(row.dataset, row.dataset))
         for metric in METRICS

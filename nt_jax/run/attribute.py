@@ -16,6 +16,14 @@ from nt_jax.attribution.score import (
     neurons_at_last_token,
     plan,
 )
+from nt_jax.attribution.select import aggregate
+from nt_jax.attribution.signal import (
+    check_example,
+    check_scores,
+    halves,
+    low_overlap,
+    split_half,
+)
 from nt_jax.attribution.store import load_attribution, save_attribution, save_set
 from nt_jax.config.method import AttributionConfig
 from nt_jax.config.registry import SCORES, load
@@ -23,6 +31,7 @@ from nt_jax.config.schema import DataConfig
 from nt_jax.console import progress, say
 from nt_jax.data.batching import bucket, pad_left
 from nt_jax.data.training import Records
+from nt_jax.errors import DataError
 from nt_jax.generate.chat import ChatModel
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.own_answers import (
@@ -72,9 +81,14 @@ def attribute_all(
                 options = options_for(config, chosen.set)
                 save_attribution(path, score(model.lm, chosen.example, options))
             results.append(load_attribution(path))
+            what = f"{chosen.set} example {place} (request {chosen.request}, "
+            what += f"template {chosen.template})"
+            integral = score_name(config, chosen.set) == "integrated"
+            check_example(model.lm, chosen.example, results[-1], what, integral)
             write_completeness(folder / "completeness.csv", chosen.set, place, results[-1])
             advance(1)
     write_together(folder, examples, results)
+    say_overlap(examples, results)
     size = model.checkpoint.config
     # A plain gradient is no integral, so it has no change of P to sum to.
     integrals = [r for c, r in zip(examples, results, strict=True) if is_integral(config, c.set)]
@@ -84,6 +98,16 @@ def attribute_all(
         f"{len(examples)} examples   {config.steps} nodes, {size.layers * size.neurons:,} neurons"
         f"   completeness error {missed:.1%}{multi}"
     )
+
+
+def say_overlap(examples: Sequence[Chosen], results: Sequence[Attribution]) -> None:
+    """Warn where two halves of a set's examples would choose other neurons."""
+    for name in SETS:
+        mine = [r.score_LF for c, r in zip(examples, results, strict=True) if c.set == name]
+        if (parts := halves(mine)) is not None:
+            found = split_half(*(aggregate(np.stack(part)) for part in parts))
+            if warning := low_overlap(found, f"the {name} examples"):
+                say("warning", warning)
 
 
 def score_sets(model: ChatModel, examples: Sequence[Chosen], spec: str, folder: Path) -> str:
@@ -96,7 +120,9 @@ def score_sets(model: ChatModel, examples: Sequence[Chosen], spec: str, folder: 
                 active_LF = np.mean(
                     [active_at_end(model.lm, each.attacked) for each in mine], axis=0
                 )
-                save_set(path, own_scores(score, model.lm, mine), active_LF)
+                score_LF = own_scores(score, model.lm, mine)
+                check_scores(score_LF, f"the {name} scores of {spec}")
+                save_set(path, score_LF, active_LF)
             advance(1)
     size = model.checkpoint.config
     return f"{len(examples)} examples   score {spec}, {size.layers * size.neurons:,} neurons"
@@ -129,6 +155,14 @@ def make_examples(
     }
     examples = []
     for name, pairs in bare.items():
+        if not pairs:
+            raise DataError(
+                f"attribution has no {name} example: every answer of the model to a harmless "
+                "training request is empty or a refusal. Check eos_token_id in the model's "
+                "config.json and generation_config.json, or set data.utility_targets=given."
+                if name == "utility"
+                else f"attribution has no {name} example: no training request is left."
+            )
         step = max(1, len(pairs) // len(templates))  # spread over the kinds of request
         for place, template in enumerate(templates):
             pair = pairs[(place * step) % len(pairs)]

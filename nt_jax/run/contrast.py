@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
+from nt_jax.attribution import signal
 from nt_jax.attribution.contrastive import contrastive_score
-from nt_jax.attribution.select import ranking
+from nt_jax.attribution.signal import ROUNDING, check_scores, low_overlap
 from nt_jax.attribution.store import save_set
 from nt_jax.config.method import TuneConfig
 from nt_jax.config.registry import CONTRASTIVE
+from nt_jax.console import say
 from nt_jax.generate.chat import ChatModel
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.run.attribute import SETS, active_at_end
@@ -19,7 +21,6 @@ from nt_jax.train.slopes import FILE, CellSlopes, cell_slopes, every_neuron
 from nt_jax.train.tuned_layers import TunedLayers
 
 ACTIVE = 4  # attacked prompts that the report's tokens are read from
-TOP = 2000  # neurons that two halves of the prompts are compared by; of fewer, a tenth
 
 
 def contrast(
@@ -33,6 +34,7 @@ def contrast(
         tuned = TunedLayers.of(model.lm, every_neuron(layers, width, first_layer))
         cell_slopes(model, tuned, cells, tune).save(path)
     slopes = CellSlopes.load(path)
+    check_slopes(slopes)
     score_LF = np.zeros((layers, width), np.float32)
     score_LF[first_layer:] = scores_of(slopes).reshape(-1, width)
     prompts = [model.encode(prompt) for prompt, _ in cells[ATTACKED_HARMFUL][:ACTIVE]]
@@ -42,6 +44,8 @@ def contrast(
     overlap, counts = split_half(slopes), {name: len(cells[name]) for name in CELLS}
     facts = {"score": dict.fromkeys(SETS, CONTRASTIVE), "cells": counts, "split_half": overlap}
     (folder / "examples.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    if warning := low_overlap(overlap, "the prompts"):
+        say("warning", warning)
     return (
         f"{sum(counts.values())} prompts of four cells   score {CONTRASTIVE}, "
         f"{slopes.difference_P.size:,} neurons   two halves of the prompts share "
@@ -54,16 +58,25 @@ def scores_of(slopes: CellSlopes) -> np.ndarray:
     return contrastive_score(slopes.difference_P, slopes.unwanted_MP)
 
 
+def check_slopes(slopes: CellSlopes) -> None:
+    """Raises a DataError where slopes are not finite, or no neuron tells harmful from harmless."""
+    for name, slope_MP in slopes.cells.items():
+        if not np.isfinite(slope_MP).all():
+            check_scores(slope_MP, f"the slopes of {name.replace('_', ' ')} prompts")
+    difference_P = slopes.difference_P
+    largest = max(float(np.abs(slope_MP).max(initial=0)) for slope_MP in slopes.cells.values())
+    noise = ROUNDING * float(np.finfo(difference_P.dtype).eps) * largest
+    if float(np.abs(difference_P).max()) <= noise:
+        check_scores(np.zeros_like(difference_P), "the slopes of harmful and harmless prompts")
+
+
 def split_half(slopes: CellSlopes) -> dict[str, float]:
     """How many of the best neurons two halves of the prompts share: a score of all prompts?"""
-    halves = [
+    one, other = (
         CellSlopes({name: rows[start::2] for name, rows in slopes.cells.items()})
         for start in (0, 1)
-    ]
-    neurons = slopes.difference_P.size
-    top = min(TOP, max(1, neurons // 10))
-    best = [set(ranking(np.abs(scores_of(half)))[:top].tolist()) for half in halves]
-    return {"top": top, "shared": len(best[0] & best[1]) / top, "chance": top / neurons}
+    )
+    return signal.split_half(np.abs(scores_of(one)), np.abs(scores_of(other)))
 
 
 def chosen_slopes(

@@ -12,7 +12,7 @@ from nt_jax.mesh import devices, make_mesh
 from nt_jax.models.config import ModelConfig
 from nt_jax.run.data import RunData, read_data
 from nt_jax.run.preflight import Inputs, decided_later, read_inputs
-from nt_jax.run.texts import plain_marks
+from nt_jax.run.texts import beyond_vocabulary, plain_marks
 from nt_jax.runinfo import memory_bytes
 from nt_jax.train.memory import GradientMemory, layer_parameters, parameters
 from nt_jax.version import __version__
@@ -104,7 +104,7 @@ def warnings(config: RunConfig, inputs: Inputs) -> list[str]:
     except ConfigError as error:
         missing = [str(error)]
     marks = plain_marks(inputs.model.chat, inputs.records, inputs.tests)
-    return [*missing, *inputs.data.shared, *marks]
+    return [*missing, *inputs.data.shared, *marks, *beyond_vocabulary(inputs.model.chat)]
 
 
 def model_lines(config: RunConfig, checkpoint: Checkpoint) -> Iterator[str]:

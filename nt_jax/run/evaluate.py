@@ -28,7 +28,11 @@ from nt_jax.rundir import RunDirectory, Stage
 
 
 def evaluate_model(
-    config: RunConfig, source: str, beside_base: bool = False, adapter: str | None = None
+    config: RunConfig,
+    source: str,
+    beside_base: bool = False,
+    adapter: str | None = None,
+    verify: bool = False,
 ) -> Path:
     """Answer the test sets with the model at `source`, judge, report; returns the run directory.
 
@@ -52,7 +56,7 @@ def evaluate_model(
         "scored_by": fingerprint(scorer.checkpoint) if scorer else "",
         "measuring": measuring_hash(config),
     } | {f"model {subject.name}": identity(subject, adapter) for subject in models}  # fmt: skip
-    with RunDirectory(folder) as directory:
+    with RunDirectory(folder, verify) as directory:
         check_same_source(directory, measured)
         told = {"config": config.model_dump(mode="json"), "source": measured, "base": source}
         told |= {"measured": [*map(_told, models)], "devices": devices(), "hashes": hashes}
@@ -80,7 +84,7 @@ def stage_table(
     places = {subject.name: answers_of(subject) for subject in models}
 
     def answered() -> list[tuple[ModelUnderTest, Path]]:
-        return [(subject, directory.folder(places[subject.name])) for subject in models]
+        return [(subject, directory.read(places[subject.name])) for subject in models]
 
     return [
         *(

@@ -115,11 +115,17 @@ def run_factors(run_dir: Path, strength: float | None = None) -> tuple[RunConfig
         raise RunError(f"{run_dir} is not a run directory (it has no run.json).")
     with RunDirectory(run_dir) as directory:
         facts = directory.facts()
-        if "config" not in facts or "keys" not in facts:
-            raise RunError(f"{run_dir / 'run.json'} holds no config of a run. Repeat the run.")
+        keys = facts.get("keys", {})
+        known = "config" in facts and all(name in keys for name in PARTS_OF_THETA)
+        if not known or "weights" not in facts.get("hashes", {}):
+            raise RunError(
+                f"{run_dir / 'run.json'} holds no config of a run: it was deleted, or this is the "
+                "folder of another command. Repeat python -m nt_jax.train --config ... --run-dir "
+                f"{run_dir}: finished stages are kept."
+            )
         config = config_of(run_dir, facts["config"])
         check_same_weights(config.model, run_dir, facts["hashes"]["weights"])
-        select, train = (directory.current(name, facts["keys"][name]) for name in PARTS_OF_THETA)
+        select, train = (directory.current(name, keys[name]) for name in PARTS_OF_THETA)
         if select is None or train is None:
             raise RunError(
                 f"{run_dir} holds no factors tuned with its present settings. Carry the run on "

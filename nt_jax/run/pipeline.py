@@ -30,7 +30,7 @@ from nt_jax.run.dry_run import header, model_line
 from nt_jax.run.export import export_stage
 from nt_jax.run.preflight import Inputs, read_inputs
 from nt_jax.run.stages import chat_model
-from nt_jax.run.texts import plain_marks
+from nt_jax.run.texts import beyond_vocabulary, plain_marks
 from nt_jax.rundir import FAILED, RunDirectory, Stage
 from nt_jax.train.tuning_data import TuningData, tuning_data
 
@@ -48,12 +48,22 @@ SLOPES = (
 )  # fmt: skip
 
 
-def run(config: RunConfig, until: str | None = None, inputs: Inputs | None = None) -> None:
-    """Carry a run to its report, or to the end of stage `until`; `inputs` are read if not given."""
+def run(
+    config: RunConfig,
+    until: str | None = None,
+    inputs: Inputs | None = None,
+    verify: bool = False,
+) -> None:
+    """Carry a run to its report, or to the end of stage `until`; `inputs` are read if not given.
+
+    `verify`: every file of the stages that are kept is read and compared with its sha256.
+    """
     show(header(config))
     inputs = inputs or read_inputs(config)
     judge = open_judge(config.eval.judge)
-    with RunDirectory(config.folder) as directory:  # not before all input is known to be sound
+    with RunDirectory(
+        config.folder, verify
+    ) as directory:  # not before all input is known to be sound
         table = stage_table(config, directory, inputs.model, judge, inputs.records, inputs.tests)
         keys = stage_keys(config, table, inputs.hashes)
         directory.record(
@@ -92,7 +102,7 @@ def stage_table(
     tests: Tests,
 ) -> tuple[Stage, ...]:
     """The stages in their order: settings they read, what they are made from, and their work."""
-    at, tune = directory.folder, config.tune
+    at, tune = directory.read, config.tune
     contrastive = config.attribution.score == CONTRASTIVE
     common = ("seed", "model.dtype", "model.thinking", "eval.judge")
     tested = model.under(config.eval.system_prompt)
@@ -137,7 +147,8 @@ def stage_table(
         Stage(
             "select", ("neurons",), ("weights", "data", "attribute"),
             lambda to: stages.select_neurons(
-                model, at("attribute"), config.neurons, config.name, to, at("select")),
+                model, at("attribute"), config.neurons, config.name, to,
+                directory.folder("select")),
             resumable=False,
         ),
         Stage(
@@ -146,7 +157,8 @@ def stage_table(
         ),
         Stage(
             "export", ("export",), ("weights", "data", "train"),
-            lambda to: export_stage(model, factors(), config.export.dtype, to, at("export")),
+            lambda to: export_stage(model, factors(), config.export.dtype, to,
+                                    directory.folder("export")),
             resumable=False,
         ),
         Stage(
@@ -229,7 +241,9 @@ def say_about_data(inputs: Inputs) -> None:
     data = inputs.data
     for note in data.notes:
         say("data", note)
-    for line in (*data.shared, *plain_marks(inputs.model.chat, inputs.records, inputs.tests)):
+    chat = inputs.model.chat
+    marks = plain_marks(chat, inputs.records, inputs.tests)
+    for line in (*data.shared, *marks, *beyond_vocabulary(chat)):
         say("warning", line)
 
 
@@ -238,8 +252,8 @@ def finish(config: RunConfig, directory: RunDirectory, table: Sequence[Stage]) -
     folder, seconds = directory.path, directory.seconds()
     names = [stage.name for stage in table if stage.name in seconds]
     show()
-    labels = labels_with_counts(directory.folder("eval"), config.eval.labels)
-    show(screen_table(read_rows(directory.folder("report") / "results.json"), labels))
+    labels = labels_with_counts(directory.read("eval"), config.eval.labels)
+    show(screen_table(read_rows(directory.read("report") / "results.json"), labels))
     show()
     say("times", "   ".join(f"{name} {clock(seconds[name])}" for name in names))
     say("model", f"{folder / 'export' / 'hf'}")

@@ -101,13 +101,13 @@ def slopes_of(
 
 def write_run_report(directory: RunDirectory, config: RunConfig, layers: int, folder: Path) -> str:
     """The report of what the stage `eval` measured, with the neurons and their tuning."""
-    selected, train = directory.folder("select"), directory.folder("train")
+    selected, train = directory.read("select"), directory.read("train")
     _, neurons = load_neurons(selected / "neurons.csv")
     columns = {name: [row[name] for row in neurons] for name in ("layer", "index", "set", "score")}
     best = best_state(config.tune, selected, train)
     history = read_history(train, int(best.best_epoch))
     tuning = {"neurons": {**columns, "num_layers": layers}, "history": history}
-    targets = SafetyTargets.read(directory.folder("answers"))
+    targets = SafetyTargets.read(directory.read("answers"))
     settings = config.model_dump(mode="json")
     return write_measured(directory, config, settings, folder, [targets.line], **tuning)
 
@@ -124,7 +124,7 @@ def write_measured(
 
     `notes`: lines about the data besides those that run.json holds.
     """
-    rows, answers = result_rows(directory.folder("eval"), config.seed)
+    rows, answers = result_rows(directory.read("eval"), config.seed)
     known = directory.facts()
     machine = known | {"notes": [*known.get("notes", []), *notes]}
     labels = labels_with_counts(directory.folder("eval"), config.eval.labels)

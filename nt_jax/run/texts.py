@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from nt_jax.checkpoints.vocabulary import beyond
 from nt_jax.config.schema import RunConfig
 from nt_jax.data.prompts import Prompt, messages_of
 from nt_jax.data.training import Parts
@@ -46,6 +47,12 @@ def plain_marks(chat: ChatText, parts: Parts, tests: Tests) -> list[str]:
         for source, prompts in sources.items()
         if (count := _holding(mark, prompts))
     ]
+
+
+def beyond_vocabulary(chat: ChatText) -> list[str]:
+    """A line about tokens that the model lacks, where its tokenizer has some."""
+    line = beyond(chat.tokenizer, chat.checkpoint.config.vocab_size)
+    return [] if line is None else [line]
 
 
 def _holding(mark: str, prompts: Sequence[Prompt]) -> int:

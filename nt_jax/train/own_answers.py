@@ -12,9 +12,10 @@ from nt_jax.data.attacks import attack_of
 from nt_jax.data.openings import LEARNED, TOKENS
 from nt_jax.data.prompts import Prompt, of_json, text_of, to_json
 from nt_jax.data.training import Records
-from nt_jax.errors import DataError, RunError
+from nt_jax.errors import DataError
 from nt_jax.eval.judges.judge import Judge
 from nt_jax.generate.chat import ChatModel
+from nt_jax.seal import reading
 from nt_jax.train.pools import Pair, Pools, make_pools
 from nt_jax.train.safety_targets import (
     GIVEN,
@@ -111,7 +112,7 @@ def read_own_answers(folder: Path, eos_id: int) -> Own:
     """Per set: (pairs whose answer is useful, pairs whose answer is a refusal)."""
     pairs: Own = {}
     path = folder / FILE
-    try:
+    with reading(path):
         for line in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             answer = row["answer"] + ([eos_id] if row["ended"] else [])
@@ -119,8 +120,6 @@ def read_own_answers(folder: Path, eos_id: int) -> Own:
             if row["answer"]:
                 pair = Pair(of_json(row["request"]), answer, attack=row["attack"])
                 group[row["refused"]].append(pair)
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{path} is damaged ({error}). Delete its folder and repeat.") from error
     return pairs
 
 

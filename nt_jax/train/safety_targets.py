@@ -11,8 +11,9 @@ from pathlib import Path
 from nt_jax.data.records import HarmfulRequest
 from nt_jax.data.shipped import shipped_refusal
 from nt_jax.data.training import Records, each_request_once
-from nt_jax.errors import DataError, RunError
+from nt_jax.errors import DataError
 from nt_jax.eval.judges.judge import Judge
+from nt_jax.seal import reading
 
 FILE = "safety_targets.json"
 ENOUGH = 50  # refusals that make a source good enough; fewer will do where none is missing
@@ -42,10 +43,8 @@ class SafetyTargets:
     def read(cls, folder: Path) -> "SafetyTargets":
         """What `write` wrote."""
         path = folder / FILE
-        try:
+        with reading(path):
             return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise RunError(f"{path} is damaged ({error}). Delete its folder and repeat.") from error
 
 
 def enough(refusals: int, of: int) -> bool:

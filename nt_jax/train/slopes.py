@@ -10,7 +10,6 @@ M rows, P neurons, B sequences.
 import dataclasses
 import functools
 import io
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,11 @@ from nt_jax.config.method import TuneConfig
 from nt_jax.console import progress
 from nt_jax.data.batching import bucket
 from nt_jax.data.packing import LENGTH_STEP, PADDING, PackedBatch, Row, Shape, pack_alone
-from nt_jax.errors import RunError
 from nt_jax.generate.chat import ChatModel
 from nt_jax.models.head import target_log_probs
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
+from nt_jax.seal import reading
 from nt_jax.train.cells import (
     ATTACKED_HARMFUL,
     ATTACKED_HARMLESS,
@@ -89,11 +88,8 @@ class CellSlopes:
     @classmethod
     def load(cls, path: Path) -> "CellSlopes":
         """What `save` wrote."""
-        try:
-            with path.open("rb") as file, np.load(file) as arrays:
-                return cls({name: arrays[name] for name in (*CELLS, OWN)})
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise RunError(f"{path} is damaged ({error}). Delete its folder, repeat.") from error
+        with reading(path), path.open("rb") as file, np.load(file) as arrays:
+            return cls({name: arrays[name] for name in (*CELLS, OWN)})
 
 
 def _centred(slope_MP: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import optax
 from jax import Array
 from orbax.checkpoint import v1 as ocp
 
-from nt_jax.errors import RunError
+from nt_jax.seal import damaged, reading
 
 KEPT = 2  # the newest, and one before it in case the newest is damaged
 
@@ -51,14 +51,9 @@ def restore(folder: Path, like: TuneState) -> TuneState | None:
     if not saved:
         return None
     abstract = jax.tree.map(np.asarray, like)
-    try:
+    # Within a tuning under way the state before it takes over once this one is deleted.
+    with reading(saved[-1]):
         loaded = ocp.load(str(saved[-1].resolve()), _as_dict(abstract))
-    except (ValueError, KeyError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise RunError(
-            f"{saved[-1]} cannot be read ({reason}). Delete that folder to go on from the one "
-            "before it, or its parent to start tuning anew."
-        ) from error
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(loaded)]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
@@ -79,9 +74,13 @@ class History:
 
     def __init__(self, path: Path, epoch: int):
         self.path = path
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        rows = [json.loads(line) for line in lines if line.endswith("}")]
-        kept = [row for row in rows if row["epoch"] <= epoch]
+        # What has been learned goes with its history, or the report would lack the way there.
+        with reading(path.parent if epoch else path):
+            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            rows = [json.loads(line) for line in lines if line.endswith("}")]
+            kept = [row for row in rows if row["epoch"] <= epoch]
+        if epoch and not kept:
+            raise damaged(path.parent, f"{path.name} is empty")
         self.base = kept[0] if kept and kept[0]["epoch"] == 0 else None
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
@@ -95,5 +94,6 @@ class History:
 
 def read_history(folder: Path, best_epoch: int) -> list[dict]:
     """The lines of metrics.jsonl, the kept epoch marked with best = True."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    with reading(folder / "metrics.jsonl"):
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [row | {"best": True} if row["epoch"] == best_epoch else row for row in rows]

@@ -14,7 +14,7 @@ import optax
 from jax import Array
 from jax.typing import DTypeLike
 
-from nt_jax.atomic import read_text, write_atomic
+from nt_jax.atomic import write_atomic
 from nt_jax.config.method import TuneConfig
 from nt_jax.console import progress, say
 from nt_jax.data.records import Encode
@@ -25,6 +25,7 @@ from nt_jax.generate.chat import ChatModel
 from nt_jax.mesh import sharding
 from nt_jax.models.neurons import Factors, NeuronSet
 from nt_jax.models.transformer import LanguageModel
+from nt_jax.seal import reading
 from nt_jax.train.batcher import Batcher
 from nt_jax.train.maml import MetaOptions, make_optimiser, meta_step
 from nt_jax.train.memory import GradientMemory, sequence_cost
@@ -163,12 +164,17 @@ def _due(epoch: int, every: int, epochs: int) -> bool:
 
 def untuned(model: ChatModel, judge: Judge, prompts: Validation, log: History, kept: Path) -> Look:
     """Validation of the untuned model, its answers kept: a resumed run only judges them again."""
-    if log.base and kept.exists():
-        return look_at(model, judge, prompts, json.loads(kept.read_text(encoding="utf-8")))
-    ids = model.own_answers(prompts.every, NEW_TOKENS)
-    write_atomic(kept, json.dumps(ids).encode())
+    if kept.exists():
+        with reading(kept):
+            ids = json.loads(kept.read_text(encoding="utf-8"))
+            if [len(prompts.every), int] != [len(ids), *{type(i) for row in ids for i in row}]:
+                raise ValueError("not the token ids of an answer to each prompt")
+    else:
+        ids = model.own_answers(prompts.every, NEW_TOKENS)
+        write_atomic(kept, json.dumps(ids).encode())
     base = look_at(model, judge, prompts, ids)
-    log.write({"epoch": 0, **base.rates})
+    if log.base is None:
+        log.write({"epoch": 0, **base.rates})
     return base
 
 
@@ -177,10 +183,9 @@ def _keep_to(folder: Path, neurons: NeuronSet, seed: int) -> None:
     arrays = (np.asarray(leaf) for leaf in jax.tree.leaves(neurons))
     text = hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest() + f" {seed}\n"
     folder.mkdir(parents=True, exist_ok=True)
-    kept = read_text(folder / MADE_FROM)
-    if kept is None:
-        write_atomic(folder / MADE_FROM, text.encode())
-    elif kept != text:
+    if not (path := folder / MADE_FROM).exists():
+        write_atomic(path, text.encode())
+    elif path.read_bytes() != text.encode():
         raise RunError(
             f"{folder} holds a tuning of other neurons or of another seed. Name another folder, "
             "or delete it."

@@ -64,16 +64,16 @@ def test_neurons_come_back_in_the_order_of_their_factors(tmp_path):
 def test_a_damaged_file_says_what_to_delete(tmp_path, content):
     path = tmp_path / "safety-000.npz"
     path.write_bytes(content)
-    with pytest.raises(RunError, match=r"safety-000\.npz is damaged .* Delete its folder"):
+    with pytest.raises(RunError, match=r"safety-000\.npz is damaged .* Delete it"):
         load_attribution(path)
 
 
 def test_a_folder_without_scores_and_a_table_without_neurons(tmp_path):
-    with pytest.raises(RunError, match="holds no safety scores"):
+    with pytest.raises(RunError, match=r"safety.npz is damaged \(there are no scores\)"):
         load_scores(tmp_path)
     path = tmp_path / "neurons.csv"
-    with pytest.raises(RunError, match="is not a list of neurons"):
+    with pytest.raises(RunError, match=r"neurons\.csv is damaged"):
         load_neurons(path)
     path.write_text("layer,index,set\n1,many,safety\n")
-    with pytest.raises(RunError, match="is not a list of neurons"):
+    with pytest.raises(RunError, match=r"neurons\.csv is damaged"):
         load_neurons(path)

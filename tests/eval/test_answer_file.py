@@ -43,7 +43,7 @@ def test_records_come_in_the_order_that_was_asked_for(tmp_path):
     file.append(answer_rows("tuned", PROMPTS[::-1], [str(n) for n in range(len(PROMPTS))]))
     rows = file.in_order(map(asked, PROMPTS))
     assert [row["id"] for row in rows] == [prompt.id for prompt in PROMPTS]
-    with pytest.raises(RunError, match=r"tuned\.jsonl lacks the record of \('demo', 'x'\)"):
+    with pytest.raises(RunError, match=r"tuned\.jsonl is damaged \(it lacks \('demo', 'x'\)"):
         file.in_order([("demo", "x")])
 
 

@@ -180,7 +180,7 @@ def test_unless_told_openings_are_learned_in_turn_and_no_refusal_is_needed(tmp_p
 def test_damaged_own_answers_say_what_to_delete(tmp_path, text):
     if text is not None:
         (tmp_path / "own_answers.jsonl").write_text(text)
-    with pytest.raises(RunError, match=r"own_answers\.jsonl is damaged .* Delete its folder"):
+    with pytest.raises(RunError, match=r"own_answers\.jsonl is damaged .* Delete it"):
         read_own_answers(tmp_path, EOS)
 
 

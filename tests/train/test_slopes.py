@@ -205,7 +205,7 @@ def test_a_damaged_file_says_what_to_delete(tmp_path, damage):
         np.savez(path, harmful=np.zeros((2, 2)))
     else:
         path.write_bytes({"cut": whole[: len(whole) // 2], "none": b""}[damage])
-    with pytest.raises(RunError, match=r"slopes\.npz is damaged .* Delete its folder, repeat"):
+    with pytest.raises(RunError, match=r"slopes\.npz is damaged .* Delete it"):
         CellSlopes.load(path)
 
 

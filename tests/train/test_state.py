@@ -20,7 +20,7 @@ def test_a_damaged_checkpoint_says_what_to_delete(finished, tmp_path):
     for file in newest.rglob("*"):
         if file.is_file() and file.stat().st_size:
             file.write_bytes(b"\0" * file.stat().st_size)
-    with pytest.raises(RunError, match=f"{newest} cannot be read .* Delete that folder"):
+    with pytest.raises(RunError, match=f"{newest} is damaged .* Delete it, then repeat"):
         restore(folder, like)
     shutil.rmtree(newest)
     state = restore(folder, like)

@@ -44,7 +44,7 @@ def without_selection() -> Method:
         where = folder / "attribute"
         where.mkdir(exist_ok=True)
         drawn = dataclasses.replace(train, templates=drawn_templates(train.templates, run.seed))
-        answers = data.run.folder("answers")
+        answers = data.run.read("answers")
         attribute_all(data.model, drawn, answers, any_attack, run.data, where)
         return tuned(data, run.tune, chosen_neurons(data, where), folder)
 
@@ -114,7 +114,7 @@ def counts(safety: int, utility: int) -> Method:
     def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
         if is_run(data):
             return learned_in_run(data)
-        scores = data.run.folder("attribute")
+        scores = data.run.read("attribute")
         neurons = chosen_neurons(data, scores, safety=safety, utility=utility)
         return tuned(data, data.config.tune, neurons, folder)
 

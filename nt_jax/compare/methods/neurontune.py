@@ -39,8 +39,8 @@ def neurontune() -> Method:
 
 def learned_in_run(data: FittingData, *_: Any) -> Learned:
     """The factors that the run kept."""
-    train = data.run.folder("train")
-    factors = kept_factors(data.config.tune, data.run.folder("select"), train)
+    train = data.run.read("train")
+    factors = kept_factors(data.config.tune, data.run.read("select"), train)
     took = data.run.seconds()
     spent = sum(took.get(stage, 0.0) for stage in ("attribute", "select", "train"))
     return {
@@ -50,7 +50,7 @@ def learned_in_run(data: FittingData, *_: Any) -> Learned:
 
 def answered_in_run(data: FittingData, setting: Setting) -> tuple[Path, str] | None:
     """Where the run answered the tests with its factors at this strength."""
-    return (data.run.folder(TUNED), TUNED) if setting["strength"] == 1 else None
+    return (data.run.read(TUNED), TUNED) if setting["strength"] == 1 else None
 
 
 def descent() -> Method:

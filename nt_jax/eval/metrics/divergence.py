@@ -39,7 +39,7 @@ def _scores(
             (model.lm, base.factors_LF),
             (other.model.lm, other.factors_LF),
             [answered(model, row) for row in answers],
-            [model.tokenizer.encode(row["answer"], add_special_tokens=False) for row in answers],
+            [model.opening(row["answer"]) for row in answers],
             on_batch=advance,
         )
     found: dict[str, list] = {}

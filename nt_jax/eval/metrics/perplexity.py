@@ -26,7 +26,7 @@ def score(asked: "Scoring") -> "tuple[Any, ChatModel] | None":
     scorer, rows = asked.scorer, asked.measuring(NAME, asked.answers)
     if not asked.config.perplexity or scorer is None or not rows:
         return None
-    texts = [scorer.tokenizer.encode(row["answer"], add_special_tokens=False) for row in rows]
+    texts = [scorer.opening(row["answer"]) for row in rows]
     prompts = [answered(scorer, row) for row in rows]
     with progress(NAME, len(rows), "answers") as advance:
         pairs = answer_nll(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nt_jax.data.prompts import of_json, text_of
-from nt_jax.errors import RunError
+from nt_jax.seal import reading
 
 if TYPE_CHECKING:
     from nt_jax.generate.chat import ChatModel
@@ -102,12 +102,8 @@ def write_rows(path: Path, rows: Iterable[ResultRow]) -> None:
 
 def read_rows(path: Path) -> list[ResultRow]:
     """The rows of a results.json."""
-    try:
+    with reading(path):
         return [ResultRow(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError) as error:
-        raise RunError(
-            f"{path} is not a readable results.json ({error}). Delete it and repeat the evaluation."
-        ) from error
 
 
 def find(

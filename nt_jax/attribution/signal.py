@@ -1,0 +1,104 @@
+"""Whether scores say anything: they are finite, and P(answer) moves by more than rounding."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from nt_jax.attribution.diagnostics import overlap
+from nt_jax.attribution.score import Attribution, EncodedExample
+from nt_jax.errors import DataError
+from nt_jax.models.transformer import LanguageModel
+
+ROUNDING = 8  # units in the last place of the weights' type, relative to P(answer) or its logarithm
+TOP = 2000  # neurons that two halves are compared by; of fewer, a tenth
+LOW = 0.2  # share of the best neurons that two halves should at least share, or twice chance
+
+
+def check_example(
+    lm: LanguageModel, example: EncodedExample, result: Attribution, what: str, integral: bool
+) -> None:
+    """Raises a DataError, before anything is chosen by it, where a result says nothing.
+
+    `what` it is, in words; `integral`: whether its scores sum to a change of P(answer).
+    """
+    check_finite(result, what)
+    if integral:
+        check_signal(result, example, what, float(jnp.finfo(lm.module().embed[...].dtype).eps))
+    else:
+        check_scores(result.standard_LF, f"the scores of {what}")
+
+
+def check_finite(result: Attribution, what: str) -> None:
+    """Raises a DataError where a score, or P(answer) itself, is NaN or infinite; `what` it is."""
+    parts = (result.alpha_LF, result.standard_LF, result.v_q_LF, result.v_pq_LF)
+    wrong_L = ~np.all([np.isfinite(part_LF).all(axis=1) for part_LF in parts], axis=0)
+    if not wrong_L.any() and np.isfinite(result.start_L).all() and np.isfinite(result.end):
+        return
+    where = f" from layer {wrong_L.argmax()} on" if wrong_L.any() else ""
+    raise DataError(
+        f"attribution: the scores of {what} are not finite{where}: a weight or an activation of "
+        "the model overflows. Set model.dtype=float32; if that is so already, the checkpoint is "
+        "damaged: download it again."
+    )
+
+
+def check_signal(result: Attribution, example: EncodedExample, what: str, eps: float) -> None:
+    """Raises a DataError where the path from q to (p, q) moves P(answer) by rounding alone.
+
+    `eps`: that of the type in which the model computes.
+    """
+    change = float(np.abs(result.end - result.start_L).max())
+    size = max(abs(result.end), float(np.abs(result.start_L).max()))
+    if example.question != example.attacked and change > ROUNDING * eps * size:
+        return
+    if example.question == example.attacked:
+        why = "its attack is the bare request: leave that template out of data.templates"
+    elif size == 0:
+        why = "P(answer) is 0 to the last digit: choose another attribution.target"
+    else:
+        why = "no layer's neurons reach the output: are the weights of down_proj zero?"
+    raise DataError(
+        f"attribution: {what} says nothing about any neuron. P(answer) is the same with and "
+        f"without the attack, to rounding, in every layer ({why})."
+    )
+
+
+def check_scores(score_LF: np.ndarray, what: str) -> None:
+    """Raises a DataError where a score of a whole set is not finite or tells no neurons apart."""
+    if not np.isfinite(score_LF).all():
+        raise DataError(
+            f"attribution: {what} are not finite: a weight or an activation of the model "
+            "overflows. Set model.dtype=float32; if that is so already, the checkpoint is damaged: "
+            "download it again."
+        )
+    if np.ptp(score_LF) == 0:
+        raise DataError(
+            f"attribution: {what} are the same for every neuron, so none can be chosen by them. "
+            "Are the weights of down_proj zero?"
+        )
+
+
+def split_half(
+    one_LF: Float[np.ndarray, "..."], other_LF: Float[np.ndarray, "..."]
+) -> dict[str, float]:
+    """How many of their best neurons two halves of the examples share: a score of all of them?"""
+    top = min(TOP, max(1, one_LF.size // 10))
+    shared = overlap(one_LF.reshape(1, -1), other_LF.reshape(1, -1), top)
+    return {"top": top, "shared": shared, "chance": top / one_LF.size}
+
+
+def low_overlap(half: dict[str, float], what: str) -> str | None:
+    """A warning where two halves hardly agree, None where they do."""
+    if half["shared"] >= max(LOW, 2 * half["chance"]):
+        return None
+    return (
+        f"two halves of {what} share {half['shared']:.0%} of their best {half['top']:,} neurons "
+        f"(chance {half['chance']:.0%}): other examples would choose other neurons. Give more."
+    )
+
+
+def halves(score_ELF: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]] | None:
+    """Every second example, and the others; None where a half would be empty."""
+    return (list(score_ELF[::2]), list(score_ELF[1::2])) if len(score_ELF) > 1 else None

@@ -1,0 +1,17 @@
+"""Exit codes of every command; docs/reliability.md shows this table."""
+
+DONE = 0
+MISTAKE = 2
+UNFINISHED = 3
+BUG = 70
+HUNG_UP, INTERRUPTED, TERMINATED = 129, 130, 143  # 128 + the number of the signal
+
+EXITS = {
+    DONE: "done",
+    MISTAKE: "an error that you can act on: its line says what, where, and what to do",
+    UNFINISHED: "done but for prompts or judge calls that failed: the same command repeats those",
+    BUG: "a bug of ours: the traceback lies in a file that the line names",
+    HUNG_UP: "hung up (SIGHUP): what is finished is kept",
+    INTERRUPTED: "interrupted (SIGINT, Ctrl-C): what is finished is kept",
+    TERMINATED: "terminated (SIGTERM): what is finished is kept",
+}
