@@ -20,7 +20,7 @@ os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "NT_JAX
 
 from tests.faults.fuzz import ESCAPE, HANG, SILENT, fuzz_all
 from tests.faults.kills import LONG, SHORT, Runs
-from tests.faults.targets import TARGETS
+from tests.faults.targets import TARGETS, run_files
 
 CASES = {"short": 560, "long": 10_080}
 KINDS = {ESCAPE: "escapes", HANG: "hangs", "traceback": "tracebacks", SILENT: "silent differences"}
@@ -38,6 +38,8 @@ def main(words: list[str] | None = None) -> int:
     if options.only != "runs":
         started = time.monotonic()
         chosen = {n: t for n, t in TARGETS.items() if options.only in (None, "fuzz", n)}
+        if options.only is None:  # before those that start jax in this process
+            chosen = {"run files": run_files(kept / "runs" / "whole")} | chosen
         cases = options.cases or CASES[form]
         total += fuzz_all(chosen, cases, options.seed, kept)
         print(f"time of fuzzing: {time.monotonic() - started:.0f} s", flush=True)

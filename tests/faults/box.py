@@ -28,14 +28,22 @@ class Outcome:
     memory: int  # bytes at the peak, above what the parent held
 
 
-def attempt(work: Callable[[], Any], wall: float = 20.0, memory: int | None = None) -> Outcome:
-    """Run `work` in a child that is killed after `wall` seconds; at most `memory` bytes more."""
+def attempt(
+    work: Callable[[], Any],
+    wall: float = 300.0,
+    memory: int | None = None,
+    cpu: int | None = None,
+) -> Outcome:
+    """Run `work` in a child that is killed after `wall` seconds, or `cpu` seconds of a core.
+
+    At most `memory` bytes more than now. `wall` is generous: others may use the machine as well.
+    """
     before = _statm(1)
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _in_child(work, writing, memory)
+        _in_child(work, writing, memory, cpu)
     os.close(writing)
     content, late = _read_all(reading, wall)
     if late:
@@ -44,13 +52,17 @@ def attempt(work: Callable[[], Any], wall: float = 20.0, memory: int | None = No
     cost = used.ru_utime + used.ru_stime, max(0, used.ru_maxrss * 1024 - before)
     if late:
         return Outcome(HANG, f"killed after {wall} s", *cost)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU:
+        return Outcome(HANG, f"killed after {cpu} s of a core", *cost)
     if status or not content:
         return Outcome(DIED, f"wait status {status}", *cost)
     return Outcome(*pickle.loads(content), *cost)
 
 
-def _in_child(work: Callable[[], Any], writing: int, memory: int | None) -> None:
+def _in_child(work: Callable[[], Any], writing: int, memory: int | None, cpu: int | None) -> None:
     os.setpgid(0, 0)
+    if cpu is not None:
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
     if memory is not None:
         top = _statm(0) + memory
         resource.setrlimit(resource.RLIMIT_AS, (top, top))

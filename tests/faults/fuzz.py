@@ -17,7 +17,8 @@ from tests.faults.box import DIED, HANG, OK, REFUSED, TRACEBACK, attempt
 from tests.faults.damage import CANARY
 from tests.faults.targets import Target, fresh
 
-WALL, MEMORY = 30.0, 3 << 30  # seconds and bytes that one input may take
+# What one input may take: seconds by the clock and of a core, and bytes.
+WALL, CPU, MEMORY = 300.0, 30, 3 << 30
 SILENT, ESCAPE = "silent", "escape"
 SHOWN = 3  # problems of a target whose inputs are kept and shown
 
@@ -57,7 +58,7 @@ def try_one(target: Target, path: Path, scratch: Path) -> tuple[str, str]:
     """(how one input ended, what was said)."""
     work = scratch / "cwd"
     work.mkdir(exist_ok=True)
-    outcome = attempt(lambda: _read(target, path, work), WALL, MEMORY)
+    outcome = attempt(lambda: _read(target, path, work), WALL, MEMORY, CPU)
     if (work / CANARY).exists() or (path.parent / CANARY).exists() or any(work.iterdir()):
         shutil.rmtree(work)
         return ESCAPE, "an input ran code, or wrote outside"
@@ -83,6 +84,8 @@ def _read(target: Target, path: Path, work: Path) -> tuple[str, str]:
 
 def _warm(target: Target, good: Path) -> None:
     """Import in the parent what readers import, so that children need not."""
+    if not target.warm:
+        return
     try:
         found = target.read(good)
         target.oracle(good, found)

@@ -208,13 +208,13 @@ def main() -> None:
         path = make(_fresh(root, f"good-{name}"))
         read(path)  # imports
         trial._problem.cache_clear()
-        outcome = attempt(lambda path=path, read=read: read(path) and None, wall=60)
+        outcome = attempt(lambda path=path, read=read: read(path) and None, cpu=60)
         trial._problem.cache_clear()
         costs[name] = outcome
         found[f"good {name}"] = asdict(outcome)
     for name, (kind, make) in HOSTILE.items():
         path, read = make(_fresh(root, name.replace(" ", "-").replace("/", ""))), GOOD[kind][1]
-        outcome = attempt(lambda path=path, read=read: read(path) and None, wall=30)
+        outcome = attempt(lambda path=path, read=read: read(path) and None, cpu=60)
         beyond = {
             "seconds": outcome.seconds - costs[kind].seconds,
             "memory": outcome.memory - costs[kind].memory,

@@ -1,14 +1,18 @@
 """What reads files that others made, each as one function of a path; none starts a backend."""
 
+import contextlib
 import hashlib
+import io
 from pathlib import Path
 from typing import Any
 
+from nt_jax import exits
 from nt_jax.checkpoints.adapter import open_adapter
 from nt_jax.checkpoints.checkpoint import Checkpoint, fingerprint, open_checkpoint
 from nt_jax.checkpoints.factors import read_factors
 from nt_jax.config.load import load_config
 from nt_jax.data.sources import load_choices, load_harmful, load_harmless, load_templates
+from nt_jax.errors import RunError
 from nt_jax.generate.chat import ChatText
 
 
@@ -80,3 +84,18 @@ def _chat(checkpoint: Checkpoint) -> dict[str, Any]:
         "end": chat.end_id,
         "turn": chat.plain_turn_end,
     }
+
+
+def read_run(path: Path) -> bytes:
+    """The factors that a finished run exports through the command line."""
+    from nt_jax import cli
+
+    out = path.parent / "out"
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        code = cli.main("export", ["--run", str(path), "--out", str(out), "--format", "factors"])
+    if code == exits.BUG:
+        raise AssertionError(said.getvalue())
+    if code != exits.DONE:
+        raise RunError(said.getvalue())
+    return read_factors(out).scale_LF().tobytes()

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from nt_jax.config.help import setting_table
 from tests import tiny
 from tests.faults import damage, oracles, readers
+from tests.faults.box import OK, attempt
 
 Draw = st.DataObject
 
@@ -30,6 +31,7 @@ class Target:
     hurt: Callable[[Draw, Path], None]
     read: Callable[[Path], Any]
     oracle: Callable[[Path, Any], None] = lambda path, found: None
+    warm: bool = True  # whether it may be read in the parent first, which would start jax
 
 
 def _model(**options) -> Callable[[Path], Path]:
@@ -225,6 +227,36 @@ def _own_factors(folder: Path) -> Path:
 def _hurt_factors(data: Draw, path: Path) -> None:
     file = path / "factors.safetensors"
     file.write_bytes(damage.bytes_of(data, file.read_bytes(), front=900))
+
+
+PARTS = ("select", "train", "run.json")  # what an export of factors is made from
+
+
+def run_files(whole: Path) -> Target:
+    """The files of a finished run that an export reads: refused, or the same factors."""
+    first = attempt(lambda: readers.read_run(whole))  # in a child: jax must not begin here
+    shutil.rmtree(whole.parent / "out", ignore_errors=True)
+    assert first.kind == OK, first.value
+
+    def hurt(data: Draw, path: Path) -> None:
+        part = path / data.draw(st.sampled_from(PARTS))
+        files = sorted(file for file in [part, *part.rglob("*")] if file.is_file())
+        file = data.draw(st.sampled_from(files))
+        content = file.read_bytes()
+        if file.suffix == ".json" and data.draw(st.booleans()):
+            damage.json_file(data, file)
+        else:
+            file.write_bytes(damage.bytes_of(data, content))
+        if file.read_bytes() == content:
+            file.unlink()
+
+    def same(path: Path, found: bytes) -> None:
+        assert found == first.value
+
+    def make(folder: Path) -> Path:
+        return Path(shutil.copytree(whole, folder / "run", symlinks=True))
+
+    return Target(make, hurt, readers.read_run, same, warm=False)
 
 
 TARGETS = {
