@@ -22,7 +22,7 @@ from nt_jax.limits import (
 )
 
 CHILD = Path(__file__).with_name("trial_child.py")
-WALL = 60  # seconds until a child that does nothing at all is given up
+WALL = 300  # seconds by the clock, on however busy a machine, until a child is given up
 READY = b"ready"  # what the child says once it begins to render
 _SYSTEM, _ASKED, _ANSWERED = ({"role": role, "content": f"A text of the {role}."} for role in ROLES)
 CHATS = (

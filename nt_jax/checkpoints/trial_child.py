@@ -40,15 +40,22 @@ def _limit(seconds: int, memory: int) -> None:
     """Allow this process so much more than it has used until now."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     top = int(used.ru_utime + used.ru_stime) + 1 + seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (top, top))
+    _lower(resource.RLIMIT_CPU, top)
     signal.setitimer(signal.ITIMER_PROF, seconds)  # to the second; ends the process, too
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _lower(resource.RLIMIT_CORE, 0)
     try:
         with open("/proc/self/statm") as file:
             mapped = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return  # no Linux: time alone is bounded
-    resource.setrlimit(resource.RLIMIT_AS, (mapped + memory, mapped + memory))
+    _lower(resource.RLIMIT_AS, mapped + memory)
+
+
+def _lower(kind: int, value: int) -> None:
+    """Set a limit, or keep a lower one that the process was started under."""
+    _, hard = resource.getrlimit(kind)
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, value))
 
 
 if __name__ == "__main__":
