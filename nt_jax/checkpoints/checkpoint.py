@@ -157,5 +157,8 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     else:
         for path in sorted(checkpoint.directory.iterdir()):
             if path.suffix in (".json", ".jinja", ".model", ".txt") and path.is_file():
-                digest.update(path.name.encode() + path.read_bytes())
+                digest.update(path.name.encode())
+                with path.open("rb") as file:
+                    while block := file.read(1 << 20):
+                        digest.update(block)
     return digest.hexdigest()

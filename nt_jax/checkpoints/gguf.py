@@ -11,11 +11,13 @@ import numpy as np
 from gguf import GGUFReader, ReaderTensor
 from gguf.quants import dequantize
 
+from nt_jax.checkpoints.gguf_header import check_header
 from nt_jax.checkpoints.gguf_names import hf_name, unpermute
 from nt_jax.checkpoints.hf_config import read_config
 from nt_jax.checkpoints.hf_fields import nearest, problems_error, short, words
 from nt_jax.checkpoints.tensors import AGAIN, TensorInfo
 from nt_jax.checkpoints.validate import tensor_problems
+from nt_jax.errors import brief
 from nt_jax.models.config import ModelConfig, RopeConfig
 from nt_jax.models.rope import inverse_frequencies
 
@@ -67,11 +69,12 @@ class GgufFile:
 def open_gguf(path: Path) -> GgufFile:
     """The GGUF file at `path`; everything wrong with it is in one error."""
     try:
+        check_header(path)
         reader = GGUFReader(path)
         metadata = {name: entry.contents() for name, entry in reader.fields.items()}
-    except (ValueError, IndexError, KeyError, OverflowError) as error:
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
         size = f"{path.stat().st_size:,} bytes"
-        problem = f"not a readable GGUF file ({size}; {error}), perhaps cut short. {AGAIN}"
+        problem = f"not a readable GGUF file ({size}; {brief(error)}), perhaps cut short. {AGAIN}"
         raise problems_error(path, [problem]) from error
     problems = _file_problems(reader, metadata)
     if problems:

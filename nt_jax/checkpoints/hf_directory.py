@@ -1,6 +1,5 @@
 """A Hugging Face model directory: config.json, safetensors shards, and all that can be wrong."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,8 @@ from nt_jax.checkpoints.hf_config import read_config
 from nt_jax.checkpoints.hf_fields import problems_error, short
 from nt_jax.checkpoints.tensors import AGAIN, DTYPES, TensorInfo, read_header
 from nt_jax.checkpoints.validate import tensor_problems
+from nt_jax.errors import brief
+from nt_jax.limits import JSON_BYTES, parse_json, read_within
 from nt_jax.models.config import ModelConfig
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -37,9 +38,9 @@ def _read_json(path: Path, problems: list[str]) -> Any:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text("utf-8"))
+        return parse_json(read_within(path, JSON_BYTES))
     except ValueError as error:
-        problems.append(f"{path.name} is not valid JSON ({error}). {AGAIN}")
+        problems.append(f"{path.name} is not valid JSON ({brief(error)}). {AGAIN}")
         return None
 
 
@@ -75,7 +76,11 @@ def _find_tensors(path: Path) -> tuple[dict[str, TensorInfo], set[str], list[str
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         return {}, set(), problems or [f"{INDEX} has no weight_map. {AGAIN}"]
-    wrong = [name for name, shard in weight_map.items() if not isinstance(shard, str)]
+    wrong = [
+        name
+        for name, shard in weight_map.items()
+        if not isinstance(shard, str) or not 0 < len(shard) < 256 or "\0" in shard
+    ]
     if wrong:
         said = f"tensor '{wrong[0]}' at {short(weight_map[wrong[0]])}, which is no file name"
         return {}, set(), [f"{INDEX}: weight_map has {said}. {AGAIN}"]

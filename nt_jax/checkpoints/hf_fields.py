@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nt_jax.errors import CheckpointError
+from nt_jax.limits import LAYERS, PROBLEMS, SIZE
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,10 @@ class Fields:
         wrong = not isinstance(value, int) or isinstance(value, bool) or value < 1
         if wrong and self.get(name) is not None:
             self.problem(f"field '{name}' must be a positive whole number, not {short(value)}")
+        most = (LAYERS if name == "num_hidden_layers" else SIZE).value
+        if not wrong and value > most:
+            self.problem(f"field '{name}' = {short(value)} is more than {most:,}, the most we take")
+            return 0
         return 0 if wrong else value
 
     def number(self, name: str, value: Any, default: float) -> float:
@@ -169,12 +174,20 @@ def closest(name: str, candidates: Iterable[str]) -> str | None:
 
 def short(value: Any) -> str:
     """A JSON value cut to a length that fits a sentence."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # a number of thousands of digits
+        text = f"a number of {value.bit_length():,} bits"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def problems_error(where: object, problems: list[str]) -> CheckpointError:
     """One error for everything wrong at `where`: one line for one problem, a list for more."""
+    more = len(problems) - PROBLEMS.value
+    if more > 0:
+        problems = [*problems[: PROBLEMS.value], f"and {more:,} more."]
+        lines = "".join(f"\n  - {problem}" for problem in problems)
+        return CheckpointError(f"{where} has {more + PROBLEMS.value:,} problems:{lines}")
     if len(problems) == 1:
         return CheckpointError(f"{where}: {problems[0]}")
     lines = "".join(f"\n  - {problem}" for problem in problems)

@@ -4,7 +4,6 @@ The format is a length, a JSON table of (dtype, shape, byte range), then the byt
 table ourselves because export patches single tensors at their offsets.
 """
 
-import itertools
 import json
 import math
 from collections.abc import Callable, Iterable
@@ -15,7 +14,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from nt_jax.errors import CheckpointError
+from nt_jax.errors import CheckpointError, brief
+from nt_jax.limits import HEADER_BYTES, parse_json
 
 DTYPES = {
     "F32": np.dtype(np.float32),
@@ -49,41 +49,56 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], str | None]:
         if size < 8 or length > size - 8:
             problem = f"{path.name} ({size:,} bytes) is cut short, or no safetensors file"
             return {}, f"{problem}. {AGAIN}"
+        if length > HEADER_BYTES.value:
+            problem = (
+                f"{path.name} has a header of {length:,} bytes; at most {HEADER_BYTES.value:,}"
+            )
+            return {}, f"{problem} are read. {AGAIN}"
         file.seek(8)
         table = file.read(length)
     try:
-        entries = json.loads(table)
+        entries = parse_json(table, once=True)
         entries.pop("__metadata__", None)
         infos = {name: _info(path, entry, 8 + length) for name, entry in entries.items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        return {}, f"{path.name} has an unreadable header ({error}). {AGAIN}"
+        return {}, f"{path.name} has an unreadable header ({brief(error)}). {AGAIN}"
     promised = max((info.stop for info in infos.values()), default=8 + length)
     if size != promised:
         return infos, (
             f"{path.name} is {size:,} bytes long, but its header promises {promised:,}"
             f"{': it is cut short' if size < promised else ''}. {AGAIN}"
         )
-    return infos, _overlap(path, infos)
+    return infos, _overlap_or_hole(path, infos, 8 + length)
 
 
 def _info(path: Path, entry: dict[str, Any], data_start: int) -> TensorInfo:
     dtype, shape = entry["dtype"], tuple(entry["shape"])
     start, stop = entry["data_offsets"]
-    if any(type(number) is not int for number in (*shape, start, stop)):
+    if not isinstance(dtype, str):
+        raise ValueError(f"a dtype of {dtype!r:.60} is no word")
+    if any(type(number) is not int or number < 0 for number in (*shape, start, stop)):
         raise ValueError(f"a shape of {list(shape)}, or its byte range, is not of whole numbers")
     if dtype in DTYPES and stop - start != math.prod(shape) * DTYPES[dtype].itemsize:
         raise ValueError(f"a {dtype} tensor of shape {list(shape)} does not fill its byte range")
-    if start < 0 or stop < start:
+    if stop < start:
         raise ValueError(f"byte range {start}..{stop} runs backwards")
     return TensorInfo(path, dtype, shape, data_start + start, data_start + stop)
 
 
-def _overlap(path: Path, infos: dict[str, TensorInfo]) -> str | None:
-    """Two tensors on the same bytes: patching one would change the other."""
+def _overlap_or_hole(path: Path, infos: dict[str, TensorInfo], start: int) -> str | None:
+    """Two tensors on the same bytes, or bytes of none, as the format has it.
+
+    Patching one of two would change the other; in a hole anything could be hidden.
+    """
     ordered = sorted(infos.items(), key=lambda item: (item[1].start, item[1].stop))
-    for (name, info), (next_name, after) in itertools.pairwise(ordered):
-        if after.start < info.stop:
-            return f"{path.name}: tensors '{name}' and '{next_name}' share bytes. {AGAIN}"
+    last, stop = "the header", start
+    for name, info in ordered:
+        if info.start < stop:
+            return f"{path.name}: tensors '{last}' and '{name}' share bytes. {AGAIN}"
+        if info.start > stop:
+            hole = f"{info.start - stop:,} bytes before tensor '{name}' belong to none"
+            return f"{path.name}: {hole}. {AGAIN}"
+        last, stop = name, info.stop
     return None
 
 

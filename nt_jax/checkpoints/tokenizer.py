@@ -11,7 +11,8 @@ from nt_jax.checkpoints.gguf_tokenizer import build_tokenizer
 from nt_jax.checkpoints.hf_fields import problems_error
 from nt_jax.checkpoints.marks import marks_of
 from nt_jax.data.prompts import Prompt, as_conversation, messages_of
-from nt_jax.errors import CheckpointError
+from nt_jax.errors import CheckpointError, brief
+from nt_jax.limits import TOKENIZER_BYTES, check_file
 
 Tokenizer = PreTrainedTokenizerFast
 
@@ -34,20 +35,25 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
             directory, [f"no tokenizer, neither {files} is there. Copy it from the original model."]
         )
     try:
+        for path in directory.iterdir():
+            if path.suffix in (".json", ".jinja", ".model", ".txt") and path.is_file():
+                check_file(path, TOKENIZER_BYTES)
         tokenizer = AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False, use_fast=True
         )
         if not isinstance(tokenizer.chat_template, str | dict | None):
             raise TypeError("its chat_template is no text")
         return tokenizer
-    except Exception as error:  # whatever the library says of files that are not as it expects
+    except BaseException as error:  # whatever the library says of files that it does not expect
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise  # panics of the library's Rust part are no Exceptions
         said = f"the tokenizer cannot be loaded ({_reason(error)}). Download its files again."
         raise problems_error(directory, [said]) from error
 
 
-def _reason(error: Exception) -> str:
-    """What a library says, on one line of a length that can be read."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def _reason(error: BaseException) -> str:
+    """What a library says, on one line."""
+    return brief(error).rstrip(".")
 
 
 def _from_gguf(checkpoint: Checkpoint, metadata: dict[str, Any]) -> Tokenizer:

@@ -134,7 +134,9 @@ class _Bench:
         def measure(to: Path) -> str:
             measured = [(model(), answers)]
             scorer = pipeline.scorer_of(self.config, self.base.model)
-            return pipeline.measure_stage(measured, self.tests, self.config, scorer, to, base)
+            return pipeline.measure_stage(
+                measured, self.tests, self.config, scorer, to, base, keep_on=False
+            )
 
         return self.stage(f"numbers-{name}", pipeline.MEASURING, made_from, measure)
 

@@ -14,6 +14,7 @@ from nt_jax.config.schema import RunConfig
 from nt_jax.config.test_sets import TestSet
 from nt_jax.config.yaml_lines import BadYamlError, KeyPath, LocatedYaml, read_yaml
 from nt_jax.errors import ConfigError
+from nt_jax.limits import RECIPE_BYTES, read_within
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 COMMAND_LINE = "command line"
@@ -60,8 +61,10 @@ def find_recipe(name_or_path: str) -> Path:
         return path
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         beside = [str(other) for other in path.parent.glob("*.y*ml")]
-        kind = "is a folder, not a YAML file" if path.is_dir() else "does not exist"
-        raise ConfigError(f"config file '{path}' {kind}{_did_you_mean(str(path), beside)}")
+        if path.exists():
+            kind = "a folder, not a YAML file" if path.is_dir() else "no regular file"
+            raise ConfigError(f"config file '{path}' is {kind}")
+        raise ConfigError(f"config file '{path}' does not exist{_did_you_mean(str(path), beside)}")
     raise ConfigError(
         f"no recipe is called '{name_or_path}' ({COMMAND_LINE})"
         f"{_did_you_mean(name_or_path, names)} Recipes: {', '.join(names)}. "
@@ -81,8 +84,8 @@ class _Draft:
     def read_file(self, path: Path) -> None:
         """Fill the draft from a YAML file; one that cannot be read ends the search for problems."""
         try:
-            located = read_yaml(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
+            located = read_yaml(read_within(path, RECIPE_BYTES).decode("utf-8"))
+        except (OSError, ValueError) as error:
             raise ConfigError(f"config file '{self.file}' cannot be read: {error}") from error
         except BadYamlError as error:
             line = f":{error.line}" if error.line else ""

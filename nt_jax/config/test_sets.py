@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter, model_validator
 from nt_jax.config.base import DatasetConfig, Frozen
 from nt_jax.config.registry import METRICS
 from nt_jax.config.yaml_lines import BadYamlError, read_yaml
+from nt_jax.limits import RECIPE_BYTES, read_within
 
 BUILT_IN = Path(__file__).parent / "test_sets.yaml"
 
@@ -110,9 +111,10 @@ def labels_of(extra: Mapping[str, TestSet]) -> Labels:
 def read_sets(path: str) -> Any:
     """The entries in a user's YAML file, not yet checked; a ValueError says why there are none."""
     try:
-        located = read_yaml(Path(path).expanduser().read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot be read: {getattr(error, 'strerror', error)}") from error
+        located = read_yaml(read_within(Path(path).expanduser(), RECIPE_BYTES).decode("utf-8"))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"cannot be read: {reason}") from error
     except BadYamlError as error:
         raise ValueError(f"is not valid YAML (line {error.line}): {error}") from error
     if located.duplicates:

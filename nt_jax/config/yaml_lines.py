@@ -5,6 +5,8 @@ from typing import Any
 
 import yaml
 
+from nt_jax.limits import RECIPE_BYTES, RECIPE_VALUES
+
 KeyPath = tuple[str | int, ...]
 
 
@@ -26,8 +28,13 @@ class LocatedYaml:
 
 
 def read_yaml(text: str) -> LocatedYaml:
-    """The one document in `text`, with plain dicts, lists and scalars as its value."""
+    """The one document in `text`, with plain dicts, lists and scalars as its value.
+
+    A text that is longer, or has more values, than any recipe is refused (nt_jax/limits.py).
+    """
     located = LocatedYaml()
+    if len(text) > RECIPE_BYTES.value:
+        raise BadYamlError(f"longer than {RECIPE_BYTES.value:,} characters")
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
@@ -54,6 +61,8 @@ def _build(
     """The value of one node; `above` holds the nodes around it, since an alias can form a loop."""
     line = node.start_mark.line + 1
     located.lines.setdefault(path, line)
+    if len(located.lines) > RECIPE_VALUES.value:
+        raise BadYamlError(f"more than {RECIPE_VALUES.value:,} values, aliases written out", line)
     if any(node is outer for outer in above):
         raise BadYamlError("an alias that contains itself", line)
     above = (*above, node)

@@ -1,13 +1,13 @@
 """The `datasets` library, quiet, and what it raises as one line."""
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nt_jax.errors import DataError, NtError
+from nt_jax.errors import DataError, NtError, brief
+from nt_jax.limits import parse_json
 
 
 @contextmanager
@@ -51,11 +51,12 @@ def _explain(source: str, error: Exception) -> str:
     """One line: the broken line of a JSONL file if there is one, else what the library said."""
     path = Path(source).expanduser()
     if path.suffix.lower() == ".jsonl" and path.is_file():
-        for number, line in enumerate(path.read_bytes().rstrip().split(b"\n"), 1):
-            wrong = _wrong_line(line)
-            if wrong:
-                return f"{source}:{number}: {wrong}. Write one JSON object a line."
-    reason = " ".join(str(error.__cause__ or error).split())
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                wrong = _wrong_line(line)
+                if wrong:
+                    return f"{source}:{number}: {wrong}. Write one JSON object a line."
+    reason = brief(error.__cause__ or error)
     if path.exists():
         return f"{source}: cannot be read as data: {reason}"
     return (
@@ -68,6 +69,6 @@ def _wrong_line(line: bytes) -> str:
     if not line.strip():
         return "blank line"  # the library bears these, but not beside columns of mixed types
     try:
-        return "" if isinstance(json.loads(line), dict) else "not a JSON object"
+        return "" if isinstance(parse_json(line), dict) else "not a JSON object"
     except ValueError as broken:
-        return f"not valid JSON ({broken})"
+        return f"not valid JSON ({brief(broken)})"

@@ -7,10 +7,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from nt_jax.data.bounds import check_bounds
 from nt_jax.data.folders import data_files
 from nt_jax.data.hub import read_hub
 from nt_jax.data.library import library
-from nt_jax.errors import DataError
+from nt_jax.errors import DataError, brief
 
 # Suffix -> the method of datasets.Dataset that reads it. `load_dataset("json", ...)` would do the
 # same after telling the hub that it was used, which costs seconds where the network is slow.
@@ -47,7 +48,7 @@ def read_table(source: str) -> list[Row]:
     splits of a hub data set do. Files and splits may differ in their columns.
     """
     path = Path(source).expanduser()
-    if path.is_file():
+    if path.exists() and not path.is_dir():
         places = _file_places(path)
     elif path.is_dir():
         places = [
@@ -77,8 +78,10 @@ def _file_places(path: Path, split: str | None = None) -> list[Place]:
             f"{path}: cannot tell the format of '{path.suffix or path.name}'. "
             f"Name the file {', '.join('*' + suffix for suffix in READERS)}."
         )
-    if not path.read_bytes().strip():
-        raise DataError(f"{path}: the file is empty. Give it at least one row.")
+    try:
+        check_bounds(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as data: {brief(error)}.") from error
     with library(str(path)) as (datasets, scratch):
         read = getattr(datasets.Dataset, reader)
         one = glob.escape(str(path))  # the library takes a path for a pattern
@@ -95,9 +98,9 @@ def _line_numbers(path: Path, count: int) -> list[int]:
     """The line of each row where a file holds one row a line; else nothing."""
     if path.suffix.lower() not in (".jsonl", ".txt"):
         return []
-    lines = path.read_bytes().split(b"\n")
     keep_blank = path.suffix.lower() == ".txt"
-    numbers = [n for n, line in enumerate(lines, 1) if keep_blank or line.strip()][:count]
+    with path.open("rb") as lines:
+        numbers = [n for n, line in enumerate(lines, 1) if keep_blank or line.strip()][:count]
     return numbers if len(numbers) == count else []
 
 

@@ -1,6 +1,7 @@
 """One model's answers to all test sets, kept batch by batch in the folder of its stage."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from nt_jax.console import progress
 from nt_jax.errors import DataError
 from nt_jax.eval import multiple_choice
 from nt_jax.eval.answer_file import RecordFile, answer_rows, asked
+from nt_jax.eval.failures import Marks, in_parts
 from nt_jax.eval.prompts import TestChoice, TestPrompt, Tests
 from nt_jax.eval.under_test import ModelUnderTest
 from nt_jax.generate.chat import ChatModel
@@ -54,16 +56,29 @@ def check_choices(model: ChatModel, choices: Sequence[TestChoice], config: EvalC
         multiple_choice.fitting_prompt(choice, model.encode, room, ask)
 
 
-def answer_all(subject: ModelUnderTest, tests: Tests, config: EvalConfig, folder: Path) -> str:
-    """Answer everything that `folder` has no answer to yet; the line to say about it."""
+def answer_all(
+    subject: ModelUnderTest,
+    tests: Tests,
+    config: EvalConfig,
+    folder: Path,
+    keep_on: bool = False,
+) -> str:
+    """Answer everything that `folder` has no answer to yet; the line to say about it.
+
+    `keep_on`: what fails is marked there, and the rest is answered (nt_jax/eval/failures.py).
+    """
+    marks = Marks(folder) if keep_on else None
     sampling = Sampling(config.temperature, config.draw_seed)
-    tokens = answer_requests(subject, tests.prompts, config.max_new_tokens, folder, sampling)
-    said = f"{len(tests.prompts)} answers of the {subject.name} model, {tokens:,} tokens"
+    prompts = tests.prompts
+    tokens = answer_requests(subject, prompts, config.max_new_tokens, folder, sampling, marks)
+    said = f"{len(prompts)} answers of the {subject.name} model, {tokens:,} tokens"
     if tests.choices:
-        write_choices(subject, _measuring(config, tests.choices, "generate"), folder)
+        write_choices(subject, _measuring(config, tests.choices, "generate"), folder, marks)
         if subject.has_letters:
-            score_choices(subject, _measuring(config, tests.choices, "letter"), folder)
+            score_choices(subject, _measuring(config, tests.choices, "letter"), folder, marks)
         said += f"; {len(tests.choices)} choice questions"
+    if marks is not None and marks.count:
+        said += f"; {marks.count} FAILED ({marks.path.name} says why)"
     return said
 
 
@@ -88,29 +103,44 @@ def answer_requests(
     max_new: int,
     folder: Path,
     sampling: Sampling = GREEDY,
+    marks: Marks | None = None,
 ) -> int:
     """Answers to requests, greedy unless told; the number of new tokens."""
     file = RecordFile(answers_path(folder, subject.name))
-    missing: list[TestPrompt] = file.missing(prompts, asked)
+    tokens = 0
 
-    def keep(rows: list[int], ids: list[list[int]]) -> None:
-        texts = [subject.model.text(answer) for answer in ids]
-        file.append(answer_rows(subject.name, [missing[row] for row in rows], texts))
+    def answer(missing: Sequence[TestPrompt]) -> None:
+        def keep(rows: list[int], ids: list[list[int]]) -> None:
+            nonlocal tokens
+            texts = [subject.model.text(answer) for answer in ids]
+            file.append(answer_rows(subject.name, [missing[row] for row in rows], texts))
+            tokens += sum(map(len, ids))
 
-    texts = [row.prompt for row in missing]
-    openings = [subject.model.opening(row.prefill) for row in missing]
-    streams = [row.stream for row in missing]
-    ids = subject.answer(texts, max_new, "tests", keep, openings, sampling, streams)
-    return sum(map(len, ids))
+        texts = [row.prompt for row in missing]
+        openings = [subject.model.opening(row.prefill) for row in missing]
+        streams = [row.stream for row in missing]
+        subject.answer(texts, max_new, "tests", keep, openings, sampling, streams)
+
+    in_parts(prompts, lambda some: file.missing(some, asked), answer, marks, _known)
+    return tokens
 
 
-def score_choices(subject: ModelUnderTest, choices: Sequence[TestChoice], folder: Path) -> None:
+def score_choices(
+    subject: ModelUnderTest,
+    choices: Sequence[TestChoice],
+    folder: Path,
+    marks: Marks | None = None,
+) -> None:
     """Log-probabilities of the letters after each question."""
-    model = subject.model
     file = RecordFile(letters_path(folder, subject.name))
-    missing: list[TestChoice] = file.missing(choices, asked)
-    if not missing:
-        return
+    work = partial(_score_choices, subject, file)
+    in_parts(choices, lambda some: file.missing(some, asked), work, marks, _known)
+
+
+def _score_choices(
+    subject: ModelUnderTest, file: RecordFile, missing: Sequence[TestChoice]
+) -> None:
+    model = subject.model
     count = max(len(choice.question.choices) for choice in missing)
     between, letters = multiple_choice.letter_tokens(model.tokenizer, count)
     room = model.checkpoint.config.max_positions - len(between)
@@ -132,11 +162,22 @@ def score_choices(subject: ModelUnderTest, choices: Sequence[TestChoice], folder
         score_letters(model.lm, subject.factors_LF, texts, letters, batch_size=size, on_batch=keep)
 
 
-def write_choices(subject: ModelUnderTest, choices: Sequence[TestChoice], folder: Path) -> None:
+def write_choices(
+    subject: ModelUnderTest,
+    choices: Sequence[TestChoice],
+    folder: Path,
+    marks: Marks | None = None,
+) -> None:
     """Written answers to each question, and what they choose."""
-    model = subject.model
     file = RecordFile(choices_path(folder, subject.name))
-    missing: list[TestChoice] = file.missing(choices, asked)
+    work = partial(_write_choices, subject, file)
+    in_parts(choices, lambda some: file.missing(some, asked), work, marks, _known)
+
+
+def _write_choices(
+    subject: ModelUnderTest, file: RecordFile, missing: Sequence[TestChoice]
+) -> None:
+    model = subject.model
     room = model.checkpoint.config.max_positions - CHOICE_TOKENS
     if subject.intervention is not None:
         room -= ADDED_TOKENS
@@ -153,6 +194,10 @@ def write_choices(subject: ModelUnderTest, choices: Sequence[TestChoice], folder
         file.append(records)
 
     subject.answer([text for text, _ in prompts], CHOICE_TOKENS, "choices", keep)
+
+
+def _known(item: TestPrompt | TestChoice) -> dict:
+    return {"dataset": item.dataset, "id": item.id}
 
 
 def _measuring(config: EvalConfig, choices: Sequence[TestChoice], metric: str) -> list[TestChoice]:

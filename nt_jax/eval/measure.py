@@ -4,16 +4,19 @@ Each step writes its file into the folder of the evaluation, so the report can b
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nt_jax.checkpoints.checkpoint import fingerprint
 from nt_jax.config.evaluation import EvalConfig
+from nt_jax.config.test_sets import Labels
 from nt_jax.console import progress
 from nt_jax.errors import NtError, RunError
 from nt_jax.eval.answer_file import RecordFile, asked
 from nt_jax.eval.answering import answers_path, choices_path, letters_path
+from nt_jax.eval.failures import Marks
 from nt_jax.eval.judges.judge import JudgeToOpen
 from nt_jax.eval.judges.verdicts import judge_answers, with_verdicts
 from nt_jax.eval.metrics.result import Answer, Measurements, ResultRow
@@ -35,26 +38,32 @@ def measure(
     judges: Sequence[JudgeToOpen],
     scorer: ChatModel | None,
     base: Answered | None = None,
+    keep_on: bool = False,
 ) -> None:
     """Everything that rests on the answers of `models`, into the files of `folder`.
 
     `scorer` gives perplexities; `base` is the one that others are compared with, by default the
-    first. Verdicts that are in `folder` already are not repeated.
+    first. Verdicts that are in `folder` already are not repeated. `keep_on`: answers that are
+    missing are left out, and judge calls that fail are marked (nt_jax/eval/failures.py).
     """
     base = base or models[0]
-    answers, known = [row for model in models for row in _answers(model, tests)], {}
+    marks = Marks(folder) if keep_on else None
+    answers, known = [row for model in models for row in _answers(model, tests, keep_on)], {}
     _write_lines(folder / "choices.jsonl", _join_choices(models, tests.choices))
     if answers:
-        answers, known = judge_all(judges, answers, models[0][1].parent, folder)
+        answers, known = judge_all(judges, answers, models[0][1].parent, folder, marks)
     _write_lines(folder / "answers.jsonl", answers)
     others = [model for model, _ in models if model.name != base[0].name]
-    asked_about = Scoring(answers, base[0], _answers(base, tests), others, scorer, config)
+    base_answers = _answers(base, tests, keep_on)
+    asked_about = Scoring(answers, base[0], base_answers, others, scorer, config)
     silent = [model.name for model, _ in models if tests.choices and not model.has_letters]
     facts = {
         "judges": known,
         "scores": score_all(asked_about),
         "not_measured": dict.fromkeys(silent, NO_LETTERS),
     }
+    if short := _counted(answers, tests, [model.name for model, _ in models]):
+        facts["counted"] = short
     (folder / "scores.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
@@ -80,7 +89,11 @@ def result_rows(folder: Path, seed: int) -> tuple[list[ResultRow], list[Answer]]
 
 
 def judge_all(
-    judges: Sequence[JudgeToOpen], answers: list[dict], kept: Path, folder: Path
+    judges: Sequence[JudgeToOpen],
+    answers: list[dict],
+    kept: Path,
+    folder: Path,
+    marks: Marks | None = None,
 ) -> tuple[list[dict], dict[str, str]]:
     """(answers with verdicts, judge name -> sha256); every judge in its turn.
 
@@ -91,11 +104,14 @@ def judge_all(
         try:
             with progress(spec[:30], len(answers), "verdicts") as advance:
                 path = folder / f"verdicts-{number}.jsonl"
-                found.append(judge_answers(opened(), answers, path, advance))
-        except NtError as error:
+                found.append(judge_answers(opened(), answers, path, advance, marks))
+        except Exception as error:
+            if isinstance(error, OSError) or (not isinstance(error, NtError) and marks is None):
+                raise
             raise RunError(
-                f"the judge '{spec}' failed: {error}\nAll answers are kept in {kept}: repeat this "
-                "command, or change eval.judges, and only the judging is done again."
+                f"the judge '{spec}' failed: {error or type(error).__name__}\n"
+                f"All answers are kept in {kept}: repeat this command, or change eval.judges, and "
+                "only the judging is done again."
             ) from error
     known = {one.judge: one.sha256 for one in found}
     if len(known) < len(found):
@@ -114,9 +130,26 @@ def _write_lines(path: Path, rows: Sequence[dict]) -> None:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _answers(answered: Answered, tests: Tests) -> list[dict]:
+def _answers(answered: Answered, tests: Tests, keep_on: bool = False) -> list[dict]:
     model, folder = answered
-    return RecordFile(answers_path(folder, model.name)).in_order(map(asked, tests.prompts))
+    file = RecordFile(answers_path(folder, model.name))
+    keys = [*map(asked, tests.prompts)]
+    return file.in_order([key for key in keys if key in file.rows] if keep_on else keys)
+
+
+def _counted(answers: Sequence[dict], tests: Tests, models: Sequence[str]) -> dict[str, list[int]]:
+    """Test set -> [answers that count, prompts], where a model has fewer answers than prompts."""
+    prompts = Counter(prompt.dataset for prompt in tests.prompts)
+    found = Counter((row["dataset"], row["model"]) for row in answers)
+    least = {name: min(found[name, model] for model in models) for name in prompts}
+    return {name: [least[name], count] for name, count in prompts.items() if least[name] < count}
+
+
+def labels_with_counts(folder: Path, labels: Labels) -> Labels:
+    """The names of test sets, with "n of N" where not every prompt has a verdict in `folder`."""
+    facts = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    short = facts.get("counted", {}).items()
+    return Labels(labels | {name: f"{labels[name]} ({n} of {all_})" for name, (n, all_) in short})
 
 
 def _join_choices(models: Sequence[Answered], choices: Sequence[TestChoice]) -> list[dict]:

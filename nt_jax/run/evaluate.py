@@ -12,6 +12,7 @@ from nt_jax.console import say, show
 from nt_jax.errors import ConfigError, RunError
 from nt_jax.eval.answering import answer_all, check_tests
 from nt_jax.eval.judges.judge import check_judges
+from nt_jax.eval.measure import labels_with_counts
 from nt_jax.eval.metrics.result import BASE, TUNED, in_order, read_rows
 from nt_jax.eval.prompts import Tests, read_tests, tests_hash
 from nt_jax.eval.under_test import ModelUnderTest, adapted_model, tuned_model
@@ -66,7 +67,8 @@ def evaluate_model(
         keys = pipeline.stage_keys(config, table, hashes)
         for stage in table:
             directory.carry(stage, keys[stage.name])
-        finish(config, folder)
+        finish(config, directory)
+        pipeline.check_finished(directory)
     return folder
 
 
@@ -88,7 +90,8 @@ def stage_table(
         *(
             Stage(
                 places[subject.name], pipeline.ANSWERING, (f"model {subject.name}", "tests"),
-                lambda to, subject=subject: answer_all(subject, tests, config.eval, to),
+                lambda to, subject=subject: answer_all(
+                    subject, tests, config.eval, to, keep_on=True),
             )
             for subject in models
         ),
@@ -180,13 +183,13 @@ def report_stage(config: RunConfig, source: str, directory: RunDirectory, folder
     return write_measured(directory, config, settings, folder)
 
 
-def finish(config: RunConfig, folder: Path) -> None:
+def finish(config: RunConfig, directory: RunDirectory) -> None:
     """The last screen: the table, and where everything lies."""
-    rows = read_rows(folder / "report" / "results.json")
+    rows = read_rows(directory.folder("report") / "results.json")
     show()
-    show(screen_table(rows, config.eval.labels))
+    show(screen_table(rows, labels_with_counts(directory.folder("eval"), config.eval.labels)))
     show()
-    pipeline.say_results(folder)
+    pipeline.say_results(directory)
     scored = in_order(row.judge for row in rows if row.metric == "perplexity")
     if scored:
         say("scorer", f"{', '.join(scored)}   (perplexity)")

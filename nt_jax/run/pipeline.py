@@ -12,9 +12,10 @@ from nt_jax.config.registry import CONTRASTIVE
 from nt_jax.config.schema import RunConfig, config_key
 from nt_jax.console import clock, say, show
 from nt_jax.data.training import Parts
+from nt_jax.errors import UnfinishedError
 from nt_jax.eval.answering import answer_all
 from nt_jax.eval.judges.judge import Judge, judges_to_open, open_judge
-from nt_jax.eval.measure import measure
+from nt_jax.eval.measure import labels_with_counts, measure
 from nt_jax.eval.metrics.result import BASE, read_rows
 from nt_jax.eval.prompts import Tests
 from nt_jax.eval.under_test import ModelUnderTest, tuned_model
@@ -30,7 +31,7 @@ from nt_jax.run.export import export_stage
 from nt_jax.run.preflight import Inputs, read_inputs
 from nt_jax.run.stages import chat_model
 from nt_jax.run.texts import beyond_vocabulary, plain_marks
-from nt_jax.rundir import RunDirectory, Stage
+from nt_jax.rundir import FAILED, RunDirectory, Stage
 from nt_jax.train.tuning_data import TuningData, tuning_data
 
 # Settings that answers to test sets depend on, and the numbers made of them.
@@ -80,6 +81,17 @@ def run(
             if stage.name == until:
                 return
         finish(config, directory, table)
+        check_finished(directory)
+
+
+def check_finished(directory: RunDirectory) -> None:
+    """Raises an UnfinishedError where prompts or judge calls failed, with what to do."""
+    files = [directory.folder(name) / FAILED for name in sorted(directory.unfinished)]
+    if marked := [file for file in files if file.exists()]:
+        raise UnfinishedError(
+            f"prompts or judge calls failed ({', '.join(map(str, marked))} say which and why); "
+            "numbers are made of the rest. Repeat this command: it tries them again, and no others."
+        )
 
 
 def stage_table(
@@ -152,11 +164,11 @@ def stage_table(
         ),
         Stage(
             "base", ANSWERING, ("weights", "data", "tests"),
-            lambda to: answer_all(base, tests, config.eval, to),
+            lambda to: answer_all(base, tests, config.eval, to, keep_on=True),
         ),
         Stage(
             "tuned", ANSWERING, ("weights", "data", "tests", "train"),
-            lambda to: answer_all(tuned(), tests, config.eval, to),
+            lambda to: answer_all(tuned(), tests, config.eval, to, keep_on=True),
         ),
         Stage(
             "eval", MEASURING, ("weights", "data", "base", "tuned", "measuring"),
@@ -201,11 +213,18 @@ def measure_stage(
     scorer: ChatModel | None,
     folder: Path,
     base: tuple[ModelUnderTest, Path] | None = None,
+    keep_on: bool = True,
 ) -> str:
-    """Verdicts on the models' answers, and what the scorer thinks of them."""
+    """Verdicts on the models' answers, and what the scorer thinks of them.
+
+    `keep_on`: judge calls that fail are marked, and answers that are missing left out.
+    """
     opened = partial(chat_model, config, thinking=False)  # a guard has room for one word
     judges = judges_to_open(config.eval.judges, opened)
-    measure(models, tests, config.eval, folder, judges=judges, scorer=scorer, base=base)
+    measure(
+        models, tests, config.eval, folder,
+        judges=judges, scorer=scorer, base=base, keep_on=keep_on,
+    )  # fmt: skip
     return f"judged by {', '.join(config.eval.judges)}"
 
 
@@ -234,14 +253,15 @@ def finish(config: RunConfig, directory: RunDirectory, table: Sequence[Stage]) -
     folder, seconds = directory.path, directory.seconds()
     names = [stage.name for stage in table if stage.name in seconds]
     show()
-    show(screen_table(read_rows(directory.read("report") / "results.json"), config.eval.labels))
+    labels = labels_with_counts(directory.read("eval"), config.eval.labels)
+    show(screen_table(read_rows(directory.read("report") / "results.json"), labels))
     show()
     say("times", "   ".join(f"{name} {clock(seconds[name])}" for name in names))
     say("model", f"{folder / 'export' / 'hf'}")
-    say_results(folder)
+    say_results(directory)
 
 
-def say_results(folder: Path) -> None:
+def say_results(directory: RunDirectory) -> None:
     """Where the report and the answers of a run lie."""
-    say("report", f"{folder / 'report' / 'report.md'}   (and report.html)")
-    say("answers", f"{folder / 'eval' / 'answers.jsonl'}")
+    say("report", f"{directory.folder('report') / 'report.md'}   (and report.html)")
+    say("answers", f"{directory.folder('eval') / 'answers.jsonl'}")

@@ -16,7 +16,7 @@ from nt_jax.console import say
 from nt_jax.data.training import Parts
 from nt_jax.errors import RunError
 from nt_jax.eval.judges.judge import Judge
-from nt_jax.eval.measure import result_rows
+from nt_jax.eval.measure import labels_with_counts, result_rows
 from nt_jax.generate.chat import ChatModel, open_model
 from nt_jax.mesh import make_mesh
 from nt_jax.models.neurons import Factors
@@ -127,7 +127,8 @@ def write_measured(
     rows, answers = result_rows(directory.read("eval"), config.seed)
     known = directory.facts()
     machine = known | {"notes": [*known.get("notes", []), *notes]}
-    facts = {"machine": machine, "labels": config.eval.labels}
+    labels = labels_with_counts(directory.folder("eval"), config.eval.labels)
+    facts = {"machine": machine, "labels": labels}
     write_report(folder, rows, answers, settings, directory.seconds(), **facts, **tuning)
     return f"{len(rows)} numbers, judge {judge_names(rows) or 'none'}"
 

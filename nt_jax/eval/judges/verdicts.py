@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nt_jax.eval.answer_file import RecordFile
+from nt_jax.eval.failures import Marks, in_parts
 from nt_jax.eval.judges.judge import Judge
 
 WHY = ("class", "reason", "span")
@@ -23,17 +24,24 @@ class Verdicts:
 
 
 def judge_answers(
-    judge: Judge, answers: Sequence[dict], path: Path, advance: Callable[[int], None]
+    judge: Judge,
+    answers: Sequence[dict],
+    path: Path,
+    advance: Callable[[int], None],
+    marks: Marks | None = None,
 ) -> Verdicts:
     """The judge's verdict on each answer; those already in the file at `path` are not repeated.
 
-    A file made by another judge, or by other rules of this one, is started again.
+    A file made by another judge, or by other rules of this one, is started again. With `marks` a
+    call that fails is marked, and its answer has no verdict; a judge that says nothing at all
+    raises what it raised.
     """
     file = RecordFile(path, ("dataset", "id", "model", "sha256"))
-    wanted = [row for row in answers if (*_key(row), judge.sha256) not in file.rows]
-    advance(len(answers) - len(wanted))
-    for start in range(0, len(wanted), BATCH):
-        rows = wanted[start : start + BATCH]
+
+    def missing(rows: Sequence[dict]) -> list[dict]:
+        return [row for row in rows if (*_key(row), judge.sha256) not in file.rows]
+
+    def ask(rows: Sequence[dict]) -> None:
         texts = [r["request"] for r in rows], [r["answer"] for r in rows]
         values, reasons = judge.verdicts(*texts), _reasons(judge, *texts)
         file.append([
@@ -43,20 +51,32 @@ def judge_answers(
             for row, value, why in zip(rows, values, reasons, strict=True)
         ])  # fmt: skip
         advance(len(rows))
-    found = file.in_order((*_key(row), judge.sha256) for row in answers)
+
+    def known(row: dict) -> dict:
+        return dict(zip(file.keys, (*_key(row), judge.sha256), strict=True)) | {"judge": judge.name}
+
+    wanted = missing(answers)
+    advance(len(answers) - len(wanted))
+    for start in range(0, len(wanted), BATCH):
+        in_parts(wanted[start : start + BATCH], missing, ask, marks, known)
+    if marks is not None and wanted and len(missing(answers)) == len(answers):
+        ask(wanted[:1])  # says why
+    found = [file.rows[key] for row in answers if (key := (*_key(row), judge.sha256)) in file.rows]
     values = {_key(row): row["verdict"] for row in found}
     told = {_key(row): {name: row[name] for name in WHY} for row in found if WHY[0] in row}
     return Verdicts(judge.name, judge.sha256, values, told)
 
 
 def with_verdicts(answers: Sequence[dict], verdicts: Sequence[Verdicts]) -> list[dict]:
-    """The answers with every judge's verdict.
+    """The answers that have every judge's verdict, with these.
 
     "refused" is whether the first judge says so, and class, reason and span are its, where it
     explains itself.
     """
     rows = []
     for row in answers:
+        if any(_key(row) not in one.values for one in verdicts):
+            continue
         said = {one.judge: one.values[_key(row)] for one in verdicts}
         rows.append(
             {**row, "refused": said[verdicts[0].judge] == 1.0, "verdicts": said}

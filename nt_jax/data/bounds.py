@@ -1,0 +1,83 @@
+"""What is known of a data file before a library unpacks it: that it ends, and how large it gets."""
+
+from pathlib import Path
+from typing import Any
+
+from nt_jax.limits import DATA_BYTES, DATA_CELLS, check_depth, check_file
+
+_BLOCK = 1 << 20  # bytes
+_ROWS = 32  # of a parquet file unpacked together while they are weighed
+
+
+def check_bounds(path: Path) -> None:
+    """Raises a ValueError or OSError for a file that is empty, endless, too large or too deep."""
+    check_file(path, DATA_BYTES)
+    if not _has_text(path):
+        raise ValueError("the file is empty. Give it at least one row")
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        check_depth(path.read_bytes())
+    elif suffix == ".jsonl":
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    check_depth(line)
+                except ValueError as error:
+                    raise ValueError(f"line {number}: {error}") from error
+    elif suffix == ".parquet":
+        _check_parquet(path)
+
+
+def _has_text(path: Path) -> bool:
+    found, lines = False, 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            found, lines = found or bool(block.strip()), lines + block.count(b"\n")
+            if lines > DATA_CELLS.value:
+                raise ValueError(f"it has more than {DATA_CELLS.value:,} lines")
+    return found
+
+
+def _check_parquet(path: Path) -> None:
+    """Weigh a parquet file by what it says of itself, then by what its rows really take."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    too_large = f"it unpacks to more than {DATA_BYTES.value:,} {DATA_BYTES.unit}"
+    try:
+        with pq.ParquetFile(path) as file:
+            about = file.metadata
+            cells = about.num_rows * about.num_columns
+            if cells > DATA_CELLS.value:
+                raise ValueError(f"it has {cells:,} cells; at most {DATA_CELLS.value:,} are read")
+            groups = [about.row_group(n).total_byte_size for n in range(about.num_row_groups)]
+            if sum(groups) > DATA_BYTES.value:
+                raise ValueError(too_large)
+            taken = 0
+            for batch in file.iter_batches(batch_size=_ROWS, use_threads=False):
+                taken += sum(_weight(column) for column in batch.columns)
+                if taken > DATA_BYTES.value:
+                    raise ValueError(too_large)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _weight(column: Any) -> int:
+    """Bytes of an Arrow array once every reference into a dictionary is written out."""
+    import pyarrow as pa
+    from pyarrow.compute import call_function
+
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        values = column.dictionary
+        try:
+            sizes = call_function("binary_length", [values])
+        except pa.ArrowException:  # no texts: each as much as the others
+            return len(column) * values.nbytes // max(1, len(values))
+        taken = sizes.take(column.indices).cast(pa.int64())
+        return int(call_function("sum", [taken]).as_py() or 0)
+    if pa.types.is_struct(kind):
+        return sum(_weight(child) for child in column.flatten())
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _weight(column.flatten())
+    return int(column.nbytes)

@@ -1,0 +1,69 @@
+"""Prompts and judge calls that fail while a stage runs: marked, and tried again by the next run.
+
+One of them does not end the stage: the rest is done, numbers are made of what there is, and the
+stage is not finished as long as anything is marked (nt_jax/rundir.py).
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from nt_jax.errors import brief
+from nt_jax.rundir import FAILED
+
+Item = TypeVar("Item")
+IN_A_ROW = 8  # failures without a success between them until the rest is marked untried
+# Not about one prompt: a disk, memory, or the run itself.
+_PASSED_ON = (OSError, MemoryError)
+
+
+class Marks:
+    """What failed in the stage that writes into `folder`; marks of an earlier run are deleted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path, self.count, self.in_a_row = folder / FAILED, 0, 0
+        self.path.unlink(missing_ok=True)
+
+    def add(self, rows: Sequence[dict], error: Exception) -> None:
+        """Mark records with what they are known by, and why."""
+        reason = f"{type(error).__name__}: {brief(error)}"
+        with self.path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row | {"error": reason}) + "\n" for row in rows)
+        self.count += len(rows)
+
+
+def in_parts(
+    items: Sequence[Item],
+    missing: Callable[[Sequence[Item]], Sequence[Item]],
+    work: Callable[[Sequence[Item]], object],
+    marks: Marks | None,
+    known: Callable[[Item], dict],
+) -> None:
+    """`work` on all `items` at once; where it fails, on halves of those it left `missing`.
+
+    A single one that fails is marked as `known` says. Without `marks` nothing is caught.
+    """
+    left = missing(items)
+    if not left:
+        return
+    if marks is not None and marks.in_a_row >= IN_A_ROW:
+        marks.add([known(item) for item in left], RuntimeError("not tried, after many failures"))
+        return
+    try:
+        work(left)
+        if marks is not None:
+            marks.in_a_row = 0
+    except Exception as error:
+        if marks is None or isinstance(error, _PASSED_ON):
+            raise
+        still = missing(left)
+        if len(still) < len(left):
+            marks.in_a_row = 0
+        if len(still) == 1:
+            marks.in_a_row += 1
+            marks.add([known(still[0])], error)
+            return
+        half = len(still) // 2
+        for part in (still[:half], still[half:]):
+            in_parts(part, missing, work, marks, known)

@@ -1,0 +1,54 @@
+"""Work on many items goes on when one fails, and stops trying when all do."""
+
+import json
+
+import pytest
+
+from nt_jax.eval.failures import IN_A_ROW, Marks, in_parts
+
+
+def run(tmp_path, items, bad, marks=True):
+    """(done, how often work was called) of work that fails on any of `bad`."""
+    done, calls = [], []
+
+    def work(some):
+        calls.append(list(some))
+        if bad.intersection(some):
+            raise ValueError("no\nanswer")
+        done.extend(some)
+
+    kept = Marks(tmp_path) if marks else None
+    in_parts(items, lambda some: [i for i in some if i not in done], work, kept, lambda i: {"i": i})
+    return sorted(done), calls, kept
+
+
+def test_the_one_that_fails_is_found_and_marked(tmp_path):
+    done, calls, marks = run(tmp_path, range(64), {17})
+    assert done == [n for n in range(64) if n != 17]
+    assert len(calls) <= 2 * 6 + 1 and marks.count == 1
+    (line,) = marks.path.read_text().splitlines()
+    assert json.loads(line) == {"i": 17, "error": "ValueError: no answer"}
+    assert not Marks(tmp_path).path.exists()  # the next run starts without
+
+
+def test_what_always_fails_is_not_tried_for_ever(tmp_path):
+    done, calls, marks = run(tmp_path, range(1000), set(range(1000)))
+    assert done == [] and marks.count == 1000
+    assert len(calls) < 4 * IN_A_ROW + 12
+
+
+def test_without_marks_it_raises(tmp_path):
+    with pytest.raises(ValueError):
+        run(tmp_path, range(4), {2}, marks=False)
+
+
+def test_a_full_disk_is_not_a_prompt_that_failed(tmp_path):
+    def work(some):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError):
+        in_parts([1, 2], list, work, Marks(tmp_path), lambda i: {"i": i})
+
+
+def test_nothing_to_do_is_nothing_done(tmp_path):
+    assert run(tmp_path, [], set())[1] == []

@@ -1,0 +1,83 @@
+"""`python -m tests.faults [--long] [--seed N]`: damaged input, kills, full disks; then counts.
+
+The last line is `faults: N cases, 0 escapes, 0 hangs, 0 tracebacks, 0 silent differences`; the
+exit code is 1 where any but the first is not 0. `--only NAME` runs one part: a target of the
+fuzzer, `fuzz` or `runs`.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+# Before anything that reads them is imported.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "NT_JAX_CACHE": "off"}
+
+from tests.faults.fuzz import ESCAPE, HANG, SILENT, fuzz_all
+from tests.faults.kills import LONG, SHORT, Runs
+from tests.faults.targets import TARGETS, run_files
+
+CASES = {"short": 560, "long": 10_080}
+KINDS = {ESCAPE: "escapes", HANG: "hangs", "traceback": "tracebacks", SILENT: "silent differences"}
+
+
+def main(words: list[str] | None = None) -> int:
+    """The exit code: 0 where every input and every kill ended as promised."""
+    options = _options().parse_args(words)
+    begun, total = time.monotonic(), Counter()
+    kept = Path(tempfile.mkdtemp(prefix="nt_jax_faults_"))
+    form = "long" if options.long else "short"
+    if options.only in (None, "runs"):  # first: processes are forked, so jax must not have begun
+        total += run_all(kept / "runs", LONG if options.long else SHORT)
+        print(f"time of kills and full disks: {time.monotonic() - begun:.0f} s", flush=True)
+    if options.only != "runs":
+        started = time.monotonic()
+        chosen = {n: t for n, t in TARGETS.items() if options.only in (None, "fuzz", n)}
+        if options.only is None:  # before those that start jax in this process
+            chosen = {"run files": run_files(kept / "runs" / "whole")} | chosen
+        cases = options.cases or CASES[form]
+        total += fuzz_all(chosen, cases, options.seed, kept)
+        print(f"time of fuzzing: {time.monotonic() - started:.0f} s", flush=True)
+    if _bad(total):
+        print(f"seed {options.seed}; the inputs of problems are kept in {kept}")
+    else:
+        shutil.rmtree(kept, ignore_errors=True)
+    counts = ", ".join(f"{total[kind]} {words}" for kind, words in KINDS.items())
+    print(f"time: {time.monotonic() - begun:.0f} s")
+    print(f"faults: {total['cases']} cases, {counts}")
+    return int(_bad(total))
+
+
+def run_all(root: Path, points: tuple[str, ...]) -> Counter[str]:
+    """Kills, signals, full and read-only disks."""
+    root.mkdir()
+    runs = Runs(root, lambda line: print(line, flush=True))
+    runs.whole()
+    for work in (
+        lambda: runs.kills(points), runs.signals, runs.full_disks, runs.read_only,
+        runs.unprivileged,
+    ):  # fmt: skip
+        work()
+    return runs.counts
+
+
+def _bad(total: Counter[str]) -> bool:
+    return any(total[kind] for kind in KINDS)
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--long", action="store_true", help="10,000 inputs and more than 30 kills")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cases", type=int, help="inputs of the fuzzer")
+    parser.add_argument("--only", help="fuzz, runs, or one target of the fuzzer")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""The fault tests themselves: a fault that is planted makes them fail, and good code does not."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.faults import kills
+from tests.faults.__main__ import CASES
+from tests.run import small
+
+ROOT = Path(__file__).parents[2]
+PRELUDE = """
+import sys
+from pathlib import Path
+from tests.faults import fuzz, readers
+from tests.faults.__main__ import main
+real = readers.load_harmless
+def planted(path):
+    rows = real(path)
+    {fault}
+    return rows
+readers.load_harmless = planted
+fuzz.CPU = {cpu}
+sys.exit(main(["--only", "JSONL", "--cases", "{cases}"]))
+"""
+CLEAN = "0 escapes, 0 hangs, 0 tracebacks, 0 silent differences"
+
+
+def run(fault: str, cases: int = 15, cpu: int = 30) -> tuple[int, str]:
+    """(exit code, last line) of the fuzzer with a fault in the reader of requests."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PRELUDE.format(fault=fault, cases=cases, cpu=cpu)],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout, done.stderr[-2000:]
+    return done.returncode, done.stdout.splitlines()[-1]
+
+
+def test_good_code_passes():
+    code, last = run("pass")
+    assert code == 0 and last == f"faults: 15 cases, {CLEAN}"
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ("rows = rows[::-1]", "silent differences"),  # in another order, without a word
+        ("rows[0].nothing", "tracebacks"),
+        ("while True: pass", "hangs"),
+        ("Path('CANARY').touch()", "escapes"),
+    ],
+)
+def test_a_planted_fault_makes_it_fail(fault, kind):
+    code, last = run(fault, cpu=3)
+    counts = dict(reversed(part.split(" ", 1)) for part in last.split(": ")[1].split(", "))
+    assert code == 1
+    assert int(counts.pop(kind)) > 0
+    assert counts.pop("cases") == "15" and {*counts.values()} == {"0"}
+
+
+def test_both_forms_are_as_long_as_they_say():
+    assert CASES["short"] >= 500 and CASES["long"] >= 10_000
+    assert len(kills.SHORT) >= 6 and len(kills.LONG) >= 30
+    for points in (kills.SHORT, kills.LONG):
+        assert {point.split(":")[0] for point in points} >= {*small.STAGES} - {"train", "base"}
+        late = [point for point in points if point.split(":")[0] in ("epoch", "dropping", "train")]
+        assert len(late) >= 4  # after a committed epoch of tuning
+
+
+def test_a_run_that_ends_with_other_bytes_is_counted(tmp_path, monkeypatch):
+    runs = kills.Runs(tmp_path, lambda line: None)
+    monkeypatch.setattr(runs, "child", lambda *words: SimpleNamespace(returncode=0, stderr=""))
+    for name, text in (("whole", "1.5"), ("killed", "1.6")):
+        (tmp_path / name / "train").mkdir(parents=True)
+        (tmp_path / name / "train" / "neurons.csv").write_text(text)
+    runs._ends(tmp_path / "killed", "planted")
+    assert runs.counts == {"cases": 2, "ok": 1, "silent": 1}
+    runs._ends(tmp_path / "whole", "the same")
+    assert runs.counts["silent"] == 1
