@@ -69,7 +69,7 @@ def _run(command: str, words: list[str], program: str) -> int:
         raise ConfigError("--factors and --model BASE belong together (command line)")
     if command == "export" and options.push and len(options.format) > 1:
         raise ConfigError("--push takes one format, as a repository holds one (command line)")
-    config = None if command in ("export", "factors") else _config(options)
+    config = None if command in ("export", "factors") else _config(command, options)
     _enter()
     from rich.console import Console
 
@@ -118,7 +118,7 @@ def _with_config(command: str, config: RunConfig, options: argparse.Namespace) -
         facts = compare(config)
         if options.json:
             print(json.dumps(facts))
-    elif command == "eval" and (options.model or options.adapter):
+    elif command == "eval" and (options.model or options.adapter or config.eval.url):
         from nt_jax.run.evaluate import evaluate_model
 
         source = options.model or config.model.source
@@ -129,7 +129,7 @@ def _with_config(command: str, config: RunConfig, options: argparse.Namespace) -
         run(config, until="select" if command == "attribute" else None)
 
 
-def _config(options: argparse.Namespace) -> RunConfig:
+def _config(command: str, options: argparse.Namespace) -> RunConfig:
     """The config that options name; flags that stand for settings are overrides."""
     model = getattr(options, "model", None)
     if options.config is None and model is None:
@@ -143,7 +143,13 @@ def _config(options: argparse.Namespace) -> RunConfig:
     overrides = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
     if options.config is None:  # a model measured alone, with the settings that all have
         options.overrides.insert(0, f"model.source={json.dumps(model)}")
-    return load_config(options.config, [*options.overrides, *overrides])
+    config = load_config(options.config, [*options.overrides, *overrides])
+    if config.eval.url and command != "eval":
+        raise ConfigError(
+            "eval.engine=openai measures a model that is served, so it is for "
+            "python -m nt_jax.eval --model FOLDER only."
+        )
+    return config
 
 
 def _lm_eval(tasks: str, **options) -> int:

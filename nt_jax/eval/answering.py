@@ -61,7 +61,7 @@ def answer_all(subject: ModelUnderTest, tests: Tests, config: EvalConfig, folder
     said = f"{len(tests.prompts)} answers of the {subject.name} model, {tokens:,} tokens"
     if tests.choices:
         write_choices(subject, _measuring(config, tests.choices, "generate"), folder)
-        if subject.has_letters:
+        if subject.no_letters is None:
             score_choices(subject, _measuring(config, tests.choices, "letter"), folder)
         said += f"; {len(tests.choices)} choice questions"
     return said
@@ -93,15 +93,14 @@ def answer_requests(
     file = RecordFile(answers_path(folder, subject.name))
     missing: list[TestPrompt] = file.missing(prompts, asked)
 
-    def keep(rows: list[int], ids: list[list[int]]) -> None:
-        texts = [subject.model.text(answer) for answer in ids]
-        file.append(answer_rows(subject.name, [missing[row] for row in rows], texts))
+    def keep(rows: list[int], texts: list[str], facts: list[dict]) -> None:
+        known = answer_rows(subject.name, [missing[row] for row in rows], texts)
+        file.append([row | more for row, more in zip(known, facts, strict=True)])
 
     texts = [row.prompt for row in missing]
     openings = [subject.model.opening(row.prefill) for row in missing]
     streams = [row.stream for row in missing]
-    ids = subject.answer(texts, max_new, "tests", keep, openings, sampling, streams)
-    return sum(map(len, ids))
+    return subject.answer(texts, max_new, "tests", keep, openings, sampling, streams)
 
 
 def score_choices(subject: ModelUnderTest, choices: Sequence[TestChoice], folder: Path) -> None:
@@ -143,13 +142,12 @@ def write_choices(subject: ModelUnderTest, choices: Sequence[TestChoice], folder
     fitting, ask = multiple_choice.fitting_prompt, multiple_choice.ASK
     prompts = [fitting(choice, model.encode, room, ask) for choice in missing]
 
-    def keep(rows: list[int], ids: list[list[int]]) -> None:
+    def keep(rows: list[int], texts: list[str], facts: list[dict]) -> None:
         records = []
-        for row, answer in zip(rows, ids, strict=True):
-            text, question = model.text(answer), missing[row].question
-            parsed = multiple_choice.parse_choice(text, question.choices)
+        for row, text, more in zip(rows, texts, facts, strict=True):
+            parsed = multiple_choice.parse_choice(text, missing[row].question.choices)
             known = _record(subject, missing[row], prompts[row][1])
-            records.append(known | {"answer": text, "parsed": parsed})
+            records.append(known | {"answer": text, "parsed": parsed} | more)
         file.append(records)
 
     subject.answer([text for text, _ in prompts], CHOICE_TOKENS, "choices", keep)

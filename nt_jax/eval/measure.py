@@ -19,7 +19,7 @@ from nt_jax.eval.judges.verdicts import judge_answers, with_verdicts
 from nt_jax.eval.metrics.result import Answer, Measurements, ResultRow
 from nt_jax.eval.metrics.rows import all_rows, metrics
 from nt_jax.eval.prompts import TestChoice, Tests
-from nt_jax.eval.under_test import NO_LETTERS, ModelUnderTest, Scoring
+from nt_jax.eval.under_test import ModelUnderTest, Scoring
 from nt_jax.generate.chat import ChatModel
 
 Answered = tuple[ModelUnderTest, Path]  # a model and the folder of its answers
@@ -48,11 +48,11 @@ def measure(
     _write_lines(folder / "answers.jsonl", answers)
     others = [model for model, _ in models if model.name != base[0].name]
     asked_about = Scoring(answers, base[0], _answers(base, tests), others, scorer, config)
-    silent = [model.name for model, _ in models if tests.choices and not model.has_letters]
+    reasons = {model.name: model.no_letters for model, _ in models if tests.choices}
     facts = {
         "judges": known,
         "scores": score_all(asked_about),
-        "not_measured": dict.fromkeys(silent, NO_LETTERS),
+        "not_measured": {name: why for name, why in reasons.items() if why},
     }
     (folder / "scores.json").write_text(json.dumps(facts), encoding="utf-8")
 

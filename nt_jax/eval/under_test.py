@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
@@ -12,18 +13,21 @@ from nt_jax.checkpoints.adapter import CONFIG as ADAPTER_CONFIG
 from nt_jax.checkpoints.adapter import merged_adapter, open_adapter
 from nt_jax.checkpoints.factors import load_factors
 from nt_jax.config.evaluation import EvalConfig
-from nt_jax.data.prompts import Prompt
+from nt_jax.data.prompts import Prompt, messages_under
 from nt_jax.eval.metrics.result import TUNED, Answer
 from nt_jax.generate.chat import ChatModel
 from nt_jax.generate.decode import GREEDY, Sampling
-from nt_jax.generate.engine import OnBatch
 from nt_jax.generate.intervention import Intervention
+from nt_jax.generate.served import Question, Reply, Server
 from nt_jax.models.neurons import Factors
 
 NO_LETTERS = (
     "letter likelihoods are read after plain text, where a method that acts on chat messages alone "
     "does nothing"
 )
+SERVED = "a server gives no likelihoods of its model, and those of local weights are not its own"
+# (numbers of the prompts, their answers, what else is to be kept beside each)
+OnTexts = Callable[[list[int], list[str], list[dict[str, Any]]], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +36,8 @@ class ModelUnderTest:
 
     `intervention` is what acts on each request beside the weights: it may rewrite the prompt and
     steer the residual stream. `edits_weights` says that the model's weights are changed as well, so
-    that letters after plain text are the method's own.
+    that letters after plain text are the method's own. Where there is a `server`, it answers;
+    `model` then stands for its tokenizer and template alone.
     """
 
     name: str
@@ -40,11 +45,14 @@ class ModelUnderTest:
     scale_LF: Array | None = None  # float32 [L, F]; None: all 1
     intervention: Intervention | None = None
     edits_weights: bool = False
+    server: Server | None = None
 
     @property
-    def has_letters(self) -> bool:
-        """Whether letter likelihoods say anything about it (see NO_LETTERS)."""
-        return self.intervention is None or self.edits_weights
+    def no_letters(self) -> str | None:
+        """Why letter likelihoods say nothing about it; None where they do."""
+        if self.server is not None:
+            return SERVED
+        return None if self.intervention is None or self.edits_weights else NO_LETTERS
 
     @property
     def factors_LF(self) -> Array:
@@ -56,25 +64,45 @@ class ModelUnderTest:
         asked: Sequence[Prompt],
         max_new: int,
         label: str | None = None,
-        on_batch: OnBatch | None = None,
+        on_texts: OnTexts = lambda rows, texts, facts: None,
         openings: Sequence[list[int]] | None = None,
         sampling: Sampling = GREEDY,
         streams: Sequence[int] | None = None,
-    ) -> list[list[int]]:
-        """Answers as token ids, greedy unless told, the intervention at work; a bar where labelled.
+    ) -> int:
+        """How many tokens the answers have, greedy unless told; their texts go to `on_texts`.
 
-        They go on after `openings`; an intervention sees the prompts alone.
+        They go on after `openings`; an intervention sees the prompts alone. A bar where labelled.
         """
         label = f"{self.name} {label}" if label else None
+        if self.server is not None:
+
+            def hear(row: int, reply: Reply) -> None:
+                on_texts([row], [reply.text], [reply.facts])
+
+            questions = self._questions(asked, openings or [[]] * len(asked))
+            said = self.server.answer(questions, max_new, label, hear, sampling, streams)
+            return sum(reply.tokens for reply in said)
         changed = {}
         if self.intervention is not None and asked:
             prompts = [self.model.encode(prompt) for prompt in asked]
             ready = self.intervention.prepare(self.model.lm, self.factors_LF, prompts, asked)
             changed = {"prompts": ready.prompts, "steer_RLD": ready.steer_RLD}
-        return self.model.answer(
-            asked, max_new, label, scale_LF=self.scale_LF, on_batch=on_batch, openings=openings,
+
+        def keep(rows: list[int], ids: list[list[int]]) -> None:
+            on_texts(rows, [*map(self.model.text, ids)], [{}] * len(rows))
+
+        found = self.model.answer(
+            asked, max_new, label, scale_LF=self.scale_LF, on_batch=keep, openings=openings,
             sampling=sampling, streams=streams, **changed,
         )  # fmt: skip
+        return sum(map(len, found))
+
+    def _questions(self, asked: Sequence[Prompt], openings: Sequence[list[int]]) -> list[Question]:
+        system, encode = self.model.chat.system, self.model.encode
+        return [
+            Question(encode(prompt) + first, messages_under(prompt, system), bool(first))
+            for prompt, first in zip(asked, openings, strict=True)
+        ]
 
 
 def tuned_model(model: ChatModel, factors: Factors, name: str = TUNED) -> ModelUnderTest:

@@ -172,8 +172,11 @@ def stage_keys(
 
 
 def scorer_of(config: RunConfig, model: ChatModel) -> ChatModel | None:
-    """The model that scores answers: that of eval.scorer, else `model`; None if none is to."""
-    if not config.eval.perplexity:
+    """The model that scores answers: that of eval.scorer, else `model`; None if none is to.
+
+    Served answers are scored by none: their likelihoods would be of other weights.
+    """
+    if not config.eval.perplexity or config.eval.engine == "openai":
         return None
     source = config.eval.scorer
     if source in (None, config.model.source):
