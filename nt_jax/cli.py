@@ -65,11 +65,18 @@ def _run(command: str, words: list[str], program: str) -> int:
     options = parser_of(command, program).read(words)
     if command == "eval.lm_eval":
         return _lm_eval(**vars(options))
+    if command in ("schema", "completion"):
+        from nt_jax.completion import completion, json_schema
+
+        schema = command == "schema"
+        print(json.dumps(json_schema(), indent=2) if schema else completion(options.shell))
+        return 0
     if command == "export" and (options.factors is None) != (options.model is None):
         raise ConfigError("--factors and --model BASE belong together (command line)")
     if command == "export" and options.push and len(options.format) > 1:
         raise ConfigError("--push takes one format, as a repository holds one (command line)")
-    config = None if command in ("export", "factors") else _config(command, options)
+    own = command in ("export", "factors", "reproduce")  # they read their config, or need none
+    config = None if own else _config(command, options)
     _enter()
     from rich.console import Console
 
@@ -89,7 +96,12 @@ def _run(command: str, words: list[str], program: str) -> int:
 
 
 def _without_config(command: str, options: argparse.Namespace) -> None:
-    """Export or compare factors."""
+    """Export or compare factors; make a run again."""
+    if command == "reproduce":
+        from nt_jax.run.reproduce import reproduce
+
+        reproduce(Path(options.run_json), options.run_dir)
+        return
     if command == "factors":
         from nt_jax.run.factors import show_factors
 

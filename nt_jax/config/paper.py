@@ -85,7 +85,7 @@ NO_PART = frozenset({
     "eval.extra", "eval.sources", "eval.batch_size", "eval.engine", "eval.judge",
     "eval.perplexity", "eval.scorer", "eval.kl", "eval.limit", "eval.system_prompt",
     "eval.url", "eval.served", "eval.temperature", "eval.draws", "eval.draw_seed",
-    "data.leave_out_tests", "data.system_prompt",
+    "neurons.source", "data.leave_out_tests", "data.system_prompt",
     *(f"data.{name}.{key}" for name in ("harmful", "harmless", "templates")
       for key in ("source", "split", "limit", "columns")),
 })  # fmt: skip

@@ -100,7 +100,7 @@ def answer_requests(
     texts = [row.prompt for row in missing]
     openings = [subject.model.opening(row.prefill) for row in missing]
     streams = [row.stream for row in missing]
-    return subject.answer(texts, max_new, "tests", keep, openings, sampling, streams)
+    return subject.answer_texts(texts, max_new, "tests", keep, openings, sampling, streams)
 
 
 def score_choices(subject: ModelUnderTest, choices: Sequence[TestChoice], folder: Path) -> None:
@@ -150,7 +150,7 @@ def write_choices(subject: ModelUnderTest, choices: Sequence[TestChoice], folder
             records.append(known | {"answer": text, "parsed": parsed} | more)
         file.append(records)
 
-    subject.answer([text for text, _ in prompts], CHOICE_TOKENS, "choices", keep)
+    subject.answer_texts([text for text, _ in prompts], CHOICE_TOKENS, "choices", keep)
 
 
 def _measuring(config: EvalConfig, choices: Sequence[TestChoice], metric: str) -> list[TestChoice]:

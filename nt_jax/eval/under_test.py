@@ -17,6 +17,7 @@ from nt_jax.data.prompts import Prompt, messages_under
 from nt_jax.eval.metrics.result import TUNED, Answer
 from nt_jax.generate.chat import ChatModel
 from nt_jax.generate.decode import GREEDY, Sampling
+from nt_jax.generate.engine import OnBatch
 from nt_jax.generate.intervention import Intervention
 from nt_jax.generate.served import Question, Reply, Server
 from nt_jax.models.neurons import Factors
@@ -64,38 +65,52 @@ class ModelUnderTest:
         asked: Sequence[Prompt],
         max_new: int,
         label: str | None = None,
-        on_texts: OnTexts = lambda rows, texts, facts: None,
+        on_batch: OnBatch | None = None,
         openings: Sequence[list[int]] | None = None,
         sampling: Sampling = GREEDY,
         streams: Sequence[int] | None = None,
-    ) -> int:
-        """How many tokens the answers have, greedy unless told; their texts go to `on_texts`.
+    ) -> list[list[int]]:
+        """Answers as token ids, greedy unless told, the intervention at work; a bar where labelled.
 
-        They go on after `openings`; an intervention sees the prompts alone. A bar where labelled.
+        They go on after `openings`; an intervention sees the prompts alone.
         """
         label = f"{self.name} {label}" if label else None
-        if self.server is not None:
-
-            def hear(row: int, reply: Reply) -> None:
-                on_texts([row], [reply.text], [reply.facts])
-
-            questions = self._questions(asked, openings or [[]] * len(asked))
-            said = self.server.answer(questions, max_new, label, hear, sampling, streams)
-            return sum(reply.tokens for reply in said)
         changed = {}
         if self.intervention is not None and asked:
             prompts = [self.model.encode(prompt) for prompt in asked]
             ready = self.intervention.prepare(self.model.lm, self.factors_LF, prompts, asked)
             changed = {"prompts": ready.prompts, "steer_RLD": ready.steer_RLD}
-
-        def keep(rows: list[int], ids: list[list[int]]) -> None:
-            on_texts(rows, [*map(self.model.text, ids)], [{}] * len(rows))
-
-        found = self.model.answer(
-            asked, max_new, label, scale_LF=self.scale_LF, on_batch=keep, openings=openings,
+        return self.model.answer(
+            asked, max_new, label, scale_LF=self.scale_LF, on_batch=on_batch, openings=openings,
             sampling=sampling, streams=streams, **changed,
         )  # fmt: skip
-        return sum(map(len, found))
+
+    def answer_texts(
+        self,
+        asked: Sequence[Prompt],
+        max_new: int,
+        label: str,
+        on_texts: OnTexts,
+        openings: Sequence[list[int]] | None = None,
+        sampling: Sampling = GREEDY,
+        streams: Sequence[int] | None = None,
+    ) -> int:
+        """`answer` as texts, which `on_texts` hears of; here or by the server. Their tokens."""
+        if self.server is None:
+
+            def keep(rows: list[int], ids: list[list[int]]) -> None:
+                on_texts(rows, [*map(self.model.text, ids)], [{}] * len(rows))
+
+            found = self.answer(asked, max_new, label, keep, openings, sampling, streams)
+            return sum(map(len, found))
+
+        def hear(row: int, reply: Reply) -> None:
+            on_texts([row], [reply.text], [reply.facts])
+
+        label = f"{self.name} {label}"
+        questions = self._questions(asked, openings or [[]] * len(asked))
+        said = self.server.answer(questions, max_new, label, hear, sampling, streams)
+        return sum(reply.tokens for reply in said)
 
     def _questions(self, asked: Sequence[Prompt], openings: Sequence[list[int]]) -> list[Question]:
         system, encode = self.model.chat.system, self.model.encode

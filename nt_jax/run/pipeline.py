@@ -26,9 +26,11 @@ from nt_jax.run import stages
 from nt_jax.run.attribute import attribute_all
 from nt_jax.run.contrast import contrast
 from nt_jax.run.dry_run import header, model_line
-from nt_jax.run.export import export_stage
+from nt_jax.run.export import export_stage, show_numbers
+from nt_jax.run.hashes import record_results
 from nt_jax.run.preflight import Inputs, read_inputs
 from nt_jax.run.stages import chat_model
+from nt_jax.run.start import start_factors
 from nt_jax.run.texts import plain_marks
 from nt_jax.rundir import RunDirectory, Stage
 from nt_jax.train.tuning_data import TuningData, tuning_data
@@ -68,6 +70,10 @@ def run(config: RunConfig, until: str | None = None, inputs: Inputs | None = Non
             directory.carry(stage, keys[stage.name])
             if stage.name == until:
                 return
+        places = (directory.folder("select"), directory.folder("train"))
+        factors = stages.kept_factors(config.tune, *places)
+        show_numbers(inputs.model, factors, config, directory.path)
+        record_results(directory, inputs.model.checkpoint, factors)
         finish(config, directory, table)
 
 
@@ -123,9 +129,11 @@ def stage_table(
             attribute,
         ),
         Stage(
-            "select", ("neurons",), ("weights", "data", "attribute"),
+            "select", ("neurons",),
+            ("weights", "data", "attribute", *("start",) * bool(config.neurons.source)),
             lambda to: stages.select_neurons(
-                model, at("attribute"), config.neurons, config.name, to, at("select")),
+                model, at("attribute"), start_factors(config, model.checkpoint) or config.neurons,
+                config.name, to, at("select")),
             resumable=False,
         ),
         Stage(
@@ -134,7 +142,7 @@ def stage_table(
         ),
         Stage(
             "export", ("export",), ("weights", "data", "train"),
-            lambda to: export_stage(model, factors(), config.export.dtype, to, at("export")),
+            lambda to: export_stage(model, factors(), config, directory.path, to),
             resumable=False,
         ),
         Stage(

@@ -47,18 +47,34 @@ def own_answers(
 
 
 def select_neurons(
-    model: ChatModel, attributed: Path, counts: NeuronsConfig, name: str, folder: Path, shown: Path
+    model: ChatModel,
+    attributed: Path,
+    wanted: NeuronsConfig | Factors,
+    name: str,
+    folder: Path,
+    shown: Path,
 ) -> str:
-    """The neurons to tune, and attribution.md about where they come from; `shown` is its place."""
+    """The neurons to tune, and attribution.md about where they come from; `shown` is its place.
+
+    `wanted`: how many to choose by their scores, or the factors that are gone on from: neurons.csv
+    then holds them too.
+    """
     scores = load_scores(attributed)
-    neurons, shared = select(scores["safety"], scores["utility"], **counts.model_dump())
-    rows = neuron_rows(neurons, scores)
+    if isinstance(wanted, Factors):
+        neurons, shared, how = wanted.neurons, 0, "gone on from"
+        factors = wanted.theta_P.tolist()
+        found = neuron_rows(neurons, scores)
+        rows = [{**row, "factor": f} for row, f in zip(found, factors, strict=True)]
+    else:
+        neurons, shared = select(scores["safety"], scores["utility"], **wanted.counts)
+        rows, how = neuron_rows(neurons, scores), f"{shared} were in both: shared out"
     save_neurons(folder, rows)
     write_attribution_report(model, name, attributed, scores, shared, rows, folder)
-    per_layer_L = np.bincount(neurons.layer_P[neurons.is_safety_P])
+    safety = int(np.sum(neurons.is_safety_P))
+    layers, most = np.unique(np.asarray(neurons.layer_P)[:safety], return_counts=True)
+    top = f"   most safety: layer {layers[most.argmax()]} ({most.max()})" if safety else ""
     return (
-        f"{counts.safety} safety + {counts.utility} utility neurons ({shared} were in both: shared "
-        f"out)   most safety: layer {per_layer_L.argmax()} ({per_layer_L.max()})   "
+        f"{safety} safety + {len(neurons) - safety} utility neurons ({how}){top}   "
         f"{shown / 'attribution.md'}"
     )
 
@@ -75,7 +91,8 @@ def tune_factors(
 ) -> str:
     """Algorithm 1; neurons.csv and neurons.parquet hold the best factors."""
     neurons, rows = load_neurons(selected / "neurons.csv")
-    settings = {"judge": judge, "seed": seed, "slopes": slopes}
+    first = [row["factor"] for row in rows if "factor" in row]  # of all, or of none
+    settings = {"judge": judge, "seed": seed, "slopes": slopes, "first_P": first or None}
     found = tune(model, neurons, data, config, folder=folder, **settings)
     factors = np.asarray(found.theta_P).tolist()
     save_neurons(folder, [{**row, "factor": f} for row, f in zip(rows, factors, strict=True)])

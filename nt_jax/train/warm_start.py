@@ -38,16 +38,20 @@ def preconditioned(
     options: MetaOptions,
     config: TuneConfig,
     lm: LanguageModel,
+    move: float,
 ) -> tuple[Preconditioner, TuneState, MetaOptions]:
-    """(the preconditioner, the state after the first move, the options with a step in nats)."""
-    preconditioner, move_P, gain = first_move(slopes, config, lm)
+    """(the preconditioner, the state after a first move, the options with a step in nats).
+
+    `move`: how far that is, in nats per token.
+    """
+    preconditioner, move_P, gain = first_move(slopes, config, lm, move)
     moved_P = jnp.clip(start.theta_P + move_P, *config.bounds).astype(start.theta_P.dtype)
     start = dataclasses.replace(start, theta_P=moved_P, average_P=moved_P, best_P=moved_P)
     return preconditioner, start, dataclasses.replace(options, meta_lr=config.meta_lr / gain)
 
 
 def first_move(
-    slopes: CellSlopes, config: TuneConfig, lm: LanguageModel
+    slopes: CellSlopes, config: TuneConfig, lm: LanguageModel, move: float
 ) -> tuple[Preconditioner, Float[Array, " P"], float]:
     """(the preconditioner, the first move, nats per token that a unit of such a move gains).
 
@@ -62,4 +66,4 @@ def first_move(
             "the slopes of harmful and harmless training requests do not differ: nothing tells "
             "them apart. Check that data.harmful and data.harmless hold different requests."
         )
-    return preconditioner, config.first_move / gain * way_P, gain
+    return preconditioner, move / gain * way_P, gain
