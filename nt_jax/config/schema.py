@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from nt_jax.config.base import DatasetConfig, Frozen
 from nt_jax.config.evaluation import CompareConfig, EvalConfig, ExportConfig
@@ -87,6 +87,14 @@ class RunConfig(Frozen):
     eval: EvalConfig = EvalConfig()
     export: ExportConfig = ExportConfig()
     compare: CompareConfig = CompareConfig()
+    log: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
+    """where else the numbers of tuning and the results go, below log/ in the run directory (extras
+    log, trackio and wandb); [] = nowhere, as train/metrics.jsonl and report/ hold them all"""
+
+    @field_validator("log", mode="before")
+    @classmethod
+    def _one_or_several(cls, raw: Any) -> Any:
+        return raw.split(",") if isinstance(raw, str) else raw
 
     @property
     def folder(self) -> Path:

@@ -53,7 +53,7 @@ def write_attribution_report(
         f"({both['share_of_the_shorter']:.0%} of the shorter); each went to the list where it "
         "ranks higher.\n",
         "![neurons per layer](layers.png)\n\n![share of the score](cumulative.png)\n",
-        *(best_table(model, kind, rows, active_LF[kind]) for kind in scores),
+        *(best_table(model, kind, rows, active_LF[kind]) for kind in scores if counts[kind]),
     ]
     (folder / "attribution.md").write_text("\n".join(parts), encoding="utf-8")
 

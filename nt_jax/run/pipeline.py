@@ -28,6 +28,7 @@ from nt_jax.run.contrast import contrast
 from nt_jax.run.dry_run import header, model_line
 from nt_jax.run.export import export_stage, show_numbers
 from nt_jax.run.hashes import record_results
+from nt_jax.run.log import logged
 from nt_jax.run.preflight import Inputs, read_inputs
 from nt_jax.run.stages import chat_model
 from nt_jax.run.start import start_factors
@@ -66,10 +67,11 @@ def run(config: RunConfig, until: str | None = None, inputs: Inputs | None = Non
         if config.tune.algorithm == "paper":
             say_departures(config)
         say_about_data(inputs)
-        for stage in table:
-            directory.carry(stage, keys[stage.name])
-            if stage.name == until:
-                return
+        with logged(config, directory.path):
+            for stage in table:
+                directory.carry(stage, keys[stage.name])
+                if stage.name == until:
+                    return
         places = (directory.folder("select"), directory.folder("train"))
         factors = stages.kept_factors(config.tune, *places)
         show_numbers(inputs.model, factors, config, directory.path)

@@ -18,6 +18,7 @@ from nt_jax.eval.prompts import Tests, tests_hash
 from nt_jax.generate.chat import ChatModel
 from nt_jax.models.config import ModelConfig
 from nt_jax.run.data import RunData, read_data
+from nt_jax.run.log import check_log
 from nt_jax.run.stages import chat_model
 from nt_jax.run.start import start_factors, start_hash
 from nt_jax.run.texts import check_texts
@@ -55,6 +56,7 @@ def read_inputs(config: RunConfig, data: RunData | None = None, *, placed: bool 
     RunDirectory(config.folder).check_free()
     data = data or read_data(config)
     check_judges(config.eval.judges)
+    check_log(config.log)
     score = score_hash(config.attribution.score)
     model = chat_model(config, placed=placed).under(config.data.system_prompt)
     check_sizes(config, model.checkpoint.config)

@@ -17,6 +17,7 @@ from nt_jax.data.training import Parts
 from nt_jax.errors import RunError
 from nt_jax.eval.judges.judge import Judge
 from nt_jax.eval.measure import result_rows
+from nt_jax.eval.metrics.result import read_rows
 from nt_jax.generate.chat import ChatModel, open_model
 from nt_jax.mesh import make_mesh
 from nt_jax.models.neurons import Factors
@@ -24,7 +25,9 @@ from nt_jax.report.attribution import write_attribution_report
 from nt_jax.report.run import write_report
 from nt_jax.report.terminal import judge_names
 from nt_jax.run.contrast import chosen_slopes
+from nt_jax.run.log import tracked_rows
 from nt_jax.rundir import RunDirectory
+from nt_jax.track import track
 from nt_jax.train.own_answers import FILE, write_own_answers
 from nt_jax.train.safety_targets import SafetyTargets
 from nt_jax.train.slopes import CellSlopes
@@ -126,7 +129,9 @@ def write_run_report(directory: RunDirectory, config: RunConfig, layers: int, fo
     tuning = {"neurons": {**columns, "num_layers": layers}, "history": history}
     targets = SafetyTargets.read(directory.folder("answers"))
     settings = config.model_dump(mode="json")
-    return write_measured(directory, config, settings, folder, [targets.line], **tuning)
+    said = write_measured(directory, config, settings, folder, [targets.line], **tuning)
+    track(int(best.epoch), tracked_rows(read_rows(folder / "results.json")))
+    return said
 
 
 def write_measured(
