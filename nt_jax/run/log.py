@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import importlib.util
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -82,11 +83,12 @@ def open_sink(name: str, config: RunConfig, folder: Path) -> Sink:
     folder.mkdir(parents=True, exist_ok=True)
     if name == "tensorboard":
         return TensorBoard(folder / name)
-    # Neither sends anything anywhere unless the user has said so.
-    os.environ.setdefault("WANDB_MODE", "offline")
-    os.environ.setdefault("TRACKIO_DIR", str(folder / name))
-    places = {"dir": str(folder)} if name == "wandb" else {}
-    return Runs(name, {"project": "nt_jax", "name": config.name} | places, config)
+    settings = {"project": "nt_jax", "name": config.name}
+    if name == "wandb":  # sends nothing anywhere unless the user has said so
+        settings |= {"dir": str(folder), "mode": os.environ.get("WANDB_MODE", "offline")}
+    else:  # reads its place when it is imported
+        os.environ.setdefault("TRACKIO_DIR", str(folder / name))
+    return Runs(name, settings, config)
 
 
 class TensorBoard:
@@ -123,10 +125,14 @@ class Runs:
 
 
 def tracked_rows(rows: Sequence[ResultRow]) -> dict[str, float]:
-    """The rows of a report by name: set/metric/model, and the judge where there are several."""
+    """The rows of a report by name: set/metric/model, and the judge where there are several.
+
+    Names hold letters, digits and -_./ alone: TensorBoard takes no others.
+    """
     several = len({row.judge for row in rows if row.metric == "refusal_rate"}) > 1
     found = {}
     for row in rows:
         judge = [row.judge] if several and row.judge else []
-        found["/".join([row.dataset, row.metric, row.model, *judge])] = row.value
+        name = "/".join([row.dataset, row.metric, row.model, *judge])
+        found[re.sub(r"[^-/\w.]", "_", name)] = row.value
     return found

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import gguf as gguf_package
+import jax
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Kind
@@ -17,6 +18,7 @@ from nt_jax.export import factors as factors_format
 from nt_jax.export import gguf
 from nt_jax.export.folder import Wanted
 from nt_jax.generate.chat import open_model
+from nt_jax.models.leaves import leaf_names
 from nt_jax.models.transformer import logits
 from tests import tiny
 from tests.export.llama_cpp import Server
@@ -49,7 +51,7 @@ def test_blocks_are_those_of_the_gguf_package(made, kind):
 
 @pytest.mark.parametrize(("kind", "error"), [(Kind.Q4_K, 0.1), (Kind.Q6_K, 0.025)])
 def test_k_blocks_hold_the_values_to_their_bits(made, kind, error):
-    """The relative error of 4 and 6 bits of normal numbers; the gguf package reads, but cannot write."""
+    """Of normal numbers; the gguf package reads these blocks and cannot write them."""
     values = np.random.default_rng(1).normal(size=(3, 512)).astype(np.float32)
     block, size = gguf_package.GGML_QUANT_SIZES[kind]
     packed = made["packed"](values, kind, values.size // block * size)
@@ -87,7 +89,7 @@ def test_llama_cpp_serves_a_quantised_file_near_the_tuned_model(made, tmp_path):
     scale_LF = factors.scale_LF(config.layers, config.neurons)
     row_V = np.asarray(logits(model.lm, ids, ids >= 0, scale_LF))[0, -1].astype(np.float64)
     log_prob_V = row_V - row_V.max() - np.log(np.exp(row_V - row_V.max()).sum())
-    (token,), log_prob = Server(small).greedy(ids[0], 1)
+    (token, *_), log_prob = Server(small).greedy(ids[0], 4)
     assert abs(log_prob_V[token] - log_prob) < 0.02
 
 
@@ -95,14 +97,19 @@ def test_int8_rounds_matrices_of_layers_and_nothing_else(made):
     model = open_model(str(tiny.checkpoint("qwen2")), "float32")
     scale_LF = scale_of(factors_of())
     rounded = made["int8"](model.lm, scale_LF)
-    ids = np.array([[5, 9, 30, 11, 7]], np.int32)
-    exact = np.asarray(logits(model.lm, ids, ids >= 0, scale_LF))
-    apart = np.abs(np.asarray(logits(rounded, ids, ids >= 0, rounded.ones_LF)) - exact).max()
-    assert 1e-6 * np.abs(exact).max() < apart < 0.03 * np.abs(exact).max()
-    down = np.asarray(rounded.module().blocks.mlp.down[...], np.float64)[0]  # [F, D] of a layer
-    steps = down / (np.abs(down).max(axis=0, keepdims=True) / 127)
-    np.testing.assert_allclose(steps, np.rint(steps), atol=1e-3)  # one scale an output
-    np.testing.assert_array_equal(rounded.module().embed[...], model.lm.module().embed[...])
+    for layer in range(2):  # the file's own matrix [D, F], one scale an output
+        weight = model.checkpoint.read(f"model.layers.{layer}.mlp.down_proj.weight")
+        exact = np.float64(weight) * scale_LF[layer]
+        step = np.abs(exact).max(axis=1, keepdims=True) / 127
+        found = np.asarray(rounded.module().blocks.mlp.down[...], np.float64)[layer].T
+        assert (np.abs(found - exact) <= 0.5001 * step).all() and (found != exact).any()
+        np.testing.assert_allclose(found / step, np.rint(found / step), atol=1e-3)
+        assert np.abs(np.rint(found / step)).max() == 127
+    old, new = (dict(zip(leaf_names(lm), jax.tree.leaves(lm.frozen), strict=True))
+                for lm in (model.lm, rounded))  # fmt: skip
+    same = {name for name in old if (np.asarray(old[name]) == np.asarray(new[name])).all()}
+    kinds = {name.rpartition(".")[2] for name in old.keys() - same}
+    assert kinds == {"q", "k", "v", "o", "gate", "up", "down"} and "embed" in same
 
 
 def test_two_turns_put_one_exchange_before_the_request(made):

@@ -129,6 +129,7 @@ with logged(config(sys.argv[1], "trackio"), Path(sys.argv[1])):
     track(1, {"loss": 1.5})
 """
     command = [sys.executable, "-c", code, str(tmp_path)]
+    monkeypatch.delenv("TRACKIO_DIR", raising=False)
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (file,) = (tmp_path / "log" / "trackio").glob("*.db")
