@@ -1,5 +1,6 @@
 """The command line: `nt-jax COMMAND ...`, which is the same as `python -m nt_jax.COMMAND ...`.
 
+`schema` and `completion`, which print something and read nothing, have no such module.
 Heavy libraries are imported only when a command really runs: --help and typos answer at once.
 """
 

@@ -72,6 +72,7 @@ def calls(monkeypatch) -> list:
         "nt_jax.compare",
         "nt_jax.export",
         "nt_jax.factors",
+        "nt_jax.reproduce",
         "nt_jax",
     ],
 )
