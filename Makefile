@@ -44,7 +44,7 @@ bench: .venv/.test
 	$(BIN)/python -W ignore benchmarks/generation.py --json
 
 test-export: .venv/.test
-	$(BIN)/python -m pytest -q -m "slow or not slow" tests/export tests/run/test_card.py
+	@TIMEFORMAT='make test-export: %0R s'; time $(BIN)/python -m pytest -n 2 --dist loadgroup -q -m "slow or not slow" tests/export tests/run/test_card.py
 
 bench-h100: .venv/.runtime
 	$(BIN)/python -W ignore benchmarks/h100.py --json

@@ -1,5 +1,6 @@
 """The command line: `nt-jax COMMAND ...`, which is the same as `python -m nt_jax.COMMAND ...`.
 
+`schema` and `completion`, which print something and read nothing, have no such module.
 Heavy libraries are imported only when a command really runs: --help and typos answer at once.
 """
 
@@ -83,11 +84,18 @@ def _run(command: str, words: list[str], program: str) -> int:
     options = parser_of(command, program).read(words)
     if command == "eval.lm_eval":
         return _lm_eval(**vars(options))
+    if command in ("schema", "completion"):
+        from nt_jax.completion import completion, json_schema
+
+        schema = command == "schema"
+        print(json.dumps(json_schema(), indent=2) if schema else completion(options.shell))
+        return 0
     if command == "export" and (options.factors is None) != (options.model is None):
         raise ConfigError("--factors and --model BASE belong together (command line)")
     if command == "export" and options.push and len(options.format) > 1:
         raise ConfigError("--push takes one format, as a repository holds one (command line)")
-    config = None if command in ("export", "factors") else _config(options)
+    own = command in ("export", "factors", "reproduce")  # they read their config, or need none
+    config = None if own else _config(command, options)
     _enter()
     from rich.console import Console
 
@@ -107,7 +115,12 @@ def _run(command: str, words: list[str], program: str) -> int:
 
 
 def _without_config(command: str, options: argparse.Namespace) -> None:
-    """Export or compare factors."""
+    """Export or compare factors; make a run again."""
+    if command == "reproduce":
+        from nt_jax.run.reproduce import reproduce
+
+        reproduce(Path(options.run_json), options.run_dir)
+        return
     if command == "factors":
         from nt_jax.run.factors import show_factors
 
@@ -136,7 +149,7 @@ def _with_config(command: str, config: RunConfig, options: argparse.Namespace) -
         facts = compare(config, options.verify)
         if options.json:
             print(json.dumps(facts))
-    elif command == "eval" and (options.model or options.adapter):
+    elif command == "eval" and (options.model or options.adapter or config.eval.url):
         from nt_jax.run.evaluate import evaluate_model
 
         source = options.model or config.model.source
@@ -147,7 +160,7 @@ def _with_config(command: str, config: RunConfig, options: argparse.Namespace) -
         run(config, until="select" if command == "attribute" else None, verify=options.verify)
 
 
-def _config(options: argparse.Namespace) -> RunConfig:
+def _config(command: str, options: argparse.Namespace) -> RunConfig:
     """The config that options name; flags that stand for settings are overrides."""
     model = getattr(options, "model", None)
     if options.config is None and model is None:
@@ -160,7 +173,13 @@ def _config(options: argparse.Namespace) -> RunConfig:
     overrides = [f"{key}={_as_yaml(value)}" for key, value in flags.items() if value is not None]
     if options.config is None:  # a model measured alone, with the settings that all have
         options.overrides.insert(0, f"model.source={_as_yaml(str(model))}")
-    return load_config(options.config, [*options.overrides, *overrides])
+    config = load_config(options.config, [*options.overrides, *overrides])
+    if config.eval.url and command != "eval":
+        raise ConfigError(
+            "eval.engine=openai measures a model that is served, so it is for "
+            "python -m nt_jax.eval --model FOLDER only."
+        )
+    return config
 
 
 def _as_yaml(text: str) -> str:

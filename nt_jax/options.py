@@ -19,6 +19,9 @@ COMMANDS = {
     "export": "turn the tuned factors of a run into a checkpoint, an adapter or a GGUF file",
     "factors": "compare the factors of two runs, and multiply them",
     "eval.lm_eval": "tasks of lm-evaluation-harness on a run or a model (extra lm-eval)",
+    "reproduce": "make a finished run again from its run.json, and compare the results",
+    "schema": "print the JSON schema of recipes, for editors",
+    "completion": "print the completion script of a shell (extra shell)",
 }
 
 
@@ -53,7 +56,10 @@ class Parser(argparse.ArgumentParser):
 
 def parser_of(command: str, program: str) -> Parser:
     """The parser of a command."""
-    makers = {"export": export_parser, "factors": factors_parser, "eval.lm_eval": lm_eval_parser}
+    makers = {
+        "export": export_parser, "factors": factors_parser, "eval.lm_eval": lm_eval_parser,
+        "reproduce": reproduce_parser, "schema": Parser, "completion": completion_parser,
+    }  # fmt: skip
     return makers.get(command, config_parser)(command, program)
 
 
@@ -122,6 +128,22 @@ def factors_parser(command: str, program: str) -> Parser:
     parser.add_argument("first", metavar="A", help=either)
     parser.add_argument("second", metavar="B", help=either)
     parser.add_argument("--out", metavar="DIR", help="write the product of both there")
+    return parser
+
+
+def reproduce_parser(command: str, program: str) -> Parser:
+    """A run.json, and where the new run goes."""
+    parser = Parser(command, program)
+    parser.add_argument("run_json", metavar="RUN_JSON", help="run.json of a finished run")
+    where = "folder of the new run (default: that of the old one with -again after it)"
+    parser.add_argument("--run-dir", metavar="DIR", help=where)
+    return parser
+
+
+def completion_parser(command: str, program: str) -> Parser:
+    """A shell."""
+    parser = Parser(command, program)
+    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"))
     return parser
 
 

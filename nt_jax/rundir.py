@@ -43,7 +43,8 @@ class Stage:
     stages or hashes of what lies outside. `work(folder)` writes and says one line about it; a
     resumable stage goes on in the folder that an interruption left. `outcome` names the files that
     later stages rest on, all unless given: where the stage is done again and these come out the
-    same, what was made from it is kept.
+    same, what was made from it is kept. `later` names files that are written again once the run
+    is at its end.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Stage:
     work: Callable[[Path], str]
     resumable: bool = True
     outcome: tuple[str, ...] = ()
+    later: tuple[str, ...] = ()
 
 
 class _LeftError(Exception):
@@ -127,7 +129,7 @@ class RunDirectory:
             unknown = ", by an older version: its files cannot be checked"
             say(stage.name, f"kept from before{unknown if seal.files is None else ''}")
         else:
-            said, rest = "", (stage.resumable, stage.made_from, stage.outcome)
+            said, rest = "", (stage.resumable, stage.made_from, stage.outcome, stage.later)
             try:
                 with self.stage(stage.name, key, *rest) as folder:
                     said = stage.work(folder)
@@ -163,6 +165,7 @@ class RunDirectory:
         resumable: bool = False,
         made_from: Sequence[str] = (),
         outcome: Sequence[str] = (),
+        later: Sequence[str] = (),
     ) -> Iterator[Path]:
         """A folder to write the stage into; it takes the stage's place once the block succeeds.
 
@@ -186,7 +189,7 @@ class RunDirectory:
                     write_atomic(partial / RESUME, Seal(key, inputs).text().encode())
                 yield partial
                 sync_tree(partial)
-                seal = seal_of(partial, key, inputs, outcome)
+                seal = seal_of(partial, key, inputs, outcome, later)
                 write_atomic(partial / DONE, seal.text().encode())
             except BaseException as error:
                 if not resumable and not isinstance(error, _LeftError):

@@ -37,7 +37,8 @@ class Seal:
 
     `made_from` holds the digests of the stages that it read; `files` a sha256 and a size by
     relative name, None where an older version finished the stage; `empty` are folders with nothing
-    in them. `outcome` names the files that later stages rest on, all where it is empty.
+    in them. `outcome` names the files that later stages rest on, all where it is empty. `later`
+    names files that are written again after the stage: what is in them does not count.
     """
 
     key: str
@@ -45,6 +46,7 @@ class Seal:
     files: Mapping[str, tuple[str, int]] | None = None
     empty: tuple[str, ...] = ()
     outcome: tuple[str, ...] = ()
+    later: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str | None:
@@ -64,17 +66,21 @@ class Seal:
 
 
 def seal_of(
-    folder: Path, key: str, made_from: Mapping[str, str], outcome: Sequence[str] = ()
+    folder: Path,
+    key: str,
+    made_from: Mapping[str, str],
+    outcome: Sequence[str] = (),
+    later: Sequence[str] = (),
 ) -> Seal:
     """The record of a stage that has just been finished in `folder`."""
     files, empty = {}, []
     for name, path in _entries(folder):
         if name.endswith("/"):
             empty.append(name)
-        else:
+        elif name not in later:
             files[name] = (_sha256(path), path.stat().st_size)
     ordered = dict(sorted(files.items()))
-    return Seal(key, dict(made_from), ordered, tuple(sorted(empty)), tuple(outcome))
+    return Seal(key, dict(made_from), ordered, tuple(sorted(empty)), tuple(outcome), tuple(later))
 
 
 def read_seal(folder: Path, name: str = DONE) -> Seal | None:
@@ -99,7 +105,7 @@ def read_seal(folder: Path, name: str = DONE) -> Seal | None:
         facts = json.loads(text)
         files = facts["files"]
         pairs = files and {name: (str(sha), int(size)) for name, (sha, size) in files.items()}
-        rest = (tuple(facts["empty"]), tuple(facts["outcome"]))
+        rest = (tuple(facts["empty"]), tuple(facts["outcome"]), tuple(facts.get("later", ())))
         return Seal(str(facts["key"]), dict(facts["made_from"]), pairs, *rest)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise damaged(folder / name, "it is no record of a stage") from error
@@ -127,7 +133,7 @@ def check(folder: Path, seal: Seal, *, full: bool = True) -> None:
                 raise damaged(path, "its sha256 is not the one in DONE")
         except OSError as error:
             raise damaged(path, error) from error
-    known = {*seal.files, *seal.empty}
+    known = {*seal.files, *seal.empty, *seal.later}
     for name, path in _entries(folder):
         if name not in known:
             raise damaged(path, "the stage did not write it")

@@ -35,11 +35,11 @@ def hand_over(monkeypatch, **takers) -> None:
         "run": "nt_jax.run.pipeline", "export_run": "nt_jax.run.export",
         "describe": "nt_jax.run.dry_run", "evaluate_model": "nt_jax.run.evaluate",
         "compare": "nt_jax.compare.pipeline", "run_tasks": "nt_jax.eval.lm_eval.tasks",
-        "show_factors": "nt_jax.run.factors",
+        "show_factors": "nt_jax.run.factors", "reproduce": "nt_jax.run.reproduce",
     }  # fmt: skip
     for name, home in homes.items():
         module = types.ModuleType(home)
-        module.__dict__[name] = takers[name]
+        module.__dict__[name] = takers.get(name)
         monkeypatch.setitem(sys.modules, home, module)
     monkeypatch.setattr(cli, "_enter", lambda: None)  # it changes the whole process: tested apart
 
@@ -74,6 +74,7 @@ def calls(monkeypatch) -> list:
         "nt_jax.compare",
         "nt_jax.export",
         "nt_jax.factors",
+        "nt_jax.reproduce",
         "nt_jax",
     ],
 )

@@ -1,5 +1,6 @@
 """The wheel: complete, installable without torch, and every dependency bounded for a reason."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -9,7 +10,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
+from nt_jax.version import __version__
+
+SITE = str(Path(yaml.__file__).parents[1])
 ROOT = Path(__file__).parents[1]
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
 PROJECT = tomllib.loads(PYPROJECT)["project"]
@@ -86,3 +91,73 @@ def test_the_installed_packages_satisfy_the_bounds():
         requirement = requirements.Requirement(line)
         if requirement.marker is None or requirement.marker.evaluate():
             assert metadata.version(requirement.name) in requirement.specifier, line
+
+
+# --- around the wheel ----------------------------------------------------------------------------
+
+
+def test_extras_links_and_pythons():
+    assert PROJECT["optional-dependencies"]["cuda13"] == ["jax[cuda13]"]
+    assert PROJECT["urls"] and all(url.startswith("https://") for url in PROJECT["urls"].values())
+    versions = {line.rpartition(" ")[2] for line in PROJECT["classifiers"] if " 3." in line}
+    assert versions == {"3.11", "3.12", "3.13"}
+
+
+def test_the_citation_names_this_version():
+    cff = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cff["version"] == __version__ and cff["license"] == PROJECT["license"]
+    assert cff["cff-version"] == "1.2.0" and cff["authors"] and cff["message"] and cff["title"]
+    assert cff["references"][0]["url"] == PROJECT["urls"]["Paper"]
+
+
+def instructions() -> list[tuple[str, str]]:
+    """(instruction, its words) of the Dockerfile, in order."""
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    return [
+        (name, words)
+        for name, _, words in (line.partition(" ") for line in lines if line.strip())
+        if name != "#"
+    ]
+
+
+@pytest.mark.parametrize("extra", ["", "cuda12"])
+def test_the_run_lines_of_the_dockerfile_work_as_a_script(tmp_path, extra):
+    """In a folder of its own, offline: no dependencies are fetched, they are those of the tests."""
+    pytest.importorskip("hatchling", reason="hatchling is in the extra 'test'")
+    root, script = tmp_path / "root", [f"EXTRA={extra}"]
+    root.mkdir()
+    for name, words in instructions():
+        if name == "COPY":
+            *sources, to = words.split()
+            for source in sources:
+                copy, target = (ROOT / source), root / to
+                if copy.is_dir():
+                    shutil.copytree(copy, target, ignore=shutil.ignore_patterns("__pycache__"))
+                else:
+                    shutil.copy(copy, target)
+        elif name == "RUN":
+            script.append(words)
+    assert len(script) == 6
+    bare = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
+    environment = bare | {
+        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "PYTHONPATH": SITE,
+        "PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0",
+    }  # fmt: skip
+    done = subprocess.run(
+        ["sh", "-e"], input="\n".join(script), cwd=root, env=environment, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == f"nt_jax {__version__}"
+    installed = [*root.glob("venv/lib/python*/site-packages/nt_jax/recipes/smollm2-135m.yaml")]
+    assert len(installed) == 1
+
+
+def test_the_dockerfile_is_marked_and_enters_the_command_line():
+    text = (ROOT / "Dockerfile").read_text()
+    assert text.startswith("# Never built")
+    found = dict(instructions())
+    folder = next(words for name, words in instructions() if name == "WORKDIR")
+    assert found["ENTRYPOINT"] == f'["{folder}/venv/bin/nt-jax"]'
+    wanted = next(words for name, words in instructions() if name == "ARG")
+    assert wanted == "EXTRA="  # no extra unless asked for

@@ -46,6 +46,7 @@ def test_python_commands_load(line, tmp_path, monkeypatch):
         describe=lambda config: [done.append(config.name)],
         export_run=lambda folder, *_: done.append(folder.name),
         show_factors=lambda first, *_: done.append(first.name),
+        reproduce=lambda path, *_: done.append(path.parent.name),
         run_tasks=lambda *, model, **more: done.append(Path(model).name),
     )
     monkeypatch.chdir(tmp_path)

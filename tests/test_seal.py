@@ -20,7 +20,13 @@ KEYS = {"select": "a" * 64, "train": "b" * 64}
 
 
 def carry(
-    folder: Path, factor: str = "1.5", *, verify: bool = False, extra: bytes = b"", outcome=()
+    folder: Path,
+    factor: str = "1.5",
+    *,
+    verify: bool = False,
+    extra: bytes = b"",
+    outcome=(),
+    later=(),
 ) -> str:
     """Two stages, the second made from the first; what was said."""
 
@@ -38,7 +44,7 @@ def carry(
     screen = io.StringIO()
     with shown_on(Console(file=screen, width=200)), RunDirectory(folder, verify) as run:
         run.record(keys=KEYS)
-        first = Stage("select", (), ("data",), select, outcome=outcome)
+        first = Stage("select", (), ("data",), select, outcome=outcome, later=later)
         run.carry(first, KEYS["select"])
         run.carry(Stage("train", (), ("data", "select"), train), KEYS["train"])
     return screen.getvalue()
@@ -132,6 +138,17 @@ def test_what_later_stages_rest_on_may_be_some_of_the_files(outcome, tmp_path):
     flip(tmp_path / "select" / "scores.npz")  # all files are checked all the same
     with pytest.raises(RunError, match=r"scores\.npz \(its sha256"):
         carry(tmp_path)
+
+
+def test_a_file_that_is_written_again_later_may_change(tmp_path):
+    later = ("scores.npz",)
+    carry(tmp_path, later=later)
+    for change in (flip, Path.unlink):
+        change(tmp_path / "select" / "scores.npz")
+        assert carry(tmp_path, later=later, verify=True).count("kept from before") == 2
+    flip(tmp_path / "select" / CSV)  # the others are checked all the same
+    with pytest.raises(RunError, match=r"neurons\.csv \(its sha256"):
+        carry(tmp_path, later=later)
 
 
 def test_what_was_begun_from_another_stage_is_not_gone_on_with(tmp_path):

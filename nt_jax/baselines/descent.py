@@ -64,7 +64,7 @@ def descend(
     if config.outer == "preconditioned":
         slopes = own_slopes(model, tuned, form, theta_P, fixed, pools, config, seed)
         cost = refusal_cost(model, pools, config)
-        preconditioner, move_P, gain = first_move(slopes, config, lm, cost)
+        preconditioner, move_P, gain = first_move(slopes, config, lm, cost, config.first_move)
         theta_P = form.vector(adapter.at_strength(form.params(theta_P + move_P), 1.0))
         options = dataclasses.replace(options, meta_lr=config.meta_lr / gain)
     say("adapter", f"{form.count:,} learned numbers; {batcher.plan()}")

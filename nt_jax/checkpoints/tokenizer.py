@@ -10,7 +10,7 @@ from nt_jax.checkpoints.checkpoint import Checkpoint
 from nt_jax.checkpoints.gguf_tokenizer import build_tokenizer
 from nt_jax.checkpoints.hf_fields import problems_error
 from nt_jax.checkpoints.marks import marks_of
-from nt_jax.data.prompts import Prompt, as_conversation, messages_of
+from nt_jax.data.prompts import Prompt, as_conversation, messages_under
 from nt_jax.errors import CheckpointError, brief
 from nt_jax.limits import TOKENIZER_BYTES, check_file
 
@@ -84,9 +84,7 @@ def encode_chat(
     token stays text, unless the prompt says that it is forged on purpose; ids of all other prompts
     are those of `apply_chat_template`. Raises a DataError where the template refuses the prompt.
     """
-    messages, marks = messages_of(prompt), marks_of(tokenizer)
-    if system is not None and messages[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": system})
+    messages, marks = messages_under(prompt, system), marks_of(tokenizer)
     text = render(tokenizer, messages, thinking)
     texts = [message["content"] for message in messages]
     char = marks.unused([*texts, text])

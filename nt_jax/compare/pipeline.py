@@ -42,6 +42,11 @@ def compare(config: RunConfig, verify: bool = False) -> dict[str, Any]:
     Everything lies in the run directory, below compare/: one stage for each method's search, test
     answers and numbers, which go on where they were interrupted.
     """
+    if config.neurons.source is not None:
+        raise ConfigError(
+            f"neurons.source = {config.neurons.source}: a comparison is of methods that all begin "
+            "with the untuned model. Leave it out."
+        )
     inputs = pipeline.read_inputs(config)
     if {prompt.harmful for prompt in inputs.tests.prompts} != {True, False}:
         raise ConfigError(

@@ -45,6 +45,6 @@ class DatasetConfig(Frozen):
     """field: column, where the layout is none of the known ones, e.g. {request: my_column}"""
 
 
-def conflict(key: str, value: float, rule: str) -> PydanticCustomError:
+def conflict(key: str, value: Any, rule: str) -> PydanticCustomError:
     """An error about two keys that do not fit; `key` tells the loader which line to point at."""
     return PydanticCustomError("conflict", "{rule}", {"rule": rule, "key": key, "value": value})

@@ -1,5 +1,6 @@
 """The settings of what is measured, exported and compared."""
 
+import urllib.parse
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -42,6 +43,20 @@ def _known_judge(spec: str) -> str:
 JudgeSpec = Annotated[str, AfterValidator(_known_judge)]
 
 
+def _server_url(raw: str) -> str:
+    """An http address without a key in it and without its last slash."""
+    parts = urllib.parse.urlsplit(raw)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("is no address of a server like http://127.0.0.1:8000/v1")
+    if parts.username or parts.password:
+        rule = "holds a name or a password, which would be written down: leave it out"
+        raise conflict("eval.url", f"{parts.scheme}://***@{parts.hostname}", rule)
+    return raw.rstrip("/")
+
+
+ServerUrl = Annotated[str, AfterValidator(_server_url)]
+
+
 class EvalConfig(Frozen):
     """What is measured before and after."""
 
@@ -66,8 +81,14 @@ class EvalConfig(Frozen):
     """answers drawn for each request; rates are means over them, intervals go by request"""
     draw_seed: int = Field(default=0, ge=0, lt=2**31)
     """seed of the draws; every model gets the same for a request"""
-    engine: Literal["jax"] = "jax"
-    """who decodes the answers to test sets: our own engine"""
+    engine: Literal["jax", "openai"] = "jax"
+    """who decodes the answers to test sets: jax = our own engine; openai = a server that speaks
+    that protocol, for python -m nt_jax.eval --model FOLDER (docs/serving.md)"""
+    url: ServerUrl | None = None
+    """of eval.engine=openai: address of the server, e.g. http://127.0.0.1:8000/v1; a key for it
+    comes from the environment variable NT_JAX_API_KEY alone"""
+    served: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=())
+    """of eval.engine=openai: names of its models to measure; of several the first is the base"""
     judge: Literal["phrases"] = "phrases"
     """who decides what is a refusal while tuning"""
     judges: tuple[JudgeSpec, ...] = Field(default=("phrases",), min_length=1)
@@ -92,6 +113,24 @@ class EvalConfig(Frozen):
         if raw == "vllm":
             raise ValueError("is no engine any more: serve the exported folder with vLLM itself")
         return raw
+
+    @field_validator("served", mode="before")
+    @classmethod
+    def _one_name(cls, raw: Any) -> Any:
+        return [raw] if isinstance(raw, str) else raw
+
+    @model_validator(mode="after")
+    def _server_is_whole(self) -> Self:
+        asked = self.engine == "openai"
+        if asked and not (self.url and self.served):
+            missing = "eval.url and eval.served"
+            raise conflict("eval.engine", "openai", f"needs {missing}: the server and its model")
+        if not asked and (self.url or self.served):
+            key = "eval.url" if self.url else "eval.served"
+            raise conflict(key, self.url or self.served[0], "needs eval.engine=openai")
+        if len(set(self.served)) < len(self.served):
+            raise conflict("eval.served", list(self.served), "names a model twice")
+        return self
 
     @field_validator("extra", mode="before")
     @classmethod

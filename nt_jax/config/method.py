@@ -79,6 +79,15 @@ class NeuronsConfig(Frozen):
     first_layer: int = Field(default=0, ge=0)
     """lowest layer whose neurons may change. Layers below it only run forward, so half of them
     makes tuning nearly twice as fast"""
+    source: str | None = Field(default=None, min_length=1)
+    """factors, or an (IA)^3 adapter of down_proj, to go on from: its neurons are tuned from their
+    factors, without a first move; null = the neurons are chosen by their scores, as many as above
+    """
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many are chosen, and from which layer on."""
+        return {name: getattr(self, name) for name in ("safety", "utility", "first_layer")}
 
 
 class TuneConfig(Frozen):

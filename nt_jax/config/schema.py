@@ -89,6 +89,14 @@ class RunConfig(Frozen):
     eval: EvalConfig = EvalConfig()
     export: ExportConfig = ExportConfig()
     compare: CompareConfig = CompareConfig()
+    log: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
+    """where else the numbers of tuning and the results go, below log/ in the run directory (extras
+    log, trackio and wandb); [] = nowhere, as train/metrics.jsonl and report/ hold them all"""
+
+    @field_validator("log", mode="before")
+    @classmethod
+    def _one_or_several(cls, raw: Any) -> Any:
+        return raw.split(",") if isinstance(raw, str) else raw
 
     @field_validator("run_dir")
     @classmethod

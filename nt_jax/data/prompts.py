@@ -63,6 +63,14 @@ def messages_of(prompt: Prompt) -> list[Message]:
     return [{"role": role, "content": content} for role, content in turns]
 
 
+def messages_under(prompt: Prompt, system: str | None) -> list[Message]:
+    """`messages_of` with a system message before it where it has none of its own."""
+    messages = messages_of(prompt)
+    if system is not None and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system})
+    return messages
+
+
 def read_messages(messages: Sequence[Mapping[str, Any]]) -> Prompt:
     """The prompt of a list of messages; a ValueError says what is wrong with it.
 

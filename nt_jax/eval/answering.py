@@ -74,7 +74,7 @@ def answer_all(
     said = f"{len(prompts)} answers of the {subject.name} model, {tokens:,} tokens"
     if tests.choices:
         write_choices(subject, _measuring(config, tests.choices, "generate"), folder, marks)
-        if subject.has_letters:
+        if subject.no_letters is None:
             score_choices(subject, _measuring(config, tests.choices, "letter"), folder, marks)
         said += f"; {len(tests.choices)} choice questions"
     if marks is not None and marks.count:
@@ -110,16 +110,16 @@ def answer_requests(
     tokens = 0
 
     def answer(missing: Sequence[TestPrompt]) -> None:
-        def keep(rows: list[int], ids: list[list[int]]) -> None:
+        def keep(rows: list[int], texts: list[str], facts: list[dict], count: int) -> None:
             nonlocal tokens
-            texts = [subject.model.text(answer) for answer in ids]
-            file.append(answer_rows(subject.name, [missing[row] for row in rows], texts))
-            tokens += sum(map(len, ids))
+            known = answer_rows(subject.name, [missing[row] for row in rows], texts)
+            file.append([row | more for row, more in zip(known, facts, strict=True)])
+            tokens += count
 
         texts = [row.prompt for row in missing]
         openings = [subject.model.opening(row.prefill) for row in missing]
         streams = [row.stream for row in missing]
-        subject.answer(texts, max_new, "tests", keep, openings, sampling, streams)
+        subject.answer_texts(texts, max_new, "tests", keep, openings, sampling, streams)
 
     in_parts(prompts, lambda some: file.missing(some, asked), answer, marks, _known)
     return tokens
@@ -184,16 +184,15 @@ def _write_choices(
     fitting, ask = multiple_choice.fitting_prompt, multiple_choice.ASK
     prompts = [fitting(choice, model.encode, room, ask) for choice in missing]
 
-    def keep(rows: list[int], ids: list[list[int]]) -> None:
+    def keep(rows: list[int], texts: list[str], facts: list[dict], _: int) -> None:
         records = []
-        for row, answer in zip(rows, ids, strict=True):
-            text, question = model.text(answer), missing[row].question
-            parsed = multiple_choice.parse_choice(text, question.choices)
+        for row, text, more in zip(rows, texts, facts, strict=True):
+            parsed = multiple_choice.parse_choice(text, missing[row].question.choices)
             known = _record(subject, missing[row], prompts[row][1])
-            records.append(known | {"answer": text, "parsed": parsed})
+            records.append(known | {"answer": text, "parsed": parsed} | more)
         file.append(records)
 
-    subject.answer([text for text, _ in prompts], CHOICE_TOKENS, "choices", keep)
+    subject.answer_texts([text for text, _ in prompts], CHOICE_TOKENS, "choices", keep)
 
 
 def _known(item: TestPrompt | TestChoice) -> dict:

@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from nt_jax.errors import brief
+from nt_jax.errors import RunError, brief
 from nt_jax.rundir import FAILED
 
 Item = TypeVar("Item")
 IN_A_ROW = 8  # failures without a success between them until the rest is marked untried
-# Not about one prompt: a disk, memory, or the run itself.
-_PASSED_ON = (OSError, MemoryError)
+# Not about one prompt: a disk, memory, or the run itself (a server that does not answer).
+_PASSED_ON = (OSError, MemoryError, RunError)
 
 
 class Marks:

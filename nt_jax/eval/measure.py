@@ -22,7 +22,7 @@ from nt_jax.eval.judges.verdicts import judge_answers, with_verdicts
 from nt_jax.eval.metrics.result import Answer, Measurements, ResultRow
 from nt_jax.eval.metrics.rows import all_rows, metrics
 from nt_jax.eval.prompts import TestChoice, Tests
-from nt_jax.eval.under_test import NO_LETTERS, ModelUnderTest, Scoring
+from nt_jax.eval.under_test import ModelUnderTest, Scoring
 from nt_jax.generate.chat import ChatModel
 from nt_jax.seal import reading
 
@@ -56,11 +56,11 @@ def measure(
     others = [model for model, _ in models if model.name != base[0].name]
     base_answers = _answers(base, tests, keep_on)
     asked_about = Scoring(answers, base[0], base_answers, others, scorer, config)
-    silent = [model.name for model, _ in models if tests.choices and not model.has_letters]
+    reasons = {model.name: model.no_letters for model, _ in models if tests.choices}
     facts = {
         "judges": known,
         "scores": score_all(asked_about),
-        "not_measured": dict.fromkeys(silent, NO_LETTERS),
+        "not_measured": {name: why for name, why in reasons.items() if why},
     }
     if short := _counted(answers, tests, [model.name for model, _ in models]):
         facts["counted"] = short

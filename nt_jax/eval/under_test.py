@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
@@ -12,18 +13,22 @@ from nt_jax.checkpoints.adapter import CONFIG as ADAPTER_CONFIG
 from nt_jax.checkpoints.adapter import merged_adapter, open_adapter
 from nt_jax.checkpoints.factors import load_factors
 from nt_jax.config.evaluation import EvalConfig
-from nt_jax.data.prompts import Prompt
+from nt_jax.data.prompts import Prompt, messages_under
 from nt_jax.eval.metrics.result import TUNED, Answer
 from nt_jax.generate.chat import ChatModel
 from nt_jax.generate.decode import GREEDY, Sampling
 from nt_jax.generate.engine import OnBatch
 from nt_jax.generate.intervention import Intervention
+from nt_jax.generate.served import Question, Reply, Server
 from nt_jax.models.neurons import Factors
 
 NO_LETTERS = (
     "letter likelihoods are read after plain text, where a method that acts on chat messages alone "
     "does nothing"
 )
+SERVED = "a server gives no likelihoods of its model, and those of local weights are not its own"
+# (numbers of the prompts, their answers, what else is to be kept beside each, tokens of all)
+OnTexts = Callable[[list[int], list[str], list[dict[str, Any]], int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +37,8 @@ class ModelUnderTest:
 
     `intervention` is what acts on each request beside the weights: it may rewrite the prompt and
     steer the residual stream. `edits_weights` says that the model's weights are changed as well, so
-    that letters after plain text are the method's own.
+    that letters after plain text are the method's own. Where there is a `server`, it answers;
+    `model` then stands for its tokenizer and template alone.
     """
 
     name: str
@@ -40,11 +46,14 @@ class ModelUnderTest:
     scale_LF: Array | None = None  # float32 [L, F]; None: all 1
     intervention: Intervention | None = None
     edits_weights: bool = False
+    server: Server | None = None
 
     @property
-    def has_letters(self) -> bool:
-        """Whether letter likelihoods say anything about it (see NO_LETTERS)."""
-        return self.intervention is None or self.edits_weights
+    def no_letters(self) -> str | None:
+        """Why letter likelihoods say nothing about it; None where they do."""
+        if self.server is not None:
+            return SERVED
+        return None if self.intervention is None or self.edits_weights else NO_LETTERS
 
     @property
     def factors_LF(self) -> Array:
@@ -75,6 +84,40 @@ class ModelUnderTest:
             asked, max_new, label, scale_LF=self.scale_LF, on_batch=on_batch, openings=openings,
             sampling=sampling, streams=streams, **changed,
         )  # fmt: skip
+
+    def answer_texts(
+        self,
+        asked: Sequence[Prompt],
+        max_new: int,
+        label: str,
+        on_texts: OnTexts,
+        openings: Sequence[list[int]] | None = None,
+        sampling: Sampling = GREEDY,
+        streams: Sequence[int] | None = None,
+    ) -> None:
+        """`answer` as texts, which `on_texts` hears of; here or by the server."""
+        if self.server is None:
+
+            def keep(rows: list[int], ids: list[list[int]]) -> None:
+                texts = [*map(self.model.text, ids)]
+                on_texts(rows, texts, [{}] * len(rows), sum(map(len, ids)))
+
+            self.answer(asked, max_new, label, keep, openings, sampling, streams)
+            return
+
+        def hear(row: int, reply: Reply) -> None:
+            on_texts([row], [reply.text], [reply.facts], reply.tokens)
+
+        label = f"{self.name} {label}"
+        questions = self._questions(asked, openings or [[]] * len(asked))
+        self.server.answer(questions, max_new, label, hear, sampling, streams)
+
+    def _questions(self, asked: Sequence[Prompt], openings: Sequence[list[int]]) -> list[Question]:
+        system, encode = self.model.chat.system, self.model.encode
+        return [
+            Question(encode(prompt) + first, messages_under(prompt, system), bool(first))
+            for prompt, first in zip(asked, openings, strict=True)
+        ]
 
 
 def tuned_model(model: ChatModel, factors: Factors, name: str = TUNED) -> ModelUnderTest:

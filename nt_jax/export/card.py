@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from nt_jax.atomic import write_atomic
 from nt_jax.checkpoints.checkpoint import Checkpoint
 from nt_jax.export.folder import MANIFEST, ExportReport, Wanted, write_json
 from nt_jax.models.neurons import Factors
@@ -122,7 +123,7 @@ def write_card(folder: Path, kind: str, about: About, wanted: Wanted) -> None:
         **place,
         **span,
     )
-    card.save(folder / CARD)
+    write_atomic(folder / CARD, str(card).encode("utf-8"))
 
 
 def write_manifest(

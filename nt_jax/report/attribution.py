@@ -43,7 +43,7 @@ def write_attribution_report(
     picture = layers_png({**columns, "num_layers": len(scores["safety"])})
     (folder / "layers.png").write_bytes(picture)
     (folder / "cumulative.png").write_bytes(cumulative_png(shares, counts))
-    both = {"in_both_lists": shared, "share_of_the_shorter": shared / min(counts.values())}
+    both = {"in_both_lists": shared, "share_of_the_shorter": shared / max(1, min(counts.values()))}
     text = json.dumps({"overlap": both, "sets": summary, **facts}, indent=2)
     (folder / "summary.json").write_text(f"{text}\n", encoding="utf-8")
     parts = [
@@ -55,7 +55,7 @@ def write_attribution_report(
         f"({both['share_of_the_shorter']:.0%} of the shorter); each went to the list where it "
         "ranks higher.\n",
         "![neurons per layer](layers.png)\n\n![share of the score](cumulative.png)\n",
-        *(best_table(model, kind, rows, active_LF[kind]) for kind in scores),
+        *(best_table(model, kind, rows, active_LF[kind]) for kind in scores if counts[kind]),
     ]
     (folder / "attribution.md").write_text("\n".join(parts), encoding="utf-8")
 

@@ -12,6 +12,7 @@ from nt_jax.mesh import devices, make_mesh
 from nt_jax.models.config import ModelConfig
 from nt_jax.run.data import RunData, read_data
 from nt_jax.run.preflight import Inputs, decided_later, read_inputs
+from nt_jax.run.start import start_factors
 from nt_jax.run.texts import beyond_vocabulary, plain_marks
 from nt_jax.runinfo import memory_bytes
 from nt_jax.train.memory import GradientMemory, layer_parameters, parameters
@@ -110,7 +111,8 @@ def warnings(config: RunConfig, inputs: Inputs) -> list[str]:
 def model_lines(config: RunConfig, checkpoint: Checkpoint) -> Iterator[str]:
     """Sizes and memory of the model."""
     model = checkpoint.config
-    chosen = config.neurons.safety + config.neurons.utility
+    start, counts = start_factors(config, checkpoint), config.neurons
+    chosen = counts.safety + counts.utility if start is None else len(start.theta_P)
     share = 100 * chosen / (model.layers * model.neurons)
     memory = memory_estimate(config, model)
     parts = ", ".join(f"{name} {size / GB:.1f}" for name, size in memory.items())

@@ -1,29 +1,32 @@
 """Measuring without tuning: any checkpoint, or the tuned model of a run beside its base."""
 
-import hashlib
-import re
 from pathlib import Path
-
-import numpy as np
 
 from nt_jax.checkpoints.checkpoint import fingerprint
 from nt_jax.config.schema import RunConfig
 from nt_jax.console import say, show
-from nt_jax.errors import ConfigError, RunError
+from nt_jax.errors import RunError
 from nt_jax.eval.answering import answer_all, check_tests
 from nt_jax.eval.judges.judge import check_judges
-from nt_jax.eval.measure import labels_with_counts
-from nt_jax.eval.metrics.result import BASE, TUNED, in_order, read_rows
+from nt_jax.eval.measure import labels_with_counts, read_lines
+from nt_jax.eval.metrics.result import in_order, read_rows
 from nt_jax.eval.prompts import Tests, read_tests, tests_hash
-from nt_jax.eval.under_test import ModelUnderTest, adapted_model, tuned_model
+from nt_jax.eval.under_test import ModelUnderTest
 from nt_jax.generate.chat import ChatModel
 from nt_jax.mesh import devices
 from nt_jax.report.terminal import screen_table
 from nt_jax.run import pipeline
 from nt_jax.run.dry_run import header, model_line
-from nt_jax.run.export import run_factors
 from nt_jax.run.preflight import measuring_hash
-from nt_jax.run.stages import chat_model, write_measured
+from nt_jax.run.stages import write_measured
+from nt_jax.run.subjects import (
+    check_served,
+    identity,
+    served_notes,
+    short_name,
+    subjects,
+    told_of,
+)
 from nt_jax.rundir import RunDirectory, Stage
 
 
@@ -42,8 +45,12 @@ def evaluate_model(
     measures that model without it. Answers go on where an earlier call with the same settings
     stopped.
     """
-    measured = adapter or source
-    folder = Path(config.run_dir or Path("runs") / f"{config.name}-eval-{short_name(measured)}")
+    measured, called = adapter or source, adapter or source
+    if config.eval.engine == "openai":
+        check_served(source, beside_base, adapter)
+        called, names = config.eval.served[-1], ", ".join(config.eval.served)
+        measured = f"{config.eval.url} {names}"
+    folder = Path(config.run_dir or Path("runs") / f"{config.name}-eval-{short_name(called)}")
     show(header(config.model_copy(update={"run_dir": str(folder)})))
     check_judges(config.eval.judges)
     config, models, own = subjects(config, source, beside_base, adapter)
@@ -59,7 +66,7 @@ def evaluate_model(
     with RunDirectory(folder, verify) as directory:
         check_same_source(directory, measured)
         told = {"config": config.model_dump(mode="json"), "source": measured, "base": source}
-        told |= {"measured": [*map(_told, models)], "devices": devices(), "hashes": hashes}
+        told |= {"measured": [*map(told_of, models)], "devices": devices(), "hashes": hashes}
         directory.record(**told)
         for subject in models:
             say(subject.name, model_line(subject.model.checkpoint.config))
@@ -106,31 +113,6 @@ def stage_table(
     ]  # fmt: skip
 
 
-def subjects(
-    config: RunConfig, source: str, beside_base: bool, adapter: str | None = None
-) -> tuple[RunConfig, list[ModelUnderTest], ChatModel]:
-    """(the config, a run's model in it if a run is measured; models under test; its own model)."""
-    system = config.eval.system_prompt
-    if (Path(source) / "run.json").is_file():
-        if adapter is not None:
-            raise ConfigError(
-                f"--adapter needs the model that it belongs to, not the run {source}."
-            )
-        tuned_on, factors = run_factors(Path(source))
-        config = config.model_copy(update={"model": tuned_on.model})
-        model = chat_model(config).under(system)
-        return config, [ModelUnderTest(BASE, model), tuned_model(model, factors)], model
-    own = chat_model(config).under(system)
-    same = source == config.model.source
-    other = own if same else chat_model(config, source).under(system)
-    if adapter is not None:
-        base = [ModelUnderTest(BASE, other)] if beside_base else []
-        return config, [*base, adapted_model(other, adapter, short_name(adapter))], own
-    asked = ModelUnderTest(short_name(source), other)
-    beside = [ModelUnderTest(BASE, own)] if beside_base and not same else []
-    return config, [*beside, asked], own
-
-
 def check_same_source(directory: RunDirectory, source: str) -> None:
     """Raises a RunError if `directory` holds the evaluation of a model from elsewhere."""
     before = directory.facts().get("source", source)
@@ -146,41 +128,20 @@ def _place(source: str) -> str:
     return str(path.resolve()) if path.exists() else source
 
 
-def short_name(source: str) -> str:
-    """What a model's rows and folder are called: the last part of where it lies, or its run."""
-    parts = [part for part in re.split(r"[/:]", source) if part not in ("", ".", "..")]
-    if parts[-2:] == ["export", "hf"] and len(parts) > 2:
-        parts = parts[:-2]
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", parts[-1]).strip("-._") if parts else ""
-    return name if name and name not in (BASE, TUNED) else "model"
-
-
 def answers_of(subject: ModelUnderTest) -> str:
     """The stage that holds a model's answers."""
     return f"answers-{subject.name}"
-
-
-def identity(subject: ModelUnderTest, adapter: str | None = None) -> str:
-    """sha256 of a model's weights and factors, and of the adapter that may be in them."""
-    factors = b"" if subject.scale_LF is None else np.asarray(subject.scale_LF).tobytes()
-    weights = fingerprint(subject.model.checkpoint)
-    digest = hashlib.sha256(weights.encode() + factors)
-    for file in sorted(Path(adapter or "").glob("adapter_*")) if adapter else ():
-        digest.update(file.name.encode() + file.read_bytes())
-    return digest.hexdigest()
-
-
-def _told(subject: ModelUnderTest) -> dict:
-    """What run.json says about a measured model."""
-    source, factors = subject.model.checkpoint.source, subject.scale_LF is not None
-    return {"name": subject.name, "source": source, "factors": factors}
 
 
 def report_stage(config: RunConfig, source: str, directory: RunDirectory, folder: Path) -> str:
     """results.json, report.md and report.html of the models that were measured."""
     settings = config.model_dump(mode="json")
     settings["model"]["source"] = source
-    return write_measured(directory, config, settings, folder)
+    notes = []
+    if config.eval.engine == "openai":
+        notes = served_notes(read_lines(directory.folder("eval") / "answers.jsonl"))
+        say("served", "; ".join(notes))
+    return write_measured(directory, config, settings, folder, notes)
 
 
 def finish(config: RunConfig, directory: RunDirectory) -> None:

@@ -26,17 +26,30 @@ from nt_jax.rundir import RunDirectory
 PARTS_OF_THETA = ("select", "train")
 
 
-def export_stage(model: ChatModel, factors: Factors, dtype: str, folder: Path, shown: Path) -> str:
-    """The tuned checkpoint in HF format, read again and compared before it counts.
+def export_stage(
+    model: ChatModel, factors: Factors, config: RunConfig, run_dir: Path, folder: Path
+) -> str:
+    """The tuned checkpoint in HF format with its card, read again and compared before it counts.
 
-    `shown` is where `folder` will lie once the stage is done.
+    It will lie in the stage's place in `run_dir` once that is done; the numbers of its card come
+    with the report (`show_numbers`).
     """
-    report = load(FORMATS["hf"].writer)(model, factors, folder / "hf", Wanted(dtype))
+    wanted = Wanted(config.export.dtype)
+    report = load(FORMATS["hf"].writer)(model, factors, folder / "hf", wanted)
     write_manifest(folder / "export.json", report)
+    about = about_run(run_dir, config, factors, model.checkpoint, wanted)
+    describe(model, folder / "hf", "hf", about, wanted, report)
     return (
-        f"{shown / 'hf'}   {changed(report)}   re-read and compared: max |difference| "
+        f"{run_dir / 'export' / 'hf'}   {changed(report)}   re-read and compared: max |difference| "
         f"{report.max_logit_difference:.0e}"
     )
+
+
+def show_numbers(model: ChatModel, factors: Factors, config: RunConfig, run_dir: Path) -> None:
+    """The card of the run's own export once more, with what its report measured."""
+    wanted = Wanted(config.export.dtype)
+    about = about_run(run_dir, config, factors, model.checkpoint, wanted)
+    card.write_card(run_dir / "export" / "hf", "hf", about, wanted)
 
 
 def export_run(
@@ -92,9 +105,7 @@ def write_formats(
         for name in formats:
             folder = work if len(formats) == 1 else work / name
             report = load(FORMATS[name].writer)(model, about.factors, folder, wanted)
-            copy_licences(model.checkpoint, folder)
-            card.write_card(folder, name, about, wanted)
-            card.write_manifest(folder, name, about, wanted, report)
+            describe(model, folder, name, about, wanted, report)
             reports[name] = report
     for name, report in reports.items():
         place = out if len(formats) == 1 else out / name
@@ -103,6 +114,15 @@ def write_formats(
             say("", note)
     if repo is not None:
         say("push", push(out, repo))
+
+
+def describe(
+    model: ChatModel, folder: Path, name: str, about: About, wanted: Wanted, report: ExportReport
+) -> None:
+    """What stands beside the files of a format: licences, card, manifest."""
+    copy_licences(model.checkpoint, folder)
+    card.write_card(folder, name, about, wanted)
+    card.write_manifest(folder, name, about, wanted, report)
 
 
 def run_factors(run_dir: Path, strength: float | None = None) -> tuple[RunConfig, Factors]:

@@ -27,9 +27,12 @@ from nt_jax.run import stages
 from nt_jax.run.attribute import attribute_all
 from nt_jax.run.contrast import contrast
 from nt_jax.run.dry_run import header, model_line
-from nt_jax.run.export import export_stage
+from nt_jax.run.export import export_stage, show_numbers
+from nt_jax.run.hashes import record_results
+from nt_jax.run.log import logged
 from nt_jax.run.preflight import Inputs, read_inputs
 from nt_jax.run.stages import chat_model
+from nt_jax.run.start import start_factors
 from nt_jax.run.texts import beyond_vocabulary, plain_marks
 from nt_jax.rundir import FAILED, RunDirectory, Stage
 from nt_jax.train.tuning_data import TuningData, tuning_data
@@ -76,10 +79,16 @@ def run(
         if config.tune.algorithm == "paper":
             say_departures(config)
         say_about_data(inputs)
-        for stage in table:
-            directory.carry(stage, keys[stage.name])
-            if stage.name == until:
-                return
+        with logged(config, directory.path):
+            for stage in table:
+                directory.carry(stage, keys[stage.name])
+                if stage.name == until:
+                    return
+        if not directory.unfinished:
+            places = (directory.read("select"), directory.read("train"))
+            factors = stages.kept_factors(config.tune, *places)
+            show_numbers(inputs.model, factors, config, directory.path)
+            record_results(directory, inputs.model.checkpoint, factors)
         finish(config, directory, table)
         check_finished(directory)
 
@@ -146,10 +155,11 @@ def stage_table(
             attribute,
         ),
         Stage(
-            "select", ("neurons",), ("weights", "data", "attribute"),
+            "select", ("neurons",),
+            ("weights", "data", "attribute", *("start",) * bool(config.neurons.source)),
             lambda to: stages.select_neurons(
-                model, at("attribute"), config.neurons, config.name, to,
-                directory.folder("select")),
+                model, at("attribute"), start_factors(config, model.checkpoint) or config.neurons,
+                config.name, to, directory.folder("select")),
             resumable=False,
         ),
         Stage(
@@ -158,9 +168,8 @@ def stage_table(
         ),
         Stage(
             "export", ("export",), ("weights", "data", "train"),
-            lambda to: export_stage(model, factors(), config.export.dtype, to,
-                                    directory.folder("export")),
-            resumable=False,
+            lambda to: export_stage(model, factors(), config, directory.path, to),
+            resumable=False, later=("hf/README.md",),  # `show_numbers` writes it once more
         ),
         Stage(
             "base", ANSWERING, ("weights", "data", "tests"),
@@ -197,8 +206,11 @@ def stage_keys(
 
 
 def scorer_of(config: RunConfig, model: ChatModel) -> ChatModel | None:
-    """The model that scores answers: that of eval.scorer, else `model`; None if none is to."""
-    if not config.eval.perplexity:
+    """The model that scores answers: that of eval.scorer, else `model`; None if none is to.
+
+    Served answers are scored by none: their likelihoods would be of other weights.
+    """
+    if not config.eval.perplexity or config.eval.engine == "openai":
         return None
     source = config.eval.scorer
     if source in (None, config.model.source):

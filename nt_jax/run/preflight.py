@@ -19,7 +19,9 @@ from nt_jax.export.files import check_links
 from nt_jax.generate.chat import ChatModel
 from nt_jax.models.config import ModelConfig
 from nt_jax.run.data import RunData, read_data
+from nt_jax.run.log import check_log
 from nt_jax.run.stages import chat_model
+from nt_jax.run.start import start_factors, start_hash
 from nt_jax.run.texts import check_texts
 from nt_jax.rundir import RunDirectory
 from nt_jax.train.own_answers import ATTACKED_SHARE, Own, check_given, pools_of
@@ -55,10 +57,12 @@ def read_inputs(config: RunConfig, data: RunData | None = None, *, placed: bool 
     RunDirectory(config.folder).check_free()
     data = data or read_data(config)
     check_judges(config.eval.judges)
+    check_log(config.log)
     score = score_hash(config.attribution.score)
     model = chat_model(config, placed=placed).under(config.data.system_prompt)
     check_sizes(config, model.checkpoint.config)
     check_links(model.checkpoint)
+    start_factors(config, model.checkpoint)
     check_texts(config, model.chat)
     answer = max(config.tune.answer_tokens, config.attribution.answer_tokens)
     check_prompts(model.encode, data.records, model.checkpoint.config.max_positions, answer)
@@ -67,7 +71,7 @@ def read_inputs(config: RunConfig, data: RunData | None = None, *, placed: bool 
     hashes = {
         "weights": fingerprint(model.checkpoint), "data": data_hash(data.records),
         "tests": tests_hash(data.tests, config.eval), "measuring": measuring_hash(config),
-        "score": score,
+        "score": score, **({"start": start_hash(config)} if config.neurons.source else {}),
     }  # fmt: skip
     return Inputs(model, data, hashes)
 
@@ -76,7 +80,8 @@ def check_sizes(config: RunConfig, model: ModelConfig) -> None:
     """Raises a ConfigError, before any work, if mesh or neuron counts do not fit the model."""
     check_mesh(model, {"data": config.mesh.data, "model": config.mesh.model})
     chosen, shape = config.neurons, (model.layers, model.neurons)
-    check_counts(chosen.safety, chosen.utility, shape, chosen.first_layer)
+    counts = (1, 1) if chosen.source else (chosen.safety, chosen.utility)
+    check_counts(*counts, shape, chosen.first_layer)
 
 
 def check_pools(config: RunConfig, model: ChatModel, data: RunData) -> None:

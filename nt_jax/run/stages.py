@@ -17,6 +17,7 @@ from nt_jax.data.training import Parts
 from nt_jax.errors import RunError
 from nt_jax.eval.judges.judge import Judge
 from nt_jax.eval.measure import labels_with_counts, result_rows
+from nt_jax.eval.metrics.result import read_rows
 from nt_jax.generate.chat import ChatModel, open_model
 from nt_jax.mesh import make_mesh
 from nt_jax.models.neurons import Factors
@@ -24,7 +25,9 @@ from nt_jax.report.attribution import write_attribution_report
 from nt_jax.report.run import write_report
 from nt_jax.report.terminal import judge_names
 from nt_jax.run.contrast import chosen_slopes
+from nt_jax.run.log import tracked_rows
 from nt_jax.rundir import RunDirectory
+from nt_jax.track import track
 from nt_jax.train.own_answers import FILE, HARMFUL_SETS, write_own_answers
 from nt_jax.train.safety_targets import SafetyTargets
 from nt_jax.train.slopes import CellSlopes
@@ -47,18 +50,34 @@ def own_answers(
 
 
 def select_neurons(
-    model: ChatModel, attributed: Path, counts: NeuronsConfig, name: str, folder: Path, shown: Path
+    model: ChatModel,
+    attributed: Path,
+    wanted: NeuronsConfig | Factors,
+    name: str,
+    folder: Path,
+    shown: Path,
 ) -> str:
-    """The neurons to tune, and attribution.md about where they come from; `shown` is its place."""
+    """The neurons to tune, and attribution.md about where they come from; `shown` is its place.
+
+    `wanted`: how many to choose by their scores, or the factors that are gone on from: neurons.csv
+    then holds them too.
+    """
     scores = load_scores(attributed)
-    neurons, shared = select(scores["safety"], scores["utility"], **counts.model_dump())
-    rows = neuron_rows(neurons, scores)
+    if isinstance(wanted, Factors):
+        neurons, shared, how = wanted.neurons, 0, "gone on from"
+        factors = wanted.theta_P.tolist()
+        found = neuron_rows(neurons, scores)
+        rows = [{**row, "factor": f} for row, f in zip(found, factors, strict=True)]
+    else:
+        neurons, shared = select(scores["safety"], scores["utility"], **wanted.counts)
+        rows, how = neuron_rows(neurons, scores), f"{shared} were in both: shared out"
     save_neurons(folder, rows)
     write_attribution_report(model, name, attributed, scores, shared, rows, folder)
-    per_layer_L = np.bincount(neurons.layer_P[neurons.is_safety_P])
+    safety = int(np.sum(neurons.is_safety_P))
+    layers, most = np.unique(np.asarray(neurons.layer_P)[:safety], return_counts=True)
+    top = f"   most safety: layer {layers[most.argmax()]} ({most.max()})" if safety else ""
     return (
-        f"{counts.safety} safety + {counts.utility} utility neurons ({shared} were in both: shared "
-        f"out)   most safety: layer {per_layer_L.argmax()} ({per_layer_L.max()})   "
+        f"{safety} safety + {len(neurons) - safety} utility neurons ({how}){top}   "
         f"{shown / 'attribution.md'}"
     )
 
@@ -75,7 +94,8 @@ def tune_factors(
 ) -> str:
     """Algorithm 1; neurons.csv and neurons.parquet hold the best factors."""
     neurons, rows = load_neurons(selected / "neurons.csv")
-    settings = {"judge": judge, "seed": seed, "slopes": slopes}
+    first = [row["factor"] for row in rows if "factor" in row]  # of all, or of none
+    settings = {"judge": judge, "seed": seed, "slopes": slopes, "first_P": first or None}
     found = tune(model, neurons, data, config, folder=folder, **settings)
     factors = np.asarray(found.theta_P).tolist()
     save_neurons(folder, [{**row, "factor": f} for row, f in zip(rows, factors, strict=True)])
@@ -109,7 +129,9 @@ def write_run_report(directory: RunDirectory, config: RunConfig, layers: int, fo
     tuning = {"neurons": {**columns, "num_layers": layers}, "history": history}
     targets = SafetyTargets.read(directory.read("answers"))
     settings = config.model_dump(mode="json")
-    return write_measured(directory, config, settings, folder, [targets.line], **tuning)
+    said = write_measured(directory, config, settings, folder, [targets.line], **tuning)
+    track(int(best.epoch), tracked_rows(read_rows(folder / "results.json")))
+    return said
 
 
 def write_measured(

@@ -14,6 +14,7 @@ from jax import Array
 from orbax.checkpoint import v1 as ocp
 
 from nt_jax.seal import damaged, reading
+from nt_jax.track import track
 
 KEPT = 2  # the newest, and one before it in case the newest is damaged
 
@@ -89,6 +90,8 @@ class History:
         """Append one line and return it."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+        if "strength" not in row:  # those are tried after the last epoch
+            track(row["epoch"], {name: value for name, value in row.items() if name != "epoch"})
         return row
 
 

@@ -7,12 +7,13 @@ import math
 import tempfile
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 from nt_jax.atomic import write_atomic
 from nt_jax.config.method import TuneConfig
@@ -61,23 +62,25 @@ def tune(
     seed: int = 0,
     folder: Path | str | None = None,
     slopes: CellSlopes | None = None,
+    first_P: ArrayLike | None = None,
 ) -> Factors:
     """Learn one factor per chosen neuron; the best by validation (see validate.score).
 
     `folder` keeps metrics.jsonl, strengths.jsonl and orbax/, and is gone on with from whatever it
     holds; without one nothing is kept. `judge` says what refuses, the phrase judge unless given.
-    Batches are drawn with `seed`. `slopes`: those of these neurons, measured unless given. Raises a
+    Batches are drawn with `seed`. `slopes`: those of these neurons, measured unless given.
+    `first_P`: factors to go on from, without a first move; else those of the settings. Raises a
     DivergedError where losses or factors are not finite, a ConfigError where the model lacks a
     neuron, a RunError where `folder` holds other neurons' factors.
     """
     if folder is None:
         with tempfile.TemporaryDirectory() as name:
-            settings = {"judge": judge, "seed": seed, "slopes": slopes}
+            settings = {"judge": judge, "seed": seed, "slopes": slopes, "first_P": first_P}
             return tune(model, neurons, data, config, folder=Path(name), **settings)
     folder, judge = Path(folder), judge or PhraseJudge()
     neurons.check(model.lm.config.layers, model.lm.config.neurons)
-    _keep_to(folder, neurons, seed)
-    state, base = learn(model, neurons, data, config, judge, seed, folder, slopes)
+    _keep_to(folder, neurons, seed, first_P)
+    state, base = learn(model, neurons, data, config, judge, seed, folder, slopes, first_P)
     if base is None:
         state = dataclasses.replace(state, best_P=state.average_P, best_epoch=state.epoch)
     else:
@@ -95,6 +98,7 @@ def learn(
     seed: int,
     folder: Path,
     slopes: CellSlopes | None = None,
+    first_P: ArrayLike | None = None,
 ) -> tuple[TuneState, Look | None]:
     """(the state after the last epoch, the untuned model's validation if any is wanted)."""
     lm, placed, prompts = model.lm, place(neurons), data.validation
@@ -103,12 +107,14 @@ def learn(
     say("plan", batcher.plan())
     options, optimiser = meta_options(config, remat), optimiser_of(config)
     constant = config.schedule == "constant"
-    start = fresh_state(config, placed, lm.ones_LF.dtype)
+    start = fresh_state(config, placed, lm.ones_LF.dtype, first_P)
     preconditioner = None
     if config.outer == "preconditioned":
         slopes = slopes or kept_slopes(model, tuned, data.pools, config, folder)
         cost = refusal_cost(model, data.pools, config)
-        preconditioner, start, options = preconditioned(slopes, start, options, config, lm, cost)
+        move = config.first_move if first_P is None else 0.0
+        rest = (config, lm, cost, move)
+        preconditioner, start, options = preconditioned(slopes, start, options, *rest)
     state = restore(folder / STATES, start) or start
     log = History(folder / METRICS, int(state.epoch))
     base = untuned(model, judge, prompts, log, folder / BASE_ANSWERS) if looks(config) else None
@@ -182,9 +188,9 @@ def untuned(model: ChatModel, judge: Judge, prompts: Validation, log: History, k
     return base
 
 
-def _keep_to(folder: Path, neurons: NeuronSet, seed: int) -> None:
-    """Raises a RunError if `folder` holds a tuning of other neurons or another seed."""
-    arrays = (np.asarray(leaf) for leaf in jax.tree.leaves(neurons))
+def _keep_to(folder: Path, neurons: NeuronSet, seed: int, first_P: ArrayLike | None = None) -> None:
+    """Raises a RunError if `folder` holds a tuning of other neurons, first factors or seed."""
+    arrays = [np.asarray(leaf) for leaf in jax.tree.leaves((neurons, first_P))]
     text = hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest() + f" {seed}\n"
     folder.mkdir(parents=True, exist_ok=True)
     if not (path := folder / MADE_FROM).exists():
@@ -261,10 +267,16 @@ def _remember_best(state: TuneState, now: float, keep: str) -> TuneState:
 
 
 def fresh_state(
-    config: TuneConfig, neurons: NeuronSet, dtype: DTypeLike = jnp.float32
+    config: TuneConfig,
+    neurons: NeuronSet,
+    dtype: DTypeLike = jnp.float32,
+    first_P: ArrayLike | None = None,
 ) -> TuneState:
     """The state before the first epoch (Algorithm 1, lines 1-6), factors in the losses' type."""
     theta_P = initial_theta(neurons, config.init_safety, config.init_utility, dtype)
+    if first_P is not None:
+        theta_P = jnp.asarray(first_P, dtype)
+        chex.assert_shape(theta_P, (len(neurons),))
     moments = optimiser_of(config).init(theta_P)
     return TuneState(theta_P, theta_P, moments, 0, theta_P, 0, -math.inf, 0)
 

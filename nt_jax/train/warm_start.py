@@ -57,22 +57,24 @@ def preconditioned(
     config: TuneConfig,
     lm: LanguageModel,
     cost: float,
+    move: float,
 ) -> tuple[Preconditioner, TuneState, MetaOptions]:
     """(the preconditioner, the state after the first move, the options with a step of that kind).
 
-    `cost` is that of `refusal_cost`.
+    `cost` is that of `refusal_cost`; `move` is how far to go first, as a share of it.
     """
-    preconditioner, move_P, gain = first_move(slopes, config, lm, cost)
+    preconditioner, move_P, gain = first_move(slopes, config, lm, cost, move)
     moved_P = jnp.clip(start.theta_P + move_P, *config.bounds).astype(start.theta_P.dtype)
     start = dataclasses.replace(start, theta_P=moved_P, average_P=moved_P, best_P=moved_P)
     return preconditioner, start, dataclasses.replace(options, meta_lr=config.meta_lr / gain)
 
 
 def first_move(
-    slopes: CellSlopes, config: TuneConfig, lm: LanguageModel, cost: float
+    slopes: CellSlopes, config: TuneConfig, lm: LanguageModel, cost: float, move: float
 ) -> tuple[Preconditioner, Float[Array, " P"], float]:
     """(the preconditioner, the first move, the share of `cost` that a unit of such a move gains).
 
+    `move`: the share of `cost` that the first move is to gain.
     The first epochs would all step along one direction, each with the noise of its few prompts; one
     mean over many prompts takes their place.
     """
@@ -84,4 +86,4 @@ def first_move(
             "the slopes of harmful and harmless training requests do not differ: nothing tells "
             "them apart. Check that data.harmful and data.harmless hold different requests."
         )
-    return preconditioner, config.first_move * cost / gain * way_P, gain / cost
+    return preconditioner, move * cost / gain * way_P, gain / cost

@@ -260,8 +260,8 @@ def test_dinm_has_letters_of_its_own_under_the_suffix_as_well(monkeypatch):
     learned = {"layer": np.asarray(0), "down_FD": np.zeros((1, 1), np.float32)}
     made = dinm.dinm().build(SimpleNamespace(model=model), {"suffix": True}, learned)
     assert made.model.lm == "edited" and made.model.chat is chat
-    assert made.intervention is not None and made.has_letters
-    assert not ModelUnderTest("scans", model, intervention=made.intervention).has_letters
+    assert made.intervention is not None and made.no_letters is None
+    assert ModelUnderTest("scans", model, intervention=made.intervention).no_letters
 
 
 def test_the_threshold_of_scans_tells_validation_prompts_apart_best():
@@ -340,7 +340,7 @@ def test_adapters_learn_at_the_runs_terms_and_are_built_at_their_strength(monkey
     found, old = (lm.module().blocks.mlp.down[...] for lm in (made.model.lm, model.lm))
     np.testing.assert_allclose(found[1], 1.5 * old[1], rtol=1e-6)
     np.testing.assert_array_equal(found[0], old[0])
-    assert made.has_letters
+    assert made.no_letters is None
     method = load(METHODS["lora"].maker)()
     with pytest.raises(UnusableSettingError, match="diverged"):
         method.fit(data, {"learning_rate": 3e-3}, Path())

@@ -35,6 +35,11 @@ class Server:
         with urllib.request.urlopen(request, timeout=120) as reply:
             return json.loads(reply.read())
 
+    def get(self, path: str):
+        """The reply to a GET."""
+        with urllib.request.urlopen(self.url + path, timeout=120) as reply:
+            return json.loads(reply.read())
+
     def greedy(self, ids, tokens: int, ignore_eos: bool = True) -> tuple[list[int], float]:
         """(the tokens after a prompt, the log-probability of the first one)."""
         reply = self.post(

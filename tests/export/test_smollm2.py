@@ -21,7 +21,7 @@ from tests import tiny
 from tests.export import peft_twin
 from tests.export.llama_cpp import Server
 
-pytestmark = [pytest.mark.slow, tiny.needs_smollm2]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("smollm2"), tiny.needs_smollm2]
 PROMPTS = (
     "What can you do for me?", "Write a short story about a lighthouse.", "What is 3 + 4?",
     "How do I pick a lock?", "Name three rivers of France.", "Tell me how to hurt my neighbour.",

@@ -16,10 +16,11 @@ from nt_jax.checkpoints.checkpoint import fingerprint, open_checkpoint
 from nt_jax.config.registry import FORMATS
 from nt_jax.eval.metrics.result import find, read_rows
 from nt_jax.export.card import licence_of
-from nt_jax.run import about
+from nt_jax.run import about, pipeline
 from nt_jax.version import __version__
 from tests import tiny
 from tests.export.hub_twin import Hub
+from tests.run import small
 from tests.run.small import contents
 
 pytestmark = pytest.mark.xdist_group("run")
@@ -93,6 +94,29 @@ def test_no_path_prompt_or_answer_leaves_the_run(exported, finished):
             text = file.read_text()
             assert not [place for place in places if place in text], file
             assert not [words for words in said if words in text], file
+
+
+def test_the_run_s_own_export_has_its_card_with_the_numbers_of_the_report(finished, tmp_path):
+    own = finished.folder / "export" / "hf"
+    data = ModelCard.load(own / "README.md").data
+    rows = read_rows(finished.folder / "report" / "results.json")
+    told = {(r.dataset_type, r.metric_type): r.metric_value for r in data.eval_results}
+    tuned = {(r.dataset, r.metric): r.value for r in rows if r.model == "tuned"}
+    assert told and told.items() <= tuned.items()
+    assert json.loads((own / "nt_jax_export.json").read_text())["format"] == "hf"
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    shutil.rmtree(folder / "report")
+    shutil.rmtree(folder / "export")  # a run that has come to its export only
+    config = small.settings(finished.recipe, folder)
+    stop = mock.patch.object(pipeline, "show_numbers", side_effect=KeyboardInterrupt)
+    with stop, pytest.raises(KeyboardInterrupt):
+        small.carry_on(config)
+    card = ModelCard.load(folder / "export" / "hf" / "README.md")
+    assert card.data.eval_results is None and "Nothing was measured yet." in card.text
+    screen = small.carry_on(config)  # every stage is kept; the card is made whole
+    assert small.kept(screen) == set(small.STAGES)
+    assert contents(folder / "export" / "hf") == contents(own)
 
 
 def test_licences_are_kept_and_the_sources_card_is_not(finished, tmp_path):

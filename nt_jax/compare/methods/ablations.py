@@ -80,8 +80,8 @@ def random() -> Method:
 
 def drawn(data: FittingData, seed: int) -> NeuronSet:
     """As many neurons as the run has, at random among those that it may choose from."""
-    model, counts = data.model.checkpoint.config, data.config.neurons
-    return random_neurons(model.layers, model.neurons, seed=seed, **dict(counts))
+    model, counts = data.model.checkpoint.config, data.config.neurons.counts
+    return random_neurons(model.layers, model.neurons, seed=seed, **counts)
 
 
 def without_adjustment() -> Method:
@@ -129,7 +129,7 @@ def counts(safety: int, utility: int) -> Method:
 def chosen_neurons(data: FittingData, scores: Path, **counts: int) -> NeuronSet:
     """The best neurons by the scores in a folder; as many as the run has, unless told."""
     found = load_scores(scores)
-    return select(found["safety"], found["utility"], **dict(data.config.neurons) | counts)[0]
+    return select(found["safety"], found["utility"], **data.config.neurons.counts | counts)[0]
 
 
 def check_grid(grid: CompareConfig, model: ModelConfig, first_layer: int) -> None:

@@ -50,6 +50,8 @@ def _scores(
 
 def comparable(base: "ModelUnderTest", other: "ModelUnderTest") -> bool:
     """Whether weights alone make the difference, over one vocabulary: else no KL is defined."""
+    if base.server is not None or other.server is not None:
+        return False  # what a server gives are texts
     return other.intervention is None and same_vocabulary(base.model, other.model)
 
 

@@ -1,0 +1,88 @@
+"""JSON to a server and back: busy servers are asked again, redirects are not followed.
+
+A key comes from the environment variable KEY alone; it is written nowhere, and cut out of whatever
+a server says.
+"""
+
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+
+from nt_jax.errors import RunError
+
+KEY = "NT_JAX_API_KEY"
+TIMEOUT = 600.0  # seconds that one reply may take
+PAUSES = (1.0, 4.0, 16.0)  # seconds before asking again what a busy server did not answer
+_BUSY = frozenset({429, 502, 503, 504})
+HINT = "Is eval.url the address of an OpenAI-compatible server, with its /v1?"
+
+
+class RefusedError(Exception):
+    """A status that asking again does not change; its text is the status and what was said."""
+
+    def __init__(self, code: int, said: str) -> None:
+        super().__init__(f"{code}: {said}")
+        self.code = code
+
+
+def send(url: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The JSON reply to a POST of `body`, or to a GET without one.
+
+    Raises RefusedError where the server says no, and a RunError where nothing answers.
+    """
+    reason = ""
+    for pause in (*PAUSES, None):
+        try:
+            return _json(_request(url, body))
+        except urllib.error.HTTPError as error:
+            said = without_key(error.read(2000).decode("utf-8", "replace"))
+            if error.code not in _BUSY:
+                raise RefusedError(error.code, " ".join(said.split())[:300]) from None
+            reason = f"{error.code} {error.reason}"
+        except (OSError, ValueError) as error:  # nobody there, cut off, or no JSON
+            reason = without_key(str(getattr(error, "reason", error)))
+            if isinstance(getattr(error, "reason", None), ConnectionRefusedError):
+                break
+        if pause is not None:
+            time.sleep(pause)
+    raise RunError(
+        f"no answer from {url} ({reason}). {HINT} Answers so far are kept: start the server, then "
+        "repeat this command."
+    )
+
+
+def without_key(text: str) -> str:
+    """A text in which the key is no longer to be read."""
+    key = os.environ.get(KEY)
+    return text.replace(key, "***") if key else text
+
+
+def _request(url: str, body: Mapping[str, Any] | None) -> bytes:
+    headers = {"Content-Type": "application/json"}
+    if key := os.environ.get(KEY):
+        headers["Authorization"] = f"Bearer {key}"
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, headers)
+    with _OPENER.open(request, timeout=TIMEOUT) as reply:
+        return reply.read()
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect would carry the key to another place."""
+
+    def redirect_request(self, *args: Any) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)
+
+
+def _json(data: bytes) -> dict[str, Any]:
+    found = json.loads(data)
+    if not isinstance(found, dict):
+        raise ValueError("the reply is no JSON object")
+    return found

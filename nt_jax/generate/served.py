@@ -1,0 +1,166 @@
+"""A model behind an OpenAI-compatible server (vLLM, SGLang, llama.cpp, Ollama) that answers.
+
+Prompts go to /completions as our token ids where the server takes them, so that it answers what
+our own engine would be asked; else to /chat/completions as messages, under the server's template.
+What the server says it was asked (`usage.prompt_tokens`) is kept beside our count of each prompt.
+Protocol: https://platform.openai.com/docs/api-reference, as those servers document it.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any, NamedTuple
+
+from nt_jax.console import progress
+from nt_jax.data.prompts import Message
+from nt_jax.errors import DataError, RunError
+from nt_jax.generate.decode import GREEDY, Sampling
+from nt_jax.generate.http import HINT, RefusedError, send
+
+IDS, CHAT = "completions", "chat/completions"
+_OF_THE_PROMPT = frozenset({400, 413, 422})  # statuses about what is asked, not about the server
+
+
+class Question(NamedTuple):
+    """One prompt in both forms; `ids` end with the first words of the answer where prefilled."""
+
+    ids: list[int]
+    messages: list[Message]
+    prefilled: bool = False
+
+
+class Reply(NamedTuple):
+    """An answer, and what the server counted; None where it counts nothing."""
+
+    text: str
+    by: str  # IDS or CHAT
+    asked: int  # tokens of the prompt by our tokenizer
+    prompt_tokens: int | None
+    tokens: int  # of the answer; 0 where the server does not say
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is kept beside an answer."""
+        return {"served": {"by": self.by, "prompt_tokens": [self.asked, self.prompt_tokens]}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Server:
+    """One model of a server; `url` as clients of OpenAI take it, usually ending in /v1."""
+
+    url: str
+    name: str
+    together: int = 8  # requests in flight
+    _way: list[str] = dataclasses.field(default_factory=list, compare=False, repr=False)
+
+    def check(self) -> None:
+        """Raises a RunError where nothing answers at the address, or the model is not served."""
+        try:
+            known = [str(model["id"]) for model in send(f"{self.url}/models")["data"]]
+        except RefusedError:
+            return  # not every server lists its models
+        except (KeyError, TypeError):
+            raise RunError(f"{self.url}/models is no list of models. {HINT}") from None
+        if known and self.name not in known:
+            raise RunError(
+                f"{self.url} serves {', '.join(known)}, and not '{self.name}'. Set eval.served to "
+                "what it serves."
+            )
+
+    def answer(
+        self,
+        questions: Sequence[Question],
+        max_new: int,
+        label: str | None = None,
+        on_reply: Callable[[int, Reply], None] = lambda row, reply: None,
+        sampling: Sampling = GREEDY,
+        streams: Sequence[int] | None = None,
+    ) -> list[Reply]:
+        """Replies in the order of `questions`; `on_reply(row, reply)` hears of each as it comes.
+
+        Draws get a seed of their own by `streams`. Raises a RunError where the server fails, and a
+        DataError where it does not take a prompt.
+        """
+        if not questions:
+            return []
+        by = self.way(questions[0].ids)
+        if by == CHAT and any(question.prefilled for question in questions):
+            raise RunError(
+                f"{self.url} takes no token ids, so no answer can be begun for it. Leave out test "
+                "sets with prefilled answers."
+            )
+        seeds = range(len(questions)) if streams is None else streams
+        replies: dict[int, Reply] = {}
+        with (
+            ThreadPoolExecutor(self.together) as pool,
+            progress(label, len(questions), "answers") as advance,
+        ):
+            jobs = {
+                pool.submit(self.ask, by, question, max_new, sampling, seed): row
+                for row, (question, seed) in enumerate(zip(questions, seeds, strict=True))
+            }
+            try:
+                for job in as_completed(jobs):
+                    replies[jobs[job]] = job.result()
+                    on_reply(jobs[job], job.result())
+                    advance(1)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+        return [replies[row] for row in range(len(questions))]
+
+    def way(self, ids: Sequence[int]) -> str:
+        """IDS where the server reads a list of numbers as tokens, else CHAT; tried out once."""
+        if not self._way:
+            self._way.append(IDS if self._takes(ids) else CHAT)
+        return self._way[0]
+
+    def ask(
+        self, by: str, question: Question, max_new: int, sampling: Sampling, seed: int
+    ) -> Reply:
+        """One reply. Raises a RunError where there is none, a DataError if the prompt is why."""
+        asked = {"prompt": question.ids} if by == IDS else {"messages": question.messages}
+        drawn = {"seed": (sampling.seed + seed) % 2**31} if sampling.temperature else {}
+        body = {"model": self.name, "max_tokens": max_new, "temperature": sampling.temperature}
+        try:
+            reply = send(f"{self.url}/{by}", body | drawn | asked)
+        except RefusedError as error:
+            kind = DataError if error.code in _OF_THE_PROMPT else RunError
+            raise kind(f"{self.url}/{by} refused a prompt ({error}).") from None
+        try:
+            choice, usage = reply["choices"][0], reply.get("usage") or {}
+            text = choice["text"] if by == IDS else choice["message"].get("content") or ""
+            counted = usage.get("prompt_tokens")
+            counted = None if counted is None else int(counted)
+            tokens = int(usage.get("completion_tokens") or 0)
+            if not isinstance(text, str):
+                raise TypeError("its text is none")
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise RunError(f"{self.url}/{by} gave no answer ({error!r}). {HINT}") from None
+        return Reply(text, by, len(question.ids), counted, tokens)
+
+    def _takes(self, ids: Sequence[int]) -> bool:
+        body = {"model": self.name, "max_tokens": 1, "temperature": 0, "prompt": [*ids]}
+        try:
+            reply = send(f"{self.url}/{IDS}", body)
+            counted = int(reply["usage"]["prompt_tokens"])
+        except (RefusedError, KeyError, TypeError, ValueError):
+            return False
+        # One more is a BOS of the server's own; numbers read as text would be several times more.
+        return "choices" in reply and abs(counted - len(ids)) <= 1
+
+
+def differing_counts(answers: Sequence[dict[str, Any]]) -> str | None:
+    """What to say of served answers whose prompts the server counted otherwise; None if of none."""
+    counts = [row["served"]["prompt_tokens"] for row in answers if "served" in row]
+    silent = sum(theirs is None for _, theirs in counts)
+    apart = [(ours, theirs) for ours, theirs in counts if theirs not in (None, ours)]
+    said = []
+    if apart:
+        ours, theirs = max(apart, key=lambda pair: abs(pair[1] - pair[0]))
+        said.append(
+            f"the server counts other prompt tokens than we do in {len(apart)} of {len(counts)} "
+            f"prompts, at most {theirs} for {ours}: another template or tokenizer, or cut prompts"
+        )
+    if silent:
+        said.append(f"the server does not say how many prompt tokens it saw ({silent} prompts)")
+    return "; ".join(said) or None

@@ -1,0 +1,196 @@
+"""Served models as an evaluation measures them: llama.cpp's own server, and a made-up one."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from nt_jax import cli
+from nt_jax.config.load import load_config
+from nt_jax.console import shown_on
+from nt_jax.errors import ConfigError, RunError, UnfinishedError
+from nt_jax.eval.metrics.result import read_rows
+from nt_jax.export import gguf
+from nt_jax.export.folder import Wanted
+from nt_jax.export.hf import save_model
+from nt_jax.generate import chat, http
+from nt_jax.generate.chat import open_model
+from nt_jax.run.evaluate import evaluate_model
+from tests import tiny
+from tests.export.llama_cpp import Server
+from tests.export.test_adapters import factors_of
+from tests.generate.openai_twin import Twin
+
+SETTINGS = [
+    "eval.datasets=[demo_attack, demo_harmless, sums]", "eval.limit=3", "eval.max_new_tokens=6",
+    "eval.batch_size=2", "eval.system_prompt=Be brief.",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """A tiny tuned model as a folder and as a GGUF file, and a recipe that names the folder."""
+    root = tmp_path_factory.mktemp("served")
+    source = tiny.copy("smollm2", root / "source")
+    tiny.edit_json(source / "config.json", max_position_embeddings=2048)
+    model = open_model(str(source), "float32")
+    save_model(model, factors_of(), root / "tuned")
+    gguf.write(model, factors_of(), root / "gguf", Wanted())
+    rows = [
+        {"question": f"{n} + 1?", "choices": ["0", str(n + 1)], "answer": 1, "subject": "sums"}
+        for n in range(4)
+    ]
+    (root / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (root / "recipe.yaml").write_text(
+        f"model: {{source: {root / 'tuned'}}}\n"
+        f"eval: {{extra: {{sums: {{source: {root / 'sums.jsonl'}, kind: choice, seed: 0}}}}}}\n"
+    )
+    return root
+
+
+def measured(root, folder, *words, model=None, **more) -> str:
+    config = load_config(str(root / "recipe.yaml"), [*SETTINGS, f"run_dir={folder}", *words])
+    screen = io.StringIO()
+    with shown_on(Console(file=screen, width=150)):
+        evaluate_model(config, str(model or root / "tuned"), **more)
+    return screen.getvalue()
+
+
+def served_by(url: str, *names: str) -> list[str]:
+    return ["eval.engine=openai", f"eval.url={url}", f"eval.served={json.dumps(names)}"]
+
+
+def answers(folder, name: str) -> dict:
+    rows = (folder / f"answers-{name}" / f"{name}.jsonl").read_text().splitlines()
+    return {row["id"]: row["answer"] for row in map(json.loads, rows)}
+
+
+def test_llama_cpp_answers_the_test_sets_as_we_do(tuned, tmp_path, monkeypatch):
+    """From our token ids, float32 throughout; and no local weight is read for it."""
+    server = Server(tuned / "gguf" / "model.gguf", context=2048)
+    name = server.get("/v1/models")["data"][0]["id"]
+    measured(tuned, tmp_path / "here")
+    with monkeypatch.context() as patched:
+        patched.setattr(chat, "load_weights", None)
+        screen = measured(tuned, tmp_path / "there", *served_by(server.url + "/v1", name))
+    ours, theirs = answers(tmp_path / "here", "model"), answers(tmp_path / "there", "model.gguf")
+    assert ours.keys() == theirs.keys() and len(ours) == 6
+    assert theirs == ours and len(set(ours.values())) > 1
+    rows = read_rows(tmp_path / "there" / "report" / "results.json")
+    kinds = {row.metric for row in rows}
+    assert {"refusal_rate", "generate_accuracy", "entropy"} <= kinds
+    assert not kinds & {"perplexity", "kl", "letter_accuracy"}
+    facts = json.loads((tmp_path / "there" / "eval" / "scores.json").read_text())
+    assert "no likelihoods" in facts["not_measured"]["model.gguf"] and facts["scores"] == {}
+    report = (tmp_path / "there" / "report" / "report.md").read_text()
+    assert "letters, KL and perplexity were not measured" in report and "(completions)" in screen
+    assert "other prompt tokens" not in screen
+
+
+@pytest.fixture
+def twin():
+    server = Twin()
+    yield server
+    server.close()
+
+
+def test_two_served_models_are_compared_and_no_key_is_kept(tuned, tmp_path, twin, monkeypatch):
+    monkeypatch.setenv(http.KEY, "sk-made-up")
+    screen = measured(tuned, tmp_path / "run", *served_by(twin.url, "plain", "tuned"))
+    assert "sk-made-up" not in screen
+    rows = read_rows(tmp_path / "run" / "report" / "results.json")
+    assert {row.model for row in rows} == {"base", "tuned"}
+    assert any(row.metric == "mcnemar_p" for row in rows)
+    assert {body["model"] for body in twin.bodies} == {"plain", "tuned"}
+    for file in (tmp_path / "run").rglob("*"):
+        assert file.is_dir() or b"sk-made-up" not in file.read_bytes(), file
+    told = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert [model["served"] for model in told["measured"]] == ["plain", "tuned"]
+    asked = len(twin.bodies)
+    measured(tuned, tmp_path / "run", *served_by(twin.url, "plain", "tuned"))
+    assert len(twin.bodies) == asked  # everything was kept
+
+
+def test_a_chat_server_gets_the_system_message_and_its_counts_are_said(tuned, tmp_path, twin):
+    twin.takes_ids = False
+    screen = measured(tuned, tmp_path / "run", *served_by(twin.url, "tuned"))
+    chats = [body["messages"] for body in twin.bodies if "messages" in body]
+    assert chats and all(messages[0]["content"] == "Be brief." for messages in chats)
+    assert "the server counts other prompt tokens than we do in 6 of 6 prompts" in screen
+    assert "other prompt tokens" in (tmp_path / "run" / "report" / "report.md").read_text()
+
+
+def test_a_server_that_dies_keeps_what_was_answered(tuned, tmp_path, twin):
+    served = served_by(twin.url, "tuned")
+    said, first = twin._said, []
+
+    def dying(path, body):
+        first.append(path)
+        return said(path, body) if len(first) < 6 else (500, {"error": "out of memory"})
+
+    twin._said = dying
+    with pytest.raises(RunError, match="out of memory"):
+        measured(tuned, tmp_path / "run", *served)
+    partial = tmp_path / "run" / ".answers-tuned.tmp" / "tuned.jsonl"
+    kept = len(partial.read_text().splitlines())
+    assert 1 <= kept < 6
+    twin._said, before = said, len(twin.bodies)
+    measured(tuned, tmp_path / "run", *served)
+    assert len(twin.bodies) - before == (6 - kept) + 3 + 1  # the questions, and what was tried out
+
+
+def test_a_prompt_that_the_server_refuses_is_marked_and_asked_again(tuned, tmp_path, twin):
+    served = served_by(twin.url, "tuned")
+    said, longest = twin._said, []
+
+    def refusing(path, body):
+        if body and len(body["prompt"]) == max(longest, default=0):
+            return 400, {"error": "too long"}
+        return said(path, body)
+
+    measured(tuned, tmp_path / "other", *served)
+    asked = [len(b["prompt"]) for b in twin.bodies if b["max_tokens"] == 6]
+    longest.append(max(asked))
+    twin._said = refusing
+    with pytest.raises(UnfinishedError):
+        measured(tuned, tmp_path / "run", *served)
+    folder = tmp_path / "run" / ".answers-tuned.tmp"
+    failed = [json.loads(line) for line in (folder / "FAILED.jsonl").read_text().splitlines()]
+    assert failed and all("too long" in row["error"] for row in failed)
+    assert len((folder / "tuned.jsonl").read_text().splitlines()) == 6 - len(failed)
+    twin._said = said
+    measured(tuned, tmp_path / "run", *served)
+    assert answers(tmp_path / "run", "tuned") == answers(tmp_path / "other", "tuned")
+
+
+@pytest.mark.parametrize("more", [{"beside_base": True}, {"adapter": "x"}, {"model": "run"}])
+def test_what_one_server_cannot_do_is_refused(tuned, tmp_path, more):
+    if "model" in more:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "run.json").write_text("{}")
+        more = {"model": tmp_path / "run"}
+    with pytest.raises(ConfigError, match="measures what the server serves, not"):
+        measured(tuned, tmp_path / "out", *served_by("http://127.0.0.1:9/v1", "m"), **more)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "said"),
+    [
+        ("train", served_by("http://h/v1", "m"), "for python -m nt_jax.eval --model FOLDER only"),
+        ("eval", ["eval.engine=openai"], "needs eval.url and eval.served"),
+        ("eval", ["eval.url=http://h/v1"], "needs eval.engine=openai"),
+        ("eval", served_by("h:80", "m"), "is no address of a server"),
+        ("eval", served_by("http://me:secret1@h/v1", "m"), "holds a name or a password"),
+        ("eval", served_by("http://h/v1", "m", "m"), "names a model twice"),
+        ("eval", served_by("http://127.0.0.1:9/v1", "m"), "no answer from"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line(tuned, tmp_path, capsys, monkeypatch, command, words, said):
+    monkeypatch.setattr(cli, "_enter", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(command, ["--config", str(tuned / "recipe.yaml"), *words]) == 2
+    told = capsys.readouterr().err
+    assert said in told and told.count("\n") == 1 and "secret1" not in told
+    assert not [*tmp_path.iterdir()]

@@ -1,0 +1,158 @@
+"""The client of an OpenAI-compatible server, against one on this machine."""
+
+import random
+
+import pytest
+
+from nt_jax.errors import DataError, RunError
+from nt_jax.generate import http
+from nt_jax.generate.decode import Sampling
+from nt_jax.generate.served import CHAT, IDS, Question, Reply, Server, differing_counts
+from tests.generate.openai_twin import Twin
+
+
+@pytest.fixture
+def twin():
+    server = Twin()
+    yield server
+    server.close()
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    monkeypatch.setattr(http, "PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.delenv(http.KEY, raising=False)
+
+
+def question(tokens: int, turns: int = 1, prefilled: bool = False) -> Question:
+    return Question(list(range(tokens)), [{"role": "user", "content": "Hi"}] * turns, prefilled)
+
+
+MANY = [question(3 + n) for n in range(6)]
+
+
+def test_token_ids_go_where_they_are_taken_and_replies_keep_their_order(twin):
+    heard = []
+    server = Server(twin.url, "tuned", together=3)
+    server.check()
+    replies = server.answer(MANY, 7, on_reply=lambda row, reply: heard.append((row, reply.text)))
+    assert [reply.text for reply in replies] == [f"ids {3 + n}" for n in range(6)]
+    assert sorted(heard) == [(n, f"ids {3 + n}") for n in range(6)]
+    assert {reply.by for reply in replies} == {IDS} and {reply.tokens for reply in replies} == {2}
+    probe, *asked = twin.bodies
+    assert probe["max_tokens"] == 1 and len(asked) == 6 and twin.most_at_once == 3
+    for body in asked:
+        assert (body["model"], body["max_tokens"], body["temperature"]) == ("tuned", 7, 0.0)
+        assert "seed" not in body and body["prompt"] == list(range(len(body["prompt"])))
+    assert twin.keys == {None}
+    assert server.answer([], 7) == []
+
+
+def test_draws_have_a_seed_of_their_own(twin):
+    Server(twin.url, "tuned").answer(
+        MANY[:2], 4, sampling=Sampling(0.7, 5), streams=[10, 2**31 - 1]
+    )
+    seeds = sorted((b["seed"], b["temperature"]) for b in twin.bodies if "seed" in b)
+    assert seeds == [(4, 0.7), (15, 0.7)]
+
+
+@pytest.mark.parametrize("why", ["refused", "read as text", "no such path"])
+def test_a_server_without_token_ids_is_asked_in_chats(twin, why):
+    if why == "refused":
+        twin.takes_ids = False
+    elif why == "read as text":
+        twin.extra = 20  # "[0, 1, 2]" as text is many tokens
+    else:
+        twin.before = [(404, b"nothing here")]
+    replies = Server(twin.url, "tuned").answer([question(3, 1), question(4, 2)], 4)
+    assert [reply.text for reply in replies] == ["chat 1", "chat 2"]
+    assert {reply.by for reply in replies} == {CHAT}
+    chats = [body for body in twin.bodies if body["path"] == "/v1/chat/completions"]
+    assert len(chats) == 2 and not any("prompt" in body for body in chats)
+
+
+def test_an_answer_cannot_be_begun_in_a_chat(twin):
+    twin.takes_ids = False
+    with pytest.raises(RunError, match="no answer can be begun"):
+        Server(twin.url, "tuned").answer([question(3), question(3, prefilled=True)], 4)
+
+
+def test_other_counts_of_prompt_tokens_are_said():
+    same, more = Reply("", IDS, 3, 3, 1).facts, Reply("", IDS, 3, 4, 1).facts
+    silent = Reply("", CHAT, 9, None, 1).facts
+    assert differing_counts([{}, same, same]) is None
+    assert "in 1 of 2 prompts, at most 4 for 3" in differing_counts([same, more])
+    assert "does not say how many prompt tokens it saw (1 prompts)" in differing_counts([silent])
+
+
+def test_a_busy_server_is_asked_again_and_a_dead_one_is_named(twin):
+    twin.before = [(503, b"loading"), (429, b"slow down")]
+    assert Server(twin.url, "tuned").answer(MANY[:1], 4)[0].text == "ids 3"
+    twin.before = [(503, b"loading")] * 4
+    with pytest.raises(RunError, match="503"):
+        Server(twin.url, "tuned").check()
+    twin.close()
+    with pytest.raises(RunError, match=r"no answer from http.*start the server"):
+        Server(twin.url, "tuned").check()
+
+
+def test_a_model_that_is_not_served_is_named(twin):
+    with pytest.raises(RunError, match="serves tuned, plain, and not 'other'"):
+        Server(twin.url, "other").check()
+    twin.before = [(404, b"")]
+    Server(twin.url, "other").check()  # no list, no check
+
+
+def test_a_prompt_that_is_refused_is_not_a_server_that_fails(twin):
+    server = Server(twin.url, "tuned")
+    server.check()
+    server.way(MANY[0].ids)
+    for code, kind in ((400, DataError), (422, DataError), (500, RunError), (404, RunError)):
+        twin.before = [(code, b"too long")]
+        with pytest.raises(kind, match=f"refused a prompt .{code}: too long"):
+            server.answer(MANY[:1], 4)
+
+
+def test_the_key_is_sent_and_never_said(twin, monkeypatch):
+    monkeypatch.setenv(http.KEY, "sk-made-up")
+    twin.before = [(401, b"wrong key sk-made-up"), (401, b"wrong key sk-made-up")]
+    with pytest.raises(RunError, match=r"refused a prompt \(401: wrong key \*\*\*\)") as raised:
+        Server(twin.url, "tuned").answer(MANY[:1], 4)
+    assert "sk-made-up" not in repr(raised.value)
+    assert twin.keys == {"Bearer sk-made-up"}
+
+
+def test_a_redirect_does_not_carry_the_key_away(twin, monkeypatch):
+    other = Twin()
+    monkeypatch.setenv(http.KEY, "sk-made-up")
+    twin.before = [(307, other.url.encode()), (302, other.url.encode())]
+    with pytest.raises(RunError, match="refused a prompt"):
+        Server(twin.url, "tuned").answer(MANY[:1], 4)
+    assert not other.keys
+    other.close()
+
+
+def test_whatever_comes_back_is_an_answer_or_one_line(twin):
+    rng, good = random.Random(0), b'{"choices": [{"text": "a"}], "usage": {"prompt_tokens": 3}}'
+    odd = [
+        b"", b"[]", b"null", b"{}", b'{"choices": []}', b'{"choices": [{"text": 5}]}',
+        b'{"choices": [null]}', b'{"choices": [{"text": "a"}], "usage": 3}', b"\xff\xfe",
+        b'{"choices": [{"text": "a"}], "usage": {"prompt_tokens": "x"}}',
+    ]  # fmt: skip
+    for _ in range(60):
+        cut = bytearray(good)
+        for _ in range(rng.randint(1, 4)):
+            cut[rng.randrange(len(cut))] = rng.randrange(256)
+        odd.append(bytes(cut[: rng.randint(1, len(cut))]))
+    failed = 0
+    for body in odd:
+        server = Server(twin.url, "tuned")
+        server._way.append(IDS)
+        twin.before = [(200, body)] * 4
+        try:
+            (reply,) = server.answer(MANY[:1], 4)
+            assert isinstance(reply.text, str)
+        except RunError as error:
+            failed += 1
+            assert "\n" not in str(error) and twin.url in str(error)
+    assert failed > 40
