@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from nt_jax.config.grid import cells_of, read_axes
 from nt_jax.config.load import load_config, recipe_names
 from nt_jax.config.schema import RunConfig
 from nt_jax.environment import prepare_environment, silence_libraries
@@ -69,6 +70,8 @@ def _run(command: str, words: list[str], program: str) -> int:
         raise ConfigError("--factors and --model BASE belong together (command line)")
     if command == "export" and options.push and len(options.format) > 1:
         raise ConfigError("--push takes one format, as a repository holds one (command line)")
+    if command == "sweep":
+        return _sweep(options)
     config = None if command in ("export", "factors") else _config(options)
     _enter()
     from rich.console import Console
@@ -129,6 +132,41 @@ def _with_config(command: str, config: RunConfig, options: argparse.Namespace) -
         run(config, until="select" if command == "attribute" else None)
 
 
+def _sweep(options: argparse.Namespace) -> int:
+    """The dial, whose cells are configs of their own."""
+    axes, options.overrides = read_axes(options.overrides)
+    if options.config is None:
+        _config(options)  # says what is missing
+    words = [*options.overrides, *_flags(options)]
+    cells = cells_of(options.config, axes, words)
+    if options.dry_run:
+        for cell in cells:
+            print(" ".join(f"{key}={value}" for key, value in cell.settings.items()))
+        print(f"{len(cells)} cells. dry run: nothing was written")
+        return 0
+    _enter()
+    from rich.console import Console
+
+    from nt_jax.console import shown_on
+    from nt_jax.sweep.menu import menu
+    from nt_jax.sweep.sweep import sweep
+
+    asks = sys.stdin.isatty() and sys.stdout.isatty() and not (options.no_menu or options.json)
+    with shown_on(Console(stderr=options.json)):
+        facts = sweep(cells, options.pick, menu if asks else None)
+    if options.json:
+        print(json.dumps(facts))
+    return 0
+
+
+def _flags(options: argparse.Namespace) -> list[str]:
+    """The flags that stand for settings, as settings."""
+    settings = ("run_dir", "eval.engine", "compare.methods", "compare.tables")
+    flags = {key: getattr(options, key.rpartition(".")[2], None) for key in settings}
+    # JSON text is YAML text too, whatever a path holds.
+    return [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
+
+
 def _config(options: argparse.Namespace) -> RunConfig:
     """The config that options name; flags that stand for settings are overrides."""
     model = getattr(options, "model", None)
@@ -137,13 +175,9 @@ def _config(options: argparse.Namespace) -> RunConfig:
             f"--config is missing (command line): give a recipe ({', '.join(recipe_names())}) "
             "or a YAML file"
         )
-    settings = ("run_dir", "eval.engine", "compare.methods", "compare.tables")
-    flags = {key: getattr(options, key.rpartition(".")[2], None) for key in settings}
-    # JSON text is YAML text too, whatever a path holds.
-    overrides = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
     if options.config is None:  # a model measured alone, with the settings that all have
         options.overrides.insert(0, f"model.source={json.dumps(model)}")
-    return load_config(options.config, [*options.overrides, *overrides])
+    return load_config(options.config, [*options.overrides, *_flags(options)])
 
 
 def _lm_eval(tasks: str, **options) -> int:

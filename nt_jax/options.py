@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "attribute, select, tune, export, evaluate and report; finished stages are skipped",
     "attribute": "score the neurons, select the safety and utility neurons, then stop",
     "eval": "carry a run on to its before / after table and report, or measure any model alone",
+    "sweep": "the dial: tune a grid of settings on one attribution, and choose from it",
     "compare": "fit and measure other methods and ablations on the run's data; the paper's tables",
     "export": "turn the tuned factors of a run into a checkpoint, an adapter or a GGUF file",
     "factors": "compare the factors of two runs, and multiply them",
@@ -65,7 +66,8 @@ def config_parser(command: str, program: str) -> Parser:
     add("--config", metavar="NAME_OR_PATH", help=f"{', '.join(recipe_names())}, or a YAML file")
     add("--run-dir", metavar="DIR", help="same as run_dir=DIR")
     add("--dry-run", action="store_true", help="show config, sizes and memory, then stop")
-    add("overrides", nargs="*", metavar="section.key=value", help="settings, see below")
+    several = "; of neurons and tune also several values: key=A,B" if command == "sweep" else ""
+    add("overrides", nargs="*", metavar="section.key=value", help=f"settings, see below{several}")
     if command == "eval":
         alone = (
             "tune nothing: measure this Hugging Face folder, GGUF file, hub id, or a run "
@@ -77,6 +79,13 @@ def config_parser(command: str, program: str) -> Parser:
         add("--adapter", metavar="DIR", help=put_on)
         add("--beside-base", action="store_true", help=both)
         add("--engine", help="who decodes: same as eval.engine=ENGINE")
+    if command == "sweep":
+        how = "then ask the test sets of this one: security, balanced, utility or a number"
+        add("--pick", metavar="CHOICE", help=how)
+        add("--no-menu", action="store_true", help="ask nothing at the end, in a terminal neither")
+        add(
+            "--json", action="store_true", help="print what was found as one JSON object at the end"
+        )
     if command == "compare":
         listed = "; ".join(f"{number} {about}" for number, about in TABLES.items())
         add("--methods", metavar="A,B", help=f"compare.methods=[A, B], of {', '.join(METHODS)}")

@@ -9,9 +9,10 @@ import dataclasses
 import datetime
 import json
 import os
+import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -86,11 +87,16 @@ class RunDirectory:
         partial = self._partial(name)
         return partial if read_text(partial / RESUME) == key else None
 
-    def carry(self, stage: Stage, key: str) -> Path:
-        """Do the work of `stage` unless it is done already, and say which; its folder."""
+    def carry(self, stage: Stage, key: str, beside: Sequence[Path] = ()) -> Path:
+        """Do the work of `stage` unless it is done already, and say which; its folder.
+
+        Work that another run, of those in `beside`, has done from the same things is taken over.
+        """
         started = time.monotonic()
         if self.finished(stage.name, key):
             say(stage.name, "kept from before")
+        elif source := self._take_over(stage.name, key, beside):
+            say(stage.name, f"as in {source}")
         else:
             with self.stage(stage.name, key, stage.resumable) as folder:
                 said = stage.work(folder)
@@ -133,6 +139,21 @@ class RunDirectory:
             "resumed": resumed,
         }
         self.record(stages={name: facts})
+
+    def _take_over(self, name: str, key: str, beside: Sequence[Path]) -> Path | None:
+        """The run whose finished stage is now this one's as well, by hard links where possible."""
+        for other in beside:
+            if read_text(other / name / DONE) == key:
+                with self.stage(name, key) as folder:
+                    shutil.copytree(
+                        other / name, folder, dirs_exist_ok=True, copy_function=_link_or_copy,
+                        ignore=shutil.ignore_patterns(DONE),
+                    )  # fmt: skip
+                stages = json.loads(read_text(other / "run.json") or "{}").get("stages", {})
+                facts = self.facts()["stages"][name] | stages.get(name, {})
+                self.record(stages={name: facts | {"taken_from": str(other)}})
+                return other
+        return None
 
     def facts(self) -> dict[str, Any]:
         """What run.json says so far."""
@@ -230,6 +251,14 @@ def exported_model(run_dir: Path) -> Path:
             f"python -m nt_jax.train --config ... --run-dir {run_dir}"
         )
     return run_dir / "export" / "hf"
+
+
+def _link_or_copy(source: str, to: str) -> None:
+    """The same bytes under another name: files of a finished stage are never written again."""
+    try:
+        os.link(source, to)
+    except OSError:  # another disk, or one that knows no links
+        shutil.copyfile(source, to)
 
 
 def _sweep(folder: Path) -> None:

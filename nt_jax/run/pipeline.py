@@ -47,28 +47,44 @@ SLOPES = (
 )  # fmt: skip
 
 
-def run(config: RunConfig, until: str | None = None, inputs: Inputs | None = None) -> None:
-    """Carry a run to its report, or to the end of stage `until`; `inputs` are read if not given."""
+def run(
+    config: RunConfig,
+    until: str | None = None,
+    inputs: Inputs | None = None,
+    beside: Sequence[Path] = (),
+) -> None:
+    """Carry a run to its report, or to the end of stage `until`; `inputs` are read if not given.
+
+    Stages that other runs, `beside` this one, have made from the same things are taken over.
+    """
     show(header(config))
     inputs = inputs or read_inputs(config)
-    judge = open_judge(config.eval.judge)
     with RunDirectory(config.folder) as directory:  # not before all input is known to be sound
-        table = stage_table(config, directory, inputs.model, judge, inputs.records, inputs.tests)
-        keys = stage_keys(config, table, inputs.hashes)
-        directory.record(
-            config=config.model_dump(mode="json"), seed=config.seed, devices=devices(),
-            hashes=inputs.hashes, keys=keys, overlap=inputs.data.overlap,
-            attack_overlap=inputs.data.attack_overlap, notes=inputs.data.notes,
-        )  # fmt: skip
+        table, keys = begin(config, directory, inputs)
         say("model", model_line(inputs.model.checkpoint.config))
         if config.tune.algorithm == "paper":
             say_departures(config)
         say_about_data(inputs)
         for stage in table:
-            directory.carry(stage, keys[stage.name])
+            directory.carry(stage, keys[stage.name], beside)
             if stage.name == until:
                 return
         finish(config, directory, table)
+
+
+def begin(
+    config: RunConfig, directory: RunDirectory, inputs: Inputs
+) -> tuple[tuple[Stage, ...], dict[str, str]]:
+    """(the stages, their keys) of a run, once run.json says what they are made from."""
+    judge = open_judge(config.eval.judge)
+    table = stage_table(config, directory, inputs.model, judge, inputs.records, inputs.tests)
+    keys = stage_keys(config, table, inputs.hashes)
+    directory.record(
+        config=config.model_dump(mode="json"), seed=config.seed, devices=devices(),
+        hashes=inputs.hashes, keys=keys, overlap=inputs.data.overlap,
+        attack_overlap=inputs.data.attack_overlap, notes=inputs.data.notes,
+    )  # fmt: skip
+    return table, keys
 
 
 def stage_table(
@@ -87,7 +103,7 @@ def stage_table(
     base = ModelUnderTest(BASE, tested)
 
     def factors() -> Factors:
-        return stages.kept_factors(tune, at("select"), at("train"))
+        return stages.kept_factors(tune, at("select"), at("train"), config.export.strength)
 
     def tuned() -> ModelUnderTest:
         return tuned_model(tested, factors())
@@ -142,7 +158,7 @@ def stage_table(
             lambda to: answer_all(base, tests, config.eval, to),
         ),
         Stage(
-            "tuned", ANSWERING, ("weights", "data", "tests", "train"),
+            "tuned", (*ANSWERING, "export.strength"), ("weights", "data", "tests", "train"),
             lambda to: answer_all(tuned(), tests, config.eval, to),
         ),
         Stage(

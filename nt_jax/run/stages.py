@@ -108,8 +108,10 @@ def write_run_report(directory: RunDirectory, config: RunConfig, layers: int, fo
     history = read_history(train, int(best.best_epoch))
     tuning = {"neurons": {**columns, "num_layers": layers}, "history": history}
     targets = SafetyTargets.read(directory.folder("answers"))
-    settings = config.model_dump(mode="json")
-    return write_measured(directory, config, settings, folder, [targets.line], **tuning)
+    settings, notes = config.model_dump(mode="json"), [targets.line]
+    if config.export.strength is not None:
+        notes.append(f"factors at strength {config.export.strength:g}, not what validation kept")
+    return write_measured(directory, config, settings, folder, notes, **tuning)
 
 
 def write_measured(

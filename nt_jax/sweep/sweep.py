@@ -1,0 +1,221 @@
+"""The dial: every cell of a grid tuned on one attribution; the test sets asked for one choice.
+
+SWEEP/answers, attribute    made once
+SWEEP/cells/NAME-KEY        a run directory each, up to its factors; KEY tells settings apart
+SWEEP/pareto                pareto.csv, pareto.md, pareto.png, sweep.json
+SWEEP/picked/NAME           the run directory of a choice, carried on to its report
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nt_jax.config.grid import Cell
+from nt_jax.config.schema import RunConfig
+from nt_jax.console import clock, say, show
+from nt_jax.errors import ConfigError
+from nt_jax.run import pipeline
+from nt_jax.run.cells import tune_cell
+from nt_jax.run.dry_run import header, model_line
+from nt_jax.run.preflight import Inputs, check_cell, read_inputs
+from nt_jax.rundir import RunDirectory, Stage
+from nt_jax.sweep.points import (
+    PICKS,
+    Point,
+    numbered,
+    pick,
+    points_of,
+    rule,
+    untuned_point,
+)
+from nt_jax.sweep.write import screen, write_results
+from nt_jax.train.validate import Validation
+
+SHARED = ("answers", "attribute")  # stages that all cells have in common
+
+
+@dataclasses.dataclass(frozen=True)
+class Placed:
+    """A cell, the config of its run directory, and the key of its factors."""
+
+    cell: Cell
+    config: RunConfig
+    key: str
+
+    @property
+    def folder(self) -> Path:
+        """Its run directory."""
+        return self.config.folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Dial:
+    """What a sweep has found; a number or a name chooses a point."""
+
+    folder: Path
+    inputs: Inputs
+    cells: Mapping[str, Placed]  # by the name of its folder
+    points: Sequence[Point]
+    untuned: Point
+    picks: Mapping[str, Point]
+
+    def chosen(self, choice: str) -> Point:
+        """The point of a name of PICKS or a number; a ConfigError where there is none."""
+        if choice in self.picks:
+            return self.picks[choice]
+        if choice.isdecimal() and 1 <= int(choice) <= len(self.points):
+            return self.points[int(choice) - 1]
+        raise ConfigError(
+            f"'{choice}' is no choice (--pick): give {', '.join(PICKS)} or a number from 1 to "
+            f"{len(self.points)}"
+        )
+
+    def measure(self, point: Point) -> Path:
+        """Ask the test sets of this point's model, export and report; its run directory."""
+        placed = self.cells[point.cell]
+        strength = None if point.kept else point.strength
+        suffix = "" if strength is None else f"-at-{strength:g}"
+        picked = self.folder / "picked"
+        others = sorted(path.parent for path in picked.glob("*/run.json"))
+        config = with_folder(placed.config, picked / f"{point.cell}{suffix}")
+        export = config.export.model_copy(update={"strength": strength})
+        config = config.model_copy(update={"export": export})
+        pipeline.run(config, inputs=self.inputs, beside=[placed.folder, *others])
+        return config.folder
+
+
+def sweep(
+    cells: Sequence[Cell], choice: str | None, then: Callable[[Dial], None] | None = None
+) -> dict[str, Any]:
+    """Tune every cell, compare them, measure the `choice` if there is one; what was found.
+
+    `then` is called with the finished dial, the folder still held.
+    """
+    check_choice(choice)
+    first = cells[0].config
+    root = Path(first.run_dir or Path("runs") / f"{first.name}-sweep")
+    config = with_folder(first, root)
+    show(header(config))
+    inputs = read_inputs(config)
+    for cell in cells[1:]:
+        check_cell(cell.config, inputs.model, inputs.data)
+    placed = place(cells, root, inputs)
+    with RunDirectory(root) as directory:
+        table, keys = pipeline.begin(config, directory, inputs)
+        say("model", model_line(inputs.model.checkpoint.config))
+        pipeline.say_about_data(inputs)
+        for stage in table:
+            if stage.name in SHARED:
+                directory.carry(stage, keys[stage.name])
+        tune_all(list(placed.values()), inputs, root)
+        dial = results(directory, placed, inputs)
+        measured = None
+        if choice is not None:
+            point = dial.chosen(choice)
+            say("chosen", f"{choice}: {point.number}, {point.where}")
+            measured = dial.measure(point)
+        if then is not None:
+            then(dial)
+    numbers = {name: point.number for name, point in dial.picks.items()}
+    return {"run": str(root), "picks": numbers, "measured": measured and str(measured)}
+
+
+def check_choice(choice: str | None) -> None:
+    """Raises a ConfigError, before any work, for a word that is no choice."""
+    if choice is not None and choice not in PICKS and not choice.isdecimal():
+        raise ConfigError(
+            f"'{choice}' is no choice (--pick): give {', '.join(PICKS)} or a number of the table"
+        )
+
+
+def with_folder(config: RunConfig, folder: Path) -> RunConfig:
+    """The config with another run directory."""
+    return config.model_copy(update={"run_dir": str(folder)})
+
+
+def place(cells: Sequence[Cell], root: Path, inputs: Inputs) -> dict[str, Placed]:
+    """The cells by the names of their folders, which hold the keys of their factors.
+
+    Raises a ConfigError for an axis that attribution depends on: it would be repeated.
+    """
+    found: dict[str, Placed] = {}
+    shared: tuple[str, ...] = ()
+    for cell in cells:
+        keys = keys_of(cell.config, inputs)
+        mine = tuple(keys[name] for name in SHARED)
+        if shared and mine != shared:
+            raise ConfigError(
+                f"{' '.join(cell.settings)}: attribution, or the model's own answers, depend on "
+                "one of these axes (command line), and a sweep has one attribution for all cells. "
+                "Sweep the others, once for each value of that one."
+            )
+        shared = mine
+        name = f"{cell.name}-{keys['train'][:6]}"
+        config = with_folder(cell.config, root / "cells" / name)
+        found[name] = Placed(cell, config, keys["train"])
+    return found
+
+
+def keys_of(config: RunConfig, inputs: Inputs) -> dict[str, str]:
+    """The keys of all stages of a run with this config."""
+    judge = pipeline.open_judge(config.eval.judge)
+    directory = RunDirectory(config.folder)
+    table = pipeline.stage_table(
+        config, directory, inputs.model, judge, inputs.records, inputs.tests
+    )
+    return pipeline.stage_keys(config, table, inputs.hashes)
+
+
+def tune_all(placed: Sequence[Placed], inputs: Inputs, root: Path) -> None:
+    """Every cell to its factors; what is left is told from those that took their time here."""
+    spent: list[float] = []
+    for n, one in enumerate(placed, 1):
+        started = time.monotonic()
+        done = RunDirectory(one.folder).finished("train", one.key)
+        settings = " ".join(f"{key}={value}" for key, value in one.cell.settings.items())
+        show()
+        say("cell", f"{n} of {len(placed)}   {settings}   {one.folder}")
+        tune_cell(one.config, inputs, [root])
+        if not done:
+            spent.append(time.monotonic() - started)
+            left = len(placed) - n
+            if left:
+                rest = clock(left * sum(spent) / len(spent))
+                say("cells", f"{left} to go, {rest} left at the pace of those before, at most")
+
+
+def results(directory: RunDirectory, placed: Mapping[str, Placed], inputs: Inputs) -> Dial:
+    """What the cells have measured, written down and shown."""
+    config = next(iter(placed.values())).config
+    prompts = Validation.of(inputs.records["validation"], config.tune.validation_answers)
+    asked = {kind: len(rows) for kind, rows in prompts.prompts.items()}
+    found: list[Point] = []
+    for name, one in placed.items():
+        keep, train = one.config.tune.keep, one.folder / "train"
+        found += points_of(name, one.cell.settings, train, keep, asked)
+    most = config.tune.max_over_refusal
+    points = numbered(found)
+    picks = {name: pick(points, name, most) for name in PICKS}
+    untuned = untuned_point(next(iter(placed.values())).folder / "train", asked)
+    rules = [rule(name, most) for name in PICKS]
+    facts = {"cells": {name: str(one.folder) for name, one in placed.items()}}
+    facts["points"] = [dataclasses.asdict(point) for point in points]
+
+    def write(folder: Path) -> str:
+        write_results(folder, points, untuned, picks, rules, facts)
+        return f"{len(points)} points of {len(placed)} cells"
+
+    keys = tuple(one.key for one in placed.values())
+    stage = Stage("pareto", (), (), write, resumable=False)
+    show()
+    folder = directory.carry(stage, " ".join(keys))
+    show()
+    show(screen(points, untuned, picks))
+    show("* = what tuning kept of its cell; validation requests only, no test set was asked")
+    show()
+    for line in rules:
+        say("rule", line)
+    say("results", f"{folder / 'pareto.csv'}   (also pareto.md and pareto.png)")
+    return Dial(directory.path, inputs, placed, points, untuned, picks)
