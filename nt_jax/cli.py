@@ -24,18 +24,24 @@ from nt_jax.version import __version__
 def main(command: str | None = None, argv: Sequence[str] | None = None) -> int:
     """Exit code of one command: 0 done, 2 an error the user can act on, 130 interrupted.
 
+    3 is doctor's where a model does not fit, 141 that of a reader who went away (as `| head` does).
+
     Without `command` the first word of `argv` names it, as in `nt-jax train`.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     program = f"python -m nt_jax.{command}" if command else "nt-jax"
     try:
-        if command is not None:
-            return _run(command, words, program)
-        return _choose(words)
+        try:
+            return _run(command, words, program) if command is not None else _choose(words)
+        finally:
+            sys.stdout.flush()  # here, or a reader who went away would be noticed after this
     except NtError as error:
         for line in str(error).splitlines():
             print(f"nt_jax: {line}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left in it
+        return 141
     except KeyboardInterrupt:
         again = f"{program} {shlex.join(words)}".strip()
         print(f"nt_jax: interrupted. What is finished is kept; continue: {again}", file=sys.stderr)
@@ -64,14 +70,12 @@ def _choose(words: list[str]) -> int:
 def _run(command: str, words: list[str], program: str) -> int:
     """Parse the options of one command, then import what it needs and hand over."""
     options = parser_of(command, program).read(words)
-    if command == "eval.lm_eval":
-        return _lm_eval(**vars(options))
+    if command in ALONE:
+        return ALONE[command](options)
     if command == "export" and (options.factors is None) != (options.model is None):
         raise ConfigError("--factors and --model BASE belong together (command line)")
     if command == "export" and options.push and len(options.format) > 1:
         raise ConfigError("--push takes one format, as a repository holds one (command line)")
-    if command == "sweep":
-        return _sweep(options)
     config = None if command in ("export", "factors") else _config(options)
     _enter()
     from rich.console import Console
@@ -180,12 +184,50 @@ def _config(options: argparse.Namespace) -> RunConfig:
     return load_config(options.config, [*options.overrides, *_flags(options)])
 
 
-def _lm_eval(tasks: str, **options) -> int:
+def _lm_eval(options: argparse.Namespace) -> int:
     _enter()
     from nt_jax.eval.lm_eval.tasks import run_tasks
 
-    print(run_tasks(tasks=tasks.split(","), **options))
+    words = vars(options)
+    print(run_tasks(tasks=words.pop("tasks").split(","), **words))
     return 0
+
+
+def _chat(options: argparse.Namespace) -> int:
+    if options.json and options.prompt is None:
+        raise ConfigError("--json belongs to --prompt (command line): a conversation is no JSON")
+    _enter()
+    from rich.console import Console
+
+    from nt_jax.chat.screen import ask_once, chat, check_prompt, printed, shown_once
+    from nt_jax.console import shown_on
+
+    rest = (options.strength, options.system, options.max_new)
+    with shown_on(Console(stderr=options.json)):
+        if options.prompt is None:
+            chat(Path(options.run), *rest)
+            return 0
+        check_prompt(options.prompt)
+        found = ask_once(Path(options.run), options.prompt, *rest)
+        if options.json:
+            print(printed(found))
+        else:
+            shown_once(found)
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    _enter()
+    from rich.console import Console
+
+    from nt_jax.console import shown_on
+    from nt_jax.doctor.look import doctor
+
+    with shown_on(Console(stderr=options.json)):
+        found = doctor(options.model, options.mesh, options.memory, options.logits)
+    if options.json:
+        print(json.dumps(found))
+    return 0 if found.get("fits", True) else 3
 
 
 def _enter() -> None:
@@ -193,3 +235,7 @@ def _enter() -> None:
         sys.path.append(os.getcwd())  # attribution.score=MODULE:FUNCTION, as python -m has it
     prepare_environment(os.environ)
     silence_libraries()
+
+
+# Commands that take no config, or make their own.
+ALONE = {"chat": _chat, "doctor": _doctor, "eval.lm_eval": _lm_eval, "sweep": _sweep}

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 
 import rich.progress as bars
 from rich.console import Console, RenderableType
+from rich.live import Live
 
 LABEL = 11  # columns of the stage's name
 _QUIET = Console(quiet=True)
@@ -50,6 +51,21 @@ def progress(label: str | None, total: int, unit: str) -> Iterator[Callable[...,
     with bars.Progress(*done, *pace, *rest, console=console, transient=True) as bar:
         task = bar.add_task(label, total=total, note="")
         yield lambda n=1, note="": bar.update(task, advance=n, note=note)
+
+
+@contextlib.contextmanager
+def live() -> Iterator[Callable[[RenderableType], None]]:
+    """`update(something)`, which takes the place of what it showed before.
+
+    Without a terminal only the last one is shown.
+    """
+    console, last = _CONSOLE.get(_QUIET), []
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False, vertical_overflow="visible") as screen:
+            yield lambda shown: screen.update(shown, refresh=True)
+        return
+    yield lambda shown: last.append(shown)
+    show(*last[-1:])
 
 
 def clock(seconds: float) -> str:
