@@ -19,7 +19,7 @@ from typing import Any, Self
 import filelock
 
 from nt_jax.atomic import disk_errors, read_text, remove, sync, sync_tree, write_atomic
-from nt_jax.console import clock, say
+from nt_jax.console import clock, say, working
 from nt_jax.errors import RunError
 from nt_jax.runinfo import peak_memory, this_machine
 
@@ -98,9 +98,10 @@ class RunDirectory:
         elif source := self._take_over(stage.name, key, beside):
             say(stage.name, f"as in {source}")
         else:
-            with self.stage(stage.name, key, stage.resumable) as folder:
-                said = stage.work(folder)
-            say(stage.name, f"{said}   {clock(time.monotonic() - started)}")
+            with working(stage.name):
+                with self.stage(stage.name, key, stage.resumable) as folder:
+                    said = stage.work(folder)
+                say(stage.name, f"{said}   {clock(time.monotonic() - started)}")
         return self.folder(stage.name)
 
     @contextlib.contextmanager
@@ -139,6 +140,10 @@ class RunDirectory:
             "resumed": resumed,
         }
         self.record(stages={name: facts})
+
+    def done(self, name: str, key: str, beside: Sequence[Path] = ()) -> bool:
+        """Whether `carry` would have nothing to do but to take over."""
+        return any(read_text(run / name / DONE) == key for run in (self.path, *beside))
 
     def _take_over(self, name: str, key: str, beside: Sequence[Path]) -> Path | None:
         """The run whose finished stage is now this one's as well, by hard links where possible."""

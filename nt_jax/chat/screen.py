@@ -28,9 +28,9 @@ def ask_once(
     """One question to both sides: their answers, verdicts and reasons, as plain JSON."""
     check_prompt(prompt)
     sides = open_sides(run_dir, strength, system, max_new)
-    answers = {}
-    for answers in sides.answers(Talk.new().prompts(prompt)):
-        pass
+    answers: dict[str, list[int]] = {}
+    for now in sides.answers(Talk.new().prompts(prompt)):
+        answers = now
     texts = {name: sides.model.text(ids) for name, ids in answers.items()}
     return {
         "run": str(run_dir), "prompt": prompt, "system": sides.model.chat.system,

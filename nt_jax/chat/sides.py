@@ -50,7 +50,7 @@ class Sides:
             yield dict(so_far)
 
     def verdict(self, request: str, answer: str) -> dict[str, Any]:
-        """refused (1, 0.5 or 0) and, of a judge that explains itself, class, reason and span."""
+        """Key refused (1, 0.5, 0) and, of a judge that explains itself, class, reason and span."""
         (refused,) = self.judge.verdicts([request], [answer])
         told: dict[str, Any] = {"refused": float(refused)}
         if hasattr(self.judge, "explain"):

@@ -162,9 +162,7 @@ def enter(job: Job, slots: Slots, refill: Refill) -> Slots:
     return insert(lm, slots, packed, prefix, own, first_R, jnp.int32(job.max_new))
 
 
-def advance(
-    job: Job, slots: Slots, row_B: np.ndarray, wanted: int, steps: int = STEPS
-) -> Slots:
+def advance(job: Job, slots: Slots, row_B: np.ndarray, wanted: int, steps: int = STEPS) -> Slots:
     """At most `steps` tokens more in each slot, until `wanted` slots are free."""
     longest = int(np.asarray(slots.length_B)[row_B >= 0].max())
     slots = _grown(job.lm, slots, longest + 1)

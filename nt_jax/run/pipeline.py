@@ -10,7 +10,7 @@ from pathlib import Path
 from nt_jax.config.paper import as_written, departures
 from nt_jax.config.registry import CONTRASTIVE
 from nt_jax.config.schema import RunConfig, config_key
-from nt_jax.console import clock, say, show
+from nt_jax.console import clock, expect, say, show
 from nt_jax.data.training import Parts
 from nt_jax.eval.answering import answer_all
 from nt_jax.eval.judges.judge import Judge, judges_to_open, open_judge
@@ -26,6 +26,7 @@ from nt_jax.run import stages
 from nt_jax.run.attribute import attribute_all
 from nt_jax.run.contrast import contrast
 from nt_jax.run.dry_run import header, model_line
+from nt_jax.run.estimate import stage_seconds, this_machine
 from nt_jax.run.export import export_stage
 from nt_jax.run.preflight import Inputs, read_inputs
 from nt_jax.run.stages import chat_model
@@ -65,6 +66,9 @@ def run(
         if config.tune.algorithm == "paper":
             say_departures(config)
         say_about_data(inputs)
+        names = [stage.name for stage in table]
+        ahead = names[: names.index(until) + 1] if until else names
+        say_time(config, inputs, [n for n in ahead if not directory.done(n, keys[n], beside)])
         for stage in table:
             directory.carry(stage, keys[stage.name], beside)
             if stage.name == until:
@@ -210,6 +214,27 @@ def measure_stage(
     judges = judges_to_open(config.eval.judges, opened)
     measure(models, tests, config.eval, folder, judges=judges, scorer=scorer, base=base)
     return f"judged by {', '.join(config.eval.judges)}"
+
+
+def say_time(config: RunConfig, inputs: Inputs, ahead: Sequence[str]) -> None:
+    """How long the stages ahead may take, and what the screen then holds them against."""
+    if not ahead:
+        return
+    found = expected_seconds(config, inputs)
+    seconds = {name: found[name] for name in ahead}
+    expect(seconds)
+    told = ", ".join(f"{name} {clock(part)}" for name, part in seconds.items())
+    say(
+        "time",
+        f"about {clock(sum(seconds.values()))} in all ({told}); a guess, corrected on the way",
+    )
+
+
+def expected_seconds(config: RunConfig, inputs: Inputs) -> dict[str, float]:
+    """How long each stage may take here."""
+    machine = this_machine(config.model.dtype)
+    size = inputs.model.checkpoint.config
+    return stage_seconds(config, size, inputs.records, inputs.tests, machine)
 
 
 def say_departures(config: RunConfig) -> None:

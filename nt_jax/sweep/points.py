@@ -55,9 +55,15 @@ class Point:
         """Cell and strength in words."""
         if not self.cell:
             return "untuned"
-        settings = " ".join(f"{key}={value}" for key, value in self.settings.items())
         strength = "as validated" if self.strength is None else f"strength {self.strength:g}"
-        return f"{settings}, {strength}" + (f", warm from {self.warm}" if self.warm else "")
+        return f"{words(self.settings)}, {strength}" + (
+            f", warm from {self.warm}" if self.warm else ""
+        )
+
+
+def words(settings: Mapping[str, str]) -> str:
+    """Settings as they were written."""
+    return " ".join(f"{key}={value}" for key, value in settings.items())
 
 
 def points_of(

@@ -7,14 +7,13 @@ SWEEP/picked/NAME           the run directory of a choice, carried on to its rep
 """
 
 import dataclasses
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nt_jax.config.grid import Cell
 from nt_jax.config.schema import RunConfig
-from nt_jax.console import clock, say, show
+from nt_jax.console import clock, expect, say, show
 from nt_jax.errors import ConfigError
 from nt_jax.run import pipeline
 from nt_jax.run.cells import tune_cell
@@ -29,11 +28,13 @@ from nt_jax.sweep.points import (
     points_of,
     rule,
     untuned_point,
+    words,
 )
 from nt_jax.sweep.write import screen, write_results
 from nt_jax.train.validate import Validation
 
 SHARED = ("answers", "attribute")  # stages that all cells have in common
+AFTER = "cells after"  # what is expected of them, as if it were a stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,11 @@ class Placed:
     def folder(self) -> Path:
         """Its run directory."""
         return self.config.folder
+
+    @property
+    def done(self) -> bool:
+        """Whether its factors are there."""
+        return RunDirectory(self.folder).finished("train", self.key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +112,7 @@ def sweep(
         table, keys = pipeline.begin(config, directory, inputs)
         say("model", model_line(inputs.model.checkpoint.config))
         pipeline.say_about_data(inputs)
+        say_time(directory, list(placed.values()), keys, inputs)
         for stage in table:
             if stage.name in SHARED:
                 directory.carry(stage, keys[stage.name])
@@ -168,22 +175,37 @@ def keys_of(config: RunConfig, inputs: Inputs) -> dict[str, str]:
     return pipeline.stage_keys(config, table, inputs.hashes)
 
 
+def say_time(
+    directory: RunDirectory, placed: Sequence[Placed], keys: Mapping[str, str], inputs: Inputs
+) -> None:
+    """How long the sweep may take in all, before it begins."""
+    first = pipeline.expected_seconds(placed[0].config, inputs)
+    shared = {name: first[name] for name in SHARED if not directory.done(name, keys[name])}
+    cells = [cell_seconds(one, inputs) for one in placed if not one.done]
+    if not shared and not cells:
+        return
+    expect(shared | {AFTER: sum(cells)})
+    total = clock(sum(shared.values()) + sum(cells))
+    told = "".join(f"{name} {clock(part)}, " for name, part in shared.items())
+    each = f"{len(cells)} of {len(placed)} cells {clock(sum(cells))}"
+    say("time", f"about {total} in all ({told}{each}); a guess, corrected on the way")
+
+
+def cell_seconds(one: Placed, inputs: Inputs) -> float:
+    """How long a cell may take once attribution is done."""
+    expected = pipeline.expected_seconds(one.config, inputs)
+    return expected["select"] + expected["train"]
+
+
 def tune_all(placed: Sequence[Placed], inputs: Inputs, root: Path) -> None:
-    """Every cell to its factors; what is left is told from those that took their time here."""
-    spent: list[float] = []
+    """Every cell to its factors."""
     for n, one in enumerate(placed, 1):
-        started = time.monotonic()
-        done = RunDirectory(one.folder).finished("train", one.key)
-        settings = " ".join(f"{key}={value}" for key, value in one.cell.settings.items())
+        ahead = sum(cell_seconds(other, inputs) for other in placed[n:] if not other.done)
+        mine = 0.0 if one.done else cell_seconds(one, inputs)
+        expect({"train": mine, AFTER: ahead} if mine or ahead else {})
         show()
-        say("cell", f"{n} of {len(placed)}   {settings}   {one.folder}")
+        say("cell", f"{n} of {len(placed)}   {words(one.cell.settings)}   {one.folder}")
         tune_cell(one.config, inputs, [root])
-        if not done:
-            spent.append(time.monotonic() - started)
-            left = len(placed) - n
-            if left:
-                rest = clock(left * sum(spent) / len(spent))
-                say("cells", f"{left} to go, {rest} left at the pace of those before, at most")
 
 
 def results(directory: RunDirectory, placed: Mapping[str, Placed], inputs: Inputs) -> Dial:
@@ -200,8 +222,10 @@ def results(directory: RunDirectory, placed: Mapping[str, Placed], inputs: Input
     picks = {name: pick(points, name, most) for name in PICKS}
     untuned = untuned_point(next(iter(placed.values())).folder / "train", asked)
     rules = [rule(name, most) for name in PICKS]
-    facts = {"cells": {name: str(one.folder) for name, one in placed.items()}}
-    facts["points"] = [dataclasses.asdict(point) for point in points]
+    facts = {
+        "cells": {name: str(one.folder) for name, one in placed.items()},
+        "points": [dataclasses.asdict(point) for point in points],
+    }
 
     def write(folder: Path) -> str:
         write_results(folder, points, untuned, picks, rules, facts)

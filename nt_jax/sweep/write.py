@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from nt_jax.report.figures import STYLE, png
-from nt_jax.sweep.points import KINDS, PICKS, Point
+from nt_jax.sweep.points import KINDS, PICKS, Point, words
 from nt_jax.train.validate import ATTACK, HARMLESS
 
 NUMBERS = ("entropy_harmful", "entropy_harmless", "perplexity", "perplexity_ratio", "score")
@@ -69,7 +69,7 @@ def rows(points: Sequence[Point], untuned: Point, picks: Mapping[str, Point]) ->
     return [
         [
             str(point.number) if point.cell else "",
-            " ".join(f"{k}={v}" for k, v in point.settings.items()) or "untuned",
+            words(point.settings) or "untuned",
             ("epoch" if point.strength is None else f"{point.strength:g}") + " *" * point.kept,
             *(_percent(point, kind) for kind in KINDS),
             f"{point.rates['entropy_harmless']:.2f}",
@@ -127,7 +127,7 @@ def plot(points: Sequence[Point], untuned: Point, picks: Mapping[str, Point]) ->
         )  # fmt: skip
         for place, (number, names) in enumerate(_names(picks).items()):
             point = next(p for p in points if p.number == number)
-            at = tuple(part[0] for part in _coordinates([point]))
+            at = (100 * point.place[1], 100 * point.place[0])
             axes.annotate(
                 f"{number} {', '.join(names)}", at, (10, 12 + 12 * place),
                 textcoords="offset points", fontsize=9, fontweight="bold",

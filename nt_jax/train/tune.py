@@ -115,8 +115,7 @@ def learn(
     # Placed like what a step gives back, or the second step would be compiled once more.
     state = jax.device_put(state, sharding(lm.mesh, ""))
     note = ""
-    with progress("tune", config.epochs, "epochs") as advance:
-        advance(int(state.epoch))
+    with progress("tune", config.epochs, "epochs", int(state.epoch)) as advance:
         for epoch in range(int(state.epoch), config.epochs):
             if config.patience and int(state.waited) >= config.patience:
                 break  # asked before an epoch: a run killed after its last one must not go on
