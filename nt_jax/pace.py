@@ -26,7 +26,7 @@ class Task:
     unit: str
     first: int  # done before it began
     done: int
-    started: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=lambda: time.monotonic())
     note: str = ""
 
     def advance(self, n: int = 1, note: str = "") -> None:

@@ -70,6 +70,9 @@ def calls(monkeypatch) -> list:
         "nt_jax.eval",
         "nt_jax.eval.lm_eval",
         "nt_jax.compare",
+        "nt_jax.sweep",
+        "nt_jax.chat",
+        "nt_jax.doctor",
         "nt_jax.export",
         "nt_jax.factors",
         "nt_jax",
@@ -85,6 +88,18 @@ def test_help_takes_less_than_a_second_of_a_core(entry):
     assert after.children_user + after.children_system < 1 + (
         before.children_user + before.children_system
     )
+
+
+@pytest.mark.parametrize("words", ["nt_jax --help", "nt_jax.train --help", "nt_jax --version"])
+def test_a_reader_who_goes_away_is_no_error(words):
+    """As `| head` does. The pipe is closed before anything is written to it."""
+    read, write = os.pipe()
+    os.close(read)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", *words.split()]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=env)
+    os.close(write)
+    assert done.stderr == "" and done.returncode in (0, 141)  # argparse passes over it by itself
 
 
 def test_help_lists_every_setting():
@@ -106,14 +121,19 @@ def test_help_and_typos_import_nothing_heavy(words):
     ("words", "message"),
     [
         (["trian"], "unknown command 'trian' (command line): did you mean 'train'?"),
-        (["dance"], "choose one of train, attribute, eval, compare, export, factors"),
+        (["dance"], "choose one of train, attribute, eval, sweep, compare, chat, doctor, export"),
         ([], "no command (command line)"),
         (["train"], "--config is missing (command line): give a recipe (llama2-7b-chat, "),
         (["train", "--config"], "argument --config: expected one argument"),
         (["train", "--confg", "x"], "unknown option '--confg' (command line): did you mean '--con"),
         (["train", "--zz"], "unknown option '--zz' (command line); see nt-jax train --help"),
+        (["train", "--model", "X"], "settings have no dashes: model.source=X"),
+        (["train", "--model=X"], "settings have no dashes: model.source=X"),
+        (["train", "--epochs", "5"], "settings have no dashes: tune.epochs=5"),
+        (["doctor", "x", "--mesh", "3"], "must be two whole numbers like 2x4, not '3'"),
+        (["doctor", "x", "--mesh", "0x4"], "not '0x4'"),
         (["train", "--config", "x.yaml"], "config file 'x.yaml' does not exist"),
-        (["train", "--neurons.safety=3"], "settings have no dashes: neurons.safety=VALUE"),
+        (["train", "--neurons.safety=3"], "settings have no dashes: neurons.safety=3"),
         (
             ["train", "--config", "llama3.1-8b-instruct", "neurons.saftey=2000"],
             "unknown key 'neurons.saftey' (command line): did you mean 'neurons.safety'?",

@@ -69,7 +69,7 @@ def rows(points: Sequence[Point], untuned: Point, picks: Mapping[str, Point]) ->
     return [
         [
             str(point.number) if point.cell else "",
-            words(point.settings) or "untuned",
+            words(point.settings) if point.cell else "untuned",
             ("epoch" if point.strength is None else f"{point.strength:g}") + " *" * point.kept,
             *(_percent(point, kind) for kind in KINDS),
             f"{point.rates['entropy_harmless']:.2f}",
