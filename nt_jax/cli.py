@@ -157,7 +157,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
     asks = sys.stdin.isatty() and sys.stdout.isatty() and not (options.no_menu or options.json)
     with shown_on(Console(stderr=options.json)):
-        facts = sweep(cells, options.pick, menu if asks else None)
+        facts = sweep(cells, options.pick, menu if asks else None, options.warm_start)
     if options.json:
         print(json.dumps(facts))
     return 0

@@ -103,6 +103,8 @@ def config_parser(command: str, program: str) -> Parser:
     if command == "sweep":
         how = "then ask the test sets of this one: security, balanced, utility or a number"
         add("--pick", metavar="CHOICE", help=how)
+        warm = "begin each cell at its neighbour's factors, for half the epochs: not train's bytes"
+        add("--warm-start", action="store_true", help=warm)
         add("--no-menu", action="store_true", help="ask nothing at the end, in a terminal neither")
         add(
             "--json", action="store_true", help="print what was found as one JSON object at the end"
@@ -132,7 +134,7 @@ def export_parser(command: str, program: str) -> Parser:
     add("--dtype", choices=("source", "float32"), default="source", help=rounding)
     how_far = (
         "how far to go from the untuned model (0) to the learned factors (1), in place of "
-        "what validation kept; train/strengths.jsonl says how each one did that was tried"
+        "what validation kept; train/strengths.jsonl says how each one did (docs/dial.md)"
     )
     add("--strength", type=_from_zero, metavar="S", help=how_far)
     called = "what the base is called in cards and adapters, e.g. its hub id (default: as known)"

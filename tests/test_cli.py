@@ -33,11 +33,12 @@ def hand_over(monkeypatch, **takers) -> None:
         "run": "nt_jax.run.pipeline", "export_run": "nt_jax.run.export",
         "describe": "nt_jax.run.dry_run", "evaluate_model": "nt_jax.run.evaluate",
         "compare": "nt_jax.compare.pipeline", "run_tasks": "nt_jax.eval.lm_eval.tasks",
-        "show_factors": "nt_jax.run.factors",
+        "show_factors": "nt_jax.run.factors", "sweep": "nt_jax.sweep.sweep",
+        "doctor": "nt_jax.doctor.look", "menu": "nt_jax.sweep.menu",
     }  # fmt: skip
     for name, home in homes.items():
         module = types.ModuleType(home)
-        module.__dict__[name] = takers[name]
+        module.__dict__[name] = takers.get(name)
         monkeypatch.setitem(sys.modules, home, module)
     monkeypatch.setattr(cli, "_enter", lambda: None)  # it changes the whole process: tested apart
 
@@ -57,6 +58,8 @@ def calls(monkeypatch) -> list:
     takers = dict.fromkeys(
         ("run", "export_run", "evaluate_model", "run_tasks", "show_factors"), keep
     )
+    takers["sweep"] = lambda *words: made.append(words) or {"run": "here"}
+    takers["doctor"] = lambda *words: made.append(words) or {"fits": words[0] != "large"}
     describe = lambda config: [f"the plan of {config.name}"]  # noqa: E731
     hand_over(monkeypatch, compare=compare, describe=describe, **takers)
     return made
@@ -222,6 +225,28 @@ def test_compare_hands_over_methods_and_tables_and_prints_json_last(calls, capsy
         (("scans", "dinm"), ("1", "5")),
     ]
     assert calls[0][0].compare.search == 2
+
+
+def test_sweep_hands_over_its_cells_and_prints_json_last(calls, capsys):
+    words = ["neurons.safety=5,6", "--config", "smollm2-135m", "seed=3", "--run-dir", "a: b#c"]
+    assert cli.main("sweep", [*words, "--pick", "2"]) == 0
+    assert capsys.readouterr().out == ""
+    assert cli.main(argv=["sweep", *words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"run": "here"}
+    (cells, choice, then), (_, nothing, _) = calls
+    assert [cell.config.neurons.safety for cell in cells] == [5, 6] and (choice, nothing) == (
+        "2", None
+    )  # fmt: skip
+    assert {(cell.config.seed, cell.config.run_dir) for cell in cells} == {(3, "a: b#c")}
+    assert then is None  # nobody sits at a terminal here
+
+
+def test_doctor_hands_over_and_its_exit_code_says_whether_it_fits(calls, capsys):
+    assert cli.main("doctor", ["x", "--mesh", "2x4", "--memory", "80", "--logits", "f"]) == 0
+    assert cli.main("doctor", ["large"]) == 3 and cli.main("doctor", []) == 0
+    assert cli.main("doctor", ["--json"]) == 0
+    assert calls[:2] == [("x", (2, 4), 80.0, "f"), ("large", None, None, None)]
+    assert json.loads(capsys.readouterr().out) == {"fits": True}
 
 
 def test_lm_eval_hands_over_its_tasks(calls):

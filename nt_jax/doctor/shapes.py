@@ -23,11 +23,11 @@ class Shape(NamedTuple):
     @property
     def config(self) -> ModelConfig:
         """What memory and time depend on; positions and token ids are not said."""
-        _, family, *sizes, tied, most = self
-        biased = family == "qwen2"
         return ModelConfig(
-            family, *sizes, 1e-5, RopeConfig(), biased, False, tied, most, (), None, None
-        )
+            self.family, self.vocab_size, self.width, self.neurons, self.layers, self.heads,
+            self.kv_heads, self.head_dim, 1e-5, RopeConfig(), self.family == "qwen2", False,
+            self.tied, self.max_positions, (), None, None,
+        )  # fmt: skip
 
 
 SHAPES = {

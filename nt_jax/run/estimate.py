@@ -19,6 +19,7 @@ from nt_jax.data.prompts import Prompt, text_of
 from nt_jax.data.training import Parts
 from nt_jax.eval.prompts import Tests
 from nt_jax.models.config import ModelConfig
+from nt_jax.run.preflight import Inputs
 from nt_jax.train.memory import layer_parameters, parameters
 from nt_jax.train.own_answers import ATTACKED_SHARE
 from nt_jax.train.validate import LOOKS, NEW_TOKENS, Validation
@@ -140,6 +141,13 @@ def stage_seconds(
         "report": 0.0,
     }
     return {name: seconds / ways + OVERHEAD[name] for name, seconds in found.items()}
+
+
+def expected_seconds(config: RunConfig, inputs: Inputs) -> dict[str, float]:
+    """`stage_seconds` of a run on the devices here."""
+    size = inputs.model.checkpoint.config
+    machine = this_machine(config.model.dtype)
+    return stage_seconds(config, size, inputs.records, inputs.tests, machine)
 
 
 def attribution(config: RunConfig, model: ModelConfig, cost: Cost, prompt: float) -> float:

@@ -3,6 +3,7 @@
 load > own answers > attribute > select > tune > export > evaluate > report
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,8 +27,8 @@ from nt_jax.run import stages
 from nt_jax.run.attribute import attribute_all
 from nt_jax.run.contrast import contrast
 from nt_jax.run.dry_run import header, model_line
-from nt_jax.run.estimate import stage_seconds, this_machine
-from nt_jax.run.export import export_stage
+from nt_jax.run.estimate import expected_seconds
+from nt_jax.run.export import export_stage, run_factors
 from nt_jax.run.preflight import Inputs, read_inputs
 from nt_jax.run.stages import chat_model
 from nt_jax.run.texts import plain_marks
@@ -48,20 +49,30 @@ SLOPES = (
 )  # fmt: skip
 
 
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Another run, whose learned factors tuning begins at, and the key that they have there."""
+
+    run: Path
+    key: str
+
+
 def run(
     config: RunConfig,
     until: str | None = None,
     inputs: Inputs | None = None,
     beside: Sequence[Path] = (),
+    start: Start | None = None,
 ) -> None:
     """Carry a run to its report, or to the end of stage `until`; `inputs` are read if not given.
 
     Stages that other runs, `beside` this one, have made from the same things are taken over.
+    Tuning begins at the factors of `start`, if there is one.
     """
     show(header(config))
     inputs = inputs or read_inputs(config)
     with RunDirectory(config.folder) as directory:  # not before all input is known to be sound
-        table, keys = begin(config, directory, inputs)
+        table, keys = begin(config, directory, inputs, start)
         say("model", model_line(inputs.model.checkpoint.config))
         if config.tune.algorithm == "paper":
             say_departures(config)
@@ -77,18 +88,26 @@ def run(
 
 
 def begin(
-    config: RunConfig, directory: RunDirectory, inputs: Inputs
+    config: RunConfig, directory: RunDirectory, inputs: Inputs, start: Start | None = None
 ) -> tuple[tuple[Stage, ...], dict[str, str]]:
     """(the stages, their keys) of a run, once run.json says what they are made from."""
-    judge = open_judge(config.eval.judge)
-    table = stage_table(config, directory, inputs.model, judge, inputs.records, inputs.tests)
-    keys = stage_keys(config, table, inputs.hashes)
+    table, keys = table_and_keys(config, directory, inputs, start)
     directory.record(
         config=config.model_dump(mode="json"), seed=config.seed, devices=devices(),
         hashes=inputs.hashes, keys=keys, overlap=inputs.data.overlap,
         attack_overlap=inputs.data.attack_overlap, notes=inputs.data.notes,
     )  # fmt: skip
     return table, keys
+
+
+def table_and_keys(
+    config: RunConfig, directory: RunDirectory, inputs: Inputs, start: Start | None = None
+) -> tuple[tuple[Stage, ...], dict[str, str]]:
+    """The same, nothing written."""
+    judge, given = open_judge(config.eval.judge), (inputs.records, inputs.tests)
+    table = stage_table(config, directory, inputs.model, judge, *given, start)
+    known = {} if start is None else {"start": start.key}
+    return table, stage_keys(config, table, inputs.hashes | known)
 
 
 def stage_table(
@@ -98,6 +117,7 @@ def stage_table(
     judge: Judge,
     records: Parts,
     tests: Tests,
+    start: Start | None = None,
 ) -> tuple[Stage, ...]:
     """The stages in their order: settings they read, what they are made from, and their work."""
     at, tune = directory.folder, config.tune
@@ -124,8 +144,9 @@ def stage_table(
     def train(to: Path) -> str:
         first = config.neurons.first_layer if contrastive else None
         slopes = stages.slopes_of(at("attribute"), at("select"), first, model)
+        known = None if start is None else run_factors(start.run, 1.0)[1]  # as learned
         return stages.tune_factors(
-            model, judge, at("select"), data(), tune, config.seed, to, slopes
+            model, judge, at("select"), data(), tune, config.seed, to, slopes, known
         )
 
     return (
@@ -149,7 +170,8 @@ def stage_table(
             resumable=False,
         ),
         Stage(
-            "train", (*common, "tune", "data"), ("weights", "data", "select", "answers"),
+            "train", (*common, "tune", "data"),
+            ("weights", "data", "select", "answers", *(["start"] if start else [])),
             train,
         ),
         Stage(
@@ -228,13 +250,6 @@ def say_time(config: RunConfig, inputs: Inputs, ahead: Sequence[str]) -> None:
         "time",
         f"about {clock(sum(seconds.values()))} in all ({told}); a guess, corrected on the way",
     )
-
-
-def expected_seconds(config: RunConfig, inputs: Inputs) -> dict[str, float]:
-    """How long each stage may take here."""
-    machine = this_machine(config.model.dtype)
-    size = inputs.model.checkpoint.config
-    return stage_seconds(config, size, inputs.records, inputs.tests, machine)
 
 
 def say_departures(config: RunConfig) -> None:

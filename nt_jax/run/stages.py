@@ -72,10 +72,11 @@ def tune_factors(
     seed: int,
     folder: Path,
     slopes: CellSlopes | None,
+    start: Factors | None = None,
 ) -> str:
     """Algorithm 1; neurons.csv and neurons.parquet hold the best factors."""
     neurons, rows = load_neurons(selected / "neurons.csv")
-    settings = {"judge": judge, "seed": seed, "slopes": slopes}
+    settings = {"judge": judge, "seed": seed, "slopes": slopes, "start": start}
     found = tune(model, neurons, data, config, folder=folder, **settings)
     factors = np.asarray(found.theta_P).tolist()
     save_neurons(folder, [{**row, "factor": f} for row, f in zip(rows, factors, strict=True)])

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from nt_jax.config.grid import Cell
-from nt_jax.config.schema import RunConfig
 from nt_jax.console import clock, expect, say, show
 from nt_jax.errors import ConfigError
 from nt_jax.run import pipeline
 from nt_jax.run.cells import tune_cell
 from nt_jax.run.dry_run import header, model_line
+from nt_jax.run.estimate import expected_seconds
 from nt_jax.run.preflight import Inputs, check_cell, read_inputs
 from nt_jax.rundir import RunDirectory, Stage
+from nt_jax.sweep.place import SHARED, Placed, place, with_folder
 from nt_jax.sweep.points import (
     PICKS,
     Point,
@@ -33,27 +34,7 @@ from nt_jax.sweep.points import (
 from nt_jax.sweep.write import screen, write_results
 from nt_jax.train.validate import Validation
 
-SHARED = ("answers", "attribute")  # stages that all cells have in common
 AFTER = "cells after"  # what is expected of them, as if it were a stage
-
-
-@dataclasses.dataclass(frozen=True)
-class Placed:
-    """A cell, the config of its run directory, and the key of its factors."""
-
-    cell: Cell
-    config: RunConfig
-    key: str
-
-    @property
-    def folder(self) -> Path:
-        """Its run directory."""
-        return self.config.folder
-
-    @property
-    def done(self) -> bool:
-        """Whether its factors are there."""
-        return RunDirectory(self.folder).finished("train", self.key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,16 +69,21 @@ class Dial:
         config = with_folder(placed.config, picked / f"{point.cell}{suffix}")
         export = config.export.model_copy(update={"strength": strength})
         config = config.model_copy(update={"export": export})
-        pipeline.run(config, inputs=self.inputs, beside=[placed.folder, *others])
+        beside = [placed.folder, *others]
+        pipeline.run(config, inputs=self.inputs, beside=beside, start=placed.start)
         return config.folder
 
 
 def sweep(
-    cells: Sequence[Cell], choice: str | None, then: Callable[[Dial], None] | None = None
+    cells: Sequence[Cell],
+    choice: str | None = None,
+    then: Callable[[Dial], None] | None = None,
+    warm: bool = False,
 ) -> dict[str, Any]:
     """Tune every cell, compare them, measure the `choice` if there is one; what was found.
 
-    `then` is called with the finished dial, the folder still held.
+    `then` is called with the finished dial, the folder still held. If `warm`, every cell but the
+    first begins at the factors of its neighbour, for half the epochs.
     """
     check_choice(choice)
     first = cells[0].config
@@ -107,7 +93,7 @@ def sweep(
     inputs = read_inputs(config)
     for cell in cells[1:]:
         check_cell(cell.config, inputs.model, inputs.data)
-    placed = place(cells, root, inputs)
+    placed = place(cells, root, inputs, warm)
     with RunDirectory(root) as directory:
         table, keys = pipeline.begin(config, directory, inputs)
         say("model", model_line(inputs.model.checkpoint.config))
@@ -137,49 +123,11 @@ def check_choice(choice: str | None) -> None:
         )
 
 
-def with_folder(config: RunConfig, folder: Path) -> RunConfig:
-    """The config with another run directory."""
-    return config.model_copy(update={"run_dir": str(folder)})
-
-
-def place(cells: Sequence[Cell], root: Path, inputs: Inputs) -> dict[str, Placed]:
-    """The cells by the names of their folders, which hold the keys of their factors.
-
-    Raises a ConfigError for an axis that attribution depends on: it would be repeated.
-    """
-    found: dict[str, Placed] = {}
-    shared: tuple[str, ...] = ()
-    for cell in cells:
-        keys = keys_of(cell.config, inputs)
-        mine = tuple(keys[name] for name in SHARED)
-        if shared and mine != shared:
-            raise ConfigError(
-                f"{' '.join(cell.settings)}: attribution, or the model's own answers, depend on "
-                "one of these axes (command line), and a sweep has one attribution for all cells. "
-                "Sweep the others, once for each value of that one."
-            )
-        shared = mine
-        name = f"{cell.name}-{keys['train'][:6]}"
-        config = with_folder(cell.config, root / "cells" / name)
-        found[name] = Placed(cell, config, keys["train"])
-    return found
-
-
-def keys_of(config: RunConfig, inputs: Inputs) -> dict[str, str]:
-    """The keys of all stages of a run with this config."""
-    judge = pipeline.open_judge(config.eval.judge)
-    directory = RunDirectory(config.folder)
-    table = pipeline.stage_table(
-        config, directory, inputs.model, judge, inputs.records, inputs.tests
-    )
-    return pipeline.stage_keys(config, table, inputs.hashes)
-
-
 def say_time(
     directory: RunDirectory, placed: Sequence[Placed], keys: Mapping[str, str], inputs: Inputs
 ) -> None:
     """How long the sweep may take in all, before it begins."""
-    first = pipeline.expected_seconds(placed[0].config, inputs)
+    first = expected_seconds(placed[0].config, inputs)
     shared = {name: first[name] for name in SHARED if not directory.done(name, keys[name])}
     cells = [cell_seconds(one, inputs) for one in placed if not one.done]
     if not shared and not cells:
@@ -193,7 +141,7 @@ def say_time(
 
 def cell_seconds(one: Placed, inputs: Inputs) -> float:
     """How long a cell may take once attribution is done."""
-    expected = pipeline.expected_seconds(one.config, inputs)
+    expected = expected_seconds(one.config, inputs)
     return expected["select"] + expected["train"]
 
 
@@ -204,8 +152,9 @@ def tune_all(placed: Sequence[Placed], inputs: Inputs, root: Path) -> None:
         mine = 0.0 if one.done else cell_seconds(one, inputs)
         expect({"train": mine, AFTER: ahead} if mine or ahead else {})
         show()
-        say("cell", f"{n} of {len(placed)}   {words(one.cell.settings)}   {one.folder}")
-        tune_cell(one.config, inputs, [root])
+        begins = f", begun at {one.start.run.name}" if one.start else ""
+        say("cell", f"{n} of {len(placed)}   {words(one.cell.settings)}{begins}   {one.folder}")
+        tune_cell(one.config, inputs, [root], one.start)
 
 
 def results(directory: RunDirectory, placed: Mapping[str, Placed], inputs: Inputs) -> Dial:
@@ -216,7 +165,8 @@ def results(directory: RunDirectory, placed: Mapping[str, Placed], inputs: Input
     found: list[Point] = []
     for name, one in placed.items():
         keep, train = one.config.tune.keep, one.folder / "train"
-        found += points_of(name, one.cell.settings, train, keep, asked)
+        begun = one.start.run.name if one.start else ""
+        found += points_of(name, one.cell.settings, train, keep, asked, begun)
     most = config.tune.max_over_refusal
     points = numbered(found)
     picks = {name: pick(points, name, most) for name in PICKS}

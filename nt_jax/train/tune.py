@@ -43,7 +43,7 @@ from nt_jax.train.validate import (
     look_at,
     validate,
 )
-from nt_jax.train.warm_start import kept_slopes, preconditioned
+from nt_jax.train.warm_start import kept_slopes, preconditioned, started_at
 
 METRICS, STATES, BASE_ANSWERS = "metrics.jsonl", "orbax", "base_validation.json"
 MADE_FROM = "made_from.txt"
@@ -59,23 +59,25 @@ def tune(
     seed: int = 0,
     folder: Path | str | None = None,
     slopes: CellSlopes | None = None,
+    start: Factors | None = None,
 ) -> Factors:
     """Learn one factor per chosen neuron; the best by validation (see validate.score).
 
     `folder` keeps metrics.jsonl, strengths.jsonl and orbax/, and is gone on with from whatever it
     holds; without one nothing is kept. `judge` says what refuses, the phrase judge unless given.
-    Batches are drawn with `seed`. `slopes`: those of these neurons, measured unless given. Raises a
+    Batches are drawn with `seed`. `slopes`: those of these neurons, measured unless given. `start`:
+    factors to begin at in place of the first move; neurons without one begin as ever. Raises a
     DivergedError where losses or factors are not finite, a ConfigError where the model lacks a
     neuron, a RunError where `folder` holds other neurons' factors.
     """
     if folder is None:
         with tempfile.TemporaryDirectory() as name:
-            settings = {"judge": judge, "seed": seed, "slopes": slopes}
+            settings = {"judge": judge, "seed": seed, "slopes": slopes, "start": start}
             return tune(model, neurons, data, config, folder=Path(name), **settings)
     folder, judge = Path(folder), judge or PhraseJudge()
     neurons.check(model.lm.config.layers, model.lm.config.neurons)
     _keep_to(folder, neurons, seed)
-    state, base = learn(model, neurons, data, config, judge, seed, folder, slopes)
+    state, base = learn(model, neurons, data, config, judge, seed, folder, slopes, start)
     if base is None:
         state = dataclasses.replace(state, best_P=state.average_P, best_epoch=state.epoch)
     else:
@@ -93,6 +95,7 @@ def learn(
     seed: int,
     folder: Path,
     slopes: CellSlopes | None = None,
+    known: Factors | None = None,
 ) -> tuple[TuneState, Look | None]:
     """(the state after the last epoch, the untuned model's validation if any is wanted)."""
     lm, placed, prompts = model.lm, place(neurons), data.validation
@@ -102,6 +105,8 @@ def learn(
     options, optimiser = meta_options(config, remat), optimiser_of(config)
     constant = config.schedule == "constant"
     start = fresh_state(config, placed, lm.ones_LF.dtype)
+    if known is not None:
+        start, config = started_at(known, neurons, start, config)
     preconditioner = None
     if config.outer == "preconditioned":
         slopes = slopes or kept_slopes(model, tuned, data.pools, config, folder)

@@ -8,6 +8,8 @@ import sys
 import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from nt_jax import cli
@@ -188,6 +190,27 @@ def test_a_mistake_is_one_line(words, message, capsys, monkeypatch):
     assert cli.main("chat", words) == 2
     shown = capsys.readouterr()
     assert shown.err.count("\n") == 1 and message in shown.err and shown.out == ""
+
+
+@given(st.text(max_size=30), st.none() | st.just(0.5))
+def test_whatever_stands_behind_a_slash_is_a_command_or_an_error_of_ours(text, strength):
+    try:
+        found = screen.changed(f"/{text}", strength, None)
+    except ConfigError as error:
+        assert "is no command" in str(error) or "is no strength" in str(error)
+        return
+    assert found[0] is None or found[0] >= 0
+    assert text.split(" ")[0] in ("system", "strength")
+
+
+@given(st.text(max_size=60), st.sampled_from([0.0, 0.5, 1.0]))
+def test_a_verdict_is_told_in_words_whatever_the_answer(answer, refused):
+    (why,) = open_judge("phrases").explain(["How?"], [answer])
+    span = [why.start, why.end]
+    told = {"refused": refused, "class": why.kind, "reason": why.reason, "span": span}
+    assert screen.words(told, answer).startswith(f"judged: {why.kind}")
+    kinds = {0.0: "no refusal", 0.5: "cannot tell", 1.0: "refusal"}
+    assert screen.words({"refused": refused}, answer) == f"judged: {kinds[refused]}"
 
 
 def test_too_long_answers_and_prompts_are_refused(finished, tmp_path):

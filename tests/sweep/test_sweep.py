@@ -165,6 +165,29 @@ def test_a_killed_sweep_goes_on_and_ends_as_one_that_was_not(dial, recipe, tmp_p
         assert (mine / "neurons.csv").read_bytes() == (cell / "train/neurons.csv").read_bytes()
 
 
+def test_a_warm_start_is_asked_for_and_named_and_touches_no_cold_cell(dial, recipe):
+    folder, *_ = dial
+    before = {path: small.contents(path) for path in folders(folder)}
+    words = ("neurons.safety=9,14", "neurons.utility=10")
+    screen = io.StringIO()
+    with small.small_programs(), shown_on(Console(file=screen, width=200)):
+        room.sweep(cells(recipe, folder, *words), None, None, warm=True)
+    assert {path: small.contents(path) for path in before} == before
+    (warm,) = {*folders(folder)} - {*before}
+    cold = next(path for path in before if path.name.startswith("safety-9_utility-10"))
+    assert f"begun at {cold.name}" in screen.getvalue()
+    with (folder / "pareto" / "pareto.csv").open(newline="") as file:
+        named = {row["cell"]: row["warm_from"] for row in csv.DictReader(file)}
+    assert named == {"": "", cold.name: "", warm.name: cold.name}
+    assert "(warm start)" in (folder / "pareto" / "pareto.md").read_text()
+    # It begins where the other ended, not at the recipe's first factors, and for half the epochs.
+    lines = (warm / "train" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [0, 1]
+    shutil.rmtree(warm)
+    shutil.rmtree(folder / "pareto")
+    turned(recipe, folder)
+
+
 def test_an_axis_that_attribution_depends_on_is_refused_before_any_work(recipe, tmp_path):
     with pytest.raises(ConfigError, match="one attribution for all cells"):
         words = ("attribution.score=contrastive", "tune.metric_requests=8", *small.DECISION[4:])
