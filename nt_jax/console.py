@@ -34,6 +34,7 @@ def shown_on(console: Console) -> Iterator[None]:
     def tell() -> None:
         if line := pace.line():
             label, text = line
+            label += ":" * (len(label) >= LABEL)
             console.print(f"{label:<{LABEL - 1}} {text}", highlight=False, soft_wrap=True)
 
     try:

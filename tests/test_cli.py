@@ -231,14 +231,14 @@ def test_sweep_hands_over_its_cells_and_prints_json_last(calls, capsys):
     words = ["neurons.safety=5,6", "--config", "smollm2-135m", "seed=3", "--run-dir", "a: b#c"]
     assert cli.main("sweep", [*words, "--pick", "2"]) == 0
     assert capsys.readouterr().out == ""
-    assert cli.main(argv=["sweep", *words, "--json"]) == 0
+    assert cli.main(argv=["sweep", *words, "--json", "--warm-start"]) == 0
     assert json.loads(capsys.readouterr().out) == {"run": "here"}
-    (cells, choice, then), (_, nothing, _) = calls
+    (cells, choice, then, warm), (_, nothing, _, warmer) = calls
     assert [cell.config.neurons.safety for cell in cells] == [5, 6] and (choice, nothing) == (
         "2", None
     )  # fmt: skip
     assert {(cell.config.seed, cell.config.run_dir) for cell in cells} == {(3, "a: b#c")}
-    assert then is None  # nobody sits at a terminal here
+    assert (warm, warmer) == (False, True) and then is None  # nobody sits at a terminal here
 
 
 def test_doctor_hands_over_and_its_exit_code_says_whether_it_fits(calls, capsys):

@@ -162,12 +162,14 @@ def enter(job: Job, slots: Slots, refill: Refill) -> Slots:
     return insert(lm, slots, packed, prefix, own, first_R, jnp.int32(job.max_new))
 
 
-def advance(job: Job, slots: Slots, row_B: np.ndarray, wanted: int, steps: int = STEPS) -> Slots:
-    """At most `steps` tokens more in each slot, until `wanted` slots are free."""
+def advance(
+    job: Job, slots: Slots, row_B: np.ndarray, wanted: int, steps: int | None = None
+) -> Slots:
+    """At most `steps` (STEPS) tokens more in each slot, until `wanted` slots are free."""
     longest = int(np.asarray(slots.length_B)[row_B >= 0].max())
     slots = _grown(job.lm, slots, longest + 1)
     width = min(bucket(longest + 1, 64 if longest < 256 else 128), slots.room)
-    limits = (jnp.int32(n) for n in (steps, len(row_B) - wanted, job.max_new))
+    limits = (jnp.int32(n) for n in (steps or STEPS, len(row_B) - wanted, job.max_new))
     return decode.decode(job.lm, job.blocks, slots, *limits, width, job.sampling)
 
 
