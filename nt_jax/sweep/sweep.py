@@ -154,7 +154,8 @@ def tune_all(placed: Sequence[Placed], inputs: Inputs, root: Path) -> None:
         show()
         begins = f", begun at {one.start.run.name}" if one.start else ""
         say("cell", f"{n} of {len(placed)}   {words(one.cell.settings)}{begins}   {one.folder}")
-        tune_cell(one.config, inputs, [root], one.start)
+        same = sorted((root / "cells").glob(f"*-{one.key[:6]}"))  # of a grid with other axes
+        tune_cell(one.config, inputs, [root, *same], one.start)
 
 
 def results(directory: RunDirectory, placed: Mapping[str, Placed], inputs: Inputs) -> Dial:

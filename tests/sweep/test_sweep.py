@@ -85,6 +85,10 @@ def test_a_second_sweep_repeats_nothing_and_another_setting_overwrites_nothing(d
     assert {path: small.contents(path) for path in before} == before
     added = {*folders(folder)} - {*before}
     assert len(added) == 2 and all("utility" not in path.name for path in added)
+    _, screen = turned(recipe, folder, "neurons.safety=9", "neurons.utility=8,10")
+    known = [path for path in folders(folder) if path.name.startswith("utility-")]
+    assert len(known) == 2 and "epochs   safety loss" not in screen  # of the first grid
+    added |= {*known}
     shutil.rmtree(folder / "pareto")
     for path in added:
         shutil.rmtree(path)
