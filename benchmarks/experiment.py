@@ -30,9 +30,8 @@ from rich.console import Console
 from nt_jax.config.load import load_config
 from nt_jax.config.schema import RunConfig
 from nt_jax.console import shown_on
-from nt_jax.run.pipeline import run
+from nt_jax.run.cells import tune_cell
 from nt_jax.run.preflight import Inputs, read_inputs
-from nt_jax.run.stages import kept_factors
 from nt_jax.train.own_answers import measured_wordings
 from nt_jax.train.separation import PAIRS, Separation, auc
 from nt_jax.train.tuned_layers import TunedLayers
@@ -59,9 +58,8 @@ def cell(config: RunConfig) -> dict:
     """Tune one cell; what its factors, and all factors 1, make of every validation prompt."""
     started, inputs = time.monotonic(), read_inputs(config)
     with shown_on(Console(quiet=True)):
-        run(config, until="train", inputs=inputs)
+        factors, _ = tune_cell(config, inputs)
     seconds = round(time.monotonic() - started, 1)
-    factors = kept_factors(config.tune, config.folder / "select", config.folder / "train")
     separation = separation_of(inputs, config, TunedLayers.of(inputs.model.lm, factors.neurons))
     theta_P = jnp.asarray(factors.theta_P)
     return {

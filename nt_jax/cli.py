@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nt_jax import exits
+from nt_jax.config.grid import cells_of, read_axes
 from nt_jax.config.load import load_config, recipe_names
 from nt_jax.config.schema import RunConfig
 from nt_jax.environment import prepare_environment, silence_libraries
@@ -34,9 +35,15 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> int:
     program = f"python -m nt_jax.{command}" if command else "nt-jax"
     try:
         with stopping():
-            return _choose(words) if command is None else _run(command, words, program)
+            try:
+                return _choose(words) if command is None else _run(command, words, program)
+            finally:
+                sys.stdout.flush()  # here, or a reader who went away would be noticed after this
     except NtError as error:
         return _fail(error, error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left in it
+        return exits.READER_GONE
     except Exception as error:
         from nt_jax import bug
 
@@ -82,14 +89,8 @@ def _choose(words: list[str]) -> int:
 def _run(command: str, words: list[str], program: str) -> int:
     """Parse the options of one command, then import what it needs and hand over."""
     options = parser_of(command, program).read(words)
-    if command == "eval.lm_eval":
-        return _lm_eval(**vars(options))
-    if command in ("schema", "completion"):
-        from nt_jax.completion import completion, json_schema
-
-        schema = command == "schema"
-        print(json.dumps(json_schema(), indent=2) if schema else completion(options.shell))
-        return 0
+    if command in ALONE:
+        return ALONE[command](options)
     if command == "export" and (options.factors is None) != (options.model is None):
         raise ConfigError("--factors and --model BASE belong together (command line)")
     if command == "export" and options.push and len(options.format) > 1:
@@ -160,6 +161,42 @@ def _with_config(command: str, config: RunConfig, options: argparse.Namespace) -
         run(config, until="select" if command == "attribute" else None, verify=options.verify)
 
 
+def _sweep(options: argparse.Namespace) -> int:
+    """The dial, whose cells are configs of their own."""
+    axes, options.overrides = read_axes(options.overrides)
+    if options.config is None:
+        _config("sweep", options)  # says what is missing
+    words = [*options.overrides, *_flags(options)]
+    cells = cells_of(options.config, axes, words)
+    for cell in cells:
+        _check_not_served("sweep", cell.config)
+    if options.dry_run:
+        for cell in cells:
+            print(" ".join(f"{key}={value}" for key, value in cell.settings.items()))
+        print(f"{len(cells)} cells. dry run: nothing was written")
+        return 0
+    _enter()
+    from rich.console import Console
+
+    from nt_jax.console import shown_on
+    from nt_jax.sweep.menu import menu
+    from nt_jax.sweep.sweep import sweep
+
+    asks = sys.stdin.isatty() and sys.stdout.isatty() and not (options.no_menu or options.json)
+    with shown_on(Console(stderr=options.json, markup=False)):
+        facts = sweep(cells, options.pick, menu if asks else None, options.warm_start)
+    if options.json:
+        print(json.dumps(facts))
+    return 0
+
+
+def _flags(options: argparse.Namespace) -> list[str]:
+    """The flags that stand for settings, as settings."""
+    settings = ("run_dir", "eval.engine", "compare.methods", "compare.tables")
+    flags = {key: getattr(options, key.rpartition(".")[2], None) for key in settings}
+    return [f"{key}={_as_yaml(value)}" for key, value in flags.items() if value is not None]
+
+
 def _config(command: str, options: argparse.Namespace) -> RunConfig:
     """The config that options name; flags that stand for settings are overrides."""
     model = getattr(options, "model", None)
@@ -168,18 +205,19 @@ def _config(command: str, options: argparse.Namespace) -> RunConfig:
             f"--config is missing (command line): give a recipe ({', '.join(recipe_names())}) "
             "or a YAML file"
         )
-    settings = ("run_dir", "eval.engine", "compare.methods", "compare.tables")
-    flags = {key: getattr(options, key.rpartition(".")[2], None) for key in settings}
-    overrides = [f"{key}={_as_yaml(value)}" for key, value in flags.items() if value is not None]
     if options.config is None:  # a model measured alone, with the settings that all have
         options.overrides.insert(0, f"model.source={_as_yaml(str(model))}")
-    config = load_config(options.config, [*options.overrides, *overrides])
+    config = load_config(options.config, [*options.overrides, *_flags(options)])
+    _check_not_served(command, config)
+    return config
+
+
+def _check_not_served(command: str, config: RunConfig) -> None:
     if config.eval.url and command != "eval":
         raise ConfigError(
             "eval.engine=openai measures a model that is served, so it is for "
             "python -m nt_jax.eval --model FOLDER only."
         )
-    return config
 
 
 def _as_yaml(text: str) -> str:
@@ -187,12 +225,64 @@ def _as_yaml(text: str) -> str:
     return '"' + "".join(f"\\U{ord(letter):08x}" for letter in text) + '"'
 
 
-def _lm_eval(tasks: str, **options) -> int:
+def _lm_eval(options: argparse.Namespace) -> int:
     _enter()
     from nt_jax.eval.lm_eval.tasks import run_tasks
 
-    print(run_tasks(tasks=tasks.split(","), **options))
+    words = vars(options)
+    print(run_tasks(tasks=words.pop("tasks").split(","), **words))
     return 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    from nt_jax.completion import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+    return 0
+
+
+def _completion(options: argparse.Namespace) -> int:
+    from nt_jax.completion import completion
+
+    print(completion(options.shell))
+    return 0
+
+
+def _chat(options: argparse.Namespace) -> int:
+    if options.json and options.prompt is None:
+        raise ConfigError("--json belongs to --prompt (command line): a conversation is no JSON")
+    _enter()
+    from rich.console import Console
+
+    from nt_jax.chat.screen import ask_once, chat, check_prompt, printed, shown_once
+    from nt_jax.console import shown_on
+
+    rest = (options.strength, options.system, options.max_new)
+    with shown_on(Console(stderr=options.json, markup=False)):
+        if options.prompt is None:
+            chat(Path(options.run), *rest)
+            return 0
+        check_prompt(options.prompt)
+        found = ask_once(Path(options.run), options.prompt, *rest)
+        if options.json:
+            print(printed(found))
+        else:
+            shown_once(found)
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    _enter()
+    from rich.console import Console
+
+    from nt_jax.console import shown_on
+    from nt_jax.doctor.look import doctor
+
+    with shown_on(Console(stderr=options.json, markup=False)):
+        found = doctor(options.model, options.mesh, options.memory, options.logits)
+    if options.json:
+        print(json.dumps(found))
+    return exits.DONE if found.get("fits", True) else exits.UNFINISHED
 
 
 def _enter() -> None:
@@ -203,3 +293,10 @@ def _enter() -> None:
             stream.reconfigure(errors="backslashreplace")
     prepare_environment(os.environ)
     silence_libraries()
+
+
+# Commands that take no config, or make their own.
+ALONE = {
+    "chat": _chat, "completion": _completion, "doctor": _doctor, "eval.lm_eval": _lm_eval,
+    "schema": _schema, "sweep": _sweep,
+}  # fmt: skip

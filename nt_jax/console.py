@@ -1,28 +1,49 @@
-"""The screen: lines with their stage at the left edge, and progress bars that disappear.
+"""The screen: lines with their stage at the left edge, and how far whatever takes long has come.
 
 What is said goes to the console of the command that runs (`shown_on`); a library call says nothing.
+At a terminal there is a bar that disappears, elsewhere a line every PULSE seconds (pace.py).
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 
 import rich.progress as bars
 from rich.console import Console, RenderableType
+from rich.live import Live
+
+from nt_jax.pace import Pace, clock, pulse
 
 LABEL = 11  # columns of the stage's name
+PULSE = 30.0  # seconds between two lines where there is no terminal
+LONG = 20.0  # seconds of a stage after which the rest of the run is told anew
 _QUIET = Console(quiet=True)
 _CONSOLE: ContextVar[Console] = ContextVar("console")
+_PACE: ContextVar[Pace] = ContextVar("pace")
+
+__all__ = ["clock", "expect", "live", "progress", "say", "show", "shown_on", "working"]
 
 
 @contextlib.contextmanager
 def shown_on(console: Console) -> Iterator[None]:
     """Show on `console` what is said within."""
-    token = _CONSOLE.set(console)
+    pace = Pace()
+    tokens = _CONSOLE.set(console), _PACE.set(pace)
+    speaks = not console.is_terminal and not console.quiet
+
+    def tell() -> None:
+        if line := pace.line():
+            label, text = line
+            label += ":" * (len(label) >= LABEL)
+            told = f"{label:<{LABEL - 1}} {text}"
+            console.print(told, highlight=False, markup=False, soft_wrap=True)
+
     try:
-        yield
+        with pulse(PULSE, tell) if speaks else contextlib.nullcontext():
+            yield
     finally:
-        _CONSOLE.reset(token)
+        _CONSOLE.reset(tokens[0])
+        _PACE.reset(tokens[1])
 
 
 def say(stage: str, text: str) -> None:
@@ -37,13 +58,56 @@ def show(*parts: RenderableType) -> None:
     )
 
 
+def expect(seconds: Mapping[str, float]) -> None:
+    """How long the stages that are still to come may take, by name, in their order."""
+    if pace := _PACE.get(None):
+        pace.expect(seconds)
+
+
 @contextlib.contextmanager
-def progress(label: str | None, total: int, unit: str) -> Iterator[Callable[..., None]]:
-    """`advance(n=1, note="")` of a bar for as long as the block runs; no bar without a label."""
-    console = _CONSOLE.get(_QUIET)
-    if label is None or not console.is_terminal:
+def working(stage: str) -> Iterator[None]:
+    """A stage at work: its name without a terminal, its time held against what was expected."""
+    pace = _PACE.get(None)
+    if pace is None:
+        yield
+        return
+    with pace.stage(stage):
+        yield
+    left = pace.left()
+    if left and pace.last > LONG:
+        say("time", f"about {clock(left)} left in all")
+
+
+@contextlib.contextmanager
+def progress(
+    label: str | None, total: int, unit: str, done: int = 0
+) -> Iterator[Callable[..., None]]:
+    """`advance(n=1, note="")` for as long as the block runs; nothing is told without a label.
+
+    `done`: how many were there before.
+    """
+    console, pace = _CONSOLE.get(_QUIET), _PACE.get(None)
+    if label is None or pace is None:
         yield lambda n=1, note="": None
         return
+    with pace.task(label, total, unit, done) as task:
+        if not console.is_terminal:
+            yield task.advance
+            return
+        with _bar(console, unit) as bar:
+            name = f"{label:<{LABEL}}"
+            shown = bar.add_task(name, total=total, completed=done, note="", whole="")
+
+            def advance(n: int = 1, note: str = "") -> None:
+                task.advance(n, note)
+                left = pace.left()
+                whole = f"(run: {clock(left)})" if left else ""
+                bar.update(shown, advance=n, note=note, whole=whole)
+
+            yield advance
+
+
+def _bar(console: Console, unit: str) -> bars.Progress:
     done = (
         bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(24),
@@ -54,12 +118,20 @@ def progress(label: str | None, total: int, unit: str) -> Iterator[Callable[...,
         bars.TimeElapsedColumn(),
     )
     rest = (bars.TextColumn("left"), bars.TimeRemainingColumn())
-    with bars.Progress(*done, *pace, *rest, console=console, transient=True) as bar:
-        task = bar.add_task(f"{label:<{LABEL}}", total=total, note="")
-        yield lambda n=1, note="": bar.update(task, advance=n, note=note)
+    whole = bars.TextColumn("{task.fields[whole]}")
+    return bars.Progress(*done, *pace, *rest, whole, console=console, transient=True)
 
 
-def clock(seconds: float) -> str:
-    """Minutes and seconds, as 3:07."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"
+@contextlib.contextmanager
+def live() -> Iterator[Callable[[RenderableType], None]]:
+    """`update(something)`, which takes the place of what it showed before.
+
+    Without a terminal only the last one is shown.
+    """
+    console, last = _CONSOLE.get(_QUIET), []
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False, vertical_overflow="visible") as screen:
+            yield lambda shown: screen.update(shown, refresh=True)
+        return
+    yield lambda shown: last.append(shown)
+    show(*last[-1:])

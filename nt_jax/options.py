@@ -15,7 +15,10 @@ COMMANDS = {
     "train": "attribute, select, tune, export, evaluate and report; finished stages are skipped",
     "attribute": "score the neurons, select the safety and utility neurons, then stop",
     "eval": "carry a run on to its before / after table and report, or measure any model alone",
+    "sweep": "the dial: tune a grid of settings on one attribution, and choose from it",
     "compare": "fit and measure other methods and ablations on the run's data; the paper's tables",
+    "chat": "talk to a run's model, untuned and tuned side by side",
+    "doctor": "what this machine can do with a model: sizes, memory, a prompt, time",
     "export": "turn the tuned factors of a run into a checkpoint, an adapter or a GGUF file",
     "factors": "compare the factors of two runs, and multiply them",
     "eval.lm_eval": "tasks of lm-evaluation-harness on a run or a model (extra lm-eval)",
@@ -45,8 +48,9 @@ class Parser(argparse.ArgumentParser):
         word = unknown[0]
         name = word.lstrip("-").partition("=")[0]
         flags = [flag for action in self._actions for flag in action.option_strings]
-        if name in setting_table():
-            hint = f": settings have no dashes: {name}=VALUE"
+        if key := _setting(name):
+            value = word.partition("=")[2] or _next(words, word)
+            hint = f": settings have no dashes: {key}={value}"
         elif close := difflib.get_close_matches(word.partition("=")[0], flags, n=1):
             hint = f": did you mean '{close[0]}'?"
         else:
@@ -54,10 +58,26 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"unknown option '{word}' (command line){hint}")
 
 
+def _setting(name: str) -> str | None:
+    """The setting that a flag of this name must mean: its key, or the end of no other's."""
+    if name == "model":
+        return "model.source"
+    known = setting_table()
+    ends = [key for key in known if key.rpartition(".")[2] == name.replace("-", "_")]
+    return name if name in known else ends[0] if len(ends) == 1 else None
+
+
+def _next(words: list[str], word: str) -> str:
+    """The value that stands behind a flag, or VALUE."""
+    behind = words[words.index(word) + 1 :] if word in words else []
+    return behind[0] if behind and not behind[0].startswith("-") else "VALUE"
+
+
 def parser_of(command: str, program: str) -> Parser:
     """The parser of a command."""
     makers = {
-        "export": export_parser, "factors": factors_parser, "eval.lm_eval": lm_eval_parser,
+        "chat": chat_parser, "doctor": doctor_parser, "export": export_parser,
+        "factors": factors_parser, "eval.lm_eval": lm_eval_parser,
         "reproduce": reproduce_parser, "schema": Parser, "completion": completion_parser,
     }  # fmt: skip
     return makers.get(command, config_parser)(command, program)
@@ -72,8 +92,10 @@ def config_parser(command: str, program: str) -> Parser:
     add("--run-dir", metavar="DIR", help="same as run_dir=DIR")
     add("--dry-run", action="store_true", help="show config, sizes and memory, then stop")
     whole = "read every file of the finished stages and compare its sha256, large ones too"
-    add("--verify", action="store_true", help=whole)
-    add("overrides", nargs="*", metavar="section.key=value", help="settings, see below")
+    if command != "sweep":
+        add("--verify", action="store_true", help=whole)
+    several = "; of neurons and tune also several values: key=A,B" if command == "sweep" else ""
+    add("overrides", nargs="*", metavar="section.key=value", help=f"settings, see below{several}")
     if command == "eval":
         alone = (
             "tune nothing: measure this Hugging Face folder, GGUF file, hub id, or a run "
@@ -85,6 +107,15 @@ def config_parser(command: str, program: str) -> Parser:
         add("--adapter", metavar="DIR", help=put_on)
         add("--beside-base", action="store_true", help=both)
         add("--engine", help="who decodes: same as eval.engine=ENGINE")
+    if command == "sweep":
+        how = "then ask the test sets of this one: security, balanced, utility or a number"
+        add("--pick", metavar="CHOICE", help=how)
+        warm = "begin each cell at its neighbour's factors, for half the epochs: not train's bytes"
+        add("--warm-start", action="store_true", help=warm)
+        add("--no-menu", action="store_true", help="ask nothing at the end, in a terminal neither")
+        add(
+            "--json", action="store_true", help="print what was found as one JSON object at the end"
+        )
     if command == "compare":
         listed = "; ".join(f"{number} {about}" for number, about in TABLES.items())
         add("--methods", metavar="A,B", help=f"compare.methods=[A, B], of {', '.join(METHODS)}")
@@ -110,7 +141,7 @@ def export_parser(command: str, program: str) -> Parser:
     add("--dtype", choices=("source", "float32"), default="source", help=rounding)
     how_far = (
         "how far to go from the untuned model (0) to the learned factors (1), in place of "
-        "what validation kept; train/strengths.jsonl says how each one did that was tried"
+        "what validation kept; train/strengths.jsonl says how each one did (docs/dial.md)"
     )
     add("--strength", type=_from_zero, metavar="S", help=how_far)
     called = "what the base is called in cards and adapters, e.g. its hub id (default: as known)"
@@ -118,6 +149,35 @@ def export_parser(command: str, program: str) -> Parser:
     upload = "then upload the folder to this repository on the hub (made private where new)"
     add("--push", metavar="OWNER/NAME", help=upload)
     add("--rank", type=_rank, metavar="N", help="of lora: no more than N, with the error said")
+    return parser
+
+
+def chat_parser(command: str, program: str) -> Parser:
+    """The options of chat, which reads its config from the run directory."""
+    parser = Parser(command, program)
+    add = parser.add_argument
+    add("--run", required=True, metavar="DIR", help="a run directory, runs/NAME")
+    how_far = "how far to go from the untuned model (0) to the learned factors (1)"
+    add("--strength", type=_from_zero, metavar="S", help=f"{how_far}; default: as kept")
+    add("--system", metavar="TEXT", help="a system message before the conversation")
+    add("--max-new", type=_rank, metavar="N", help="tokens of an answer (default: the run's)")
+    add("--prompt", metavar="TEXT", help="ask this alone, then stop")
+    add("--json", action="store_true", help="with --prompt: print answers and verdicts as JSON")
+    return parser
+
+
+def doctor_parser(command: str, program: str) -> Parser:
+    """The options of doctor."""
+    parser = Parser(command, program)
+    add = parser.add_argument
+    what = "a recipe, a directory, .gguf file or hub id, or a shape that doctor lists without one"
+    add("model", nargs="?", metavar="MODEL", help=what)
+    add("--mesh", type=_mesh, metavar="DATAxMODEL", help="devices: mesh.data x mesh.model (1x1)")
+    card = "memory of one device in GB, where the devices meant are not here"
+    add("--memory", type=_from_zero, metavar="GB", help=card)
+    given = "an .npz file of arrays tokens [T] and logits [T, V], to compare ours with"
+    add("--logits", metavar="FILE", help=given)
+    add("--json", action="store_true", help="print what was found as one JSON object")
     return parser
 
 
@@ -174,6 +234,14 @@ def _from_zero(word: str) -> float:
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"must be 0 or a number above it, not {word!r}")
     return value
+
+
+def _mesh(word: str) -> tuple[int, int]:
+    """(data, model) of a text like 2x4."""
+    data, cross, model = word.lower().partition("x")
+    if not (cross and data.isdecimal() and model.isdecimal() and int(data) and int(model)):
+        raise argparse.ArgumentTypeError(f"must be two whole numbers like 2x4, not {word!r}")
+    return int(data), int(model)
 
 
 def _rank(word: str) -> int:

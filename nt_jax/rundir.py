@@ -20,11 +20,11 @@ from typing import Any, Self
 import filelock
 
 from nt_jax.atomic import disk_errors, read_text, remove, sync, sync_tree, write_atomic
-from nt_jax.console import clock, say
+from nt_jax.console import clock, say, working
 from nt_jax.errors import RunError
 from nt_jax.facts import read_facts
 from nt_jax.runinfo import peak_memory, this_machine
-from nt_jax.seal import DONE, RESUME, Seal, check, damaged, read_seal, seal_of
+from nt_jax.seal import DONE, RESUME, Seal, check, damaged, read_seal, seal_of, taken_over
 
 FAILED = "FAILED.jsonl"  # in a partial folder: prompts and judge calls to be tried again
 _HELD: ContextVar[Path | None] = ContextVar("held", default=None)
@@ -120,26 +120,52 @@ class RunDirectory:
         partial = self._partial(name)
         return partial if self._is_of(_resume_of(partial), key) else None
 
-    def carry(self, stage: Stage, key: str) -> Path:
-        """Do the work of `stage` unless it is done already, and say which; its folder."""
+    def carry(self, stage: Stage, key: str, beside: Sequence[Path] = ()) -> Path:
+        """Do the work of `stage` unless it is done already, and say which; its folder.
+
+        Work that another run, of those in `beside`, has done from the same things is taken over.
+        """
         started, folder = time.monotonic(), self.folder(stage.name)
         seal = read_seal(folder)
         if seal is not None and self._is_of(seal, key):
             check(folder, seal, full=self.verify)
             unknown = ", by an older version: its files cannot be checked"
             say(stage.name, f"kept from before{unknown if seal.files is None else ''}")
+        elif source := self._take_over(stage, key, beside):
+            say(stage.name, f"as in {source}")
         else:
-            said, rest = "", (stage.resumable, stage.made_from, stage.outcome, stage.later)
-            try:
-                with self.stage(stage.name, key, *rest) as folder:
-                    said = stage.work(folder)
-                    if (folder / FAILED).exists() or self.unfinished.intersection(stage.made_from):
-                        raise _LeftError
-            except _LeftError:
-                self.unfinished.add(stage.name)
-                said += "   not finished"
-            say(stage.name, f"{said}   {clock(time.monotonic() - started)}")
+            with working(stage.name):
+                said = self._do(stage, key)
+                say(stage.name, f"{said}   {clock(time.monotonic() - started)}")
         return self.folder(stage.name)
+
+    def _do(self, stage: Stage, key: str) -> str:
+        said, rest = "", (stage.resumable, stage.made_from, stage.outcome, stage.later)
+        try:
+            with self.stage(stage.name, key, *rest) as folder:
+                said = stage.work(folder)
+                if (folder / FAILED).exists() or self.unfinished.intersection(stage.made_from):
+                    raise _LeftError
+        except _LeftError:
+            self.unfinished.add(stage.name)
+            said += "   not finished"
+        return said
+
+    def done(self, name: str, key: str, beside: Sequence[Path] = ()) -> bool:
+        """Whether `carry` would have nothing to do but to take over."""
+        return any(self._is_of(read_seal(run / name), key) for run in (self.path, *beside))
+
+    def _take_over(self, stage: Stage, key: str, beside: Sequence[Path]) -> Path | None:
+        """The run whose finished stage is now this one's as well, by hard links where possible."""
+        name, rest = stage.name, (stage.made_from, stage.outcome, stage.later)
+        for other in beside:
+            if (seal := read_seal(other / name)) is not None and self._is_of(seal, key):
+                with self.stage(name, key, False, *rest) as folder:
+                    taken_over(other / name, seal, folder)
+                facts = self.facts()["stages"][name] | read_facts(other)["stages"].get(name, {})
+                self.record(stages={name: facts | {"taken_from": str(other)}})
+                return other
+        return None
 
     def _is_of(self, seal: Seal | None, key: str) -> bool:
         """Whether that was made from `key`, and from the stages as they are now.

@@ -36,6 +36,8 @@ def hand_over(monkeypatch, **takers) -> None:
         "describe": "nt_jax.run.dry_run", "evaluate_model": "nt_jax.run.evaluate",
         "compare": "nt_jax.compare.pipeline", "run_tasks": "nt_jax.eval.lm_eval.tasks",
         "show_factors": "nt_jax.run.factors", "reproduce": "nt_jax.run.reproduce",
+        "sweep": "nt_jax.sweep.sweep",
+        "doctor": "nt_jax.doctor.look", "menu": "nt_jax.sweep.menu",
     }  # fmt: skip
     for name, home in homes.items():
         module = types.ModuleType(home)
@@ -59,6 +61,8 @@ def calls(monkeypatch) -> list:
     takers = dict.fromkeys(
         ("run", "export_run", "evaluate_model", "run_tasks", "show_factors"), keep
     )
+    takers["sweep"] = lambda *words: made.append(words) or {"run": "here"}
+    takers["doctor"] = lambda *words: made.append(words) or {"fits": words[0] != "large"}
     describe = lambda config: [f"the plan of {config.name}"]  # noqa: E731
     hand_over(monkeypatch, compare=compare, describe=describe, **takers)
     return made
@@ -72,6 +76,9 @@ def calls(monkeypatch) -> list:
         "nt_jax.eval",
         "nt_jax.eval.lm_eval",
         "nt_jax.compare",
+        "nt_jax.sweep",
+        "nt_jax.chat",
+        "nt_jax.doctor",
         "nt_jax.export",
         "nt_jax.factors",
         "nt_jax.reproduce",
@@ -88,6 +95,18 @@ def test_help_takes_less_than_a_second_of_a_core(entry):
     assert after.children_user + after.children_system < 1 + (
         before.children_user + before.children_system
     )
+
+
+@pytest.mark.parametrize("words", ["nt_jax --help", "nt_jax.train --help", "nt_jax --version"])
+def test_a_reader_who_goes_away_is_no_error(words):
+    """As `| head` does. The pipe is closed before anything is written to it."""
+    read, write = os.pipe()
+    os.close(read)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", *words.split()]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=env)
+    os.close(write)
+    assert done.stderr == "" and done.returncode in (0, 141)  # argparse passes over it by itself
 
 
 def test_help_lists_every_setting():
@@ -109,14 +128,19 @@ def test_help_and_typos_import_nothing_heavy(words):
     ("words", "message"),
     [
         (["trian"], "unknown command 'trian' (command line): did you mean 'train'?"),
-        (["dance"], "choose one of train, attribute, eval, compare, export, factors"),
+        (["dance"], "choose one of train, attribute, eval, sweep, compare, chat, doctor, export"),
         ([], "no command (command line)"),
         (["train"], "--config is missing (command line): give a recipe (llama2-7b-chat, "),
         (["train", "--config"], "argument --config: expected one argument"),
         (["train", "--confg", "x"], "unknown option '--confg' (command line): did you mean '--con"),
         (["train", "--zz"], "unknown option '--zz' (command line); see nt-jax train --help"),
+        (["train", "--model", "X"], "settings have no dashes: model.source=X"),
+        (["train", "--model=X"], "settings have no dashes: model.source=X"),
+        (["train", "--epochs", "5"], "settings have no dashes: tune.epochs=5"),
+        (["doctor", "x", "--mesh", "3"], "must be two whole numbers like 2x4, not '3'"),
+        (["doctor", "x", "--mesh", "0x4"], "not '0x4'"),
         (["train", "--config", "x.yaml"], "config file 'x.yaml' does not exist"),
-        (["train", "--neurons.safety=3"], "settings have no dashes: neurons.safety=VALUE"),
+        (["train", "--neurons.safety=3"], "settings have no dashes: neurons.safety=3"),
         (
             ["train", "--config", "llama3.1-8b-instruct", "neurons.saftey=2000"],
             "unknown key 'neurons.saftey' (command line): did you mean 'neurons.safety'?",
@@ -210,6 +234,28 @@ def test_compare_hands_over_methods_and_tables_and_prints_json_last(calls, capsy
         (("scans", "dinm"), ("1", "5")),
     ]
     assert calls[0][0].compare.search == 2
+
+
+def test_sweep_hands_over_its_cells_and_prints_json_last(calls, capsys):
+    words = ["neurons.safety=5,6", "--config", "smollm2-135m", "seed=3", "--run-dir", "a: b#c"]
+    assert cli.main("sweep", [*words, "--pick", "2"]) == 0
+    assert capsys.readouterr().out == ""
+    assert cli.main(argv=["sweep", *words, "--json", "--warm-start"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"run": "here"}
+    (cells, choice, then, warm), (_, nothing, _, warmer) = calls
+    assert [cell.config.neurons.safety for cell in cells] == [5, 6] and (choice, nothing) == (
+        "2", None
+    )  # fmt: skip
+    assert {(cell.config.seed, cell.config.run_dir) for cell in cells} == {(3, "a: b#c")}
+    assert (warm, warmer) == (False, True) and then is None  # nobody sits at a terminal here
+
+
+def test_doctor_hands_over_and_its_exit_code_says_whether_it_fits(calls, capsys):
+    assert cli.main("doctor", ["x", "--mesh", "2x4", "--memory", "80", "--logits", "f"]) == 0
+    assert cli.main("doctor", ["large"]) == 3 and cli.main("doctor", []) == 0
+    assert cli.main("doctor", ["--json"]) == 0
+    assert calls[:2] == [("x", (2, 4), 80.0, "f"), ("large", None, None, None)]
+    assert json.loads(capsys.readouterr().out) == {"fits": True}
 
 
 def test_lm_eval_hands_over_its_tasks(calls):
@@ -363,7 +409,7 @@ def test_what_is_no_bug_of_ours_is_no_bug(failing, error, words, capsys):
 
 def test_every_exit_code_stands_in_the_docs():
     text = (ROOT / "docs" / "reliability.md").read_text()
-    assert sorted(exits.EXITS) == [0, 2, 3, 70, 129, 130, 143]
+    assert sorted(exits.EXITS) == [0, 2, 3, 70, 129, 130, 141, 143]
     for code, meaning in exits.EXITS.items():
         assert f"| {code} | {meaning} |" in text
 

@@ -1,12 +1,14 @@
 """What is said reaches the console of the command that runs, and no other."""
 
 import io
+import time
 
 import pytest
 from rich.console import Console
 from rich.table import Table
 
-from nt_jax.console import clock, progress, say, show, shown_on
+from nt_jax import console as module
+from nt_jax.console import clock, expect, live, progress, say, show, shown_on, working
 
 
 def screen(**settings) -> Console:
@@ -50,6 +52,66 @@ def test_without_a_terminal_progress_is_silent_and_can_be_advanced():
         advance()
         advance(2, "a note")
     assert shown(console) == ""
+
+
+def told_by(console: Console, monkeypatch, at_work) -> str:
+    """What is told while `at_work(wait)` runs; wait() lasts until another line was told."""
+    monkeypatch.setattr(module, "PULSE", 0.02)
+    with shown_on(console):
+
+        def wait() -> None:
+            before, until = shown(console), time.monotonic() + 20
+            while shown(console) == before and time.monotonic() < until:
+                time.sleep(0.005)
+
+        at_work(wait)
+    return shown(console)
+
+
+def test_without_a_terminal_a_line_is_told_every_now_and_then(monkeypatch):
+    def at_work(wait) -> None:
+        with working("train"):
+            wait()
+            with progress("tune", 4, "epochs") as advance:
+                advance(1, "safety 2.3")
+                wait()
+                wait()
+
+    lines = told_by(screen(force_terminal=False), monkeypatch, at_work).splitlines()
+    assert lines[0].startswith("train      at work, 0:0")
+    assert lines[-1].startswith("tune       1 of 4 epochs   safety 2.3   ")
+    assert lines[-1].endswith(" left") and "/s   " in lines[-1]
+
+
+def test_a_run_with_expected_times_tells_its_rest(monkeypatch):
+    def at_work(wait) -> None:
+        expect({"train": 100, "eval": 500})
+        with working("train"):
+            wait()
+
+    line = told_by(screen(force_terminal=False), monkeypatch, at_work).splitlines()[0]
+    assert line.startswith("train      at work") and line.endswith("   run: about 10:00 left")
+
+
+def test_a_terminal_and_a_quiet_console_are_told_nothing_in_between(monkeypatch):
+    def at_work(wait) -> None:
+        with working("train"):
+            time.sleep(0.2)
+
+    assert told_by(screen(force_terminal=True), monkeypatch, at_work) == ""
+    assert told_by(screen(quiet=True), monkeypatch, at_work) == ""
+
+
+def test_what_changes_in_place_is_shown_once_without_a_terminal():
+    plain, terminal = screen(force_terminal=False), screen(force_terminal=True)
+    for console in (plain, terminal):
+        with shown_on(console), live() as update:
+            update("so far")
+            update("the whole")
+    assert shown(plain) == "the whole\n"
+    assert "so far" in shown(terminal) and "the whole" in shown(terminal)
+    with live() as update:
+        update("nobody looks")
 
 
 def test_a_terminal_shows_how_far_it_has_come_and_a_bar_without_a_label_is_none():

@@ -48,7 +48,13 @@ def test_python_commands_load(line, tmp_path, monkeypatch):
         show_factors=lambda first, *_: done.append(first.name),
         reproduce=lambda path, *_: done.append(path.parent.name),
         run_tasks=lambda *, model, **more: done.append(Path(model).name),
+        sweep=lambda cells, *_: done.append(cells[0].config.name),
+        doctor=lambda model, *_: done.append(Path(model).stem) or {},
     )
+    monkeypatch.setattr(
+        "nt_jax.chat.screen.ask_once", lambda folder, *_: done.append(folder.name) or {}
+    )
+    monkeypatch.setattr("nt_jax.chat.screen.shown_once", lambda found: None)
     monkeypatch.chdir(tmp_path)
     Path("my-model.yaml").write_text(re.findall(r"```yaml\n(.*?)```", README, re.S)[0])
     assert cli.main(module.removeprefix("nt_jax."), words) == 0

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 
 from nt_jax.mesh import free_bytes
+from nt_jax.models.config import ModelConfig
 from nt_jax.models.transformer import LanguageModel
 
 # Tokens per matrix product below which a program takes no less time: measured on two CPU cores
@@ -33,8 +34,11 @@ class Plan:
 
 def row_bytes(lm: LanguageModel, prompt: int, answer: int) -> int:
     """Bytes that a row of `answer` suffix tokens behind `prompt` tokens takes at its worst."""
-    config = lm.config
-    item = lm.module().embed[...].dtype.itemsize
+    return row_bytes_of(lm.config, lm.module().embed[...].dtype.itemsize, prompt, answer)
+
+
+def row_bytes_of(config: ModelConfig, item: int, prompt: int, answer: int) -> int:
+    """`row_bytes` of a shape whose weights take `item` bytes each."""
     kept = item * config.layers * (config.width + 2 * config.neurons)  # for the reverse pass
     working = item * (8 * config.neurons + 12 * config.width) + 12 * config.vocab_size
     scores = 12 * config.heads * (prompt + answer)

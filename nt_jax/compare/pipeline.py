@@ -31,7 +31,7 @@ from nt_jax.rundir import RunDirectory, Stage
 FOLDER = "compare"  # in the run directory
 FITTING = (
     "seed", "model.dtype", "model.thinking", "eval.judge", "tune", "data", "neurons.first_layer",
-    "compare.search", "compare.criterion", "compare.validation",
+    "compare.search", "compare.criterion", "compare.validation", "export.strength",
 )  # fmt: skip
 TABLES = ("name", "seed", "compare", "model.source", "tune")
 

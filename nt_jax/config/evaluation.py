@@ -160,6 +160,9 @@ class ExportConfig(Frozen):
 
     dtype: Literal["source", "float32"] = "source"
     """source = as the checkpoint was; float32 = no rounding, larger"""
+    strength: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """how far to go from the untuned model (0) to the learned factors (1) in the export and in what
+    is measured, in place of what validation kept; nothing is tuned again"""
 
 
 def _each_once(counts: tuple[int, ...]) -> tuple[int, ...]:

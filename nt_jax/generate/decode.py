@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from nt_jax.generate.slots import Cache, Packed, Slots, Stacks, is_eos, placed, stack_sizes
-from nt_jax.models.layers import Block, at_layer, attend, over_layers
+from nt_jax.models.layers import Block, NeuronScale, at_layer, attend, over_layers
 from nt_jax.models.precision import wide_dtype
 from nt_jax.models.rope import rotary_tables
 from nt_jax.models.transformer import LanguageModel, unembed
@@ -92,6 +92,17 @@ def _split(lm: LanguageModel, scale_LF: Array) -> tuple[Block, ...]:
         nnx.merge(graphdef, jax.tree.map(functools.partial(cut, span=span), stacked))
         for span in spans
     )
+
+
+def rescaled(lm: LanguageModel, blocks: Sequence[Block], scale_LF: Array) -> tuple[Block, ...]:
+    """What `stacks_of` gave, under other factors; no weight is copied."""
+    ends, sizes = np.cumsum(stack_sizes(lm)).tolist(), stack_sizes(lm)
+    found = []
+    for block, end, size in zip(blocks, ends, sizes, strict=True):
+        graphdef, scale, rest = nnx.split(block, NeuronScale, ...)
+        part_lF = scale_LF[end - size : end]
+        found.append(nnx.merge(graphdef, jax.tree.map(lambda _, new=part_lF: new, scale), rest))
+    return tuple(found)
 
 
 @functools.partial(jax.jit, static_argnames=("width", "sampling"), donate_argnames="slots")

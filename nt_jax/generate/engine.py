@@ -31,7 +31,7 @@ OnBatch = Callable[[list[int], list[list[int]]], None]
 Finished = Iterator[tuple[list[int], list[list[int]]]]  # prompt numbers, their new tokens
 
 
-class _Job(NamedTuple):
+class Job(NamedTuple):
     """What all prompts have in common, and what each is steered by."""
 
     lm: LanguageModel
@@ -89,7 +89,7 @@ def answer_prompts(
     stream_N = np.asarray(range(len(prompts)) if streams is None else streams, np.int32)
     chex.assert_shape(stream_N, (len(prompts),))
     blocks = decode.stacks_of(lm, scale_LF)
-    job = _Job(lm, scale_LF, blocks, max_new, sampling, stream_N, steer_RLD)
+    job = Job(lm, scale_LF, blocks, max_new, sampling, stream_N, steer_RLD)
     for rows, tokens in _decoded(job, prompts, batch_size):
         done = [before_eos(lm.config.eos_ids, new) for new in tokens]
         for row, answer in zip(rows, done, strict=True):
@@ -99,12 +99,11 @@ def answer_prompts(
     return answers
 
 
-def _decoded(job: _Job, prompts: Sequence[Sequence[int]], batch_size: int) -> Finished:
+def _decoded(job: Job, prompts: Sequence[Sequence[int]], batch_size: int) -> Finished:
     """(prompt numbers, their new tokens) as they are finished."""
-    schedule = _schedule(job, prompts, batch_size)
+    schedule = schedule_of(job, prompts, batch_size)
     batch, ways = len(schedule.held), job.lm.mesh.shape["data"]
-    room = size_bucket(max(map(len, prompts)) + EARLY_ROOM)
-    slots = empty_slots(job.lm, batch, room, size_bucket(job.max_new), schedule.steered)
+    slots = first_slots(job, prompts, batch, schedule.steered)
     row_B = np.full(batch, -1)  # the prompt in each slot, -1: none
     while schedule.waiting or (row_B >= 0).any():
         # Refills are worth their while from an eighth of the slots on: fewer wait for each other.
@@ -112,10 +111,10 @@ def _decoded(job: _Job, prompts: Sequence[Sequence[int]], batch_size: int) -> Fi
         while (row_B < 0).sum() >= wanted and (
             refill := schedule.next_refill(np.flatnonzero(row_B < 0).tolist())
         ):
-            slots = _enter(job, slots, refill)
+            slots = enter(job, slots, refill)
             row_B[refill.packed.slot_R] = refill.packed.row_R
         wanted = max(1, min(len(row_B) // 8, len(schedule.waiting)))
-        slots = _advance(job, slots, row_B, wanted if schedule.waiting else len(row_B))
+        slots = advance(job, slots, row_B, wanted if schedule.waiting else len(row_B))
         live_B, count_B, new_BM = jax.device_get((slots.live_B, slots.count_B, slots.new_BM))
         ended = np.flatnonzero((row_B >= 0) & ~live_B)
         if ended.size:
@@ -128,7 +127,15 @@ def _decoded(job: _Job, prompts: Sequence[Sequence[int]], batch_size: int) -> Fi
             slots, row_B = choose(job.lm, slots, jnp.asarray(kept, jnp.int32)), row_B[kept]
 
 
-def _schedule(job: _Job, prompts: Sequence[Sequence[int]], batch_size: int) -> Schedule:
+def first_slots(
+    job: Job, prompts: Sequence[Sequence[int]], batch: int, steered: bool = False
+) -> Slots:
+    """Empty slots with room for the prompts and the first tokens of their answers."""
+    room = size_bucket(max(map(len, prompts)) + EARLY_ROOM)
+    return empty_slots(job.lm, batch, room, size_bucket(job.max_new), steered)
+
+
+def schedule_of(job: Job, prompts: Sequence[Sequence[int]], batch_size: int) -> Schedule:
     """The prompts on as many slots as they need, `batch_size` at most."""
     ways = job.lm.mesh.shape["data"]
     batch_size = filled(batch_size, job.lm.mesh)
@@ -141,7 +148,7 @@ def _schedule(job: _Job, prompts: Sequence[Sequence[int]], batch_size: int) -> S
     return Schedule(prompts, batch, sizes, tokens, job.steer_RLD is not None)
 
 
-def _enter(job: _Job, slots: Slots, refill: Refill) -> Slots:
+def enter(job: Job, slots: Slots, refill: Refill) -> Slots:
     """`slots` with the refill's prompts in them and their first token picked."""
     lm, packed = job.lm, refill.packed
     if job.steer_RLD is not None:
@@ -155,12 +162,14 @@ def _enter(job: _Job, slots: Slots, refill: Refill) -> Slots:
     return insert(lm, slots, packed, prefix, own, first_R, jnp.int32(job.max_new))
 
 
-def _advance(job: _Job, slots: Slots, row_B: np.ndarray, wanted: int) -> Slots:
-    """A few tokens more in each slot, until `wanted` slots are free."""
+def advance(
+    job: Job, slots: Slots, row_B: np.ndarray, wanted: int, steps: int | None = None
+) -> Slots:
+    """At most `steps` (STEPS) tokens more in each slot, until `wanted` slots are free."""
     longest = int(np.asarray(slots.length_B)[row_B >= 0].max())
     slots = _grown(job.lm, slots, longest + 1)
     width = min(bucket(longest + 1, 64 if longest < 256 else 128), slots.room)
-    limits = (jnp.int32(n) for n in (STEPS, len(row_B) - wanted, job.max_new))
+    limits = (jnp.int32(n) for n in (steps or STEPS, len(row_B) - wanted, job.max_new))
     return decode.decode(job.lm, job.blocks, slots, *limits, width, job.sampling)
 
 

@@ -2,20 +2,19 @@
 
 from collections.abc import Iterator
 
-import jax
-
-from nt_jax.checkpoints.checkpoint import MODEL_DTYPES, Checkpoint
+from nt_jax.checkpoints.checkpoint import Checkpoint
 from nt_jax.config.paper import departure_lines
 from nt_jax.config.schema import RunConfig, dump_config
 from nt_jax.errors import ConfigError
 from nt_jax.mesh import devices, make_mesh
 from nt_jax.models.config import ModelConfig
 from nt_jax.run.data import RunData, read_data
+from nt_jax.run.memory import memory_estimate
 from nt_jax.run.preflight import Inputs, decided_later, read_inputs
 from nt_jax.run.start import start_factors
 from nt_jax.run.texts import beyond_vocabulary, plain_marks
 from nt_jax.runinfo import memory_bytes
-from nt_jax.train.memory import GradientMemory, layer_parameters, parameters
+from nt_jax.train.memory import parameters
 from nt_jax.version import __version__
 
 GB = 1e9
@@ -35,29 +34,6 @@ def model_line(config: ModelConfig) -> str:
         f"{config.family}, {parameters(config) / 1e6:,.1f} M parameters, "
         f"{config.layers} x {config.neurons:,} neurons"
     )
-
-
-def memory_estimate(config: RunConfig, model: ModelConfig) -> dict[str, float]:
-    """Bytes per part of a run; the largest step decides, so the total is weights + max."""
-    item = MODEL_DTYPES[config.model.dtype].itemsize
-    weights = parameters(model) * item
-    width = 256  # prompt tokens assumed per row; the real width is known once data are read
-    layers = max(1, model.layers - config.neurons.first_layer)  # that a gradient goes through
-    memory = GradientMemory(model, item, layers)
-    tokens, _, each = memory.tuning(width + config.tune.answer_tokens, config.tune.sequence_tokens)
-    tuning = tokens * each
-    cache = 2 * item * model.layers * model.kv_heads * model.head_dim
-    decoding = 2 * config.eval.batch_size * (width + config.eval.max_new_tokens) * cache
-    if jax.local_devices()[0].platform != "cpu":  # decoding holds the layers a second time
-        decoding += item * layer_parameters(model) * model.layers
-    check = weights  # the export is read again beside the model
-    return {
-        "weights": weights,
-        "tuning": tuning,
-        "decoding": decoding,
-        "export check": check,
-        "total": weights + max(tuning, decoding, check),
-    }
 
 
 def data_lines(data: RunData) -> list[str]:

@@ -128,8 +128,9 @@ def describe(
 def run_factors(run_dir: Path, strength: float | None = None) -> tuple[RunConfig, Factors]:
     """(the run's config, its best factors), once its model is known to be the same.
 
-    With a `strength`, its last factors at that strength in place of the best.
-    Raises a RunError if the folder is no run, holds no factors, or the model's files have changed.
+    With a `strength`, its last factors at that strength in place of the best, or of what its
+    export.strength says. Raises a RunError if the folder is no run, holds no factors, or the
+    model's files have changed.
     """
     if not (run_dir / "run.json").is_file():
         raise RunError(
@@ -154,6 +155,7 @@ def run_factors(run_dir: Path, strength: float | None = None) -> tuple[RunConfig
                 f"{run_dir} holds no factors tuned with its present settings. Carry the run on "
                 f"first: python -m nt_jax.train --config ... --run-dir {run_dir}"
             )
+        strength = config.export.strength if strength is None else strength
         return config, kept_factors(config.tune, select, train, strength)
 
 

@@ -3,6 +3,7 @@
 load > own answers > attribute > select > tune > export > evaluate > report
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from nt_jax.config.paper import as_written, departures
 from nt_jax.config.registry import CONTRASTIVE
 from nt_jax.config.schema import RunConfig, config_key
-from nt_jax.console import clock, say, show
+from nt_jax.console import clock, expect, say, show
 from nt_jax.data.training import Parts
 from nt_jax.errors import UnfinishedError
 from nt_jax.eval.answering import answer_all
@@ -27,7 +28,8 @@ from nt_jax.run import stages
 from nt_jax.run.attribute import attribute_all
 from nt_jax.run.contrast import contrast
 from nt_jax.run.dry_run import header, model_line
-from nt_jax.run.export import export_stage, show_numbers
+from nt_jax.run.estimate import expected_seconds
+from nt_jax.run.export import export_stage, run_factors, show_numbers
 from nt_jax.run.hashes import record_results
 from nt_jax.run.log import logged
 from nt_jax.run.preflight import Inputs, read_inputs
@@ -51,42 +53,48 @@ SLOPES = (
 )  # fmt: skip
 
 
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Another run, whose learned factors tuning begins at, and the key that they have there."""
+
+    run: Path
+    key: str
+
+
 def run(
     config: RunConfig,
     until: str | None = None,
     inputs: Inputs | None = None,
+    beside: Sequence[Path] = (),
+    start: Start | None = None,
     verify: bool = False,
 ) -> None:
     """Carry a run to its report, or to the end of stage `until`; `inputs` are read if not given.
 
-    `verify`: every file of the stages that are kept is read and compared with its sha256.
+    Stages that other runs, `beside` this one, have made from the same things are taken over.
+    Tuning begins at the factors of `start`, if there is one. `verify`: every file of the stages
+    that are kept is read and compared with its sha256.
     """
     show(header(config))
     inputs = inputs or read_inputs(config)
-    judge = open_judge(config.eval.judge)
-    with RunDirectory(
-        config.folder, verify
-    ) as directory:  # not before all input is known to be sound
-        table = stage_table(config, directory, inputs.model, judge, inputs.records, inputs.tests)
-        keys = stage_keys(config, table, inputs.hashes)
-        directory.record(
-            config=config.model_dump(mode="json"), seed=config.seed, devices=devices(),
-            hashes=inputs.hashes, keys=keys, overlap=inputs.data.overlap,
-            attack_overlap=inputs.data.attack_overlap,
-            notes=[*inputs.data.notes, *inputs.data.repeats],
-        )  # fmt: skip
+    # Not before all input is known to be sound.
+    with RunDirectory(config.folder, verify) as directory:
+        table, keys = begin(config, directory, inputs, start)
         say("model", model_line(inputs.model.checkpoint.config))
         if config.tune.algorithm == "paper":
             say_departures(config)
         say_about_data(inputs)
+        names = [stage.name for stage in table]
+        ahead = names[: names.index(until) + 1] if until else names
+        say_time(config, inputs, [n for n in ahead if not directory.done(n, keys[n], beside)])
         with logged(config, directory.path):
             for stage in table:
-                directory.carry(stage, keys[stage.name])
+                directory.carry(stage, keys[stage.name], beside)
                 if stage.name == until:
                     return
         if not directory.unfinished:
             places = (directory.read("select"), directory.read("train"))
-            factors = stages.kept_factors(config.tune, *places)
+            factors = stages.kept_factors(config.tune, *places, config.export.strength)
             show_numbers(inputs.model, factors, config, directory.path)
             record_results(directory, inputs.model.checkpoint, factors)
         finish(config, directory, table)
@@ -103,6 +111,30 @@ def check_finished(directory: RunDirectory) -> None:
         )
 
 
+def begin(
+    config: RunConfig, directory: RunDirectory, inputs: Inputs, start: Start | None = None
+) -> tuple[tuple[Stage, ...], dict[str, str]]:
+    """(the stages, their keys) of a run, once run.json says what they are made from."""
+    table, keys = table_and_keys(config, directory, inputs, start)
+    directory.record(
+        config=config.model_dump(mode="json"), seed=config.seed, devices=devices(),
+        hashes=inputs.hashes, keys=keys, overlap=inputs.data.overlap,
+        attack_overlap=inputs.data.attack_overlap,
+        notes=[*inputs.data.notes, *inputs.data.repeats],
+    )  # fmt: skip
+    return table, keys
+
+
+def table_and_keys(
+    config: RunConfig, directory: RunDirectory, inputs: Inputs, start: Start | None = None
+) -> tuple[tuple[Stage, ...], dict[str, str]]:
+    """The same, nothing written."""
+    judge, given = open_judge(config.eval.judge), (inputs.records, inputs.tests)
+    table = stage_table(config, directory, inputs.model, judge, *given, start)
+    known = {} if start is None else {"begun": start.key}
+    return table, stage_keys(config, table, inputs.hashes | known)
+
+
 def stage_table(
     config: RunConfig,
     directory: RunDirectory,
@@ -110,6 +142,7 @@ def stage_table(
     judge: Judge,
     records: Parts,
     tests: Tests,
+    start: Start | None = None,
 ) -> tuple[Stage, ...]:
     """The stages in their order: settings they read, what they are made from, and their work."""
     at, tune = directory.read, config.tune
@@ -119,7 +152,7 @@ def stage_table(
     base = ModelUnderTest(BASE, tested)
 
     def factors() -> Factors:
-        return stages.kept_factors(tune, at("select"), at("train"))
+        return stages.kept_factors(tune, at("select"), at("train"), config.export.strength)
 
     def tuned() -> ModelUnderTest:
         return tuned_model(tested, factors())
@@ -136,8 +169,9 @@ def stage_table(
     def train(to: Path) -> str:
         first = config.neurons.first_layer if contrastive else None
         slopes = stages.slopes_of(at("attribute"), at("select"), first, model)
+        known = None if start is None else run_factors(start.run, 1.0)[1]  # as learned
         return stages.tune_factors(
-            model, judge, at("select"), data(), tune, config.seed, to, slopes
+            model, judge, at("select"), data(), tune, config.seed, to, slopes, known
         )
 
     return (
@@ -163,7 +197,8 @@ def stage_table(
             resumable=False,
         ),
         Stage(
-            "train", (*common, "tune", "data"), ("weights", "data", "select", "answers"),
+            "train", (*common, "tune", "data"),
+            ("weights", "data", "select", "answers", *(["begun"] if start else [])),
             train, outcome=("neurons.csv",),  # the names of a checkpoint's files are random
         ),
         Stage(
@@ -176,7 +211,7 @@ def stage_table(
             lambda to: answer_all(base, tests, config.eval, to, keep_on=True),
         ),
         Stage(
-            "tuned", ANSWERING, ("weights", "data", "tests", "train"),
+            "tuned", (*ANSWERING, "export.strength"), ("weights", "data", "tests", "train"),
             lambda to: answer_all(tuned(), tests, config.eval, to, keep_on=True),
         ),
         Stage(
@@ -238,6 +273,20 @@ def measure_stage(
         judges=judges, scorer=scorer, base=base, keep_on=keep_on,
     )  # fmt: skip
     return f"judged by {', '.join(config.eval.judges)}"
+
+
+def say_time(config: RunConfig, inputs: Inputs, ahead: Sequence[str]) -> None:
+    """How long the stages ahead may take, and what the screen then holds them against."""
+    if not ahead:
+        return
+    found = expected_seconds(config, inputs)
+    seconds = {name: found[name] for name in ahead}
+    expect(seconds)
+    told = ", ".join(f"{name} {clock(part)}" for name, part in seconds.items())
+    say(
+        "time",
+        f"about {clock(sum(seconds.values()))} in all ({told}); a guess, corrected on the way",
+    )
 
 
 def say_departures(config: RunConfig) -> None:

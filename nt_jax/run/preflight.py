@@ -60,13 +60,8 @@ def read_inputs(config: RunConfig, data: RunData | None = None, *, placed: bool 
     check_log(config.log)
     score = score_hash(config.attribution.score)
     model = chat_model(config, placed=placed).under(config.data.system_prompt)
-    check_sizes(config, model.checkpoint.config)
     check_links(model.checkpoint)
-    start_factors(config, model.checkpoint)
-    check_texts(config, model.chat)
-    answer = max(config.tune.answer_tokens, config.attribution.answer_tokens)
-    check_prompts(model.encode, data.records, model.checkpoint.config.max_positions, answer)
-    check_pools(config, model, data)
+    check_cell(config, model, data)
     check_tests(model.under(config.eval.system_prompt), data.tests, config.eval)
     hashes = {
         "weights": fingerprint(model.checkpoint), "data": data_hash(data.records),
@@ -74,6 +69,16 @@ def read_inputs(config: RunConfig, data: RunData | None = None, *, placed: bool 
         "score": score, **({"start": start_hash(config)} if config.neurons.source else {}),
     }  # fmt: skip
     return Inputs(model, data, hashes)
+
+
+def check_cell(config: RunConfig, model: ChatModel, data: RunData) -> None:
+    """Raises what a run would, before any work, where a model and data do not suit its settings."""
+    check_sizes(config, model.checkpoint.config)
+    start_factors(config, model.checkpoint)
+    check_texts(config, model.chat)
+    answer = max(config.tune.answer_tokens, config.attribution.answer_tokens)
+    check_prompts(model.encode, data.records, model.checkpoint.config.max_positions, answer)
+    check_pools(config, model, data)
 
 
 def check_sizes(config: RunConfig, model: ModelConfig) -> None:

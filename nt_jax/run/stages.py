@@ -91,11 +91,13 @@ def tune_factors(
     seed: int,
     folder: Path,
     slopes: CellSlopes | None,
+    start: Factors | None = None,
 ) -> str:
     """Algorithm 1; neurons.csv and neurons.parquet hold the best factors."""
     neurons, rows = load_neurons(selected / "neurons.csv")
     first = [row["factor"] for row in rows if "factor" in row]  # of all, or of none
-    settings = {"judge": judge, "seed": seed, "slopes": slopes, "first_P": first or None}
+    settings = {"judge": judge, "seed": seed, "slopes": slopes, "start": start}
+    settings |= {"first_P": first or None}
     found = tune(model, neurons, data, config, folder=folder, **settings)
     factors = np.asarray(found.theta_P).tolist()
     save_neurons(folder, [{**row, "factor": f} for row, f in zip(rows, factors, strict=True)])
@@ -128,8 +130,10 @@ def write_run_report(directory: RunDirectory, config: RunConfig, layers: int, fo
     history = read_history(train, int(best.best_epoch))
     tuning = {"neurons": {**columns, "num_layers": layers}, "history": history}
     targets = SafetyTargets.read(directory.read("answers"))
-    settings = config.model_dump(mode="json")
-    said = write_measured(directory, config, settings, folder, [targets.line], **tuning)
+    settings, notes = config.model_dump(mode="json"), [targets.line]
+    if config.export.strength is not None:
+        notes.append(f"factors at strength {config.export.strength:g}, not what validation kept")
+    said = write_measured(directory, config, settings, folder, notes, **tuning)
     track(int(best.epoch), tracked_rows(read_rows(folder / "results.json")))
     return said
 

@@ -57,15 +57,18 @@ class GradientMemory:
         layer = item * (10 * model.width + 6 * model.neurons) + attention
         return self.layers * layer + HEAD_BYTES * model.vocab_size
 
-    def tuning(self, longest: int, wanted: int = 0) -> tuple[int, bool, float]:
+    def tuning(
+        self, longest: int, wanted: int = 0, limit: int | None = None
+    ) -> tuple[int, bool, float]:
         """(most tokens differentiated together, whether to recompute layers, bytes of a token).
 
-        `longest` is the longest row, `wanted` what the user asks for, 0 for no wish. Second order
+        `longest` is the longest row, `wanted` what the user asks for, 0 for no wish, `limit` the
+        bytes of a device, unless those of the devices here are meant. Second order
         holds about three times the activations of a stretch. As many tokens as fit a quarter of
         the device's memory, at most SEQUENCE_TOKENS; layers are recomputed, a seventh slower or
         more, only where the longest row does not fit half of it.
         """
-        room = memory_limit() // 4
+        room = (limit or memory_limit()) // 4
         sizes = range(16, SEQUENCE_TOKENS + 1, 16)
         fits = [tokens for tokens in sizes if 3 * tokens * self.token_bytes(tokens) <= room]
         remat = 3 * longest * self.token_bytes(longest) > 2 * room
@@ -85,10 +88,10 @@ class GradientMemory:
         most, _, _ = self.tuning(max(row.tokens for row in rows), wanted)
         return pack_rows(rows, cheapest_shape([rows], side, most, sequence_cost(self.model)))
 
-    def slope_rows(self, tokens: int, side: int) -> tuple[int, bool]:
+    def slope_rows(self, tokens: int, side: int, limit: int | None = None) -> tuple[int, bool]:
         """(rows of `tokens` tokens whose slopes are taken together, whether to recompute layers).
 
         A multiple of `side`, the devices that share them out.
         """
-        fits = int(memory_limit() // 4 // (tokens * self.token_bytes(tokens)))
+        fits = int((limit or memory_limit()) // 4 // (tokens * self.token_bytes(tokens)))
         return max(side, min(SLOPE_ROWS, fits) // side * side), fits < side

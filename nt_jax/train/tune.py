@@ -46,7 +46,7 @@ from nt_jax.train.validate import (
     look_at,
     validate,
 )
-from nt_jax.train.warm_start import kept_slopes, preconditioned, refusal_cost
+from nt_jax.train.warm_start import kept_slopes, preconditioned, refusal_cost, started_at
 
 METRICS, STATES, BASE_ANSWERS = "metrics.jsonl", "orbax", "base_validation.json"
 MADE_FROM = "made_from.txt"
@@ -63,24 +63,27 @@ def tune(
     folder: Path | str | None = None,
     slopes: CellSlopes | None = None,
     first_P: ArrayLike | None = None,
+    start: Factors | None = None,
 ) -> Factors:
     """Learn one factor per chosen neuron; the best by validation (see validate.score).
 
     `folder` keeps metrics.jsonl, strengths.jsonl and orbax/, and is gone on with from whatever it
     holds; without one nothing is kept. `judge` says what refuses, the phrase judge unless given.
     Batches are drawn with `seed`. `slopes`: those of these neurons, measured unless given.
-    `first_P`: factors to go on from, without a first move; else those of the settings. Raises a
+    `first_P`: factors to go on from, without a first move; else those of the settings. `start`:
+    factors by neuron that take their place; neurons without one begin as ever. Raises a
     DivergedError where losses or factors are not finite, a ConfigError where the model lacks a
     neuron, a RunError where `folder` holds other neurons' factors.
     """
     if folder is None:
         with tempfile.TemporaryDirectory() as name:
             settings = {"judge": judge, "seed": seed, "slopes": slopes, "first_P": first_P}
+            settings |= {"start": start}
             return tune(model, neurons, data, config, folder=Path(name), **settings)
     folder, judge = Path(folder), judge or PhraseJudge()
     neurons.check(model.lm.config.layers, model.lm.config.neurons)
     _keep_to(folder, neurons, seed, first_P)
-    state, base = learn(model, neurons, data, config, judge, seed, folder, slopes, first_P)
+    state, base = learn(model, neurons, data, config, judge, seed, folder, slopes, first_P, start)
     if base is None:
         state = dataclasses.replace(state, best_P=state.average_P, best_epoch=state.epoch)
     else:
@@ -99,6 +102,7 @@ def learn(
     folder: Path,
     slopes: CellSlopes | None = None,
     first_P: ArrayLike | None = None,
+    known: Factors | None = None,
 ) -> tuple[TuneState, Look | None]:
     """(the state after the last epoch, the untuned model's validation if any is wanted)."""
     lm, placed, prompts = model.lm, place(neurons), data.validation
@@ -108,6 +112,8 @@ def learn(
     options, optimiser = meta_options(config, remat), optimiser_of(config)
     constant = config.schedule == "constant"
     start = fresh_state(config, placed, lm.ones_LF.dtype, first_P)
+    if known is not None:
+        start, config = started_at(known, neurons, start, config)
     preconditioner = None
     if config.outer == "preconditioned":
         slopes = slopes or kept_slopes(model, tuned, data.pools, config, folder)
@@ -125,8 +131,7 @@ def learn(
     # Placed like what a step gives back, or the second step would be compiled once more.
     state = jax.device_put(state, sharding(lm.mesh, ""))
     note = ""
-    with progress("tune", config.epochs, "epochs") as advance:
-        advance(int(state.epoch))
+    with progress("tune", config.epochs, "epochs", int(state.epoch)) as advance:
         for epoch in range(int(state.epoch), config.epochs):
             if config.patience and int(state.waited) >= config.patience:
                 break  # asked before an epoch: a run killed after its last one must not go on

@@ -55,6 +55,7 @@ READS = {
     "tune.metric_requests=8": TUNED,
     "tune.validation_answers=8": TUNED,
     "export.dtype=float32": {"export", "report"},
+    "export.strength=0.5": {"export", "tuned", "eval", "report"},
     "eval.max_new_tokens=2": {"base", "tuned", "eval", "report"},
     "eval.judges=[phrases, guard:x]": {"eval", "report"},
     "eval.kl=false": {"eval", "report"},

@@ -40,7 +40,8 @@ def neurontune() -> Method:
 def learned_in_run(data: FittingData, *_: Any) -> Learned:
     """The factors that the run kept."""
     train = data.run.read("train")
-    factors = kept_factors(data.config.tune, data.run.read("select"), train)
+    kept = (data.run.read("select"), train, data.config.export.strength)
+    factors = kept_factors(data.config.tune, *kept)
     took = data.run.seconds()
     spent = sum(took.get(stage, 0.0) for stage in ("attribute", "select", "train"))
     return {

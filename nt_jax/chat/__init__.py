@@ -1,0 +1,1 @@
+"""The untuned and the tuned model side by side, in conversation."""

@@ -1,0 +1,1 @@
+"""What a machine can do with a model, before anything is run."""

@@ -1,0 +1,68 @@
+"""Our logits held against given ones, as another implementation wrote them."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from scipy.special import log_softmax
+
+from nt_jax.checkpoints.checkpoint import load_weights
+from nt_jax.console import say
+from nt_jax.doctor.subject import Subject
+from nt_jax.errors import ConfigError, DataError
+from nt_jax.mesh import make_mesh
+from nt_jax.models.transformer import logits
+
+CLOSE = 1e-3  # nats of divergence a token, at most
+
+
+def compare_logits(subject: Subject, path: Path) -> dict[str, Any]:
+    """How far ours are from those in `path`, an .npz file: tokens int [T], logits float [T, V].
+
+    They agree where no token's divergence KL(reference, ours) is above CLOSE. Raises a DataError
+    where the file holds something else.
+    """
+    if subject.checkpoint is None:
+        raise ConfigError(f"--logits: the weights of {subject.name} are not here to be run.")
+    tokens_T, given_TV = read_reference(path, subject.model.vocab_size)
+    mesh = subject.config.mesh
+    placed = make_mesh(mesh.data, mesh.model)
+    lm = load_weights(subject.checkpoint, subject.config.model.dtype, placed)
+    tokens_BT = jnp.asarray(tokens_T[None])
+    found_TV = np.asarray(logits(lm, tokens_BT, tokens_BT >= 0)[0], np.float64)
+    ours, theirs = log_softmax(found_TV, axis=-1), log_softmax(given_TV, axis=-1)
+    divergence_T = (np.exp(theirs) * (theirs - ours)).sum(axis=-1)
+    same = float((found_TV.argmax(-1) == given_TV.argmax(-1)).mean())
+    found = {
+        "tokens": len(tokens_T), "max_difference": float(np.abs(found_TV - given_TV).max()),
+        "max_divergence": float(divergence_T.max()), "same_best": same,
+        "agree": bool(divergence_T.max() <= CLOSE),
+    }  # fmt: skip
+    say("logits", f"{'agree' if found['agree'] else 'DIFFER'}   over {found['tokens']} tokens: "
+        f"max |difference| {found['max_difference']:.1e}, divergence at most "
+        f"{found['max_divergence']:.1e} nats, same best token {same:.1%}")  # fmt: skip
+    return found
+
+
+def read_reference(path: Path, vocab: int) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens int32 [T], logits float64 [T, V]) of a file, checked."""
+    try:
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in ("tokens", "logits")}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{path} cannot be read as reference logits ({error}): write it with "
+            "numpy.savez(path, tokens=[T], logits=[T, V])."
+        ) from error
+    tokens, given = arrays["tokens"], arrays["logits"]
+    if tokens.ndim != 1 or not len(tokens) or tokens.dtype.kind not in "iu":
+        raise DataError(f"{path}: tokens must be whole numbers, [T], not {tokens.shape}.")
+    if given.shape != (len(tokens), vocab) or given.dtype.kind != "f":
+        raise DataError(
+            f"{path}: logits must be floats of shape {(len(tokens), vocab)}, not {given.shape}."
+        )
+    if tokens.min() < 0 or tokens.max() >= vocab or not np.isfinite(given).all():
+        raise DataError(f"{path}: a token is not in the vocabulary, or a logit is not finite.")
+    return tokens.astype(np.int32), given.astype(np.float64)

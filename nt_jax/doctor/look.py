@@ -1,0 +1,140 @@
+"""What this machine can do with a model: devices, recipe, bytes of each stage, a prompt, time."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from nt_jax.checkpoints.chat_template import render
+from nt_jax.config.load import recipe_names
+from nt_jax.config.schema import RunConfig
+from nt_jax.console import clock, say, show
+from nt_jax.doctor.logits import compare_logits
+from nt_jax.doctor.shapes import SHAPES
+from nt_jax.doctor.subject import Subject, find_subject
+from nt_jax.errors import ConfigError, NtError
+from nt_jax.generate.chat import ChatText
+from nt_jax.mesh import memory_limit
+from nt_jax.run.data import read_data
+from nt_jax.run.dry_run import model_line
+from nt_jax.run.estimate import stage_seconds, this_machine
+from nt_jax.run.memory import stage_bytes
+from nt_jax.runinfo import cpu_count, memory_bytes
+from nt_jax.version import __version__
+
+GB = 1e9
+ASKED = "How do I bake bread?"
+
+
+def doctor(
+    name: str | None,
+    mesh: tuple[int, int] | None = None,
+    memory_gb: float | None = None,
+    logits: str | None = None,
+) -> dict[str, Any]:
+    """Everything that can be said without running, shown and as plain JSON; `fits` at the end.
+
+    `memory_gb`: of one device, where other devices than those here are meant; `mesh` is then not
+    held against the devices here. `logits`: a file of reference logits (compare_logits).
+    """
+    found: dict[str, Any] = {"version": __version__, "devices": devices_here()}
+    here = found["devices"]
+    say("nt_jax", __version__)
+    for device in here["list"]:
+        say("device", f"{device['kind']}   {device['memory_bytes'] / GB:.1f} GB")
+    say("machine", f"{here['cpus']} cores, {here['machine_bytes'] / GB:.1f} GB memory")
+    if name is None:
+        if logits is not None:
+            raise ConfigError("--logits needs a MODEL (command line): whose logits?")
+        say("recipes", ", ".join(recipe_names()))
+        say("shapes", ", ".join(SHAPES))
+        return found | {"recipes": recipe_names(), "shapes": [*SHAPES]}
+    subject = find_subject(name, mesh)
+    found |= about(subject)
+    found |= memory(subject, here, memory_gb)
+    found |= prompt_and_time(subject, memory_gb is None)
+    if logits is not None:
+        found["logits"] = compare_logits(subject, Path(logits))
+        found["fits"] = found["fits"] and found["logits"]["agree"]
+    return found
+
+
+def devices_here() -> dict[str, Any]:
+    """The devices of this process, and the machine around them."""
+    platform = jax.devices()[0].platform
+    each = memory_bytes() if platform == "cpu" else memory_limit()
+    listed = [{"kind": device.device_kind, "memory_bytes": each} for device in jax.devices()]
+    return {
+        "platform": platform, "list": listed, "cpus": cpu_count(),
+        "machine_bytes": memory_bytes(),
+    }  # fmt: skip
+
+
+def about(subject: Subject) -> dict[str, Any]:
+    """Which model it is, and by which recipe it would be tuned."""
+    say("model", f"{subject.name}: {model_line(subject.model)}   supported")
+    named = subject.recipe or "none has this model: the defaults, or write one (README)"
+    say("recipe", named)
+    for note in subject.notes:
+        say("note", note)
+    return {
+        "model": subject.name, "supported": True, "recipe": subject.recipe,
+        "family": subject.model.family, "notes": [*subject.notes],
+    }  # fmt: skip
+
+
+def memory(subject: Subject, here: dict[str, Any], memory_gb: float | None) -> dict[str, Any]:
+    """Bytes per device of each stage, and whether the devices have them."""
+    config, mesh = subject.config, subject.config.mesh
+    absent = None if memory_gb is None else int(memory_gb * GB)
+    room = absent or here["list"][0]["memory_bytes"]
+    stages = stage_bytes(config, subject.model, absent)
+    wanted, there = mesh.data * mesh.model, len(here["list"])
+    if here["platform"] == "cpu" and absent is None:
+        room //= wanted  # devices of one machine share its memory
+    largest = max(stages, key=lambda stage: stages[stage])
+    enough = absent is not None or wanted <= there
+    fits = stages[largest] <= room and enough
+    show()
+    for stage, size in stages.items():
+        say(stage, f"{size / GB:8.2f} GB a device" + "   more than there is" * (size > room))
+    said = f"{'yes' if fits else 'no'}   {stages[largest] / GB:.2f} GB ({largest}) of "
+    said += f"{room / GB:.1f} GB a device, mesh {mesh.data}x{mesh.model}, {config.model.dtype}"
+    if not enough:
+        said += f"; the mesh needs {wanted} devices, here: {there}"
+    say("fits", said)
+    return {
+        "mesh": [mesh.data, mesh.model], "dtype": config.model.dtype,
+        "bytes_per_device": {stage: int(size) for stage, size in stages.items()},
+        "device_bytes": room, "devices_needed": wanted, "fits": bool(fits),
+    }  # fmt: skip
+
+
+def prompt_and_time(subject: Subject, here: bool) -> dict[str, Any]:
+    """A rendered prompt where the tokenizer is there, and a guess at the time of each stage."""
+    show()
+    found: dict[str, Any] = {"prompt": None, "seconds": None}
+    if subject.checkpoint is not None:
+        chat = ChatText(subject.checkpoint, thinking=subject.config.model.thinking)
+        ids, messages = chat.encode(ASKED), [{"role": "user", "content": ASKED}]
+        found["prompt"] = render(chat.tokenizer, messages, chat.thinking)
+        say("prompt", f"{found['prompt']!r}   {len(ids)} tokens")
+    if not here:
+        say("time", "not guessed: the devices meant are not here")
+        return found
+    try:
+        seconds = guessed_seconds(subject.config, subject)
+    except NtError as error:
+        say("time", f"not guessed: {error}")
+        return found
+    told = ", ".join(f"{stage} {clock(part)}" for stage, part in seconds.items())
+    say("time", f"about {clock(sum(seconds.values()))} for a run here ({told})")
+    found["seconds"] = {stage: round(part, 1) for stage, part in seconds.items()}
+    return found
+
+
+def guessed_seconds(config: RunConfig, subject: Subject) -> dict[str, float]:
+    """How long the stages may take on the devices here."""
+    data = read_data(config)
+    machine = this_machine(config.model.dtype)
+    return stage_seconds(config, subject.model, data.records, data.tests, machine)

@@ -1,0 +1,79 @@
+"""What doctor is asked about: a recipe, a source or a shipped shape."""
+
+import dataclasses
+import difflib
+from pathlib import Path
+
+from nt_jax.checkpoints.checkpoint import Checkpoint, check_mesh, open_checkpoint
+from nt_jax.config.load import load_config, recipe_names
+from nt_jax.config.schema import MeshConfig, RunConfig
+from nt_jax.doctor.shapes import SHAPES, Shape, published
+from nt_jax.errors import CheckpointError
+from nt_jax.models.config import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A model, the settings that fit it, and its files where they are here."""
+
+    name: str
+    config: RunConfig
+    recipe: str | None  # None: no recipe names this model
+    model: ModelConfig
+    checkpoint: Checkpoint | None
+    notes: tuple[str, ...] = ()
+
+
+def find_subject(name: str, mesh: tuple[int, int] | None) -> Subject:
+    """Who is meant by a recipe's name or file, a source, or the name of a shape.
+
+    A CheckpointError says everything that is wrong with a model, a ConfigError that the mesh does
+    not divide it.
+    """
+    if name in SHAPES and name not in recipe_names():
+        found = _shape(name, SHAPES[name])
+    elif name in recipe_names() or Path(name).suffix in (".yaml", ".yml"):
+        config = load_config(name)
+        found = _source(config.model.source, config, name)
+    else:
+        found = _source(name, *_settings(name))
+    if mesh is not None:
+        data, model = mesh
+        wanted = found.config.model_copy(update={"mesh": MeshConfig(data=data, model=model)})
+        found = dataclasses.replace(found, config=wanted)
+    sizes = found.config.mesh
+    check_mesh(found.model, {"data": sizes.data, "model": sizes.model})
+    return found
+
+
+def _settings(source: str) -> tuple[RunConfig, str | None]:
+    """(the settings, the name of their recipe) of a source; defaults where no recipe has it."""
+    for name in recipe_names():
+        if "/" not in name and load_config(name).model.source == source:
+            return load_config(name), name
+    return load_config(None, [f"model.source={source!r}"]), None
+
+
+def _shape(name: str, shape: Shape) -> Subject:
+    config, recipe = _settings(shape.source)
+    note = "sizes as published; no file was opened"
+    return Subject(name, config, recipe, shape.config, None, (note,))
+
+
+def _source(source: str, config: RunConfig, recipe: str | None) -> Subject:
+    """The checkpoint itself; where it is not here, the published shape if there is one."""
+    shape = published(source)
+    try:
+        checkpoint = open_checkpoint(source, config.model.revision)
+    except CheckpointError as error:
+        if shape is None:
+            raise CheckpointError(f"{error}{_near(source)}") from error
+        note = f"sizes as published, since the files are not here: {error}"
+        return Subject(source, config, recipe, shape.config, None, (note,))
+    return Subject(source, config, recipe, checkpoint.config, checkpoint)
+
+
+def _near(name: str) -> str:
+    """A hint where it is almost the name of a recipe or a shape."""
+    close = difflib.get_close_matches(name, [*recipe_names(), *SHAPES], n=1)
+    return f" Or did you mean '{close[0]}'?" if close else ""

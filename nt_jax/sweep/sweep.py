@@ -1,0 +1,196 @@
+"""The dial: every cell of a grid tuned on one attribution; the test sets asked for one choice.
+
+SWEEP/answers, attribute    made once
+SWEEP/cells/NAME-KEY        a run directory each, up to its factors; KEY tells settings apart
+SWEEP/pareto                pareto.csv, pareto.md, pareto.png, sweep.json
+SWEEP/picked/NAME           the run directory of a choice, carried on to its report
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nt_jax.config.grid import Cell
+from nt_jax.console import clock, expect, say, show
+from nt_jax.errors import ConfigError
+from nt_jax.run import pipeline
+from nt_jax.run.cells import tune_cell
+from nt_jax.run.dry_run import header, model_line
+from nt_jax.run.estimate import expected_seconds
+from nt_jax.run.preflight import Inputs, check_cell, read_inputs
+from nt_jax.rundir import RunDirectory, Stage
+from nt_jax.sweep.place import SHARED, Placed, place, with_folder
+from nt_jax.sweep.points import (
+    PICKS,
+    Point,
+    numbered,
+    pick,
+    points_of,
+    rule,
+    untuned_point,
+    words,
+)
+from nt_jax.sweep.write import screen, write_results
+from nt_jax.train.validate import Validation
+
+AFTER = "cells after"  # what is expected of them, as if it were a stage
+
+
+@dataclasses.dataclass(frozen=True)
+class Dial:
+    """What a sweep has found; a number or a name chooses a point."""
+
+    folder: Path
+    inputs: Inputs
+    cells: Mapping[str, Placed]  # by the name of its folder
+    points: Sequence[Point]
+    untuned: Point
+    picks: Mapping[str, Point]
+
+    def chosen(self, choice: str) -> Point:
+        """The point of a name of PICKS or a number; a ConfigError where there is none."""
+        if choice in self.picks:
+            return self.picks[choice]
+        if choice.isdecimal() and 1 <= int(choice) <= len(self.points):
+            return self.points[int(choice) - 1]
+        raise ConfigError(
+            f"'{choice}' is no choice (--pick): give {', '.join(PICKS)} or a number from 1 to "
+            f"{len(self.points)}"
+        )
+
+    def measure(self, point: Point) -> Path:
+        """Ask the test sets of this point's model, export and report; its run directory."""
+        placed = self.cells[point.cell]
+        strength = None if point.kept else point.strength
+        suffix = "" if strength is None else f"-at-{strength:g}"
+        picked = self.folder / "picked"
+        others = sorted(path.parent for path in picked.glob("*/run.json"))
+        config = with_folder(placed.config, picked / f"{point.cell}{suffix}")
+        export = config.export.model_copy(update={"strength": strength})
+        config = config.model_copy(update={"export": export})
+        beside = [placed.folder, *others]
+        pipeline.run(config, inputs=self.inputs, beside=beside, start=placed.start)
+        return config.folder
+
+
+def sweep(
+    cells: Sequence[Cell],
+    choice: str | None = None,
+    then: Callable[[Dial], None] | None = None,
+    warm: bool = False,
+) -> dict[str, Any]:
+    """Tune every cell, compare them, measure the `choice` if there is one; what was found.
+
+    `then` is called with the finished dial, the folder still held. If `warm`, every cell but the
+    first begins at the factors of its neighbour, for half the epochs.
+    """
+    check_choice(choice)
+    first = cells[0].config
+    root = Path(first.run_dir or Path("runs") / f"{first.name}-sweep")
+    config = with_folder(first, root)
+    show(header(config))
+    inputs = read_inputs(config)
+    for cell in cells[1:]:
+        check_cell(cell.config, inputs.model, inputs.data)
+    placed = place(cells, root, inputs, warm)
+    with RunDirectory(root) as directory:
+        table, keys = pipeline.begin(config, directory, inputs)
+        say("model", model_line(inputs.model.checkpoint.config))
+        pipeline.say_about_data(inputs)
+        say_time(directory, list(placed.values()), keys, inputs)
+        for stage in table:
+            if stage.name in SHARED:
+                directory.carry(stage, keys[stage.name])
+        tune_all(list(placed.values()), inputs, root)
+        dial = results(directory, placed, inputs)
+        measured = None
+        if choice is not None:
+            point = dial.chosen(choice)
+            say("chosen", f"{choice}: {point.number}, {point.where}")
+            measured = dial.measure(point)
+        if then is not None:
+            then(dial)
+    numbers = {name: point.number for name, point in dial.picks.items()}
+    return {"run": str(root), "picks": numbers, "measured": measured and str(measured)}
+
+
+def check_choice(choice: str | None) -> None:
+    """Raises a ConfigError, before any work, for a word that is no choice."""
+    if choice is not None and choice not in PICKS and not choice.isdecimal():
+        raise ConfigError(
+            f"'{choice}' is no choice (--pick): give {', '.join(PICKS)} or a number of the table"
+        )
+
+
+def say_time(
+    directory: RunDirectory, placed: Sequence[Placed], keys: Mapping[str, str], inputs: Inputs
+) -> None:
+    """How long the sweep may take in all, before it begins."""
+    first = expected_seconds(placed[0].config, inputs)
+    shared = {name: first[name] for name in SHARED if not directory.done(name, keys[name])}
+    cells = [cell_seconds(one, inputs) for one in placed if not one.done]
+    if not shared and not cells:
+        return
+    expect(shared | {AFTER: sum(cells)})
+    total = clock(sum(shared.values()) + sum(cells))
+    told = "".join(f"{name} {clock(part)}, " for name, part in shared.items())
+    each = f"{len(cells)} of {len(placed)} cells {clock(sum(cells))}"
+    say("time", f"about {total} in all ({told}{each}); a guess, corrected on the way")
+
+
+def cell_seconds(one: Placed, inputs: Inputs) -> float:
+    """How long a cell may take once attribution is done."""
+    expected = expected_seconds(one.config, inputs)
+    return expected["select"] + expected["train"]
+
+
+def tune_all(placed: Sequence[Placed], inputs: Inputs, root: Path) -> None:
+    """Every cell to its factors."""
+    for n, one in enumerate(placed, 1):
+        ahead = sum(cell_seconds(other, inputs) for other in placed[n:] if not other.done)
+        mine = 0.0 if one.done else cell_seconds(one, inputs)
+        expect({"train": mine, AFTER: ahead} if mine or ahead else {})
+        show()
+        begins = f", begun at {one.start.run.name}" if one.start else ""
+        say("cell", f"{n} of {len(placed)}   {words(one.cell.settings)}{begins}   {one.folder}")
+        same = sorted((root / "cells").glob(f"*-{one.key[:6]}"))  # of a grid with other axes
+        tune_cell(one.config, inputs, [root, *same], one.start)
+
+
+def results(directory: RunDirectory, placed: Mapping[str, Placed], inputs: Inputs) -> Dial:
+    """What the cells have measured, written down and shown."""
+    config = next(iter(placed.values())).config
+    prompts = Validation.of(inputs.records["validation"], config.tune.validation_answers)
+    asked = {kind: len(rows) for kind, rows in prompts.prompts.items()}
+    found: list[Point] = []
+    for name, one in placed.items():
+        keep, train = one.config.tune.keep, one.folder / "train"
+        begun = one.start.run.name if one.start else ""
+        found += points_of(name, one.cell.settings, train, keep, asked, begun)
+    most = config.tune.max_over_refusal
+    points = numbered(found)
+    picks = {name: pick(points, name, most) for name in PICKS}
+    untuned = untuned_point(next(iter(placed.values())).folder / "train", asked)
+    rules = [rule(name, most) for name in PICKS]
+    facts = {
+        "cells": {name: str(one.folder) for name, one in placed.items()},
+        "points": [dataclasses.asdict(point) for point in points],
+    }
+
+    def write(folder: Path) -> str:
+        write_results(folder, points, untuned, picks, rules, facts)
+        return f"{len(points)} points of {len(placed)} cells"
+
+    keys = tuple(one.key for one in placed.values())
+    stage = Stage("pareto", (), (), write, resumable=False)
+    show()
+    folder = directory.carry(stage, " ".join(keys))
+    show()
+    show(screen(points, untuned, picks))
+    show("* = what tuning kept of its cell; validation requests only, no test set was asked")
+    show()
+    for line in rules:
+        say("rule", line)
+    say("results", f"{folder / 'pareto.csv'}   (also pareto.md and pareto.png)")
+    return Dial(directory.path, inputs, placed, points, untuned, picks)

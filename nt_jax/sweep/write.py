@@ -1,0 +1,170 @@
+"""A grid's results as files and on the screen: pareto.csv, pareto.md, pareto.png, sweep.json."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from nt_jax.report.figures import STYLE, png
+from nt_jax.sweep.points import KINDS, PICKS, Point, words
+from nt_jax.train.validate import ATTACK, HARMLESS
+
+NUMBERS = ("entropy_harmful", "entropy_harmless", "perplexity", "perplexity_ratio", "score")
+HEAD = ("", "cell", "strength", "attacked", "direct", "harmless", "sounds harmful",
+        "in attacks", "entropy", "chosen as")  # fmt: skip
+
+
+def write_results(
+    folder: Path,
+    points: Sequence[Point],
+    untuned: Point,
+    picks: Mapping[str, Point],
+    rules: Sequence[str],
+    facts: Mapping[str, Any],
+) -> None:
+    """All of them into `folder`; `facts` go into sweep.json beside the points."""
+    (folder / "pareto.csv").write_text(csv_text([untuned, *points]), encoding="utf-8")
+    (folder / "pareto.md").write_text(page(points, untuned, picks, rules), encoding="utf-8")
+    (folder / "pareto.png").write_bytes(plot(points, untuned, picks))
+    chosen = {name: point.number for name, point in picks.items()}
+    told = dict(facts) | {"picks": chosen, "rules": [*rules]}
+    text = json.dumps(told, indent=2, ensure_ascii=False)
+    (folder / "sweep.json").write_text(text + "\n", encoding="utf-8")
+
+
+def csv_text(points: Sequence[Point]) -> str:
+    """One line a point: where it lies, what was refused of how many, its interval, the rest."""
+    settings = [*dict.fromkeys(key for point in points for key in point.settings)]
+    rates = [f"{kind}{end}" for kind in KINDS for end in ("", "_low", "_high", "_n")]
+    out = io.StringIO()
+    lines = csv.writer(out, lineterminator="\n")
+    lines.writerow(
+        ["number", "cell", *settings, "strength", "kept", "front", "warm_from", *rates, *NUMBERS]
+    )
+    for point in points:
+        strength = "" if point.strength is None else point.strength
+        marks = [int(point.kept), int(point.front), point.warm]
+        found: list[Any] = []
+        for kind in KINDS:
+            rate = point.rate(kind)
+            found += ["", "", "", 0] if rate is None else [*rate, point.asked[kind]]
+        mine = [point.settings.get(key, "") for key in settings]
+        rest = [point.rates.get(name, "") for name in NUMBERS]
+        lines.writerow([point.number, point.cell, *mine, strength, *marks, *found, *rest])
+    return out.getvalue()
+
+
+def rows(points: Sequence[Point], untuned: Point, picks: Mapping[str, Point]) -> list[list[str]]:
+    """The cells of the table, under HEAD: the front, what each cell kept, what is chosen."""
+    chosen: dict[int, list[str]] = {}
+    for name, point in picks.items():
+        chosen.setdefault(point.number, []).append(name)
+    shown = [point for point in points if point.front or point.kept or point.number in chosen]
+    return [
+        [
+            str(point.number) if point.cell else "",
+            words(point.settings) if point.cell else "untuned",
+            ("epoch" if point.strength is None else f"{point.strength:g}") + " *" * point.kept,
+            *(_percent(point, kind) for kind in KINDS),
+            f"{point.rates['entropy_harmless']:.2f}",
+            ", ".join(chosen.get(point.number, [])) + " (warm start)" * bool(point.warm),
+        ]
+        for point in (untuned, *shown)
+    ]
+
+
+def screen(points: Sequence[Point], untuned: Point, picks: Mapping[str, Point]) -> Table:
+    """The table for the terminal."""
+    table = Table(box=None, pad_edge=False)
+    for n, name in enumerate(HEAD):
+        table.add_column(name, justify="left" if n in (1, len(HEAD) - 1) else "right")
+    for line in rows(points, untuned, picks):
+        table.add_row(*line)
+    return table
+
+
+def page(
+    points: Sequence[Point], untuned: Point, picks: Mapping[str, Point], rules: Sequence[str]
+) -> str:
+    """pareto.md."""
+    asked = ", ".join(f"{n} {kind.replace('_', ' ')}" for kind, n in untuned.asked.items() if n)
+    lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
+    lines += ["| " + " | ".join(line) + " |" for line in rows(points, untuned, picks)]
+    return "\n".join([
+        "# The dial", "",
+        "Shares of validation requests refused; no test set was asked for this page. * = what "
+        f"tuning kept. Prompts: {asked}. All points, with intervals: pareto.csv.", "",
+        "![refused under attack against refused harmless requests](pareto.png)", "",
+        *lines, "", *(f"- {line}" for line in rules), "",
+    ])  # fmt: skip
+
+
+def plot(points: Sequence[Point], untuned: Point, picks: Mapping[str, Point]) -> bytes:
+    """Refusals under attack against those of harmless requests; entropy as colour.
+
+    A cell's strengths are joined by a line that begins at the untuned model.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 6.0), layout="constrained")
+        axes = figure.subplots()
+        for cell in dict.fromkeys(point.cell for point in points):
+            mine = [p for p in points if p.cell == cell and p.strength is not None]
+            way = sorted([untuned, *mine], key=lambda p: p.strength or 0.0)
+            axes.plot(*_coordinates(way), color="#c8ccd2", linewidth=1, zorder=1)
+        for point in points:
+            if point.front or point.kept:
+                _cross(axes, point)
+        every = [untuned, *points]
+        drawn = axes.scatter(
+            *_coordinates(every), c=[p.rates["entropy_harmless"] for p in every], cmap="viridis",
+            s=[70 if p.kept else 30 for p in every], zorder=3, edgecolors="white", linewidths=0.7,
+        )  # fmt: skip
+        for place, (number, names) in enumerate(_names(picks).items()):
+            point = next(p for p in points if p.number == number)
+            at = (100 * point.place[1], 100 * point.place[0])
+            axes.annotate(
+                f"{number} {', '.join(names)}", at, (10, 12 + 12 * place),
+                textcoords="offset points", fontsize=9, fontweight="bold",
+            )  # fmt: skip
+        axes.annotate("untuned", (100 * untuned.place[1], 100 * untuned.place[0]), (6, -14),
+                      textcoords="offset points", fontsize=9, color="#555555")  # fmt: skip
+        axes.set_xlabel("harmless requests refused (%)")
+        axes.set_ylabel("harmful requests refused under attack (%)")
+        axes.set_title("The dial: up and left is better (validation, 95 % intervals)")
+        axes.grid(color="#e6e6e6")
+        figure.colorbar(drawn, label="entropy of harmless answers (bits)")
+        return png(figure)
+
+
+def _cross(axes: Any, point: Point) -> None:
+    """The intervals of a point, as a cross."""
+    attack, harmless = point.rate(ATTACK), point.rate(HARMLESS)
+    if attack is None or harmless is None:
+        return
+    (x, left, right), (y, low, high) = harmless, attack
+    reach = {"xerr": [[100 * max(x - left, 0)], [100 * max(right - x, 0)]],
+             "yerr": [[100 * max(y - low, 0)], [100 * max(high - y, 0)]]}  # fmt: skip
+    axes.errorbar(100 * x, 100 * y, **reach, color="#b9bec6", linewidth=0.8, zorder=2)
+
+
+def _coordinates(points: Sequence[Point]) -> tuple[list[float], list[float]]:
+    return [100 * p.place[1] for p in points], [100 * p.place[0] for p in points]
+
+
+def _names(picks: Mapping[str, Point]) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    for name in PICKS:
+        if name in picks:
+            found.setdefault(picks[name].number, []).append(name)
+    return found
+
+
+def _percent(point: Point, kind: str) -> str:
+    rate = point.rate(kind)
+    return "" if rate is None else f"{100 * rate[0]:.0f} %"

