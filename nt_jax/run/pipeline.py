@@ -138,7 +138,7 @@ def stage_table(
             lambda to: stages.select_neurons(
                 model, at("attribute"), config.neurons, config.name, to,
                 directory.folder("select")),
-            resumable=False,
+            resumable=False, outcome=("neurons.csv",),  # the rest is for people
         ),
         Stage(
             "train", (*common, "tune", "data"), ("weights", "data", "select", "answers"),
