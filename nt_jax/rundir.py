@@ -22,6 +22,7 @@ import filelock
 from nt_jax.atomic import disk_errors, read_text, remove, sync, sync_tree, write_atomic
 from nt_jax.console import clock, say
 from nt_jax.errors import RunError
+from nt_jax.facts import read_facts
 from nt_jax.runinfo import peak_memory, this_machine
 from nt_jax.seal import DONE, RESUME, Seal, check, damaged, read_seal, seal_of
 
@@ -40,7 +41,9 @@ class Stage:
 
     What it is made from decides when it is repeated: `reads` are settings, `made_from` names other
     stages or hashes of what lies outside. `work(folder)` writes and says one line about it; a
-    resumable stage goes on in the folder that an interruption left.
+    resumable stage goes on in the folder that an interruption left. `outcome` names the files that
+    later stages rest on, all unless given: where the stage is done again and these come out the
+    same, what was made from it is kept.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Stage:
     made_from: tuple[str, ...]
     work: Callable[[Path], str]
     resumable: bool = True
+    outcome: tuple[str, ...] = ()
 
 
 class _LeftError(Exception):
@@ -91,10 +95,7 @@ class RunDirectory:
         return self._partial(name) if name in self.unfinished else self.path / name
 
     def read(self, name: str) -> Path:
-        """Where a finished stage lies, once all its files are known to be what the stage wrote.
-
-        One that this process could not finish is read as it is.
-        """
+        """Where a finished stage lies, its files known to be what it wrote; an unfinished as it is."""
         folder = self.folder(name)
         if name in self.unfinished:
             return folder
@@ -123,9 +124,10 @@ class RunDirectory:
             unknown = ", by an older version: its files cannot be checked"
             say(stage.name, f"kept from before{unknown if seal.files is None else ''}")
         else:
+            rest = (stage.resumable, stage.made_from, stage.outcome)
             said = ""
             try:
-                with self.stage(stage.name, key, stage.resumable, stage.made_from) as folder:
+                with self.stage(stage.name, key, *rest) as folder:
                     said = stage.work(folder)
                     if (folder / FAILED).exists() or self.unfinished.intersection(stage.made_from):
                         raise _LeftError
@@ -153,7 +155,12 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def stage(
-        self, name: str, key: str, resumable: bool = False, made_from: Sequence[str] = ()
+        self,
+        name: str,
+        key: str,
+        resumable: bool = False,
+        made_from: Sequence[str] = (),
+        outcome: Sequence[str] = (),
     ) -> Iterator[Path]:
         """A folder to write the stage into; it takes the stage's place once the block succeeds.
 
@@ -177,7 +184,8 @@ class RunDirectory:
                     write_atomic(partial / RESUME, Seal(key, inputs).text().encode())
                 yield partial
                 sync_tree(partial)
-                write_atomic(partial / DONE, seal_of(partial, key, inputs).text().encode())
+                seal = seal_of(partial, key, inputs, outcome)
+                write_atomic(partial / DONE, seal.text().encode())
             except BaseException as error:
                 if not resumable and not isinstance(error, _LeftError):
                     remove(partial)
@@ -242,9 +250,10 @@ class RunDirectory:
     def check_free(self) -> None:
         """Raises the RunError that holding this folder would; makes and changes nothing."""
         self._check_folder()
-        if (self.path / ".lock").exists():
-            self._acquire()
-            self._lock.release()
+        with disk_errors(self.path):
+            if (self.path / ".lock").exists():
+                self._acquire()
+                self._lock.release()
 
     def _check_folder(self) -> None:
         if self.path.exists() and not self.path.is_dir():
@@ -269,58 +278,6 @@ class RunDirectory:
             f"{self.path} is in use by {who}. Wait until it ends, or choose another folder with "
             "run_dir=DIR; nothing was changed."
         )
-
-
-def exported_model(run_dir: Path) -> Path:
-    """The Hugging Face folder that a run has exported from the factors it holds now.
-
-    Raises a RunError if there is none, or only that of older settings, or a damaged one.
-    """
-    if (folder := finished_now(run_dir, "export")) is None:
-        raise RunError(
-            f"{run_dir} has no exported model in export/hf yet. Carry the run on first: "
-            f"python -m nt_jax.train --config ... --run-dir {run_dir}"
-        )
-    return folder / "hf"
-
-
-def finished_now(run_dir: Path, name: str) -> Path | None:
-    """A stage's folder, its files checked, if it is finished under the run's present settings."""
-    key = read_facts(run_dir).get("keys", {}).get(name)
-    directory = RunDirectory(run_dir)
-    return directory.read(name) if key and directory.finished(name, key) else None
-
-
-def read_facts(run_dir: Path) -> dict[str, Any]:
-    """What run.json says; raises a RunError where it is not what we wrote."""
-    file = run_dir / "run.json"
-    try:
-        facts = json.loads(read_text(file) or "{}")
-        wrong = _wrong_in(facts)
-    except (OSError, ValueError, RecursionError) as error:
-        wrong = str(error)
-    if wrong:
-        raise RunError(
-            f"{file} is damaged ({wrong}). Delete it, then repeat the command that made it: "
-            "finished stages are kept."
-        )
-    return facts
-
-
-def _wrong_in(facts: object) -> str | None:
-    """What is not as `RunDirectory.record` writes it, in words."""
-    if not isinstance(facts, dict):
-        return f"it holds a {type(facts).__name__} in place of settings"
-    for name, inner in (("config", None), ("keys", str), ("hashes", str), ("stages", dict)):
-        value = facts.get(name, {})
-        if not isinstance(value, dict):
-            return f"its '{name}' is a {type(value).__name__}"
-        if inner and not all(isinstance(each, inner) for each in value.values()):
-            return f"its '{name}' holds something else"
-    stages = facts.get("stages", {}).values()
-    if not all(isinstance(stage.get("wall_seconds"), int | float) for stage in stages):
-        return "its 'stages' hold no times"
-    return None
 
 
 def _resume_of(partial: Path) -> Seal | None:

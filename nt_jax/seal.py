@@ -15,7 +15,7 @@ import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nt_jax.errors import RunError
@@ -37,20 +37,23 @@ class Seal:
 
     `made_from` holds the digests of the stages that it read; `files` a sha256 and a size by
     relative name, None where an older version finished the stage; `empty` are folders with nothing
-    in them.
+    in them. `outcome` names the files that later stages rest on, all where it is empty.
     """
 
     key: str
     made_from: Mapping[str, str] = dataclasses.field(default_factory=dict)
     files: Mapping[str, tuple[str, int]] | None = None
     empty: tuple[str, ...] = ()
+    outcome: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str | None:
-        """One sha256 of all files; None where an older version finished the stage."""
+        """One sha256 of its outcome; None where an older version finished the stage."""
         if self.files is None:
             return None
-        return hashlib.sha256(json.dumps([self.files, self.empty]).encode()).hexdigest()
+        names = self.outcome or sorted(self.files)
+        text = json.dumps([[name, self.files.get(name)] for name in names])
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def text(self) -> str:
         """The record as DONE holds it: the same bytes for the same files."""
@@ -60,7 +63,9 @@ class Seal:
         return json.dumps(facts, indent=1) + "\n"
 
 
-def seal_of(folder: Path, key: str, made_from: Mapping[str, str]) -> Seal:
+def seal_of(
+    folder: Path, key: str, made_from: Mapping[str, str], outcome: Sequence[str] = ()
+) -> Seal:
     """The record of a stage that has just been finished in `folder`."""
     files, empty = {}, []
     for name, path in _entries(folder):
@@ -68,7 +73,8 @@ def seal_of(folder: Path, key: str, made_from: Mapping[str, str]) -> Seal:
             empty.append(name)
         else:
             files[name] = (_sha256(path), path.stat().st_size)
-    return Seal(key, dict(made_from), dict(sorted(files.items())), tuple(sorted(empty)))
+    ordered = dict(sorted(files.items()))
+    return Seal(key, dict(made_from), ordered, tuple(sorted(empty)), tuple(outcome))
 
 
 def read_seal(folder: Path, name: str = DONE) -> Seal | None:
@@ -93,7 +99,8 @@ def read_seal(folder: Path, name: str = DONE) -> Seal | None:
         facts = json.loads(text)
         files = facts["files"]
         pairs = files and {name: (str(sha), int(size)) for name, (sha, size) in files.items()}
-        return Seal(str(facts["key"]), dict(facts["made_from"]), pairs, tuple(facts["empty"]))
+        rest = (tuple(facts["empty"]), tuple(facts["outcome"]))
+        return Seal(str(facts["key"]), dict(facts["made_from"]), pairs, *rest)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise damaged(folder / name, "it is no record of a stage") from error
 

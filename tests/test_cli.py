@@ -1,5 +1,6 @@
 """The command line: quick help, one line per mistake, a quiet screen, exit codes."""
 
+import errno
 import json
 import os
 import subprocess
@@ -216,6 +217,38 @@ def test_lm_eval_hands_over_its_tasks(calls):
     for ((options,),) in (calls[:1], calls[1:]):
         assert (options["model"], options["tasks"]) == ("runs/x", ["arc_easy", "mmlu"])
         assert (options["limit"], options["chat"], options["shots"]) == (5, True, None)
+
+
+@pytest.mark.parametrize(
+    "name", ["😀 x", "x[/y]", "[red]", "a: b#c", '"', "\\u0041", "tab\tnew\nline"]
+)
+def test_any_name_of_a_folder_is_taken_as_it_is(calls, name):
+    assert cli.main("train", ["--config", "smollm2-135m", "--run-dir", name]) == 0
+    assert cli.main("eval", ["--model", name]) == 0
+    assert calls[0][0].run_dir == name and calls[1][0].model.source == name
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--run-dir", "a\0b"], r"run_dir = 'a\x00b' (command line): must not hold a NUL"),
+        (["--run-dir", "a\udc80"], "run_dir = "),
+        (["--config", "m" * 5000 + ".yaml"], "File name too long (mmmm"),
+        (["--config", "a\0b.yaml"], r"config file 'a\x00b.yaml' does not exist"),
+        (["seed=!!bool x"], "not valid YAML: 'x' is no bool"),
+    ],
+)
+def test_names_that_no_file_can_have_are_one_line(calls, words, message, capsys):
+    assert cli.main("train", ["--config", "smollm2-135m", *words]) == exits.MISTAKE
+    shown = capsys.readouterr().err
+    assert message in shown and shown.count("\n") == 1 and "\0" not in shown
+
+
+@pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.EACCES, errno.EROFS, errno.ELOOP])
+def test_what_the_system_says_of_a_path_is_one_line(failing, number, capsys):
+    assert failing(OSError(number, os.strerror(number), "/some/where")) == exits.MISTAKE
+    said = f"nt_jax: {os.strerror(number)} (/some/where). Name another path, or change that one.\n"
+    assert capsys.readouterr().err == said
 
 
 def test_a_dry_run_prints_the_plan_and_changes_nothing(calls, capsys, tmp_path, monkeypatch):

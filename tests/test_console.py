@@ -4,6 +4,7 @@ import io
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from nt_jax.console import clock, progress, say, show, shown_on
 
@@ -65,3 +66,17 @@ def test_a_terminal_shows_how_far_it_has_come_and_a_bar_without_a_label_is_none(
 def test_a_clock_shows_minutes_and_the_nearest_second():
     shown_as = {0: "0:00", 59.4: "0:59", 59.9: "1:00", 187: "3:07", 3600: "60:00"}
     assert {seconds: clock(seconds) for seconds in shown_as} == shown_as
+
+
+@pytest.mark.parametrize("text", ["x[/y]", "[bold]x", "[/]", "\\[x]", "😀"])
+def test_what_looks_like_markup_is_text(text):
+    console, table = screen(), Table("head")
+    table.add_row(text)
+    with shown_on(console):
+        say("model", text)
+        show(table)
+    assert shown(console).startswith(f"model      {text}\n") and shown(console).count(text) == 2
+    terminal = screen(force_terminal=True)
+    with shown_on(terminal), progress(text, 2, text) as advance:
+        advance(1, text)
+    assert text in shown(terminal)

@@ -13,21 +13,22 @@ from rich.console import Console
 from nt_jax import seal
 from nt_jax.console import shown_on
 from nt_jax.errors import RunError
-from nt_jax.rundir import RunDirectory, Stage, exported_model, finished_now
+from nt_jax.finished import exported_model, finished_now
+from nt_jax.rundir import RunDirectory, Stage
 from nt_jax.seal import LARGE, damaged, reading
 
 KEYS = {"select": "a" * 64, "train": "b" * 64}
 
 
 def carry(
-    folder: Path, factor: str = "1.5", *, verify: bool = False, resumable: bool = True
+    folder: Path, factor: str = "1.5", *, verify: bool = False, extra: bytes = b"", outcome=()
 ) -> str:
     """Two stages, the second made from the first; what was said."""
 
     def select(to: Path) -> str:
         (to / "deep").mkdir()
         (to / "deep" / "neurons.csv").write_text("layer,index\n0,7\n")
-        (to / "scores.npz").write_bytes(bytes(range(256)))
+        (to / "scores.npz").write_bytes(bytes(range(256)) + extra)
         return "selected"
 
     def train(to: Path) -> str:
@@ -38,8 +39,9 @@ def carry(
     screen = io.StringIO()
     with shown_on(Console(file=screen, width=200)), RunDirectory(folder, verify) as run:
         run.record(keys=KEYS)
-        run.carry(Stage("select", (), ("data",), select), KEYS["select"])
-        run.carry(Stage("train", (), ("data", "select"), train, resumable), KEYS["train"])
+        first = Stage("select", (), ("data",), select, outcome=outcome)
+        run.carry(first, KEYS["select"])
+        run.carry(Stage("train", (), ("data", "select"), train), KEYS["train"])
     return screen.getvalue()
 
 
@@ -119,6 +121,18 @@ def test_a_stage_done_again_with_other_bytes_repeats_what_was_made_from_it(tmp_p
     assert not RunDirectory(tmp_path).finished("train", KEYS["train"])
     again = carry(tmp_path, "1.7")
     assert "select     kept" in again and "train      tuned" in again
+
+
+@pytest.mark.parametrize("outcome", [(), (str(CSV),)])
+def test_what_later_stages_rest_on_may_be_some_of_the_files(outcome, tmp_path):
+    carry(tmp_path, outcome=outcome)
+    shutil.rmtree(tmp_path / "select")
+    again = carry(tmp_path, extra=b"other", outcome=outcome)
+    assert "select     selected" in again
+    assert ("train      kept from before" in again) == bool(outcome)
+    flip(tmp_path / "select" / "scores.npz")  # all files are checked all the same
+    with pytest.raises(RunError, match=r"scores\.npz \(its sha256"):
+        carry(tmp_path)
 
 
 def test_what_was_begun_from_another_stage_is_not_gone_on_with(tmp_path):

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nt_jax.errors import DataError, brief
+from nt_jax.errors import DataError, NtError, brief
 from nt_jax.limits import parse_json
 
 
@@ -14,12 +14,13 @@ from nt_jax.limits import parse_json
 def library(source: str) -> Iterator[tuple[Any, str]]:
     """The `datasets` module and a throw-away cache; what it raises inside is one DataError."""
     import datasets  # here, because it costs most of a second
-    from datasets.exceptions import DatasetsError
 
     with _quiet(datasets), tempfile.TemporaryDirectory() as scratch:
         try:
             yield datasets, scratch
-        except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        except NtError:
+            raise
+        except Exception as error:  # it reads formats (HDF5, Lance, tar) by libraries of their own
             raise DataError(_explain(source, error)) from error
 
 

@@ -98,11 +98,34 @@ class _Fold:
         self.max_rounding = max(self.max_rounding, float(moved.max(initial=0.0)))
 
 
-def _copy(checkpoint: Checkpoint, work: Path, weights: bool) -> None:
-    """Copy the model's own files; without `weights`, the index and the shards are left out."""
+def check_links(checkpoint: Checkpoint) -> None:
+    """Raises a CheckpointError where a file to copy is a link that leaves the model folder.
+
+    What it leads to was not meant to be passed on. A hub cache keeps the files of a snapshot as
+    links to its own blobs.
+    """
+    if checkpoint.directory is None:
+        return
+    folder = checkpoint.directory.resolve()
+    own = (
+        [folder, folder.parent.parent / "blobs"] if folder.parent.name == "snapshots" else [folder]
+    )
+    for file in _copied(checkpoint, weights=True):
+        target = file.resolve()
+        if not any(place in target.parents for place in own):
+            raise CheckpointError(
+                f"{file} is a link to {target}, outside the model's folder: an export would copy "
+                "it. Put a copy of that file in its place if it belongs to the model, or take the "
+                "link away."
+            )
+
+
+def _copied(checkpoint: Checkpoint, weights: bool) -> list[Path]:
+    """The model's own files; without `weights`, the index and the shards are left out."""
     used = {info.file for info in checkpoint.tensors.values()}
     if checkpoint.path / SINGLE not in used:
         used.add(checkpoint.path / INDEX)
+    found = []
     for file in sorted(checkpoint.path.iterdir()):
         if file.name.startswith(".") or not file.is_file():
             continue
@@ -110,13 +133,21 @@ def _copy(checkpoint: Checkpoint, work: Path, weights: bool) -> None:
             continue  # they speak of the untuned model
         is_weights = file.suffix in _WEIGHT_FILES or file.name.endswith(".index.json")
         if not is_weights or (weights and file in used):
-            shutil.copyfile(file, work / file.name)
+            found.append(file)
+    return found
+
+
+def _copy(checkpoint: Checkpoint, work: Path, weights: bool) -> None:
+    check_links(checkpoint)
+    for file in _copied(checkpoint, weights):
+        shutil.copyfile(file, work / file.name)
 
 
 def copy_licences(checkpoint: Checkpoint, folder: Path) -> None:
     """The licence and notices of the source, which whoever passes it on has to keep."""
     if checkpoint.directory is None:
         return
+    check_links(checkpoint)
     for file in sorted(checkpoint.directory.iterdir()):
         if file.is_file() and file.name.upper().startswith(("LICENSE", "NOTICE", "USE_POLICY")):
             shutil.copyfile(file, folder / file.name)

@@ -5,6 +5,7 @@ import dataclasses
 from nt_jax.attribution.attack_selection import NONE, choose_templates, selects
 from nt_jax.config.schema import RunConfig
 from nt_jax.data.attacks import attack_of
+from nt_jax.data.repeats import repeat_lines
 from nt_jax.data.training import Parts, attack_line, read_records, without_tests
 from nt_jax.eval.judges.judge import open_judge
 from nt_jax.eval.prompts import Tests, attack_overlap, overlap, read_tests, test_attacks
@@ -21,15 +22,19 @@ class RunData:
     notes: list[str]
     overlap: dict[str, int]  # test set -> requests that are also tuned on
     attack_overlap: dict[str, int]  # test set -> attacks that are also tuned on
+    repeats: list[str]  # a line for each kind of record that stands on two sides
 
     @property
     def shared(self) -> list[str]:
-        """A line for each test set that asks what is also tuned on."""
+        """A line for each test set that asks what is also tuned on, and for each of `repeats`."""
         kinds = (("requests", self.overlap), ("attacks", self.attack_overlap))
         return [
-            f"{count} {kind} of {name} are also tuned on: its result is too good"
-            for kind, found in kinds
-            for name, count in found.items()
+            *self.repeats,
+            *(
+                f"{count} {kind} of {name} are also tuned on: its result is too good"
+                for kind, found in kinds
+                for name, count in found.items()
+            ),
         ]
 
 
@@ -55,6 +60,7 @@ def read_data(config: RunConfig) -> RunData:
     return RunData(
         records, tests, targets, notes,
         overlap(tests.prompts, tuned_on), attack_overlap(config.eval, attacks, names),
+        repeat_lines(records),
     )  # fmt: skip
 
 

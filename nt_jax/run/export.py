@@ -112,7 +112,10 @@ def run_factors(run_dir: Path, strength: float | None = None) -> tuple[RunConfig
     Raises a RunError if the folder is no run, holds no factors, or the model's files have changed.
     """
     if not (run_dir / "run.json").is_file():
-        raise RunError(f"{run_dir} is not a run directory (it has no run.json).")
+        raise RunError(
+            f"{run_dir} is not a run directory (it has no run.json). Name one, or, where that file "
+            "was deleted, repeat the command that made the run: finished stages are kept."
+        )
     with RunDirectory(run_dir) as directory:
         facts = directory.facts()
         keys = facts.get("keys", {})

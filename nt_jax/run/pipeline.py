@@ -69,7 +69,8 @@ def run(
         directory.record(
             config=config.model_dump(mode="json"), seed=config.seed, devices=devices(),
             hashes=inputs.hashes, keys=keys, overlap=inputs.data.overlap,
-            attack_overlap=inputs.data.attack_overlap, notes=inputs.data.notes,
+            attack_overlap=inputs.data.attack_overlap,
+            notes=[*inputs.data.notes, *inputs.data.repeats],
         )  # fmt: skip
         say("model", model_line(inputs.model.checkpoint.config))
         if config.tune.algorithm == "paper":
@@ -149,11 +150,11 @@ def stage_table(
             lambda to: stages.select_neurons(
                 model, at("attribute"), config.neurons, config.name, to,
                 directory.folder("select")),
-            resumable=False,
+            resumable=False, outcome=("neurons.csv",),  # the rest is for people
         ),
         Stage(
             "train", (*common, "tune", "data"), ("weights", "data", "select", "answers"),
-            train,
+            train, outcome=("neurons.csv",),  # the names of a checkpoint's files are random
         ),
         Stage(
             "export", ("export",), ("weights", "data", "train"),

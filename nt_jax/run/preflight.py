@@ -15,6 +15,7 @@ from nt_jax.data.training import Parts, check_prompts, data_hash
 from nt_jax.eval.answering import check_tests
 from nt_jax.eval.judges.judge import check_judges, judges_hash, open_judge
 from nt_jax.eval.prompts import Tests, tests_hash
+from nt_jax.export.files import check_links
 from nt_jax.generate.chat import ChatModel
 from nt_jax.models.config import ModelConfig
 from nt_jax.run.data import RunData, read_data
@@ -57,6 +58,7 @@ def read_inputs(config: RunConfig, data: RunData | None = None, *, placed: bool 
     score = score_hash(config.attribution.score)
     model = chat_model(config, placed=placed).under(config.data.system_prompt)
     check_sizes(config, model.checkpoint.config)
+    check_links(model.checkpoint)
     check_texts(config, model.chat)
     answer = max(config.tune.answer_tokens, config.attribution.answer_tokens)
     check_prompts(model.encode, data.records, model.checkpoint.config.max_positions, answer)

@@ -167,7 +167,8 @@ def untuned(model: ChatModel, judge: Judge, prompts: Validation, log: History, k
     if kept.exists():
         with reading(kept):
             ids = json.loads(kept.read_text(encoding="utf-8"))
-            if [len(prompts.every), int] != [len(ids), *{type(i) for row in ids for i in row}]:
+            kinds = {type(token) for row in ids for token in row}
+            if len(ids) != len(prompts.every) or kinds - {int}:
                 raise ValueError("not the token ids of an answer to each prompt")
     else:
         ids = model.own_answers(prompts.every, NEW_TOKENS)

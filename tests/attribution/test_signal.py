@@ -64,7 +64,10 @@ def test_a_model_whose_scores_mean_nothing_is_refused(name, change, words):
 @pytest.mark.parametrize("path", ["layer", "joint"])
 def test_a_sound_model_is_scored(name, path):
     how = dataclasses.replace(FEW, path=path)
-    assert over_examples(SCORES[name], how)(LM, [EXAMPLE]).shape == (2, plain.CONFIG.neurons)
+    assert over_examples(SCORES[name], how)(LM, [EXAMPLE]).shape == (
+        LM.config.layers,
+        LM.config.neurons,
+    )
 
 
 def test_an_attack_that_adds_nothing_is_refused():

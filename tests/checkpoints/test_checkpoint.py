@@ -227,6 +227,15 @@ def lie_about_shape(directory):
     (directory / SINGLE).write_bytes(data.replace(b'"shape":[320,32]', b'"shape":[321,32]', 1))
 
 
+def fractional_shape(directory):
+    data = (directory / SINGLE).read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + length].rstrip().replace(b'"shape":[320,32]', b'"shape":[320.0,32.0]', 1)
+    (directory / SINGLE).write_bytes(
+        len(header).to_bytes(8, "little") + header + data[8 + length :]
+    )
+
+
 def lfs_pointer(directory):
     text = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
     (directory / SINGLE).write_text(text)
@@ -266,6 +275,7 @@ BROKEN = {
     lengthen: [SINGLE, "header promises", "Download it again"],
     truncate_header: [SINGLE, "50 bytes", "cut short", "Download it again"],
     garble_header: [SINGLE, "unreadable header", "Download it again"],
+    fractional_shape: [SINGLE, "unreadable header", "whole numbers", "Download it again"],
     lie_about_shape: [SINGLE, "does not fill its byte range", "Download it again"],
     lfs_pointer: [SINGLE, "Git LFS pointer", "git lfs pull"],
     only_pickle: ["no weights", "pytorch_model.bin are never read", "save it as safetensors"],
@@ -342,7 +352,14 @@ def test_a_tensor_in_two_shards_is_refused(sharded):
 
 @pytest.mark.parametrize(
     ("weight_map", "words"),
-    [({"a": "../secret.safetensors"}, "points outside"), ({}, "weight_map"), (None, "weight_map")],
+    [
+        ({"a": "../secret.safetensors"}, "points outside"),
+        ({}, "weight_map"),
+        (None, "weight_map"),
+        ({"a": ["x"]}, "weight_map has tensor 'a' at ['x'], which is no file name"),
+        ({"a": {"b": 1}}, "weight_map has tensor 'a' at {'b': 1}, which is no file name"),
+        ({"a": 1, "b": None}, "weight_map has tensor 'a' at 1, which is no file name"),
+    ],
 )
 def test_a_bad_index_is_refused(sharded, weight_map, words):
     (sharded / INDEX).write_text(json.dumps({"weight_map": weight_map}))

@@ -11,7 +11,9 @@ import pytest
 from nt_jax.checkpoints.checkpoint import open_checkpoint
 from nt_jax.checkpoints.gguf_tokenizer import build_tokenizer, merges_from_scores
 from nt_jax.checkpoints.tokenizer import decode, encode_answer, encode_chat, load_tokenizer
+from nt_jax.checkpoints.vocabulary import beyond
 from nt_jax.errors import CheckpointError, DataError
+from nt_jax.generate.chat import open_model
 from tests import tiny
 
 TEXTS = [
@@ -193,6 +195,9 @@ def test_special_unused_and_user_tokens(tmp_path):
         ({"tokenizer.ggml.pre": None}, ["none given", "newer conversion"]),
         ({"tokenizer.ggml.model": "bert"}, ["'bert'", "gpt2, llama"]),
         ({"tokenizer.ggml.tokens": []}, ["0 tokens"]),
+        ({"tokenizer.ggml.merges": None}, ["tokenizer.ggml.merges, by which", "is missing"]),
+        ({"tokenizer.ggml.merges": "a b"}, ["tokenizer.ggml.merges, by which", "conversion"]),
+        ({"tokenizer.ggml.model": "llama"}, ["tokenizer.ggml.scores, by which", "is missing"]),
     ],
 )
 def test_a_gguf_tokenizer_we_cannot_rebuild_is_refused(changes, words):
@@ -295,3 +300,47 @@ def test_torch_is_not_needed_and_nothing_is_printed(tmp_path):
     command = [sys.executable, "-c", code, str(path), str(tiny.checkpoint("llama2"))]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def with_id(directory: Path, letter: str, number: int) -> Path:
+    """The directory, a letter of its tokenizer having another id."""
+    tokenizer = json.loads((directory / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"][letter] = number
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return directory
+
+
+def test_a_text_with_a_token_that_the_model_lacks_is_refused_and_no_other(directory):
+    model = open_model(str(with_id(directory, "~", 400)))
+    assert model.encode("Hello") and model.answer_ids("Yes.") and model.opening("Sure") != []
+    for asked in (model.encode, model.answer_ids, model.opening):
+        with pytest.raises(DataError, match=r"'a ~ b' has the token id 400 \('~'\), but") as caught:
+            asked("a ~ b")
+        assert "320 (vocab_size)" in str(caught.value) and "\n" not in str(caught.value)
+    said = "1 tokens of the tokenizer have ids beyond the model's vocabulary of 320"
+    assert beyond(model.tokenizer, 320).startswith(said)
+    assert beyond(tokenizer_of(tiny.checkpoint()), 320) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: tiny.edit_json(m / "tokenizer_config.json", tokenizer_class=1), "loaded ("),
+        (lambda m: (m / "tokenizer_config.json").write_text("[1]"), "loaded ("),
+        (lambda m: (m / "tokenizer.json").write_text('{"model": null}'), "loaded ("),
+        (lambda m: tiny.edit_json(m / "config.json", eos_token_id="2"), "loaded (Validation error"),
+        (
+            lambda m: (
+                (m / "chat_template.jinja").unlink(),
+                tiny.edit_json(m / "tokenizer_config.json", chat_template=5),
+            ),
+            "loaded (its chat_template is no text)",
+        ),
+    ],
+)
+def test_tokenizer_files_of_other_types_are_one_line(change, words, directory):
+    change(directory)
+    with pytest.raises(CheckpointError) as caught:
+        tokenizer_of(directory)
+    assert f"the tokenizer cannot be {words}" in str(caught.value)
+    assert "\n" not in str(caught.value) and "Download its files again." in str(caught.value)

@@ -83,6 +83,24 @@ def test_a_hub_data_set_is_read_by_file_where_its_files_differ_in_columns(
         check_safe_edit(rows)
 
 
+@pytest.mark.parametrize("name", ["a.h5", "a.lance", "a.tar", "a.zip", "a.xml", "a.arrow", "a.png"])
+def test_other_formats_are_one_line_in_a_folder_and_on_the_hub(name, tmp_path, monkeypatch):
+    import datasets
+
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / name).write_bytes(b"\x89not what the name says" * 40)
+    with pytest.raises(DataError, match=r"it holds no \*\.jsonl, .* Name a file\.$"):
+        load_harmful(str(folder))
+    load = datasets.load_dataset
+    monkeypatch.setattr(hub, "_require_hub", lambda source: None)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: load(str(folder)))
+    with pytest.raises(DataError) as caught:
+        load_harmful("some/set")
+    assert str(caught.value).startswith("some/set: ") and "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("names", "expected"),
     [

@@ -141,12 +141,12 @@ def test_a_local_task_runs_without_torch_or_network(tmp_path, capsys, monkeypatc
     (tmp_path / "local_choice.yaml").write_text(CHOICE.format(file=tmp_path / "docs.jsonl"))
     run = tmp_path / "run"
     (run / "export").mkdir(parents=True)
-    (run / "run.json").write_text('{"keys": {"export": "abc"}}')
+    (run / "run.json").write_text('{"keys": {"export": "%s"}}' % ("a" * 64))
     arguments = ["--model", str(run), "--tasks", "local_choice", "--task-folder", str(tmp_path)]
     assert main("eval.lm_eval", arguments) == 2
     assert "no exported model in export/hf yet" in capsys.readouterr().err
     (run / "export" / "hf").symlink_to(tiny.checkpoint("llama3"))
-    (run / "export" / "DONE").write_text("abc")
+    (run / "export" / "DONE").write_text("a" * 64)
     out = tmp_path / "scores.json"
     assert main("eval.lm_eval", [*arguments, "--json", str(out)] + ["--chat"] * chat) == 0
     assert "local_choice" in capsys.readouterr().out

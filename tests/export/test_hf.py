@@ -6,6 +6,7 @@ import json
 import os
 import stat
 from collections import namedtuple
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -175,6 +176,46 @@ def test_other_copies_of_the_weights_are_left_behind(tmp_path):
     mask = os.umask(0)
     os.umask(mask)
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o777 & ~mask
+
+
+def elsewhere(tmp_path) -> Path:
+    """A file that no model folder holds."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "id_rsa").write_text("secret")
+    return tmp_path / "home" / "id_rsa"
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "LICENSE", "tokenizer.json", "model.safetensors"])
+def test_a_link_out_of_the_models_folder_is_refused(tmp_path, name):
+    source, secret = tiny.copy("llama2", tmp_path / "m"), elsewhere(tmp_path)
+    if (source / name).exists():
+        (source / name).rename(secret)
+    (source / name).symlink_to(secret)
+    with pytest.raises(CheckpointError, match=rf"{source / name} is a link to {secret}, outside"):
+        export_hf(open_checkpoint(str(source)), scale_of(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    content = secret.read_bytes()
+    (source / name).unlink()
+    if name not in ("notes.txt", "LICENSE"):  # what the message advises
+        (source / name).write_bytes(content)
+    export_hf(open_checkpoint(str(source)), scale_of(), tmp_path / "out")
+
+
+def test_links_within_the_folder_and_to_the_hub_caches_own_blobs_are_followed(tmp_path):
+    cached = tmp_path / "models--a--b"
+    source = tiny.copy("llama2", cached / "snapshots" / "0123abc")
+    (cached / "blobs").mkdir()
+    for number, file in enumerate(sorted(source.iterdir())):
+        file.rename(cached / "blobs" / f"{number}")
+        file.symlink_to(f"../../blobs/{number}")
+    (source / "again.txt").symlink_to("config.json")
+    export_hf(open_checkpoint(str(source)), np.ones(SHAPE, np.float32), tmp_path / "out")
+    assert not any(file.is_symlink() for file in (tmp_path / "out").iterdir())
+    assert (tmp_path / "out" / "again.txt").read_bytes() == (source / "config.json").read_bytes()
+    (source / "again.txt").unlink()
+    (source / "again.txt").symlink_to(elsewhere(tmp_path))
+    with pytest.raises(CheckpointError, match="outside the model's folder"):
+        export_hf(open_checkpoint(str(source)), scale_of(), tmp_path / "other")
 
 
 # --- errors --------------------------------------------------------------------------------------

@@ -34,6 +34,17 @@ def _change(model: Path, change) -> None:
     save_file(tensors, model / "model.safetensors")
 
 
+def _beyond(letter: str):
+    """Give a letter a token id that the model has no row for."""
+
+    def change(model: Path) -> None:
+        tokenizer = json.loads((model / "tokenizer.json").read_text())
+        tokenizer["model"]["vocab"][letter] = 400
+        (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+    return change
+
+
 def _nan(tensors: dict) -> None:
     tensors[DOWN][0, 0] = np.nan
 
@@ -54,6 +65,14 @@ BROKEN_MODELS = {
     ),
     "no config": (lambda m: (m / "config.json").unlink(), ("config.json",)),
     "no template": (lambda m: (m / "chat_template.jinja").unlink(), ("no chat template",)),
+    "another tokenizer": (_beyond("e"), ("the text 'Hello' has the token id 400 ('e')", "320")),
+    "every token ends an answer": (
+        lambda m: [
+            tiny.edit_json(m / name, eos_token_id=list(range(tiny.VOCAB)))
+            for name in ("config.json", "generation_config.json")
+        ],
+        ("eos_token_id names all 320 tokens, so that no answer has a word",),
+    ),
     "another end of answers": (
         lambda m: [
             tiny.edit_json(m / name, eos_token_id=5)
