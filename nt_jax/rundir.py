@@ -95,7 +95,7 @@ class RunDirectory:
         return self._partial(name) if name in self.unfinished else self.path / name
 
     def read(self, name: str) -> Path:
-        """Where a finished stage lies, its files known to be what it wrote; an unfinished as it is."""
+        """Where a finished stage lies, once its files are checked; an unfinished one as it is."""
         folder = self.folder(name)
         if name in self.unfinished:
             return folder
