@@ -42,8 +42,7 @@ class Stage:
     What it is made from decides when it is repeated: `reads` are settings, `made_from` names other
     stages or hashes of what lies outside. `work(folder)` writes and says one line about it; a
     resumable stage goes on in the folder that an interruption left. `outcome` names the files that
-    later stages rest on, all unless given: where the stage is done again and these come out the
-    same, what was made from it is kept.
+    later stages rest on, all unless given: where these come out the same again, they are kept.
     """
 
     name: str
@@ -121,8 +120,8 @@ class RunDirectory:
         seal = read_seal(folder)
         if seal is not None and self._is_of(seal, key):
             check(folder, seal, full=self.verify)
-            unknown = ", by an older version: its files cannot be checked"
-            say(stage.name, f"kept from before{unknown if seal.files is None else ''}")
+            unknown = ", by an older version: its files cannot be checked" * (seal.files is None)
+            say(stage.name, f"kept from before{unknown}")
         else:
             rest = (stage.resumable, stage.made_from, stage.outcome)
             said = ""
@@ -140,8 +139,7 @@ class RunDirectory:
     def _is_of(self, seal: Seal | None, key: str) -> bool:
         """Whether that was made from `key`, and from the stages as they are now.
 
-        A stage that was deleted and done again may differ in its last bits, on another machine:
-        what an older one was made from is then done again, too.
+        A stage that was done again, on another machine, may differ in its last bits.
         """
         if seal is None or seal.key != key:
             return False
@@ -165,9 +163,8 @@ class RunDirectory:
         """A folder to write the stage into; it takes the stage's place once the block succeeds.
 
         If the block fails, what it wrote is deleted and an older finished stage stays as it was. A
-        resumable stage keeps what it wrote: the next call with the same key, and the same stages in
-        `made_from`, gets that folder back, with everything in it (and the file RESUME, which is
-        ours).
+        resumable stage keeps what it wrote: the next call with the same key and stages `made_from`
+        gets that folder back, with everything in it (and the file RESUME, which is ours).
         """
         partial = self._partial(name)
         started = time.monotonic()
