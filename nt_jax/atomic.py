@@ -96,3 +96,10 @@ def _free(folder: Path) -> str:
     """How much is free where `folder` lies, or will lie."""
     existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     return f"{shutil.disk_usage(existing).free / 1e9:.2f} GB free"
+
+
+def sweep(folder: Path) -> None:
+    """Delete the files directly in `folder` that a killed write_atomic had no time to rename."""
+    for file in folder.glob(".*.tmp"):
+        if file.is_file():
+            file.unlink()

@@ -296,7 +296,5 @@ def _enter() -> None:
 
 
 # Commands that take no config, or make their own.
-ALONE = {
-    "chat": _chat, "completion": _completion, "doctor": _doctor, "eval.lm_eval": _lm_eval,
-    "schema": _schema, "sweep": _sweep,
-}  # fmt: skip
+ALONE = {"chat": _chat, "completion": _completion, "doctor": _doctor, "schema": _schema}
+ALONE |= {"eval.lm_eval": _lm_eval, "sweep": _sweep}

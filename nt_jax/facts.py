@@ -38,3 +38,16 @@ def _wrong_in(facts: object) -> str | None:
     if not all(isinstance(stage.get("wall_seconds"), int | float) for stage in stages):
         return "its 'stages' hold no times"
     return None
+
+
+def held_by(path: Path, holder: Path) -> str:
+    """The message for a second run in the same directory."""
+    try:
+        known = json.loads(read_text(holder) or "{}")
+        who = "process {pid} on {host}, since {since}".format(**known)
+    except (OSError, ValueError, KeyError, TypeError):  # the other run is just starting
+        who = "another process"
+    return (
+        f"{path} is in use by {who}. Wait until it ends, or choose another folder with "
+        "run_dir=DIR; nothing was changed."
+    )

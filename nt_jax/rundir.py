@@ -19,12 +19,12 @@ from typing import Any, Self
 
 import filelock
 
-from nt_jax.atomic import disk_errors, read_text, remove, sync, sync_tree, write_atomic
+from nt_jax.atomic import disk_errors, remove, sweep, sync, sync_tree, write_atomic
 from nt_jax.console import clock, say, working
 from nt_jax.errors import RunError
-from nt_jax.facts import read_facts
+from nt_jax.facts import held_by, read_facts
 from nt_jax.runinfo import peak_memory, this_machine
-from nt_jax.seal import DONE, RESUME, Seal, check, damaged, read_seal, seal_of, taken_over
+from nt_jax.seal import DONE, RESUME, Seal, check, damaged, read_seal, resume_of, seal_of, take
 
 FAILED = "FAILED.jsonl"  # in a partial folder: prompts and judge calls to be tried again
 _HELD: ContextVar[Path | None] = ContextVar("held", default=None)
@@ -42,9 +42,8 @@ class Stage:
     What it is made from decides when it is repeated: `reads` are settings, `made_from` names other
     stages or hashes of what lies outside. `work(folder)` writes and says one line about it; a
     resumable stage goes on in the folder that an interruption left. `outcome` names the files that
-    later stages rest on, all unless given: where the stage is done again and these come out the
-    same, what was made from it is kept. `later` names files that are written again once the run
-    is at its end.
+    later stages rest on, all unless given: where these come out the same again, they are kept.
+    `later` names files that are written again once the run is at its end.
     """
 
     name: str
@@ -97,10 +96,7 @@ class RunDirectory:
         return self._partial(name) if name in self.unfinished else self.path / name
 
     def read(self, name: str) -> Path:
-        """Where a finished stage lies, once all its files are known to be what the stage wrote.
-
-        One that this process could not finish is read as it is.
-        """
+        """Where a finished stage lies, once its files are checked; an unfinished one as it is."""
         folder = self.folder(name)
         if name in self.unfinished:
             return folder
@@ -118,7 +114,7 @@ class RunDirectory:
         if self.finished(name, key):
             return self.read(name)
         partial = self._partial(name)
-        return partial if self._is_of(_resume_of(partial), key) else None
+        return partial if self._is_of(resume_of(partial), key) else None
 
     def carry(self, stage: Stage, key: str, beside: Sequence[Path] = ()) -> Path:
         """Do the work of `stage` unless it is done already, and say which; its folder.
@@ -129,8 +125,8 @@ class RunDirectory:
         seal = read_seal(folder)
         if seal is not None and self._is_of(seal, key):
             check(folder, seal, full=self.verify)
-            unknown = ", by an older version: its files cannot be checked"
-            say(stage.name, f"kept from before{unknown if seal.files is None else ''}")
+            unknown = ", by an older version: its files cannot be checked" * (seal.files is None)
+            say(stage.name, f"kept from before{unknown}")
         elif source := self._take_over(stage, key, beside):
             say(stage.name, f"as in {source}")
         else:
@@ -161,7 +157,7 @@ class RunDirectory:
         for other in beside:
             if (seal := read_seal(other / name)) is not None and self._is_of(seal, key):
                 with self.stage(name, key, False, *rest) as folder:
-                    taken_over(other / name, seal, folder)
+                    take(other / name, seal, folder)
                 facts = self.facts()["stages"][name] | read_facts(other)["stages"].get(name, {})
                 self.record(stages={name: facts | {"taken_from": str(other)}})
                 return other
@@ -170,8 +166,7 @@ class RunDirectory:
     def _is_of(self, seal: Seal | None, key: str) -> bool:
         """Whether that was made from `key`, and from the stages as they are now.
 
-        A stage that was deleted and done again may differ in its last bits, on another machine:
-        what an older one was made from is then done again, too.
+        A stage that was done again, on another machine, may differ in its last bits.
         """
         if seal is None or seal.key != key:
             return False
@@ -196,18 +191,17 @@ class RunDirectory:
         """A folder to write the stage into; it takes the stage's place once the block succeeds.
 
         If the block fails, what it wrote is deleted and an older finished stage stays as it was. A
-        resumable stage keeps what it wrote: the next call with the same key, and the same stages in
-        `made_from`, gets that folder back, with everything in it (and the file RESUME, which is
-        ours).
+        resumable stage keeps what it wrote: the next call with the same key and stages `made_from`
+        gets that folder back, with everything in it (and the file RESUME, which is ours).
         """
         partial = self._partial(name)
         started = time.monotonic()
         with disk_errors(self.path):
-            resumed = resumable and self._is_of(_resume_of(partial), key)
+            resumed = resumable and self._is_of(resume_of(partial), key)
             inputs = self._digests(made_from)
             try:
                 if resumed:
-                    _sweep(partial)
+                    sweep(partial)
                 else:
                     remove(partial)
                     partial.mkdir()
@@ -269,7 +263,7 @@ class RunDirectory:
 
     def _recover(self) -> None:
         """End interrupted swaps; delete partial folders that nothing can carry on."""
-        _sweep(self.path)
+        sweep(self.path)
         for partial in self.path.glob(".*.tmp"):
             if (partial / DONE).exists():
                 self._publish(partial.name[1 : -len(".tmp")])
@@ -281,9 +275,10 @@ class RunDirectory:
     def check_free(self) -> None:
         """Raises the RunError that holding this folder would; makes and changes nothing."""
         self._check_folder()
-        if (self.path / ".lock").exists():
-            self._acquire()
-            self._lock.release()
+        with disk_errors(self.path):
+            if (self.path / ".lock").exists():
+                self._acquire()
+                self._lock.release()
 
     def _check_folder(self) -> None:
         if self.path.exists() and not self.path.is_dir():
@@ -293,56 +288,9 @@ class RunDirectory:
         try:
             self._lock.acquire(blocking=False)
         except filelock.Timeout:
-            raise RunError(self._held_by()) from None
+            raise RunError(held_by(self.path, self._holder)) from None
         except IsADirectoryError:
             raise RunError(f"{self.path / '.lock'} is a folder. Delete it, then repeat.") from None
-
-    def _held_by(self) -> str:
-        """The message for a second run in the same directory."""
-        try:
-            holder = json.loads(read_text(self._holder) or "{}")
-            who = "process {pid} on {host}, since {since}".format(**holder)
-        except (OSError, ValueError, KeyError, TypeError):  # the other run is just starting
-            who = "another process"
-        return (
-            f"{self.path} is in use by {who}. Wait until it ends, or choose another folder with "
-            "run_dir=DIR; nothing was changed."
-        )
-
-
-def exported_model(run_dir: Path) -> Path:
-    """The Hugging Face folder that a run has exported from the factors it holds now.
-
-    Raises a RunError if there is none, or only that of older settings, or a damaged one.
-    """
-    if (folder := finished_now(run_dir, "export")) is None:
-        raise RunError(
-            f"{run_dir} has no exported model in export/hf yet. Carry the run on first: "
-            f"python -m nt_jax.train --config ... --run-dir {run_dir}"
-        )
-    return folder / "hf"
-
-
-def finished_now(run_dir: Path, name: str) -> Path | None:
-    """A stage's folder, its files checked, if it is finished under the run's present settings."""
-    key = read_facts(run_dir).get("keys", {}).get(name)
-    directory = RunDirectory(run_dir)
-    return directory.read(name) if key and directory.finished(name, key) else None
-
-
-def _resume_of(partial: Path) -> Seal | None:
-    """What a partial folder is made from; None where that cannot be told: it begins anew."""
-    try:
-        return read_seal(partial, RESUME)
-    except RunError:
-        return None
-
-
-def _sweep(folder: Path) -> None:
-    """Delete the files directly in `folder` that a killed write_atomic had no time to rename."""
-    for file in folder.glob(".*.tmp"):
-        if file.is_file():
-            file.unlink()
 
 
 def _now() -> str:

@@ -140,7 +140,7 @@ def check(folder: Path, seal: Seal, *, full: bool = True) -> None:
             raise damaged(path, "the stage did not write it")
 
 
-def taken_over(source: Path, seal: Seal, to: Path) -> None:
+def take(source: Path, seal: Seal, to: Path) -> None:
     """The files of the finished stage in `source`, once they are checked, in `to` as well.
 
     By hard links where possible: files of a finished stage are never written in place.
@@ -208,3 +208,11 @@ def _words(error: Exception) -> str:
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     text = f"it lacks {text}" if isinstance(error, KeyError) else text
     return " ".join(text.split())[:200]
+
+
+def resume_of(partial: Path) -> Seal | None:
+    """What a partial folder is made from; None where that cannot be told: it begins anew."""
+    try:
+        return read_seal(partial, RESUME)
+    except RunError:
+        return None

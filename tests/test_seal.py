@@ -13,7 +13,8 @@ from rich.console import Console
 from nt_jax import seal
 from nt_jax.console import shown_on
 from nt_jax.errors import RunError
-from nt_jax.rundir import RunDirectory, Stage, exported_model, finished_now
+from nt_jax.finished import exported_model, finished_now
+from nt_jax.rundir import RunDirectory, Stage
 from nt_jax.seal import LARGE, damaged, reading
 
 KEYS = {"select": "a" * 64, "train": "b" * 64}

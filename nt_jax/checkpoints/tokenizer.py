@@ -43,6 +43,8 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
         )
         if not isinstance(tokenizer.chat_template, str | dict | None):
             raise TypeError("its chat_template is no text")
+        if type(tokenizer.model_max_length) not in (int, float):
+            raise TypeError("its model_max_length is no number")
         return tokenizer
     except BaseException as error:  # whatever the library says of files that it does not expect
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":

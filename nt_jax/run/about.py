@@ -9,8 +9,8 @@ from nt_jax.eval.metrics.result import BASE, TUNED, ResultRow, find, read_rows
 from nt_jax.export.card import HUB_ID, About, Measured, licence_of
 from nt_jax.export.folder import Wanted
 from nt_jax.export.peft import base_name
+from nt_jax.finished import finished_now
 from nt_jax.models.neurons import Factors
-from nt_jax.rundir import finished_now
 
 # What a card shows, and the sections of settings that hold no path.
 METRICS = ("refusal_rate", "perplexity", "kl", "letter_accuracy", "generate_accuracy")

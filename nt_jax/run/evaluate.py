@@ -18,6 +18,7 @@ from nt_jax.report.terminal import screen_table
 from nt_jax.run import pipeline
 from nt_jax.run.dry_run import header, model_line
 from nt_jax.run.preflight import measuring_hash
+from nt_jax.run.said import say_results
 from nt_jax.run.stages import write_measured
 from nt_jax.run.subjects import (
     check_served,
@@ -150,7 +151,7 @@ def finish(config: RunConfig, directory: RunDirectory) -> None:
     show()
     show(screen_table(rows, labels_with_counts(directory.folder("eval"), config.eval.labels)))
     show()
-    pipeline.say_results(directory)
+    say_results(directory)
     scored = in_order(row.judge for row in rows if row.metric == "perplexity")
     if scored:
         say("scorer", f"{', '.join(scored)}   (perplexity)")

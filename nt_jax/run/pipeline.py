@@ -8,34 +8,31 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from nt_jax.config.paper import as_written, departures
 from nt_jax.config.registry import CONTRASTIVE
 from nt_jax.config.schema import RunConfig, config_key
-from nt_jax.console import clock, expect, say, show
+from nt_jax.console import say, show
 from nt_jax.data.training import Parts
 from nt_jax.errors import UnfinishedError
 from nt_jax.eval.answering import answer_all
 from nt_jax.eval.judges.judge import Judge, judges_to_open, open_judge
-from nt_jax.eval.measure import labels_with_counts, measure
-from nt_jax.eval.metrics.result import BASE, read_rows
+from nt_jax.eval.measure import measure
+from nt_jax.eval.metrics.result import BASE
 from nt_jax.eval.prompts import Tests
 from nt_jax.eval.under_test import ModelUnderTest, tuned_model
 from nt_jax.generate.chat import ChatModel
 from nt_jax.mesh import devices
 from nt_jax.models.neurons import Factors
-from nt_jax.report.terminal import screen_table
 from nt_jax.run import stages
 from nt_jax.run.attribute import attribute_all
 from nt_jax.run.contrast import contrast
 from nt_jax.run.dry_run import header, model_line
-from nt_jax.run.estimate import expected_seconds
 from nt_jax.run.export import export_stage, run_factors, show_numbers
 from nt_jax.run.hashes import record_results
 from nt_jax.run.log import logged
 from nt_jax.run.preflight import Inputs, read_inputs
+from nt_jax.run.said import finish, say_about_data, say_departures, say_time
 from nt_jax.run.stages import chat_model
 from nt_jax.run.start import start_factors
-from nt_jax.run.texts import beyond_vocabulary, plain_marks
 from nt_jax.rundir import FAILED, RunDirectory, Stage
 from nt_jax.train.tuning_data import TuningData, tuning_data
 
@@ -194,7 +191,7 @@ def stage_table(
             lambda to: stages.select_neurons(
                 model, at("attribute"), start_factors(config, model.checkpoint) or config.neurons,
                 config.name, to, directory.folder("select")),
-            resumable=False,
+            resumable=False, outcome=("neurons.csv",),  # the rest is for people
         ),
         Stage(
             "train", (*common, "tune", "data"),
@@ -273,56 +270,3 @@ def measure_stage(
         judges=judges, scorer=scorer, base=base, keep_on=keep_on,
     )  # fmt: skip
     return f"judged by {', '.join(config.eval.judges)}"
-
-
-def say_time(config: RunConfig, inputs: Inputs, ahead: Sequence[str]) -> None:
-    """How long the stages ahead may take, and what the screen then holds them against."""
-    if not ahead:
-        return
-    found = expected_seconds(config, inputs)
-    seconds = {name: found[name] for name in ahead}
-    expect(seconds)
-    told = ", ".join(f"{name} {clock(part)}" for name, part in seconds.items())
-    say(
-        "time",
-        f"about {clock(sum(seconds.values()))} in all ({told}); a guess, corrected on the way",
-    )
-
-
-def say_departures(config: RunConfig) -> None:
-    """Settings of a run as the paper has it that are not the paper's."""
-    found = [
-        f"{row.key} = {as_written(value)} ({row.whose}: {as_written(row.paper)})"
-        for row, value in departures(config.model_dump(mode="json"))
-    ]
-    say("algorithm", "as the paper prints it" + (f", but {'; '.join(found)}" if found else ""))
-
-
-def say_about_data(inputs: Inputs) -> None:
-    """Where attacks come from, what is left out or also tuned on, marks that are plain text."""
-    data = inputs.data
-    for note in data.notes:
-        say("data", note)
-    chat = inputs.model.chat
-    marks = plain_marks(chat, inputs.records, inputs.tests)
-    for line in (*data.shared, *marks, *beyond_vocabulary(chat)):
-        say("warning", line)
-
-
-def finish(config: RunConfig, directory: RunDirectory, table: Sequence[Stage]) -> None:
-    """The last screen: stage times, the before/after table, where everything lies."""
-    folder, seconds = directory.path, directory.seconds()
-    names = [stage.name for stage in table if stage.name in seconds]
-    show()
-    labels = labels_with_counts(directory.read("eval"), config.eval.labels)
-    show(screen_table(read_rows(directory.read("report") / "results.json"), labels))
-    show()
-    say("times", "   ".join(f"{name} {clock(seconds[name])}" for name in names))
-    say("model", f"{folder / 'export' / 'hf'}")
-    say_results(directory)
-
-
-def say_results(directory: RunDirectory) -> None:
-    """Where the report and the answers of a run lie."""
-    say("report", f"{directory.folder('report') / 'report.md'}   (and report.html)")
-    say("answers", f"{directory.folder('eval') / 'answers.jsonl'}")

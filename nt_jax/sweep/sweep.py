@@ -19,6 +19,7 @@ from nt_jax.run.cells import tune_cell
 from nt_jax.run.dry_run import header, model_line
 from nt_jax.run.estimate import expected_seconds
 from nt_jax.run.preflight import Inputs, check_cell, read_inputs
+from nt_jax.run.said import say_about_data
 from nt_jax.rundir import RunDirectory, Stage
 from nt_jax.sweep.place import SHARED, Placed, place, with_folder
 from nt_jax.sweep.points import (
@@ -97,7 +98,7 @@ def sweep(
     with RunDirectory(root) as directory:
         table, keys = pipeline.begin(config, directory, inputs)
         say("model", model_line(inputs.model.checkpoint.config))
-        pipeline.say_about_data(inputs)
+        say_about_data(inputs)
         say_time(directory, list(placed.values()), keys, inputs)
         for stage in table:
             if stage.name in SHARED:

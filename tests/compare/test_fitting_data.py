@@ -114,7 +114,7 @@ def test_slopes_are_taken_over_where_the_run_has_measured_them(data, tmp_path, s
     made.config = RunConfig.model_validate(base | words)
     whole = CellSlopes({name: draw.standard_normal((3, 10)) for name in (*CELLS, OWN)})
     whole.save(tmp_path / "slopes.npz")
-    made.run = types.SimpleNamespace(folder=lambda name: tmp_path)
+    made.run = types.SimpleNamespace(read=lambda name: tmp_path)
     made.model.checkpoint = types.SimpleNamespace(config=types.SimpleNamespace(neurons=5))
     neurons = NeuronSet(np.array([3, 2, 2]), np.array([1, 4, 0]), np.ones(3, bool))
     found = made.slopes(neurons)

@@ -211,7 +211,7 @@ def test_a_method_is_one_file_and_one_line_of_the_table(monkeypatch):
 
 def test_table_7_takes_the_runs_own_numbers_of_neurons_from_the_run(monkeypatch):
     config = RunConfig.model_construct(neurons=NeuronsConfig(safety=3, utility=5))
-    run = SimpleNamespace(folder=Path)
+    run = SimpleNamespace(read=Path)
     data = SimpleNamespace(config=config, run=run)
     monkeypatch.setattr(ablations, "learned_in_run", lambda found: found)
     own, other = ablations.counts(3, 5), ablations.counts(5, 3)
@@ -219,7 +219,7 @@ def test_table_7_takes_the_runs_own_numbers_of_neurons_from_the_run(monkeypatch)
     assert own.answered(data, *own.settings) == (Path("tuned"), "tuned")
     assert other.answered(data, *other.settings) is None
     with pytest.raises(
-        RunError, match="holds no safety scores"
+        RunError, match="there are no scores"
     ):  # others look for the scores to choose by
         other.fit(data, {}, Path())
 

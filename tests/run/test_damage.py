@@ -11,10 +11,11 @@ import pytest
 from nt_jax import cli, seal
 from nt_jax.attribution.store import load_neurons
 from nt_jax.errors import RunError
+from nt_jax.finished import exported_model
 from nt_jax.generate import chat
 from nt_jax.run.export import export_run
 from nt_jax.run.stages import best_state
-from nt_jax.rundir import RunDirectory, exported_model
+from nt_jax.rundir import RunDirectory
 from tests.run import small
 
 pytestmark = pytest.mark.xdist_group("run")

@@ -15,13 +15,14 @@ from lm_eval.models.utils import normalize_gen_kwargs  # pyright: ignore[reportM
 from nt_jax.checkpoints.chat_template import TEMPLATE_DATE
 from nt_jax.checkpoints.checkpoint import load_weights, open_checkpoint
 from nt_jax.checkpoints.tokenizer import decode, load_tokenizer
+from nt_jax.checkpoints.vocabulary import known_ids
 from nt_jax.data.batching import bucket
 from nt_jax.errors import ConfigError
+from nt_jax.finished import exported_model
 from nt_jax.generate.decode import Sampling
 from nt_jax.generate.engine import answer_prompts
 from nt_jax.generate.likelihood import answer_scores
 from nt_jax.mesh import make_mesh
-from nt_jax.rundir import exported_model
 
 LOGITS = 1 << 27  # entries of one batch's logits at most: 512 MiB
 
@@ -77,7 +78,8 @@ class JaxLM(TemplateLM):
         if add_special_tokens is None:
             bos = self.tokenizer.bos_token
             add_special_tokens = not (bos and string.startswith(bos))
-        return self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
+        ids = self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
+        return known_ids(self.tokenizer, ids, string, self.lm.config.vocab_size)
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True

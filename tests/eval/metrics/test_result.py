@@ -38,5 +38,5 @@ def test_broken_results_json_says_what_to_do(tmp_path):
     path = tmp_path / "results.json"
     for text in ("[{", '[{"dataset": 1}]', "[1]"):
         path.write_text(text)
-        with pytest.raises(RunError, match=r"results\.json.*repeat the evaluation"):
+        with pytest.raises(RunError, match=r"results\.json is damaged \(.*Delete it, then repeat"):
             read_rows(path)

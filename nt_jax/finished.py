@@ -1,0 +1,27 @@
+"""Finished stages of a run directory, found by what its run.json says now."""
+
+from pathlib import Path
+
+from nt_jax.errors import RunError
+from nt_jax.facts import read_facts
+from nt_jax.rundir import RunDirectory
+
+
+def exported_model(run_dir: Path) -> Path:
+    """The Hugging Face folder that a run has exported from the factors it holds now.
+
+    Raises a RunError if there is none, or only that of older settings, or a damaged one.
+    """
+    if (folder := finished_now(run_dir, "export")) is None:
+        raise RunError(
+            f"{run_dir} has no exported model in export/hf yet. Carry the run on first: "
+            f"python -m nt_jax.train --config ... --run-dir {run_dir}"
+        )
+    return folder / "hf"
+
+
+def finished_now(run_dir: Path, name: str) -> Path | None:
+    """A stage's folder, its files checked, if it is finished under the run's present settings."""
+    key = read_facts(run_dir).get("keys", {}).get(name)
+    directory = RunDirectory(run_dir)
+    return directory.read(name) if key and directory.finished(name, key) else None

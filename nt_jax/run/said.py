@@ -1,0 +1,67 @@
+"""What a run says of itself on the screen: before its stages, and at its end."""
+
+from collections.abc import Sequence
+
+from nt_jax.config.paper import as_written, departures
+from nt_jax.config.schema import RunConfig
+from nt_jax.console import clock, expect, say, show
+from nt_jax.eval.measure import labels_with_counts
+from nt_jax.eval.metrics.result import read_rows
+from nt_jax.report.terminal import screen_table
+from nt_jax.run.estimate import expected_seconds
+from nt_jax.run.preflight import Inputs
+from nt_jax.run.texts import beyond_vocabulary, plain_marks
+from nt_jax.rundir import RunDirectory, Stage
+
+
+def say_time(config: RunConfig, inputs: Inputs, ahead: Sequence[str]) -> None:
+    """How long the stages ahead may take, and what the screen then holds them against."""
+    if not ahead:
+        return
+    found = expected_seconds(config, inputs)
+    seconds = {name: found[name] for name in ahead}
+    expect(seconds)
+    told = ", ".join(f"{name} {clock(part)}" for name, part in seconds.items())
+    say(
+        "time",
+        f"about {clock(sum(seconds.values()))} in all ({told}); a guess, corrected on the way",
+    )
+
+
+def say_departures(config: RunConfig) -> None:
+    """Settings of a run as the paper has it that are not the paper's."""
+    found = [
+        f"{row.key} = {as_written(value)} ({row.whose}: {as_written(row.paper)})"
+        for row, value in departures(config.model_dump(mode="json"))
+    ]
+    say("algorithm", "as the paper prints it" + (f", but {'; '.join(found)}" if found else ""))
+
+
+def say_about_data(inputs: Inputs) -> None:
+    """Where attacks come from, what is left out or also tuned on, marks that are plain text."""
+    data = inputs.data
+    for note in data.notes:
+        say("data", note)
+    chat = inputs.model.chat
+    marks = plain_marks(chat, inputs.records, inputs.tests)
+    for line in (*data.shared, *marks, *beyond_vocabulary(chat)):
+        say("warning", line)
+
+
+def finish(config: RunConfig, directory: RunDirectory, table: Sequence[Stage]) -> None:
+    """The last screen: stage times, the before/after table, where everything lies."""
+    folder, seconds = directory.path, directory.seconds()
+    names = [stage.name for stage in table if stage.name in seconds]
+    show()
+    labels = labels_with_counts(directory.read("eval"), config.eval.labels)
+    show(screen_table(read_rows(directory.read("report") / "results.json"), labels))
+    show()
+    say("times", "   ".join(f"{name} {clock(seconds[name])}" for name in names))
+    say("model", f"{folder / 'export' / 'hf'}")
+    say_results(directory)
+
+
+def say_results(directory: RunDirectory) -> None:
+    """Where the report and the answers of a run lie."""
+    say("report", f"{directory.folder('report') / 'report.md'}   (and report.html)")
+    say("answers", f"{directory.folder('eval') / 'answers.jsonl'}")
