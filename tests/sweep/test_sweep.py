@@ -116,7 +116,7 @@ def test_the_table_holds_what_the_cells_measured(dial):
         assert float(row["attack_low"]) <= line["refusal_attack"] <= float(row["attack_high"])
     assert (folder / "pareto" / "pareto.png").read_bytes()[:4] == b"\x89PNG"
     assert set(found["picks"]) == {"security", "balanced", "utility"}
-    assert "no test set was asked" in screen and "rule       balanced: " in screen
+    assert "No test set was asked" in screen and "rule       balanced: " in screen
     assert not (folder / "picked").exists() and not (folder / "base").exists()
 
 
