@@ -32,7 +32,7 @@ from nt_jax.sweep.points import (
     untuned_point,
     words,
 )
-from nt_jax.sweep.write import screen, write_results
+from nt_jax.sweep.write import TOLD, screen, write_results
 from nt_jax.train.validate import Validation
 
 AFTER = "cells after"  # what is expected of them, as if it were a stage
@@ -189,7 +189,7 @@ def results(directory: RunDirectory, placed: Mapping[str, Placed], inputs: Input
     folder = directory.carry(stage, " ".join(keys))
     show()
     show(screen(points, untuned, picks))
-    show("* = what tuning kept of its cell; validation requests only, no test set was asked")
+    show(TOLD)
     show()
     for line in rules:
         say("rule", line)

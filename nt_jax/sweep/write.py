@@ -12,12 +12,16 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from nt_jax.report.figures import STYLE, png
-from nt_jax.sweep.points import KINDS, PICKS, Point, words
+from nt_jax.sweep.points import KINDS, PICKS, Point
 from nt_jax.train.validate import ATTACK, HARMLESS
 
 NUMBERS = ("entropy_harmful", "entropy_harmless", "perplexity", "perplexity_ratio", "score")
-HEAD = ("", "cell", "strength", "attacked", "direct", "harmless", "sounds harmful",
-        "in attacks", "entropy", "chosen as")  # fmt: skip
+HEAD = ("strength", "attacked", "direct", "plain", "sounds", "inside", "entropy", "chosen")
+TOLD = (
+    "Shares of validation requests refused, in %: harmful ones inside attacks and direct, harmless "
+    "ones plain, that only sound harmful, inside attacks; bits of plain answers. * = what tuning "
+    "kept of its cell. No test set was asked."
+)
 
 
 def write_results(
@@ -40,7 +44,7 @@ def write_results(
 
 def csv_text(points: Sequence[Point]) -> str:
     """One line a point: where it lies, what was refused of how many, its interval, the rest."""
-    settings = [*dict.fromkeys(key for point in points for key in point.settings)]
+    settings = axes_of(points)
     rates = [f"{kind}{end}" for kind in KINDS for end in ("", "_low", "_high", "_n")]
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\n")
@@ -61,15 +65,16 @@ def csv_text(points: Sequence[Point]) -> str:
 
 
 def rows(points: Sequence[Point], untuned: Point, picks: Mapping[str, Point]) -> list[list[str]]:
-    """The cells of the table, under HEAD: the front, what each cell kept, what is chosen."""
+    """Lines under `head`: the untuned model, the front, what cells kept, what is chosen."""
     chosen: dict[int, list[str]] = {}
     for name, point in picks.items():
         chosen.setdefault(point.number, []).append(name)
+    axes = axes_of(points)
     shown = [point for point in points if point.front or point.kept or point.number in chosen]
     return [
         [
             str(point.number) if point.cell else "",
-            words(point.settings) if point.cell else "untuned",
+            *axis_cells(point, axes),
             ("epoch" if point.strength is None else f"{point.strength:g}") + " *" * point.kept,
             *(_percent(point, kind) for kind in KINDS),
             f"{point.rates['entropy_harmless']:.2f}",
@@ -79,11 +84,30 @@ def rows(points: Sequence[Point], untuned: Point, picks: Mapping[str, Point]) ->
     ]
 
 
+def axes_of(points: Sequence[Point]) -> list[str]:
+    """The keys that the points differ in, or may."""
+    return [*dict.fromkeys(key for point in points for key in point.settings)]
+
+
+def axis_cells(point: Point, axes: Sequence[str]) -> list[str]:
+    """The values of its settings; of the untuned model, that it is it."""
+    if not point.cell:
+        return ["untuned", *[""] * (len(axes) - 1)]
+    return [point.settings[key] for key in axes]
+
+
+def head(points: Sequence[Point]) -> list[str]:
+    """The names of the columns: number, axes, the rest."""
+    return ["", *(key.rpartition(".")[2] for key in axes_of(points)), *HEAD]
+
+
 def screen(points: Sequence[Point], untuned: Point, picks: Mapping[str, Point]) -> Table:
     """The table for the terminal."""
     table = Table(box=None, pad_edge=False)
-    for n, name in enumerate(HEAD):
-        table.add_column(name, justify="left" if n in (1, len(HEAD) - 1) else "right")
+    names = head(points)
+    for n, name in enumerate(names):
+        left = n == len(names) - 1
+        table.add_column(name, justify="left" if left else "right", overflow="fold")
     for line in rows(points, untuned, picks):
         table.add_row(*line)
     return table
@@ -94,12 +118,12 @@ def page(
 ) -> str:
     """pareto.md."""
     asked = ", ".join(f"{n} {kind.replace('_', ' ')}" for kind, n in untuned.asked.items() if n)
-    lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
+    names = head(points)
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     lines += ["| " + " | ".join(line) + " |" for line in rows(points, untuned, picks)]
     return "\n".join([
         "# The dial", "",
-        "Shares of validation requests refused; no test set was asked for this page. * = what "
-        f"tuning kept. Prompts: {asked}. All points, with intervals: pareto.csv.", "",
+        f"{TOLD} Prompts: {asked}. All points, with intervals: pareto.csv.", "",
         "![refused under attack against refused harmless requests](pareto.png)", "",
         *lines, "", *(f"- {line}" for line in rules), "",
     ])  # fmt: skip
@@ -167,4 +191,4 @@ def _names(picks: Mapping[str, Point]) -> dict[int, list[str]]:
 
 def _percent(point: Point, kind: str) -> str:
     rate = point.rate(kind)
-    return "" if rate is None else f"{100 * rate[0]:.0f} %"
+    return "" if rate is None else f"{100 * rate[0]:.0f}"

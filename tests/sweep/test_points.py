@@ -6,10 +6,11 @@ import itertools
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy import stats
 
 from nt_jax.sweep.points import PICKS, Point, kept_row, numbered, pick, points_of, rule
-from nt_jax.sweep.write import csv_text, page, plot, rows
+from nt_jax.sweep.write import csv_text, head, page, plot, rows, screen
 from nt_jax.train.validate import LIMITS, Look, rise, rises, score
 
 ASKED = {
@@ -145,6 +146,10 @@ def test_the_files_hold_every_point():
     assert lines[1]["neurons.safety"] == "9" and lines[1]["attack_n"] == "40"
     assert [line["front"] for line in lines[1:]] == ["1", "0"]
     table = rows(made, untuned, picks)
+    assert head(made)[1] == "safety" and [len(line) for line in table] == [len(head(made))] * 2
+    out = io.StringIO()
+    Console(file=out, width=80).print(screen(made, untuned, picks))
+    assert "…" not in out.getvalue() and "attacked" in out.getvalue()
     assert table[0][1] == "untuned" and "security, balanced, utility" in table[1][-1]
     assert "| untuned |" in page(made, untuned, picks, ["a rule"])
     assert plot(made, untuned, picks)[:4] == b"\x89PNG"
