@@ -121,7 +121,7 @@ class TuneConfig(Frozen):
     and of harmless requests if it went along what tells them apart, as a share of the nats that a
     refusal costs the untuned model; so few neurons go further than many. Under adam, by how much it
     moves a factor; what sgd multiplies the meta-gradient by"""
-    safety_weight: float = Field(default=0.7, ge=0, le=1)
+    safety_weight: float = Field(default=0.75, ge=0, le=1)
     """lambda (knob 2 of 3: how much safety). Towards 1: more refusals in every column; towards 0:
     fewer refused harmless requests, fewer refused attacks"""
     kl_weight: float = Field(default=0.0, ge=0)
@@ -158,7 +158,7 @@ class TuneConfig(Frozen):
     learns from the rest"""
     direct_fraction: float = Field(default=0.3, ge=0, le=1)
     """share of harmful requests shown without an attack"""
-    attacked_harmless_fraction: float = Field(default=0.2, ge=0, le=1)
+    attacked_harmless_fraction: float = Field(default=0.35, ge=0, le=1)
     """share of harmless requests shown inside an attack, the same as around the harmful ones of the
     batch. More: fewer of them are refused, and fewer attacks"""
     sounds_harmful_fraction: float = Field(default=0.7, ge=0, lt=1)
@@ -166,9 +166,9 @@ class TuneConfig(Frozen):
     they come. More: fewer of those are refused"""
     answer_tokens: int = Field(default=16, ge=1, le=4096)
     """answer tokens in the losses"""
-    token_decay: float = Field(default=0.9, gt=0, le=1)
-    """weight of an answer token relative to the one before it in the losses; 1 = all alike. Whether
-    an answer refuses is settled by its first tokens"""
+    token_decay: float = Field(default=1.0, gt=0, le=1)
+    """weight of an answer token relative to the one before it in the losses; 1 = all alike, under
+    which every token of an opening is learned"""
     sequence_tokens: int = Field(default=0, ge=0)
     """most tokens differentiated together: prompts and answers are laid end to end in sequences of
     at most so many; fewer need less memory; 0 = what the memory model allows"""

@@ -49,7 +49,6 @@ DEPARTURES = (
     Row("tune.metric_requests", 0, "prompts that say what an outer step must not move"),
     Row("tune.first_move", 0.0, "one mean over many prompts in place of the first epochs' noise"),
     Row("tune.margin_weight", 0.0, "a refusal that is becoming likely is seen before it is said"),
-    Row("tune.token_decay", 1.0, "whether an answer refuses is settled by its first tokens"),
     Row("tune.local_batch", 0, "one prompt a set in place of all of D_local: a tenth of the time"),
     Row("tune.direct_fraction", 0.0, "bare harmful requests are learned only if shown"),
     Row("tune.attacked_harmless_fraction", 0.0, "an attack alone is no reason to refuse"),
@@ -69,6 +68,7 @@ AS_PRINTED = {
     "attribution.attack_types": ("pretending", "attention shifting", "privilege escalation"),
     "attribution.examples_per_type": 1, "neurons.first_layer": 0,
     "tune.order": 2, "tune.utility_sign": "printed", "tune.kl_weight": 0.0,
+    "tune.token_decay": 1.0,
 }  # fmt: skip
 # The paper prints nothing, or counts for one model: ours in both, or the dial of a run.
 OURS = frozenset({
