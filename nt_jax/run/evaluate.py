@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from nt_jax.eval.prompts import Tests, read_tests, tests_hash
 from nt_jax.eval.under_test import ModelUnderTest, adapted_model, tuned_model
 from nt_jax.generate.chat import ChatModel
 from nt_jax.mesh import devices
+from nt_jax.report.run import SETTINGS
 from nt_jax.report.terminal import screen_table
 from nt_jax.run import pipeline
 from nt_jax.run.dry_run import header, model_line
@@ -55,10 +57,11 @@ def evaluate_model(
         check_same_source(directory, measured)
         told = {"config": config.model_dump(mode="json"), "source": measured, "base": source}
         told |= {"measured": [*map(_told, models)], "devices": devices(), "hashes": hashes}
+        told["command"] = _command(source, beside_base, adapter)
         directory.record(**told)
         for subject in models:
             say(subject.name, model_line(subject.model.checkpoint.config))
-        table = stage_table(config, directory, models, scorer, tests, measured)
+        table = stage_table(config, directory, models, scorer, tests)
         keys = pipeline.stage_keys(config, table, hashes)
         for stage in table:
             directory.carry(stage, keys[stage.name])
@@ -72,7 +75,6 @@ def stage_table(
     models: list[ModelUnderTest],
     scorer: ChatModel | None,
     tests: Tests,
-    source: str,
 ) -> list[Stage]:
     """Each model's answers, then the numbers, then the report."""
     places = {subject.name: answers_of(subject) for subject in models}
@@ -91,7 +93,7 @@ def stage_table(
         ),
         Stage(
             "report", ("name", "seed"), ("eval",),
-            lambda to: report_stage(config, source, directory, to),
+            lambda to: write_measured(directory, config, to, directory.facts()["command"]),
         ),
     ]  # fmt: skip
 
@@ -166,11 +168,12 @@ def _told(subject: ModelUnderTest) -> dict:
     return {"name": subject.name, "source": source, "factors": factors}
 
 
-def report_stage(config: RunConfig, source: str, directory: RunDirectory, folder: Path) -> str:
-    """results.json, report.md and report.html of the models that were measured."""
-    settings = config.model_dump(mode="json")
-    settings["model"]["source"] = source
-    return write_measured(directory, config, settings, folder)
+def _command(source: str, beside_base: bool, adapter: str | None) -> str:
+    """What measures the same once more, from the settings that lie beside the report."""
+    words = ["python", "-m", "nt_jax.eval", "--config", SETTINGS, "--model", source]
+    words += ["--adapter", adapter] if adapter else []
+    words += ["--beside-base"] if beside_base else []
+    return shlex.join([*words, "--run-dir", "again"])
 
 
 def finish(config: RunConfig, folder: Path) -> None:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from nt_jax.generate.chat import ChatModel, open_model
 from nt_jax.mesh import make_mesh
 from nt_jax.models.neurons import Factors
 from nt_jax.report.attribution import write_attribution_report
-from nt_jax.report.run import write_report
+from nt_jax.report.run import SETTINGS, Tuning, write_report
 from nt_jax.report.terminal import judge_names
 from nt_jax.run.contrast import chosen_slopes
 from nt_jax.rundir import RunDirectory
@@ -29,7 +28,7 @@ from nt_jax.train.own_answers import FILE, write_own_answers
 from nt_jax.train.safety_targets import SafetyTargets
 from nt_jax.train.slopes import CellSlopes
 from nt_jax.train.state import TuneState, read_history, restore
-from nt_jax.train.strength import at_strength
+from nt_jax.train.strength import at_strength, read_strengths
 from nt_jax.train.tune import STATES, fresh_state, tune
 from nt_jax.train.tuning_data import TuningData
 
@@ -101,34 +100,37 @@ def slopes_of(
 
 def write_run_report(directory: RunDirectory, config: RunConfig, layers: int, folder: Path) -> str:
     """The report of what the stage `eval` measured, with the neurons and their tuning."""
-    selected, train = directory.folder("select"), directory.folder("train")
-    _, neurons = load_neurons(selected / "neurons.csv")
-    columns = {name: [row[name] for row in neurons] for name in ("layer", "index", "set", "score")}
-    best = best_state(config.tune, selected, train)
-    history = read_history(train, int(best.best_epoch))
-    tuning = {"neurons": {**columns, "num_layers": layers}, "history": history}
+    train = directory.folder("train")
+    _, neurons = load_neurons(train / "neurons.csv")
+    names = ("layer", "index", "set", "score", "factor")
+    columns = {name: [row[name] for row in neurons] for name in names}
+    best = best_state(config.tune, directory.folder("select"), train)
+    history, strengths = read_history(train, int(best.best_epoch)), read_strengths(train, best)
+    tuning = Tuning({**columns, "num_layers": layers}, history, strengths)
     targets = SafetyTargets.read(directory.folder("answers"))
-    settings = config.model_dump(mode="json")
-    return write_measured(directory, config, settings, folder, [targets.line], **tuning)
+    command = f"python -m nt_jax.train --config {SETTINGS} run_dir=again"
+    return write_measured(directory, config, folder, command, [targets.line], tuning)
 
 
 def write_measured(
     directory: RunDirectory,
     config: RunConfig,
-    settings: dict,
     folder: Path,
+    command: str,
     notes: Sequence[str] = (),
-    **tuning: Any,
+    tuning: Tuning | None = None,
 ) -> str:
     """results.json, report.md and report.html of what the stage `eval` measured.
 
-    `notes`: lines about the data besides those that run.json holds.
+    `command` repeats it; `notes`: lines about the data besides those that run.json holds.
     """
     rows, answers = result_rows(directory.folder("eval"), config.seed)
     known = directory.facts()
-    machine = known | {"notes": [*known.get("notes", []), *notes]}
-    facts = {"machine": machine, "labels": config.eval.labels}
-    write_report(folder, rows, answers, settings, directory.seconds(), **facts, **tuning)
+    write_report(
+        folder, rows, answers, config.model_dump(mode="json"), directory.seconds(), tuning,
+        machine=known | {"notes": [*known.get("notes", []), *notes]},
+        labels=config.eval.labels, command=command,
+    )  # fmt: skip
     return f"{len(rows)} numbers, judge {judge_names(rows) or 'none'}"
 
 
