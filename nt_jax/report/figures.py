@@ -43,7 +43,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "nt_jax",  # the same figure is the same bytes
 }
 WIDTH = 4.8  # inches of a panel: 461 CSS pixels, two in a column of text, one on a phone
-LETTERS = 44  # of a label in it
+LETTERS, LINE_LETTERS = 44, 60  # of a label in it, and of a line of its legend
 DPI = 130
 _HEAD = re.compile(r"<svg .*?viewBox=\"([^\"]+)\".*?>", re.S)
 _METADATA = re.compile(r" <metadata>.*?</metadata>\n", re.S)
@@ -126,7 +126,7 @@ def legend_below(axes: Axes, columns: int) -> None:
 def legend_columns(labels: Sequence[str], most: int) -> int:
     """How many labels fit beside each other."""
     longest = max(map(len, labels))
-    return max(1, min(most, len(labels), LETTERS // (longest + 8)))
+    return max(1, min(most, len(labels), LINE_LETTERS // (longest + 6)))
 
 
 def short(name: str) -> str:

@@ -38,6 +38,11 @@ class Tuning:
         """Validation of the untuned model."""
         return next((row for row in self.history if row.get("epoch") == 0), {})
 
+    @property
+    def kept(self) -> Mapping[str, Any] | None:
+        """Validation at the strength that was kept; None where an epoch's own factors were."""
+        return next((row for row in self.strengths if row.get("kept")), None)
+
     def counts(self) -> dict[str, int]:
         """How many neurons each set has."""
         chosen = list(self.neurons.get("set", ()))
@@ -138,7 +143,8 @@ def _context(
         "examples": examples.draw_examples(found),
         "seed": examples.SEED,
         "neuron_counts": tuning.counts(),
-        "kept": next((row["strength"] for row in tuning.strengths if row.get("kept")), None),
+        "kept": tuning.kept and tuning.kept["strength"],
+        "how_kept": _how_kept(tuning),
         "strength_table": tables.strength_table(tuning.strengths, tuning.before),
         "settings": yaml.safe_dump(dict(settings), sort_keys=False, width=100).strip(),
         "stage_table": tables.stage_table(timings, machine.get("stages", {})),
@@ -147,6 +153,16 @@ def _context(
         "overlap": _labelled(labels, machine.get("overlap", {})),
         "attack_overlap": _labelled(labels, machine.get("attack_overlap", {})),
     }
+
+
+def _how_kept(tuning: Tuning) -> str:
+    """Why the kept strength is that one, in a sentence."""
+    if tuning.kept is None:
+        return "No strength that was tried beat the best epoch."
+    said = f"Kept: strength {tuning.kept['strength']:g}, "
+    if tuning.kept.get("score", 0.0) < 0:  # see nt_jax.train.validate.score
+        return f"{said}which comes nearest to the limits: none that was tried lies within them."
+    return f"{said}the strongest within the limits on refusals of harmless requests and perplexity."
 
 
 def _labelled(labels: Labels, counts: Mapping[str, int]) -> dict[str, int]:

@@ -163,6 +163,21 @@ def test_figures_hold_no_colour_that_dark_mode_could_not_change(folder):
         assert f"--{name}: #" in light and f"--{name}: #" in dark, name
 
 
+@pytest.mark.parametrize(
+    ("kept", "says"),
+    [
+        ({"kept": True, "score": 0.4}, "Kept: strength 0.5, the strongest within the limits"),
+        ({"kept": True, "score": -1.2}, "Kept: strength 0.5, which comes nearest to the limits"),
+        ({"score": 0.4}, "No strength that was tried beat the best epoch."),
+    ],
+)
+def test_why_the_strength_is_kept(kept, says, tmp_path):
+    looks = [{"strength": 0.5, "refusal_attack": 0.5, **kept}]
+    tuning = report.Tuning(history=[{"epoch": 0, "refusal_attack": 0.1}], strengths=looks)
+    path = report.write_report(tmp_path, ROWS, ANSWERS, SETTINGS, {}, tuning, MACHINE)
+    assert says in path.read_text() and says in (tmp_path / "report.html").read_text()
+
+
 def test_every_number_stands_in_the_report_with_its_interval(folder):
     for file, template in (("report.md", "| {} |"), ("report.html", ">{}</td>")):
         text = (folder / file).read_text()

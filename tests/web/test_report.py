@@ -8,7 +8,7 @@ from tests.web import pages
 from tests.web.browser import look
 
 READABLE = 4.5  # WCAG 2 AA for text
-WIDTHS, SCHEMES = (1400, 400), ("light", "dark")
+WIDTHS, SCHEMES = (1400, 800, 400), ("light", "dark")
 
 
 @pytest.fixture(scope="module", params=[pages.usual, pages.longest], ids=["usual", "longest"])
