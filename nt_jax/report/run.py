@@ -146,6 +146,17 @@ def _context(
         "kept": tuning.kept and tuning.kept["strength"],
         "how_kept": _how_kept(tuning),
         "strength_table": tables.strength_table(tuning.strengths, tuning.before),
+    } | _made(settings, timings, machine, labels)
+
+
+def _made(
+    settings: Mapping[str, Any],
+    timings: Mapping[str, float],
+    machine: Mapping[str, Any],
+    labels: Labels,
+) -> dict[str, Any]:
+    """What is printed about the making: settings, stages, machine, data."""
+    return {
         "settings": yaml.safe_dump(dict(settings), sort_keys=False, width=100).strip(),
         "stage_table": tables.stage_table(timings, machine.get("stages", {})),
         "machine": machine,
