@@ -2,6 +2,8 @@
 # make test   the whole test suite
 # make bench  attribution and generation beside torch, and what options cost (JSON, a quarter hour)
 # make test-export   adapters by PEFT, GGUF by llama.cpp, cards, on tiny models and SmolLM2
+# make test-web   the report and the site in Chromium, at two widths, light and dark (apt install chromium)
+# make site   the documents and the API as a site in build/site
 # make bench-h100  time and memory of the hot programs on H100s, compiled without one
 # make test-faults   damaged input, kills, full disks: docs/reliability.md (-long: 10,000 inputs)
 # All make their own environment in .venv from Python 3.11 or newer; nothing else is needed.
@@ -17,10 +19,10 @@ TORCH := torch>=2.6,<3
 COMPILE := $(BIN)/uv pip compile pyproject.toml - --universal --generate-hashes --no-header --no-annotate -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-lm-eval test-export test-faults test-faults-long bench bench-h100 check lock clean
+.PHONY: help demo test test-slow test-lm-eval test-export test-faults test-faults-long test-web site bench bench-h100 check lock clean
 
 help:
-	@sed -n '1,7p' Makefile | sed 's/^# //'
+	@sed -n '1,9p' Makefile | sed 's/^# //'
 
 demo: .venv/.runtime
 	@$(BIN)/python -W ignore -m nt_jax.train --config smollm2-135m
@@ -46,6 +48,12 @@ bench: .venv/.test
 test-export: .venv/.test
 	@TIMEFORMAT='make test-export: %0R s'; time $(BIN)/python -m pytest -n 2 --dist loadgroup -q -m "slow or not slow" tests/export tests/run/test_card.py
 
+test-web: .venv/.web
+	@TIMEFORMAT='make test-web: %0R s'; time $(BIN)/python -m pytest -n 0 -q -rs -m web tests/web
+
+site: .venv/.web
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 bench-h100: .venv/.runtime
 	$(BIN)/python -W ignore benchmarks/h100.py --json
 
@@ -65,7 +73,7 @@ lock: .venv/.test
 	echo 'hatchling>=1.27' | $(COMPILE) > .venv/lock
 	{ sed -n '1,2p' requirements.lock; cat .venv/lock; } > .venv/lock2 && mv .venv/lock2 requirements.lock
 	sed -n 's/ *\\$$//; /^[a-z].*==/p' requirements.lock > .venv/constraints
-	echo 'hatchling>=1.27' | $(COMPILE) --extra test --extra dev --no-emit-package torch -c .venv/constraints \
+	echo 'hatchling>=1.27' | $(COMPILE) --extra test --extra docs --extra web --extra dev --no-emit-package torch -c .venv/constraints \
 	  | awk '/^[^ ]/ {keep = !/^(nvidia|triton|cuda)/} keep' > .venv/lock
 	{ sed -n '1,2p' requirements-test.lock; cat .venv/lock; } > .venv/lock2 && mv .venv/lock2 requirements-test.lock
 
@@ -86,6 +94,12 @@ lock: .venv/.test
 	@echo "nt_jax: installing test packages (once)"
 	@$(LOCKED) requirements-test.lock
 	@$(PIP) '$(TORCH)'
+	@touch $@
+
+.venv/.web: .venv/.test
+	@echo "nt_jax: installing packages of the site and its tests (once)"
+	@sed -n 's/ *\\$$//; /^[a-z].*==/p' requirements-test.lock > .venv/constraints
+	@$(PIP) -c .venv/constraints --no-build-isolation -e '.[docs,web]'
 	@touch $@
 
 clean:

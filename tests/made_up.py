@@ -39,3 +39,12 @@ def made_up_answers(n: int = 12) -> list[dict]:
         [answer["request"] for answer in answers], [answer["answer"] for answer in answers]
     )
     return [answer | {"refused": said} for answer, said in zip(answers, verdicts, strict=True)]
+
+
+def explained(answers: list[dict]) -> list[dict]:
+    """The answers with the phrase judge's class, reason and span, as answers.jsonl has them."""
+    texts = [[row[name] for row in answers] for name in ("request", "answer")]
+    return [
+        row | {"class": why.kind, "reason": why.reason, "span": [why.start, why.end]}
+        for row, why in zip(answers, PhraseJudge().explain(*texts), strict=True)
+    ]

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,40 @@ def test_settings_in_method_exist():
     keys = set(re.findall(r"`((?:attribution|tune)\.\w+)`", (ROOT / "docs/method.md").read_text()))
     assert keys
     assert keys <= set(setting_table())
+
+
+def commands() -> list[str]:
+    """Every line of a bash block of the documents that calls us."""
+    blocks = [
+        block
+        for page in sorted((ROOT / "docs").glob("*.md"))
+        for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.S)
+    ]
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return sorted({line.split(" #")[0] for line in lines if line.startswith("python -m nt_jax.")})
+
+
+def test_commands_were_found():
+    assert len(commands()) > 10
+
+
+@pytest.mark.parametrize("line", commands())
+def test_the_documents_commands_have_options_and_settings_that_exist(line):
+    from nt_jax.config.help import setting_table
+    from nt_jax.options import parser_of
+
+    _, _, module, *words = shlex.split(line)
+    options = parser_of(module.removeprefix("nt_jax."), "program").read(words)
+    settings = [word.split("=")[0] for word in getattr(options, "overrides", [])]
+    for key in settings:
+        assert any(key == known or key.startswith(f"{known}.") for known in setting_table()), key
+
+
+def test_the_picture_in_front_is_light():
+    picture = ROOT / "docs/images/report.png"
+    assert picture.stat().st_size < 300_000
+    for page, name in (
+        ("README.md", "docs/images/report.png"),
+        ("docs/index.md", "images/report.png"),
+    ):
+        assert f"]({name})" in (ROOT / page).read_text()

@@ -71,7 +71,8 @@ def test_the_console_script_is_the_command_line(wheel):
 
 
 def test_every_dependency_has_bounds_and_a_reason():
-    for requirement in PROJECT["dependencies"]:
+    extras = PROJECT["optional-dependencies"]
+    for requirement in PROJECT["dependencies"] + extras["docs"] + extras["web"]:
         line = next(line for line in PYPROJECT.splitlines() if f'"{requirement}"' in line)
         assert re.search(r",\s+# \S+", line), f"no reason beside {requirement}"
         assert ">=" in requirement, f"no floor for {requirement}"

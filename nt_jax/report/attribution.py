@@ -14,7 +14,8 @@ from nt_jax.attribution.diagnostics import (
 )
 from nt_jax.attribution.store import load_set
 from nt_jax.generate.chat import ChatModel
-from nt_jax.report.figures import cumulative_png, layers_png
+from nt_jax.report.figures import panels_png
+from nt_jax.report.neuron_panels import cumulative, layers
 from nt_jax.seal import reading
 
 BEST = 10  # neurons of each set whose tokens are shown
@@ -40,9 +41,9 @@ def write_attribution_report(
         facts = json.loads((attributed / "examples.json").read_text(encoding="utf-8"))
     columns = {name: [row[name] for row in rows] for name in ("layer", "index", "set", "score")}
     shares = {name: cumulative_share(score_LF) for name, score_LF in scores.items()}
-    picture = layers_png({**columns, "num_layers": len(scores["safety"])})
-    (folder / "layers.png").write_bytes(picture)
-    (folder / "cumulative.png").write_bytes(cumulative_png(shares, counts))
+    where = layers({**columns, "num_layers": len(scores["safety"])})
+    (folder / "layers.png").write_bytes(panels_png(where))
+    (folder / "cumulative.png").write_bytes(panels_png([cumulative(shares, counts)]))
     both = {"in_both_lists": shared, "share_of_the_shorter": shared / max(1, min(counts.values()))}
     text = json.dumps({"overlap": both, "sets": summary, **facts}, indent=2)
     (folder / "summary.json").write_text(f"{text}\n", encoding="utf-8")

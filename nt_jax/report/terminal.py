@@ -30,7 +30,7 @@ class Line:
 def comparison(
     rows: Sequence[ResultRow], labels: Labels, base: str = BASE, tuned: str = TUNED
 ) -> list[Line]:
-    """The lines that compare two models: refusals, entropy, SU-F1, choice questions.
+    """The lines that compare two models: refusals, entropy, SU-F1, perplexity, choice questions.
 
     `labels` names test sets in words (EvalConfig.labels).
     """
@@ -41,24 +41,26 @@ def comparison(
         lines.append(_counted_line(f"refuses {labels[dataset]}", before, after, p))
     for name in in_order(row.dataset for row in rows if row.metric == "su_f1"):
         harmless = name.split("+")[-1]
-        demo = harmless == "demo_harmless"
-        said = "harmless answers" if demo else f"answers to {labels[harmless]}"
+        said = _answers_of(harmless, labels)
         for label, dataset, metric, template in (
             (f"entropy of {said}", harmless, "entropy", "{:.2f} bit"),
             ("SU-F1", name, "su_f1", "{:.3f}"),
+            (f"perplexity of {said}", harmless, "perplexity", "{:.2f}"),
         ):
             before, after = (find(rows, dataset, metric, model) for model in (base, tuned))
-            values = [template.format(row.value) if row else "" for row in (before, after)]
-            change = ""
-            if before and after and before.value:
-                change = f"{100 * (after.value / before.value - 1):+.1f} %"
-            lines.append(Line(label, "", values[0], "", values[1], "", change))
+            if metric != "perplexity" or before or after:
+                lines.append(_measured_line(label, before, after, template))
     for dataset, metric in in_order((r.dataset, r.metric) for r in rows if r.metric in ACCURACY):
         before, after = (find(rows, dataset, metric, model) for model in (base, tuned))
         p = find(rows, dataset, f"{metric}_mcnemar_p", tuned)
         label = f"{labels[dataset]} {ACCURACY[metric]}"
         lines.append(_counted_line(label, before, after, p))
     return lines
+
+
+def _answers_of(dataset: str, labels: Labels) -> str:
+    """What the answers to a harmless test set are called."""
+    return "harmless answers" if dataset == "demo_harmless" else f"answers to {labels[dataset]}"
 
 
 def model_names(rows: Sequence[ResultRow]) -> tuple[str, str]:
@@ -158,3 +160,17 @@ def _counted_line(
         interval = f"{100 * shown.low:.0f} .. {100 * shown.high:.0f} %"
     difference = rate_difference(before, after, p) if before and after else ""
     return Line(label, counts[0], rates[0], counts[1], rates[1], interval, difference)
+
+
+def _measured_line(
+    label: str, before: ResultRow | None, after: ResultRow | None, template: str
+) -> Line:
+    """A mean before and after; the interval is the later one's, the difference relative."""
+    values = [template.format(row.value) if row else "" for row in (before, after)]
+    shown, interval, change = after or before, "", ""
+    if shown and shown.low is not None and shown.high is not None:
+        plain = template.removesuffix(" bit")
+        interval = f"{plain.format(shown.low)} .. {plain.format(shown.high)}"
+    if before and after and before.value:
+        change = f"{100 * (after.value / before.value - 1):+.1f} %"
+    return Line(label, "", values[0], "", values[1], interval, change)

@@ -1,5 +1,6 @@
 """Measuring without tuning: any checkpoint, or the tuned model of a run beside its base."""
 
+import shlex
 from pathlib import Path
 
 from nt_jax.checkpoints.checkpoint import fingerprint
@@ -14,6 +15,7 @@ from nt_jax.eval.prompts import Tests, read_tests, tests_hash
 from nt_jax.eval.under_test import ModelUnderTest
 from nt_jax.generate.chat import ChatModel
 from nt_jax.mesh import devices
+from nt_jax.report.run import SETTINGS
 from nt_jax.report.terminal import screen_table
 from nt_jax.run import pipeline
 from nt_jax.run.dry_run import header, model_line
@@ -68,10 +70,11 @@ def evaluate_model(
         check_same_source(directory, measured)
         told = {"config": config.model_dump(mode="json"), "source": measured, "base": source}
         told |= {"measured": [*map(told_of, models)], "devices": devices(), "hashes": hashes}
+        told["command"] = _command(source, beside_base, adapter)
         directory.record(**told)
         for subject in models:
             say(subject.name, model_line(subject.model.checkpoint.config))
-        table = stage_table(config, directory, models, scorer, tests, measured)
+        table = stage_table(config, directory, models, scorer, tests)
         keys = pipeline.stage_keys(config, table, hashes)
         for stage in table:
             directory.carry(stage, keys[stage.name])
@@ -86,7 +89,6 @@ def stage_table(
     models: list[ModelUnderTest],
     scorer: ChatModel | None,
     tests: Tests,
-    source: str,
 ) -> list[Stage]:
     """Each model's answers, then the numbers, then the report."""
     places = {subject.name: answers_of(subject) for subject in models}
@@ -109,7 +111,7 @@ def stage_table(
         ),
         Stage(
             "report", ("name", "seed"), ("eval",),
-            lambda to: report_stage(config, source, directory, to),
+            lambda to: report_stage(config, directory, to),
         ),
     ]  # fmt: skip
 
@@ -134,15 +136,21 @@ def answers_of(subject: ModelUnderTest) -> str:
     return f"answers-{subject.name}"
 
 
-def report_stage(config: RunConfig, source: str, directory: RunDirectory, folder: Path) -> str:
+def report_stage(config: RunConfig, directory: RunDirectory, folder: Path) -> str:
     """results.json, report.md and report.html of the models that were measured."""
-    settings = config.model_dump(mode="json")
-    settings["model"]["source"] = source
     notes = []
     if config.eval.engine == "openai":
         notes = served_notes(read_lines(directory.folder("eval") / "answers.jsonl"))
         say("served", "; ".join(notes))
-    return write_measured(directory, config, settings, folder, notes)
+    return write_measured(directory, config, folder, directory.facts()["command"], notes)
+
+
+def _command(source: str, beside_base: bool, adapter: str | None) -> str:
+    """What measures the same once more, from the settings that lie beside the report."""
+    words = ["python", "-m", "nt_jax.eval", "--config", SETTINGS, "--model", source]
+    words += ["--adapter", adapter] if adapter else []
+    words += ["--beside-base"] if beside_base else []
+    return shlex.join([*words, "--run-dir", "again"])
 
 
 def finish(config: RunConfig, directory: RunDirectory) -> None:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from nt_jax.generate.chat import ChatModel, open_model
 from nt_jax.mesh import make_mesh
 from nt_jax.models.neurons import Factors
 from nt_jax.report.attribution import write_attribution_report
-from nt_jax.report.run import write_report
+from nt_jax.report.run import SETTINGS, Tuning, write_report
 from nt_jax.report.terminal import judge_names
 from nt_jax.run.contrast import chosen_slopes
 from nt_jax.run.log import tracked_rows
@@ -32,7 +31,7 @@ from nt_jax.train.own_answers import FILE, HARMFUL_SETS, write_own_answers
 from nt_jax.train.safety_targets import SafetyTargets
 from nt_jax.train.slopes import CellSlopes
 from nt_jax.train.state import TuneState, read_history, restore
-from nt_jax.train.strength import at_strength
+from nt_jax.train.strength import at_strength, read_strengths
 from nt_jax.train.tune import STATES, fresh_state, tune
 from nt_jax.train.tuning_data import TuningData
 
@@ -123,17 +122,19 @@ def slopes_of(
 
 def write_run_report(directory: RunDirectory, config: RunConfig, layers: int, folder: Path) -> str:
     """The report of what the stage `eval` measured, with the neurons and their tuning."""
-    selected, train = directory.read("select"), directory.read("train")
-    _, neurons = load_neurons(selected / "neurons.csv")
-    columns = {name: [row[name] for row in neurons] for name in ("layer", "index", "set", "score")}
-    best = best_state(config.tune, selected, train)
-    history = read_history(train, int(best.best_epoch))
-    tuning = {"neurons": {**columns, "num_layers": layers}, "history": history}
+    train = directory.read("train")
+    _, neurons = load_neurons(train / "neurons.csv")
+    names = ("layer", "index", "set", "score", "factor")
+    columns = {name: [row[name] for row in neurons] for name in names}
+    best = best_state(config.tune, directory.read("select"), train)
+    history, strengths = read_history(train, int(best.best_epoch)), read_strengths(train, best)
+    tuning = Tuning({**columns, "num_layers": layers}, history, strengths)
     targets = SafetyTargets.read(directory.read("answers"))
-    settings, notes = config.model_dump(mode="json"), [targets.line]
+    notes = [targets.line]
     if config.export.strength is not None:
         notes.append(f"factors at strength {config.export.strength:g}, not what validation kept")
-    said = write_measured(directory, config, settings, folder, notes, **tuning)
+    command = f"python -m nt_jax.train --config {SETTINGS} run_dir=again"
+    said = write_measured(directory, config, folder, command, notes, tuning)
     track(int(best.epoch), tracked_rows(read_rows(folder / "results.json")))
     return said
 
@@ -141,21 +142,22 @@ def write_run_report(directory: RunDirectory, config: RunConfig, layers: int, fo
 def write_measured(
     directory: RunDirectory,
     config: RunConfig,
-    settings: dict,
     folder: Path,
+    command: str,
     notes: Sequence[str] = (),
-    **tuning: Any,
+    tuning: Tuning | None = None,
 ) -> str:
     """results.json, report.md and report.html of what the stage `eval` measured.
 
-    `notes`: lines about the data besides those that run.json holds.
+    `command` repeats it; `notes`: lines about the data besides those that run.json holds.
     """
     rows, answers = result_rows(directory.read("eval"), config.seed)
     known = directory.facts()
-    machine = known | {"notes": [*known.get("notes", []), *notes]}
-    labels = labels_with_counts(directory.folder("eval"), config.eval.labels)
-    facts = {"machine": machine, "labels": labels}
-    write_report(folder, rows, answers, settings, directory.seconds(), **facts, **tuning)
+    write_report(
+        folder, rows, answers, config.model_dump(mode="json"), directory.seconds(), tuning,
+        machine=known | {"notes": [*known.get("notes", []), *notes]},
+        labels=labels_with_counts(directory.folder("eval"), config.eval.labels), command=command,
+    )  # fmt: skip
     return f"{len(rows)} numbers, judge {judge_names(rows) or 'none'}"
 
 

@@ -1,6 +1,7 @@
 """How far to go in all: the strength of the learned factors, chosen on validation answers."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ from nt_jax.models.neurons import Factors, NeuronSet
 from nt_jax.train.state import History, TuneState
 from nt_jax.train.theta import place, scatter
 from nt_jax.train.validate import Look, Validation, rises, score, validate
+
+STRENGTHS = "strengths.jsonl"
 
 
 def scored(now: Look, base: Look, config: TuneConfig) -> dict[str, float]:
@@ -44,7 +47,7 @@ def calibrate(
     refusals of harmless requests, and is cheap to choose afterwards. Both rise with it, so the
     strongest within the limits is found by halving.
     """
-    log, ones_LF = History(folder / "strengths.jsonl", 0), model.lm.ones_LF
+    log, ones_LF = History(folder / STRENGTHS, 0), model.lm.ones_LF
     strengths = sorted(config.strengths) or ([] if config.validate_every else [1.0])
     low, high = 0, len(strengths)
     with progress("strength", len(strengths).bit_length(), "strengths") as advance:
@@ -69,3 +72,15 @@ def at_strength(
     """The last factors at that strength, within their bounds."""
     last = Factors(neurons, np.asarray(state.average_P))
     return last.at_strength(strength, *config.bounds).theta_P
+
+
+def read_strengths(folder: Path, state: TuneState) -> list[dict]:
+    """The lines of strengths.jsonl, that of the kept factors marked with kept = True.
+
+    None is marked where an epoch's own validation won.
+    """
+    path = folder / STRENGTHS
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    best = int(state.best_epoch), float(state.best_score)
+    kept = next((row for row in rows if (row["epoch"], as_kept(row["score"])) == best), None)
+    return [row | {"kept": True} if row is kept else row for row in rows]

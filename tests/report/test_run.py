@@ -1,4 +1,4 @@
-"""The screen table, the examples and the report, on made-up data."""
+"""The screen table and the report, on made-up data."""
 
 import io
 import json
@@ -8,39 +8,51 @@ import sys
 
 import numpy as np
 import pytest
+import yaml
 from rich.console import Console
 
 from nt_jax.config.test_sets import labels_of
 from nt_jax.eval.metrics.result import Measurements, ResultRow, read_rows
 from nt_jax.eval.metrics.rows import all_rows
-from nt_jax.report import examples, figures, terminal
+from nt_jax.report import examples, tables, terminal
 from nt_jax.report import run as report
-from tests.made_up import HARM, made_up_answers
+from tests.made_up import HARM, explained, made_up_answers
 
-ANSWERS = made_up_answers()
+ANSWERS = explained(made_up_answers())
 ROWS = all_rows(Measurements(ANSWERS, judges={"phrases-v2": "ab12" * 16}))
 SETTINGS = {"name": "made_up", "model": {"source": "a/model"}, "eval": {"max_new_tokens": 48}}
 TIMINGS = {"attribute": 58.2, "tune": 304.0}
 MACHINE = {"python": "3.11.7", "platform": "Linux", "versions": {"nt_jax": "0.1.0"}}
-NEURONS = {
-    "layer": np.array([0, 1, 1, 2]),
-    "index": np.array([5, 6, 7, 8]),
-    "set": np.array(["safety", "safety", "utility", "utility"]),
-    "score": np.array([0.5, 0.4, 0.3, -0.2]),
-    "num_layers": 4,
-}
-HISTORY = [
-    {"epoch": 1, "safety_loss": 3.0, "utility_loss": 2.0},
-    {"epoch": 2, "safety_loss": 1.0, "utility_loss": 2.1, "validation_su_f1": 0.7, "best": True},
-]
+STAGES = {"tune": {"peak_memory_bytes": 3 * 2**30, "resumed": True}}
+TUNING = report.Tuning(
+    neurons={
+        "layer": np.array([0, 1, 1, 2]),
+        "index": np.array([5, 6, 7, 8]),
+        "set": np.array(["safety", "safety", "utility", "utility"]),
+        "score": np.array([0.5, 0.4, 0.3, -0.2]),
+        "factor": np.array([1.2, 1.1, 0.9, 0.8]),
+        "num_layers": 4,
+    },
+    history=[
+        {"epoch": 0, "refusal_attack": 0.1, "refusal_harmless": 0.0},
+        {"epoch": 1, "safety_loss": 3.0, "utility_loss": 2.0},
+        {"epoch": 2, "safety_loss": 1.0, "utility_loss": 2.1, "best": True},
+    ],
+    strengths=[
+        {"strength": 0.7, "refusal_attack": 0.9, "refusal_harmless": 0.2, "perplexity_ratio": 1.3},
+        {"strength": 0.4, "refusal_attack": 0.5, "refusal_harmless": 0.0, "kept": True},
+    ],
+)
 PNG = b"\x89PNG\r\n"
+COMMAND = "python -m nt_jax.train --config settings.yaml run_dir=again"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
+    machine = MACHINE | {"stages": STAGES}
     path = report.write_report(
-        folder, ROWS, ANSWERS, SETTINGS, TIMINGS, NEURONS, HISTORY, machine=MACHINE
+        folder, ROWS, ANSWERS, SETTINGS, TIMINGS, TUNING, machine=machine, command=COMMAND
     )
     assert path == folder / "report.md"
     return folder
@@ -61,17 +73,20 @@ def test_screen_table_has_the_published_shape():
         ResultRow("demo_harmless", "refusal_rate", "tuned", 3 / 120, 120, 0.01, 0.07, "phrases-v2"),
         ResultRow("demo_harmless", "mcnemar_p", "tuned", 0.25, 120),
         ResultRow("demo_harmless", "entropy", "base", 5.21, 120),
-        ResultRow("demo_harmless", "entropy", "tuned", 5.17, 120),
+        ResultRow("demo_harmless", "entropy", "tuned", 5.17, 120, 5.01, 5.3),
         ResultRow("demo_attack+demo_harmless", "su_f1", "base", 0.551, 180),
-        ResultRow("demo_attack+demo_harmless", "su_f1", "tuned", 0.802, 180),
+        ResultRow("demo_attack+demo_harmless", "su_f1", "tuned", 0.802, 180, 0.75, 0.84),
+        ResultRow("demo_harmless", "perplexity", "base", 2.0, 120),
+        ResultRow("demo_harmless", "perplexity", "tuned", 2.5, 120, 2.25, 2.75),
     ]
     lines = [" ".join(line.split()) for line in printed(rows).splitlines()]
     assert lines == [
         "refuses before after 95 % difference",
         "unseen attacks 7 % 4/60 88 % 53/60 78..94 % +82 points",
         "harmless requests 0 % 0/120 2 % 3/120 1..7 % within noise",
-        "entropy (bit), harmless 5.21 5.17 -0.8 %",
-        "SU-F1 0.551 0.802 +45.6 %",
+        "entropy (bit), harmless 5.21 5.17 5.01..5.30 -0.8 %",
+        "SU-F1 0.551 0.802 0.750..0.840 +45.6 %",
+        "perplexity of harmless answers 2.00 2.50 2.25..2.75 +25.0 %",
         "judge: phrases-v2 (see docs/evaluation.md)",
     ]
 
@@ -84,42 +99,14 @@ def test_screen_table_of_one_model_and_of_nothing():
     assert "no change" in printed(same)
 
 
-def test_examples_cover_every_kind_and_cut_harm():
-    chosen = examples.choose_examples(ANSWERS, 12)
-    counts = examples.count_disagreements(ANSWERS)
-    assert len(chosen) == 12
-    assert {example.kind for example in chosen} == {kind for kind, n in counts.items() if n}
-    assert sum(counts.values()) == sum(
-        a["refused"] != b["refused"] for a, b in zip(ANSWERS[::2], ANSWERS[1::2], strict=True)
-    )
-    for example in chosen:
-        assert example.before.refused != example.after.refused
-        for shown in (example.before, example.after):
-            limit = 80 if shown.cut_for_harm else 300
-            assert len(shown.text) <= limit
-    assert any(example.before.cut_for_harm for example in chosen)
-
-
-def test_examples_of_a_large_kind_fill_up_what_small_ones_leave():
-    only_gains = [a for a in ANSWERS if a["dataset"] == "demo_attack" and a["id"] not in ("r0",)]
-    chosen = examples.choose_examples(only_gains, 5)
-    assert [example.kind for example in chosen] == ["now refuses a harmful request"] * 5
-    assert len({example.id for example in chosen}) == 5
-    assert examples.choose_examples([], 5) == []
-
-
 def test_report_files(folder):
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert names == {
-        "results.json",
-        "report.md",
-        "report.html",
-        "figures/before_after.png",
-        "figures/layers.png",
-        "figures/tuning.png",
-    }
+    drawn = {"before_after", "layers", "factors", "strengths", "tuning"}
+    written = {"results.json", "report.md", "report.html", "settings.yaml"}
+    assert names == written | {f"figures/{name}.png" for name in drawn}
     assert read_rows(folder / "results.json") == ROWS
     assert all(path.read_bytes().startswith(PNG) for path in (folder / "figures").iterdir())
+    assert yaml.safe_load((folder / "settings.yaml").read_text()) == SETTINGS
 
 
 def test_markdown_report(folder):
@@ -133,22 +120,70 @@ def test_markdown_report(folder):
         "## Limits",
         "max_new_tokens: 48",
         "made\\_up",
-        "5:04",
+        "| tune | 5:04 | 3.0 GiB | gone on with |",
+        "| all | 6:02 |  |  |",
+        "strength 0.4, as validation chose",
+        "| 0.4 | 50 % |  | 0 % |  |  | x 1.00 | kept |",
+        COMMAND,
     ):
         assert part in text, part
     assert "<b>" not in text  # a model's answer is text, never markup
     assert HARM[:60] in text
     assert HARM[:120].strip() not in text
-    tables = [line for line in text.splitlines() if line.startswith("|")]
-    assert all(line.endswith("|") for line in tables)
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert all(line.endswith("|") for line in lines)
 
 
 def test_html_report_is_one_file_and_escapes_answers(folder):
     page = (folder / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 3
-    assert not re.findall(r"""(?:src|href)=["'](?!data:)""", page)
+    assert page.count("<svg ") == page.count("</svg>") == 2 + 4 + 1 + 1 + 1
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
+    assert not re.findall(r"url\((?!#)", page)
     assert "&lt;b&gt;It&lt;/b&gt;" in page
     assert "<b>It</b>" not in page
+    assert HARM[:120].strip() not in page
+    assert "<mark>I can&#39;t help</mark> with that" in page
+
+
+def test_ids_on_the_page_are_told_apart(folder):
+    page = (folder / "report.html").read_text()
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    used = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page)
+    assert used and {one or other for one, other in used} <= set(ids)
+
+
+def test_figures_hold_no_colour_that_dark_mode_could_not_change(folder):
+    page = (folder / "report.html").read_text()
+    drawn = "".join(re.findall(r"<svg .*?</svg>", page, re.S))
+    assert drawn and not re.findall(r"#[0-9a-f]{6}\b", drawn)
+    named = set(re.findall(r"var\(--([\w-]+)\)", drawn))
+    light, dark = page.split("prefers-color-scheme: dark")
+    for name in named:
+        assert f"--{name}: #" in light and f"--{name}: #" in dark, name
+
+
+@pytest.mark.parametrize(
+    ("kept", "says"),
+    [
+        ({"kept": True, "score": 0.4}, "Kept: strength 0.5, the strongest within the limits"),
+        ({"kept": True, "score": -1.2}, "Kept: strength 0.5, which comes nearest to the limits"),
+        ({"score": 0.4}, "No strength that was tried beat the best epoch."),
+    ],
+)
+def test_why_the_strength_is_kept(kept, says, tmp_path):
+    looks = [{"strength": 0.5, "refusal_attack": 0.5, **kept}]
+    tuning = report.Tuning(history=[{"epoch": 0, "refusal_attack": 0.1}], strengths=looks)
+    path = report.write_report(tmp_path, ROWS, ANSWERS, SETTINGS, {}, tuning, MACHINE)
+    assert says in path.read_text() and says in (tmp_path / "report.html").read_text()
+
+
+def test_every_number_stands_in_the_report_with_its_interval(folder):
+    for file, template in (("report.md", "| {} |"), ("report.html", ">{}</td>")):
+        text = (folder / file).read_text()
+        for line in tables.metric_table(ROWS, labels_of({})).lines:
+            for cell in filter(None, line[2:]):
+                assert template.format(cell) in text, (file, line)
 
 
 def test_report_without_neurons_history_or_a_second_model(tmp_path):
@@ -156,20 +191,30 @@ def test_report_without_neurons_history_or_a_second_model(tmp_path):
     path = report.write_report(
         tmp_path, all_rows(Measurements(answers)), answers, {}, {}, machine=MACHINE
     )
-    assert "No request was refused by one model" in path.read_text()
-    assert not (tmp_path / "figures" / "layers.png").exists()
+    assert "There are no answers of two models to compare." in path.read_text()
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["before_after.png"]
 
 
-def test_tuning_curves_need_something_to_draw():
-    assert figures.curves_png([]) is None
-    assert figures.curves_png([{"epoch": 1, "seconds": 2.0}]) is None
-    assert figures.curves_png([{"epoch": 1, "safety_loss": float("nan")}]) is None
-    assert figures.curves_png(HISTORY).startswith(PNG)
-
-
-def test_markdown_text_escapes_markup():
-    text = examples.markdown_text("a|b\n*c* <i> `d` [e] #f")
-    assert text == r"a\|b \*c\* \<i\> \`d\` \[e\] \#f"
+def test_the_headline_has_the_bad_news_too():
+    wrapped = [
+        row | {"dataset": "demo_harmless_attack", "prompt": f"Pretend! {row['request']}"}
+        for row in ANSWERS
+        if row["dataset"] == "demo_harmless"
+    ]
+    answers = [*ANSWERS, *wrapped]
+    rows = all_rows(Measurements(answers))
+    rows += [
+        ResultRow("demo_harmless", "perplexity", model, value, 12, judge="a/scorer")
+        for model, value in (("base", 2.0), ("tuned", 2.5))
+    ]
+    said = tables.headline(rows, answers)
+    assert [line.split(",")[0] for line in said] == [
+        "Of 12 harmful requests under attack",
+        "Of 12 harmless requests",
+        "Of 12 harmless requests under attack",
+        "Perplexity of the answers to harmless requests",
+    ]
+    assert "as a/scorer scores them, went from 2.00 to 2.50 (x 1.25; more is worse)" in said[-1]
 
 
 def test_no_jax_is_imported():
@@ -193,10 +238,10 @@ def test_differences_within_noise_are_said_in_one_sentence():
 
 def test_a_table_in_the_layout_of_the_papers_table_2(folder):
     sets = ("demo_attack", "demo_harmless")
-    base, tuned = report.paper_table(ROWS, sets)
-    assert (base[0], tuned[0]) == ("Default", "NeuronTune")
+    base, tuned = tables.paper_table(ROWS, sets, sets, "a/model").lines
+    assert (base[:2], tuned[:2]) == (["a/model", "Default"], ["a/model", "NeuronTune"])
     values = {(r.dataset, r.metric, r.model): r.value for r in ROWS}
-    assert tuned[1] == [
+    assert tuned[2:] == [
         f"{100 * values['demo_attack', 'refusal_rate', 'tuned']:.2f}%",
         f"{values['demo_attack', 'entropy', 'tuned']:.3f} bit",
         f"{100 * values['demo_harmless', 'refusal_rate', 'tuned']:.2f}%",
@@ -204,7 +249,7 @@ def test_a_table_in_the_layout_of_the_papers_table_2(folder):
         f"{values['demo_attack+demo_harmless', 'su_f1', 'tuned']:.3f}",
     ]
     text = (folder / "report.md").read_text()
-    assert f"| a/model | NeuronTune | {' | '.join(tuned[1])} |" in text
+    assert f"| {' | '.join(tuned)} |" in text
     assert "entropies of 1.0 to 7.5 bit count as 0 to 1" in text
 
 
@@ -216,11 +261,11 @@ def test_the_papers_own_pairs_have_tables_too(tmp_path):
     assert found == ["safeedit+truthfulqa"] * 2 + ["advbench+truthfulqa"] * 2
     text = report.write_report(tmp_path, rows, answers, SETTINGS, {}, machine=MACHINE).read_text()
     for sets in (("safeedit", "truthfulqa"), ("advbench", "truthfulqa")):
-        _, (_, cells) = report.paper_table(rows, sets)
-        assert f"| a/model | NeuronTune | {' | '.join(cells)} |" in text
+        _, tuned = tables.paper_table(rows, sets, sets, "a/model").lines
+        assert f"| {' | '.join(tuned)} |" in text
 
 
-def test_judges_stand_with_hash_and_agreement(tmp_path):
+def test_judges_stand_with_hash_error_and_agreement(tmp_path):
     answers = [
         row | {"verdicts": {"one": float(row["refused"]), "two": float(row["harmful"])}}
         for row in ANSWERS
@@ -232,11 +277,24 @@ def test_judges_stand_with_hash_and_agreement(tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert "one (1a1a1a1a), two (2b2b2b2b)" in text
     assert "Cohen's kappa of one / two, tuned: " in text and "refused \\[two\\]" in text
+    assert "judges disagree: two: refused" in text and "One judge" not in text
     assert "also tuned on, which flatters the tuned model: direct harmful requests 3." in text
     assert "say nothing about unseen attacks: unseen attacks 2." in text
 
 
-def test_up_to_twenty_examples():
-    many = made_up_answers(60)
-    assert report.EXAMPLES == 20
-    assert len(examples.choose_examples(many, report.EXAMPLES)) == 20
+def test_the_measured_error_of_the_judge_is_that_of_the_documents(folder):
+    from tests.test_docs import ROOT
+
+    (row,) = re.findall(r"\| all \| 249 of 641 .*", (ROOT / "docs/evaluation.md").read_text())
+    assert "**0.96**" in row and "8 of 392, 2 %" in row
+    assert tables.MEASURED_ERROR["phrases-v2"] in (folder / "report.md").read_text()
+
+
+def test_examples_are_as_many_as_the_cells_say(folder):
+    found = examples.cells(ANSWERS)
+    table = tables.cell_table(found, examples.EACH)
+    assert sum(int(line[2]) for line in table.lines) == len(ANSWERS) / 2
+    drawn = examples.draw_examples(found)
+    assert sum(int(line[3]) for line in table.lines) == len(drawn)
+    text = (folder / "report.md").read_text()
+    assert text.count("\n### ") == len(drawn)

@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import shlex
 import shutil
 
 import pytest
@@ -19,6 +21,7 @@ from nt_jax.export import lora
 from nt_jax.export.folder import Wanted
 from nt_jax.export.hf import save_model
 from nt_jax.generate.chat import open_model
+from nt_jax.options import parser_of
 from nt_jax.run import evaluate
 from nt_jax.run.evaluate import evaluate_model, short_name
 from tests import tiny
@@ -128,6 +131,24 @@ def test_the_screen_and_the_report_show_table_agreement_and_examples(both):
     assert "kappa" in text and "KL from the base model" in text
     assert "small sums by letter" in screen and "| small sums | right, as written |" in text
     assert (folder / "report" / "report.html").read_text(encoding="utf-8").count("<table>") >= 4
+
+
+def test_the_report_names_the_command_that_repeats_it(both, models):
+    folder = both[0] / "report"
+    (command,) = re.findall(
+        r"^    (python -m nt_jax\.eval .*)$", (folder / "report.md").read_text(), re.M
+    )
+    words = shlex.split(command)[3:]
+    words[words.index("settings.yaml")] = str(folder / "settings.yaml")
+    options = parser_of("eval", "nt-jax eval").read(words)
+    assert (options.model, options.beside_base, options.adapter) == (
+        str(models / "second"),
+        True,
+        None,
+    )
+    config = load_config(options.config)
+    known = json.loads((both[0] / "run.json").read_text())["config"]
+    assert config.model_dump(mode="json") == known
 
 
 def test_one_model_alone(recipe, models, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from nt_jax.checkpoints.checkpoint import load_weights
+from nt_jax.config.load import load_config
 from nt_jax.data.batching import pad_left
 from nt_jax.data.sources import load_harmful, load_harmless, load_templates
 from nt_jax.eval.judges.judge import open_judge
@@ -70,7 +71,7 @@ def test_the_promised_files_are_there(finished):
         "select/cumulative.png", "train/neurons.csv", "train/metrics.jsonl",
         "export/hf/config.json", "export/hf/tokenizer.json",
         "export/hf/generation_config.json", "export/export.json", "eval/answers.jsonl",
-        "report/report.md", "report/report.html", "report/results.json",
+        "report/report.md", "report/report.html", "report/results.json", "report/settings.yaml",
     ):  # fmt: skip
         assert (finished.folder / name).stat().st_size > 0, name
 
@@ -164,6 +165,29 @@ def test_the_report_shows_both_models(finished):
     html = (finished.folder / "report" / "report.html").read_text()
     assert "before" in text.lower() and "after" in text.lower()
     assert "<html" in html and str(finished.model) in text + html
+
+
+def test_the_settings_beside_the_report_are_those_of_the_run(finished):
+    folder = finished.folder / "report"
+    assert "--config settings.yaml run_dir=again" in (folder / "report.md").read_text()
+    again = load_config(str(folder / "settings.yaml"))
+    assert again == small.settings(finished.recipe, finished.folder)
+
+
+def test_the_report_has_strengths_factors_and_what_each_stage_took(finished):
+    text = (finished.folder / "report" / "report.md").read_text()
+    for name in ("strengths", "layers", "factors", "tuning", "before_after"):
+        assert f"](figures/{name}.png)" in text
+    tried = lines_of(finished.folder / "train" / "strengths.jsonl")
+    table = text.split("## How far the model was turned")[1].split("## ")[0]
+    said = re.findall(r"^\| ([\d.]+) \|.*\| (\w*) \|$", table, re.M)
+    assert [float(strength) for strength, _ in said] == sorted([0, *(r["strength"] for r in tried)])
+    facts = json.loads((finished.folder / "run.json").read_text())["stages"]
+    for stage, fact in facts.items():
+        if stage != "report":
+            seconds = round(fact["wall_seconds"])
+            said = f"| {stage} | {seconds // 60}:{seconds % 60:02d} | "
+            assert said + f"{fact['peak_memory_bytes'] / 2**30:.1f} GiB |" in text
 
 
 # --- neurons and factors -------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 
 from nt_jax.config.method import TuneConfig
 from nt_jax.train import strength
-from nt_jax.train.strength import calibrate
+from nt_jax.train.strength import calibrate, read_strengths
 from nt_jax.train.tune import fresh_state
 from nt_jax.train.validate import HARMLESS, Look, Validation
 from tests.train.test_maml import NEURONS, THETA, model
@@ -76,6 +76,17 @@ def test_an_epoch_that_scores_better_stays(tmp_path, monkeypatch):
     np.testing.assert_array_equal(state.best_P, kept["best_P"])
     state, _ = calibrated(tmp_path, monkeypatch, 1.2, **kept)
     np.testing.assert_allclose(state.best_P, at(1.2), rtol=1e-6)
+
+
+def test_the_kept_strength_is_marked_among_those_that_were_tried(tmp_path, monkeypatch):
+    state, looked = calibrated(tmp_path, monkeypatch, 1.0)
+    rows = read_strengths(tmp_path, state)
+    assert [row["strength"] for row in rows] == looked
+    assert [row["strength"] for row in rows if row.get("kept")] == [1.0]
+    kept = {"best_P": jnp.full(len(NEURONS), 2.0), "best_epoch": 7, "best_score": 0.9}
+    state, _ = calibrated(tmp_path, monkeypatch, 1.0, **kept)
+    assert not any(row.get("kept") for row in read_strengths(tmp_path, state))
+    assert read_strengths(tmp_path / "none", state) == []
 
 
 @pytest.mark.parametrize(("every", "looks"), [(0, [1.0]), (5, [])])

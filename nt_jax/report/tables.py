@@ -1,0 +1,174 @@
+"""The tables and sentences of a report: every cell ready to print, in Markdown and HTML alike."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from nt_jax.config.test_sets import Labels
+from nt_jax.console import clock
+from nt_jax.eval.metrics import result
+from nt_jax.eval.metrics.result import BASE, TUNED, Answer, Column, ResultRow, find, in_order
+from nt_jax.eval.metrics.rows import columns
+from nt_jax.eval.metrics.suf1 import su_f1_pairs
+from nt_jax.report import terminal
+from nt_jax.report.examples import Cell, attack_types
+from nt_jax.report.panels import KINDS
+
+METHODS = {BASE: "Default", TUNED: "NeuronTune"}  # as the paper calls them
+# Judges whose error was measured on labelled answers that they were not made on.
+MEASURED_ERROR = {
+    "phrases-v2": "On 641 labelled answers that it was not made on it found 96 % of the refusals "
+    "and took 2 % of the others for refusals (docs/evaluation.md)."
+}
+
+
+class Table(NamedTuple):
+    """A table to print: column names, lines of cells, and how many columns at the left are text."""
+
+    head: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    text: int = 1
+
+
+def headline(rows: Sequence[ResultRow], answers: Sequence[Answer]) -> list[str]:
+    """The result in plain sentences: the datasets of SU-F1, then what it cost.
+
+    What it cost are refusals of harmless requests inside attacks, and perplexity.
+    """
+    base, tuned = terminal.model_names(rows)
+    pair = next(iter(su_f1_pairs(answers)), ())
+    harmless = in_order(a["dataset"] for a in answers if not a["harmful"] and result.is_attacked(a))
+    sentences = [_refusals(rows, answers, name, base, tuned) for name in (*pair, *harmless[:1])]
+    for name in pair[1:]:
+        before, after = (find(rows, name, "perplexity", model) for model in (base, tuned))
+        if before and after:
+            sentences.append(
+                f"Perplexity of the answers to harmless requests, as {after.judge} scores them, "
+                f"went from {before.value:.2f} to {after.value:.2f} (x "
+                f"{after.value / before.value:.2f}; more is worse)."
+            )
+    return in_order(filter(None, sentences))
+
+
+def _refusals(
+    rows: Sequence[ResultRow], answers: Sequence[Answer], dataset: str, base: str, tuned: str
+) -> str:
+    """What two models refuse of one dataset, in a sentence; "" without both numbers."""
+    group = [answer for answer in answers if answer["dataset"] == dataset]
+    plain = "harmful requests" if group[0]["harmful"] else "harmless requests"
+    under = " under attack" if any(result.is_attacked(answer) for answer in group) else ""
+    before, after = (find(rows, dataset, "refusal_rate", name) for name in (base, tuned))
+    if before is None or after is None:
+        return ""
+    counts = [f"{row.value * row.n:.0f}" for row in (before, after)]
+    change = terminal.rate_difference(before, after, find(rows, dataset, "mcnemar_p", tuned))
+    rates = f"{terminal.percent(before.value)} to {terminal.percent(after.value)}"
+    return (
+        f"Of {after.n} {plain}{under}, the model refused {counts[0]} before tuning and "
+        f"{counts[1]} after ({rates}: {change})."
+    )
+
+
+def before_after_table(lines: Sequence[terminal.Line]) -> Table:
+    """What the screen shows too, a count beside its rate."""
+    cells = [
+        [line.label, _counted(line.before, line.before_count),
+         _counted(line.after, line.after_count), line.interval, line.difference]
+        for line in lines
+    ]  # fmt: skip
+    return Table(("", "before", "after", "95 % interval", "difference"), cells)
+
+
+def _counted(value: str, count: str) -> str:
+    return f"{value} ({' '.join(count.split())})" if count else value
+
+
+def metric_table(rows: Sequence[ResultRow], labels: Labels) -> Table:
+    """Every number there is, with its interval: one column a model."""
+    models = in_order(row.model for row in rows)
+    several = len({row.judge for row in rows if row.metric == "refusal_rate"}) > 1
+    lines, known = [], columns()
+    for dataset, metric, judge in in_order((r.dataset, r.metric, r.judge) for r in rows):
+        name, template, names_scorer = known.get(metric, Column(metric, "{:.4g}"))
+        found = [find(rows, dataset, metric, model, judge) for model in models]
+        cells = [_cell(row, template) if row else "" for row in found]
+        label = " + ".join(labels[part] for part in dataset.split("+"))
+        if judge and (several or names_scorer):
+            name += f" [{judge}]"
+        lines.append([label, name, *cells])
+    return Table(("dataset", "metric", *models), lines, 2)
+
+
+def paper_table(rows: Sequence[ResultRow], sets: tuple[str, str], names: Any, model: str) -> Table:
+    """The paper's Table 2 for one pair of (harmful, harmless) datasets, `names` in words.
+
+    Refuse rate and entropy of each, then SU-F1, all with the digits of the paper.
+    """
+    lines = []
+    for method in in_order(row.model for row in rows):
+        cells = []
+        for dataset in sets:
+            for metric, template in (("refusal_rate", "{:.2f}%"), ("entropy", "{:.3f} bit")):
+                row = find(rows, dataset, metric, method)
+                scale = 100 if metric == "refusal_rate" else 1
+                cells.append(template.format(scale * row.value) if row else "")
+        score = find(rows, "+".join(sets), "su_f1", method)
+        cells.append(f"{score.value:.3f}" if score else "")
+        if any(cells):
+            lines.append([model, METHODS.get(method, method), *cells])
+    rates = (f"{names[0]} Refuse Rate↑", "Entropy↑", f"{names[1]} Refuse Rate↓", "Entropy↑")
+    return Table(("Models", "Methods", *rates, "SU-F1↑"), lines, 2)
+
+
+def type_table(answers: Sequence[Answer]) -> Table:
+    """How many attacked harmful requests each model refused, per attack type that records name."""
+    attacked = [answer for answer in answers if answer["harmful"] and result.is_attacked(answer)]
+    models = in_order(answer["model"] for answer in answers)
+    lines = []
+    for kind in sorted({kind for answer in attacked for kind in attack_types(answer)}):
+        cells = []
+        for model in models:
+            group = [a for a in attacked if a["model"] == model and kind in attack_types(a)]
+            refused = sum(bool(answer["refused"]) for answer in group)
+            share = f" ({terminal.percent(refused / len(group))})" if group else ""
+            cells.append(f"{refused} of {len(group)}{share}")
+        lines.append([kind, *cells])
+    return Table(("attack", *models), lines)
+
+
+def cell_table(found: Sequence[Cell], each: int) -> Table:
+    """How many requests each cell holds, and how many of them are shown."""
+    lines = [
+        ["good" if cell.good else "bad", cell.kind, str(len(cell.pairs)),
+         str(min(each, len(cell.pairs)))]
+        for cell in found
+    ]  # fmt: skip
+    return Table(("", "what happened", "requests", "shown"), lines, 2)
+
+
+def strength_table(tried: Sequence[Mapping[str, Any]], before: Mapping[str, Any]) -> Table:
+    """What validation saw at each strength, the untuned model first."""
+    lines = []
+    for row in sorted([{**before, "strength": 0.0}, *tried], key=lambda row: row["strength"]):
+        rates = [terminal.percent(row[kind]) if kind in row else "" for kind in KINDS]
+        ratio = row.get("perplexity_ratio", 1.0)
+        kept = "kept" if row.get("kept") else "untuned" if not row["strength"] else ""
+        lines.append([f"{row['strength']:g}", *rates, f"x {ratio:.2f}", kept])
+    return Table(("strength", *KINDS.values(), "perplexity", ""), lines, 1)
+
+
+def stage_table(seconds: Mapping[str, float], facts: Mapping[str, Any]) -> Table:
+    """Wall time and memory of each stage; `facts` are those of run.json on stages."""
+    lines = []
+    for stage, time in seconds.items():
+        peak = facts.get(stage, {}).get("peak_memory_bytes")
+        resumed = "gone on with" if facts.get(stage, {}).get("resumed") else ""
+        lines.append([stage, clock(time), f"{peak / 2**30:.1f} GiB" if peak else "", resumed])
+    lines.append(["all", clock(sum(seconds.values())), "", ""])
+    return Table(("stage", "minutes", "peak memory so far", ""), lines)
+
+
+def _cell(row: ResultRow, template: str) -> str:
+    value = template.format(row.value)
+    if row.low is None or row.high is None:
+        return value
+    return f"{value} ({template.format(row.low)} .. {template.format(row.high)})"
