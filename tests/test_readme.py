@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nt_jax import cli
+from nt_jax.chat import screen  # before what it imports is replaced
 from tests import tiny
 from tests.test_cli import hand_over
 
@@ -51,10 +52,8 @@ def test_python_commands_load(line, tmp_path, monkeypatch):
         sweep=lambda cells, *_: done.append(cells[0].config.name),
         doctor=lambda model, *_: done.append(Path(model).stem) or {},
     )
-    monkeypatch.setattr(
-        "nt_jax.chat.screen.ask_once", lambda folder, *_: done.append(folder.name) or {}
-    )
-    monkeypatch.setattr("nt_jax.chat.screen.shown_once", lambda found: None)
+    monkeypatch.setattr(screen, "ask_once", lambda folder, *_: done.append(folder.name) or {})
+    monkeypatch.setattr(screen, "shown_once", lambda found: None)
     monkeypatch.chdir(tmp_path)
     Path("my-model.yaml").write_text(re.findall(r"```yaml\n(.*?)```", README, re.S)[0])
     assert cli.main(module.removeprefix("nt_jax."), words) == 0
