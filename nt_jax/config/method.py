@@ -100,7 +100,7 @@ class TuneConfig(Frozen):
     """what is learned as a refusal: opening = its first words, in several wordings, and what
     follows is the model's own; answer = tune.answer_tokens of those that data.safety_targets names
     """
-    epochs: int = Field(default=24, ge=1)
+    epochs: int = Field(default=14, ge=1)
     """outer updates (knob 3 of 3: how long). More: the factors go further; how far of that way is
     kept is chosen afterwards (tune.strengths)"""
     order: Literal[2, 1] = 2
@@ -116,7 +116,7 @@ class TuneConfig(Frozen):
     requests, of one length; adam; sgd = plain gradient descent, as printed"""
     schedule: Literal["cosine", "constant"] = "cosine"
     """cosine = the outer step falls to a tenth along a half cosine; constant, as printed"""
-    meta_lr: float = Field(default=0.06, gt=0)
+    meta_lr: float = Field(default=0.07, gt=0)
     """the outer step (eta_meta). If preconditioned, how far a step would part refusals of harmful
     and of harmless requests if it went along what tells them apart, as a share of the nats that a
     refusal costs the untuned model; so few neurons go further than many. Under adam, by how much it
