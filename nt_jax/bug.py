@@ -25,8 +25,6 @@ def foreseen(error: Exception) -> NtError | None:
             "out of memory. --dry-run says what each part of a run takes: lower eval.batch_size or "
             "tune.sequence_tokens, or use a larger machine, then repeat: what is finished is kept."
         )
-    if isinstance(error, BrokenPipeError):
-        return NtError("nobody reads what is printed (broken pipe).")
     if isinstance(error, OSError) and error.errno in OF_A_PATH:
         where = f" ({str(error.filename)[:80]})" if error.filename else ""
         return NtError(f"{error.strerror}{where}. Name another path, or change that one.")

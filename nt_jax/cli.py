@@ -27,10 +27,7 @@ from nt_jax.version import __version__
 
 
 def main(command: str | None = None, argv: Sequence[str] | None = None) -> int:
-    """Exit code of one command, see nt_jax/exits.py.
-
-    Without `command` the first word of `argv` names it, as in `nt-jax train`.
-    """
+    """Exit code of a command (nt_jax/exits.py), named by `argv[0]` if not by `command`."""
     words = list(sys.argv[1:] if argv is None else argv)
     program = f"python -m nt_jax.{command}" if command else "nt-jax"
     try:
@@ -42,7 +39,8 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> int:
     except NtError as error:
         return _fail(error, error.exit_code)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left in it
+        with contextlib.suppress(OSError):  # for what is left in it; a stand-in has no number
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exits.READER_GONE
     except Exception as error:
         from nt_jax import bug
@@ -53,8 +51,8 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         again = f"{program} {shlex.join(words)}".strip()
         how, code = words_of(error)
+        said = f"nt_jax: {how}. What is finished is kept; continue: {again}"
         with contextlib.suppress(OSError):  # after a hang-up there may be no screen
-            said = f"nt_jax: {how}. What is finished is kept; continue: {again}"
             print(said, file=sys.stderr, flush=True)
         return code
 
@@ -242,9 +240,9 @@ def _schema(options: argparse.Namespace) -> int:
 
 
 def _completion(options: argparse.Namespace) -> int:
-    from nt_jax.completion import completion
+    from nt_jax import completion
 
-    print(completion(options.shell))
+    print(completion.completion(options.shell))
     return 0
 
 

@@ -14,6 +14,6 @@ EXITS = {
     BUG: "a bug of ours: the traceback lies in a file that the line names",
     HUNG_UP: "hung up (SIGHUP): what is finished is kept",
     INTERRUPTED: "interrupted (SIGINT, Ctrl-C): what is finished is kept",
-    READER_GONE: "whoever read the output went away, as `| head` does",
+    READER_GONE: "whoever read the output went away, as head does",
     TERMINATED: "terminated (SIGTERM): what is finished is kept",
 }

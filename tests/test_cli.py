@@ -399,12 +399,16 @@ def test_a_bug_is_shown_where_no_file_can_be_written(failing, monkeypatch, tmp_p
     [
         (MemoryError(), "out of memory. --dry-run says"),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes"), "out of memory"),
-        (BrokenPipeError(32, "Broken pipe"), "nobody reads what is printed"),
     ],
 )
 def test_what_is_no_bug_of_ours_is_no_bug(failing, error, words, capsys):
     assert failing(error) == exits.MISTAKE
     assert words in capsys.readouterr().err
+
+
+def test_a_broken_pipe_is_quiet_and_has_a_code_of_its_own(failing, capsys):
+    assert failing(BrokenPipeError(32, "Broken pipe")) == exits.READER_GONE
+    assert capsys.readouterr().err == ""
 
 
 def test_every_exit_code_stands_in_the_docs():
