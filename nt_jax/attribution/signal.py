@@ -11,7 +11,7 @@ from nt_jax.attribution.score import Attribution, EncodedExample
 from nt_jax.errors import DataError
 from nt_jax.models.transformer import LanguageModel
 
-ROUNDING = 8  # units in the last place of the weights' type, relative to P(answer) or its logarithm
+ROUNDING = 8  # units in the last place of P(answer), which is float32 or wider
 TOP = 2000  # neurons that two halves are compared by; of fewer, a tenth
 LOW = 0.2  # share of the best neurons that two halves should at least share, or twice chance
 
@@ -25,7 +25,8 @@ def check_example(
     """
     check_finite(result, what)
     if integral:
-        check_signal(result, example, what, float(jnp.finfo(lm.module().embed[...].dtype).eps))
+        kinds = (lm.module().embed[...].dtype, jnp.float32)
+        check_signal(result, example, what, min(float(jnp.finfo(kind).eps) for kind in kinds))
     else:
         check_scores(result.standard_LF, f"the scores of {what}")
 
@@ -47,7 +48,8 @@ def check_finite(result: Attribution, what: str) -> None:
 def check_signal(result: Attribution, example: EncodedExample, what: str, eps: float) -> None:
     """Raises a DataError where the path from q to (p, q) moves P(answer) by rounding alone.
 
-    `eps`: that of the type in which the model computes.
+    `eps`: that of the type that P has. A model in bfloat16 rounds on the way, too, but alike where
+    no neuron matters.
     """
     change = float(np.abs(result.end - result.start_L).max())
     size = max(abs(result.end), float(np.abs(result.start_L).max()))

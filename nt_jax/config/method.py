@@ -158,7 +158,7 @@ class TuneConfig(Frozen):
     learns from the rest"""
     direct_fraction: float = Field(default=0.3, ge=0, le=1)
     """share of harmful requests shown without an attack"""
-    attacked_harmless_fraction: float = Field(default=0.35, ge=0, le=1)
+    attacked_harmless_fraction: float = Field(default=0.5, ge=0, le=1)
     """share of harmless requests shown inside an attack, the same as around the harmful ones of the
     batch. More: fewer of them are refused, and fewer attacks"""
     sounds_harmful_fraction: float = Field(default=0.7, ge=0, lt=1)

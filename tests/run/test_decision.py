@@ -50,7 +50,7 @@ def facts(path):
 def test_it_comes_to_its_report_and_says_what_was_compared(made):
     assert all((made.folder / name / "DONE").is_file() for name in small.STAGES)
     assert "8 prompts of four cells   score contrastive, 96 neurons" in made.screen
-    assert "safety targets: openings: the first words of a refusal" in made.screen
+    assert "safety targets: openings: ours, the model refused 0 of" in made.screen
     text = (made.folder / "select" / "attribution.md").read_text()
     assert "score: contrastive\n" in text and "Two halves of them share" in text
     for name in CELLS:
