@@ -190,7 +190,7 @@ def preconditioned(finished, folder, *words: str):
 
     def record(*args):
         made = before(*args)
-        moves.append((np.asarray(made[1].theta_P, np.float64), args[-1]))
+        moves.append((np.asarray(made[1].theta_P, np.float64), args[5]))
         return made
 
     with mock.patch.object(tune, "preconditioned", record):
