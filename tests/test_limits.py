@@ -96,7 +96,7 @@ def test_a_template_with_a_mistake_is_a_line_not_a_traceback(tmp_path, source):
         render(tokenizer, [{"role": "user", "content": "Hello"}])
 
 
-@pytest.mark.parametrize("folder", sorted(TEMPLATES.glob("*.jinja")), ids=str)
+@pytest.mark.parametrize("path", sorted(TEMPLATES.glob("*.jinja")), ids=str)
 def test_real_templates_pass_their_trial(path):
     assert _problem(path.read_text("utf-8"), "{}") == ""
 
