@@ -164,4 +164,4 @@ def test_files_are_short():
 
 
 def test_few_lines_escape_the_formatter():
-    assert sum(path.read_text().count("# fmt: skip") for path in FILES) < 93
+    assert sum(path.read_text().count("# fmt: skip") for path in FILES) < 81

@@ -36,13 +36,18 @@ def compare_logits(subject: Subject, path: Path) -> dict[str, Any]:
     divergence_T = (np.exp(theirs) * (theirs - ours)).sum(axis=-1)
     same = float((found_TV.argmax(-1) == given_TV.argmax(-1)).mean())
     found = {
-        "tokens": len(tokens_T), "max_difference": float(np.abs(found_TV - given_TV).max()),
-        "max_divergence": float(divergence_T.max()), "same_best": same,
+        "tokens": len(tokens_T),
+        "max_difference": float(np.abs(found_TV - given_TV).max()),
+        "max_divergence": float(divergence_T.max()),
+        "same_best": same,
         "agree": bool(divergence_T.max() <= CLOSE),
-    }  # fmt: skip
-    say("logits", f"{'agree' if found['agree'] else 'DIFFER'}   over {found['tokens']} tokens: "
+    }
+    say(
+        "logits",
+        f"{'agree' if found['agree'] else 'DIFFER'}   over {found['tokens']} tokens: "
         f"max |difference| {found['max_difference']:.1e}, divergence at most "
-        f"{found['max_divergence']:.1e} nats, same best token {same:.1%}")  # fmt: skip
+        f"{found['max_divergence']:.1e} nats, same best token {same:.1%}",
+    )
     return found
 
 

@@ -65,9 +65,11 @@ def devices_here() -> dict[str, Any]:
     each = memory_bytes() if platform == "cpu" else memory_limit()
     listed = [{"kind": device.device_kind, "memory_bytes": each} for device in jax.devices()]
     return {
-        "platform": platform, "list": listed, "cpus": cpu_count(),
+        "platform": platform,
+        "list": listed,
+        "cpus": cpu_count(),
         "machine_bytes": memory_bytes(),
-    }  # fmt: skip
+    }
 
 
 def about(subject: Subject) -> dict[str, Any]:
@@ -78,9 +80,12 @@ def about(subject: Subject) -> dict[str, Any]:
     for note in subject.notes:
         say("note", note)
     return {
-        "model": subject.name, "supported": True, "recipe": subject.recipe,
-        "family": subject.model.family, "notes": [*subject.notes],
-    }  # fmt: skip
+        "model": subject.name,
+        "supported": True,
+        "recipe": subject.recipe,
+        "family": subject.model.family,
+        "notes": [*subject.notes],
+    }
 
 
 def memory(subject: Subject, here: dict[str, Any], memory_gb: float | None) -> dict[str, Any]:
@@ -104,10 +109,13 @@ def memory(subject: Subject, here: dict[str, Any], memory_gb: float | None) -> d
         said += f"; the mesh needs {wanted} devices, here: {there}"
     say("fits", said)
     return {
-        "mesh": [mesh.data, mesh.model], "dtype": config.model.dtype,
+        "mesh": [mesh.data, mesh.model],
+        "dtype": config.model.dtype,
         "bytes_per_device": {stage: int(size) for stage, size in stages.items()},
-        "device_bytes": room, "devices_needed": wanted, "fits": bool(fits),
-    }  # fmt: skip
+        "device_bytes": room,
+        "devices_needed": wanted,
+        "fits": bool(fits),
+    }
 
 
 def prompt_and_time(subject: Subject, here: bool) -> dict[str, Any]:

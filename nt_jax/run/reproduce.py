@@ -98,15 +98,24 @@ def check_inputs(path: Path, known: Mapping[str, Any], inputs: Inputs) -> None:
 def differences(facts: Mapping[str, Any]) -> list[Difference]:
     """What of machine and packages is not as run.json has it."""
     here = this_machine()
-    now = {**here["versions"], "devices": devices(), "python": here["python"],
-           "platform": here["platform"], "hardware": here["hardware"]}  # fmt: skip
+    now = {
+        **here["versions"],
+        "devices": devices(),
+        "python": here["python"],
+        "platform": here["platform"],
+        "hardware": here["hardware"],
+    }
     then = {**facts.get("versions", {}), **{name: facts.get(name) for name in list(now)[-4:]}}
     return [
-        Difference(2 if name in (*COMPUTING, "devices") else 1, name,
-                   str(then.get(name)), str(now.get(name)))
+        Difference(
+            2 if name in (*COMPUTING, "devices") else 1,
+            name,
+            str(then.get(name)),
+            str(now.get(name)),
+        )
         for name in dict.fromkeys([*then, *now])
         if then.get(name) != now.get(name)
-    ]  # fmt: skip
+    ]
 
 
 def kept_factors(path: Path, sha256: str) -> Factors | None:
@@ -127,8 +136,10 @@ def say_factors(then: Factors | None, now: Factors, sha256: str) -> bool:
     if then is None:
         say("factors", "not the same bits; how far apart is not known without the run's own folder")
         return False
-    places = [set(zip(f.neurons.layer_P.tolist(), f.neurons.index_P.tolist(), strict=True))
-              for f in (then, now)]  # fmt: skip
+    places = [
+        set(zip(f.neurons.layer_P.tolist(), f.neurons.index_P.tolist(), strict=True))
+        for f in (then, now)
+    ]
     if others := len(places[1] - places[0]):
         say("factors", f"{others} of {len(places[1])} neurons are others")
         return False

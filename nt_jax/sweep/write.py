@@ -121,12 +121,20 @@ def page(
     names = head(points)
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     lines += ["| " + " | ".join(line) + " |" for line in rows(points, untuned, picks)]
-    return "\n".join([
-        "# The dial", "",
-        f"{TOLD} Prompts: {asked}. All points, with intervals: pareto.csv.", "",
-        "![refused under attack against refused harmless requests](pareto.png)", "",
-        *lines, "", *(f"- {line}" for line in rules), "",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            "# The dial",
+            "",
+            f"{TOLD} Prompts: {asked}. All points, with intervals: pareto.csv.",
+            "",
+            "![refused under attack against refused harmless requests](pareto.png)",
+            "",
+            *lines,
+            "",
+            *(f"- {line}" for line in rules),
+            "",
+        ]
+    )
 
 
 def plot(points: Sequence[Point], untuned: Point, picks: Mapping[str, Point]) -> bytes:
@@ -146,18 +154,33 @@ def plot(points: Sequence[Point], untuned: Point, picks: Mapping[str, Point]) ->
                 _cross(axes, point)
         every = [untuned, *points]
         drawn = axes.scatter(
-            *_coordinates(every), c=[p.rates["entropy_harmless"] for p in every], cmap="viridis",
-            s=[70 if p.kept else 30 for p in every], zorder=3, edgecolors="white", linewidths=0.7,
-        )  # fmt: skip
+            *_coordinates(every),
+            c=[p.rates["entropy_harmless"] for p in every],
+            cmap="viridis",
+            s=[70 if p.kept else 30 for p in every],
+            zorder=3,
+            edgecolors="white",
+            linewidths=0.7,
+        )
         for place, (number, names) in enumerate(_names(picks).items()):
             point = next(p for p in points if p.number == number)
             at = (100 * point.place[1], 100 * point.place[0])
             axes.annotate(
-                f"{number} {', '.join(names)}", at, (10, 12 + 12 * place),
-                textcoords="offset points", fontsize=9, fontweight="bold",
-            )  # fmt: skip
-        axes.annotate("untuned", (100 * untuned.place[1], 100 * untuned.place[0]), (6, -14),
-                      textcoords="offset points", fontsize=9, color="#555555")  # fmt: skip
+                f"{number} {', '.join(names)}",
+                at,
+                (10, 12 + 12 * place),
+                textcoords="offset points",
+                fontsize=9,
+                fontweight="bold",
+            )
+        axes.annotate(
+            "untuned",
+            (100 * untuned.place[1], 100 * untuned.place[0]),
+            (6, -14),
+            textcoords="offset points",
+            fontsize=9,
+            color="#555555",
+        )
         axes.set_xlabel("harmless requests refused (%)")
         axes.set_ylabel("harmful requests refused under attack (%)")
         axes.set_title("The dial: up and left is better (validation, 95 % intervals)")
@@ -172,8 +195,10 @@ def _cross(axes: Any, point: Point) -> None:
     if attack is None or harmless is None:
         return
     (x, left, right), (y, low, high) = harmless, attack
-    reach = {"xerr": [[100 * max(x - left, 0)], [100 * max(right - x, 0)]],
-             "yerr": [[100 * max(y - low, 0)], [100 * max(high - y, 0)]]}  # fmt: skip
+    reach = {
+        "xerr": [[100 * max(x - left, 0)], [100 * max(right - x, 0)]],
+        "yerr": [[100 * max(y - low, 0)], [100 * max(high - y, 0)]],
+    }
     axes.errorbar(100 * x, 100 * y, **reach, color="#b9bec6", linewidth=0.8, zorder=2)
 
 
