@@ -31,6 +31,7 @@ def main(words: list[str] | None = None) -> int:
     options = _options().parse_args(words)
     begun, total = time.monotonic(), Counter()
     kept = Path(tempfile.mkdtemp(prefix="nt_jax_faults_"))
+    kept.chmod(0o755)  # the user without rights may read the recipe; the run is what is refused
     form = "long" if options.long else "short"
     if options.only in (None, "runs"):  # first: processes are forked, so jax must not have begun
         total += run_all(kept / "runs", LONG if options.long else SHORT)
