@@ -229,11 +229,12 @@ def test_a_key_is_the_same_in_every_process(folder):
     assert keys == {f"{config_key(load_config(name), ['tune', 'data'], ['x'])}\n".encode()}
 
 
+PATH_CHARACTERS = st.characters(codec="utf-8", exclude_characters="\0")
 changes = st.fixed_dictionaries(
     {},
     optional={
         "seed": st.integers(0, 2**32 - 1),
-        "run_dir": st.none() | st.text(st.characters(codec="utf-8"), min_size=1, max_size=20),
+        "run_dir": st.none() | st.text(PATH_CHARACTERS, min_size=1, max_size=20),
         "tune": st.fixed_dictionaries(
             {"meta_lr": st.floats(1e-12, 1e6), "safety_weight": st.floats(0, 1)}
         ),
