@@ -9,10 +9,17 @@ from nt_jax.config.schema import DataConfig
 from nt_jax.data.records import HarmfulRequest
 from nt_jax.data.shipped import shipped_refusal
 from nt_jax.data.training import Records, read_records
-from nt_jax.errors import RunError
+from nt_jax.errors import DataError, RunError
 from nt_jax.eval.judges.phrase_judge import PhraseJudge
 from nt_jax.train.own_answers import attacked_safety_pairs, own_pools, safety_pairs
-from nt_jax.train.safety_targets import FILE, SafetyTargets, refusals_only, settle, usable
+from nt_jax.train.safety_targets import (
+    FILE,
+    SafetyTargets,
+    opening_targets,
+    refusals_only,
+    settle,
+    usable,
+)
 from tests.data.test_attacks import safe_edit_data
 from tests.data.test_training import RECORDS
 from tests.train.test_own_answers import EOS, TUNE, scripted, written
@@ -95,6 +102,21 @@ def test_openings_are_the_models_own_or_ours_and_never_the_datas(wanted):
     else:
         assert found is not None and (found.source, found.refusals) == ("openings", {})
         assert (found.learned, found.held_out) == ([], []) and wanted in found.why
+
+
+@pytest.mark.parametrize(
+    ("wanted", "refused", "own"),
+    [("auto", 24, True), ("auto", 23, False), ("self", 8, True), ("shipped", 240, False)],
+)
+def test_a_model_that_seldom_refuses_learns_our_words(wanted, refused, own):
+    found = opening_targets(wanted, [[1, 2, 3]] * refused, 240)
+    assert found.learned == ([[1, 2, 3]] if own else [])
+    assert found.why.startswith("its own" if own else "ours") and f"{refused} of 240" in found.why
+
+
+def test_words_of_its_own_need_refusals():
+    with pytest.raises(DataError, match="7 of 240 .* 8 are needed .* Leave it at auto"):
+        opening_targets("self", [[1]] * 7, 240)
 
 
 def test_a_stage_reads_the_source_that_was_settled_and_no_other(tmp_path):
