@@ -73,5 +73,6 @@ def _json(data: Draw, file: Path) -> None:
         damage.json_file(data, file)
         return
     name = data.draw(st.sampled_from(sorted(facts)))
-    facts[name] = damage.json_of(data, facts[name]) if facts[name] else data.draw(damage.VALUES)
+    deep = facts[name] and isinstance(facts[name], dict | list)
+    facts[name] = damage.json_of(data, facts[name]) if deep else data.draw(damage.VALUES)
     file.write_text(damage.dumps(facts))
