@@ -21,6 +21,7 @@ os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "NT_JAX
 from tests.faults.fuzz import ESCAPE, HANG, SILENT, fuzz_all
 from tests.faults.kills import LONG, SHORT, Runs
 from tests.faults.runs import run_targets
+from tests.faults.sweeps import sweeps
 from tests.faults.targets import TARGETS
 
 CASES = {"short": 560, "long": 10_080}
@@ -63,7 +64,7 @@ def run_all(root: Path, points: tuple[str, ...]) -> Counter[str]:
     runs.whole()
     for work in (
         lambda: runs.kills(points), runs.signals, runs.full_disks, runs.read_only,
-        runs.unprivileged,
+        runs.unprivileged, lambda: sweeps(runs),
     ):  # fmt: skip
         work()
     return runs.counts
