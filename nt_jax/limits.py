@@ -43,6 +43,7 @@ DATA_BYTES = Limit(
 DATA_CELLS = Limit(
     10_000_000, "cells", "rows times columns of a parquet file; lines", "208,008 (Alpaca)"
 )
+REPLY_BYTES = Limit(16_000_000, "bytes", "a reply of a server", "0.5 MB (a list of models)")
 
 TABLE = {name: limit for name, limit in globals().items() if isinstance(limit, Limit)}
 _CHUNK = 1 << 24  # bytes looked at together, so that temporaries stay small

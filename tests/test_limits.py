@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from nt_jax import limits
 from nt_jax.checkpoints.chat_template import render
 from nt_jax.checkpoints.checkpoint import open_checkpoint
+from nt_jax.checkpoints.tensors import read_header
 from nt_jax.checkpoints.tokenizer import load_tokenizer
 from nt_jax.checkpoints.trial import _problem
 from nt_jax.data.sources import load_harmless
@@ -58,6 +61,21 @@ def test_a_csv_of_100_000_rows_is_read(tmp_path):
     path.write_text("request,answer\n" + rows)
     found = load_harmless(str(path))
     assert len(found) == 100_000 and found[-1].answer == "It is 99999."
+
+
+def test_files_as_long_as_the_longest_real_ones_are_read(tmp_path):
+    """An index of 9 MB (DeepSeek-V3 has 91,991 tensors), a header of 2 MB; sizes as they are."""
+    names = [f"model.layers.{n // 1500}.mlp.experts.{n}.down_proj.weight" for n in range(100_000)]
+    index = tmp_path / "model.safetensors.index.json"
+    file = "model-00001-of-000163.safetensors"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(names, file)}, indent=2))
+    assert index.stat().st_size > 9_000_000
+    found = limits.parse_json(limits.read_within(index, limits.JSON_BYTES))
+    assert len(found["weight_map"]) == 100_000
+    save_file({name: np.zeros((1, 1), np.float32) for name in names[:20_000]}, tmp_path / file)
+    infos, problem = read_header(tmp_path / file)
+    assert problem is None and len(infos) == 20_000
+    assert infos[names[0]].start > 2_000_000
 
 
 def test_json_is_as_deep_as_it_says_and_no_deeper():

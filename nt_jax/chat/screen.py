@@ -1,5 +1,6 @@
 """The conversation at a terminal, and one question with its answer as JSON."""
 
+import io
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -141,6 +142,8 @@ def changed(
 def lines() -> Iterator[str]:
     """What the user says, line by line, until the input ends."""
     asks = sys.stdin.isatty()
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # bytes that are no text are shown as such
     while True:
         try:
             line = input("\nyou> " if asks else "").strip()

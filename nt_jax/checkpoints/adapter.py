@@ -5,7 +5,6 @@ them. Whatever would change the computation and is not computed here is refused 
 once. I inputs of a module, O outputs, r rank.
 """
 
-import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +39,7 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     ),
     **dict.fromkeys(("velora_config", "arrow_config", "kasa_config", "monteclora_config"), (None,)),
 }
+PATTERN_LETTERS = 200  # of a key of rank_pattern or alpha_pattern
 _PART = re.compile(r"(.+)\.(ia3_l|lora_A\.weight|lora_B\.weight)")
 
 
@@ -161,6 +161,13 @@ def _unsupported(fields: dict[str, Any]) -> list[str]:
             pattern = fields.get(name) or {}
             if not isinstance(pattern, dict) or not all(map(_is_size, pattern.values())):
                 problems.append(f"{name} is not an object of positive numbers")
+                continue
+            problems += [
+                f"{name} has the key {short(key)}, which is no expression that is read: at most "
+                f"{PATTERN_LETTERS} characters, two repetitions, and none of a group"
+                for key in pattern
+                if not _is_pattern(key)
+            ]
         problems += [
             f"{name} = {short(fields.get(name))} is not a positive number"
             for name in ("r", "lora_alpha")
@@ -170,7 +177,25 @@ def _unsupported(fields: dict[str, Any]) -> list[str]:
 
 
 def _is_size(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return plain and 0 < value < float(np.finfo(np.float32).max)
+
+
+def _is_pattern(key: str) -> bool:
+    """Whether a key is a regular expression whose match is found in no time, whatever it says."""
+    repeats = re.findall(r"(?<!\()[*+?{]", key)
+    if len(key) > PATTERN_LETTERS or len(repeats) > 2 or re.search(r"\)[*+{]", key):
+        return False
+    try:
+        re.compile(_at_end(key))
+    except (re.error, OverflowError):
+        return False
+    return True
+
+
+def _at_end(key: str) -> str:
+    """The expression that PEFT makes of a key."""
+    return rf"(.*\.)?({key})$"
 
 
 def _fit_ia3(
@@ -203,16 +228,14 @@ def _fit_lora(
             f"{[shape[0], rank]}"
         ]
     alpha = _of_pattern(fields.get("alpha_pattern"), module, fields["lora_alpha"])
-    parts["lora_A"] = a * np.float32(alpha / (rank**0.5 if fields.get("use_rslora") else rank))
+    with np.errstate(over="ignore"):
+        parts["lora_A"] = a * np.float32(alpha / (rank**0.5 if fields.get("use_rslora") else rank))
+    if not all_finite(parts["lora_A"]):
+        return [f"lora_alpha = {short(alpha)} is too large for the weights of '{module}'"]
     return []
 
 
 def _of_pattern(pattern: dict[str, Any] | None, module: str, usual: Any) -> Any:
     """A module's entry of rank_pattern or alpha_pattern, by the first key that matches its end."""
-    for key, value in (pattern or {}).items():
-        try:
-            if re.match(rf"(.*\.)?({key})$", module):
-                return value
-        except re.error:
-            continue
-    return usual
+    found = (value for key, value in (pattern or {}).items() if re.match(_at_end(key), module))
+    return next(found, usual)

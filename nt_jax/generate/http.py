@@ -10,9 +10,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPException
 from typing import Any
 
 from nt_jax.errors import RunError
+from nt_jax.limits import REPLY_BYTES, parse_json
 
 KEY = "NT_JAX_API_KEY"
 TIMEOUT = 600.0  # seconds that one reply may take
@@ -39,12 +41,12 @@ def send(url: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         try:
             return _json(_request(url, body))
         except urllib.error.HTTPError as error:
-            said = without_key(error.read(2000).decode("utf-8", "replace"))
+            said = _said(error)
             if error.code not in _BUSY:
-                raise RefusedError(error.code, " ".join(said.split())[:300]) from None
+                raise RefusedError(error.code, said) from None
             reason = f"{error.code} {error.reason}"
-        except (OSError, ValueError) as error:  # nobody there, cut off, or no JSON
-            reason = without_key(str(getattr(error, "reason", error)))
+        except (OSError, HTTPException, ValueError) as error:  # nobody there, cut off, or no JSON
+            reason = " ".join(without_key(str(getattr(error, "reason", error))).split())[:300]
             if isinstance(getattr(error, "reason", None), ConnectionRefusedError):
                 break
         if pause is not None:
@@ -68,7 +70,10 @@ def _request(url: str, body: Mapping[str, Any] | None) -> bytes:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, headers)
     with _OPENER.open(request, timeout=TIMEOUT) as reply:
-        return reply.read()
+        content = reply.read(REPLY_BYTES.value + 1)
+    if len(content) > REPLY_BYTES.value:
+        raise ValueError(f"more than {REPLY_BYTES.value:,} bytes")
+    return content
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -81,8 +86,18 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 _OPENER = urllib.request.build_opener(_NoRedirect)
 
 
+def _said(error: urllib.error.HTTPError) -> str:
+    """The beginning of what a server says beside a status, on one line; closes the connection."""
+    try:
+        with error:
+            said = error.read(2000).decode("utf-8", "replace")
+    except (OSError, HTTPException):  # cut off
+        said = ""
+    return " ".join(without_key(said).split())[:300]
+
+
 def _json(data: bytes) -> dict[str, Any]:
-    found = json.loads(data)
+    found = parse_json(data)
     if not isinstance(found, dict):
         raise ValueError("the reply is no JSON object")
     return found

@@ -134,8 +134,10 @@ class Server:
             tokens = int(usage.get("completion_tokens") or 0)
             if not isinstance(text, str):
                 raise TypeError("its text is none")
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise RunError(f"{self.url}/{by} gave no answer ({error!r}). {HINT}") from None
+        # Half a pair of UTF-16, which no file can hold, as tokenizers write what is no text.
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return Reply(text, by, len(question.ids), counted, tokens)
 
     def _takes(self, ids: Sequence[int]) -> bool:
@@ -143,7 +145,7 @@ class Server:
         try:
             reply = send(f"{self.url}/{IDS}", body)
             counted = int(reply["usage"]["prompt_tokens"])
-        except (RefusedError, KeyError, TypeError, ValueError):
+        except (RefusedError, KeyError, TypeError, ValueError, OverflowError):
             return False
         # One more is a BOS of the server's own; numbers read as text would be several times more.
         return "choices" in reply and abs(counted - len(ids)) <= 1

@@ -161,9 +161,11 @@ def run_factors(run_dir: Path, strength: float | None = None) -> tuple[RunConfig
 
 def config_of(run_dir: Path, stored: dict) -> RunConfig:
     """The config that run.json keeps; an engine that is gone matters to nobody who exports."""
-    engines = {"engine": "jax"} if stored.get("eval", {}).get("engine") == "vllm" else {}
+    told = stored.get("eval")
+    if isinstance(told, dict) and told.get("engine") == "vllm":
+        stored = stored | {"eval": told | {"engine": "jax"}}
     try:
-        return RunConfig.model_validate(stored | {"eval": stored.get("eval", {}) | engines})
+        return RunConfig.model_validate(stored)
     except ValidationError as error:
         first = error.errors()[0]
         raise RunError(

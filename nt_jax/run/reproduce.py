@@ -1,16 +1,15 @@
 """A finished run made again from its run.json, and compared: the command `reproduce`."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nt_jax.atomic import read_text
 from nt_jax.checkpoints.checkpoint import fingerprint
 from nt_jax.console import say
 from nt_jax.errors import RunError
+from nt_jax.limits import JSON_BYTES, parse_json, read_within
 from nt_jax.mesh import devices
 from nt_jax.models.neurons import Factors
 from nt_jax.run import pipeline
@@ -67,17 +66,50 @@ def reproduce(path: Path, run_dir: str | None = None) -> None:
 def read_run(path: Path) -> dict[str, Any]:
     """The facts of a finished run's run.json. Raises a RunError where it is none."""
     try:
-        facts = json.loads(read_text(path) or "")
-        missing = {"config", "sha256", "refusals", "versions"} - facts.keys()
-        weights = dict(facts.get("sha256", {}).get("weights", {}))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        facts = parse_json(read_within(path, JSON_BYTES))
+        if not isinstance(facts, dict):
+            raise ValueError(f"it holds a {type(facts).__name__} in place of facts")
+    except (OSError, ValueError) as error:
         raise RunError(f"{path} is no run.json of a run ({error}).") from None
-    if missing or not weights:
+    if missing := [name for name, is_good in WANTED.items() if not is_good(facts.get(name))]:
         raise RunError(
-            f"{path} is not that of a finished run (it lacks {', '.join(sorted(missing))}): carry "
+            f"{path} is not that of a finished run (it lacks {', '.join(missing)}): carry "
             "the run on to its report first, with this version of nt_jax."
         )
     return facts
+
+
+def _are_hashes(known: Any) -> bool:
+    """Those of `run/hashes.py`: of the weights by their files, and of the rest."""
+    names = ("data", "factors", "fingerprint", "tests")
+    return (
+        isinstance(known, dict)
+        and all(isinstance(known.get(name), str) for name in names)
+        and isinstance(known.get("weights"), dict)
+        and bool(known["weights"])
+    )
+
+
+def _are_counts(rows: Any) -> bool:
+    """Those of `refusal_counts`."""
+    return isinstance(rows, list) and all(
+        isinstance(row, dict)
+        and all(isinstance(row.get(name), str) for name in ("dataset", "model", "judge"))
+        and all(
+            isinstance(row.get(name), int | float) and 0 <= row[name] < 1 << 53
+            for name in ("refused", "n")
+        )
+        for row in rows
+    )
+
+
+# What is read of a run.json -> whether a value is it: the file may have come from anywhere.
+WANTED: dict[str, Callable[[Any], bool]] = {
+    "config": lambda value: isinstance(value, dict),
+    "refusals": _are_counts,
+    "sha256": _are_hashes,
+    "versions": lambda value: isinstance(value, dict),
+}
 
 
 def check_inputs(path: Path, known: Mapping[str, Any], inputs: Inputs) -> None:

@@ -118,7 +118,7 @@ def sweep(
 
 def check_choice(choice: str | None) -> None:
     """Raises a ConfigError, before any work, for a word that is no choice."""
-    if choice is not None and choice not in PICKS and not choice.isdecimal():
+    if choice is not None and choice not in PICKS and not (choice.isdecimal() and len(choice) < 9):
         raise ConfigError(
             f"'{choice}' is no choice (--pick): give {', '.join(PICKS)} or a number of the table"
         )

@@ -221,3 +221,9 @@ def test_too_long_answers_and_prompts_are_refused(finished, tmp_path):
     with pytest.raises(RunError, match="is not a run directory"):
         open_sides(tmp_path, None, None, NEW)
     assert tiny.VOCAB == 320  # about a token a character, which the lengths above count on
+
+
+def test_bytes_that_are_no_text_are_asked_as_such(monkeypatch):
+    typed = io.BytesIO(b"\xff a\n\n/reset\nb \xc3")
+    monkeypatch.setattr(screen.sys, "stdin", io.TextIOWrapper(typed, "utf-8"))
+    assert [*screen.lines()] == ["\ufffd a", "/reset", "b \ufffd"]

@@ -263,6 +263,11 @@ NINTH = DOWN.replace(".0.", ".9.")
         ("adapter_config.json", {"r": "x"}, "r = 'x' is not a positive number"),
         ("adapter_config.json", {"rank_pattern": [3]}, "rank_pattern is not an object"),
         ("adapter_config.json", {"r": 5, "rank_pattern": {}}, "rank 5 and its weight"),
+        ("adapter_config.json", {"lora_alpha": 10**400}, "is not a positive number"),
+        *(
+            ("adapter_config.json", {"alpha_pattern": {key: 2}}, "no expression that is read")
+            for key in ("[", "(.*)*x", ".?" * 60, "x{9999999999}", "(?i)a", "(" * 5000)
+        ),
         ("adapter_model.safetensors", lambda t: t | {"a": t[DOWN]}, "tensor 'a' "),
         ("adapter_model.safetensors", lambda t: t | {DOWN: t[DOWN] * np.nan}, "NaN or infinity"),
         ("adapter_model.safetensors", lambda t: t | {DOWN: t[DOWN][:, 1:]}, r"shapes \[7, 47\]"),
@@ -293,3 +298,12 @@ def test_a_folder_that_holds_no_adapter_is_refused(tmp_path):
     (tmp_path / "lora" / "adapter_config.json").write_text("[]")
     with pytest.raises(CheckpointError, match="not a JSON object"):
         open_adapter(tmp_path / "lora", config)
+
+
+def test_a_scaling_that_overflows_is_said(tmp_path):
+    model = open_model(str(tiny.checkpoint()))
+    lora.write(model, factors_of(), tmp_path / "lora", Wanted())
+    broken(tmp_path / "lora", "adapter_config.json", {"lora_alpha": 3e38, "alpha_pattern": {}})
+    broken(tmp_path / "lora", "adapter_model.safetensors", lambda t: t | {DOWN: t[DOWN] * 1000})
+    with pytest.raises(CheckpointError, match=r"too large for the weights of 'model\.layers\.0"):
+        open_adapter(tmp_path / "lora", model.checkpoint.config)

@@ -1,8 +1,8 @@
 """`python -m tests.faults [--long] [--seed N]`: damaged input, kills, full disks; then counts.
 
 The last line is `faults: N cases, 0 escapes, 0 hangs, 0 tracebacks, 0 silent differences`; the
-exit code is 1 where any but the first is not 0. `--only NAME` runs one part: a target of the
-fuzzer, `fuzz` or `runs`.
+exit code is 1 where any but the first is not 0. `--only NAMES` runs some parts: targets of the
+fuzzer, separated by commas, `fuzz` or `runs`.
 """
 
 import argparse
@@ -20,7 +20,9 @@ os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "NT_JAX
 
 from tests.faults.fuzz import ESCAPE, HANG, SILENT, fuzz_all
 from tests.faults.kills import LONG, SHORT, Runs
-from tests.faults.targets import TARGETS, run_files
+from tests.faults.runs import run_targets
+from tests.faults.sweeps import sweeps
+from tests.faults.targets import TARGETS
 
 CASES = {"short": 560, "long": 10_080}
 KINDS = {ESCAPE: "escapes", HANG: "hangs", "traceback": "tracebacks", SILENT: "silent differences"}
@@ -38,9 +40,10 @@ def main(words: list[str] | None = None) -> int:
         print(f"time of kills and full disks: {time.monotonic() - begun:.0f} s", flush=True)
     if options.only != "runs":
         started = time.monotonic()
-        chosen = {n: t for n, t in TARGETS.items() if options.only in (None, "fuzz", n)}
+        names = {*TARGETS} if options.only in (None, "fuzz") else {*options.only.split(",")}
+        chosen = {name: target for name, target in TARGETS.items() if name in names}
         if options.only is None:  # before those that start jax in this process
-            chosen = {"run files": run_files(kept / "runs" / "whole")} | chosen
+            chosen = run_targets(kept / "runs" / "whole") | chosen
         cases = options.cases or CASES[form]
         total += fuzz_all(chosen, cases, options.seed, kept)
         print(f"time of fuzzing: {time.monotonic() - started:.0f} s", flush=True)
@@ -61,7 +64,7 @@ def run_all(root: Path, points: tuple[str, ...]) -> Counter[str]:
     runs.whole()
     for work in (
         lambda: runs.kills(points), runs.signals, runs.full_disks, runs.read_only,
-        runs.unprivileged,
+        runs.unprivileged, lambda: sweeps(runs),
     ):  # fmt: skip
         work()
     return runs.counts
@@ -76,7 +79,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--long", action="store_true", help="10,000 inputs and more than 30 kills")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cases", type=int, help="inputs of the fuzzer")
-    parser.add_argument("--only", help="fuzz, runs, or one target of the fuzzer")
+    parser.add_argument("--only", help="fuzz, runs, or targets of the fuzzer")
     return parser
 
 

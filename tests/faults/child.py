@@ -1,4 +1,4 @@
-"""One tiny run that ends itself at a point, or meets a full disk.
+"""One tiny run, or sweep, that ends itself at a point, or meets a full disk.
 
 Points: `none`; `STAGE:MOMENT` with MOMENT in wrote (its work is done), marked (DONE is written),
 renamed (it took its place); `append:N` after the Nth batch of answers; `epoch:N` after tuning
@@ -23,6 +23,10 @@ from nt_jax.train import state, tune
 from tests.run import small
 
 NOBODY = 65534
+# A sweep of two cells, as short as it can be.
+GRID = (
+    "neurons.safety=9,14", "tune.epochs=2", "tune.validate_every=0", "tune.validation_answers=80",
+)  # fmt: skip
 
 
 def ending(number: int) -> Callable[[], None]:
@@ -111,7 +115,9 @@ def on_full_disks(recipe: Path, run_dir: Path) -> list[str]:
     return said
 
 
-def main(recipe: Path, run_dir: Path, point: str, word: str = "SIGKILL") -> int:
+def main(
+    recipe: Path, run_dir: Path, point: str, word: str = "SIGKILL", command: str = "train"
+) -> int:
     """Exit code of the command line, if it gets that far."""
     if word == "nobody":
         os.setgroups([])
@@ -120,6 +126,7 @@ def main(recipe: Path, run_dir: Path, point: str, word: str = "SIGKILL") -> int:
     if point == "full":
         print("\n".join(on_full_disks(recipe, run_dir)))
         return 0
-    words = ["--config", str(recipe), *small.SETTINGS, "--run-dir", str(run_dir)]
+    more = GRID if command == "sweep" else ()
+    words = ["--config", str(recipe), *small.SETTINGS, *more, "--run-dir", str(run_dir)]
     with at(point, ending(getattr(signal, word, signal.SIGKILL))), small.small_programs():
-        return command_line("train", words)
+        return command_line(command, words)

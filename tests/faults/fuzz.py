@@ -1,5 +1,6 @@
 """The fuzzer: damaged inputs, each read in a process of its own, and what became of them."""
 
+import gc
 import json
 import os
 import shutil
@@ -30,6 +31,8 @@ def fuzz(name: str, target: Target, cases: int, number: int, root: Path) -> Coun
         (good_folder := Path(scratch) / "good").mkdir()
         good = target.make(good_folder)
         _warm(target, good)
+        gc.collect()
+        gc.freeze()  # or a collection in each child would copy all that was imported
 
         @seed(number)
         @settings(

@@ -9,7 +9,6 @@ import io
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +17,9 @@ from hypothesis import strategies as st
 from nt_jax.config.help import setting_table
 from tests import tiny
 from tests.faults import damage, oracles, readers
-from tests.faults.box import OK, attempt
-
-Draw = st.DataObject
-
-
-@dataclass(frozen=True)
-class Target:
-    """`make(folder)` writes good input and returns what is read; `hurt(data, path)` damages it."""
-
-    make: Callable[[Path], Path]
-    hurt: Callable[[Draw, Path], None]
-    read: Callable[[Path], Any]
-    oracle: Callable[[Path, Any], None] = lambda path, found: None
-    warm: bool = True  # whether it may be read in the parent first, which would start jax
-
-
-def _model(**options) -> Callable[[Path], Path]:
-    def make(folder: Path) -> Path:
-        made = tiny.copy("smollm2", folder / "model", **options)
-        (made / "evil.py").write_text(damage.CODE)  # custom code is never run
-        return made
-
-    return make
+from tests.faults.adapters import ADAPTERS
+from tests.faults.commands import COMMANDS
+from tests.faults.target import Draw, Target, model_folder, written
 
 
 def _gguf(folder: Path) -> Path:
@@ -188,105 +167,32 @@ def _write_parquet(folder: Path) -> Path:
     return path
 
 
-def _written(name: str, text: str) -> Callable[[Path], Path]:
-    def make(folder: Path) -> Path:
-        (folder / name).write_text(text)
-        return folder / name
-
-    return make
-
-
-def _adapter(folder: Path) -> Path:
-    from nt_jax.export import ia3
-    from nt_jax.export.folder import Wanted
-    from nt_jax.generate.chat import open_model
-    from tests.export.test_adapters import factors_of
-
-    ia3.write(open_model(str(tiny.checkpoint())), factors_of(), folder / "ia3", Wanted())
-    return folder / "ia3"
-
-
-def _hurt_adapter(data: Draw, path: Path) -> None:
-    if data.draw(st.booleans()):
-        damage.json_file(data, path / "adapter_config.json")
-        return
-    file = path / "adapter_model.safetensors"
-    file.write_bytes(damage.bytes_of(data, file.read_bytes(), front=900))
-
-
-def _own_factors(folder: Path) -> Path:
-    from nt_jax.export import factors
-    from nt_jax.export.folder import Wanted
-    from nt_jax.generate.chat import open_model
-    from tests.export.test_adapters import factors_of
-
-    factors.write(open_model(str(tiny.checkpoint())), factors_of(), folder / "factors", Wanted())
-    return folder / "factors"
-
-
-def _hurt_factors(data: Draw, path: Path) -> None:
-    file = path / "factors.safetensors"
-    file.write_bytes(damage.bytes_of(data, file.read_bytes(), front=900))
-
-
-PARTS = ("select", "train", "run.json")  # what an export of factors is made from
-
-
-def run_files(whole: Path) -> Target:
-    """The files of a finished run that an export reads: refused, or the same factors."""
-    first = attempt(lambda: readers.read_run(whole))  # in a child: jax must not begin here
-    shutil.rmtree(whole.parent / "out", ignore_errors=True)
-    assert first.kind == OK, first.value
-
-    def hurt(data: Draw, path: Path) -> None:
-        part = path / data.draw(st.sampled_from(PARTS))
-        files = sorted(file for file in [part, *part.rglob("*")] if file.is_file())
-        file = data.draw(st.sampled_from(files))
-        content = file.read_bytes()
-        if file.suffix == ".json" and data.draw(st.booleans()):
-            damage.json_file(data, file)
-        else:
-            file.write_bytes(damage.bytes_of(data, content))
-        if file.read_bytes() == content:
-            file.unlink()
-
-    def same(path: Path, found: bytes) -> None:
-        assert found == first.value
-
-    def make(folder: Path) -> Path:
-        return Path(shutil.copytree(whole, folder / "run", symlinks=True))
-
-    return Target(make, hurt, readers.read_run, same, warm=False)
-
-
 TARGETS = {
-    "safetensors": Target(_model(), _safetensors, readers.read_model, oracles.tensors),
+    "safetensors": Target(model_folder(), _safetensors, readers.read_model, oracles.tensors),
     "index": Target(
-        _model(shards=True), _of("model.safetensors.index.json"), readers.read_model,
+        model_folder(shards=True), _of("model.safetensors.index.json"), readers.read_model,
         oracles.tensors,
     ),
     "GGUF": Target(_gguf, _gguf_bytes, readers.read_model, oracles.gguf),
-    "config.json": Target(_model(), _config, readers.read_model, oracles.config),
-    "tokenizer": Target(_model(), _tokenizer, readers.read_tokenizer, oracles.chat),
-    "template": Target(_model(), _template, readers.read_tokenizer, oracles.chat),
-    "recipe": Target(_written("r.yaml", RECIPE), _recipe, readers.read_recipe, oracles.recipe),
-    "override": Target(_written("o.txt", "seed=1"), _override, readers.read_override),
+    "config.json": Target(model_folder(), _config, readers.read_model, oracles.config),
+    "tokenizer": Target(model_folder(), _tokenizer, readers.read_tokenizer, oracles.chat),
+    "template": Target(model_folder(), _template, readers.read_tokenizer, oracles.chat),
+    "recipe": Target(written("r.yaml", RECIPE), _recipe, readers.read_recipe, oracles.recipe),
+    "override": Target(written("o.txt", "seed=1"), _override, readers.read_override),
     "JSONL": Target(
-        _written("rows.jsonl", ""), _jsonl, readers.read_requests, oracles.rows(oracles.jsonl)
+        written("rows.jsonl", ""), _jsonl, readers.read_requests, oracles.rows(oracles.jsonl)
     ),
     "JSON": Target(
-        _written("rows.json", ""), _json, readers.read_requests, oracles.rows(oracles.whole_json)
+        written("rows.json", ""), _json, readers.read_requests, oracles.rows(oracles.whole_json)
     ),
     "CSV": Target(
-        _written("rows.csv", ""), _csv, readers.read_requests, oracles.rows(oracles.comma_separated)
+        written("rows.csv", ""), _csv, readers.read_requests, oracles.rows(oracles.comma_separated)
     ),
     "parquet": Target(
         _write_parquet, _parquet, readers.read_requests, oracles.rows(oracles.parquet)
     ),
-    "adapter": Target(
-        _adapter, _hurt_adapter, lambda path: readers.read_adapter(path, tiny.checkpoint())
-    ),
-    "factors": Target(_own_factors, _hurt_factors, readers.read_own_factors, oracles.factors),
+    **ADAPTERS,
+    **COMMANDS,
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.faults import kills
+from tests.faults import kills, sweeps
 from tests.faults.__main__ import CASES
 from tests.run import small
 
@@ -65,6 +65,7 @@ def test_a_planted_fault_makes_it_fail(fault, kind):
 def test_both_forms_are_as_long_as_they_say():
     assert CASES["short"] >= 500 and CASES["long"] >= 10_000
     assert len(kills.SHORT) >= 6 and len(kills.LONG) >= 30
+    assert len(sweeps.POINTS) >= 6
     for points in (kills.SHORT, kills.LONG):
         assert {point.split(":")[0] for point in points} >= {*small.STAGES} - {"train", "base"}
         late = [point for point in points if point.split(":")[0] in ("epoch", "dropping", "train")]

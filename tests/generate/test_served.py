@@ -1,6 +1,8 @@
 """The client of an OpenAI-compatible server, against one on this machine."""
 
 import random
+import socket
+import threading
 
 import pytest
 
@@ -8,6 +10,8 @@ from nt_jax.errors import DataError, RunError
 from nt_jax.generate import http
 from nt_jax.generate.decode import Sampling
 from nt_jax.generate.served import CHAT, IDS, Question, Reply, Server, differing_counts
+from nt_jax.limits import REPLY_BYTES
+from tests.faults.readers import answer_all
 from tests.generate.openai_twin import Twin
 
 
@@ -138,6 +142,8 @@ def test_whatever_comes_back_is_an_answer_or_one_line(twin):
         b"", b"[]", b"null", b"{}", b'{"choices": []}', b'{"choices": [{"text": 5}]}',
         b'{"choices": [null]}', b'{"choices": [{"text": "a"}], "usage": 3}', b"\xff\xfe",
         b'{"choices": [{"text": "a"}], "usage": {"prompt_tokens": "x"}}',
+        b'{"choices": [{"text": "a"}], "usage": {"prompt_tokens": Infinity}}', b"[" * 100_000,
+        b'{"choices": [{"text": "' + b"a" * (REPLY_BYTES.value + 1) + b'"}]}',
     ]  # fmt: skip
     for _ in range(60):
         cut = bytearray(good)
@@ -156,3 +162,22 @@ def test_whatever_comes_back_is_an_answer_or_one_line(twin):
             failed += 1
             assert "\n" not in str(error) and twin.url in str(error)
     assert failed > 40
+
+
+def test_half_a_character_is_written_as_tokenizers_do(twin):
+    server = Server(twin.url, "tuned", _way=[IDS])
+    twin.before = [(200, rb'{"choices": [{"text": "a\ud83d \ud83d\ude00"}]}')]
+    (reply,) = server.answer(MANY[:1], 4)
+    assert reply.text == "a\ufffd \U0001f600"
+
+
+@pytest.mark.parametrize(
+    "reply", [b"", b"NONE\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"]
+)
+def test_a_reply_that_is_cut_off_is_one_line(reply, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=answer_all, args=(listening, reply), daemon=True).start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+        with pytest.raises(RunError, match="no answer from http") as caught:
+            Server(url, "tuned", _way=[IDS]).answer(MANY[:1], 4)
+    assert "\n" not in str(caught.value)

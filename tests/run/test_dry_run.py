@@ -1,8 +1,11 @@
 """Sizes and memory as --dry-run tells them."""
 
+import json
+
 from nt_jax.checkpoints.checkpoint import open_checkpoint
 from nt_jax.run.dry_run import describe, memory_estimate
 from nt_jax.train.memory import GradientMemory, parameters
+from tests import tiny
 from tests.run import small
 
 
@@ -47,3 +50,35 @@ def test_what_is_also_tuned_on_is_said_beforehand(recipe, tmp_path):
     assert "warning    3 requests of seen are also tuned on: its result is too good" in list(
         describe(config)
     )
+
+
+def test_what_stands_on_two_sides_and_ids_that_the_model_lacks_are_said(recipe, tmp_path):
+    sides = ("train", "validation")
+    harmful, harmless = (
+        [{"request": f"{what} {n}.", key: "No.", "split": sides[n % 2]} for n in range(8)]
+        for what, key in (("Do harm", "refusal"), ("Bake", "answer"))
+    )
+    harmful.append(harmful[0] | {"split": "validation"})
+    harmless += [harmless[1] | {"split": "train"}, harmless[0] | {"request": "Do harm 3."}]
+    texts = ["Now: {request}", "So: {request}", "{request} Now!", "now: {request}"]
+    templates = [
+        {"id": str(n), "text": text, "types": ["pretending"], "split": sides[n % 2]}
+        for n, text in enumerate(texts)
+    ]
+    words = []
+    for name, rows in (("harmful", harmful), ("harmless", harmless), ("templates", templates)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        words += [f"data.{name}.source={tmp_path / name}.jsonl", f"data.{name}.limit=null"]
+    model = tiny.copy("smollm2", tmp_path / "model")
+    tiny.edit_json(model / "config.json", max_position_embeddings=1024)
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["zzqqzz"] = 400
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    config = small.settings(recipe, tmp_path / "run", *words, f"model.source={model}")
+    said = "\n".join(describe(config))
+    for line in (
+        "1 requests are both harmful and harmless", "1 harmful requests are for both train and",
+        "1 harmless requests are for both train and", "1 attack templates are for both train and",
+        "1 tokens of the tokenizer have ids beyond the model's vocabulary of 320",
+    ):  # fmt: skip
+        assert said.count(line) == 1, (line, said)

@@ -17,7 +17,7 @@ from nt_jax.console import shown_on
 from nt_jax.errors import RunError
 from nt_jax.models.neurons import Factors, NeuronSet
 from nt_jax.run import reproduce as module
-from nt_jax.run.export import run_factors
+from nt_jax.run.export import config_of, run_factors
 from nt_jax.run.hashes import differing_refusals, factors_sha256, weights_sha256
 from nt_jax.run.reproduce import differences, read_run, reproduce, say_factors
 from tests.run import small
@@ -145,6 +145,12 @@ def test_whatever_stands_in_the_file_is_a_run_json_or_one_line(finished, tmp_pat
     rng, odd = random.Random(0), [b"", b"[]", b"null", b"{}", b'{"sha256": 3}', b"\xff"]
     for key in ("config", "sha256", "refusals", "versions"):
         odd.append(json.dumps({k: v for k, v in json.loads(good).items() if k != key}).encode())
+    wrong = [("config", []), ("config", None), ("versions", [1]), ("refusals", {}), ("sha256", [])]
+    wrong += [("refusals", [3]), ("refusals", [{"dataset": "a", "model": "b", "judge": "c"}])]
+    wrong += [("refusals", [json.loads(good)["refusals"][0] | {"n": 10**400}])]
+    wrong += [("sha256", {"weights": {"a": "b"}}), ("sha256", {"weights": [["a", "b"]]})]
+    odd += [json.dumps(json.loads(good) | {key: value}).encode() for key, value in wrong]
+    odd.append(b"[" * 100_000)
     for _ in range(30):
         cut = bytearray(good[: rng.randint(1, len(good) - 2)])
         for _ in range(rng.randint(0, 3)):
@@ -159,6 +165,13 @@ def test_whatever_stands_in_the_file_is_a_run_json_or_one_line(finished, tmp_pat
         assert cli.main("reproduce", [str(tmp_path / "none.json")]) == 2
     told = capsys.readouterr().err
     assert "is no run.json" in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("told", [[], "x", {"engine": 3}])
+def test_a_config_of_other_types_is_one_line(told, finished):
+    with pytest.raises(RunError, match="holds a config of another version: eval") as caught:
+        config_of(finished.folder, facts_of(finished.folder)["config"] | {"eval": told})
+    assert "\n" not in str(caught.value)
 
 
 def test_factors_that_are_not_those_of_the_run_json_are_refused(finished):

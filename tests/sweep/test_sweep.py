@@ -200,9 +200,10 @@ def test_an_axis_that_attribution_depends_on_is_refused_before_any_work(recipe, 
     assert not (tmp_path / "sweep").exists()
 
 
-def test_a_choice_that_is_none_is_refused_before_any_work(recipe, tmp_path):
-    with pytest.raises(ConfigError, match="'safest' is no choice"):
-        turned(recipe, tmp_path / "sweep", choice="safest")
+@pytest.mark.parametrize("choice", ["safest", "9" * 5000])
+def test_a_choice_that_is_none_is_refused_before_any_work(choice, recipe, tmp_path):
+    with pytest.raises(ConfigError, match=f"'{choice}' is no choice"):
+        turned(recipe, tmp_path / "sweep", choice=choice)
     assert not (tmp_path / "sweep").exists()
 
 
