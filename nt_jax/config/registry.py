@@ -101,6 +101,7 @@ METHODS = {
     "lora_metric": MethodLine(
         "LoRA, preconditioned", "nt_jax.compare.methods.adapters:lora_metric"
     ),
+    "dpo": MethodLine("DPO", "nt_jax.compare.methods.dpo:dpo", usual=False),
     "nest": MethodLine("NeST", "nt_jax.compare.methods.nest:nest"),
     "dinm_published": MethodLine(
         "DINM, published setting", "nt_jax.compare.methods.dinm:dinm_published", searched=False
