@@ -65,6 +65,7 @@ METRICS = {
     "kl": MetricLine("nt_jax.eval.metrics.divergence", (HARMLESS,)),
     "letter": MetricLine("nt_jax.eval.metrics.accuracy", (CHOICE,)),
     "generate": MetricLine("nt_jax.eval.metrics.accuracy", (CHOICE,)),
+    "tasks": MetricLine("nt_jax.eval.metrics.tasks"),
     "average": MetricLine("nt_jax.eval.metrics.average"),
 }
 
