@@ -129,15 +129,6 @@ def test_two_turns_put_one_exchange_before_the_request(made):
     assert messages[-1]["content"] == "Hi?"
 
 
-def test_the_other_lora_learns_the_manner_of_a_message_and_no_neuron(made):
-    model = open_model(str(tiny.checkpoint("smollm2")), "float32")
-    with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer count
-        params, losses = made["other_lora"](model, "Be brief.", requests=8, epochs=30)
-    assert losses["loss_after"] < 0.95 * losses["loss_before"]
-    assert params.keys() == {f"blocks.attn.{n}/{x}" for n in "qv" for x in "ab"}
-    assert all(np.asarray(params[f"blocks.attn.{n}/b"]).any() for n in "qv")
-
-
 def test_the_script_prints_counts_of_every_kind(tmp_path):
     source = tiny.copy("smollm2", tmp_path / "model")
     tiny.edit_json(source / "config.json", max_position_embeddings=2048)

@@ -158,7 +158,7 @@ def test_whatever_stands_in_the_file_is_a_run_json_or_one_line(finished, tmp_pat
     with mock.patch.object(cli, "_enter"):
         assert cli.main("reproduce", [str(tmp_path / "none.json")]) == 2
     told = capsys.readouterr().err
-    assert "is no run.json" in told and told.count("\n") == 1
+    assert "none.json is not there" in told and told.count("\n") == 1
 
 
 def test_factors_that_are_not_those_of_the_run_json_are_refused(finished):
