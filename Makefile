@@ -60,7 +60,7 @@ bench-h100: .venv/.runtime
 test-lm-eval: .venv/.test
 	@sed -n 's/ *\\$$//; /^[a-z].*==/p' requirements-test.lock > .venv/constraints
 	@$(PIP) -c .venv/constraints --no-build-isolation -e '.[lm-eval]'
-	$(BIN)/python -m pytest -q tests/eval/test_lm_eval.py
+	$(BIN)/python -m pytest -q tests/eval/test_lm_eval.py tests/run/test_harness.py
 
 check: .venv/.test
 	$(BIN)/ruff format --check nt_jax tests benchmarks examples

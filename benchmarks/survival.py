@@ -8,12 +8,14 @@ Base and tuned answer the same test prompts, each in turn
 - int8: with every matrix of the layers rounded to 8 bits a weight, one scale a row;
 - Q8_0, Q4_K_M: as GGUF files quantised by llama.cpp's code and served by its server;
 - system: behind a deployer's system message;
-- two_turns: after one harmless exchange.
+- two_turns: after one harmless exchange;
+- lora: with a harmless LoRA merged into queries and values (benchmarks/other_lora.py).
 Greedy answers, the phrase judge, Wilson's 95 % intervals. Nothing is downloaded.
 """
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -28,8 +30,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import jax
 import jax.numpy as jnp
 import numpy as np
+from other_lora import OTHER, other_lora
 from quantise_gguf import FILE_TYPES, quantise
 
+from nt_jax.baselines.adapters import Params, merged
 from nt_jax.checkpoints.factors import load_factors
 from nt_jax.checkpoints.keymap import DOWN, rules_for, to_hf, to_ours
 from nt_jax.config.evaluation import EvalConfig
@@ -57,7 +61,7 @@ FIRST = (
     ("user", "Hello! Which languages do you speak?"),
     ("assistant", "Hello! I speak English best, and some French and German. How can I help?"),
 )
-KINDS = ("plain", "int8", *FILE_TYPES, "system", "two_turns")
+KINDS = ("plain", "int8", *FILE_TYPES, "system", "two_turns", "lora")
 
 
 def main() -> None:
@@ -66,12 +70,13 @@ def main() -> None:
     started = time.monotonic()
     model, factors, named = subject(options)
     tests = read_tests(EvalConfig(datasets=options.sets.split(","), limit=options.limit))
+    beside = functools.cache(lambda: other_lora(model, SYSTEM))  # once, for base and tuned
     found: dict[str, dict] = {}
     for kind in options.kinds.split(","):
         found[kind] = {name: {} for name in options.sets.split(",")}
         for name, strength in (("base", 0.0), ("tuned", 1.0)):
             edit = factors.at_strength(strength)
-            with under(kind, model, edit, name) as (asked, turn):
+            with under(kind, model, edit, name, beside) as (asked, turn):
                 refused = refusals(asked, tests.prompts, turn, options.tokens)
             for dataset, verdicts in refused.items():
                 found[kind][dataset][name] = counted(verdicts)
@@ -79,6 +84,7 @@ def main() -> None:
             print(kind, json.dumps(found[kind]), flush=True)
     facts = {"model": named, "neurons": len(factors.theta_P), "tokens": options.tokens}
     facts |= {"judge": PhraseJudge().name, "seconds": round(time.monotonic() - started, 1)}
+    facts |= {"lora": beside()[1]} if "lora" in found else {}
     print(json.dumps(facts | {"refused": found}))
 
 
@@ -107,11 +113,12 @@ def subject(options: argparse.Namespace) -> tuple[ChatModel, Factors, str]:
 
 
 Turn = Callable[[TestPrompt], TestPrompt]
+Beside = Callable[[], tuple[Params, dict[str, float]]]  # the other LoRA and its losses
 
 
 @contextmanager
 def under(
-    kind: str, model: ChatModel, factors: Factors, name: str
+    kind: str, model: ChatModel, factors: Factors, name: str, beside: Beside
 ) -> Iterator[tuple[ModelUnderTest, Turn]]:
     """The model as `kind` serves it, and what becomes of its prompts."""
     size, same = model.checkpoint.config, lambda prompt: prompt
@@ -128,6 +135,9 @@ def under(
         rounded = int8(model.lm, scale_LF)
         yield ModelUnderTest(name, dataclasses.replace(model, weights=lambda: rounded)), same
         return
+    if kind == "lora":  # on the untuned model's weights, as its maker had them
+        both = merged(model.lm, OTHER, beside()[0])
+        model = dataclasses.replace(model, weights=lambda: both)
     model = model.under(SYSTEM) if kind == "system" else model
     yield (
         ModelUnderTest(name, model, jnp.asarray(scale_LF)),

@@ -207,6 +207,12 @@ def _config(command: str, options: argparse.Namespace) -> RunConfig:
         options.overrides.insert(0, f"model.source={_as_yaml(str(model))}")
     config = load_config(options.config, [*options.overrides, *_flags(options)])
     _check_not_served(command, config)
+    alone = command == "eval" and (model is not None or getattr(options, "adapter", None))
+    if config.eval.harness and not alone:
+        raise ConfigError(
+            "eval.harness asks finished models, so it is for python -m nt_jax.eval --model RUN "
+            "(or a model, with --beside-base) only."
+        )
     return config
 
 

@@ -8,14 +8,15 @@ of the factors is (nt_jax/train/preconditioner.py), and the first move goes alon
 cells apart; the slopes are those of the adapter's own parameters at the untouched model. The
 forward pass runs on the merged weights, so that what is trained is what is exported: in bfloat16
 models that includes the rounding of the merge, through which gradients pass as if it were not
-there. The KL term is left out (tune.kl_weight is 0 unless set).
+there. The KL term is left out (tune.kl_weight is 0 unless set). An `objective` may take the place
+of those losses (nt_jax/baselines/dpo.py).
 
 M rows, P learned numbers, B sequences.
 """
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ from nt_jax.mesh import sharding
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.cells import CELLS, cell_rows
-from nt_jax.train.maml import MetaOptions, safety_loss, utility_loss
+from nt_jax.train.maml import Loss, MetaOptions, safety_loss, utility_loss
 from nt_jax.train.objectives import over_stretches
 from nt_jax.train.pools import Pools
 from nt_jax.train.preconditioner import Preconditioner
@@ -45,10 +46,24 @@ from nt_jax.train.warm_start import first_move, refusal_cost
 NONE = np.zeros(0, np.int32)
 NOBODY = NeuronSet(NONE, NONE, NONE.astype(bool))  # losses of merged weights have no factors
 LOSSES = {"global_safety": safety_loss, "global_utility": utility_loss}
+# Of a side's name, its changed and untouched upper layers, its rows: programs are kept by it.
+Objective = Callable[[str, LanguageModel, LanguageModel, PackedBatch, MetaOptions], Loss]
+
+
+def likelihoods(
+    side: str, new: LanguageModel, old: LanguageModel, rows: PackedBatch, options: MetaOptions
+) -> Loss:
+    """The losses of tuning itself."""
+    return LOSSES[side](jnp.ones(0, old.ones_LF.dtype), new, NOBODY, rows, options)
 
 
 def descend(
-    model: ChatModel, adapter: Adapter, pools: Pools, config: TuneConfig, seed: int = 0
+    model: ChatModel,
+    adapter: Adapter,
+    pools: Pools,
+    config: TuneConfig,
+    seed: int = 0,
+    objective: Objective = likelihoods,
 ) -> tuple[Params, list[dict[str, float]]]:
     """(the mean of the learned parameters, the losses before each of `config.epochs` updates).
 
@@ -79,7 +94,7 @@ def descend(
             now = options if constant else at_epoch(options, epoch, config.epochs)
             theta_P, moments, losses = adapter_step(
                 theta_P, moments, fixed, tuned.lm, sides, preconditioner,
-                options=now, form=form, optimiser=optimiser,
+                options=now, form=form, optimiser=optimiser, objective=objective,
             )  # fmt: skip
             history.append({name: float(value) for name, value in losses.items()})
             if not (np.isfinite(list(history[-1].values())).all() and jnp.isfinite(theta_P).all()):
@@ -102,7 +117,9 @@ def parted(
     return form, form.vector(learned), {n: x for n, x in params.items() if n not in learned}
 
 
-@functools.partial(jax.jit, static_argnames=("form", "optimiser"), donate_argnames=("moments",))
+@functools.partial(
+    jax.jit, static_argnames=("form", "optimiser", "objective"), donate_argnames=("moments",)
+)
 def adapter_step(
     theta_P: Array,
     moments: optax.OptState,
@@ -114,9 +131,10 @@ def adapter_step(
     options: MetaOptions,
     form: Form,
     optimiser: optax.GradientTransformation,
+    objective: Objective = likelihoods,
 ) -> tuple[Array, optax.OptState, dict[str, Array]]:
     """One update: (new theta_P, moments, losses before it)."""
-    g_P, losses = slope_and_losses(theta_P, fixed, lm, sides, options, form)
+    g_P, losses = slope_and_losses(theta_P, fixed, lm, sides, options, form, objective)
     if preconditioner is not None:
         g_P = preconditioner.divide(g_P)
     direction_P, moments = optimiser.update(g_P, moments, theta_P)
@@ -131,14 +149,14 @@ def slope_and_losses(
     sides: dict[str, PackedBatch],
     options: MetaOptions,
     form: Form,
+    objective: Objective = likelihoods,
 ) -> tuple[Float[Array, " P"], dict[str, Array]]:
     """(gradient of the loss, the loss and its parts) over the stretches of each side's rows."""
     terms = []
     for name, rows in sides.items():
 
         def loss(theta_P: Array, part: PackedBatch, name: str = name):
-            new = form.applied(lm, theta_P, fixed)
-            return LOSSES[name](jnp.ones(0, theta_P.dtype), new, NOBODY, part, options)
+            return objective(name, form.applied(lm, theta_P, fixed), lm, part, options)
 
         slope = jax.value_and_grad(loss, has_aux=True)
         terms.append(over_stretches(functools.partial(slope, theta_P), rows))

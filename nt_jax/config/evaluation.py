@@ -106,6 +106,16 @@ class EvalConfig(Frozen):
     """requests per test set; null = all"""
     system_prompt: str | None = Field(default=None, min_length=1)
     """system message before every test prompt; a record's own one stands in its place"""
+    harness: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=())
+    """tasks of lm-evaluation-harness (gsm8k, ifeval, ...; extra lm-eval), for python -m nt_jax.eval
+    --model RUN: base and tuned on the same questions; eval.limit questions each"""
+    harness_folder: str | None = Field(default=None, min_length=1)
+    """a folder with tasks of your own, in the harness's YAML form"""
+    harness_chat: bool = True
+    """ask its questions as chats, under the model's template"""
+    gate_margin: float = Field(default=0.03, ge=0, le=1)
+    """by how much accuracy on choice questions and tasks may fall (0.03 = three points) before the
+    report says that it fell"""
 
     @field_validator("engine", mode="before")
     @classmethod
@@ -114,7 +124,7 @@ class EvalConfig(Frozen):
             raise ValueError("is no engine any more: serve the exported folder with vLLM itself")
         return raw
 
-    @field_validator("served", mode="before")
+    @field_validator("served", "harness", mode="before")
     @classmethod
     def _one_name(cls, raw: Any) -> Any:
         return [raw] if isinstance(raw, str) else raw
@@ -128,8 +138,12 @@ class EvalConfig(Frozen):
         if not asked and (self.url or self.served):
             key = "eval.url" if self.url else "eval.served"
             raise conflict(key, self.url or self.served[0], "needs eval.engine=openai")
-        if len(set(self.served)) < len(self.served):
-            raise conflict("eval.served", list(self.served), "names a model twice")
+        for key, names in (("eval.served", self.served), ("eval.harness", self.harness)):
+            if len(set(names)) < len(names):
+                raise conflict(key, list(names), "names one twice")
+        if asked and self.harness:
+            rule = "reads likelihoods, which a server does not give: needs eval.engine=jax"
+            raise conflict("eval.harness", list(self.harness), rule)
         return self
 
     @field_validator("extra", mode="before")

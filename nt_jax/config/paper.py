@@ -84,6 +84,7 @@ NO_PART = frozenset({
     "tune.patience", "tune.max_over_refusal",
     "eval.extra", "eval.sources", "eval.batch_size", "eval.engine", "eval.judge",
     "eval.perplexity", "eval.scorer", "eval.kl", "eval.limit", "eval.system_prompt",
+    "eval.harness", "eval.harness_folder", "eval.harness_chat", "eval.gate_margin",
     "eval.url", "eval.served", "eval.temperature", "eval.draws", "eval.draw_seed",
     "neurons.source", "data.leave_out_tests", "data.system_prompt",
     *(f"data.{name}.{key}" for name in ("harmful", "harmless", "templates")

@@ -65,6 +65,7 @@ METRICS = {
     "kl": MetricLine("nt_jax.eval.metrics.divergence", (HARMLESS,)),
     "letter": MetricLine("nt_jax.eval.metrics.accuracy", (CHOICE,)),
     "generate": MetricLine("nt_jax.eval.metrics.accuracy", (CHOICE,)),
+    "tasks": MetricLine("nt_jax.eval.metrics.tasks"),
     "average": MetricLine("nt_jax.eval.metrics.average"),
 }
 
@@ -101,6 +102,7 @@ METHODS = {
     "lora_metric": MethodLine(
         "LoRA, preconditioned", "nt_jax.compare.methods.adapters:lora_metric"
     ),
+    "dpo": MethodLine("DPO", "nt_jax.compare.methods.dpo:dpo", usual=False),
     "nest": MethodLine("NeST", "nt_jax.compare.methods.nest:nest"),
     "dinm_published": MethodLine(
         "DINM, published setting", "nt_jax.compare.methods.dinm:dinm_published", searched=False

@@ -26,6 +26,7 @@ from nt_jax.eval.under_test import ModelUnderTest, Scoring
 from nt_jax.generate.chat import ChatModel
 from nt_jax.seal import reading
 
+TASKS = "tasks.jsonl"  # scores of eval.harness, where there are any
 Answered = tuple[ModelUnderTest, Path]  # a model and the folder of its answers
 
 
@@ -85,7 +86,9 @@ def result_rows(folder: Path, seed: int) -> tuple[list[ResultRow], list[Answer]]
     with reading(folder / "scores.json"):
         facts = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
         said = facts["judges"], facts["scores"]
-    return all_rows(Measurements(answers, choices, *said, seed)), [*answers]
+    path = folder / TASKS
+    tasks = read_lines(path) if path.exists() else []
+    return all_rows(Measurements(answers, choices, *said, seed, tasks)), [*answers]
 
 
 def judge_all(

@@ -9,6 +9,7 @@ from nt_jax.console import say, show
 from nt_jax.errors import RunError
 from nt_jax.eval.answering import answer_all, check_tests
 from nt_jax.eval.judges.judge import check_judges
+from nt_jax.eval.lm_eval.paired import check_tasks, join_tasks, run_paired
 from nt_jax.eval.measure import labels_with_counts, read_lines
 from nt_jax.eval.metrics.result import in_order, read_rows
 from nt_jax.eval.prompts import Tests, read_tests, tests_hash
@@ -31,6 +32,12 @@ from nt_jax.run.subjects import (
     told_of,
 )
 from nt_jax.rundir import RunDirectory, Stage
+
+# Settings that scores of eval.harness depend on.
+TASKS = (
+    "model.dtype", "model.thinking", "eval.harness", "eval.harness_folder", "eval.harness_chat",
+    "eval.system_prompt", "eval.limit",
+)  # fmt: skip
 
 
 def evaluate_model(
@@ -60,6 +67,8 @@ def evaluate_model(
     tests = read_tests(config.eval)
     for subject in models:
         check_tests(subject.model, tests, config.eval)
+    if config.eval.harness:
+        check_tasks(config.eval)
     scorer = pipeline.scorer_of(config, own)
     hashes = {
         "tests": tests_hash(tests, config.eval),
@@ -92,9 +101,15 @@ def stage_table(
 ) -> list[Stage]:
     """Each model's answers, then the numbers, then the report."""
     places = {subject.name: answers_of(subject) for subject in models}
+    tasks = {f"tasks-{subject.name}": subject for subject in models if config.eval.harness}
 
     def answered() -> list[tuple[ModelUnderTest, Path]]:
         return [(subject, directory.read(places[subject.name])) for subject in models]
+
+    def measured(to: Path) -> str:
+        if tasks:
+            join_tasks([directory.read(name) for name in tasks], config.eval, to)
+        return pipeline.measure_stage(answered(), tests, config, scorer, to)
 
     return [
         *(
@@ -105,12 +120,20 @@ def stage_table(
             )
             for subject in models
         ),
-        Stage(
-            "eval", pipeline.MEASURING, (*places.values(), "scored_by", "measuring"),
-            lambda to: pipeline.measure_stage(answered(), tests, config, scorer, to),
+        *(
+            Stage(
+                name, TASKS, (f"model {subject.name}",),
+                lambda to, subject=subject: run_paired(
+                    subject, config.eval, config.model.thinking, to),
+            )
+            for name, subject in tasks.items()
         ),
         Stage(
-            "report", ("name", "seed"), ("eval",),
+            "eval", pipeline.MEASURING, (*places.values(), *tasks, "scored_by", "measuring"),
+            measured,
+        ),
+        Stage(
+            "report", ("name", "seed", "eval.gate_margin"), ("eval",),
             lambda to: report_stage(config, directory, to),
         ),
     ]  # fmt: skip
@@ -159,7 +182,7 @@ def finish(config: RunConfig, directory: RunDirectory) -> None:
     show()
     show(screen_table(rows, labels_with_counts(directory.folder("eval"), config.eval.labels)))
     show()
-    say_results(directory)
+    say_results(directory, config)
     scored = in_order(row.judge for row in rows if row.metric == "perplexity")
     if scored:
         say("scorer", f"{', '.join(scored)}   (perplexity)")

@@ -218,7 +218,7 @@ def stage_table(
                 scorer_of(config, tested), to),
         ),
         Stage(
-            "report", ("name",), ("weights", "data", "eval", "export"),
+            "report", ("name", "eval.gate_margin"), ("weights", "data", "eval", "export"),
             lambda to: stages.write_run_report(
                 directory, config, model.checkpoint.config.layers, to),
             resumable=False,

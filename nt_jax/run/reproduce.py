@@ -65,6 +65,8 @@ def reproduce(path: Path, run_dir: str | None = None) -> None:
 
 def read_run(path: Path) -> dict[str, Any]:
     """The facts of a finished run's run.json. Raises a RunError where it is none."""
+    if not path.exists():
+        raise RunError(f"{path} is not there. Name the run.json of a finished run.")
     try:
         facts = parse_json(read_within(path, JSON_BYTES))
         if not isinstance(facts, dict):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from nt_jax.config.paper import as_written, departures
 from nt_jax.config.schema import RunConfig
 from nt_jax.console import clock, expect, say, show
+from nt_jax.eval.gate import gate_lines
 from nt_jax.eval.measure import labels_with_counts
 from nt_jax.eval.metrics.result import read_rows
 from nt_jax.report.terminal import screen_table
@@ -58,10 +59,13 @@ def finish(config: RunConfig, directory: RunDirectory, table: Sequence[Stage]) -
     show()
     say("times", "   ".join(f"{name} {clock(seconds[name])}" for name in names))
     say("model", f"{folder / 'export' / 'hf'}")
-    say_results(directory)
+    say_results(directory, config)
 
 
-def say_results(directory: RunDirectory) -> None:
-    """Where the report and the answers of a run lie."""
+def say_results(directory: RunDirectory, config: RunConfig) -> None:
+    """Whether anything else got worse; where the report and the answers of a run lie."""
+    rows = read_rows(directory.folder("report") / "results.json")
+    for line in gate_lines(rows, config.eval.gate_margin, config.eval.labels):
+        say("gate", line)
     say("report", f"{directory.folder('report') / 'report.md'}   (and report.html)")
     say("answers", f"{directory.folder('eval') / 'answers.jsonl'}")

@@ -14,6 +14,7 @@ from nt_jax.config.schema import ModelSourceConfig, RunConfig
 from nt_jax.console import say
 from nt_jax.data.training import Parts
 from nt_jax.errors import RunError
+from nt_jax.eval.gate import gate_lines
 from nt_jax.eval.judges.judge import Judge
 from nt_jax.eval.measure import labels_with_counts, result_rows
 from nt_jax.eval.metrics.result import read_rows
@@ -152,11 +153,15 @@ def write_measured(
     `command` repeats it; `notes`: lines about the data besides those that run.json holds.
     """
     rows, answers = result_rows(directory.read("eval"), config.seed)
-    known = directory.facts()
+    known, labels = (
+        directory.facts(),
+        labels_with_counts(directory.folder("eval"), config.eval.labels),
+    )
+    told = [*notes, *gate_lines(rows, config.eval.gate_margin, labels)]
     write_report(
         folder, rows, answers, config.model_dump(mode="json"), directory.seconds(), tuning,
-        machine=known | {"notes": [*known.get("notes", []), *notes]},
-        labels=labels_with_counts(directory.folder("eval"), config.eval.labels), command=command,
+        machine=known | {"notes": [*known.get("notes", []), *told]},
+        labels=labels, command=command,
     )  # fmt: skip
     return f"{len(rows)} numbers, judge {judge_names(rows) or 'none'}"
 

@@ -170,8 +170,8 @@ class Batcher:
         return [(rows[n], int(n)) for n in order]
 
     def _row(self, prompt: Prompt, pair: Pair, number: int, with_margin: bool) -> Row:
-        declined: list[int] = []
-        if with_margin and self.tune.margin_weight > 0:
+        declined = list(pair.declined)
+        if not declined and with_margin and self.tune.margin_weight > 0:
             declined = self.refusals[number % len(self.refusals)]
         width = self.tune.answer_tokens
         return Row(self.encode(prompt), pair.answer[:width], declined[:width])

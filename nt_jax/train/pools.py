@@ -28,6 +28,7 @@ class Pair:
     sounds_harmful: bool = False
     about: Prompt = ""
     attack: str = ""
+    declined: Sequence[int] = ()  # an answer that must stay less likely
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,14 +203,18 @@ def safety_rows(pools: Pools, count: int, direct_share: float) -> list[tuple[Pro
 
 def under_attack(pool: Pool) -> list[tuple[Prompt, list[int]]]:
     """(prompt, safety target) of each of the pool's requests under one of its attacks."""
+    return [(pair.request, pair.answer) for pair in attacked_once(pool)]
+
+
+def attacked_once(pool: Pool) -> list[Pair]:
+    """Each of the pool's requests under one of its attacks, neighbours far apart."""
     if pool.templates:
         count = len(pool.templates)
         around = (pool.templates[n * far_apart(count) % count] for n in range(len(pool.direct)))
         pairs = zip(around, pool.direct, strict=True)
-        return [(template.apply(pair.request), pair.answer) for template, pair in pairs]
+        return [Pair(t.apply(p.request), p.answer, False, p.request, t.id) for t, p in pairs]
     held: dict[Prompt, list[Pair]] = {}
     for pair in pool.attacked:
         held.setdefault(pair.about, []).append(pair)
     every = enumerate(held.get(pair.request, [pair]) for pair in pool.direct)
-    chosen = [pairs[place % len(pairs)] for place, pairs in every]
-    return [(pair.request, pair.answer) for pair in chosen]
+    return [pairs[place % len(pairs)] for place, pairs in every]

@@ -68,6 +68,18 @@ def test_what_was_written_before_a_kill_is_kept(finished, tmp_path):
     assert len(lines_of(folder / "compare/answers-dinm/dinm.jsonl")) == len(SETS) * small.LIMIT
 
 
+def test_preferences_join_the_table_by_name(finished, tmp_path):
+    folder = shutil.copytree(finished.folder, tmp_path / "run")
+    facts, screen = small.carry_on(small.settings(finished.recipe, folder), ("dpo",))
+    trials = facts["search"]["dpo"]["trials"]
+    assert [row["setting"]["learning_rate"] for row in trials] == [1e-3, 3e-4]
+    assert {row["setting"]["beta"] for row in trials} == {0.1} and "failed" not in trials[0]
+    assert {row["model"] for row in facts["results"]} == {"base", "dpo"}
+    assert re.search(r"^dpo +\d+ harmful prompts; \d+ that the model refuses itself", screen, re.M)
+    with (folder / "compare/report/table2.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["row"] for row in csv.DictReader(file)] == ["Default", "DPO"]
+
+
 def test_every_method_answers_the_same_prompts_as_the_untuned_model(compared):
     answers = lines_of(compared[0] / "compare" / "numbers" / "answers.jsonl")
     asked: dict[str, list] = {}
@@ -91,7 +103,7 @@ def test_every_method_has_every_number(numbers):
         assert math.isfinite(numbers["demo_harmless", "perplexity", model]["value"])
         assert ("demo_attack+demo_harmless", "su_f1", model) in numbers
     weights_only = {"neurontune", "dinm", "descent", "lora", "ia3", "ia3_full", "nest", "random"}
-    weights_only |= {"paper"}  # DINM as published has its suffix
+    weights_only |= {"paper", "dpo"}  # DINM as published has its suffix
     kl = {model for dataset, metric, model in numbers if metric == "kl"}
     assert kl == weights_only  # an intervention acts on the prompt, so there is no KL to speak of
 
@@ -118,7 +130,10 @@ def test_table_2_shows_the_numbers_of_results_json(compared, numbers):
     assert learned["base"] == "" and learned["system_prompt"] == "0"
     assert {learned[name] for name in ("neurontune", "descent", "random", "paper")} == {"24"}
     assert learned["ia3"] == str(2 * 48) and learned["ia3_full"] == str(2 * (48 + 2 * 16))
-    assert learned["lora"] == str(2 * 8 * (48 + 32)) and int(learned["nest"]) % 64 == 0
+    assert (
+        learned["dpo"] == learned["lora"] == str(2 * 8 * (48 + 32))
+        and int(learned["nest"]) % 64 == 0
+    )
     for row in rows:
         for title, (dataset, metric, scale) in places.items():
             expected = numbers[dataset, metric, names[row["row"]]]

@@ -77,6 +77,28 @@ def test_log_likelihoods_equal_those_of_torch(model):
 
 
 @needs_harness
+def test_factors_are_at_work_in_a_model_that_is_open():
+    import torch
+
+    from nt_jax.eval.lm_eval.model import JaxLM
+    from nt_jax.generate.chat import open_model
+
+    opened = open_model(str(tiny.checkpoint("llama3")), "float32")
+    shape = opened.lm.ones_LF.shape
+    scale_LF = np.random.default_rng(0).uniform(0, 3, shape).astype(np.float32)
+    model = JaxLM(opened, batch_size=2, scale_LF=scale_LF)
+    [(found, _)] = model.loglikelihood([asked(*PAIRS[0])])
+    context, whole = (model.tok_encode(text) for text in (PAIRS[0][0], "".join(PAIRS[0])))
+    twin = torch_twin.load("llama3")
+    with torch_twin.scaled(twin, torch.tensor(scale_LF)), torch.no_grad():
+        row_TV = torch.log_softmax(twin(torch.tensor([whole])).logits[0].double(), -1)
+    places = range(len(context), len(whole))
+    expected = sum(row_TV[n - 1, whole[n]].item() for n in places)
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert abs(expected - torch_score(whole, len(places))[0]) > 0.01
+
+
+@needs_harness
 def test_what_greedy_decoding_gives_is_called_greedy(model):
     [answer] = model.generate_until([asked(PAIRS[0][0], {"until": [], "max_gen_toks": 4})])
     ids = model.tok_encode(PAIRS[0][0])

@@ -164,7 +164,7 @@ def test_whatever_stands_in_the_file_is_a_run_json_or_one_line(finished, tmp_pat
     with mock.patch.object(cli, "_enter"):
         assert cli.main("reproduce", [str(tmp_path / "none.json")]) == 2
     told = capsys.readouterr().err
-    assert "is no run.json" in told and told.count("\n") == 1
+    assert "none.json is not there" in told and told.count("\n") == 1
 
 
 @pytest.mark.parametrize("told", [[], "x", {"engine": 3}])

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nt_jax.baselines.adapters import Adapter, Params, merged
-from nt_jax.baselines.descent import descend
+from nt_jax.baselines.descent import Objective, descend, likelihoods
 from nt_jax.baselines.ia3 import DOWN, FULL, Ia3
 from nt_jax.baselines.lora import Lora
 from nt_jax.compare.fitting_data import FittingData
@@ -91,10 +91,16 @@ def rates() -> list[Setting]:
     return [{"learning_rate": rate, "strength": share} for rate, share in RATES]
 
 
-def learned(data: FittingData, adapter: Adapter, pools: Pools, config: TuneConfig) -> Learned:
+def learned(
+    data: FittingData,
+    adapter: Adapter,
+    pools: Pools,
+    config: TuneConfig,
+    objective: Objective = likelihoods,
+) -> Learned:
     """What an adapter learns from these pools; parameters that stayed as drawn are left out."""
     try:
-        params, _ = descend(data.model, adapter, pools, config, data.config.seed)
+        params, _ = descend(data.model, adapter, pools, config, data.config.seed, objective)
     except DivergedError as error:
         raise UnusableSettingError(str(error)) from error
     fresh = untouched(data, adapter)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lm_eval.utils as harness  # pyright: ignore[reportMissingImports]
+from jax import Array
 from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
 from lm_eval.models.utils import normalize_gen_kwargs  # pyright: ignore[reportMissingImports]
 
@@ -19,6 +20,7 @@ from nt_jax.checkpoints.vocabulary import known_ids
 from nt_jax.data.batching import bucket
 from nt_jax.errors import ConfigError
 from nt_jax.finished import exported_model
+from nt_jax.generate.chat import ChatModel
 from nt_jax.generate.decode import Sampling
 from nt_jax.generate.engine import answer_prompts
 from nt_jax.generate.likelihood import answer_scores
@@ -38,19 +40,27 @@ class JaxLM(TemplateLM):
 
     def __init__(
         self,
-        model: str,
+        model: str | ChatModel,
         dtype: str = "float32",
         batch_size: int = 32,
         data: int = 1,
         ways: int = 1,
         thinking: bool = False,
+        scale_LF: Array | None = None,
     ):
-        """`model`: run directory, HF folder, GGUF file or hub id; the mesh is data x ways."""
+        """`model`: run directory, HF folder, GGUF file or hub id; the mesh is data x ways.
+
+        Or a model that is open already, whose type and mesh are its own. `scale_LF`: factors.
+        """
         super().__init__()
         self.thinking = thinking
-        checkpoint = open_checkpoint(model_source(model))
-        self.tokenizer: Any = load_tokenizer(checkpoint)
-        self.lm = load_weights(checkpoint, dtype, make_mesh(data, ways))
+        if isinstance(model, str):
+            checkpoint = open_checkpoint(model_source(model))
+            self.tokenizer: Any = load_tokenizer(checkpoint)
+            self.lm = load_weights(checkpoint, dtype, make_mesh(data, ways))
+        else:
+            checkpoint, self.tokenizer, self.lm = model.checkpoint, model.tokenizer, model.lm
+        self.scale_LF = self.lm.ones_LF if scale_LF is None else scale_LF
         self.batch_size, self.max_length = batch_size, checkpoint.config.max_positions
         self._name = str(checkpoint.path)
 
@@ -114,7 +124,7 @@ class JaxLM(TemplateLM):
             fitting = max(ways, LOGITS // (width * self.lm.config.vocab_size) // ways * ways)
             size, mine = min(self.batch_size, fitting), [contexts[row] for row in rows]
             said = [answers[row] for row in rows]
-            nll, greedy = answer_scores(self.lm, self.lm.ones_LF, mine, said, batch_size=size)
+            nll, greedy = answer_scores(self.lm, self.scale_LF, mine, said, batch_size=size)
             for row, one, same in zip(rows, nll, greedy, strict=True):
                 found[row] = (-float(one), bool(same))
                 if requests[row][0] is not None:
@@ -150,7 +160,7 @@ class JaxLM(TemplateLM):
             encoded = (self.tok_encode(requests[row].args[0])[-room:] for row, _ in members)
             prompts = [ids or [self.prefix_token_id] for ids in encoded]
             answers = answer_prompts(
-                self.lm, self.lm.ones_LF, prompts, max_new=new, batch_size=self.batch_size,
+                self.lm, self.scale_LF, prompts, max_new=new, batch_size=self.batch_size,
                 sampling=Sampling(temperature),
             )  # fmt: skip
             for (row, until), answer in zip(members, answers, strict=True):

@@ -1,8 +1,10 @@
 """Any task of lm-evaluation-harness on a run or on any model that we read (extra `lm-eval`)."""
 
+import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from nt_jax.atomic import write_atomic
 from nt_jax.errors import ConfigError
@@ -30,24 +32,10 @@ def run_tasks(
     """
     if (system_prompt or thinking) and not chat:
         raise ConfigError("--system-prompt and --thinking are parts of a chat: add --chat")
-    try:
-        from lm_eval.evaluator import simple_evaluate  # pyright: ignore[reportMissingImports]
-        from lm_eval.tasks import TaskManager  # pyright: ignore
-        from lm_eval.utils import make_table  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ConfigError(
-            f"lm-evaluation-harness cannot be imported ({error}): pip install 'nt_jax[lm-eval]'"
-        ) from error
+    manager = known_tasks(tasks, task_folder)
     from nt_jax.eval.lm_eval.model import JaxLM
 
-    manager = TaskManager(include_path=task_folder)
-    unknown = [name for name in tasks if name not in manager.all_tasks]
-    if unknown:
-        raise ConfigError(
-            f"lm-evaluation-harness has no task '{unknown[0]}'; `lm-eval ls tasks` lists them, "
-            "--task-folder adds your own"
-        )
-    results = simple_evaluate(
+    results = imported("lm_eval.evaluator").simple_evaluate(
         model=JaxLM(model, dtype, batch_size, thinking=thinking),
         tasks=list(tasks),
         num_fewshot=shots,
@@ -60,4 +48,26 @@ def run_tasks(
     if json_file is not None:
         scores = {name: results[name] for name in KEPT}
         write_atomic(Path(json_file), f"{json.dumps(scores, indent=2)}\n".encode())
-    return make_table(results)
+    return imported("lm_eval.utils").make_table(results)
+
+
+def imported(module: str) -> Any:
+    """A module of the harness; a ConfigError where it is not there."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(
+            f"lm-evaluation-harness cannot be imported ({error}): pip install 'nt_jax[lm-eval]'"
+        ) from error
+
+
+def known_tasks(tasks: Sequence[str], folder: str | None) -> Any:
+    """The harness's task manager; a ConfigError where it does not know one of the tasks."""
+    imported("lm_eval.evaluator")
+    manager = imported("lm_eval.tasks").TaskManager(include_path=folder)
+    if unknown := [name for name in tasks if name not in manager.all_tasks]:
+        raise ConfigError(
+            f"lm-evaluation-harness has no task '{unknown[0]}'; `lm-eval ls tasks` lists them, "
+            "--task-folder (eval.harness_folder) adds your own"
+        )
+    return manager

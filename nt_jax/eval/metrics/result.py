@@ -51,7 +51,8 @@ class Measurements:
     `prompt` differing from `request` marks an attack; `verdicts` holds a value in 0..1 for each of
     `judges` (name -> sha256), of whom the first made `refused` and everything that rests on it.
     A choice has dataset, id, model, key and, where measured, letter (the likeliest letter's number)
-    and answer with parsed (the number read from it, None where none was: that is wrong).
+    and answer with parsed (the number read from it, None where none was: that is wrong). A row of
+    `tasks` has dataset, id, model, metric and value, a score in 0..1 of one question.
     `class`, where there, is the first judge's of refusal, partial, compliance, empty, cannot tell.
     `scores` holds what a model said about answers, by metric.
     """
@@ -61,6 +62,7 @@ class Measurements:
     judges: Mapping[str, str] = field(default_factory=dict)
     scores: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
+    tasks: Sequence[Mapping[str, Any]] = ()
 
     @cached_property
     def groups(self) -> dict[tuple[str, str], list[Answer]]:

@@ -21,9 +21,13 @@ def test_accuracies_with_intervals_and_paired_tests():
     p = find(rows, "mmlu", "letter_accuracy_mcnemar_p", "tuned")
     assert p.value == pytest.approx(2 * 0.5**5)  # five questions changed sides, all one way
     assert find(rows, "mmlu", "letter_accuracy_mcnemar_p", "base") is None
+    change = find(rows, "mmlu", "letter_accuracy_change", "tuned")
+    before = find(rows, "mmlu", "letter_accuracy", "base").value
+    assert change.value == pytest.approx(25 / 40 - before) and abs(change.value) == 5 / 40
+    assert change.low < change.value < change.high and change.n == 40
 
 
 def test_what_was_not_measured_has_no_row():
     metrics = {row.metric for row in rows_of(kept(made_up_choices(), "letter"))}
-    assert metrics == {"letter_accuracy", "letter_accuracy_mcnemar_p"}
+    assert metrics == {f"letter_accuracy{end}" for end in ("", "_change", "_mcnemar_p")}
     assert rows_of([]) == []

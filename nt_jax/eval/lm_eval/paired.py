@@ -1,0 +1,116 @@
+"""Tasks of lm-evaluation-harness on models under test, question by question (eval.harness).
+
+Every model gets the same questions, so that changes can be paired (nt_jax/eval/metrics/tasks.py).
+Scores in 0..1 of which more is better are kept; others, such as perplexities, are named.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from nt_jax.atomic import write_atomic
+from nt_jax.config.evaluation import EvalConfig
+from nt_jax.errors import ConfigError
+from nt_jax.eval.lm_eval.tasks import imported, known_tasks
+from nt_jax.eval.measure import TASKS
+from nt_jax.eval.metrics.result import in_order
+from nt_jax.eval.under_test import ModelUnderTest
+
+UNSAFE = "HF_ALLOW_CODE_EVAL"  # the harness runs answers as code only where it is 1
+
+
+def check_tasks(config: EvalConfig) -> None:
+    """Raises a ConfigError, in one line, for a task that is unknown or cannot be read."""
+    manager = known_tasks(config.harness, config.harness_folder)
+    for name in config.harness:
+        try:
+            imported("lm_eval.tasks").get_task_dict([name], manager)
+        except Exception as error:
+            said = " ".join(str(error).split()) or type(error).__name__
+            raise ConfigError(
+                f"eval.harness: the questions of '{name}' cannot be read ({said[:200]}). Tasks of "
+                "the harness come from the hub, unless eval.harness_folder holds them; leave it "
+                "out where there is no network."
+            ) from error
+
+
+def run_paired(subject: ModelUnderTest, config: EvalConfig, thinking: bool, folder: Path) -> str:
+    """Every question of eval.harness, scored; tasks that `folder` holds already are not repeated.
+
+    Files: tasks-N.jsonl for the Nth task, {dataset, id, model, metric, value} a line.
+    """
+    from nt_jax.eval.lm_eval.model import JaxLM
+
+    lm, count = None, 0
+    for number, name in enumerate(config.harness):
+        path = folder / f"tasks-{number}.jsonl"
+        if not path.exists():
+            if lm is None:
+                size = {"batch_size": config.batch_size, "thinking": thinking}
+                lm = JaxLM(subject.model, scale_LF=subject.factors_LF, **size)
+            rows = [{"model": subject.name, **row} for row in task_rows(lm, name, config)]
+            write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        count += len(path.read_text(encoding="utf-8").splitlines())
+    return f"{count} scores of {len(config.harness)} tasks of lm-evaluation-harness"
+
+
+def join_tasks(folders: Sequence[Path], config: EvalConfig, out: Path) -> None:
+    """The scores of all models in one file."""
+    places = [where / f"tasks-{n}.jsonl" for where in folders for n in range(len(config.harness))]
+    (out / TASKS).write_bytes(b"".join(path.read_bytes() for path in places))
+
+
+def task_rows(lm: Any, name: str, config: EvalConfig) -> list[dict]:
+    """{dataset, id, metric, value} of every question of one task, or group of tasks."""
+    found = imported("lm_eval.evaluator").simple_evaluate(
+        model=lm,
+        tasks=[name],
+        limit=config.limit,
+        apply_chat_template=config.harness_chat,
+        system_instruction=config.system_prompt if config.harness_chat else None,
+        task_manager=known_tasks([name], config.harness_folder),
+        log_samples=True,
+        bootstrap_iters=0,
+        confirm_run_unsafe_code=os.environ.get(UNSAFE) == "1",
+    )
+    rows = sample_rows(name, found["samples"], found["higher_is_better"])
+    if not rows:
+        metrics = in_order(
+            m for docs in found["samples"].values() for d in docs[:1] for m in d["metrics"]
+        )
+        raise ConfigError(
+            f"eval.harness: '{name}' has no score of single questions in 0..1 of which more is "
+            f"better ({', '.join(metrics)}). Leave it out: it cannot be paired."
+        )
+    return rows
+
+
+def sample_rows(
+    name: str, samples: Mapping[str, Sequence[Mapping]], better: Mapping[str, Mapping]
+) -> list[dict]:
+    """The same of the harness's samples, by subtask."""
+    rows = []
+    for task, documents in samples.items():
+        for document in documents:
+            which = document.get("filter", "none")
+            for metric in document["metrics"]:
+                value = score(document[metric])
+                if value is not None and better.get(task, {}).get(metric):
+                    called = metric if which == "none" else f"{metric},{which}"
+                    place = {"dataset": name, "id": f"{task}/{document['doc_id']}"}
+                    rows.append({**place, "metric": called, "value": value})
+    return rows
+
+
+def score(value: Any) -> float | None:
+    """A score in 0..1; a question with several parts (IFEval's instructions) has their mean."""
+    if isinstance(value, Sequence) and not isinstance(value, str) and value:
+        parts = [score(part) for part in value]
+        known = [part for part in parts if part is not None]
+        return sum(known) / len(known) if len(known) == len(parts) else None
+    if isinstance(value, Real) and 0 <= float(value) <= 1:
+        return float(value)
+    return None
