@@ -88,6 +88,27 @@ def test_the_documents_commands_have_options_and_settings_that_exist(line):
         assert any(key == known or key.startswith(f"{known}.") for known in setting_table()), key
 
 
+def late_lists(text: str) -> list[str]:
+    """Lists and tables right behind a line of text, which the site takes for more of that text."""
+    plain = re.sub(r"^```.*?^```|<!--.*?-->", "", text, flags=re.M | re.S)
+    found = []
+    for block in re.split(r"\n\s*\n", plain):
+        lines = block.strip("\n").splitlines()
+        while lines and lines[0].startswith("#"):
+            lines.pop(0)
+        for mark in (r"(?:- |\d+\. )", r"\s*\|"):
+            wanted = [n for n, line in enumerate(lines) if re.match(mark, line)]
+            if wanted and wanted[0] != 0:
+                found.append(lines[wanted[0]])
+    return found
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_lists_and_tables_begin_behind_an_empty_line(page):
+    assert late_lists(page.read_text()) == []
+    assert late_lists("text\n- one\n\ntext\n| a |\n|---|\n") == ["- one", "| a |"]
+
+
 def test_the_picture_in_front_is_light():
     picture = ROOT / "docs/images/report.png"
     assert picture.stat().st_size < 300_000
