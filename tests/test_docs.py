@@ -1,6 +1,7 @@
 """The documents name things that exist."""
 
 import importlib
+import math
 import re
 import shlex
 from pathlib import Path
@@ -107,6 +108,28 @@ def late_lists(text: str) -> list[str]:
 def test_lists_and_tables_begin_behind_an_empty_line(page):
     assert late_lists(page.read_text()) == []
     assert late_lists("text\n- one\n\ntext\n| a |\n|---|\n") == ["- one", "| a |"]
+
+
+def test_the_sizes_of_recipes_are_those_of_the_code():
+    from nt_jax.checkpoints.keymap import hf_shapes
+    from nt_jax.config.load import load_config, recipe_names
+    from nt_jax.doctor.shapes import SHAPES, published
+    from nt_jax.run.memory import stage_bytes
+
+    page = (ROOT / "docs/models.md").read_text()
+    rows = re.findall(r"^\| `([\w.-]+)` \| (.* M \| .*) \|$", page, re.M)
+    assert sorted(dict(rows)) == [name for name in sorted(recipe_names()) if "/" not in name]
+    for name, said in rows:
+        config = load_config(name)
+        model = (published(config.model.source) or SHAPES[name]).config
+        parameters = sum(math.prod(shape) for shape in hf_shapes(model).values())
+        largest = max(stage_bytes(config, model, 80_000_000_000).values())
+        chosen = f"{config.neurons.safety:,} + {config.neurons.utility:,}"
+        assert said == (
+            f"{parameters / 1e6:,.0f} M | {model.layers} x {model.neurons:,} | "
+            f"{'yes' if model.tied else 'no'} | {config.model.dtype} | {chosen} | "
+            f"{largest / 1e9:.1f} GB"
+        )
 
 
 def test_the_picture_in_front_is_light():
