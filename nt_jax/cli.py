@@ -93,7 +93,12 @@ def _run(command: str, words: list[str], program: str) -> int:
         raise ConfigError("--factors and --model BASE belong together (command line)")
     if command == "export" and options.push and len(options.format) > 1:
         raise ConfigError("--push takes one format, as a repository holds one (command line)")
-    own = command in ("export", "factors", "reproduce")  # they read their config, or need none
+    own = command in (
+        "export",
+        "factors",
+        "report",
+        "reproduce",
+    )  # they read their config, or need none
     config = None if own else _config(command, options)
     _enter()
     from rich.console import Console
@@ -114,7 +119,12 @@ def _run(command: str, words: list[str], program: str) -> int:
 
 
 def _without_config(command: str, options: argparse.Namespace) -> None:
-    """Export or compare factors; make a run again."""
+    """Export or compare factors; make a run, or its report, again."""
+    if command == "report":
+        from nt_jax.run.report import report_again
+
+        report_again(Path(options.run))
+        return
     if command == "reproduce":
         from nt_jax.run.reproduce import reproduce
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "export": "turn the tuned factors of a run into a checkpoint, an adapter or a GGUF file",
     "factors": "compare the factors of two runs, and multiply them",
     "eval.lm_eval": "tasks of lm-evaluation-harness on a run or a model (extra lm-eval)",
+    "report": "write the report of a finished run anew, from what it has measured",
     "reproduce": "make a finished run again from its run.json, and compare the results",
     "schema": "print the JSON schema of recipes, for editors",
     "completion": "print the completion script of a shell (extra shell)",
@@ -78,7 +79,8 @@ def parser_of(command: str, program: str) -> Parser:
     makers = {
         "chat": chat_parser, "doctor": doctor_parser, "export": export_parser,
         "factors": factors_parser, "eval.lm_eval": lm_eval_parser,
-        "reproduce": reproduce_parser, "schema": Parser, "completion": completion_parser,
+        "report": report_parser, "reproduce": reproduce_parser, "schema": Parser,
+        "completion": completion_parser,
     }  # fmt: skip
     return makers.get(command, config_parser)(command, program)
 
@@ -188,6 +190,14 @@ def factors_parser(command: str, program: str) -> Parser:
     parser.add_argument("first", metavar="A", help=either)
     parser.add_argument("second", metavar="B", help=either)
     parser.add_argument("--out", metavar="DIR", help="write the product of both there")
+    return parser
+
+
+def report_parser(command: str, program: str) -> Parser:
+    """A run directory."""
+    parser = Parser(command, program)
+    where = "the directory of a finished run, or of an evaluation"
+    parser.add_argument("--run", required=True, metavar="DIR", help=where)
     return parser
 
 

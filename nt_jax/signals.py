@@ -2,11 +2,13 @@
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
 
 CAUGHT = (signal.SIGTERM, signal.SIGHUP) if hasattr(signal, "SIGHUP") else (signal.SIGTERM,)
+AGAIN = 0.05  # seconds until a stop that was lost comes once more
 SAID = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}  # else: hung up
 
 
@@ -22,8 +24,9 @@ class Stopped(KeyboardInterrupt):
 def stopping() -> Iterator[None]:
     """Raise `Stopped` within the block where SIGTERM or SIGHUP arrives, once.
 
-    A signal that is ignored (nohup) stays ignored. Python has signals in its main thread only:
-    elsewhere the block runs as it is.
+    A signal that is ignored (nohup) stays ignored. One that arrives while Python cleans up, as
+    jax does at every garbage collection, is ignored there and comes again. Python has signals in
+    its main thread only: elsewhere the block runs as it is.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -39,7 +42,22 @@ def stopping() -> Iterator[None]:
             signal.signal(other, signal.SIG_IGN)
         raise Stopped(number)
 
+    hook = sys.unraisablehook
+
+    def not_lost(lost: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(lost.exc_value, KeyboardInterrupt):
+            hook(lost)
+            return
+        number = lost.exc_value.number if isinstance(lost.exc_value, Stopped) else signal.SIGINT
+        came.clear()
+        for other in taken:
+            signal.signal(other, stop)
+        timer = threading.Timer(AGAIN, signal.raise_signal, [number])
+        timer.daemon = True
+        timer.start()
+
     try:
+        sys.unraisablehook = not_lost
         for number in taken:
             signal.signal(number, stop)
         yield
@@ -48,6 +66,7 @@ def stopping() -> Iterator[None]:
             raise Stopped(came[0]) from error
         raise
     finally:
+        sys.unraisablehook = hook
         for number in taken:
             signal.signal(number, before[number])
 

@@ -36,6 +36,7 @@ def hand_over(monkeypatch, **takers) -> None:
         "describe": "nt_jax.run.dry_run", "evaluate_model": "nt_jax.run.evaluate",
         "compare": "nt_jax.compare.pipeline", "run_tasks": "nt_jax.eval.lm_eval.tasks",
         "show_factors": "nt_jax.run.factors", "reproduce": "nt_jax.run.reproduce",
+        "report_again": "nt_jax.run.report",
         "sweep": "nt_jax.sweep.sweep",
         "doctor": "nt_jax.doctor.look", "menu": "nt_jax.sweep.menu",
     }  # fmt: skip
@@ -81,6 +82,7 @@ def calls(monkeypatch) -> list:
         "nt_jax.doctor",
         "nt_jax.export",
         "nt_jax.factors",
+        "nt_jax.report",
         "nt_jax.reproduce",
         "nt_jax",
     ],

@@ -72,7 +72,7 @@ def test_bash_completes_commands_options_recipes_and_settings(tmp_path, capsys):
     assert cli.main("completion", ["bash"]) == 0
     script = tmp_path / "nt-jax.bash"
     script.write_text(capsys.readouterr().out)
-    assert completed(script, "nt-jax", "re") == {"reproduce"}
+    assert completed(script, "nt-jax", "re") == {"report", "reproduce"}
     assert completed(script, "nt-jax", "''") >= set(COMMANDS)
     assert completed(script, "nt-jax", "train", "--dry") == {"--dry-run"}
     assert completed(script, "nt-jax", "train", "--config", "smollm2-1") == {

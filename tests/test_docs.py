@@ -1,6 +1,7 @@
 """The documents name things that exist."""
 
 import importlib
+import math
 import re
 import shlex
 from pathlib import Path
@@ -86,6 +87,49 @@ def test_the_documents_commands_have_options_and_settings_that_exist(line):
     settings = [word.split("=")[0] for word in getattr(options, "overrides", [])]
     for key in settings:
         assert any(key == known or key.startswith(f"{known}.") for known in setting_table()), key
+
+
+def late_lists(text: str) -> list[str]:
+    """Lists and tables right behind a line of text, which the site takes for more of that text."""
+    plain = re.sub(r"^```.*?^```|<!--.*?-->", "", text, flags=re.M | re.S)
+    found = []
+    for block in re.split(r"\n\s*\n", plain):
+        lines = block.strip("\n").splitlines()
+        while lines and lines[0].startswith("#"):
+            lines.pop(0)
+        for mark in (r"(?:- |\d+\. )", r"\s*\|"):
+            wanted = [n for n, line in enumerate(lines) if re.match(mark, line)]
+            if wanted and wanted[0] != 0:
+                found.append(lines[wanted[0]])
+    return found
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_lists_and_tables_begin_behind_an_empty_line(page):
+    assert late_lists(page.read_text()) == []
+    assert late_lists("text\n- one\n\ntext\n| a |\n|---|\n") == ["- one", "| a |"]
+
+
+def test_the_sizes_of_recipes_are_those_of_the_code():
+    from nt_jax.checkpoints.keymap import hf_shapes
+    from nt_jax.config.load import load_config, recipe_names
+    from nt_jax.doctor.shapes import SHAPES, published
+    from nt_jax.run.memory import stage_bytes
+
+    page = (ROOT / "docs/models.md").read_text()
+    rows = re.findall(r"^\| `([\w.-]+)` \| (.* M \| .*) \|$", page, re.M)
+    assert sorted(dict(rows)) == [name for name in sorted(recipe_names()) if "/" not in name]
+    for name, said in rows:
+        config = load_config(name)
+        model = (published(config.model.source) or SHAPES[name]).config
+        parameters = sum(math.prod(shape) for shape in hf_shapes(model).values())
+        largest = max(stage_bytes(config, model, 80_000_000_000).values())
+        chosen = f"{config.neurons.safety:,} + {config.neurons.utility:,}"
+        assert said == (
+            f"{parameters / 1e6:,.0f} M | {model.layers} x {model.neurons:,} | "
+            f"{'yes' if model.tied else 'no'} | {config.model.dtype} | {chosen} | "
+            f"{largest / 1e9:.1f} GB"
+        )
 
 
 def test_the_picture_in_front_is_light():

@@ -47,6 +47,7 @@ def test_python_commands_load(line, tmp_path, monkeypatch):
         describe=lambda config: [done.append(config.name)],
         export_run=lambda folder, *_: done.append(folder.name),
         show_factors=lambda first, *_: done.append(first.name),
+        report_again=lambda folder: done.append(folder.name),
         reproduce=lambda path, *_: done.append(path.parent.name),
         run_tasks=lambda *, model, **more: done.append(Path(model).name),
         sweep=lambda cells, *_: done.append(cells[0].config.name),

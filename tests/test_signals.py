@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,20 @@ def test_an_own_handler_is_left_alone():
     finally:
         signal.signal(signal.SIGTERM, before)
     assert heard == [signal.SIGTERM]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_arrives_while_something_is_cleaned_up_is_not_lost(number):
+    """jax cleans up at every garbage collection, and Python ignores what is raised there."""
+    gone = []
+
+    class Cleaned:
+        def __del__(self):
+            signal.raise_signal(number)
+            gone.append(sum(range(100)))  # not reached: the handler has raised by then
+
+    with pytest.raises(KeyboardInterrupt) as stopped, stopping():
+        Cleaned()
+        for _ in range(200):
+            time.sleep(0.05)
+    assert not gone and words_of(stopped.value)[1] == 128 + number

@@ -80,7 +80,8 @@ def chat(
             else:
                 turn(sides, talk, line)
         except NtError as error:
-            say("error", f"{error} /reset begins a new conversation.")
+            again = "" if isinstance(error, ConfigError) else " /reset begins a new conversation."
+            say("error", f"{error}{again}")
         except KeyboardInterrupt:
             say("", "stopped; this turn is forgotten")
 

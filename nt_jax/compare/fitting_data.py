@@ -12,12 +12,11 @@ from nt_jax.config.registry import CONTRASTIVE
 from nt_jax.config.schema import RunConfig
 from nt_jax.data.prompts import Prompt, text_of
 from nt_jax.data.shipped import shipped_refusal
-from nt_jax.data.training import Parts
 from nt_jax.errors import DataError
 from nt_jax.eval.judges.judge import open_judge
-from nt_jax.generate.chat import ChatModel
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.run.contrast import chosen_slopes
+from nt_jax.run.preflight import Inputs
 from nt_jax.rundir import RunDirectory
 from nt_jax.seal import reading
 from nt_jax.train.own_answers import own_pools
@@ -40,10 +39,9 @@ ASKED = 16  # attacked requests at a time, in search of one that the base model 
 class FittingData:
     """The run that methods are compared within; everything is read when first needed."""
 
-    def __init__(
-        self, config: RunConfig, model: ChatModel, records: Parts, run: RunDirectory
-    ) -> None:
-        self.config, self.model, self.records, self.run = config, model, records, run
+    def __init__(self, config: RunConfig, inputs: Inputs, run: RunDirectory) -> None:
+        self.config, self.inputs, self.run = config, inputs, run
+        self.model, self.records = inputs.model, inputs.records
 
     @functools.cached_property
     def whole_validation(self) -> Validation:

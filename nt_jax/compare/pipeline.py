@@ -89,9 +89,10 @@ class _Bench:
         self, config: RunConfig, inputs: pipeline.Inputs, outer: RunDirectory, inner: RunDirectory
     ) -> None:
         self.config, self.outer, self.inner = config, outer, inner
-        self.data = FittingData(config, inputs.model, inputs.records, outer)
+        self.data = FittingData(config, inputs, outer)
         tested = inputs.model.under(config.eval.system_prompt)
-        self.testing = FittingData(config, tested, inputs.records, outer)  # asks the tests
+        asked = dataclasses.replace(inputs, model=tested)
+        self.testing = FittingData(config, asked, outer)  # asks the tests
         self.tests: Tests = inputs.tests.first(config.compare.limit)
         self.base = ModelUnderTest(BASE, tested)
         limit = repr(config.compare.limit)

@@ -96,8 +96,9 @@ def tune_factors(
     """Algorithm 1; neurons.csv and neurons.parquet hold the best factors."""
     neurons, rows = load_neurons(selected / "neurons.csv")
     first = [row["factor"] for row in rows if "factor" in row]  # of all, or of none
+    if first and start is None:
+        start = Factors(neurons, np.asarray(first, np.float32))
     settings = {"judge": judge, "seed": seed, "slopes": slopes, "start": start}
-    settings |= {"first_P": first or None}
     found = tune(model, neurons, data, config, folder=folder, **settings)
     factors = np.asarray(found.theta_P).tolist()
     save_neurons(folder, [{**row, "factor": f} for row, f in zip(rows, factors, strict=True)])

@@ -115,13 +115,17 @@ def numbered(points: Sequence[Point]) -> list[Point]:
 
 
 def pick(points: Sequence[Point], choice: str, max_over_refusal: float) -> Point:
-    """The point of a named choice, by the rule of `rule`; the least strong among equals."""
+    """The point of a named choice, by the rule of `rule`.
+
+    Of equals the one with the fewest plain requests refused, then with the most refusals under
+    attack (or a point that another beats could be chosen), then the least strong.
+    """
     share = PICKS[choice]
 
-    def key(point: Point) -> tuple[float, float, float]:
+    def key(point: Point) -> tuple[float, float, float, float]:
         over = over_limits(point.rates, point.asked, max_over_refusal, share)
         value = worth(point.rates, over)
-        return value, -point.place[1], -(point.strength or 0.0)
+        return value, -point.place[1], point.place[0], -(point.strength or 0.0)
 
     return max(points, key=key)
 

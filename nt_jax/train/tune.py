@@ -7,13 +7,12 @@ import math
 import tempfile
 from pathlib import Path
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
 from nt_jax.atomic import write_atomic
 from nt_jax.config.method import TuneConfig
@@ -36,7 +35,7 @@ from nt_jax.train.separation import PAIRS, Separation
 from nt_jax.train.slopes import CellSlopes
 from nt_jax.train.state import History, TuneState, restore, save
 from nt_jax.train.strength import as_kept, calibrate, scored
-from nt_jax.train.theta import initial_theta, place, scatter
+from nt_jax.train.theta import initial_theta, place, scatter, with_known
 from nt_jax.train.tuned_layers import TunedLayers
 from nt_jax.train.tuning_data import TuningData
 from nt_jax.train.validate import (
@@ -46,7 +45,7 @@ from nt_jax.train.validate import (
     look_at,
     validate,
 )
-from nt_jax.train.warm_start import kept_slopes, preconditioned, refusal_cost, started_at
+from nt_jax.train.warm_start import kept_slopes, preconditioned, refusal_cost
 
 METRICS, STATES, BASE_ANSWERS = "metrics.jsonl", "orbax", "base_validation.json"
 MADE_FROM = "made_from.txt"
@@ -62,7 +61,6 @@ def tune(
     seed: int = 0,
     folder: Path | str | None = None,
     slopes: CellSlopes | None = None,
-    first_P: ArrayLike | None = None,
     start: Factors | None = None,
 ) -> Factors:
     """Learn one factor per chosen neuron; the best by validation (see validate.score).
@@ -70,20 +68,19 @@ def tune(
     `folder` keeps metrics.jsonl, strengths.jsonl and orbax/, and is gone on with from whatever it
     holds; without one nothing is kept. `judge` says what refuses, the phrase judge unless given.
     Batches are drawn with `seed`. `slopes`: those of these neurons, measured unless given.
-    `first_P`: factors to go on from, without a first move; else those of the settings. `start`:
-    factors by neuron that take their place; neurons without one begin as ever. Raises a
-    DivergedError where losses or factors are not finite, a ConfigError where the model lacks a
-    neuron, a RunError where `folder` holds other neurons' factors.
+    `start`: factors by neuron to go on from, without a first move; neurons without one begin at
+    those of the settings. Raises a DivergedError where losses or factors are not finite, a
+    ConfigError where the model lacks a neuron, a RunError where `folder` holds other neurons'
+    factors.
     """
     if folder is None:
         with tempfile.TemporaryDirectory() as name:
-            settings = {"judge": judge, "seed": seed, "slopes": slopes, "first_P": first_P}
-            settings |= {"start": start}
+            settings = {"judge": judge, "seed": seed, "slopes": slopes, "start": start}
             return tune(model, neurons, data, config, folder=Path(name), **settings)
     folder, judge = Path(folder), judge or PhraseJudge()
     neurons.check(model.lm.config.layers, model.lm.config.neurons)
-    _keep_to(folder, neurons, seed, first_P)
-    state, base = learn(model, neurons, data, config, judge, seed, folder, slopes, first_P, start)
+    _keep_to(folder, neurons, seed, start)
+    state, base = learn(model, neurons, data, config, judge, seed, folder, slopes, start)
     if base is None:
         state = dataclasses.replace(state, best_P=state.average_P, best_epoch=state.epoch)
     else:
@@ -101,7 +98,6 @@ def learn(
     seed: int,
     folder: Path,
     slopes: CellSlopes | None = None,
-    first_P: ArrayLike | None = None,
     known: Factors | None = None,
 ) -> tuple[TuneState, Look | None]:
     """(the state after the last epoch, the untuned model's validation if any is wanted)."""
@@ -111,14 +107,12 @@ def learn(
     say("plan", batcher.plan())
     options, optimiser = meta_options(config, remat), optimiser_of(config)
     constant = config.schedule == "constant"
-    start = fresh_state(config, placed, lm.ones_LF.dtype, first_P)
-    if known is not None:
-        start, config = started_at(known, neurons, start, config)
+    start = fresh_state(config, placed, lm.ones_LF.dtype, known)
     preconditioner = None
     if config.outer == "preconditioned":
         slopes = slopes or kept_slopes(model, tuned, data.pools, config, folder)
         cost = refusal_cost(model, data.pools, config)
-        move = config.first_move if first_P is None else 0.0
+        move = config.first_move if known is None else 0.0
         rest = (config, lm, cost, move)
         preconditioner, start, options = preconditioned(slopes, start, options, *rest)
     state = restore(folder / STATES, start) or start
@@ -193,17 +187,18 @@ def untuned(model: ChatModel, judge: Judge, prompts: Validation, log: History, k
     return base
 
 
-def _keep_to(folder: Path, neurons: NeuronSet, seed: int, first_P: ArrayLike | None = None) -> None:
+def _keep_to(folder: Path, neurons: NeuronSet, seed: int, start: Factors | None) -> None:
     """Raises a RunError if `folder` holds a tuning of other neurons, first factors or seed."""
-    arrays = [np.asarray(leaf) for leaf in jax.tree.leaves((neurons, first_P))]
+    begun = [] if start is None else [start.neurons, start.theta_P]
+    arrays = [np.asarray(leaf) for leaf in jax.tree.leaves((neurons, begun))]
     text = hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest() + f" {seed}\n"
     folder.mkdir(parents=True, exist_ok=True)
     if not (path := folder / MADE_FROM).exists():
         write_atomic(path, text.encode())
     elif path.read_bytes() != text.encode():
         raise RunError(
-            f"{folder} holds a tuning of other neurons or of another seed. Name another folder, "
-            "or delete it."
+            f"{folder} holds a tuning of other neurons, from other first factors or of another "
+            "seed. Name another folder, or delete it."
         )
 
 
@@ -275,13 +270,15 @@ def fresh_state(
     config: TuneConfig,
     neurons: NeuronSet,
     dtype: DTypeLike = jnp.float32,
-    first_P: ArrayLike | None = None,
+    known: Factors | None = None,
 ) -> TuneState:
-    """The state before the first epoch (Algorithm 1, lines 1-6), factors in the losses' type."""
+    """The state before the first epoch (Algorithm 1, lines 1-6), factors in the losses' type.
+
+    Neurons that have a `known` factor begin at it, within the bounds.
+    """
     theta_P = initial_theta(neurons, config.init_safety, config.init_utility, dtype)
-    if first_P is not None:
-        theta_P = jnp.asarray(first_P, dtype)
-        chex.assert_shape(theta_P, (len(neurons),))
+    if known is not None:
+        theta_P = jnp.clip(with_known(theta_P, neurons, known), *config.bounds)
     moments = optimiser_of(config).init(theta_P)
     return TuneState(theta_P, theta_P, moments, 0, theta_P, 0, -math.inf, 0)
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from nt_jax.config.method import TuneConfig
@@ -14,7 +13,6 @@ from nt_jax.errors import DivergedError
 from nt_jax.generate.chat import ChatModel
 from nt_jax.generate.likelihood import answer_nll
 from nt_jax.mesh import sharding
-from nt_jax.models.neurons import Factors, NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.cells import CELLS, cell_rows
 from nt_jax.train.maml import MetaOptions
@@ -50,28 +48,6 @@ def kept_slopes(
         rows = cell_rows(pools, config.metric_requests // len(CELLS))
         cell_slopes(model, tuned, rows, config).save(path)
     return CellSlopes.load(path)
-
-
-def started_at(
-    known: Factors, neurons: NeuronSet, start: TuneState, config: TuneConfig
-) -> tuple[TuneState, TuneConfig]:
-    """(the state at the known factors of these neurons, the settings without a first move).
-
-    Neurons that have no known factor keep the first one of `start`.
-    """
-    found = dict(zip(places(known.neurons), np.asarray(known.theta_P), strict=True))
-    first_P = np.asarray(start.theta_P)
-    mine = zip(places(neurons), first_P, strict=True)
-    theta = [found.get(place, first) for place, first in mine]
-    theta_P = jnp.asarray(np.clip(np.asarray(theta, first_P.dtype), *config.bounds))
-    moved = dataclasses.replace(start, theta_P=theta_P, average_P=theta_P, best_P=theta_P)
-    return moved, config.model_copy(update={"first_move": 0.0})
-
-
-def places(neurons: NeuronSet) -> list[tuple[int, int]]:
-    """(layer, index) of each neuron."""
-    both = (np.asarray(part).tolist() for part in (neurons.layer_P, neurons.index_P))
-    return [*zip(*both, strict=True)]
 
 
 def preconditioned(

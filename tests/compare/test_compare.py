@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nt_jax.attribution.store import load_neurons
 from nt_jax.compare.fitting_data import FittingData
 from nt_jax.config.registry import METHODS
 from nt_jax.data.sources import load_harmful, load_harmless
@@ -250,6 +251,13 @@ def test_the_ablations_and_grids_fill_their_tables(finished, compared):
         for name in ("random_neurons_0", "random_neurons_1", "first_factors", "neurons_9_7")
     }
     assert set(learned["first_factors"]["theta_P"]) == {np.float32(1.6), np.float32(0.6)}
-    assert len(learned["neurons_9_7"]["theta_P"]) == 16
+    cell = compared[0] / "cells" / "9-7"  # as a sweep would tune it
+    neurons, kept = load_neurons(cell / "train" / "neurons.csv")
+    assert learned["neurons_9_7"]["layer_P"].tolist() == neurons.layer_P.tolist()
+    theta_P = [row["factor"] for row in kept]
+    assert learned["neurons_9_7"]["theta_P"].tolist() == theta_P and len(theta_P) == 16
+    stages = json.loads((cell / "run.json").read_text())["stages"]
+    taken = {name for name, facts in stages.items() if "taken_from" in facts}
+    assert taken == {"answers", "attribute"} and set(stages) == taken | {"select", "train"}
     draws = [learned[f"random_neurons_{seed}"]["index_P"].tolist() for seed in (0, 1)]
     assert draws[0] != draws[1]

@@ -60,7 +60,9 @@ def data(monkeypatch):
         config = RunConfig.model_validate({"name": "x", "model": {"source": "m"}})
         rows = [HarmfulRequest(str(n), p.request, chr(n + 3)) for n, p in enumerate(PAIRS)]
         parts = {"train": Records(rows, [], ATTACKS)}
-        found = FittingData(config, Scripted(length), parts, None)  # type: ignore[arg-type]
+        found = FittingData(
+            config, types.SimpleNamespace(model=Scripted(length), records=parts), None
+        )  # type: ignore[arg-type]
         found.pools = make_pools(PAIRS, ATTACKS, PAIRS, [], 0.25)
         return found
 

@@ -218,10 +218,10 @@ def test_table_7_takes_the_runs_own_numbers_of_neurons_from_the_run(monkeypatch)
     assert own.fit(data, {}, Path()) is data
     assert own.answered(data, *own.settings) == (Path("tuned"), "tuned")
     assert other.answered(data, *other.settings) is None
-    with pytest.raises(
-        RunError, match="there are no scores"
-    ):  # others look for the scores to choose by
-        other.fit(data, {}, Path())
+    found = []
+    monkeypatch.setattr(ablations, "learned_in_cell", lambda *asked: found.append(asked) or {})
+    assert other.fit(data, {}, Path()) == {}
+    assert found == [(data, "5-3", {"safety": 5, "utility": 3})]
 
 
 def test_without_selection_attacks_are_drawn_whatever_their_types():

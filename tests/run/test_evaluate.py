@@ -24,6 +24,7 @@ from nt_jax.generate.chat import open_model
 from nt_jax.options import parser_of
 from nt_jax.run import evaluate
 from nt_jax.run.evaluate import evaluate_model, short_name
+from nt_jax.run.report import report_again
 from tests import tiny
 from tests.export.test_adapters import factors_of
 
@@ -313,3 +314,9 @@ def test_the_default_folder_is_named_after_recipe_and_model(recipe, models, tmp_
     folder = evaluate_model(config, str(models / "second"))
     assert str(folder) == "runs/small-eval-second"
     assert (folder / "report" / "report.md").is_file()
+
+
+def test_an_evaluation_s_report_can_be_written_anew(both, tmp_path):
+    folder = shutil.copytree(both[0], tmp_path / "both")
+    before = rows_of(folder)
+    assert report_again(folder).read_text() and rows_of(folder) == before

@@ -8,7 +8,7 @@ import pytest
 from nt_jax import cli
 from nt_jax.attribution.store import load_neurons
 from nt_jax.checkpoints.factors import FactorsFile, read_factors, save_factors
-from nt_jax.errors import CheckpointError, ConfigError
+from nt_jax.errors import CheckpointError, ConfigError, RunError
 from nt_jax.export import factors as factors_format
 from nt_jax.export import ia3, lora
 from nt_jax.export.folder import Wanted
@@ -111,9 +111,18 @@ def test_a_comparison_begins_with_the_untuned_model(starts, recipe, capsys, monk
     assert "all begin with the untuned model" in capsys.readouterr().err
 
 
-def test_a_library_call_takes_first_factors_of_its_neurons_only():
+def test_a_library_call_takes_first_factors_by_neuron():
     config = small.RunConfig.model_validate({"name": "a", "model": {"source": "m"}}).tune
-    state = tune.fresh_state(config, NEURONS, first_P=START.theta_P)
-    np.testing.assert_array_equal(state.theta_P, START.theta_P)
-    with pytest.raises(AssertionError):
-        tune.fresh_state(config, NEURONS, first_P=START.theta_P[:2])
+    order = np.array([2, 0, 3, 1])
+    columns = (NEURONS.layer_P, NEURONS.index_P, NEURONS.is_safety_P)
+    turned = NeuronSet(*(np.asarray(column)[order] for column in columns))
+    state = tune.fresh_state(config, turned, known=START)
+    np.testing.assert_array_equal(state.theta_P, np.asarray(START.theta_P)[order])
+
+
+def test_a_folder_keeps_to_the_factors_that_it_began_at(tmp_path):
+    tune._keep_to(tmp_path, NEURONS, 0, START)
+    tune._keep_to(tmp_path, NEURONS, 0, START)
+    for other in (None, START.at_strength(0.5)):
+        with pytest.raises(RunError, match="other first factors"):
+            tune._keep_to(tmp_path, NEURONS, 0, other)

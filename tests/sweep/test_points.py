@@ -70,6 +70,15 @@ def test_the_dial_goes_from_gentle_to_firm():
         assert chosen == {"security": firm, "balanced": middle, "utility": gentle}
 
 
+def test_of_equals_none_is_chosen_that_another_beats():
+    """Both have the same lesser rate and the same plain refusals; one refuses more attacks."""
+    more, less = point(0.63, 0.48, 0.0, strength=0.8), point(0.48, 0.48, 0.0, strength=0.7)
+    for order in ([more, less], [less, more]):
+        assert all(pick(order, name, 0.03) is more for name in PICKS)
+    gentle = point(0.63, 0.48, 0.0, strength=0.6)
+    assert pick([more, gentle], "balanced", 0.03) is gentle
+
+
 def test_where_nothing_lies_within_the_nearest_is_chosen():
     far, near = point(0.9, 0.9, 0.5), point(0.3, 0.3, 0.2)
     assert {pick([far, near], name, 0.03).strength for name in PICKS} == {1.0}

@@ -12,7 +12,7 @@ from nt_jax.models.neurons import Factors, NeuronSet
 from nt_jax.sweep.place import neighbour
 from nt_jax.train.pools import Pair, Pool, Pools
 from nt_jax.train.tune import fresh_state
-from nt_jax.train.warm_start import refusal_cost, started_at
+from nt_jax.train.warm_start import refusal_cost
 from tests.train.slow import arrays, of_arrays
 from tests.train.test_maml import NEURONS, THETA, model
 
@@ -43,13 +43,12 @@ def test_known_factors_go_to_their_neurons_and_new_neurons_begin_as_ever():
     config = TuneConfig(init_safety=1.5, init_utility=0.5)
     known = Factors(neurons((0, 3), (1, 3), (1, 7)), np.array([2.0, 9.0, 0.25], np.float32))
     mine = neurons((1, 7), (0, 9), (1, 3), (0, 3))
-    state, changed = started_at(known, mine, fresh_state(config, mine), config)
+    state = fresh_state(config, mine, known=known)
     expected = np.array([0.25, 0.5, 4.0, 2.0], np.float32)  # 9 is beyond tune.factor_max
     for theta_P in (state.theta_P, state.average_P, state.best_P):
         assert theta_P.dtype == jnp.float32
         np.testing.assert_array_equal(theta_P, expected)
-    assert int(state.epoch) == 0 and changed.first_move == 0.0
-    assert changed.model_copy(update={"first_move": config.first_move}) == config
+    assert int(state.epoch) == 0
 
 
 class Cell:

@@ -14,6 +14,7 @@ from nt_jax.compare.method import Learned, Method, Setting, UnusableSettingError
 from nt_jax.compare.methods.neurontune import (
     answered_in_run,
     build_factors,
+    learned_in_cell,
     learned_in_run,
     strengths,
     tuned,
@@ -114,9 +115,8 @@ def counts(safety: int, utility: int) -> Method:
     def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
         if is_run(data):
             return learned_in_run(data)
-        scores = data.run.read("attribute")
-        neurons = chosen_neurons(data, scores, safety=safety, utility=utility)
-        return tuned(data, data.config.tune, neurons, folder)
+        wanted = {"safety": safety, "utility": utility}
+        return learned_in_cell(data, f"{safety}-{utility}", wanted)
 
     def answered(data: FittingData, setting: Setting) -> tuple[Path, str] | None:
         return answered_in_run(data, setting) if is_run(data) else None
@@ -126,10 +126,10 @@ def counts(safety: int, utility: int) -> Method:
     return Method(name, label, fit, build_factors, alone, inputs=reads, answered=answered)
 
 
-def chosen_neurons(data: FittingData, scores: Path, **counts: int) -> NeuronSet:
-    """The best neurons by the scores in a folder; as many as the run has, unless told."""
+def chosen_neurons(data: FittingData, scores: Path) -> NeuronSet:
+    """As many as the run has, the best by the scores in a folder."""
     found = load_scores(scores)
-    return select(found["safety"], found["utility"], **data.config.neurons.counts | counts)[0]
+    return select(found["safety"], found["utility"], **data.config.neurons.counts)[0]
 
 
 def check_grid(grid: CompareConfig, model: ModelConfig, first_layer: int) -> None:

@@ -15,10 +15,13 @@ from nt_jax.eval.judges.judge import open_judge
 from nt_jax.eval.metrics.result import TUNED
 from nt_jax.eval.under_test import ModelUnderTest, tuned_model
 from nt_jax.models.neurons import Factors, NeuronSet
+from nt_jax.run.cells import tune_cell
 from nt_jax.run.stages import kept_factors
 from nt_jax.train.pools import Pools
 from nt_jax.train.tune import tune
 from nt_jax.train.tuning_data import TuningData
+
+CELLS = "cells"  # in the run directory: runs of their own
 
 # Shares of the way from 1 to the learned factors; 1 is what tuning itself has kept.
 STRENGTHS = (1.0, 0.85, 1.2, 0.7, 1.4, 0.55, 1.6, 0.4, 0.3, 1.8, 0.92, 1.1, 0.2, 2.0, 0.1)
@@ -47,6 +50,25 @@ def learned_in_run(data: FittingData, *_: Any) -> Learned:
     return {
         **factors.arrays(), TRIED: np.asarray(validations_in(train)), SECONDS: np.asarray(spent),
     }  # fmt: skip
+
+
+def learned_in_cell(data: FittingData, name: str, neurons: dict[str, int]) -> Learned:
+    """The factors that the run keeps with other settings of `neurons`, as a cell of a sweep.
+
+    The cell is a run of its own in RUN/cells/NAME, and takes over what does not depend on them.
+    """
+    config = data.config.model_copy(
+        update={
+            "neurons": data.config.neurons.model_copy(update=neurons),
+            "run_dir": str(data.run.path / CELLS / name),
+        }
+    )
+    try:
+        factors, _ = tune_cell(config, data.inputs, [data.run.path])
+    except DivergedError as error:
+        raise UnusableSettingError(str(error)) from error
+    tried = validations_in(config.folder / "train")
+    return {**factors.arrays(), TRIED: np.asarray(tried)}
 
 
 def answered_in_run(data: FittingData, setting: Setting) -> tuple[Path, str] | None:
