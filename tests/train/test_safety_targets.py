@@ -115,7 +115,7 @@ def test_a_model_that_seldom_refuses_learns_our_words(wanted, refused, own):
 
 
 def test_words_of_its_own_need_refusals():
-    with pytest.raises(DataError, match="7 of 240 .* 8 are needed .* Leave it at auto"):
+    with pytest.raises(DataError, match=r"7 of 240 .* 8 are needed .* Leave it at auto"):
         opening_targets("self", [[1]] * 7, 240)
 
 
