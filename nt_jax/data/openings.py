@@ -26,8 +26,7 @@ HELD_OUT = (
 )
 TOKENS = 12  # at most, of each
 OWN = 6  # of a model's own openings, the most common ones: two of three are learned
-LEAST = 8  # refusals of its own from which a model's words can be taken
-SHARE = 0.1  # of what it was asked; one that refuses more seldom learns ours, unless told
+LEAST = 8  # refusals of its own from which a model's words are taken
 
 
 def own_openings(refusals: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[list[int]]]:

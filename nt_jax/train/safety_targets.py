@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from nt_jax.data.openings import LEAST, SHARE, own_openings
+from nt_jax.data.openings import LEAST, own_openings
 from nt_jax.data.records import HarmfulRequest
 from nt_jax.data.shipped import shipped_refusal
 from nt_jax.data.training import Records, each_request_once
@@ -151,8 +151,7 @@ def opening_targets(wanted: str, refusals: Sequence[list[int]], asked: int) -> S
     the model's own are wanted and it has too few.
     """
     said = f"the model refused {len(refusals)} of {asked} harmful prompts by itself"
-    least = LEAST if wanted == SELF else max(LEAST, SHARE * asked)
-    if wanted in ("auto", SELF) and len(refusals) >= least:
+    if wanted in ("auto", SELF) and len(refusals) >= LEAST:
         learned, held_out = own_openings(refusals)
         return SafetyTargets(OPENINGS, f"its own, {said}", learned=learned, held_out=held_out)
     if wanted == SELF:

@@ -106,7 +106,7 @@ def test_openings_are_the_models_own_or_ours_and_never_the_datas(wanted):
 
 @pytest.mark.parametrize(
     ("wanted", "refused", "own"),
-    [("auto", 24, True), ("auto", 23, False), ("self", 8, True), ("shipped", 240, False)],
+    [("auto", 8, True), ("auto", 7, False), ("self", 8, True), ("shipped", 240, False)],
 )
 def test_a_model_that_seldom_refuses_learns_our_words(wanted, refused, own):
     found = opening_targets(wanted, [[1, 2, 3]] * refused, 240)
