@@ -19,6 +19,7 @@ from nt_jax import exits
 from nt_jax.config.grid import cells_of, read_axes
 from nt_jax.config.load import load_config, recipe_names
 from nt_jax.config.schema import RunConfig
+from nt_jax.config.yaml_lines import as_yaml
 from nt_jax.environment import prepare_environment, silence_libraries
 from nt_jax.errors import ConfigError, NtError
 from nt_jax.options import COMMANDS, parser_of
@@ -93,19 +94,9 @@ def _run(command: str, words: list[str], program: str) -> int:
         raise ConfigError("--factors and --model BASE belong together (command line)")
     if command == "export" and options.push and len(options.format) > 1:
         raise ConfigError("--push takes one format, as a repository holds one (command line)")
-    own = command in (
-        "export",
-        "factors",
-        "report",
-        "reproduce",
-    )  # they read their config, or need none
-    config = None if own else _config(command, options)
+    config = None if command in WITHOUT else _config(command, options)
     _enter()
-    from rich.console import Console
-
-    from nt_jax.console import shown_on
-
-    with shown_on(Console(markup=False)):
+    with _screen():
         if config is None:
             _without_config(command, options)
         elif options.dry_run:
@@ -184,14 +175,11 @@ def _sweep(options: argparse.Namespace) -> int:
         print(f"{len(cells)} cells. dry run: nothing was written")
         return 0
     _enter()
-    from rich.console import Console
-
-    from nt_jax.console import shown_on
     from nt_jax.sweep.menu import menu
     from nt_jax.sweep.sweep import sweep
 
     asks = sys.stdin.isatty() and sys.stdout.isatty() and not (options.no_menu or options.json)
-    with shown_on(Console(stderr=options.json, markup=False)):
+    with _screen(options.json):
         facts = sweep(cells, options.pick, menu if asks else None, options.warm_start)
     if options.json:
         print(json.dumps(facts))
@@ -202,7 +190,7 @@ def _flags(options: argparse.Namespace) -> list[str]:
     """The flags that stand for settings, as settings."""
     settings = ("run_dir", "eval.engine", "compare.methods", "compare.tables")
     flags = {key: getattr(options, key.rpartition(".")[2], None) for key in settings}
-    return [f"{key}={_as_yaml(value)}" for key, value in flags.items() if value is not None]
+    return [f"{key}={as_yaml(value)}" for key, value in flags.items() if value is not None]
 
 
 def _config(command: str, options: argparse.Namespace) -> RunConfig:
@@ -214,7 +202,7 @@ def _config(command: str, options: argparse.Namespace) -> RunConfig:
             "or a YAML file"
         )
     if options.config is None:  # a model measured alone, with the settings that all have
-        options.overrides.insert(0, f"model.source={_as_yaml(str(model))}")
+        options.overrides.insert(0, f"model.source={as_yaml(str(model))}")
     config = load_config(options.config, [*options.overrides, *_flags(options)])
     _check_not_served(command, config)
     alone = command == "eval" and (model is not None or getattr(options, "adapter", None))
@@ -234,17 +222,11 @@ def _check_not_served(command: str, config: RunConfig) -> None:
         )
 
 
-def _as_yaml(text: str) -> str:
-    """A word of the command line as YAML reads it back, whatever it holds."""
-    return '"' + "".join(f"\\U{ord(letter):08x}" for letter in text) + '"'
-
-
 def _lm_eval(options: argparse.Namespace) -> int:
     _enter()
     from nt_jax.eval.lm_eval.tasks import run_tasks
 
-    words = vars(options)
-    print(run_tasks(tasks=words.pop("tasks").split(","), **words))
+    print(run_tasks(**vars(options) | {"tasks": options.tasks.split(",")}))
     return 0
 
 
@@ -266,13 +248,10 @@ def _chat(options: argparse.Namespace) -> int:
     if options.json and options.prompt is None:
         raise ConfigError("--json belongs to --prompt (command line): a conversation is no JSON")
     _enter()
-    from rich.console import Console
-
     from nt_jax.chat.screen import ask_once, chat, check_prompt, printed, shown_once
-    from nt_jax.console import shown_on
 
     rest = (options.strength, options.system, options.max_new)
-    with shown_on(Console(stderr=options.json, markup=False)):
+    with _screen(options.json):
         if options.prompt is None:
             chat(Path(options.run), *rest)
             return 0
@@ -287,16 +266,22 @@ def _chat(options: argparse.Namespace) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     _enter()
-    from rich.console import Console
-
-    from nt_jax.console import shown_on
     from nt_jax.doctor.look import doctor
 
-    with shown_on(Console(stderr=options.json, markup=False)):
+    with _screen(options.json):
         found = doctor(options.model, options.mesh, options.memory, options.logits)
     if options.json:
         print(json.dumps(found))
     return exits.DONE if found.get("fits", True) else exits.UNFINISHED
+
+
+def _screen(json_asked: bool = False) -> contextlib.AbstractContextManager[None]:
+    """Where a command says how far it is: beside its JSON, where that is what it prints."""
+    from rich.console import Console
+
+    from nt_jax.console import shown_on
+
+    return shown_on(Console(stderr=json_asked, markup=False))
 
 
 def _enter() -> None:
@@ -309,6 +294,7 @@ def _enter() -> None:
     silence_libraries()
 
 
+WITHOUT = ("export", "factors", "report", "reproduce")
 # Commands that take no config, or make their own.
 ALONE = {"chat": _chat, "completion": _completion, "doctor": _doctor, "schema": _schema}
 ALONE |= {"eval.lm_eval": _lm_eval, "sweep": _sweep}

@@ -41,6 +41,16 @@ sys.exit(cli.main("train", ["--config", "smollm2-135m", f"run_dir={folder}"]))
 ENDS = [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated"), ("SIGHUP", 129, "hung up")]
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """A suite under nohup or in the background ignores signals, and so would its children."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def end(folder: Path, name: str, ignored: str = "", screen: str = "", times: int = 1):
     """(exit code, what was printed as error) of a run that a signal met."""
     child = subprocess.Popen(

@@ -91,8 +91,8 @@ def preference_pools(
     sides, whole = (pools.local_safety, pools.global_safety), undivided(pools)
     direct = [pair for side in sides for pair in side.direct]
     attacked = [pair for side in sides for pair in attacked_once(side)]
-    bare, wrapped = (with_compliance(model, judge, rows, answer_tokens)
-                     for rows in (direct, attacked))  # fmt: skip
+    bare = with_compliance(model, judge, direct, answer_tokens)
+    wrapped = with_compliance(model, judge, attacked, answer_tokens)
     used, asked = len(bare) + len(wrapped), len(direct) + len(attacked)
     if not used:
         raise DataError(

@@ -88,3 +88,8 @@ def _build(
         located.lines[(*path, key)] = key_line
         mapping[key] = _build(loader, value_node, (*path, key), located, above)
     return mapping
+
+
+def as_yaml(text: str) -> str:
+    """A word of the command line as YAML reads it back, whatever it holds."""
+    return '"' + "".join(f"\\U{ord(letter):08x}" for letter in text) + '"'

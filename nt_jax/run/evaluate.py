@@ -35,9 +35,14 @@ from nt_jax.rundir import RunDirectory, Stage
 
 # Settings that scores of eval.harness depend on.
 TASKS = (
-    "model.dtype", "model.thinking", "eval.harness", "eval.harness_folder", "eval.harness_chat",
-    "eval.system_prompt", "eval.limit",
-)  # fmt: skip
+    "model.dtype",
+    "model.thinking",
+    "eval.harness",
+    "eval.harness_folder",
+    "eval.harness_chat",
+    "eval.system_prompt",
+    "eval.limit",
+)
 
 
 def evaluate_model(

@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from nt_jax.attribution.attack_selection import choose_templates
+from nt_jax.baselines.descent import likelihoods
 from nt_jax.baselines.dinm import SUFFIX, DinmOptions
 from nt_jax.baselines.examples import best_threshold
 from nt_jax.baselines.ia3 import DOWN, FULL, Ia3
@@ -310,7 +311,8 @@ def test_adapters_learn_at_the_runs_terms_and_are_built_at_their_strength(monkey
     """Layers, bounds, losses and batches are the run's; only Adam's rate is a setting."""
     seen = []
 
-    def descend(model, adapter, pools, config, seed):
+    def descend(model, adapter, pools, config, seed, objective):
+        assert objective is likelihoods
         seen.append((adapter, pools, config, seed))
         if config.meta_lr == 3e-3:
             raise DivergedError("diverged")

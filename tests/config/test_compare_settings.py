@@ -14,7 +14,7 @@ def chosen(*words: str) -> CompareConfig:
 
 
 def test_without_a_choice_the_usual_methods_and_the_main_table():
-    asked_for = {"paper", "random", "ia3_full"}
+    asked_for = {"paper", "random", "ia3_full", "dpo"}
     usual = [n for n in METHODS if not n.endswith("_published") and n not in asked_for]
     assert len(usual) == 10 and chosen().methods == CompareConfig().methods == tuple(usual)
     assert chosen().tables == CompareConfig().tables == ("2",)

@@ -184,7 +184,7 @@ def test_what_one_server_cannot_do_is_refused(tuned, tmp_path, more):
         ("eval", ["eval.url=http://h/v1"], "needs eval.engine=openai"),
         ("eval", served_by("h:80", "m"), "is no address of a server"),
         ("eval", served_by("http://me:secret1@h/v1", "m"), "holds a name or a password"),
-        ("eval", served_by("http://h/v1", "m", "m"), "names a model twice"),
+        ("eval", served_by("http://h/v1", "m", "m"), "names one twice"),
         ("eval", served_by("http://127.0.0.1:9/v1", "m"), "no answer from"),
     ],
 )  # fmt: skip

@@ -59,7 +59,8 @@ def test_what_stands_on_two_sides_and_ids_that_the_model_lacks_are_said(recipe, 
         for what, key in (("Do harm", "refusal"), ("Bake", "answer"))
     )
     harmful.append(harmful[0] | {"split": "validation"})
-    harmless += [harmless[1] | {"split": "train"}, harmless[0] | {"request": "Do harm 3."}]
+    again = harmless[1] | {"request": "bake  1.", "split": "train"}  # the very same is dropped
+    harmless += [again, harmless[0] | {"request": "Do harm 3."}]
     texts = ["Now: {request}", "So: {request}", "{request} Now!", "now: {request}"]
     templates = [
         {"id": str(n), "text": text, "types": ["pretending"], "split": sides[n % 2]}
