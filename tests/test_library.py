@@ -128,9 +128,13 @@ def test_evaluate_refuses(model, sets, changes, message):
 def test_a_tuning_goes_on_with_its_own_neurons_only(tmp_path):
     for _ in range(2):
         _keep_to(tmp_path, neurons((0, 1), (1, 1)), 0, None)
-    with pytest.raises(RunError, match="other neurons, from other first factors or of another seed"):
+    with pytest.raises(
+        RunError, match="other neurons, from other first factors or of another seed"
+    ):
         _keep_to(tmp_path, neurons((0, 1), (1, 2)), 0, None)
-    with pytest.raises(RunError, match="other neurons, from other first factors or of another seed"):
+    with pytest.raises(
+        RunError, match="other neurons, from other first factors or of another seed"
+    ):
         _keep_to(tmp_path, neurons((0, 1), (1, 1)), 1, None)
 
 

@@ -8,6 +8,7 @@ fuzzer, separated by commas, `fuzz` or `runs`.
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -31,6 +32,11 @@ KINDS = {ESCAPE: "escapes", HANG: "hangs", "traceback": "tracebacks", SILENT: "s
 def main(words: list[str] | None = None) -> int:
     """The exit code: 0 where every input and every kill ended as promised."""
     options = _options().parse_args(words)
+    for number, handler in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
+        signal.signal(number, handler)  # jobs in the background ignore them, and so would the runs
     begun, total = time.monotonic(), Counter()
     kept = Path(tempfile.mkdtemp(prefix="nt_jax_faults_"))
     kept.chmod(0o755)  # the user without rights may read the recipe; the run is what is refused

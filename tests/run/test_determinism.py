@@ -12,6 +12,8 @@ from tests.run import small
 pytestmark = pytest.mark.xdist_group("run")
 slow = pytest.mark.slow  # every program is compiled once more for two devices
 CLOSE = 1e-6
+SUMS = 4e-6  # of the largest score: float32 sums over a layer in another order (measured: 1.6e-6)
+FLOATS = ("value", "low", "high")
 # What says when or where it was written: reports, Orbax's own files, and digests of these.
 MARKED = ("orbax", "report.html", "report.md", "settings.yaml")
 
@@ -54,9 +56,13 @@ def rows(folder: Path, name: str) -> list[dict]:
 def test_another_mesh_gives_the_same_answers_and_numbers(finished, split):
     for name in ("answers/own_answers.jsonl", "base/base.jsonl", "tuned/tuned.jsonl"):
         assert rows(split, name) == rows(finished.folder, name), name
-    assert (split / "report" / "results.json").read_bytes() == (
-        finished.folder / "report" / "results.json"
-    ).read_bytes()
+    both = (path / "report" / "results.json" for path in (split, finished.folder))
+    found, wanted = (json.loads(path.read_text()) for path in both)
+    assert len(found) == len(wanted)
+    for row, other in zip(found, wanted, strict=True):  # sums of likelihoods in another order
+        assert row == other | {
+            key: pytest.approx(other[key], rel=CLOSE, abs=CLOSE) for key in FLOATS
+        }, other
 
 
 @slow
@@ -68,7 +74,7 @@ def test_another_mesh_gives_the_same_scores_nearly(finished, split):
             np.testing.assert_array_equal(other[name], one[name])
             continue
         size = np.abs(one[name]).max()
-        assert np.abs(other[name] - one[name]).max() <= CLOSE * size, name
+        assert np.abs(other[name] - one[name]).max() <= SUMS * size, name
 
 
 def neurons(folder: Path, stage: str) -> list[list[str]]:
