@@ -44,7 +44,7 @@ class Watch:
             resident = int(file.read().split()[1]) * resource.getpagesize()
         self.seen.append((resident, self.programs))
 
-    def found(self, warm: int) -> dict[str, float]:
+    def found(self, warm: int) -> dict[str, float | list[int]]:
         """The least of a tenth of the steps, after the warm-up and at the end: noise only adds."""
         few = max(1, len(self.seen) // 10)
         before = min(resident for resident, _ in self.seen[warm : warm + few])
@@ -53,6 +53,7 @@ class Watch:
             "steps": len(self.seen), "before": before, "after": after,
             "growth": after / before - 1, "programs": self.seen[warm - 1][1],
             "recompiled": self.seen[-1][1] - self.seen[warm - 1][1],
+            "at": [n for n in range(warm, len(self.seen)) if self.seen[n][1] > self.seen[n - 1][1]],
         }  # fmt: skip
 
 
