@@ -79,7 +79,7 @@ def answers(model: str, watch: Watch) -> None:
 
 
 def _prompt(n: int) -> str:
-    return f"What is {n:05d} {'and why ' * (n % 7)}?"
+    return f"What is {n:05d} {'and why ' * (n % 5)}?"  # as many of each length in every round
 
 
 def main(words: Sequence[str]) -> None:
