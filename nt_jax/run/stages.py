@@ -154,10 +154,8 @@ def write_measured(
     `command` repeats it; `notes`: lines about the data besides those that run.json holds.
     """
     rows, answers = result_rows(directory.read("eval"), config.seed)
-    known, labels = (
-        directory.facts(),
-        labels_with_counts(directory.folder("eval"), config.eval.labels),
-    )
+    known = directory.facts()
+    labels = labels_with_counts(directory.folder("eval"), config.eval.labels)
     told = [*notes, *gate_lines(rows, config.eval.gate_margin, labels)]
     write_report(
         folder, rows, answers, config.model_dump(mode="json"), directory.seconds(), tuning,
