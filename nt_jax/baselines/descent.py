@@ -3,18 +3,16 @@
 The losses, batches, clipping, cosine schedule and exponential mean are those of nt_jax/train, with
 K = 0: safety_weight * NLL of the refusals that are learned + (1 - safety_weight) * (NLL of good
 answers + margin_weight * margin), on rows drawn from all of the data. Under
-`tune.outer = preconditioned` the gradient is divided by what it does to harmless requests, as that
-of the factors is (nt_jax/train/preconditioner.py), and the first move goes along what tells the
-cells apart; the slopes are those of the adapter's own parameters at the untouched model. The
-forward pass runs on the merged weights, so that what is trained is what is exported: in bfloat16
-models that includes the rounding of the merge, through which gradients pass as if it were not
-there. The KL term is left out (tune.kl_weight is 0 unless set). An `objective` may take the place
-of those losses (nt_jax/baselines/dpo.py).
+`tune.outer = regression` each epoch is the same regression as that of the factors
+(nt_jax/train/outer.py), on slopes of the adapter's own parameters. The forward pass runs on the
+merged weights, so that what is trained is what is exported: in bfloat16 models that includes the
+rounding of the merge, through which gradients pass as if it were not there. The KL term is left out
+(tune.kl_weight is 0 unless set). An `objective` may take the place of those losses
+(nt_jax/baselines/dpo.py).
 
 M rows, P learned numbers, B sequences.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
@@ -36,12 +34,11 @@ from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.cells import CELLS, cell_rows
 from nt_jax.train.maml import Loss, MetaOptions, safety_loss, utility_loss
 from nt_jax.train.objectives import over_stretches
+from nt_jax.train.outer import direction, measured_cells, preconditioner_of
 from nt_jax.train.pools import Pools
-from nt_jax.train.preconditioner import Preconditioner
-from nt_jax.train.slopes import CellSlopes, by_rows, kept_cells, row_value
+from nt_jax.train.slopes import DECISION, CellSlopes, Measured, by_rows, kept_cells, row_value
 from nt_jax.train.tune import at_epoch, make_batcher, meta_options, optimiser_of, running_mean
 from nt_jax.train.tuned_layers import TunedLayers
-from nt_jax.train.warm_start import first_move, refusal_cost
 
 NONE = np.zeros(0, np.int32)
 NOBODY = NeuronSet(NONE, NONE, NONE.astype(bool))  # losses of merged weights have no factors
@@ -74,14 +71,11 @@ def descend(
     tuned = TunedLayers.above(lm, adapter.first, NOBODY)
     batcher, remat = make_batcher(lm, tuned.count, model.encode, pools, config, seed)
     options, optimiser = meta_options(config, remat), optimiser_of(config)
-    form, theta_P, fixed = parted(adapter, lm, config.outer == "preconditioned", seed)
-    preconditioner = None
-    if config.outer == "preconditioned":
+    form, theta_P, fixed = parted(adapter, lm, config.outer == "regression", seed)
+    metric, rows = None, config.metric_requests // len(CELLS)
+    if config.outer == "regression":
         slopes = own_slopes(model, tuned, form, theta_P, fixed, pools, config, seed)
-        cost = refusal_cost(model, pools, config)
-        preconditioner, move_P, gain = first_move(slopes, config, lm, cost, config.first_move)
-        theta_P = form.vector(adapter.at_strength(form.params(theta_P + move_P), 1.0))
-        options = dataclasses.replace(options, meta_lr=config.meta_lr / gain)
+        metric = preconditioner_of(slopes, config, lm)
     say("adapter", f"{form.count:,} learned numbers; {batcher.plan()}")
     names = [n for n in LOSSES if n == "global_safety" or config.safety_weight < 1]
     state = (theta_P, optimiser.init(theta_P), fixed)
@@ -89,13 +83,21 @@ def descend(
     mean_P, history, constant = theta_P, [], config.schedule == "constant"
     with progress("adapter", config.epochs, "epochs") as advance:
         for epoch in range(config.epochs):
-            batch = batcher.batch(epoch)
-            sides = tuned.enter({name: getattr(batch, name) for name in names})
             now = options if constant else at_epoch(options, epoch, config.epochs)
-            theta_P, moments, losses = adapter_step(
-                theta_P, moments, fixed, tuned.lm, sides, preconditioner,
-                options=now, form=form, optimiser=optimiser, objective=objective,
-            )  # fmt: skip
+            if metric is not None:
+                cells = cell_rows(pools, rows, turn=epoch)
+                at = functools.partial(measured, tuned, form, theta_P, fixed, what=DECISION)
+                slopes = measured_cells(model, cells, config, at)
+                way_P, losses = direction(slopes, metric, now.meta_lr, config)
+                moved_P = theta_P + metric.divide(way_P)
+                theta_P = form.vector(adapter.at_strength(form.params(moved_P), 1.0))
+            else:
+                batch = batcher.batch(epoch)
+                sides = tuned.enter({name: getattr(batch, name) for name in names})
+                theta_P, moments, losses = adapter_step(
+                    theta_P, moments, fixed, tuned.lm, sides,
+                    options=now, form=form, optimiser=optimiser, objective=objective,
+                )  # fmt: skip
             history.append({name: float(value) for name, value in losses.items()})
             if not (np.isfinite(list(history[-1].values())).all() and jnp.isfinite(theta_P).all()):
                 raise DivergedError(f"diverged in update {epoch + 1}: {history[-1]}")
@@ -126,7 +128,6 @@ def adapter_step(
     fixed: Params,
     lm: LanguageModel,
     sides: dict[str, PackedBatch],
-    preconditioner: Preconditioner | None,
     *,
     options: MetaOptions,
     form: Form,
@@ -135,8 +136,6 @@ def adapter_step(
 ) -> tuple[Array, optax.OptState, dict[str, Array]]:
     """One update: (new theta_P, moments, losses before it)."""
     g_P, losses = slope_and_losses(theta_P, fixed, lm, sides, options, form, objective)
-    if preconditioner is not None:
-        g_P = preconditioner.divide(g_P)
     direction_P, moments = optimiser.update(g_P, moments, theta_P)
     moved_P = theta_P - options.meta_lr * jnp.asarray(direction_P)
     return form.vector(form.adapter.at_strength(form.params(moved_P), 1.0)), moments, losses
@@ -176,38 +175,51 @@ def own_slopes(
 ) -> CellSlopes:
     """Slopes of the cells in the adapter's parameters, as train/slopes.py has them in factors."""
 
-    def slopes(batch: PackedBatch, sign_BQ: np.ndarray | None, remat: bool) -> Array:
-        rest = (tuned.lm, batch, config.token_decay, sign_BQ)
-        return row_slopes(theta_P, fixed, *rest, form=form, remat=remat)
-
-    def measure(rows: Sequence[Row], drift: bool) -> np.ndarray:
-        return by_rows(tuned, rows, form.count, slopes, drift)
+    def measure(rows: Sequence[Row], what: str) -> Measured:
+        return measured(tuned, form, theta_P, fixed, rows, what)
 
     rows = cell_rows(pools, config.metric_requests // len(CELLS))
     about = {"adapter": repr(form), "seed": seed}
     return kept_cells(model, rows, config, about, measure)
 
 
-@functools.partial(jax.jit, static_argnames=("form", "remat"))
+def measured(
+    tuned: TunedLayers,
+    form: Form,
+    theta_P: Array,
+    fixed: Params,
+    rows: Sequence[Row],
+    what: str,
+) -> Measured:
+    """(`row_value` of each row, its slope in the adapter's parameters) at `theta_P`."""
+
+    def slopes(batch: PackedBatch, what: str, sign_BQ: np.ndarray, remat: bool):
+        rest = (tuned.lm, batch, sign_BQ)
+        return row_slopes(theta_P, fixed, *rest, what=what, form=form, remat=remat)
+
+    return by_rows(tuned, rows, form.count, slopes, what)
+
+
+@functools.partial(jax.jit, static_argnames=("what", "form", "remat"))
 def row_slopes(
     theta_P: Array,
     fixed: Params,
     lm: LanguageModel,
     batch: PackedBatch,
-    decay: Array | float,
-    sign_BQ: Array | np.ndarray | None = None,
+    sign_BQ: Array | np.ndarray,
     *,
+    what: str,
     form: Form,
     remat: bool = False,
-) -> Float[Array, "B P"]:
-    """Slope of `row_value` of each sequence's only row.
+) -> tuple[Float[Array, " B"], Float[Array, "B P"]]:
+    """(`row_value` of each sequence's only row, its slope).
 
     One row after another: side by side, each would hold a gradient of all adapted weights.
     """
 
-    def value(theta_P: Array, row: PackedBatch, sign_Q: Array | None) -> Array:
+    def value(theta_P: Array, row: PackedBatch, sign_Q: Array) -> Array:
         new = form.applied(lm, theta_P, fixed)
-        return row_value(new, new.ones_LF, row, decay, sign_Q, remat=remat)
+        return row_value(new, new.ones_LF, row, what, sign_Q, remat=remat)
 
-    slope = jax.grad(value)
+    slope = jax.value_and_grad(value)
     return jax.lax.map(lambda each: slope(theta_P, *each), (batch, sign_BQ))

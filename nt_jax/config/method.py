@@ -97,10 +97,12 @@ class TuneConfig(Frozen):
     """nt_jax = the defaults below; paper = Algorithm 1 as printed: the paper's values where
     docs/method.md lists a departure, unless a key says otherwise"""
     target: Literal["opening", "answer"] = "opening"
-    """what is learned as a refusal: opening = its first words, in several wordings, and what
-    follows is the model's own; answer = tune.answer_tokens of those that data.safety_targets names
+    """what is learned as a refusal: opening = its first words (tune.opening), and what follows is
+    the model's own; answer = tune.answer_tokens of those that data.safety_targets names
     """
-    epochs: int = Field(default=14, ge=1)
+    opening: str = Field(default="I'm sorry, but I can't", min_length=1)
+    """the first words of a refusal, learned where tune.target is opening"""
+    epochs: int = Field(default=6, ge=1)
     """outer updates (knob 3 of 3: how long). More: the factors go further; how far of that way is
     kept is chosen afterwards (tune.strengths)"""
     order: Literal[2, 1] = 2
@@ -111,17 +113,17 @@ class TuneConfig(Frozen):
     """step size of the inner updates (eta)"""
     utility_sign: Literal["printed", "descent"] = "printed"
     """inner utility step: ascent as Algorithm 1 prints it, or descent"""
-    outer: Literal["preconditioned", "adam", "sgd"] = "preconditioned"
-    """how line 21 steps: preconditioned = the meta-gradient divided by what it does to harmless
-    requests, of one length; adam; sgd = plain gradient descent, as printed"""
+    outer: Literal["regression", "adam", "sgd"] = "regression"
+    """how line 21 steps: regression = a logistic regression of the decisions on
+    tune.metric_requests prompts, in a metric that keeps good answers; adam; sgd = plain gradient
+    descent, as printed. The two last step by the losses on tune.global_batch prompts"""
     schedule: Literal["cosine", "constant"] = "cosine"
     """cosine = the outer step falls to a tenth along a half cosine; constant, as printed"""
-    meta_lr: float = Field(default=0.07, gt=0)
-    """the outer step (eta_meta). If preconditioned, how far a step would part refusals of harmful
-    and of harmless requests if it went along what tells them apart, as a share of the nats that a
-    refusal costs the untuned model; so few neurons go further than many. Under adam, by how much it
-    moves a factor; what sgd multiplies the meta-gradient by"""
-    safety_weight: float = Field(default=0.75, ge=0, le=1)
+    meta_lr: float = Field(default=1.0, gt=0)
+    """the outer step (eta_meta). Under regression by how many nats it moves decisions, in the root
+    of the mean square, so few neurons go further than many; under adam by how much it moves a
+    factor; what sgd multiplies the meta-gradient by"""
+    safety_weight: float = Field(default=0.5, ge=0, le=1)
     """lambda (knob 2 of 3: how much safety). Towards 1: more refusals in every column; towards 0:
     fewer refused harmless requests, fewer refused attacks"""
     kl_weight: float = Field(default=0.0, ge=0)
@@ -139,14 +141,11 @@ class TuneConfig(Frozen):
     """no factor goes above this; null = no bound"""
     metric_requests: int = Field(default=720, ge=0)
     """training prompts whose slopes are measured, a quarter each attacked or bare, harmful or
-    harmless: the preconditioned outer update divides the meta-gradient by what it does to harmless
-    ones, the contrastive score is made of them; 0 = adam, unless tune.outer says sgd"""
-    metric_damping: float = Field(default=0.0002, gt=0)
-    """how much movement of harmless requests the outer update tolerates. Lower: fewer of them
-    refused, slower learning"""
-    first_move: float = Field(default=0.4, ge=0)
-    """if preconditioned, how far the factors move before the first epoch, a share as tune.meta_lr,
-    along what tells harmful from harmless prompts in the mean; 0 = not at all"""
+    harmless: each epoch of tune.outer = regression is made of so many, and the contrastive score;
+    0 = adam, unless tune.outer says sgd"""
+    metric_damping: float = Field(default=0.0001, gt=0)
+    """how much movement of good answers a regression tolerates. Lower: they keep closer to the
+    untuned model's, and less is learned"""
     clip_norm: float | None = Field(default=1.0, gt=0)
     """largest norm of a meta-gradient; null = any"""
     global_batch: int = Field(default=6, ge=0)
@@ -172,7 +171,7 @@ class TuneConfig(Frozen):
     sequence_tokens: int = Field(default=0, ge=0)
     """most tokens differentiated together: prompts and answers are laid end to end in sequences of
     at most so many; fewer need less memory; 0 = what the memory model allows"""
-    average: float = Field(default=0.8, ge=0, lt=1)
+    average: float = Field(default=0.0, ge=0, lt=1)
     """how much of their past the validated factors keep: an exponential mean over epochs; 0 = the
     last step's factors"""
     validation_answers: int = Field(default=2400, ge=0)
@@ -213,9 +212,9 @@ class TuneConfig(Frozen):
         return raw
 
     @model_validator(mode="after")
-    def _preconditioner_has_requests(self) -> Self:
-        if self.outer == "preconditioned" and not self.metric_requests:
-            rule = "is what tune.outer = preconditioned divides by: give it some, or choose sgd"
+    def _regression_has_requests(self) -> Self:
+        if self.outer == "regression" and not self.metric_requests:
+            rule = "is what tune.outer = regression learns from: give it some, or choose sgd"
             raise conflict("tune.metric_requests", 0, rule)
         if 0 < self.metric_requests < LEAST_SLOPES:
             rule = f"is fewer than {LEAST_SLOPES}, two of each kind of prompt: give it more, or 0"

@@ -99,9 +99,7 @@ METHODS = {
         "(IA)3, PEFT's targets", "nt_jax.compare.methods.adapters:ia3_full", usual=False
     ),
     "lora": MethodLine("LoRA", "nt_jax.compare.methods.adapters:lora"),
-    "lora_metric": MethodLine(
-        "LoRA, preconditioned", "nt_jax.compare.methods.adapters:lora_metric"
-    ),
+    "lora_metric": MethodLine("LoRA, regression", "nt_jax.compare.methods.adapters:lora_metric"),
     "dpo": MethodLine("DPO", "nt_jax.compare.methods.dpo:dpo", usual=False),
     "nest": MethodLine("NeST", "nt_jax.compare.methods.nest:nest"),
     "dinm_published": MethodLine(

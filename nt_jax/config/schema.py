@@ -61,9 +61,7 @@ class DataConfig(Frozen):
     """refusals to learn: refusals = the data's safe answers that the judge takes for refusals;
     given = all of the data's safe answers; self = the model's own where it refuses; shipped = ours,
     by kind of harm; auto = the first of refusals, self and shipped with 50 refusals, or with one of
-    every request. Of openings (tune.target): self = the first words of refusals that the model
-    gives by itself, of which it needs 8; auto = those where it gives so many, else ours; the
-    others = ours"""
+    every request. Where tune.target is opening none of this counts: tune.opening is learned"""
     utility_targets: Literal["self", "given"] = "self"
     """answers to keep: the model's own to the bare request, or the data's"""
     system_prompt: str | None = Field(default=None, min_length=1)

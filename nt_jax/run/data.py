@@ -53,7 +53,7 @@ def read_data(config: RunConfig) -> RunData:
     choose_templates(train.templates, config.attribution)
     if config.attribution.attack_selection and not selects(train.templates, config.attribution):
         notes.append(NONE)
-    targets = settle(judge, train, data.safety_targets, None, config.tune.target)
+    targets = settle(judge, train, data.safety_targets, None, config.tune)
     tuned_on = [request for part in records.values() for request in part.requests]
     attacks = [template for part in records.values() for template in part.templates]
     names = {attack_of(row) for part in records.values() for row in part.paired}

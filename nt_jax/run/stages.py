@@ -28,7 +28,7 @@ from nt_jax.run.contrast import chosen_slopes
 from nt_jax.run.log import tracked_rows
 from nt_jax.rundir import RunDirectory
 from nt_jax.track import track
-from nt_jax.train.own_answers import FILE, HARMFUL_SETS, write_own_answers
+from nt_jax.train.own_answers import FILE, HARMFUL, write_own_answers
 from nt_jax.train.safety_targets import SafetyTargets
 from nt_jax.train.slopes import CellSlopes
 from nt_jax.train.state import TuneState, read_history, restore
@@ -45,7 +45,7 @@ def own_answers(
     targets = write_own_answers(model, judge, train, config.data, config.tune, folder)
     say("targets", targets.line)
     rows = [json.loads(line) for line in (folder / FILE).read_text().splitlines()]
-    dropped = sum(row["refused"] for row in rows if row["set"] not in HARMFUL_SETS)
+    dropped = sum(row["refused"] for row in rows if row["set"] != HARMFUL)
     return f"{len(rows)} answers of the model itself, {dropped} refusals dropped"
 
 

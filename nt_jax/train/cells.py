@@ -6,7 +6,7 @@ words are. Cells of one size, with the same attacks around both kinds, leave the
 
 from nt_jax.data.prompts import Prompt
 from nt_jax.data.training import evenly
-from nt_jax.train.pools import Pair, Pool, Pools, under_attack
+from nt_jax.train.pools import Pair, Pool, Pools, attacked_once, under_attack
 
 ATTACKED_HARMFUL, HARMFUL = "attacked_harmful", "harmful"
 ATTACKED_HARMLESS, HARMLESS = "attacked_harmless", "harmless"
@@ -15,23 +15,39 @@ OWN = "own"  # beside the cells: good answers to the prompts of both harmless on
 Rows = list[tuple[Prompt, list[int]]]  # a prompt, an answer as token ids
 
 
-def cell_rows(pools: Pools, count: int) -> dict[str, Rows]:
+def cell_rows(pools: Pools, count: int, turn: int = 0) -> dict[str, Rows]:
     """Refusals of at most `count` training prompts of each cell, and the own answers.
 
     Local and global requests keep to their own attacks. A source may have no attacked harmless
-    prompts; then that cell is empty.
+    prompts; then that cell is empty. Another `turn` puts other attacks
+    around the requests, and takes other harmless ones where there are more than `count`.
     """
     safety = (pools.local_safety, pools.global_safety)
     direct = [(pair.request, pair.answer) for pool in safety for pair in pool.direct]
-    attacked = [row for pool in safety for row in under_attack(pool)]
+    attacked = [row for pool in safety for row in under_attack(pool, turn)]
     found = {ATTACKED_HARMFUL: evenly(attacked, count), HARMFUL: evenly(direct, count)}
     refusals = [answer for _, answer in found[HARMFUL]]  # the same words in every cell
     own: Rows = []
     for name in (ATTACKED_HARMLESS, HARMLESS):
-        pairs = evenly(_once(pools, attacked=name == ATTACKED_HARMLESS), count)
+        every = _once(pools, attacked=name == ATTACKED_HARMLESS)
+        if turn and name == ATTACKED_HARMLESS:
+            every = _in_other_attacks(pools, turn) or every
+        start = turn * count % max(1, len(every))
+        pairs = evenly([*every[start:], *every[:start]], count)
         found[name] = [(p.request, refusals[n % len(refusals)]) for n, p in enumerate(pairs)]
         own += [(pair.request, pair.answer) for pair in pairs]
     return found | {OWN: own}
+
+
+def _in_other_attacks(pools: Pools, turn: int) -> list[Pair]:
+    """Harmless requests in attacks of the safety sets, where those are templates."""
+    sides = (pools.local_safety, pools.local_utility), (pools.global_safety, pools.global_utility)
+    found: list[Pair] = []
+    for safety, utility in sides:
+        if safety.templates:
+            bare = list({pair.request: pair for pair in utility.direct}.values())
+            found += attacked_once(Pool(bare, (), safety.templates), turn)
+    return found
 
 
 def _once(pools: Pools, attacked: bool) -> list[Pair]:

@@ -17,10 +17,8 @@ from nt_jax.data.packing import PackedBatch
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.objectives import nll, nll_and_kl, nll_and_margin, over_stretches
-from nt_jax.train.preconditioner import Preconditioner, unit_rms
 from nt_jax.train.theta import scatter
 
-MOMENTUM = 0.9
 Loss = tuple[Float[Array, ""], dict[str, Array]]  # and its parts by name
 
 
@@ -189,15 +187,12 @@ def meta_step(
     lm: LanguageModel,
     neurons: NeuronSet,
     batch: MetaBatch,
-    preconditioner: Preconditioner | None = None,
     *,
     options: MetaOptions,
     optimiser: optax.GradientTransformation,
 ) -> tuple[Array, optax.OptState, dict[str, Array]]:
     """One epoch of Algorithm 1 (lines 8-21): (new theta_P, optimiser state, losses before it)."""
     g_P, metrics = meta_gradient(theta_P, lm, neurons, batch, options)
-    if preconditioner is not None:
-        g_P = preconditioner.divide(g_P)
     direction_P, state = optimiser.update(g_P, state, theta_P)
     theta_P = theta_P - options.meta_lr * jnp.asarray(direction_P)  # line 21
     return jnp.clip(theta_P, options.factor_min, options.factor_max), state, metrics
@@ -206,15 +201,8 @@ def meta_step(
 def make_optimiser(outer: str, clip_norm: float | None) -> optax.GradientTransformation:
     """The direction of an outer update; `meta_step` multiplies it by meta_lr.
 
-    sgd: the meta-gradient itself, as line 21 prints it. adam: Adam's. preconditioned: the mean of
-    the last meta-gradients at a root mean square of 1, since Adam's division of each factor by its
-    own noise would undo the preconditioner. The last two move a factor by about meta_lr.
+    sgd: the meta-gradient itself, as line 21 prints it. adam: Adam's. A regression keeps nothing.
     """
     clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
-    unit = optax.stateless(lambda direction_P, _: unit_rms(direction_P))
-    rules = {
-        "sgd": (),
-        "adam": (optax.scale_by_adam(),),
-        "preconditioned": (optax.ema(MOMENTUM), unit),
-    }
-    return optax.chain(clip, *rules[outer])
+    rules = {"sgd": (clip,), "adam": (clip, optax.scale_by_adam()), "regression": ()}
+    return optax.chain(*rules[outer])

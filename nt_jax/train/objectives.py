@@ -17,6 +17,8 @@ from nt_jax.data.packing import PADDING, PackedBatch, half
 from nt_jax.models.head import divergence, target_log_probs
 from nt_jax.models.transformer import LanguageModel, Transformer, run_below, run_layers
 
+DECISION_TOKENS = 8  # first tokens of a refusal that decide whether it is given
+NOTHING = -1e30  # what counts for nothing in a sum of exponentials, and has a gradient of zero
 MARGIN = 2.0  # nats per token that an answer should be likelier than a refusal of its request
 
 
@@ -106,6 +108,27 @@ def log_likelihoods(
     model, x_BQD = target_states(lm, scale_LF, batch, remat=remat)
     log_prob_BQ = target_log_probs(lm, model, x_BQD, jnp.asarray(batch.target_BQ))
     return answer_means(log_prob_BQ, batch, decay)
+
+
+def decisions(
+    lm: LanguageModel, scale_LF: Array, batch: PackedBatch, *, remat: bool = False
+) -> Float[Array, "B R"]:
+    """How near each row's answer is to being given, in nats; 0 is certain.
+
+    The logarithm of the harmonic mean of the probabilities of its first DECISION_TOKENS tokens: an
+    answer begins so only if each of them is the likeliest one, so the unlikeliest counts most. A
+    mean of log-likelihoods grows by what is likely already.
+    """
+    model, x_BQD = target_states(lm, scale_LF, batch, remat=remat)
+    log_prob_BQ = target_log_probs(lm, model, x_BQD, jnp.asarray(batch.target_BQ))
+    answer_BQ, rows = jnp.asarray(batch.answer_BQ), batch.weight_BR.shape[1]
+    first_BQ = jnp.asarray(batch.place_BQ) < DECISION_TOKENS
+    number_R = 2 * jnp.arange(rows, dtype=answer_BQ.dtype)
+    counted_BQR = (answer_BQ[:, :, None] == number_R[None, None]) & first_BQ[:, :, None]
+    inverse_BQR = jnp.where(counted_BQR, -log_prob_BQ[:, :, None], NOTHING)
+    tokens_BR = jnp.maximum(counted_BQR.sum(axis=1), 1).astype(log_prob_BQ.dtype)
+    mean_BR = jax.nn.logsumexp(inverse_BQR, axis=1) - jnp.log(tokens_BR)
+    return jnp.where(counted_BQR.any(axis=1), -mean_BR, 0)
 
 
 def nll(

@@ -1,7 +1,6 @@
 """The untuned model's own answers: what tuning has to keep."""
 
 import dataclasses
-import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +8,9 @@ from pathlib import Path
 from nt_jax.config.method import TuneConfig
 from nt_jax.config.schema import DataConfig
 from nt_jax.data.attacks import attack_of
-from nt_jax.data.openings import HELD_OUT, LEARNED, TOKENS
+from nt_jax.data.openings import HELD_OUT, TOKENS
 from nt_jax.data.prompts import Prompt, of_json, text_of, to_json
-from nt_jax.data.training import Records, evenly
+from nt_jax.data.training import Records
 from nt_jax.errors import DataError
 from nt_jax.eval.judges.judge import Judge
 from nt_jax.generate.chat import ChatModel
@@ -20,20 +19,15 @@ from nt_jax.train.pools import Pair, Pools, make_pools
 from nt_jax.train.safety_targets import (
     GIVEN,
     MIN_HARMFUL,
-    OPENINGS,
     SELF,
     SHIPPED,
     SafetyTargets,
-    opening_targets,
     settle,
 )
-from nt_jax.train.validate import NEW_TOKENS
 
 FILE = "own_answers.jsonl"
 ATTACKED_SHARE = 2  # one attacked harmless request for so many bare ones
-HARMFUL, ATTACKED_HARMFUL = "harmful", "attacked_harmful"
-HARMFUL_SETS = (HARMFUL, ATTACKED_HARMFUL)  # asked for refusals, if at all
-ASKED = 120  # harmful requests asked for first words, bare and in attacks
+HARMFUL = "harmful"  # asked for refusals, if at all
 CONSENT = "Sure,"  # the model goes on after it where it refuses a harmless request by itself
 Own = dict[str, tuple[list[Pair], list[Pair]]]  # per set: (useful answers, refusals)
 
@@ -49,7 +43,7 @@ def write_own_answers(
     safety_targets.json: the source of the safety targets. Where the data do not settle it, the
     model is asked harmful requests too.
     """
-    targets = settle(judge, train, data.safety_targets, None, tune.target)
+    targets = settle(judge, train, data.safety_targets, None, tune)
     if targets:
         check_given(targets, train, tune)
     sets = {"harmless": [record.prompt for record in train.harmless]}
@@ -59,24 +53,15 @@ def write_own_answers(
         attacks = {prompt: template.id for template, prompt in wrapped}
         sets["attacked"] = list(attacks)
     if targets is None:
-        harmful = [record.prompt for record in train.harmful]
-        if tune.target == "opening":
-            harmful = evenly(harmful, ASKED)
-            sets[ATTACKED_HARMFUL] = train.under_attack(harmful)
-        sets[HARMFUL] = harmful
+        sets[HARMFUL] = [record.prompt for record in train.harmful]
     rows = [
         {"set": name, "request": to_json(prompt), "attack": attacks.get(prompt, "")} | said
         for name, prompts in sets.items()
         for prompt, said in zip(prompts, answered(model, judge, prompts, name, tune), strict=True)
     ]
     if targets is None:
-        asked = [row for row in rows if row["set"] in HARMFUL_SETS]
-        if tune.target == "opening":
-            refusals = [row["answer"] for row in asked if row["refused"]]
-            targets = opening_targets(data.safety_targets, refusals, len(asked))
-        else:
-            own = [row["refused"] for row in asked]
-            targets = settle(judge, train, data.safety_targets, own)
+        own = [row["refused"] for row in rows if row["set"] == HARMFUL]
+        targets = settle(judge, train, data.safety_targets, own)
         assert targets is not None  # for the type checker: the model has answered
     targets.write(folder)
     with (folder / FILE).open("w", encoding="utf-8") as file:
@@ -89,9 +74,7 @@ def answered(
     model: ChatModel, judge: Judge, prompts: Sequence[Prompt], name: str, tune: TuneConfig
 ) -> list[dict]:
     """{answer, ended, refused} of each prompt; harmless ones are asked twice if need be."""
-    harmful, width = name in HARMFUL_SETS, tune.answer_tokens
-    if harmful and tune.target == "opening":
-        width = max(width, NEW_TOKENS)  # whether an answer refuses shows after its opening
+    harmful, width = name == HARMFUL, tune.answer_tokens
     ids = model.own_answers(prompts, width, f"base answers, {name}")
     texts = [*map(text_of, prompts)]
     refused = [*judge.verdicts(texts, [model.text(row) for row in ids])]
@@ -139,25 +122,22 @@ def read_own_answers(folder: Path, eos_id: int) -> Own:
     return pairs
 
 
-def opening_ids(model: ChatModel, texts: Sequence[str] = LEARNED) -> list[list[int]]:
+def opening_ids(model: ChatModel, texts: Sequence[str]) -> list[list[int]]:
     """The first tokens of refusals, without an end: what follows is the model's own."""
     return [model.answer_ids(text)[:-1][:TOKENS] for text in texts]
 
 
-def measured_wordings(
-    model: ChatModel, targets: SafetyTargets | None = None
-) -> tuple[list[int], list[int]]:
-    """Two openings that tuning does not learn: the model's own as far as there are any."""
-    first, second, *_ = [*(targets.held_out if targets else ()), *opening_ids(model, HELD_OUT)]
+def measured_wordings(model: ChatModel) -> tuple[list[int], list[int]]:
+    """Two openings that tuning does not learn."""
+    first, second = opening_ids(model, HELD_OUT)
     return first, second
 
 
 def safety_pairs(model: ChatModel, train: Records, own: Own, targets: SafetyTargets) -> list[Pair]:
     """Harmful requests with the refusal to learn, each once."""
-    if targets.source == OPENINGS:
-        every = targets.learned or opening_ids(model)
-        turns = ((n + n // len(every)) % len(every) for n in itertools.count())  # every nth, too
-        return [Pair(r.prompt, every[t]) for r, t in zip(train.harmful, turns, strict=False)]
+    if targets.opening:
+        (ids,) = opening_ids(model, [targets.opening])
+        return [Pair(record.prompt, ids) for record in train.harmful]
     if targets.source == SELF:
         refusals = own.get("harmful", ([], []))[1]
         if len(refusals) < MIN_HARMFUL:

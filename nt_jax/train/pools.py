@@ -201,20 +201,24 @@ def safety_rows(pools: Pools, count: int, direct_share: float) -> list[tuple[Pro
     return evenly(rows, count)
 
 
-def under_attack(pool: Pool) -> list[tuple[Prompt, list[int]]]:
+def under_attack(pool: Pool, turn: int = 0) -> list[tuple[Prompt, list[int]]]:
     """(prompt, safety target) of each of the pool's requests under one of its attacks."""
-    return [(pair.request, pair.answer) for pair in attacked_once(pool)]
+    return [(pair.request, pair.answer) for pair in attacked_once(pool, turn)]
 
 
-def attacked_once(pool: Pool) -> list[Pair]:
-    """Each of the pool's requests under one of its attacks, neighbours far apart."""
+def attacked_once(pool: Pool, turn: int = 0) -> list[Pair]:
+    """Each of the pool's requests under one of its attacks, neighbours far apart.
+
+    Another `turn` gives each request another attack.
+    """
     if pool.templates:
         count = len(pool.templates)
-        around = (pool.templates[n * far_apart(count) % count] for n in range(len(pool.direct)))
+        step = far_apart(count)
+        around = (pool.templates[(n * step + turn) % count] for n in range(len(pool.direct)))
         pairs = zip(around, pool.direct, strict=True)
         return [Pair(t.apply(p.request), p.answer, False, p.request, t.id) for t, p in pairs]
     held: dict[Prompt, list[Pair]] = {}
     for pair in pool.attacked:
         held.setdefault(pair.about, []).append(pair)
     every = enumerate(held.get(pair.request, [pair]) for pair in pool.direct)
-    return [pairs[place % len(pairs)] for place, pairs in every]
+    return [pairs[(place + turn) % len(pairs)] for place, pairs in every]

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from nt_jax.data.openings import LEAST, own_openings
+from nt_jax.config.method import TuneConfig
 from nt_jax.data.records import HarmfulRequest
 from nt_jax.data.shipped import shipped_refusal
 from nt_jax.data.training import Records, each_request_once
@@ -19,22 +19,20 @@ from nt_jax.seal import reading
 FILE = "safety_targets.json"
 ENOUGH = 50  # refusals that make a source good enough; fewer will do where none is missing
 MIN_HARMFUL = 2  # one for each of Algorithm 1's sets
-GIVEN, SELF, SHIPPED, OPENINGS = "given", "self", "shipped", "openings"
+GIVEN, SELF, SHIPPED, OPENING = "given", "self", "shipped", "opening"
 
 
 @dataclasses.dataclass(frozen=True)
 class SafetyTargets:
     """The source of a run's refusals, why it is that one, and request -> refusal where shipped.
 
-    Of openings the model's own ones, as token ids: those to learn and those to measure on. None
-    means those that ship with us.
+    `opening`: what is learned in place of whole refusals, if so.
     """
 
     source: str
     why: str = ""
     refusals: dict[str, str] = dataclasses.field(default_factory=dict)
-    learned: list[list[int]] = dataclasses.field(default_factory=list)
-    held_out: list[list[int]] = dataclasses.field(default_factory=list)
+    opening: str = ""
 
     @property
     def line(self) -> str:
@@ -113,16 +111,16 @@ def settle(
     train: Records,
     wanted: str,
     refused: Sequence[float] | None,
-    target: str = "answer",
+    tune: TuneConfig | None = None,
 ) -> SafetyTargets | None:
     """The source of the safety targets; None as long as the model has to answer first.
 
     `refused` says of each harmful training request whether the model refuses it by itself;
-    `target` is tune.target.
+    `tune` says whether an opening is learned in place of whole refusals.
     """
     rows = train.harmful
-    if target == "opening":
-        return None if wanted in ("auto", SELF) else opening_targets(wanted, [], 0)
+    if tune is not None and tune.target == "opening":
+        return SafetyTargets(OPENING, repr(tune.opening), opening=tune.opening)
     given = len(refusing(judge, rows))
     if wanted in ("refusals", GIVEN):
         return SafetyTargets(GIVEN, f"data.safety_targets={wanted}")
@@ -142,21 +140,3 @@ def settle(
     if enough(count, len(rows)):
         return SafetyTargets(SELF, said)
     return SafetyTargets(SHIPPED, said, shipped)
-
-
-def opening_targets(wanted: str, refusals: Sequence[list[int]], asked: int) -> SafetyTargets:
-    """The openings to learn: the model's own if it refused often enough of what it was `asked`.
-
-    `refusals` are its own as token ids; `wanted` is data.safety_targets. Raises a DataError where
-    the model's own are wanted and it has too few.
-    """
-    said = f"the model refused {len(refusals)} of {asked} harmful prompts by itself"
-    if wanted in ("auto", SELF) and len(refusals) >= LEAST:
-        learned, held_out = own_openings(refusals)
-        return SafetyTargets(OPENINGS, f"its own, {said}", learned=learned, held_out=held_out)
-    if wanted == SELF:
-        raise DataError(
-            f"data.safety_targets=self: {said}, {LEAST} are needed to learn their first words. "
-            "Leave it at auto, which then takes those that ship with nt_jax."
-        )
-    return SafetyTargets(OPENINGS, f"ours, {said if asked else f'data.safety_targets={wanted}'}")

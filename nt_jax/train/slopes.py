@@ -1,10 +1,10 @@
-"""What every factor does to the log-likelihood of an answer, row by row, at the untuned model.
+"""What every factor does to the decision to refuse, and to good answers, row by row.
 
 To first order factors are a linear classifier: a refusal of prompt x gains sum_i delta_i s_i(x),
 s_i its slope in factor i. The slopes of the four cells therefore say which neurons tell harmful
-from harmless requests (nt_jax/attribution/contrastive.py), which change of the factors does it at
-the least cost (nt_jax/train/preconditioner.py), and how far it has to go.
-M rows, P neurons, B sequences.
+from harmless requests (nt_jax/attribution/contrastive.py), and which change of the factors parts
+the two (nt_jax/train/rounds.py); those of good answers say which change leaves the rest alone
+(nt_jax/train/preconditioner.py). M rows, P neurons, B sequences.
 """
 
 import dataclasses
@@ -40,31 +40,35 @@ from nt_jax.train.cells import (
     Rows,
 )
 from nt_jax.train.memory import GradientMemory
-from nt_jax.train.objectives import log_likelihoods, target_states
+from nt_jax.train.objectives import DECISION_TOKENS, decisions, log_likelihoods, target_states
 from nt_jax.train.theta import scatter
 from nt_jax.train.tuned_layers import TunedLayers
 
 FILE = "slopes.npz"
 TARGET_STEP = 8  # answers' widths are multiples of this: few shapes, few compilations
-# Of a batch, signs of its tokens where drift is wanted, whether to recompute layers: [B, P].
-SlopesOf = Callable[[PackedBatch, np.ndarray | None, bool], Array]
+DECISION, LIKELIHOOD, DRIFT = "decision", "likelihood", "drift"  # what a slope is one of
+# Of a batch, what is wanted, signs of its tokens, whether to recompute layers: values and slopes.
+SlopesOf = Callable[[PackedBatch, str, np.ndarray, bool], tuple[Array, Array]]
+Measured = tuple[Float[np.ndarray, " M"], Float[np.ndarray, "M P"]]
 
 
 @dataclasses.dataclass(frozen=True)
 class CellSlopes:
-    """Slopes of refusals in each cell, and of the own answers: float32 [rows, P] by name.
+    """Slopes of the decision in each cell, and of the own answers: float32 [rows, P] by name.
 
     Those of the own answers are of their mean likelihood, then of their drift (`drift_of`).
+    `values`: the decision of each row of a cell, in nats.
     """
 
     cells: Mapping[str, np.ndarray]
+    values: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def difference_P(self) -> Float[np.ndarray, " P"]:
-        """How much likelier a factor makes refusals of harmful than of harmless requests.
+        """How much nearer a factor brings refusals of harmful than of harmless requests.
 
-        In nats per token, of bare requests. What tells these apart tells attacked ones apart, too,
-        and better than the difference of attacked ones does, in which the attacks are much.
+        In nats, of bare requests. What tells these apart tells attacked ones apart, too, and better
+        than the difference of attacked ones does, in which the attacks are much.
         """
         return self.cells[HARMFUL].mean(axis=0) - self.cells[HARMLESS].mean(axis=0)
 
@@ -77,19 +81,26 @@ class CellSlopes:
 
     def of(self, columns_P: np.ndarray) -> "CellSlopes":
         """Those of some of the neurons."""
-        return CellSlopes({name: slope[:, columns_P] for name, slope in self.cells.items()})
+        cells = {name: slope[:, columns_P] for name, slope in self.cells.items()}
+        return CellSlopes(cells, self.values)
 
     def save(self, path: Path) -> None:
         """Write them as one file, whole or not at all."""
         content = io.BytesIO()
-        np.savez(content, **self.cells)  # type: ignore[arg-type]
+        values = {_value(name): each for name, each in self.values.items()}
+        np.savez(content, **self.cells, **values)  # type: ignore[arg-type]
         write_atomic(path, content.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> "CellSlopes":
         """What `save` wrote."""
         with reading(path), path.open("rb") as file, np.load(file) as arrays:
-            return cls({name: arrays[name] for name in (*CELLS, OWN)})
+            cells = {name: arrays[name] for name in (*CELLS, OWN)}
+            return cls(cells, {name: arrays[_value(name)] for name in CELLS})
+
+
+def _value(cell: str) -> str:
+    return f"decision_{cell}"
 
 
 def _centred(slope_MP: np.ndarray) -> np.ndarray:
@@ -111,8 +122,8 @@ def cell_slopes(
     places = [np.asarray(leaf).tolist() for leaf in (tuned.neurons.layer_P, tuned.neurons.index_P)]
     about = {"first": tuned.first, "neurons": places}
 
-    def measure(rows: Sequence[Row], drift: bool) -> np.ndarray:
-        return measured_slopes(tuned, rows, config, drift=drift)
+    def measure(rows: Sequence[Row], what: str) -> Measured:
+        return measured_slopes(tuned, tuned.ones_P, rows, what)
 
     return kept_cells(model, cells, config, about, measure)
 
@@ -122,50 +133,57 @@ def kept_cells(
     cells: Mapping[str, Rows],
     config: TuneConfig,
     about: Mapping[str, Any],
-    measure: Callable[[Sequence[Row], bool], np.ndarray],
+    measure: Callable[[Sequence[Row], str], Measured],
 ) -> CellSlopes:
-    """What `measure` (of rows, whether of their drift) says, in whatever `about` names."""
-    width, encode = config.answer_tokens, model.encode
-    rows = [Row(encode(prompt), ids[:width]) for each in cells.values() for prompt, ids in each]
+    """What `measure` (of rows, and of what) says, in whatever `about` names."""
+    rows = {name: answer_rows(model, each, config) for name, each in cells.items()}
     made_from = {
-        "slopes of": [(list(row.prompt), list(row.answer)) for row in rows], **about,
-        "decay": config.token_decay, "model": model.identity,
+        "slopes of": [(list(row.prompt), list(row.answer)) for each in rows.values()
+                      for row in each], **about, "tokens": DECISION_TOKENS,
+        "model": model.identity,
     }  # fmt: skip
-    own = [Row(encode(prompt), ids[:width]) for prompt, ids in cells[OWN]]
+    asked = {name: rows[name] for name in CELLS}
 
     def make() -> dict[str, np.ndarray]:
-        drift_MP = measure(own, True)
-        return {"slope_MP": measure(rows, False), "drift_MP": drift_MP}
+        drift_MP = measure(rows[OWN], DRIFT)[1]
+        likelihood_MP = measure(rows[OWN], LIKELIHOOD)[1]
+        value_M, slope_MP = measure([row for each in asked.values() for row in each], DECISION)
+        own_MP = np.concatenate([likelihood_MP, drift_MP])
+        return {"slope_MP": slope_MP, "value_M": value_M, "own_MP": own_MP}
 
-    slope_MP, drift_MP = cache.kept(made_from, make).values()
-    ends = np.cumsum([len(each) for each in cells.values()])[:-1]
-    found = dict(zip(cells, np.split(slope_MP, ends), strict=True))
-    return CellSlopes(found | {OWN: np.concatenate([found[OWN], drift_MP])})
+    slope_MP, value_M, own_MP = cache.kept(made_from, make).values()
+    ends = np.cumsum([len(each) for each in asked.values()])[:-1]
+    found = dict(zip(asked, np.split(slope_MP, ends), strict=True))
+    values = dict(zip(asked, np.split(value_M, ends), strict=True))
+    return CellSlopes(found | {OWN: own_MP}, values)
 
 
-def measured_slopes(
-    tuned: TunedLayers, rows: Sequence[Row], config: TuneConfig, *, drift: bool = False
-) -> Float[np.ndarray, "M P"]:
-    """Slopes of each row's answer in the factors of `tuned`; with `drift`, those of `drift_of`."""
+def answer_rows(model: ChatModel, rows: Rows, config: TuneConfig) -> list[Row]:
+    """As they are packed: prompts as token ids, answers cut to what the losses read."""
+    return [Row(model.encode(prompt), ids[: config.answer_tokens]) for prompt, ids in rows]
 
-    def slopes(batch: PackedBatch, sign_BQ: np.ndarray | None, remat: bool) -> Array:
-        rest = (tuned.neurons, batch, config.token_decay, sign_BQ)
-        return row_slopes(tuned.ones_P, tuned.lm, *rest, remat=remat)
 
-    return by_rows(tuned, rows, len(tuned.neurons), slopes, drift)
+def measured_slopes(tuned: TunedLayers, theta_P: Array, rows: Sequence[Row], what: str) -> Measured:
+    """(`row_value` of each row, its slope in the factors of `tuned`) at the factors `theta_P`."""
+
+    def slopes(batch: PackedBatch, what: str, sign_BQ: np.ndarray, remat: bool):
+        rest = (tuned.neurons, batch, sign_BQ)
+        return row_slopes(theta_P, tuned.lm, *rest, what=what, remat=remat)
+
+    return by_rows(tuned, rows, len(tuned.neurons), slopes, what)
 
 
 def by_rows(
-    tuned: TunedLayers, rows: Sequence[Row], count: int, slopes: SlopesOf, drift: bool
-) -> Float[np.ndarray, "M P"]:
-    """`slopes` of all rows, [rows, count].
+    tuned: TunedLayers, rows: Sequence[Row], count: int, slopes: SlopesOf, what: str
+) -> Measured:
+    """`slopes` of all rows: float64 values [rows], float32 slopes [rows, count].
 
     Rows of like length go together, each in a sequence of its own.
     """
-    longest = bucket(max(row.tokens for row in rows), LENGTH_STEP)
+    longest = bucket(max((row.tokens for row in rows), default=1), LENGTH_STEP)
     memory = GradientMemory.of(tuned.whole, tuned.count)
     side, remat = memory.slope_rows(longest, tuned.lm.mesh.shape["data"])
-    slope_MP = np.zeros((len(rows), count), np.float32)
+    value_M, slope_MP = np.zeros(len(rows)), np.zeros((len(rows), count), np.float32)
     order = sorted(range(len(rows)), key=lambda row: rows[row].tokens)
     with progress("slopes", len(rows), "slopes") as advance:
         for start in range(0, len(order), side):
@@ -174,50 +192,50 @@ def by_rows(
             targets = bucket(max(rows[row].targets for row in mine), TARGET_STEP)
             shape = Shape(1, side, length, targets, 1)
             batch = tuned.enter(pack_alone([rows[row] for row in mine], shape))
-            sign_BQ = signs(mine, shape) if drift else None
-            found_BP = slopes(jax.tree.map(lambda leaf: leaf[0], batch), sign_BQ, remat)
-            slope_MP[mine] = np.asarray(found_BP)[: len(mine)]
+            alone = jax.tree.map(lambda leaf: leaf[0], batch)
+            value_B, slope_BP = slopes(alone, what, signs(mine, shape), remat)
+            value_M[mine] = np.asarray(value_B, np.float64)[: len(mine)]
+            slope_MP[mine] = np.asarray(slope_BP)[: len(mine)]
             advance(len(mine))
-    return slope_MP
+    return value_M, slope_MP
 
 
-@functools.partial(jax.jit, static_argnames="remat")
+@functools.partial(jax.jit, static_argnames=("what", "remat"))
 def row_slopes(
     theta_P: Array,
     lm: LanguageModel,
     neurons: NeuronSet,
     batch: PackedBatch,
-    decay: Array | float,
-    sign_BQ: Array | np.ndarray | None = None,
+    sign_BQ: Array | np.ndarray,
     *,
+    what: str,
     remat: bool = False,
-) -> Float[Array, "B P"]:
-    """Slope of the answer's mean log-likelihood in the factors, of each sequence's only row.
+) -> tuple[Float[Array, " B"], Float[Array, "B P"]]:
+    """(`row_value` of each sequence's only row, its slope in the factors)."""
 
-    With `sign_BQ`, that of `drift_of` in its place.
-    """
-
-    def value(theta_P: Array, row: PackedBatch, sign_Q: Array | None) -> Array:
+    def value(theta_P: Array, row: PackedBatch, sign_Q: Array) -> Array:
         scale_LF = scatter(theta_P, neurons, lm.ones_LF)
-        return row_value(lm, scale_LF, row, decay, sign_Q, remat=remat)
+        return row_value(lm, scale_LF, row, what, sign_Q, remat=remat)
 
-    return jax.vmap(jax.grad(value), (None, 0, 0))(theta_P, batch, sign_BQ)
+    return jax.vmap(jax.value_and_grad(value), (None, 0, 0))(theta_P, batch, sign_BQ)
 
 
 def row_value(
     lm: LanguageModel,
     scale_LF: Array,
     row: PackedBatch,
-    decay: Array | float,
-    sign_Q: Array | None,
+    what: str,
+    sign_Q: Array,
     *,
     remat: bool = False,
 ) -> Float[Array, ""]:
-    """The mean log-likelihood of a sequence's only answer; with `sign_Q`, its `drift_of`."""
+    """Of a sequence's only answer: its decision, its mean log-likelihood, or its `drift_of`."""
     alone = jax.tree.map(lambda leaf: leaf[None], row)
-    if sign_Q is not None:
+    if what == DRIFT:
         return drift_of(lm, scale_LF, alone, sign_Q, remat=remat)
-    return log_likelihoods(lm, scale_LF, alone, decay=decay, remat=remat)[0, 0, 0]
+    if what == DECISION:
+        return decisions(lm, scale_LF, alone, remat=remat)[0, 0]
+    return log_likelihoods(lm, scale_LF, alone, remat=remat)[0, 0, 0]
 
 
 def drift_of(

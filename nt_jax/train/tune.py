@@ -29,6 +29,7 @@ from nt_jax.seal import reading
 from nt_jax.train.batcher import Batcher
 from nt_jax.train.maml import MetaOptions, make_optimiser, meta_step
 from nt_jax.train.memory import GradientMemory, sequence_cost
+from nt_jax.train.outer import Regression, kept_slopes, preconditioner_of
 from nt_jax.train.own_answers import measured_wordings
 from nt_jax.train.pools import Pools, undivided
 from nt_jax.train.separation import PAIRS, Separation
@@ -45,7 +46,6 @@ from nt_jax.train.validate import (
     look_at,
     validate,
 )
-from nt_jax.train.warm_start import kept_slopes, preconditioned, refusal_cost
 
 METRICS, STATES, BASE_ANSWERS = "metrics.jsonl", "orbax", "base_validation.json"
 MADE_FROM = "made_from.txt"
@@ -68,10 +68,9 @@ def tune(
     `folder` keeps metrics.jsonl, strengths.jsonl and orbax/, and is gone on with from whatever it
     holds; without one nothing is kept. `judge` says what refuses, the phrase judge unless given.
     Batches are drawn with `seed`. `slopes`: those of these neurons, measured unless given.
-    `start`: factors by neuron to go on from, without a first move; neurons without one begin at
-    those of the settings. Raises a DivergedError where losses or factors are not finite, a
-    ConfigError where the model lacks a neuron, a RunError where `folder` holds other neurons'
-    factors.
+    `start`: factors by neuron to go on from; neurons without one begin at those of the settings.
+    Raises a DivergedError where losses or factors are not finite, a ConfigError where the model
+    lacks a neuron, a RunError where `folder` holds other neurons' factors.
     """
     if folder is None:
         with tempfile.TemporaryDirectory() as name:
@@ -108,14 +107,12 @@ def learn(
     options, optimiser = meta_options(config, remat), optimiser_of(config)
     constant = config.schedule == "constant"
     start = fresh_state(config, placed, lm.ones_LF.dtype, known)
-    preconditioner = None
-    if config.outer == "preconditioned":
-        slopes = slopes or kept_slopes(model, tuned, data.pools, config, folder)
-        cost = refusal_cost(model, data.pools, config)
-        move = config.first_move if known is None else 0.0
-        rest = (config, lm, cost, move)
-        preconditioner, start, options = preconditioned(slopes, start, options, *rest)
     state = restore(folder / STATES, start) or start
+    regression = None
+    if config.outer == "regression":
+        slopes = slopes or kept_slopes(model, tuned, data.pools, config, folder)
+        metric = preconditioner_of(slopes, config, lm)
+        regression = Regression(model, tuned, data.pools, config, metric)
     log = History(folder / METRICS, int(state.epoch))
     base = untuned(model, judge, prompts, log, folder / BASE_ANSWERS) if looks(config) else None
     separation = None
@@ -131,10 +128,14 @@ def learn(
                 break  # asked before an epoch: a run killed after its last one must not go on
             batch = tuned.enter(batcher.batch(epoch))
             constants = options if constant else at_epoch(options, epoch, config.epochs)
-            theta_P, moments, losses = meta_step(
-                state.theta_P, state.optimiser, tuned.lm, tuned.neurons, batch, preconditioner,
-                options=constants, optimiser=optimiser,
-            )  # fmt: skip
+            if regression is not None:
+                theta_P, losses = regression.step(state.theta_P, batch, epoch, constants)
+                moments = state.optimiser
+            else:
+                theta_P, moments, losses = meta_step(
+                    state.theta_P, state.optimiser, tuned.lm, tuned.neurons, batch,
+                    options=constants, optimiser=optimiser,
+                )  # fmt: skip
             row = {"epoch": epoch + 1, **{k: float(v) for k, v in losses.items()}}
             _stop_if_diverged(row, theta_P, folder, seed)
             average_P = running_mean(state.average_P, theta_P, epoch, config.average)

@@ -12,7 +12,7 @@ from nt_jax.eval.judges.phrase_judge import PhraseJudge
 from nt_jax.generate.chat import ChatModel
 from nt_jax.train.own_answers import FILE, measured_wordings, own_pools, write_own_answers
 from nt_jax.train.pools import Pools
-from nt_jax.train.safety_targets import SafetyTargets, usable
+from nt_jax.train.safety_targets import usable
 from nt_jax.train.validate import ANSWERS, Validation
 
 
@@ -50,4 +50,4 @@ def tuning_data(
         write_own_answers(model, judge, train, data, config, folder)
     pools = own_pools(model, train, folder, data, config)
     validation = Validation.of(parts["validation"], config.validation_answers or ANSWERS)
-    return TuningData(pools, validation, measured_wordings(model, SafetyTargets.read(folder)))
+    return TuningData(pools, validation, measured_wordings(model))

@@ -27,6 +27,7 @@ AdapterOf = Callable[[FittingData], Adapter]
 
 # (Adam's rate, share of the way to what was learned): every rate first, then how far to go, less
 # for fast rates and more for slow ones. Another share costs a validation, another rate a fit.
+EPOCHS, AVERAGE = 48, 0.8  # of Adam's steps on small batches, and of their exponential mean
 RATES = (
     (1e-3, 1.0), (3e-4, 1.0), (3e-3, 1.0), (1e-4, 1.0), (1e-3, 0.7), (3e-3, 0.7), (3e-4, 0.7),
     (3e-4, 1.4), (1e-3, 1.4), (1e-4, 1.4), (3e-3, 0.4), (1e-3, 0.4), (1e-4, 2.0), (3e-3, 1.4),
@@ -40,11 +41,11 @@ def lora() -> Method:
 
 
 def lora_metric() -> Method:
-    """The same under the run's preconditioner, which asks for no rate: the step is one in nats."""
+    """The same by the run's regression, which asks for no rate: the step is one in nats."""
     return as_tuned(
         "lora_metric",
         lambda data: Lora(first=data.config.neurons.first_layer),
-        {"outer": "preconditioned"},
+        {"outer": "regression"},
     )
 
 
@@ -67,7 +68,7 @@ def as_tuned(name: str, adapter: AdapterOf, change: Setting | None = None) -> Me
 
     def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
         tune = data.config.tune.model_copy(update=change or {})
-        if tune.outer == "preconditioned" and not tune.metric_requests:
+        if tune.outer == "regression" and not tune.metric_requests:
             raise UnusableSettingError("the run measures no slopes (tune.metric_requests=0)")
         return learned(data, adapter(data), data.pools, tune)
 
@@ -79,8 +80,10 @@ def by_rate(name: str, adapter: AdapterOf) -> Method:
     """A method that learns by Adam at one of RATES, and tries several strengths."""
 
     def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
-        change = {"outer": "adam", "meta_lr": setting["learning_rate"]}
-        return learned(data, adapter(data), data.pools, data.config.tune.model_copy(update=change))
+        tune = data.config.tune
+        change = {"outer": "adam", "meta_lr": setting["learning_rate"], "average": AVERAGE,
+                  "epochs": max(tune.epochs, EPOCHS)}  # fmt: skip
+        return learned(data, adapter(data), data.pools, tune.model_copy(update=change))
 
     build = builder(name, adapter)
     return Method(name, METHODS[name].label, fit, build, rates(), ("learning_rate",))

@@ -1,0 +1,136 @@
+"""Line 21 of Algorithm 1 as it is taken by default: one regression over many prompts.
+
+A meta-gradient of ten prompts is mostly what these ten have in common. Here each epoch measures
+the decision of `tune.metric_requests` training prompts and its slope at the adapted factors theta'
+(lines 9-17), one by one, and steps by their logistic regression (regression.py), pulled back
+through the inner steps like any meta-gradient. M prompts, P neurons.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+from nt_jax.config.method import TuneConfig
+from nt_jax.data.packing import Row
+from nt_jax.generate.chat import ChatModel
+from nt_jax.mesh import sharding
+from nt_jax.models.neurons import NeuronSet
+from nt_jax.models.transformer import LanguageModel
+from nt_jax.train.cells import CELLS, OWN, Rows, cell_rows
+from nt_jax.train.maml import MetaBatch, MetaOptions, adapt
+from nt_jax.train.pools import Pools
+from nt_jax.train.preconditioner import Preconditioner, make_preconditioner
+from nt_jax.train.regression import combination
+from nt_jax.train.slopes import (
+    DECISION,
+    CellSlopes,
+    Measured,
+    answer_rows,
+    cell_slopes,
+    measured_slopes,
+)
+from nt_jax.train.slopes import FILE as SLOPES
+from nt_jax.train.tuned_layers import TunedLayers
+
+Cells = Callable[[Sequence[Row]], Measured]
+
+
+def kept_slopes(
+    model: ChatModel, tuned: TunedLayers, pools: Pools, config: TuneConfig, folder: Path
+) -> CellSlopes:
+    """Those of the chosen neurons, from `folder` where they were measured before."""
+    if not (path := folder / SLOPES).exists():
+        rows = cell_rows(pools, config.metric_requests // len(CELLS))
+        cell_slopes(model, tuned, rows, config).save(path)
+    return CellSlopes.load(path)
+
+
+def preconditioner_of(slopes: CellSlopes, config: TuneConfig, lm: LanguageModel) -> Preconditioner:
+    """That of the own answers."""
+    own_MP = jax.device_put(slopes.cells[OWN], sharding(lm.mesh, ""))
+    return make_preconditioner(own_MP, config.metric_damping)
+
+
+@dataclasses.dataclass(frozen=True)
+class Regression:
+    """What the outer step needs besides the factors and the inner loop's batch."""
+
+    model: ChatModel
+    tuned: TunedLayers
+    pools: Pools
+    config: TuneConfig
+    preconditioner: Preconditioner
+
+    def step(
+        self, theta_P: Array, batch: MetaBatch, epoch: int, options: MetaOptions
+    ) -> tuple[Array, dict[str, float]]:
+        """One epoch (lines 8-21): (new theta_P, losses before it); options.meta_lr is in nats."""
+        lm, neurons = self.tuned.lm, self.tuned.neurons
+        adapted_P = adapted(theta_P, lm, neurons, batch, options)
+        asked = cell_rows(self.pools, self.config.metric_requests // len(CELLS), turn=epoch)
+        slopes = measured_cells(
+            self.model, asked, self.config,
+            lambda rows: measured_slopes(self.tuned, adapted_P, rows, DECISION),
+        )  # fmt: skip
+        direction_P, losses = direction(slopes, self.preconditioner, options.meta_lr, self.config)
+        pulled_P = pulled(theta_P, direction_P, lm, neurons, batch, options)
+        step_P = self.preconditioner.divide(pulled_P)
+        bounds = options.factor_min, options.factor_max
+        return jnp.clip(theta_P + step_P, *bounds).astype(theta_P.dtype), losses
+
+
+def direction(
+    slopes: CellSlopes, preconditioner: Preconditioner, nats: float, config: TuneConfig
+) -> tuple[Float[Array, " P"], dict[str, float]]:
+    """(the step of the regression before it is divided by the preconditioner, losses before it)."""
+    slope_MP = np.concatenate([slopes.cells[name] for name in CELLS])
+    free_MP = np.asarray(jax.vmap(preconditioner.divide)(jnp.asarray(slope_MP)))
+    dual_M, losses = combination(slopes, free_MP, nats, config)
+    return jnp.asarray(dual_M.astype(np.float32)) @ slope_MP, losses
+
+
+def measured_cells(
+    model: ChatModel, cells: dict[str, Rows], config: TuneConfig, measure: Cells
+) -> CellSlopes:
+    """The decisions of each cell's rows and their slopes, by `measure` of all rows together."""
+    rows = {name: answer_rows(model, cells[name], config) for name in CELLS}
+    value_M, slope_MP = measure([row for each in rows.values() for row in each])
+    ends = np.cumsum([len(each) for each in rows.values()])[:-1]
+    slopes = dict(zip(rows, np.split(slope_MP, ends), strict=True))
+    return CellSlopes(slopes, dict(zip(rows, np.split(value_M, ends), strict=True)))
+
+
+@jax.jit
+def adapted(
+    theta_P: Array, lm: LanguageModel, neurons: NeuronSet, batch: MetaBatch, options: MetaOptions
+) -> Array:
+    """The factors after the inner steps (nt_jax/train/maml.py)."""
+    return adapt(theta_P, lm, neurons, batch, options)
+
+
+@jax.jit
+def pulled(
+    theta_P: Array,
+    direction_P: Array,
+    lm: LanguageModel,
+    neurons: NeuronSet,
+    batch: MetaBatch,
+    options: MetaOptions,
+) -> Array:
+    """A direction at theta' as one at theta; itself at order 1, or without inner steps."""
+    rule = functools.partial(_adapt, lm=lm, neurons=neurons, batch=batch, options=options)
+    _, pull = jax.vjp(rule, theta_P)
+    return pull(direction_P.astype(theta_P.dtype))[0]
+
+
+def _adapt(
+    theta_P: Array, *, lm: LanguageModel, neurons: NeuronSet, batch: MetaBatch, options: MetaOptions
+) -> Array:
+    return adapt(theta_P, lm, neurons, batch, options)

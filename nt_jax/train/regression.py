@@ -1,0 +1,121 @@
+"""Which step parts harmful from harmless requests: a logistic regression in the factors.
+
+Near where the factors are the decision to refuse prompt x is m(x) + s(x) . d after a step d, s its
+slope (slopes.py). The step solves
+
+    min_d  sum_x w_x tau log(1 + exp(-y_x (m(x) + s(x) . d - b) / tau)) + lambda / 2 |d|_P^2
+
+with y = 1 for harmful and -1 for harmless requests. Prompts that are well on their side count for
+little, so that the step is about the others. |d|_P is the preconditioner's norm
+(preconditioner.py), in which what good answers would notice is long; lambda is such that decisions
+move by so many nats as slopes hold for. Solved in its M x M dual form, d = P S' a, by Newton's
+method in float64. M prompts, P neurons.
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+from nt_jax.config.method import TuneConfig
+from nt_jax.errors import DivergedError
+from nt_jax.train.cells import ATTACKED_HARMFUL, ATTACKED_HARMLESS, CELLS, HARMFUL, HARMLESS
+from nt_jax.train.separation import auc
+from nt_jax.train.slopes import CellSlopes
+
+SAID = -0.4  # b in nats, at most: where an opening's unlikeliest token is about even, it is said
+LIFT = 1.0  # b above the mean decision, at most: what one step may ask for
+SOFTNESS = 0.5  # tau, in nats
+HALVINGS = 40  # of the search for lambda
+NEWTON = 60  # steps, at most
+SAFETY, UTILITY = (ATTACKED_HARMFUL, HARMFUL), (ATTACKED_HARMLESS, HARMLESS)
+
+
+def combination(
+    slopes: CellSlopes, free_MP: Float[np.ndarray, "M P"], nats: float, config: TuneConfig
+) -> tuple[Float[np.ndarray, " M"], dict[str, float]]:
+    """(the dual coefficients a of the step, the losses and separations before it).
+
+    `slopes` holds the cells' decisions and slopes at the factors; `free_MP` the latter divided by
+    the preconditioner, cell after cell. The step moves decisions by `nats` in the root of the mean
+    square. Raises a DivergedError where no step parts the two kinds.
+    """
+    names = [name for name in CELLS if len(slopes.cells[name])]
+    value_M = np.concatenate([slopes.values[name] for name in names])
+    slope_MP = np.concatenate([slopes.cells[name] for name in names])
+    side_M = np.concatenate([_side(name) * np.ones(len(slopes.cells[name])) for name in names])
+    weight_M = np.concatenate([_weights(slopes, name, names, config) for name in names])
+    kernel_MM = slope_MP.astype(np.float64) @ free_MP.T.astype(np.float64)
+    level = min(SAID, float(np.mean([slopes.values[name].mean() for name in names])) + LIFT)
+    size = max(float(np.trace(kernel_MM)), np.finfo(float).tiny)
+    low, high, dual_M = 1e-12, 1e6, np.zeros(len(value_M))
+    for _ in range(HALVINGS):
+        middle = float(np.sqrt(low * high))
+        dual_M = fit(kernel_MM, value_M - level, side_M, weight_M, middle * size)
+        far = float(np.sqrt(np.mean((kernel_MM @ dual_M) ** 2)))
+        low, high = (middle, high) if far > nats else (low, middle)
+    if not (np.isfinite(dual_M).all() and np.any(dual_M)):
+        raise DivergedError(
+            "the slopes of harmful and harmless training requests do not differ: nothing tells "
+            "them apart. Check that data.harmful and data.harmless hold different requests."
+        )
+    return dual_M, losses(slopes, level, config.safety_weight)
+
+
+def fit(
+    kernel_MM: Float[np.ndarray, "M M"],
+    value_M: Float[np.ndarray, " M"],
+    side_M: Float[np.ndarray, " M"],
+    weight_M: Float[np.ndarray, " M"],
+    ridge: float,
+) -> Float[np.ndarray, " M"]:
+    """The coefficients a at lambda = `ridge`, of decisions `value_M` that are counted from b."""
+    dual_M, identity = np.zeros(len(value_M)), np.eye(len(value_M))
+
+    def cost(dual_M: np.ndarray) -> float:
+        moved_M = kernel_MM @ dual_M
+        loss_M = SOFTNESS * np.logaddexp(0, -side_M * (value_M + moved_M) / SOFTNESS)
+        return float(weight_M @ loss_M + ridge / 2 * dual_M @ moved_M)
+
+    now = cost(dual_M)
+    for _ in range(NEWTON):
+        moved_M = kernel_MM @ dual_M
+        wrong_M = 0.5 * (1 - np.tanh(side_M * (value_M + moved_M) / (2 * SOFTNESS)))
+        slope_M = -weight_M * side_M * wrong_M
+        curve_M = np.maximum(weight_M * wrong_M * (1 - wrong_M) / SOFTNESS, 1e-12)
+        system_MM = curve_M[:, None] * kernel_MM + ridge * identity
+        wanted_M = np.linalg.solve(system_MM, curve_M * moved_M - slope_M)
+        share = 1.0
+        while share > 1e-3 and not cost(dual_M + share * (wanted_M - dual_M)) < now:
+            share /= 2
+        new_M = dual_M + share * (wanted_M - dual_M)
+        if not now - (after := cost(new_M)) > 1e-9 * abs(now):
+            break
+        dual_M, now = new_M, after
+    return dual_M
+
+
+def losses(slopes: CellSlopes, level: float, safety_weight: float) -> dict[str, float]:
+    """What the step lowers: L_s of harmful cells, L_u of harmless ones; and how apart they are."""
+    values, found = slopes.values, {}
+    for name, pair in (("safety_loss", SAFETY), ("utility_loss", UTILITY)):
+        wrong = [-_side(cell) * (values[cell] - level) / SOFTNESS for cell in pair]
+        cells = [SOFTNESS * np.logaddexp(0, each).mean() for each in wrong if len(each)]
+        found[name] = float(np.mean(cells))
+    both = safety_weight, 1 - safety_weight
+    found["loss"] = both[0] * found["safety_loss"] + both[1] * found["utility_loss"]
+    pairs = {"attacked": (ATTACKED_HARMFUL, ATTACKED_HARMLESS), "direct": (HARMFUL, HARMLESS)}
+    for name, (one, other) in pairs.items():
+        if len(values[one]) and len(values[other]):
+            found[f"training_{name}"] = auc(values[one], values[other])
+    return found
+
+
+def _side(name: str) -> float:
+    return 1.0 if name in SAFETY else -1.0
+
+
+def _weights(slopes: CellSlopes, name: str, names: list[str], config: TuneConfig) -> np.ndarray:
+    """Of a cell's prompts: harmful ones weigh safety_weight together, their cells alike."""
+    pair = SAFETY if name in SAFETY else UTILITY
+    share = config.safety_weight if pair is SAFETY else 1 - config.safety_weight
+    rows = len(slopes.cells[name])
+    return np.full(rows, share / sum(other in names for other in pair) / rows)
