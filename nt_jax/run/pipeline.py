@@ -45,7 +45,7 @@ MEASURING = (
 )  # fmt: skip
 # Settings that the slopes behind the contrastive score depend on.
 SLOPES = (
-    "neurons.first_layer", "tune.metric_requests", "tune.answer_tokens", "tune.token_decay",
+    "neurons.first_layer", "tune.metric_requests", "tune.answer_tokens",
     "tune.local_fraction", "tune.sounds_harmful_fraction",
 )  # fmt: skip
 
@@ -174,7 +174,7 @@ def stage_table(
     return (
         Stage(
             "answers",
-            (*common, "data", "tune.target", "tune.answer_tokens",
+            (*common, "data", "tune.target", "tune.opening", "tune.answer_tokens",
              "tune.attacked_harmless_fraction"),
             ("weights", "data"),
             lambda to: stages.own_answers(model, judge, records, config, to),

@@ -26,6 +26,7 @@ LIFT = 1.0  # b above the mean decision, at most: what one step may ask for
 SOFTNESS = 0.5  # tau, in nats
 HALVINGS = 40  # of the search for lambda
 NEWTON = 60  # steps, at most
+ROUNDING = 1e-6  # of the largest slope: a difference below it is none
 SAFETY, UTILITY = (ATTACKED_HARMFUL, HARMFUL), (ATTACKED_HARMLESS, HARMLESS)
 
 
@@ -45,18 +46,18 @@ def combination(
     weight_M = np.concatenate([_weights(slopes, name, names, config) for name in names])
     kernel_MM = slope_MP.astype(np.float64) @ free_MP.T.astype(np.float64)
     level = min(SAID, float(np.mean([slopes.values[name].mean() for name in names])) + LIFT)
-    size = max(float(np.trace(kernel_MM)), np.finfo(float).tiny)
+    size = float(np.trace(kernel_MM))
+    if not size > 0 or not np.abs(slopes.difference_P).max() > ROUNDING * np.abs(slope_MP).max():
+        raise DivergedError(
+            "the slopes of harmful and harmless training requests do not differ: nothing tells "
+            "them apart. Check that data.harmful and data.harmless hold different requests."
+        )
     low, high, dual_M = 1e-12, 1e6, np.zeros(len(value_M))
     for _ in range(HALVINGS):
         middle = float(np.sqrt(low * high))
         dual_M = fit(kernel_MM, value_M - level, side_M, weight_M, middle * size)
         far = float(np.sqrt(np.mean((kernel_MM @ dual_M) ** 2)))
         low, high = (middle, high) if far > nats else (low, middle)
-    if not (np.isfinite(dual_M).all() and np.any(dual_M)):
-        raise DivergedError(
-            "the slopes of harmful and harmless training requests do not differ: nothing tells "
-            "them apart. Check that data.harmful and data.harmless hold different requests."
-        )
     return dual_M, losses(slopes, level, config.safety_weight)
 
 

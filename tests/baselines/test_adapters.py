@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from nt_jax.train.warm_start import refusal_cost
 
 from nt_jax import cache
 from nt_jax.baselines import descent
@@ -22,7 +23,6 @@ from nt_jax.train.tune import tune
 from nt_jax.train.tuned_layers import TunedLayers
 from nt_jax.train.tuning_data import TuningData
 from nt_jax.train.validate import Validation
-from nt_jax.train.warm_start import refusal_cost
 from tests.baselines import adapter_data as data
 from tests.baselines.test_lora import batch
 

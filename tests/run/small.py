@@ -34,11 +34,11 @@ SETTINGS = (
     "data.harmful.limit=8", "data.harmless.limit=8", "data.templates.limit=10",
     f"eval.limit={PROMPTS}", "eval.max_new_tokens=6", "eval.batch_size=4",
 )  # fmt: skip
-# What tuning does unless told otherwise: openings, contrastive neurons, steps in nats per token.
+# What tuning does unless told otherwise: an opening, contrastive neurons, regressions.
 DECISION = (
     "attribution.score=contrastive", "tune.target=opening", "tune.metric_requests=8",
     "tune.init_safety=1", "tune.init_utility=1", "tune.margin_weight=1", "tune.validate_every=0",
-    "tune.first_move=0.02", "tune.meta_lr=0.01", "tune.average=0.8", "tune.epochs=2",
+    "tune.meta_lr=0.1", "tune.average=0", "tune.epochs=2", "tune.outer=regression",
 )  # fmt: skip
 STAGES = (
     "answers", "attribute", "select", "train", "export", "base", "tuned", "eval", "report",

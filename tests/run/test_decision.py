@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from nt_jax.attribution.store import load_neurons
-from nt_jax.data.openings import LEARNED
 from nt_jax.data.training import read_records
 from nt_jax.generate.chat import open_model
 from nt_jax.run import contrast
 from nt_jax.run.contrast import chosen_slopes, scores_of
-from nt_jax.train import tune, warm_start
+from nt_jax.train import outer, tune
 from nt_jax.train.cells import CELLS, OWN, cell_rows
 from nt_jax.train.own_answers import opening_ids
 from nt_jax.train.slopes import CellSlopes
@@ -33,7 +32,7 @@ def settings(recipe, folder, *words: str):
 def made(recipe, tmp_path_factory):
     """Its recipe, its folder and what it said."""
     folder = tmp_path_factory.mktemp("runs") / "decision"
-    with mock.patch.object(warm_start, "cell_slopes", side_effect=AssertionError("measured twice")):
+    with mock.patch.object(outer, "cell_slopes", side_effect=AssertionError("measured twice")):
         screen = small.carry_on(settings(recipe, folder))
     return SimpleNamespace(recipe=recipe, folder=folder, screen=screen)
 
@@ -50,7 +49,7 @@ def facts(path):
 def test_it_comes_to_its_report_and_says_what_was_compared(made):
     assert all((made.folder / name / "DONE").is_file() for name in small.STAGES)
     assert "8 prompts of four cells   score contrastive, 96 neurons" in made.screen
-    assert "safety targets: openings: ours, the model refused 0 of" in made.screen
+    assert "safety targets: opening: \"I'm sorry, but I can't\"" in made.screen
     text = (made.folder / "select" / "attribution.md").read_text()
     assert "score: contrastive\n" in text and "Two halves of them share" in text
     for name in CELLS:
@@ -71,8 +70,8 @@ def test_slopes_are_those_of_the_cells_in_every_neuron(made, slopes):
     assert facts(made.folder / "attribute" / "examples.json")["cells"] == {
         name: len(cells[name]) for name in CELLS
     }
-    openings = opening_ids(model, LEARNED)
-    assert all(ids in openings for name in CELLS for _, ids in cells[name])
+    (opening,) = opening_ids(model, [config.tune.opening])
+    assert all(ids == opening for name in CELLS for _, ids in cells[name])
 
 
 def test_neurons_are_the_highest_and_the_lowest_of_one_score(made, slopes):

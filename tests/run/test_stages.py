@@ -94,13 +94,14 @@ def test_a_changed_setting_repeats_the_stages_that_read_it(recipe, tmp_path, cha
 SLOPES_READ = {
     "neurons.first_layer=1": {"attribute", "select", *TUNED},
     "tune.metric_requests=12": {"attribute", "select", *TUNED},
-    "tune.token_decay=0.5": {"attribute", "select", *TUNED},
+    "tune.token_decay=0.5": TUNED,
     "tune.local_fraction=0.5": {"attribute", "select", *TUNED},
     "tune.sounds_harmful_fraction=0.25": {"attribute", "select", *TUNED},
     "tune.answer_tokens=5": {"answers", "attribute", "select", *TUNED},
     "neurons.safety=9": {"select", *TUNED},
     "tune.metric_damping=0.1": TUNED,
-    "tune.first_move=1": TUNED,
+    "tune.meta_lr=0.7": TUNED,
+    "tune.opening=No": {"answers", "attribute", "select", *TUNED},
 }
 
 

@@ -197,7 +197,7 @@ def test_a_test_prompt_longer_than_the_context_is_named_before_tuning(recipe, tm
         (["eval.scorer=./nowhere"], "nowhere"),
         (["attribution.score=nowhere:f"], "cannot be imported"),
         (["eval.sources.demo_direct=nowhere.csv"], "nowhere.csv: no such file"),
-        (["tune.outer=preconditioned"], "tune.metric_requests"),
+        (["tune.outer=regression"], "tune.metric_requests"),
     ],
 )
 def test_wrong_settings(words, expected, recipe, tmp_path, capsys):

@@ -9,7 +9,7 @@ import pytest
 
 from nt_jax.config.method import TuneConfig
 from nt_jax.config.schema import DataConfig
-from nt_jax.data.openings import LEARNED, TOKENS
+from nt_jax.data.openings import TOKENS
 from nt_jax.data.records import AttackTemplate, HarmfulRequest, HarmlessRequest
 from nt_jax.data.training import Records
 from nt_jax.errors import DataError, RunError
@@ -22,7 +22,7 @@ from nt_jax.train.own_answers import (
     write_own_answers,
 )
 from nt_jax.train.pools import Pair
-from nt_jax.train.safety_targets import GIVEN, OPENINGS, SafetyTargets, refusals_only
+from nt_jax.train.safety_targets import GIVEN, OPENING, SafetyTargets, refusals_only
 from tests.data.test_training import RECORDS, TEMPLATES, encode
 
 EOS = 2
@@ -162,48 +162,17 @@ def test_refusals_that_are_wanted_and_missing_are_named_before_the_model_is_aske
     assert not (tmp_path / "own_answers.jsonl").exists()
 
 
-def test_openings_of_ours_are_learned_in_turn_and_no_refusal_is_needed(tmp_path):
+def test_one_opening_is_learned_everywhere_and_nobody_is_asked_for_refusals(tmp_path):
     rows = [HarmfulRequest(f"h{n}", f"harm {n}", None, "") for n in range(11)]
     train = dataclasses.replace(RECORDS, harmful=rows)
     model = scripted(dict.fromkeys(ASKED, "Yes."))
-    shipped = DataConfig(safety_targets="shipped")
-    own = written(model, tmp_path, train, shipped, target="opening")
+    own = written(model, tmp_path, train, DataConfig(), target="opening", opening="No way, Jose!")
     targets = SafetyTargets.read(tmp_path)
-    assert targets.source == OPENINGS and "harmful" not in own
+    assert (targets.source, targets.opening) == (OPENING, "No way, Jose!") and "harmful" not in own
     pairs = safety_pairs(model, train, own, targets)
     assert [pair.request for pair in pairs] == [row.prompt for row in rows]
-    turns = [0, 1, 2, 3, 4, 5, 6, 7, 1, 2, 3]  # one further in each round
-    expected = [list(LEARNED[n].encode())[:TOKENS] for n in turns]
+    expected = [list(b"No way, Jose!")[:TOKENS]] * 11
     assert [pair.answer for pair in pairs] == expected  # and no end: the rest is the model's own
-
-
-def test_unless_told_a_model_learns_the_first_words_of_its_own_refusals(tmp_path):
-    rows = [HarmfulRequest(f"h{n}", f"harm {n}", None, "") for n in range(9)]
-    train = dataclasses.replace(RECORDS, harmful=rows)
-    asked = [row.prompt for row in rows]
-    no = "I cannot help you with "
-    said = {prompt: f"{no}{n}." for n, prompt in enumerate(asked)} | {asked[-1]: "Sure."}
-    attacked = train.under_attack(asked)
-    yes = dict.fromkeys([*ASKED, *attacked], "Yes.")
-    model = scripted(yes | said)
-    written(model, tmp_path, train, DataConfig(), target="opening")
-    targets = SafetyTargets.read(tmp_path)
-    first = list(no.encode())[:TOKENS]
-    assert (targets.source, targets.learned, targets.held_out) == (OPENINGS, [first], [])
-    assert "refused 8 of 18" in targets.line
-    assert [pair.answer for pair in safety_pairs(model, train, {}, targets)] == [first] * 9
-
-
-def test_a_model_that_hardly_refuses_learns_ours_and_its_own_are_an_error(tmp_path):
-    rows = [HarmfulRequest(f"h{n}", f"harm {n}", None, "") for n in range(9)]
-    train = dataclasses.replace(RECORDS, harmful=rows)
-    asked = [row.prompt for row in rows]
-    yes = dict.fromkeys([*ASKED, *asked, *train.under_attack(asked)], "Yes.")
-    written(scripted(yes), tmp_path, train, DataConfig(), target="opening")
-    targets = SafetyTargets.read(tmp_path)
-    assert (targets.source, targets.learned) == (OPENINGS, []) and "0 of 18" in targets.why
-    with pytest.raises(DataError, match=r"refused 0 of 18 .* 8 are needed"):
-        written(scripted(yes), tmp_path, train, SELF, target="opening")
 
 
 @pytest.mark.parametrize("text", ["{", '{"set": "harmless"}\n', None])

@@ -5,17 +5,17 @@ import json
 
 import pytest
 
+from nt_jax.config.method import TuneConfig
 from nt_jax.config.schema import DataConfig
 from nt_jax.data.records import HarmfulRequest
 from nt_jax.data.shipped import shipped_refusal
 from nt_jax.data.training import Records, read_records
-from nt_jax.errors import DataError, RunError
+from nt_jax.errors import RunError
 from nt_jax.eval.judges.phrase_judge import PhraseJudge
 from nt_jax.train.own_answers import attacked_safety_pairs, own_pools, safety_pairs
 from nt_jax.train.safety_targets import (
     FILE,
     SafetyTargets,
-    opening_targets,
     refusals_only,
     settle,
     usable,
@@ -95,28 +95,12 @@ def test_shipped_refusals_are_learned_where_nobody_refuses(tmp_path):
 
 
 @pytest.mark.parametrize("wanted", ["auto", "refusals", "given", "self", "shipped"])
-def test_openings_are_the_models_own_or_ours_and_never_the_datas(wanted):
-    found = settle(JUDGE, train(NO, CRIME, None), wanted, None, "opening")
-    if wanted in ("auto", "self"):
-        assert found is None  # the model is asked first
-    else:
-        assert found is not None and (found.source, found.refusals) == ("openings", {})
-        assert (found.learned, found.held_out) == ([], []) and wanted in found.why
-
-
-@pytest.mark.parametrize(
-    ("wanted", "refused", "own"),
-    [("auto", 8, True), ("auto", 7, False), ("self", 8, True), ("shipped", 240, False)],
-)
-def test_a_model_that_seldom_refuses_learns_our_words(wanted, refused, own):
-    found = opening_targets(wanted, [[1, 2, 3]] * refused, 240)
-    assert found.learned == ([[1, 2, 3]] if own else [])
-    assert found.why.startswith("its own" if own else "ours") and f"{refused} of 240" in found.why
-
-
-def test_words_of_its_own_need_refusals():
-    with pytest.raises(DataError, match=r"7 of 240 .* 8 are needed .* Leave it at auto"):
-        opening_targets("self", [[1]] * 7, 240)
+def test_where_an_opening_is_learned_no_other_source_counts(wanted):
+    tune = TuneConfig(opening="No, never")
+    found = settle(JUDGE, train(NO, CRIME, None), wanted, None, tune)
+    assert found == SafetyTargets("opening", "'No, never'", opening="No, never")
+    whole = settle(JUDGE, train(NO, CRIME, None), "shipped", None, TuneConfig(target="answer"))
+    assert whole is not None and whole.opening == ""
 
 
 def test_a_stage_reads_the_source_that_was_settled_and_no_other(tmp_path):

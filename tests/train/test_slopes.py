@@ -15,7 +15,11 @@ from nt_jax.errors import RunError
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.train import slopes
 from nt_jax.train.cells import ATTACKED_HARMFUL, ATTACKED_HARMLESS, CELLS, HARMFUL, HARMLESS, OWN
+from nt_jax.train.objectives import DECISION_TOKENS
 from nt_jax.train.slopes import (
+    DECISION,
+    DRIFT,
+    LIKELIHOOD,
     CellSlopes,
     cell_slopes,
     every_neuron,
@@ -28,8 +32,7 @@ from tests.plain import plain_answer_log_probs
 from tests.train.slow import arrays, of_arrays
 from tests.train.test_maml import CONFIG, NEURONS, THETA, central_differences, model, some_rows
 
-DECAY = 0.8
-TUNE = TuneConfig(answer_tokens=4, token_decay=DECAY)
+TUNE = TuneConfig(answer_tokens=4)
 NAMES = (*CELLS, OWN)
 
 
@@ -37,7 +40,8 @@ def random_cells(neurons: int = 5, empty: tuple[str, ...] = (), seed: int = 0) -
     """Cells of different sizes."""
     draw = np.random.default_rng(seed)
     sizes = {name: 0 if name in empty else 3 + place for place, name in enumerate(NAMES)}
-    return CellSlopes({n: draw.standard_normal((k, neurons)) for n, k in sizes.items()})
+    values = {name: draw.standard_normal(sizes[name]) for name in CELLS}
+    return CellSlopes({n: draw.standard_normal((k, neurons)) for n, k in sizes.items()}, values)
 
 
 # --- of one row ----------------------------------------------------------------------------------
@@ -45,7 +49,7 @@ def random_cells(neurons: int = 5, empty: tuple[str, ...] = (), seed: int = 0) -
 
 def value_of(lm, neurons, rows: list[Row]):
     """Mean log-likelihood of the answer of row n by a plain model: a function of (factors, n)."""
-    token_RT, weight_RT = arrays(rows, DECAY)  # a row weighs one over their number
+    token_RT, weight_RT = arrays(rows, 1.0)  # a row weighs one over their number
 
     def value(theta_P, n):
         mine = token_RT[n : n + 1], len(rows) * weight_RT[n : n + 1]
@@ -60,7 +64,7 @@ slope = jax.jit(jax.grad(lambda *given: -of_arrays(*given)[0]))
 
 def slope_of(theta_P, lm, neurons, rows: list[Row], n: int) -> np.ndarray:
     """The gradient of `value_of`."""
-    token_RT, weight_RT = arrays(rows, DECAY)
+    token_RT, weight_RT = arrays(rows, 1.0)
     return slope(theta_P, lm, neurons, token_RT[n : n + 1], len(rows) * weight_RT[n : n + 1])
 
 
@@ -68,16 +72,18 @@ def test_a_slope_is_that_of_its_row_alone(x64):
     lm, rows = model(jnp.float64), some_rows(np.random.default_rng(3), 4)
     batch = pack_alone(rows, Shape(1, 5, 12, 8, 1))  # one sequence is filler
     first = jax.tree.map(lambda leaf: leaf[0], batch)
-    found_BP = row_slopes(THETA, lm, NEURONS, first, DECAY)
+    settings = {"what": LIKELIHOOD, "sign_BQ": np.ones((5, 8))}
+    found_B, found_BP = row_slopes(THETA, lm, NEURONS, first, **settings)
     assert not np.asarray(found_BP[4]).any()
     value = value_of(lm, NEURONS, rows)
     for n, found_P in enumerate(found_BP[:4]):
+        np.testing.assert_allclose(found_B[n], value(THETA, n), rtol=1e-10)
         np.testing.assert_allclose(
             found_P, slope_of(THETA, lm, NEURONS, rows, n), rtol=1e-8, atol=1e-12
         )
         differences_P = central_differences(lambda theta_P, n=n: value(theta_P, n), THETA)
         np.testing.assert_allclose(found_P, differences_P, rtol=1e-6, atol=1e-9)
-    again_BP = row_slopes(THETA, lm, NEURONS, first, DECAY, remat=True)
+    _, again_BP = row_slopes(THETA, lm, NEURONS, first, **settings, remat=True)
     np.testing.assert_allclose(again_BP, found_BP, rtol=1e-10, atol=1e-14)
 
 
@@ -88,11 +94,13 @@ def test_rows_come_back_in_their_order_at_the_untuned_model(x64, first_layer):
     rows = some_rows(draw, 11, longest=9)
     rows.insert(3, Row(draw.integers(3, 40, 40).tolist(), [7, 8]))
     neurons = every_neuron(CONFIG.layers, CONFIG.neurons, first_layer)
-    found_MP = measured_slopes(TunedLayers.of(lm, neurons), rows, TUNE)
+    tuned = TunedLayers.of(lm, neurons)
+    found_M, found_MP = measured_slopes(tuned, tuned.ones_P, rows, LIKELIHOOD)
     assert found_MP.shape == (12, (CONFIG.layers - first_layer) * CONFIG.neurons)
     assert found_MP.dtype == np.float32
-    ones_P = jnp.ones(len(neurons))
+    ones_P, value = jnp.ones(len(neurons)), value_of(lm, neurons, rows)
     for n, found_P in enumerate(found_MP):
+        np.testing.assert_allclose(found_M[n], value(ones_P, n), rtol=1e-6)
         expected_P = slope_of(ones_P, lm, neurons, rows, n)
         np.testing.assert_allclose(found_P, expected_P, rtol=1e-5, atol=1e-7)
 
@@ -104,7 +112,7 @@ def test_the_slope_of_drift_is_that_of_the_signed_tokens_of_its_row(x64):
     batch = pack_alone(rows, Shape(1, 4, 12, 8, 1))
     first = jax.tree.map(lambda leaf: leaf[0], batch)
     sign_BQ = np.random.default_rng(0).choice([-1.0, 1.0], (4, 8))
-    found_BP = row_slopes(THETA, lm, NEURONS, first, DECAY, sign_BQ)
+    _, found_BP = row_slopes(THETA, lm, NEURONS, first, sign_BQ, what=DRIFT)
 
     def drift(theta_P, prompt, answer, sign_A):
         scale_LF = lm.ones_LF.at[NEURONS.layer_P, NEURONS.index_P].set(theta_P)
@@ -118,6 +126,30 @@ def test_the_slope_of_drift_is_that_of_the_signed_tokens_of_its_row(x64):
         np.testing.assert_allclose(found_P, expected_P, rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.parametrize("tokens", [1, 3, DECISION_TOKENS, DECISION_TOKENS + 4])
+def test_a_decision_is_the_harmonic_mean_of_first_tokens_and_its_slope_a_difference(x64, tokens):
+    """Against a plain model's token log-likelihoods, at factors that are not 1."""
+    lm, draw = model(jnp.float64), np.random.default_rng(tokens)
+    rows = [Row(draw.integers(3, 40, 5 + n).tolist(), draw.integers(3, 40, tokens).tolist())
+            for n in range(3)]  # fmt: skip
+    batch = pack_alone(rows, Shape(1, 4, 24, 16, 1))  # one sequence is filler
+    first = jax.tree.map(lambda leaf: leaf[0], batch)
+    found = row_slopes(THETA, lm, NEURONS, first, np.ones((4, 16)), what=DECISION)
+    assert np.isfinite(found[0]).all() and np.isfinite(found[1]).all()
+
+    def decision(theta_P, row: Row) -> float:
+        scale_LF = lm.ones_LF.at[NEURONS.layer_P, NEURONS.index_P].set(theta_P)
+        prompt, answer = np.array(row.prompt), np.array(row.answer)
+        log_prob_A = plain_answer_log_probs(lm, prompt, answer, scale_LF=scale_LF)
+        chances = np.exp(np.asarray(log_prob_A[:DECISION_TOKENS], np.float64))
+        return float(np.log(len(chances) / np.sum(1 / chances)))
+
+    for row, value, slope_P in zip(rows, *found, strict=False):
+        np.testing.assert_allclose(value, decision(THETA, row), rtol=1e-9)
+        expected_P = central_differences(lambda theta_P, row=row: decision(theta_P, row), THETA)
+        np.testing.assert_allclose(slope_P, expected_P, rtol=1e-6, atol=1e-8)
+
+
 def test_signs_of_a_row_are_its_own_wherever_it_is_and_take_both_values():
     narrow, wide = Shape(1, 3, 16, 8, 1), Shape(1, 2, 16, 64, 1)
     one_BQ, other_BQ = signs([4, 9, 2], narrow), signs([9, 4], wide)
@@ -129,13 +161,13 @@ def test_signs_of_a_row_are_its_own_wherever_it_is_and_take_both_values():
 def test_the_drift_of_rows_comes_back_in_their_order():
     lm, rows = model(), some_rows(np.random.default_rng(5), 11, longest=9)
     tuned = TunedLayers.of(lm, NEURONS)
-    found_MP = measured_slopes(tuned, rows, TUNE, drift=True)
+    _, found_MP = measured_slopes(tuned, tuned.ones_P, rows, DRIFT)
     for n in (0, 5, 10):  # alone; and a row's signs are those of its number
         shape = Shape(1, 1, 24, 8, 1)
         batch = tuned.enter(pack_alone([rows[n]], shape))
         first = jax.tree.map(lambda leaf: leaf[0], batch)
-        (alone_P,) = row_slopes(
-            tuned.ones_P, tuned.lm, tuned.neurons, first, DECAY, signs([n], shape)
+        _, (alone_P,) = row_slopes(
+            tuned.ones_P, tuned.lm, tuned.neurons, first, signs([n], shape), what=DRIFT
         )
         np.testing.assert_allclose(found_MP[n], alone_P, rtol=1e-4, atol=1e-6)
 
@@ -190,6 +222,8 @@ def test_slopes_are_written_read_and_cut_to_some_neurons(tmp_path):
     whole.save(tmp_path / "slopes.npz")
     found = CellSlopes.load(tmp_path / "slopes.npz")
     columns_P = np.array([4, 0, 2])
+    for name in CELLS:
+        np.testing.assert_array_equal(found.values[name], whole.values[name], strict=True)
     for name in NAMES:
         np.testing.assert_array_equal(found.cells[name], whole.cells[name], strict=True)
         np.testing.assert_array_equal(found.of(columns_P).cells[name],
@@ -213,10 +247,11 @@ def test_cells_get_their_own_rows_which_are_measured_once(tmp_path, monkeypatch)
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path))
     asked = []
 
-    def measured(tuned, rows, config, *, drift=False):
-        asked.append((drift, rows))
-        sign = -1 if drift else 1
-        return np.array([[row.prompt[0], sign * row.answer[0]] for row in rows], np.float32)
+    def measured(tuned, theta_P, rows, what):
+        asked.append((what, rows))
+        sign = {DRIFT: -1, LIKELIHOOD: 1, DECISION: 2}[what]
+        found = [[row.prompt[0], sign * row.answer[0]] for row in rows]
+        return np.arange(len(rows)) / 4, np.array(found, np.float32)
 
     monkeypatch.setattr(slopes, "measured_slopes", measured)
     chat = SimpleNamespace(encode=lambda text: [*text.encode()], identity="m")
@@ -225,22 +260,24 @@ def test_cells_get_their_own_rows_which_are_measured_once(tmp_path, monkeypatch)
     pair = NeuronSet(np.array([0, 1]), np.array([3, 3]), np.ones(2, bool))
     tuned = TunedLayers.of(model(), pair)
     for _ in range(2):
-        found = cell_slopes(chat, tuned, rows, TUNE).cells
+        slopes_found = cell_slopes(chat, tuned, rows, TUNE)
+        found = slopes_found.cells
         for place, name in enumerate(NAMES):
-            expected = [[65 + place, n] for n in range(place)]
+            expected = [[65 + place, (1 if name == OWN else 2) * n] for n in range(place)]
             if name == OWN:  # of their mean, then of their drift
                 expected += [[65 + place, -n] for n in range(place)]
             np.testing.assert_array_equal(found[name], np.array(expected).reshape(-1, 2))
-    assert sorted(drift for drift, _ in asked) == [False, True]
+        every = np.concatenate([slopes_found.values[name] for name in CELLS])
+        np.testing.assert_array_equal(every, np.arange(6) / 4)
+    assert sorted(what for what, _ in asked) == [DECISION, DRIFT, LIKELIHOOD]
     assert all(len(row.answer) == TUNE.answer_tokens for _, rows in asked for row in rows)
     others = (
         (dataclasses.replace(tuned, neurons=dataclasses.replace(pair, index_P=np.array([3, 4]))),
          chat, TUNE),
         (dataclasses.replace(tuned, first=1), chat, TUNE),
         (tuned, SimpleNamespace(encode=chat.encode, identity="another"), TUNE),
-        (tuned, chat, TUNE.model_copy(update={"token_decay": 0.5})),
         (tuned, chat, TUNE.model_copy(update={"answer_tokens": 3})),
     )  # fmt: skip
     for count, (layers, who, config) in enumerate(others, start=2):
         cell_slopes(who, layers, rows, config)
-        assert len(asked) == 2 * count
+        assert len(asked) == 3 * count

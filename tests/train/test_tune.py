@@ -16,7 +16,7 @@ from nt_jax.data.records import AttackTemplate
 from nt_jax.errors import DivergedError
 from nt_jax.generate.chat import open_model
 from nt_jax.run.stages import best_state
-from nt_jax.train import strength, tune, warm_start
+from nt_jax.train import outer, strength, tune
 from nt_jax.train.cells import CELLS, OWN
 from nt_jax.train.maml import MetaOptions
 from nt_jax.train.pools import Pair, make_pools
@@ -175,52 +175,63 @@ def test_without_validation_answers_nothing_is_generated_and_the_last_factors_ar
     assert not (tmp_path / "a" / "train" / "strengths.jsonl").exists()
 
 
-# --- under the preconditioner --------------------------------------------------------------------
+# --- by regression -------------------------------------------------------------------------------
 
-PRECONDITIONED = (
-    "tune.metric_requests=8", "tune.margin_weight=1", "tune.first_move=0.02", "tune.meta_lr=0.01",
-    "tune.epochs=2", "tune.init_safety=1", "tune.init_utility=1", "tune.validate_every=0",
+REGRESSION = (
+    "tune.outer=regression", "tune.metric_requests=8", "tune.meta_lr=0.2", "tune.average=0",
+    "tune.schedule=constant", "tune.epochs=2", "tune.init_safety=1", "tune.init_utility=1",
+    "tune.validate_every=0",
 )  # fmt: skip
 
 
-def preconditioned(finished, folder, *words: str):
-    """(the last state, what the first move led to) of a run to the end of its training."""
-    config, moves = small.settings(finished.recipe, folder, *PRECONDITIONED, *words), []
-    before = tune.preconditioned
+def regressed(finished, folder, *words: str):
+    """(the last state, the decisions and slopes of each epoch) of a run to the end of training."""
+    config, seen = small.settings(finished.recipe, folder, *REGRESSION, *words), []
+    before = outer.direction
 
-    def record(*args):
-        made = before(*args)
-        moves.append((np.asarray(made[1].theta_P, np.float64), args[5]))
+    def record(slopes, *rest):
+        made = before(slopes, *rest)
+        seen.append(slopes)
         return made
 
-    with mock.patch.object(tune, "preconditioned", record):
+    with mock.patch.object(outer, "direction", record):
         small.carry_on(config, until="train")
-    return best_state(config.tune, folder / "select", folder / "train"), moves
+    return best_state(config.tune, folder / "select", folder / "train"), seen
 
 
 @grouped
-def test_factors_first_move_so_far_that_refusals_part_by_what_was_asked(finished, tmp_path):
-    state, ((first_P, cost),) = preconditioned(finished, tmp_path / "a")
-    slopes = CellSlopes.load(tmp_path / "a" / "train" / "slopes.npz")
+def test_an_epoch_moves_decisions_by_what_was_asked(finished, tmp_path):
+    words = ("tune.inner_steps=0", "tune.strengths=[]")
+    state, (first, second) = regressed(finished, tmp_path / "a", *words)
+    train = tmp_path / "a" / "train"
+    slopes = CellSlopes.load(train / "slopes.npz")
     assert {name: rows.shape for name, rows in slopes.cells.items()} == {
         name: (8 if name == OWN else 2, small.NEURONS) for name in (*CELLS, OWN)
     }
-    assert first_P.min() > 0 and first_P.max() < 4  # no bound is in the way
-    assert slopes.difference_P @ (first_P - 1) == pytest.approx(0.02 * cost, rel=1e-3)
-    train = tmp_path / "a" / "train"
+    for name in CELLS:  # without an inner step the first epoch's are those at the untuned model
+        np.testing.assert_allclose(first.cells[name], slopes.cells[name], rtol=1e-4, atol=1e-6)
     rows = [json.loads(line) for line in (train / "metrics.jsonl").read_text().splitlines()]
-    assert [row["epoch"] for row in rows] == [0, 1, 2] and all(r["margin"] > 0 for r in rows[1:])
-    assert int(state.epoch) == 2 and not np.allclose(state.theta_P, first_P)
-    step_P = np.asarray(state.theta_P) - first_P  # two steps, of a root mean square in nats as well
-    unit = np.sqrt(np.mean(np.square(first_P - 1))) / 0.02  # of a factor, for the whole cost
-    assert np.sqrt(np.mean(np.square(step_P))) <= 2 * 0.01 * unit * 1.01
-    looks = (train / "strengths.jsonl").read_text().splitlines()
-    assert len(looks) in (2, 3)  # of six strengths, by halving
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    assert all({"safety_loss", "utility_loss", "training_direct"} <= row.keys() for row in rows[1:])
+    assert int(state.epoch) == 2
+    metric = outer.preconditioner_of(slopes, TuneConfig(), open_model(str(finished.model)).lm)
+    way_P, _ = outer.direction(first, metric, 0.2, TuneConfig(safety_weight=0.5))
+    step_P = np.asarray(metric.divide(way_P))
+    gained = np.concatenate([first.cells[name] for name in CELLS]) @ step_P
+    assert np.sqrt(np.mean(gained**2)) == pytest.approx(0.2, rel=0.01)
+    assert any(not np.allclose(first.values[n], second.values[n], atol=1e-3) for n in CELLS)
 
 
 @grouped
-def test_a_preconditioned_run_resumes_byte_for_byte(finished, tmp_path):
-    whole, _ = preconditioned(finished, tmp_path / "whole")
+def test_the_slopes_of_an_epoch_are_those_at_the_adapted_factors(finished, tmp_path):
+    _, (without, _) = regressed(finished, tmp_path / "a", "tune.inner_steps=0", "tune.strengths=[]")
+    _, (adapted, _) = regressed(finished, tmp_path / "b", "tune.inner_lr=30", "tune.strengths=[]")
+    assert not np.allclose(adapted.values[HARMFUL], without.values[HARMFUL], atol=1e-4)
+
+
+@grouped
+def test_a_run_by_regression_resumes_byte_for_byte(finished, tmp_path):
+    whole, _ = regressed(finished, tmp_path / "whole")
     save = tune.save
 
     def save_and_stop(folder, state):
@@ -228,10 +239,11 @@ def test_a_preconditioned_run_resumes_byte_for_byte(finished, tmp_path):
         raise KeyboardInterrupt
 
     with mock.patch.object(tune, "save", save_and_stop), pytest.raises(KeyboardInterrupt):
-        preconditioned(finished, tmp_path / "cut")
+        regressed(finished, tmp_path / "cut")
     measured = mock.Mock(side_effect=AssertionError("slopes were measured again"))
-    with mock.patch.object(warm_start, "cell_slopes", measured):
-        resumed, _ = preconditioned(finished, tmp_path / "cut")
+    with mock.patch.object(outer, "cell_slopes", measured):
+        resumed, seen = regressed(finished, tmp_path / "cut")
+    assert len(seen) == 1  # of two epochs
     for one, other in zip(jax.tree.leaves(resumed), jax.tree.leaves(whole), strict=True):
         np.testing.assert_array_equal(one, other)
     made, again = (small.contents(tmp_path / name / "train") for name in ("whole", "cut"))
@@ -244,9 +256,10 @@ def test_a_preconditioned_run_resumes_byte_for_byte(finished, tmp_path):
 def test_slopes_that_are_given_are_not_measured(tmp_path, monkeypatch, given):
     """And where the cells do not differ, nothing tells harm apart: that is said."""
     same = np.ones((3, 7), np.float32)
-    slopes = CellSlopes(dict.fromkeys((*CELLS, OWN), same))
+    slopes = CellSlopes(dict.fromkeys((*CELLS, OWN), same), dict.fromkeys(CELLS, np.zeros(3)))
     measured = mock.Mock(return_value=slopes)
-    monkeypatch.setattr(warm_start, "cell_slopes", measured)
+    monkeypatch.setattr(outer, "cell_slopes", measured)
+    monkeypatch.setattr(outer, "measured_cells", mock.Mock(return_value=slopes))
     chat, rows = open_model(str(tiny.checkpoint("smollm2"))), [Pair("a b", [5]), Pair("c", [6])]
     around = [AttackTemplate(str(n), f"{n} {{request}}") for n in range(2)]
     pools = make_pools(rows, around, rows, [], 0.5)

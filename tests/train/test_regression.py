@@ -1,0 +1,106 @@
+"""The regression's step is what a general minimiser finds, and parts planted cells."""
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from nt_jax.config.method import TuneConfig
+from nt_jax.errors import DivergedError
+from nt_jax.train.cells import ATTACKED_HARMFUL, ATTACKED_HARMLESS, CELLS, HARMFUL, HARMLESS
+from nt_jax.train.regression import LIFT, SAID, SOFTNESS, combination, fit, losses
+from nt_jax.train.slopes import CellSlopes
+
+TUNE = TuneConfig()
+
+
+def planted(seed: int = 0, rows: int = 12, neurons: int = 30) -> CellSlopes:
+    """Harm shows in factor 0, attacks in factor 1, everybody's refusals in factor 2; noise."""
+    draw = np.random.default_rng(seed)
+    cells, values = {}, {}
+    for name in CELLS:
+        slope_MP = 0.3 * draw.standard_normal((rows, neurons))
+        slope_MP[:, 0] += name in (ATTACKED_HARMFUL, HARMFUL)
+        slope_MP[:, 1] += name in (ATTACKED_HARMFUL, ATTACKED_HARMLESS)
+        slope_MP[:, 2] += 1
+        cells[name] = slope_MP.astype(np.float32)
+        values[name] = -3 + 0.2 * draw.standard_normal(rows)
+    return CellSlopes(cells, values)
+
+
+@pytest.mark.parametrize("ridge", [0.01, 1.0])
+def test_the_dual_coefficients_are_those_of_the_primal_problem(ridge):
+    """Minimised over the step itself by scipy, in a metric that is not the identity."""
+    draw = np.random.default_rng(1)
+    slope_MP, value_M = draw.standard_normal((14, 6)), draw.standard_normal(14)
+    side_M, weight_M = np.sign(draw.standard_normal(14)), draw.random(14) / 14
+    root_PP = draw.standard_normal((6, 6))
+    metric_PP = np.eye(6) + root_PP @ root_PP.T
+    free_MP = slope_MP @ np.linalg.inv(metric_PP)
+
+    def cost(step_P):
+        wrong_M = -side_M * (value_M + slope_M(step_P)) / SOFTNESS
+        loss = weight_M @ (SOFTNESS * np.logaddexp(0, wrong_M))
+        return loss + ridge / 2 * step_P @ metric_PP @ step_P
+
+    def slope_M(step_P):
+        return slope_MP @ step_P
+
+    expected = minimize(cost, np.zeros(6), method="BFGS", options={"gtol": 1e-10})
+    dual_M = fit(slope_MP @ free_MP.T, value_M, side_M, weight_M, ridge)
+    np.testing.assert_allclose(dual_M @ free_MP, expected.x, rtol=1e-4, atol=1e-5)
+    assert cost(dual_M @ free_MP) <= expected.fun + 1e-9
+
+
+@pytest.mark.parametrize("nats", [0.1, 0.8])
+def test_a_step_moves_decisions_so_far_and_harm_apart(nats):
+    cells = planted()
+    every_MP = np.concatenate([cells.cells[name] for name in CELLS])
+    dual_M, before = combination(cells, every_MP, nats, TUNE)
+    step_P = dual_M @ every_MP
+    gained_M = every_MP @ step_P
+    assert np.sqrt(np.mean(gained_M**2)) == pytest.approx(nats, rel=0.01)
+    gained = dict(zip(CELLS, gained_M.reshape(4, -1).mean(axis=1), strict=True))
+    assert gained[ATTACKED_HARMFUL] > gained[ATTACKED_HARMLESS]
+    assert gained[HARMFUL] > gained[HARMLESS]
+    assert step_P[0] > abs(step_P[1])  # harm, rather than the attack
+    moved = {n: cells.values[n] + cells.cells[n] @ step_P for n in CELLS}
+    after = losses(CellSlopes(cells.cells, moved), -3 + LIFT, TUNE.safety_weight)
+    assert after["training_attacked"] > before["training_attacked"]
+    assert after["training_direct"] > before["training_direct"]
+
+
+def test_losses_by_hand_and_what_is_asked_for_is_at_most_a_lift_above_the_mean():
+    values = {name: np.array([float(n)]) for n, name in enumerate(CELLS, start=-4)}
+    cells = {name: np.eye(4, 5, k=n)[:1].astype(np.float32) for n, name in enumerate(CELLS)}
+    every_MP = np.concatenate([cells[name] for name in CELLS])
+    config = TuneConfig(safety_weight=0.25)
+    _, found = combination(CellSlopes(cells, values), every_MP, 0.5, config)
+    level = min(SAID, -2.5 + LIFT)
+    by_cell = {
+        name: SOFTNESS * np.log1p(np.exp(-sign * (values[name][0] - level) / SOFTNESS))
+        for name, sign in zip(CELLS, (1, 1, -1, -1), strict=True)
+    }
+    safety = (by_cell[ATTACKED_HARMFUL] + by_cell[HARMFUL]) / 2
+    utility = (by_cell[ATTACKED_HARMLESS] + by_cell[HARMLESS]) / 2
+    assert found["safety_loss"] == pytest.approx(safety)
+    assert found["utility_loss"] == pytest.approx(utility)
+    assert found["loss"] == pytest.approx(0.25 * safety + 0.75 * utility)
+    assert found["training_attacked"] == 0 and found["training_direct"] == 0
+
+
+def test_a_source_without_attacked_harmless_prompts_learns_from_the_other_cells():
+    cells = planted()
+    none = {ATTACKED_HARMLESS: np.zeros((0, 30), np.float32)}
+    fewer = CellSlopes(
+        dict(cells.cells) | none, dict(cells.values) | {ATTACKED_HARMLESS: np.zeros(0)}
+    )
+    every_MP = np.concatenate([fewer.cells[name] for name in CELLS])
+    dual_M, found = combination(fewer, every_MP, 0.5, TUNE)
+    assert len(dual_M) == 36 and "training_attacked" not in found and found["training_direct"] > 0
+
+
+def test_slopes_that_say_nothing_end_it():
+    cells = {name: np.zeros((3, 5), np.float32) for name in CELLS}
+    nothing = CellSlopes(cells, {name: np.full(3, -3.0) for name in CELLS})
+    with pytest.raises(DivergedError, match="do not differ: nothing tells them apart"):
+        combination(nothing, np.zeros((12, 5), np.float32), 0.5, TUNE)
