@@ -170,9 +170,10 @@ def tuning(config: RunConfig, records: Parts, cost: Cost, prompt: float) -> floa
     outer, inner = (2 * (size or every) for size in (tune.global_batch, tune.local_batch))
     if not tune.inner_steps:
         inner = 0.0
-    rows = outer * (1.3 if tune.margin_weight else 1.0) + inner * tune.inner_steps * (
-        3 if tune.order == 2 else 1
-    )
+    outer *= 1.3 if tune.margin_weight else 1.0
+    if tune.outer == "regression":
+        outer = tune.metric_requests
+    rows = outer + inner * tune.inner_steps * (3 if tune.order == 2 else 1)
     answer = tune.answer_tokens
     return tune.epochs * rows * cost.gradient(prompt + answer, answer)
 

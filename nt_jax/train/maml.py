@@ -204,5 +204,9 @@ def make_optimiser(outer: str, clip_norm: float | None) -> optax.GradientTransfo
     sgd: the meta-gradient itself, as line 21 prints it. adam: Adam's. A regression keeps nothing.
     """
     clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
-    rules = {"sgd": (clip,), "adam": (clip, optax.scale_by_adam()), "regression": (optax.identity(),)}
+    rules = {
+        "sgd": (clip,),
+        "adam": (clip, optax.scale_by_adam()),
+        "regression": (optax.identity(),),
+    }
     return optax.chain(*rules[outer])

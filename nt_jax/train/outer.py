@@ -75,10 +75,8 @@ class Regression:
         lm, neurons = self.tuned.lm, self.tuned.neurons
         adapted_P = adapted(theta_P, lm, neurons, batch, options)
         asked = cell_rows(self.pools, self.config.metric_requests // len(CELLS), turn=epoch)
-        slopes = measured_cells(
-            self.model, asked, self.config,
-            lambda rows: measured_slopes(self.tuned, adapted_P, rows, DECISION),
-        )  # fmt: skip
+        at = functools.partial(measured_slopes, self.tuned, adapted_P, what=DECISION)
+        slopes = measured_cells(self.model, asked, self.config, at)
         direction_P, losses = direction(slopes, self.preconditioner, options.meta_lr, self.config)
         pulled_P = pulled(theta_P, direction_P, lm, neurons, batch, options)
         step_P = self.preconditioner.divide(pulled_P)

@@ -137,11 +137,9 @@ def kept_cells(
 ) -> CellSlopes:
     """What `measure` (of rows, and of what) says, in whatever `about` names."""
     rows = {name: answer_rows(model, each, config) for name, each in cells.items()}
-    made_from = {
-        "slopes of": [(list(row.prompt), list(row.answer)) for each in rows.values()
-                      for row in each], **about, "tokens": DECISION_TOKENS,
-        "model": model.identity,
-    }  # fmt: skip
+    every = [(list(row.prompt), list(row.answer)) for each in rows.values() for row in each]
+    said = {"tokens": DECISION_TOKENS, "model": model.identity}
+    made_from = {"slopes of": every, **about, **said}
     asked = {name: rows[name] for name in CELLS}
 
     def make() -> dict[str, np.ndarray]:
