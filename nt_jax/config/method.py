@@ -155,11 +155,11 @@ class TuneConfig(Frozen):
     local_fraction: float = Field(default=0.25, gt=0, le=0.5)
     """share of the training requests and attacks that only the inner loop sees; the outer loss
     learns from the rest"""
-    direct_fraction: float = Field(default=0.3, ge=0, le=1)
-    """share of harmful requests shown without an attack"""
+    direct_fraction: float = Field(default=0.5, ge=0, le=1)
+    """share of harmful requests shown without an attack; under regression what these weigh"""
     attacked_harmless_fraction: float = Field(default=0.5, ge=0, le=1)
     """share of harmless requests shown inside an attack, the same as around the harmful ones of the
-    batch. More: fewer of them are refused, and fewer attacks"""
+    batch; under regression what these weigh. More: fewer of them are refused, and fewer attacks"""
     sounds_harmful_fraction: float = Field(default=0.7, ge=0, lt=1)
     """share of bare harmless requests that only sound harmful, where data tell them apart; 0 = as
     they come. More: fewer of those are refused"""

@@ -12,6 +12,8 @@ move by so many nats as slopes hold for. Solved in its M x M dual form, d = P S'
 method in float64. M prompts, P neurons.
 """
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from jaxtyping import Float
 
@@ -43,7 +45,9 @@ def combination(
     value_M = np.concatenate([slopes.values[name] for name in names])
     slope_MP = np.concatenate([slopes.cells[name] for name in names])
     side_M = np.concatenate([_side(name) * np.ones(len(slopes.cells[name])) for name in names])
-    weight_M = np.concatenate([_weights(slopes, name, names, config) for name in names])
+    share = shares(names, config)
+    count = {name: len(slopes.cells[name]) for name in names}
+    weight_M = np.concatenate([np.full(count[n], share[n] / count[n]) for n in names])
     kernel_MM = slope_MP.astype(np.float64) @ free_MP.T.astype(np.float64)
     level = min(SAID, float(np.mean([slopes.values[name].mean() for name in names])) + LIFT)
     size = float(np.trace(kernel_MM))
@@ -58,7 +62,7 @@ def combination(
         dual_M = fit(kernel_MM, value_M - level, side_M, weight_M, middle * size)
         far = float(np.sqrt(np.mean((kernel_MM @ dual_M) ** 2)))
         low, high = (middle, high) if far > nats else (low, middle)
-    return dual_M, losses(slopes, level, config.safety_weight)
+    return dual_M, losses(slopes, level, share)
 
 
 def fit(
@@ -94,15 +98,16 @@ def fit(
     return dual_M
 
 
-def losses(slopes: CellSlopes, level: float, safety_weight: float) -> dict[str, float]:
-    """What the step lowers: L_s of harmful cells, L_u of harmless ones; and how apart they are."""
-    values, found = slopes.values, {}
+def losses(slopes: CellSlopes, level: float, share: Mapping[str, float]) -> dict[str, float]:
+    """What the step lowers, of harmful (L_s) and harmless cells (L_u); and how apart they are."""
+    values, found = slopes.values, {"loss": 0.0}
     for name, pair in (("safety_loss", SAFETY), ("utility_loss", UTILITY)):
-        wrong = [-_side(cell) * (values[cell] - level) / SOFTNESS for cell in pair]
-        cells = [SOFTNESS * np.logaddexp(0, each).mean() for each in wrong if len(each)]
-        found[name] = float(np.mean(cells))
-    both = safety_weight, 1 - safety_weight
-    found["loss"] = both[0] * found["safety_loss"] + both[1] * found["utility_loss"]
+        cells = [cell for cell in pair if cell in share]
+        wrong = [-_side(cell) * (values[cell] - level) / SOFTNESS for cell in cells]
+        means = [float(SOFTNESS * np.logaddexp(0, each).mean()) for each in wrong]
+        parts = [share[cell] * mean for cell, mean in zip(cells, means, strict=True)]
+        found["loss"] += sum(parts)
+        found[name] = sum(parts) / sum(share[cell] for cell in cells)
     pairs = {"attacked": (ATTACKED_HARMFUL, ATTACKED_HARMLESS), "direct": (HARMFUL, HARMLESS)}
     for name, (one, other) in pairs.items():
         if len(values[one]) and len(values[other]):
@@ -114,9 +119,17 @@ def _side(name: str) -> float:
     return 1.0 if name in SAFETY else -1.0
 
 
-def _weights(slopes: CellSlopes, name: str, names: list[str], config: TuneConfig) -> np.ndarray:
-    """Of a cell's prompts: harmful ones weigh safety_weight together, their cells alike."""
-    pair = SAFETY if name in SAFETY else UTILITY
-    share = config.safety_weight if pair is SAFETY else 1 - config.safety_weight
-    rows = len(slopes.cells[name])
-    return np.full(rows, share / sum(other in names for other in pair) / rows)
+def shares(names: Sequence[str], config: TuneConfig) -> dict[str, float]:
+    """What each of the cells `names` weighs: safety_weight of all is that of harmful requests."""
+    bare, attacked = config.direct_fraction, config.attacked_harmless_fraction
+    wanted = {
+        ATTACKED_HARMFUL: 1 - bare, HARMFUL: bare,
+        ATTACKED_HARMLESS: attacked, HARMLESS: 1 - attacked,
+    }  # fmt: skip
+    found: dict[str, float] = {}
+    for pair, weight in ((SAFETY, config.safety_weight), (UTILITY, 1 - config.safety_weight)):
+        there = [name for name in pair if name in names]
+        total = sum(wanted[name] for name in there)
+        for name in there:
+            found[name] = weight * (wanted[name] / total if total else 1 / len(there))
+    return found

@@ -7,7 +7,7 @@ from scipy.optimize import minimize
 from nt_jax.config.method import TuneConfig
 from nt_jax.errors import DivergedError
 from nt_jax.train.cells import ATTACKED_HARMFUL, ATTACKED_HARMLESS, CELLS, HARMFUL, HARMLESS
-from nt_jax.train.regression import LIFT, SAID, SOFTNESS, combination, fit, losses
+from nt_jax.train.regression import LIFT, SAID, SOFTNESS, combination, fit, losses, shares
 from nt_jax.train.slopes import CellSlopes
 
 TUNE = TuneConfig()
@@ -64,7 +64,7 @@ def test_a_step_moves_decisions_so_far_and_harm_apart(nats):
     assert gained[HARMFUL] > gained[HARMLESS]
     assert step_P[0] > abs(step_P[1])  # harm, rather than the attack
     moved = {n: cells.values[n] + cells.cells[n] @ step_P for n in CELLS}
-    after = losses(CellSlopes(cells.cells, moved), -3 + LIFT, TUNE.safety_weight)
+    after = losses(CellSlopes(cells.cells, moved), -3 + LIFT, shares(CELLS, TUNE))
     assert after["training_attacked"] > before["training_attacked"]
     assert after["training_direct"] > before["training_direct"]
 
@@ -73,7 +73,7 @@ def test_losses_by_hand_and_what_is_asked_for_is_at_most_a_lift_above_the_mean()
     values = {name: np.array([float(n)]) for n, name in enumerate(CELLS, start=-4)}
     cells = {name: np.eye(4, 5, k=n)[:1].astype(np.float32) for n, name in enumerate(CELLS)}
     every_MP = np.concatenate([cells[name] for name in CELLS])
-    config = TuneConfig(safety_weight=0.25)
+    config = TuneConfig(safety_weight=0.25, direct_fraction=0.5, attacked_harmless_fraction=0.5)
     _, found = combination(CellSlopes(cells, values), every_MP, 0.5, config)
     level = min(SAID, -2.5 + LIFT)
     by_cell = {
