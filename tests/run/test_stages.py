@@ -101,7 +101,7 @@ SLOPES_READ = {
     "neurons.safety=9": {"select", *TUNED},
     "tune.metric_damping=0.1": TUNED,
     "tune.meta_lr=0.7": TUNED,
-    "tune.opening=No": {"answers", "attribute", "select", *TUNED},
+    "tune.opening=Never": {"answers", "attribute", "select", *TUNED},
 }
 
 

@@ -17,7 +17,7 @@ from nt_jax.models.neurons import Factors, NeuronSet
 from nt_jax.run.export import run_factors
 from nt_jax.run.preflight import read_inputs
 from nt_jax.run.stages import best_state
-from nt_jax.train import tune
+from nt_jax.train import outer
 from tests.run import small
 
 pytestmark = pytest.mark.xdist_group("run")
@@ -26,7 +26,7 @@ NEURONS = NeuronSet(
 )  # fmt: skip
 START = Factors(NEURONS, np.array([1.3, 0.7, 0.9, 1.2], np.float32))
 FAST = ("tune.validation_answers=0", "tune.epochs=1", "tune.metric_requests=8",
-        "tune.first_move=0.5", "tune.margin_weight=1", "tune.meta_lr=0.01")  # fmt: skip
+        "tune.meta_lr=0.1", "tune.outer=regression")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +41,18 @@ def starts(model, tmp_path_factory):
 def tuned(recipe, folder, *words: str):
     """(the neurons and their first factors, the state after the last epoch)."""
     config, starts = small.settings(recipe, folder, *FAST, *words), []
-    before = tune.meta_step
+    before = outer.Regression.step
 
-    def record(theta_P, *rest, **options):
+    def record(self, theta_P, *rest):
         starts.append(np.asarray(theta_P))
-        return before(theta_P, *rest, **options)
+        return before(self, theta_P, *rest)
 
-    with mock.patch.object(tune, "meta_step", record):
+    with mock.patch.object(outer.Regression, "step", record):
         small.carry_on(config, until="train")
     return starts[0], best_state(config.tune, folder / "select", folder / "train"), config
 
 
-def test_a_tuning_goes_on_from_factors_without_a_first_move(starts, recipe, tmp_path):
+def test_a_tuning_goes_on_from_factors(starts, recipe, tmp_path):
     source = f"neurons.source={starts / 'factors'}"
     first_P, state, config = tuned(recipe, tmp_path / "run", source)
     neurons, rows = load_neurons(tmp_path / "run" / "select" / "neurons.csv")

@@ -17,7 +17,7 @@ from nt_jax.errors import DivergedError
 from nt_jax.generate.chat import open_model
 from nt_jax.run.stages import best_state
 from nt_jax.train import outer, strength, tune
-from nt_jax.train.cells import CELLS, OWN
+from nt_jax.train.cells import CELLS, HARMFUL, OWN
 from nt_jax.train.maml import MetaOptions
 from nt_jax.train.pools import Pair, make_pools
 from nt_jax.train.slopes import CellSlopes
