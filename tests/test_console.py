@@ -125,8 +125,9 @@ def test_a_terminal_shows_how_far_it_has_come_and_a_bar_without_a_label_is_none(
     assert "2/3" in shown(console) and "a note" in shown(console)
 
 
-def test_a_clock_shows_minutes_and_the_nearest_second():
-    shown_as = {0: "0:00", 59.4: "0:59", 59.9: "1:00", 187: "3:07", 3600: "60:00"}
+def test_a_clock_shows_minutes_and_the_nearest_second_and_long_times_by_the_hour():
+    shown_as = {0: "0:00", 59.4: "0:59", 59.9: "1:00", 187: "3:07", 3599.4: "59:59"}
+    shown_as |= {3599.6: "1 h 00 min", 5430.1: "1 h 31 min", 219835: "61 h 04 min"}
     assert {seconds: clock(seconds) for seconds in shown_as} == shown_as
 
 
