@@ -57,6 +57,7 @@ class Runs:
 
     def __init__(self, root: Path, say: Callable[[str], None] = print) -> None:
         self.root, self.say, self.counts = root, say, Counter()
+        root.mkdir(exist_ok=True)
         model = tiny.copy("smollm2", root / "tiny")
         tiny.edit_json(model / "config.json", max_position_embeddings=1024)
         self.recipe = root / "small.yaml"
