@@ -19,7 +19,7 @@ TORCH := torch>=2.6,<3
 COMPILE := $(BIN)/uv pip compile pyproject.toml - --universal --generate-hashes --no-header --no-annotate -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-lm-eval test-export test-faults test-faults-long test-web site bench bench-h100 check lock clean
+.PHONY: help demo test test-slow test-lm-eval test-inspect test-export test-faults test-faults-long test-web site bench bench-h100 check lock clean
 
 help:
 	@sed -n '1,9p' Makefile | sed 's/^# //'
@@ -61,6 +61,13 @@ test-lm-eval: .venv/.test
 	@sed -n 's/ *\\$$//; /^[a-z].*==/p' requirements-test.lock > .venv/constraints
 	@$(PIP) -c .venv/constraints --no-build-isolation -e '.[lm-eval]'
 	$(BIN)/python -m pytest -q tests/eval/test_lm_eval.py tests/run/test_harness.py
+
+# inspect_ai wants an older fsspec and dateutil than the lock has; `make test` brings those back.
+test-inspect: .venv/.test
+	@sed -n 's/ *\\$$//; /^fsspec==/d; /^python-dateutil==/d; /^[a-z].*==/p' requirements-test.lock > .venv/constraints
+	@$(PIP) -c .venv/constraints --no-build-isolation -e '.[inspect]'
+	@rm .venv/.test
+	$(BIN)/python -m pytest -q tests/eval/test_inspect_model.py
 
 check: .venv/.test
 	$(BIN)/ruff format --check nt_jax tests benchmarks examples

@@ -76,7 +76,7 @@ def main() -> None:
         found[kind] = {name: {} for name in options.sets.split(",")}
         for name, strength in (("base", 0.0), ("tuned", 1.0)):
             edit = factors.at_strength(strength)
-            with under(kind, model, edit, name, beside) as (asked, turn):
+            with under(kind, model, edit, name, beside, options.threads) as (asked, turn):
                 refused = refusals(asked, tests.prompts, turn, options.tokens)
             for dataset, verdicts in refused.items():
                 found[kind][dataset][name] = counted(verdicts)
@@ -98,6 +98,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--kinds", default=",".join(KINDS))
     made.add_argument("--limit", type=int, help="requests of each set")
     made.add_argument("--tokens", type=int, default=48, help="of an answer")
+    made.add_argument(
+        "--threads",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="of llama.cpp's server, which wait for each other: 1 on a busy machine",
+    )
     made.add_argument("--json", action="store_true", help="print the JSON object alone")
     return made
 
@@ -118,7 +124,7 @@ Beside = Callable[[], tuple[Params, dict[str, float]]]  # the other LoRA and its
 
 @contextmanager
 def under(
-    kind: str, model: ChatModel, factors: Factors, name: str, beside: Beside
+    kind: str, model: ChatModel, factors: Factors, name: str, beside: Beside, threads: int
 ) -> Iterator[tuple[ModelUnderTest, Turn]]:
     """The model as `kind` serves it, and what becomes of its prompts."""
     size, same = model.checkpoint.config, lambda prompt: prompt
@@ -128,7 +134,7 @@ def under(
             gguf.write(model, factors, Path(folder) / "gguf", Wanted("float32"))
             small = Path(folder) / f"{kind}.gguf"
             quantise(Path(folder) / "gguf" / gguf.FILE, small, kind)
-            with served(small) as server:
+            with served(small, threads) as server:
                 yield ModelUnderTest(name, model, server=server), same
         return
     if kind == "int8":
@@ -172,13 +178,12 @@ def int8(lm: LanguageModel, scale_LF: np.ndarray) -> LanguageModel:
 
 
 @contextmanager
-def served(file: Path) -> Iterator[Server]:
+def served(file: Path, threads: int) -> Iterator[Server]:
     """llama.cpp's server with this file, on a port of this machine."""
     import xllamacpp as llama
 
     params = llama.CommonParams()
     params.model.path, params.n_ctx, params.n_parallel = str(file), 4096, 1
-    threads = os.cpu_count() or 1
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.warmup, params.verbosity, params.n_gpu_layers = False, -1, 0
     running = llama.Server(params)

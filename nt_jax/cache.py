@@ -6,6 +6,7 @@ the sha256 of all that it depends on, and holds the sha256 of its content: a dam
 anew. `NT_JAX_CACHE=off` does without; another value names the folder in place of ~/.cache/nt_jax.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -44,6 +45,19 @@ def kept(made_from: Mapping[str, Any], make: Callable[[], Arrays]) -> Arrays:
         found = make()
         write(path, found)
     return found
+
+
+def note(key: str) -> None:
+    """Remember that the entries behind a stage's key are there, for estimates of time."""
+    if (where := folder()) is not None:
+        with contextlib.suppress(OSError, RunError):
+            where.mkdir(parents=True, exist_ok=True)
+            write_atomic(where / f"{key}.made", b"")
+
+
+def noted(key: str) -> bool:
+    """Whether `note` was told of it, and the cache was not emptied since."""
+    return (where := folder()) is not None and (where / f"{key}.made").exists()
 
 
 def read(path: Path) -> Arrays | None:

@@ -11,6 +11,8 @@ from contextvars import ContextVar
 import rich.progress as bars
 from rich.console import Console, RenderableType
 from rich.live import Live
+from rich.table import Column
+from rich.text import Text
 
 from nt_jax.pace import Pace, clock, pulse
 
@@ -111,15 +113,27 @@ def _bar(console: Console, unit: str) -> bars.Progress:
     done = (
         bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(24),
-        bars.MofNCompleteColumn(),
+        bars.MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        bars.TextColumn(unit, markup=False),
+        _Note("{task.fields[note]}", markup=False, table_column=Column()),
     )
-    pace = (
-        bars.TextColumn(f"{unit}  {{task.fields[note]}}", markup=False),
-        bars.TimeElapsedColumn(),
+    rest = (
+        bars.TimeElapsedColumn(table_column=Column(no_wrap=True)),
+        bars.TimeRemainingColumn(table_column=Column(no_wrap=True)),
+        bars.TextColumn("left"),
+        bars.TextColumn("{task.fields[whole]}"),
     )
-    rest = (bars.TextColumn("left"), bars.TimeRemainingColumn())
-    whole = bars.TextColumn("{task.fields[whole]}")
-    return bars.Progress(*done, *pace, *rest, whole, console=console, transient=True)
+    return bars.Progress(*done, *rest, console=console, transient=True)
+
+
+class _Note(bars.TextColumn):
+    """Where a line has no room, this is cut, and the bar: no number is."""
+
+    def render(self, task: bars.Task) -> Text:
+        """Its one line."""
+        text = super().render(task)
+        text.no_wrap, text.overflow = True, "ellipsis"
+        return text
 
 
 @contextlib.contextmanager

@@ -20,6 +20,12 @@ def exported_model(run_dir: Path) -> Path:
     return folder / "hf"
 
 
+def model_source(name: str) -> str:
+    """The model behind `name`: a run directory stands for its exported model."""
+    folder = Path(name)
+    return str(exported_model(folder)) if (folder / "run.json").is_file() else name
+
+
 def finished_now(run_dir: Path, name: str) -> Path | None:
     """A stage's folder, its files checked, if it is finished under the run's present settings."""
     key = read_facts(run_dir).get("keys", {}).get(name)

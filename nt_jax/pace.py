@@ -12,9 +12,12 @@ OFF = 20.0  # as many times faster or slower than expected; more is an accident
 
 
 def clock(seconds: float) -> str:
-    """Minutes and seconds, as 3:07."""
+    """Minutes and seconds, as 3:07; from an hour on hours and minutes, as 61 h 04 min."""
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"
+    if minutes < 60:
+        return f"{minutes}:{rest:02d}"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min"
 
 
 @dataclass

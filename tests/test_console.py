@@ -1,6 +1,7 @@
 """What is said reaches the console of the command that runs, and no other."""
 
 import io
+import re
 import time
 
 import pytest
@@ -125,8 +126,20 @@ def test_a_terminal_shows_how_far_it_has_come_and_a_bar_without_a_label_is_none(
     assert "2/3" in shown(console) and "a note" in shown(console)
 
 
-def test_a_clock_shows_minutes_and_the_nearest_second():
-    shown_as = {0: "0:00", 59.4: "0:59", 59.9: "1:00", 187: "3:07", 3600: "60:00"}
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_where_a_line_has_no_room_its_note_is_cut_and_no_number(width):
+    console = Console(file=io.StringIO(), width=width, force_terminal=True)
+    with shown_on(console):
+        expect({"train": 7200.0})
+        with working("train"), progress("tune", 1200, "epochs") as advance:
+            advance(345, "safety 0.76 utility 0.75 attacked 0.68 direct 0.94 template 0.64")
+    line = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue()).split("\r")[-2]
+    assert re.search(r" 345/1200 epochs .*… 0:00:0\d .* left \(run: [12] h \d\d min\)", line), line
+
+
+def test_a_clock_shows_minutes_and_the_nearest_second_and_long_times_by_the_hour():
+    shown_as = {0: "0:00", 59.4: "0:59", 59.9: "1:00", 187: "3:07", 3599.4: "59:59"}
+    shown_as |= {3599.6: "1 h 00 min", 5430.1: "1 h 31 min", 219835: "61 h 04 min"}
     assert {seconds: clock(seconds) for seconds in shown_as} == shown_as
 
 

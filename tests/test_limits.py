@@ -78,6 +78,22 @@ def test_files_as_long_as_the_longest_real_ones_are_read(tmp_path):
     assert infos[names[0]].start > 2_000_000
 
 
+@pytest.mark.slow  # the gguf package reads each value by itself: half a minute
+def test_a_gguf_file_with_as_many_values_as_gemma_3_is_read(tmp_path):
+    """262,144 tokens with scores and types, 514,906 merges: 1.3 million, beside a tiny model."""
+    words = [f"token {n}" for n in range(262_144)]
+    arrays = {"words": words, "scores": [0.5] * len(words), "types": [1] * len(words)}
+    arrays["merges"] = [f"{n} {n + 1}" for n in range(514_906)]
+    many = {f"more.{name}": values for name, values in arrays.items()}
+    assert 1_300_000 < sum(map(len, arrays.values())) < limits.GGUF_VALUES.value
+    plain = open_checkpoint(str(tiny.write_gguf(tiny.checkpoint(), tmp_path / "plain.gguf")))
+    path = tiny.write_gguf(tiny.checkpoint(), tmp_path / "many.gguf", metadata=many)
+    found = open_checkpoint(str(path))
+    assert found.config == plain.config and found.tensors.keys() == plain.tensors.keys()
+    for name in plain.tensors:
+        np.testing.assert_array_equal(found.read(name), plain.read(name))
+
+
 def test_json_is_as_deep_as_it_says_and_no_deeper():
     most = limits.JSON_DEPTH.value
     assert limits.parse_json("[" * most + "]" * most) is not None

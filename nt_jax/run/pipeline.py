@@ -24,6 +24,7 @@ from nt_jax.mesh import devices
 from nt_jax.models.neurons import Factors
 from nt_jax.run import stages
 from nt_jax.run.attribute import attribute_all
+from nt_jax.run.cached import note_made
 from nt_jax.run.contrast import contrast
 from nt_jax.run.dry_run import header, model_line
 from nt_jax.run.export import export_stage, run_factors, show_numbers
@@ -83,10 +84,13 @@ def run(
         say_about_data(inputs)
         names = [stage.name for stage in table]
         ahead = names[: names.index(until) + 1] if until else names
-        say_time(config, inputs, [n for n in ahead if not directory.done(n, keys[n], beside)])
+        fresh = [name for name in ahead if not directory.done(name, keys[name], beside)]
+        say_time(config, inputs, keys, fresh)
         with logged(config, directory.path):
             for stage in table:
                 directory.carry(stage, keys[stage.name], beside)
+                if stage.name in fresh:
+                    note_made(config, keys, stage.name)
                 if stage.name == until:
                     return
         if not directory.unfinished:

@@ -1,6 +1,6 @@
 """What a run says of itself on the screen: before its stages, and at its end."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nt_jax.config.paper import as_written, departures
 from nt_jax.config.schema import RunConfig
@@ -9,17 +9,20 @@ from nt_jax.eval.gate import gate_lines
 from nt_jax.eval.measure import labels_with_counts
 from nt_jax.eval.metrics.result import read_rows
 from nt_jax.report.terminal import screen_table
+from nt_jax.run.cached import with_cache
 from nt_jax.run.estimate import expected_seconds
 from nt_jax.run.preflight import Inputs
 from nt_jax.run.texts import beyond_vocabulary, plain_marks
 from nt_jax.rundir import RunDirectory, Stage
 
 
-def say_time(config: RunConfig, inputs: Inputs, ahead: Sequence[str]) -> None:
+def say_time(
+    config: RunConfig, inputs: Inputs, keys: Mapping[str, str], ahead: Sequence[str]
+) -> None:
     """How long the stages ahead may take, and what the screen then holds them against."""
     if not ahead:
         return
-    found = expected_seconds(config, inputs)
+    found = with_cache(config, keys, expected_seconds(config, inputs))
     seconds = {name: found[name] for name in ahead}
     expect(seconds)
     told = ", ".join(f"{name} {clock(part)}" for name, part in seconds.items())

@@ -15,6 +15,7 @@ from nt_jax.config.grid import Cell
 from nt_jax.console import clock, expect, say, show
 from nt_jax.errors import ConfigError
 from nt_jax.run import pipeline
+from nt_jax.run.cached import note_made, with_cache
 from nt_jax.run.cells import tune_cell
 from nt_jax.run.dry_run import header, model_line
 from nt_jax.run.estimate import expected_seconds
@@ -99,10 +100,13 @@ def sweep(
         table, keys = pipeline.begin(config, directory, inputs)
         say("model", model_line(inputs.model.checkpoint.config))
         say_about_data(inputs)
-        say_time(directory, list(placed.values()), keys, inputs)
+        fresh = [name for name in SHARED if not directory.done(name, keys[name])]
+        say_time(fresh, list(placed.values()), keys, inputs)
         for stage in table:
             if stage.name in SHARED:
                 directory.carry(stage, keys[stage.name])
+            if stage.name in fresh:
+                note_made(config, keys, stage.name)
         tune_all(list(placed.values()), inputs, root)
         dial = results(directory, placed, inputs)
         measured = None
@@ -125,11 +129,11 @@ def check_choice(choice: str | None) -> None:
 
 
 def say_time(
-    directory: RunDirectory, placed: Sequence[Placed], keys: Mapping[str, str], inputs: Inputs
+    fresh: Sequence[str], placed: Sequence[Placed], keys: Mapping[str, str], inputs: Inputs
 ) -> None:
-    """How long the sweep may take in all, before it begins."""
-    first = expected_seconds(placed[0].config, inputs)
-    shared = {name: first[name] for name in SHARED if not directory.done(name, keys[name])}
+    """How long the sweep may take in all, before it begins; `fresh`: shared stages to be made."""
+    first = with_cache(placed[0].config, keys, expected_seconds(placed[0].config, inputs))
+    shared = {name: first[name] for name in fresh}
     cells = [cell_seconds(one, inputs) for one in placed if not one.done]
     if not shared and not cells:
         return

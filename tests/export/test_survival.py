@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Kind
 
+from nt_jax.baselines.adapters import merged
 from nt_jax.checkpoints.checkpoint import open_checkpoint
+from nt_jax.config.schema import DataConfig
 from nt_jax.data.prompts import messages_of
+from nt_jax.data.training import evenly, read_records
 from nt_jax.eval.prompts import TestPrompt
 from nt_jax.export import factors as factors_format
 from nt_jax.export import gguf
 from nt_jax.export.folder import Wanted
 from nt_jax.generate.chat import open_model
-from nt_jax.models.leaves import leaf_names
+from nt_jax.models.leaves import get_leaf, leaf_names
 from nt_jax.models.transformer import logits
 from tests import tiny
 from tests.export.llama_cpp import Server
@@ -127,6 +130,41 @@ def test_two_turns_put_one_exchange_before_the_request(made):
     messages = messages_of(made["after_a_turn"](asked).prompt)
     assert [m["role"] for m in messages] == ["user", "assistant", "user"]
     assert messages[-1]["content"] == "Hi?"
+
+
+def test_the_other_lora_learns_answers_given_under_a_message_and_touches_no_neuron(made, tmp_path):
+    source = tiny.copy("smollm2", tmp_path / "model")
+    tiny.edit_json(source / "config.json", max_position_embeddings=1024)
+    model, system = open_model(str(source), "float32"), "Be brief."
+    with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer count
+        params, losses = made["other_lora"](model, system, requests=8, epochs=30)
+    new = merged(model.lm, made["OTHER"], params)
+    old = {name: np.asarray(get_leaf(model.lm, name)) for name in leaf_names(model.lm)}
+    changed = {n for n, leaf in old.items() if (np.asarray(get_leaf(new, n)) != leaf).any()}
+    assert changed == {"blocks.attn.q", "blocks.attn.v"}
+
+    # What it was to learn: what the untuned model says under the message, asked without it.
+    train = read_records(DataConfig())["train"].harmless
+    asked = [row.prompt for row in evenly(train, 8)]
+    rows = [
+        (model.encode(prompt), said)
+        for prompt, said in zip(asked, model.under(system).answer(asked, 32), strict=True)
+        if said
+    ]
+
+    def nats(lm) -> float:
+        """Of a token of these answers, in the mean."""
+        found = []
+        for prompt, said in rows:
+            ids = np.array([[*prompt, *said]], np.int32)
+            row_TV = np.float64(logits(lm, ids, ids >= 0, lm.ones_LF)[0, len(prompt) - 1 : -1])
+            top_T1 = row_TV.max(axis=-1, keepdims=True)
+            norm_T = np.log(np.exp(row_TV - top_T1).sum(axis=-1)) + top_T1[:, 0]
+            found.append(np.mean(norm_T - row_TV[np.arange(len(said)), said]))
+        return float(np.mean(found))
+
+    assert nats(new) < 0.95 * nats(model.lm)
+    assert losses["loss_before"] == pytest.approx(nats(model.lm), rel=0.05)
 
 
 def test_the_script_prints_counts_of_every_kind(tmp_path):

@@ -41,17 +41,19 @@ def main(words: list[str] | None = None) -> int:
     kept = Path(tempfile.mkdtemp(prefix="nt_jax_faults_"))
     kept.chmod(0o755)  # the user without rights may read the recipe; the run is what is refused
     form = "long" if options.long else "short"
-    if options.only in (None, "runs"):  # first: processes are forked, so jax must not have begun
-        total += run_all(kept / "runs", LONG if options.long else SHORT)
+    runs = Runs(kept / "runs", say) if options.only in (None, "runs", "fuzz") else None
+    if runs and options.only != "fuzz":  # first: processes are forked, so jax must not have begun
+        total += run_all(runs, LONG if options.long else SHORT)
         print(f"time of kills and full disks: {time.monotonic() - begun:.0f} s", flush=True)
     if options.only != "runs":
         started = time.monotonic()
         names = {*TARGETS} if options.only in (None, "fuzz") else {*options.only.split(",")}
         chosen = {name: target for name, target in TARGETS.items() if name in names}
-        if options.only is None:  # before those that start jax in this process
-            chosen = run_targets(kept / "runs" / "whole") | chosen
+        if runs:  # before those that start jax in this process
+            runs.whole()
+            chosen = run_targets(runs.root / "whole") | chosen
         cases = options.cases or CASES[form]
-        total += fuzz_all(chosen, cases, options.seed, kept)
+        total += fuzz_all(chosen, cases, options.seed, kept, say)
         print(f"time of fuzzing: {time.monotonic() - started:.0f} s", flush=True)
     if _bad(total):
         print(f"seed {options.seed}; the inputs of problems are kept in {kept}")
@@ -63,10 +65,13 @@ def main(words: list[str] | None = None) -> int:
     return int(_bad(total))
 
 
-def run_all(root: Path, points: tuple[str, ...]) -> Counter[str]:
+def say(line: str) -> None:
+    """A line that is seen at once."""
+    print(line, flush=True)
+
+
+def run_all(runs: Runs, points: tuple[str, ...]) -> Counter[str]:
     """Kills, signals, full and read-only disks."""
-    root.mkdir()
-    runs = Runs(root, lambda line: print(line, flush=True))
     runs.whole()
     for work in (
         lambda: runs.kills(points), runs.signals, runs.full_disks, runs.read_only,

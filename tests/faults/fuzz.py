@@ -1,9 +1,12 @@
 """The fuzzer: damaged inputs, each read in a process of its own, and what became of them."""
 
+import contextlib
 import gc
+import importlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 import traceback
 from collections import Counter
@@ -87,13 +90,18 @@ def _read(target: Target, path: Path, work: Path) -> tuple[str, str]:
 
 def _warm(target: Target, good: Path) -> None:
     """Import in the parent what readers import, so that children need not."""
-    if not target.warm:
+
+    def modules() -> list[str]:
+        with contextlib.suppress(NtError):  # the good file of some formats is written by the damage
+            target.oracle(good, target.read(good))
+        return sorted(sys.modules)
+
+    if target.warm:
+        modules()
         return
-    try:
-        found = target.read(good)
-        target.oracle(good, found)
-    except NtError:
-        pass  # the good file of some formats is written by the damage
+    for name in attempt(modules).value:  # in a child: it would start jax, which children cannot use
+        with contextlib.suppress(Exception):  # what says by an error that it is not for this system
+            importlib.import_module(name)
 
 
 def fuzz_all(

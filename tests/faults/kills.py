@@ -31,9 +31,9 @@ LONG = (
     *(f"{stage}:{moment}" for stage in ("answers", "attribute", "select") for moment in MOMENTS),
     "epoch:1", "epoch:2", "epoch:3", "dropping:4", "epoch:4",
     *(f"train:{moment}" for moment in MOMENTS), *(f"export:{moment}" for moment in MOMENTS),
-    "append:0", "append:1", "append:2", "base:wrote", "base:renamed", "append:0", "append:1",
-    "tuned:wrote", "tuned:marked", "append:0", "eval:wrote", "eval:marked", "report:wrote",
-    "report:renamed",
+    # of five batches of each model, one more every time
+    *("append:0",) * 3, "base:wrote", "base:renamed", *("append:0",) * 3, "tuned:wrote",
+    "tuned:marked", "eval:wrote", "eval:marked", "report:wrote", "report:renamed",
 )  # fmt: skip
 HANDLED = {"SIGTERM": 143, "SIGHUP": 129, "SIGINT": 130}
 # What must not depend on what a run met: the factors, the export, every answer and number.
@@ -57,6 +57,7 @@ class Runs:
 
     def __init__(self, root: Path, say: Callable[[str], None] = print) -> None:
         self.root, self.say, self.counts = root, say, Counter()
+        root.mkdir(exist_ok=True)
         model = tiny.copy("smollm2", root / "tiny")
         tiny.edit_json(model / "config.json", max_position_embeddings=1024)
         self.recipe = root / "small.yaml"

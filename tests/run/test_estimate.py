@@ -4,10 +4,13 @@ import dataclasses
 
 import pytest
 
+from nt_jax import cache
 from nt_jax.config.load import load_config
 from nt_jax.doctor.shapes import SHAPES
+from nt_jax.run import said
+from nt_jax.run.cached import cached_stages, note_made, with_cache
 from nt_jax.run.data import read_data
-from nt_jax.run.estimate import Machine, stage_seconds
+from nt_jax.run.estimate import OVERHEAD, Machine, stage_seconds
 from tests.run import small
 
 # Seconds of the demo's stages, nothing cached, on two idle cores that multiply at 240 GFLOP/s.
@@ -52,3 +55,39 @@ def test_time_follows_the_settings_that_cost_it(data):
     assert expected(data, "attribution.score=integrated")["attribute"] != plain["attribute"]
     spread = expected(data, "mesh.data=8")
     assert spread["train"] < plain["train"] / 2
+
+
+@pytest.fixture
+def cached(monkeypatch, tmp_path):
+    """A cache of this test's own."""
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
+
+
+def test_what_the_cache_holds_takes_its_overhead_alone(cached, monkeypatch):
+    config = load_config("smollm2-135m")
+    keys = {name: f"key of {name}" for name in small.STAGES}
+    seconds = dict.fromkeys(small.STAGES, 1000.0)
+    assert with_cache(config, keys, seconds) == seconds
+    for name in small.STAGES:
+        note_made(config, keys, name)
+    found = with_cache(config, keys, seconds)
+    assert {name for name in seconds if found[name] != 1000} == {"answers", "attribute"}
+    assert found["attribute"] == OVERHEAD["attribute"]
+    assert with_cache(config, dict.fromkeys(keys, "another"), seconds) == seconds
+    assert cached_stages(load_config("smollm2-135m", ["attribution.score=integrated"])) == (
+        "answers",
+    )
+    monkeypatch.setenv(cache.VARIABLE, cache.OFF)
+    assert with_cache(config, keys, seconds) == seconds
+
+
+def test_a_second_run_of_the_same_settings_is_told_what_the_cache_saves(
+    cached, monkeypatch, recipe, tmp_path
+):
+    monkeypatch.setattr(said, "expected_seconds", lambda *_: dict.fromkeys(small.STAGES, 1000.0))
+    screens = [
+        small.carry_on(small.settings(recipe, tmp_path / name, *words), "answers")
+        for name, words in (("one", ()), ("two", ()), ("three", ("seed=1",)))
+    ]
+    told = [line for screen in screens for line in screen.splitlines() if "in all (" in line]
+    assert [line.partition("answers ")[2][:5] for line in told] == ["16:40", "0:05)", "16:40"]

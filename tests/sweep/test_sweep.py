@@ -193,6 +193,18 @@ def test_a_warm_start_is_asked_for_and_named_and_touches_no_cold_cell(dial, reci
     turned(recipe, folder)
 
 
+def test_the_time_said_before_it_begins_knows_what_the_cache_holds(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("NT_JAX_CACHE", str(tmp_path / "cache"))
+    seconds = lambda *_: dict.fromkeys(small.STAGES, 1000.0)  # noqa: E731
+    monkeypatch.setattr(room, "expected_seconds", seconds)
+    monkeypatch.setattr(room, "tune_all", lambda *_: None)
+    monkeypatch.setattr(room, "results", lambda *_: mock.Mock(picks={}))
+    screens = [turned(recipe, tmp_path / name)[1] for name in ("one", "two")]
+    told = ["".join(screen.split("about ")[1].split("\n")) for screen in screens]
+    assert told[0].startswith("2 h 47 min in all (answers 16:40, attribute 16:40, 4 of 4 cells")
+    assert told[1].startswith("2 h 30 min in all (answers 0:05, attribute 16:40, 4 of 4 cells")
+
+
 def test_an_axis_that_attribution_depends_on_is_refused_before_any_work(recipe, tmp_path):
     with pytest.raises(ConfigError, match="one attribution for all cells"):
         words = ("attribution.score=contrastive", "tune.metric_requests=8", *small.DECISION[4:])

@@ -5,7 +5,6 @@ the left where they do not fit the model, as the harness's own models do it.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import lm_eval.utils as harness  # pyright: ignore[reportMissingImports]
@@ -19,7 +18,7 @@ from nt_jax.checkpoints.tokenizer import decode, load_tokenizer
 from nt_jax.checkpoints.vocabulary import known_ids
 from nt_jax.data.batching import bucket
 from nt_jax.errors import ConfigError
-from nt_jax.finished import exported_model
+from nt_jax.finished import model_source
 from nt_jax.generate.chat import ChatModel
 from nt_jax.generate.decode import Sampling
 from nt_jax.generate.engine import answer_prompts
@@ -27,12 +26,6 @@ from nt_jax.generate.likelihood import answer_scores
 from nt_jax.mesh import make_mesh
 
 LOGITS = 1 << 27  # entries of one batch's logits at most: 512 MiB
-
-
-def model_source(name: str) -> str:
-    """The model behind `name`: a run directory stands for its exported model."""
-    folder = Path(name)
-    return str(exported_model(folder)) if (folder / "run.json").is_file() else name
 
 
 class JaxLM(TemplateLM):
