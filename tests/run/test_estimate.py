@@ -7,7 +7,8 @@ import pytest
 from nt_jax.config.load import load_config
 from nt_jax.doctor.shapes import SHAPES
 from nt_jax.run.data import read_data
-from nt_jax.run.estimate import Machine, stage_seconds
+from nt_jax.run.estimate import stage_seconds
+from nt_jax.run.work import Machine
 from tests.run import small
 
 # Seconds of the demo's stages, nothing cached, on two idle cores that multiply at 240 GFLOP/s.
