@@ -38,26 +38,46 @@ class Kind(NamedTuple):
 
 KINDS = {
     "a100-40gb": Kind(
-        "A100 SXM 40 GB", 40e9, 312e12, 1.555e12, 300e9,
+        "A100 SXM 40 GB",
+        40e9,
+        312e12,
+        1.555e12,
+        300e9,
         "NVIDIA A100 data sheet: 40 GB, 312 TFLOPS, 1,555 GB/s, NVLink 600 GB/s both ways",
     ),
     "a100-80gb": Kind(
-        "A100 SXM 80 GB", 80e9, 312e12, 2.039e12, 300e9,
+        "A100 SXM 80 GB",
+        80e9,
+        312e12,
+        2.039e12,
+        300e9,
         "NVIDIA A100 data sheet: 80 GB, 312 TFLOPS, 2,039 GB/s, NVLink 600 GB/s both ways",
     ),
     "h100": Kind(
-        "H100 SXM 80 GB", 80e9, 989.4e12, 3.35e12, 450e9,
+        "H100 SXM 80 GB",
+        80e9,
+        989.4e12,
+        3.35e12,
+        450e9,
         "NVIDIA H100 data sheet: 80 GB, 1,979 TFLOPS with sparsity, 3.35 TB/s, NVLink 900 GB/s",
     ),
     "h200": Kind(
-        "H200 SXM 141 GB", 141e9, 989.4e12, 4.8e12, 450e9,
+        "H200 SXM 141 GB",
+        141e9,
+        989.4e12,
+        4.8e12,
+        450e9,
         "NVIDIA H200 data sheet: 141 GB, 1,979 TFLOPS with sparsity, 4.8 TB/s, NVLink 900 GB/s",
     ),
     "l40s": Kind(
-        "L40S 48 GB", 48e9, 362.05e12, 0.864e12, 32e9,
+        "L40S 48 GB",
+        48e9,
+        362.05e12,
+        0.864e12,
+        32e9,
         "NVIDIA L40S data sheet: 48 GB, 362.05 TFLOPS, 864 GB/s, PCIe 4.0 x16 64 GB/s both ways",
     ),
-}  # fmt: skip
+}
 
 
 def devices_of(words: str) -> tuple[int, Kind]:

@@ -46,10 +46,12 @@ def planned(
     return {
         **held_on(config.model_copy(update={"mesh": at.mesh}), at.stages, at.room),
         **say_time(at.seconds, f"on mesh {at}"),
-        "device": kind.name, "devices_needed": at.devices, "fits": at.fits,
+        "device": kind.name,
+        "devices_needed": at.devices,
+        "fits": at.fits,
         "recommended_mesh": best and [best.mesh.data, best.mesh.model],
         "fastest_mesh": quick and [quick.mesh.data, quick.mesh.model],
-    }  # fmt: skip
+    }
 
 
 def sized(at: Layout) -> str:
