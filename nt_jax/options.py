@@ -175,8 +175,11 @@ def doctor_parser(command: str, program: str) -> Parser:
     what = "a recipe, a directory, .gguf file or hub id, or a shape that doctor lists without one"
     add("model", nargs="?", metavar="MODEL", help=what)
     add("--mesh", type=_mesh, metavar="DATAxMODEL", help="devices: mesh.data x mesh.model (1x1)")
+    meant = parser.add_mutually_exclusive_group()
     card = "memory of one device in GB, where the devices meant are not here"
-    add("--memory", type=_from_zero, metavar="GB", help=card)
+    meant.add_argument("--memory", type=_from_zero, metavar="GB", help=card)
+    kind = "devices that need not be here, by number and kind: the best mesh of them and its time"
+    meant.add_argument("--devices", metavar="8xH100", help=kind)
     given = "an .npz file of arrays tokens [T] and logits [T, V], to compare ours with"
     add("--logits", metavar="FILE", help=given)
     add("--json", action="store_true", help="print what was found as one JSON object")

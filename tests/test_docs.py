@@ -114,7 +114,7 @@ def test_the_sizes_of_recipes_are_those_of_the_code():
     from nt_jax.checkpoints.keymap import hf_shapes
     from nt_jax.config.load import load_config, recipe_names
     from nt_jax.doctor.shapes import SHAPES, published
-    from nt_jax.run.memory import stage_bytes
+    from nt_jax.run.memory import stage_memory
 
     page = (ROOT / "docs/models.md").read_text()
     rows = re.findall(r"^\| `([\w.-]+)` \| (.* M \| .*) \|$", page, re.M)
@@ -123,7 +123,8 @@ def test_the_sizes_of_recipes_are_those_of_the_code():
         config = load_config(name)
         model = (published(config.model.source) or SHAPES[name]).config
         parameters = sum(math.prod(shape) for shape in hf_shapes(model).values())
-        largest = max(stage_bytes(config, model, 80_000_000_000).values())
+        held = stage_memory(config, model, 80_000_000_000).values()
+        largest = max(each.total for each in held)
         chosen = f"{config.neurons.safety:,} + {config.neurons.utility:,}"
         assert said == (
             f"{parameters / 1e6:,.0f} M | {model.layers} x {model.neurons:,} | "

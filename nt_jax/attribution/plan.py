@@ -5,7 +5,7 @@ import dataclasses
 import jax
 
 from nt_jax.mesh import free_bytes
-from nt_jax.models.config import ModelConfig
+from nt_jax.models.footprint import Footprint
 from nt_jax.models.transformer import LanguageModel
 
 # Tokens per matrix product below which a program takes no less time: measured on two CPU cores
@@ -33,16 +33,14 @@ class Plan:
 
 
 def row_bytes(lm: LanguageModel, prompt: int, answer: int) -> int:
-    """Bytes that a row of `answer` suffix tokens behind `prompt` tokens takes at its worst."""
-    return row_bytes_of(lm.config, lm.module().embed[...].dtype.itemsize, prompt, answer)
+    """Bytes that a row of `answer` suffix tokens behind `prompt` tokens takes on its device."""
+    item = lm.module().embed[...].dtype.itemsize
+    return Footprint(lm.config, item, 1, lm.mesh.shape["model"]).attribution_row(prompt, answer)
 
 
-def row_bytes_of(config: ModelConfig, item: int, prompt: int, answer: int) -> int:
-    """`row_bytes` of a shape whose weights take `item` bytes each."""
-    kept = item * config.layers * (config.width + 2 * config.neurons)  # for the reverse pass
-    working = item * (8 * config.neurons + 12 * config.width) + 12 * config.vocab_size
-    scores = 12 * config.heads * (prompt + answer)
-    return answer * (kept + working + scores)
+def fitting_rows(free: int, each: int, total: int, data: int = 1) -> int:
+    """Rows that take half of the free bytes of `data` devices, one at least; at most `total`."""
+    return max(1, min(total, max(0, free) // 2 // each * data))
 
 
 def make_plan(lm: LanguageModel, prompt: int, answer: int, total: int, chunk: int = 0) -> Plan:
@@ -53,13 +51,13 @@ def make_plan(lm: LanguageModel, prompt: int, answer: int, total: int, chunk: in
     each. `chunk`: rows per program asked for by the user, 0 for none. The prompt's own keys and
     values are shared by all rows.
     """
-    free, each = free_bytes(), row_bytes(lm, prompt, answer)
-    fit = max(1, min(total, free // 2 // each))
+    free, each, data = free_bytes(), row_bytes(lm, prompt, answer), lm.mesh.shape["data"]
+    fit = fitting_rows(free, each, total, data)
     even = {-(-total // programs) for programs in range(1, min(total, 256) + 1)}
     candidates = sorted(rows for rows in even if rows <= fit) or [fit]
     cost = {rows: work(lm, rows, answer, total) for rows in candidates}
     rows = min(total, chunk) if chunk else min(candidates, key=lambda rows: cost[rows])
-    return Plan(total, rows, rows * each, free)
+    return Plan(total, rows, -(-rows // data) * each, free)
 
 
 def work(lm: LanguageModel, rows: int, answer: int, total: int) -> float:

@@ -7,9 +7,10 @@ import jax
 
 from nt_jax.checkpoints.chat_template import render
 from nt_jax.config.load import recipe_names
-from nt_jax.config.schema import RunConfig
-from nt_jax.console import clock, say, show
+from nt_jax.console import say, show
+from nt_jax.doctor.devices import devices_of
 from nt_jax.doctor.logits import compare_logits
+from nt_jax.doctor.planned import held_on, planned, say_time, show_stages
 from nt_jax.doctor.shapes import SHAPES
 from nt_jax.doctor.subject import Subject, find_subject
 from nt_jax.errors import ConfigError, NtError
@@ -17,8 +18,9 @@ from nt_jax.generate.chat import ChatText
 from nt_jax.mesh import memory_limit
 from nt_jax.run.data import read_data
 from nt_jax.run.dry_run import model_line
-from nt_jax.run.estimate import stage_seconds, this_machine
-from nt_jax.run.memory import stage_bytes
+from nt_jax.run.estimate import stage_seconds
+from nt_jax.run.memory import stage_memory
+from nt_jax.run.work import this_machine
 from nt_jax.runinfo import cpu_count, memory_bytes
 from nt_jax.version import __version__
 
@@ -31,12 +33,18 @@ def doctor(
     mesh: tuple[int, int] | None = None,
     memory_gb: float | None = None,
     logits: str | None = None,
+    devices: str | None = None,
 ) -> dict[str, Any]:
     """Everything that can be said without running, shown and as plain JSON; `fits` at the end.
 
     `memory_gb`: of one device, where other devices than those here are meant; `mesh` is then not
-    held against the devices here. `logits`: a file of reference logits (compare_logits).
+    held against the devices here. `devices`: such devices by number and kind (devices_of), among
+    whose meshes the best is found unless `mesh` names one. `logits`: a file of reference logits
+    (compare_logits).
     """
+    meant = None if devices is None else devices_of(devices)
+    if meant is not None and name is None:
+        raise ConfigError("--devices needs a MODEL (command line): what is to fit there?")
     found: dict[str, Any] = {"version": __version__, "devices": devices_here()}
     here = found["devices"]
     say("nt_jax", __version__)
@@ -51,8 +59,12 @@ def doctor(
         return found | {"recipes": recipe_names(), "shapes": [*SHAPES]}
     subject = find_subject(name, mesh)
     found |= about(subject)
-    found |= memory(subject, here, memory_gb)
-    found |= prompt_and_time(subject, memory_gb is None)
+    if meant is not None:
+        found |= planned(subject, *meant, mesh)
+        found |= rendered(subject)
+    else:
+        found |= memory(subject, here, memory_gb)
+        found |= rendered(subject) | timed(subject, memory_gb is None)
     if logits is not None:
         found["logits"] = compare_logits(subject, Path(logits))
         found["fits"] = found["fits"] and found["logits"]["agree"]
@@ -93,56 +105,44 @@ def memory(subject: Subject, here: dict[str, Any], memory_gb: float | None) -> d
     config, mesh = subject.config, subject.config.mesh
     absent = None if memory_gb is None else int(memory_gb * GB)
     room = absent or here["list"][0]["memory_bytes"]
-    stages = stage_bytes(config, subject.model, absent)
+    stages = stage_memory(config, subject.model, absent)
     wanted, there = mesh.data * mesh.model, len(here["list"])
     if here["platform"] == "cpu" and absent is None:
         room //= wanted  # devices of one machine share its memory
-    largest = max(stages, key=lambda stage: stages[stage])
+    largest = max(stages, key=lambda stage: stages[stage].total)
     enough = absent is not None or wanted <= there
-    fits = stages[largest] <= room and enough
-    show()
-    for stage, size in stages.items():
-        say(stage, f"{size / GB:8.2f} GB a device" + "   more than there is" * (size > room))
-    said = f"{'yes' if fits else 'no'}   {stages[largest] / GB:.2f} GB ({largest}) of "
+    fits = stages[largest].total <= room and enough
+    show_stages(stages, room)
+    said = f"{'yes' if fits else 'no'}   {stages[largest].total / GB:.2f} GB ({largest}) of "
     said += f"{room / GB:.1f} GB a device, mesh {mesh.data}x{mesh.model}, {config.model.dtype}"
     if not enough:
         said += f"; the mesh needs {wanted} devices, here: {there}"
     say("fits", said)
-    return {
-        "mesh": [mesh.data, mesh.model],
-        "dtype": config.model.dtype,
-        "bytes_per_device": {stage: int(size) for stage, size in stages.items()},
-        "device_bytes": room,
-        "devices_needed": wanted,
-        "fits": bool(fits),
-    }
+    return held_on(config, stages, room) | {"devices_needed": wanted, "fits": bool(fits)}
 
 
-def prompt_and_time(subject: Subject, here: bool) -> dict[str, Any]:
-    """A rendered prompt where the tokenizer is there, and a guess at the time of each stage."""
+def rendered(subject: Subject) -> dict[str, Any]:
+    """A rendered prompt where the tokenizer is there."""
+    if subject.checkpoint is None:
+        return {"prompt": None}
     show()
-    found: dict[str, Any] = {"prompt": None, "seconds": None}
-    if subject.checkpoint is not None:
-        chat = ChatText(subject.checkpoint, thinking=subject.config.model.thinking)
-        ids, messages = chat.encode(ASKED), [{"role": "user", "content": ASKED}]
-        found["prompt"] = render(chat.tokenizer, messages, chat.thinking)
-        say("prompt", f"{found['prompt']!r}   {len(ids)} tokens")
+    chat = ChatText(subject.checkpoint, thinking=subject.config.model.thinking)
+    ids, messages = chat.encode(ASKED), [{"role": "user", "content": ASKED}]
+    prompt = render(chat.tokenizer, messages, chat.thinking)
+    say("prompt", f"{prompt!r}   {len(ids)} tokens")
+    return {"prompt": prompt}
+
+
+def timed(subject: Subject, here: bool) -> dict[str, Any]:
+    """A guess at the time of each stage on the devices here."""
     if not here:
-        say("time", "not guessed: the devices meant are not here")
-        return found
+        say("time", "not guessed: the devices meant are not here; --devices 8xH100 names a kind")
+        return {"seconds": None}
     try:
-        seconds = guessed_seconds(subject.config, subject)
+        data = read_data(subject.config)
+        machine = this_machine(subject.config.model.dtype)
+        seconds = stage_seconds(subject.config, subject.model, data.records, data.tests, machine)
     except NtError as error:
         say("time", f"not guessed: {error}")
-        return found
-    told = ", ".join(f"{stage} {clock(part)}" for stage, part in seconds.items())
-    say("time", f"about {clock(sum(seconds.values()))} for a run here ({told})")
-    found["seconds"] = {stage: round(part, 1) for stage, part in seconds.items()}
-    return found
-
-
-def guessed_seconds(config: RunConfig, subject: Subject) -> dict[str, float]:
-    """How long the stages may take on the devices here."""
-    data = read_data(config)
-    machine = this_machine(config.model.dtype)
-    return stage_seconds(config, subject.model, data.records, data.tests, machine)
+        return {"seconds": None}
+    return say_time(seconds, "for a run here")

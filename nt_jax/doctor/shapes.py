@@ -51,6 +51,12 @@ SHAPES = {
                         False, 32768),
     "qwen2.5-14b": Shape("Qwen/Qwen2.5-14B-Instruct", "qwen2", 152064, 5120, 13824, 48, 40, 8, 128,
                          False, 32768),
+    "qwen2.5-32b": Shape("Qwen/Qwen2.5-32B-Instruct", "qwen2", 152064, 5120, 27648, 64, 40, 8, 128,
+                         False, 32768),
+    "llama3.1-70b": Shape("meta-llama/Llama-3.1-70B-Instruct", "llama", 128256, 8192, 28672, 80, 64,
+                          8, 128, False, 131072),
+    "llama3.1-405b": Shape("meta-llama/Llama-3.1-405B-Instruct", "llama", 128256, 16384, 53248, 126,
+                           128, 8, 128, False, 131072),
 }  # fmt: skip
 
 

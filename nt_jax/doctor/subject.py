@@ -51,7 +51,9 @@ def _settings(source: str) -> tuple[RunConfig, str | None]:
     for name in recipe_names():
         if "/" not in name and load_config(name).model.source == source:
             return load_config(name), name
-    return load_config(None, [f"model.source={source!r}"]), None
+    here = published(source)  # no published shape is in float32
+    plain = [f"model.source={source!r}"] + ["model.dtype=bfloat16"] * (here is not None)
+    return load_config(None, plain), None
 
 
 def _shape(name: str, shape: Shape) -> Subject:

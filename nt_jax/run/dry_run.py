@@ -8,13 +8,13 @@ from nt_jax.config.schema import RunConfig, dump_config
 from nt_jax.errors import ConfigError
 from nt_jax.mesh import devices, make_mesh
 from nt_jax.models.config import ModelConfig
+from nt_jax.models.footprint import parameters
 from nt_jax.run.data import RunData, read_data
-from nt_jax.run.memory import memory_estimate
+from nt_jax.run.memory import stage_memory
 from nt_jax.run.preflight import Inputs, decided_later, read_inputs
 from nt_jax.run.start import start_factors
 from nt_jax.run.texts import beyond_vocabulary, plain_marks
 from nt_jax.runinfo import memory_bytes
-from nt_jax.train.memory import parameters
 from nt_jax.version import __version__
 
 GB = 1e9
@@ -90,9 +90,10 @@ def model_lines(config: RunConfig, checkpoint: Checkpoint) -> Iterator[str]:
     start, counts = start_factors(config, checkpoint), config.neurons
     chosen = counts.safety + counts.utility if start is None else len(start.theta_P)
     share = 100 * chosen / (model.layers * model.neurons)
-    memory = memory_estimate(config, model)
-    parts = ", ".join(f"{name} {size / GB:.1f}" for name, size in memory.items())
+    stages = stage_memory(config, model)
+    largest = max(stages, key=lambda stage: stages[stage].total)
+    parts = ", ".join(f"{stage} {held.total / GB:.1f}" for stage, held in stages.items())
     yield f"model      {model_line(model)}"
     yield f"weights    {checkpoint.path}"
     yield f"neurons    {chosen:,} of {model.layers * model.neurons:,} may change ({share:.1f} %)"
-    yield f"memory     about {memory['total'] / GB:.1f} GB ({parts})"
+    yield f"memory     about {stages[largest].total / GB:.1f} GB a device ({parts})"

@@ -4,15 +4,8 @@ Tokens are counted as a quarter of the characters, so that no tokenizer is neede
 within a factor of two or so, which the screen corrects by how the first stages went.
 """
 
-import dataclasses
-import functools
-import time
 from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
-
-from nt_jax.checkpoints.checkpoint import MODEL_DTYPES
 from nt_jax.config.registry import CONTRASTIVE
 from nt_jax.config.schema import RunConfig
 from nt_jax.data.prompts import Prompt, text_of
@@ -20,7 +13,7 @@ from nt_jax.data.training import Parts
 from nt_jax.eval.prompts import Tests
 from nt_jax.models.config import ModelConfig
 from nt_jax.run.preflight import Inputs
-from nt_jax.train.memory import layer_parameters, parameters
+from nt_jax.run.work import Cost, Machine, Work, this_machine
 from nt_jax.train.own_answers import ATTACKED_SHARE
 from nt_jax.train.validate import LOOKS, NEW_TOKENS, Validation
 
@@ -39,67 +32,6 @@ OVERHEAD = {
     "report": 4.0,
 }  # fmt: skip  compiling, mostly
 DISK = 2e8  # bytes a second that an export writes and reads again
-SHARE = {"cpu": 0.8}  # of the speed of large products that a model reaches; elsewhere:
-SHARE_ELSEWHERE = 0.35
-
-
-@dataclasses.dataclass(frozen=True)
-class Machine:
-    """What one device does in a second."""
-
-    flops: float  # multiplications and additions of large matrix products
-    bytes: float  # read and written by a copy
-
-    def seconds(self, flops: float, reads: float = 0.0) -> float:
-        """Of work whose products take `flops` and that reads so many bytes of weights."""
-        share = SHARE.get(jax.devices()[0].platform, SHARE_ELSEWHERE)
-        return max(flops / (share * self.flops), reads / self.bytes)
-
-
-@functools.cache
-def this_machine(dtype: str) -> Machine:
-    """Measured: a product and a copy, the best of five (under a second)."""
-    side = 768 if jax.devices()[0].platform == "cpu" else 4096
-    one = jnp.ones((side, side), dtype)
-    wide = jnp.ones((1 << 24,), jnp.float32)
-    product, copied = jax.jit(lambda x: x @ x), jax.jit(lambda x: x + jnp.float32(1))
-    return Machine(2 * side**3 / _best(product, one), 2 * wide.nbytes / _best(copied, wide))
-
-
-def _best(work, array: jax.Array) -> float:
-    work(array).block_until_ready()
-    times = []
-    for _ in range(5):
-        started = time.perf_counter()
-        work(array).block_until_ready()
-        times.append(time.perf_counter() - started)
-    return min(times)
-
-
-@dataclasses.dataclass(frozen=True)
-class Cost:
-    """Multiplications and additions of one token of a model, and the bytes of its weights."""
-
-    layers: float  # forward through all layers
-    head: float  # its logits
-    weights: float  # bytes
-    upper: float  # share of the layers that a gradient goes through
-
-    @classmethod
-    def of(cls, model: ModelConfig, dtype: str, first_layer: int) -> "Cost":
-        """That of a shape."""
-        layers = 2.0 * layer_parameters(model) * model.layers
-        head = 2.0 * model.vocab_size * model.width
-        weights = float(parameters(model) * MODEL_DTYPES[dtype].itemsize)
-        return cls(layers, head, weights, max(0.0, 1 - first_layer / model.layers))
-
-    def forward(self, tokens: float, logits: float) -> float:
-        """A pass over so many tokens."""
-        return tokens * self.layers + logits * self.head
-
-    def gradient(self, tokens: float, logits: float) -> float:
-        """Forward and backward, through the upper layers alone."""
-        return tokens * self.layers * (1 + 2 * self.upper) + 3 * logits * self.head
 
 
 def stage_seconds(
@@ -107,40 +39,34 @@ def stage_seconds(
 ) -> dict[str, float]:
     """Expected seconds of every stage, in their order, on the config's devices."""
     cost = Cost.of(model, config.model.dtype, config.neurons.first_layer)
-    ways = max(1.0, 0.8 * config.mesh.data * config.mesh.model)
-    train, tune = records["train"], config.tune
+    train, tune, mesh = records["train"], config.tune, config.mesh
     bare = mean_tokens([row.prompt for row in (*train.harmful, *train.harmless)])
     around = mean_tokens([template.text for template in train.templates])
     mixed = bare + around / 2  # half of what is shown stands inside an attack
-
-    def answered(count: float, prompt: float, new: float, batch: int) -> float:
-        flops = count * cost.forward(prompt + new, new)
-        return machine.seconds(flops, count * new / min(batch, max(1, count)) * cost.weights)
-
     side, new = config.eval.batch_size, USED * config.eval.max_new_tokens
     own = len(train.harmless) * (1 + 1 / ATTACKED_SHARE)
     asked = mean_tokens([row.prompt for row in tests.prompts])
-    both = answered(len(tests.prompts), asked, new, side)
+    both = cost.answers(len(tests.prompts), asked, new, side)
     harmless = sum(not row.harmful for row in tests.prompts)
-    scored = (
-        2 * harmless * cost.forward(asked + new, new) * (config.eval.perplexity + config.eval.kl)
-    )
+    scored = cost.forward(2 * harmless * (asked + new), 2 * harmless * new)
     looked = len(Validation.of(records["validation"], tune.validation_answers or LOOKS))
     looks = tune.epochs // tune.validate_every if tune.validate_every else 0
     looks += 1 + len(tune.strengths).bit_length()
-    seen = answered(looked, mixed, NEW_TOKENS, side) * looks if tune.validation_answers else 0.0
-    found = {
-        "answers": answered(own, mixed, tune.answer_tokens, side),
-        "attribute": machine.seconds(attribution(config, model, cost, mixed)),
-        "select": 0.0,
-        "train": machine.seconds(tuning(config, records, cost, mixed)) + seen,
-        "export": 3 * cost.weights * ways / DISK,
+    seen = cost.answers(looked, mixed, NEW_TOKENS, side) * (
+        looks if tune.validation_answers else 0.0
+    )
+    work = {
+        "answers": cost.answers(own, mixed, tune.answer_tokens, side),
+        "attribute": attribution(config, model, cost, mixed),
+        "train": tuning(config, records, cost, mixed),
         "base": both,
         "tuned": both,
-        "eval": machine.seconds(scored),
-        "report": 0.0,
+        "eval": scored * (config.eval.perplexity + config.eval.kl),
     }
-    return {name: seconds / ways + OVERHEAD[name] for name, seconds in found.items()}
+    found = {name: each.seconds(machine, mesh) for name, each in work.items()}
+    found |= {"train": found["train"] + seen.seconds(machine, mesh)}
+    found |= {"export": 3 * cost.weights / DISK}
+    return {name: found.get(name, 0.0) + more for name, more in OVERHEAD.items()}
 
 
 def expected_seconds(config: RunConfig, inputs: Inputs) -> dict[str, float]:
@@ -150,21 +76,21 @@ def expected_seconds(config: RunConfig, inputs: Inputs) -> dict[str, float]:
     return stage_seconds(config, size, inputs.records, inputs.tests, machine)
 
 
-def attribution(config: RunConfig, model: ModelConfig, cost: Cost, prompt: float) -> float:
-    """Operations of the stage attribute."""
+def attribution(config: RunConfig, model: ModelConfig, cost: Cost, prompt: float) -> Work:
+    """That of the stage attribute."""
     wanted = config.attribution
     if wanted.score == CONTRASTIVE:
         answer = config.tune.answer_tokens
         rows = 1.25 * config.tune.metric_requests  # own answers twice: their likelihood and drift
-        return rows * cost.gradient(prompt + answer, answer)
+        return cost.gradient(prompt + answer, answer) * rows
     examples = 2 * len(wanted.attack_types) * wanted.examples_per_type
     paths = model.layers / 2 if wanted.path == "layer" else 1  # a path begins at its own layer
     suffix = wanted.answer_tokens + 1
-    return examples * wanted.steps * paths * 3 * cost.forward(suffix, suffix)
+    return cost.forward(suffix, suffix) * (examples * wanted.steps * paths * 3)
 
 
-def tuning(config: RunConfig, records: Parts, cost: Cost, prompt: float) -> float:
-    """Operations of Algorithm 1: two sets of each batch, the inner one three times over."""
+def tuning(config: RunConfig, records: Parts, cost: Cost, prompt: float) -> Work:
+    """That of Algorithm 1: two sets of each batch, the inner one three times over."""
     tune, train = config.tune, records["train"]
     every = (len(train.harmful) + len(train.harmless)) / 2
     outer, inner = (2 * (size or every) for size in (tune.global_batch, tune.local_batch))
@@ -175,7 +101,7 @@ def tuning(config: RunConfig, records: Parts, cost: Cost, prompt: float) -> floa
         outer = tune.metric_requests
     rows = outer + inner * tune.inner_steps * (3 if tune.order == 2 else 1)
     answer = tune.answer_tokens
-    return tune.epochs * rows * cost.gradient(prompt + answer, answer)
+    return cost.gradient(prompt + answer, answer) * (tune.epochs * rows)
 
 
 def mean_tokens(prompts: Sequence[Prompt]) -> float:

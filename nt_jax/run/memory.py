@@ -1,86 +1,120 @@
-"""The memory of a run, per device: what --dry-run and doctor say."""
+"""The memory of a run, per stage and device: what --dry-run and doctor say.
+
+How much a stage takes on at once is decided as the run decides it; what that takes is the closed
+form of models/footprint.py.
+"""
 
 import dataclasses
 
 import jax
 
-from nt_jax.attribution.plan import row_bytes_of
+from nt_jax.attribution.plan import fitting_rows
 from nt_jax.checkpoints.checkpoint import MODEL_DTYPES
 from nt_jax.config.registry import CONTRASTIVE
 from nt_jax.config.schema import RunConfig
-from nt_jax.mesh import SHARDING_RULES
+from nt_jax.generate.engine import EARLY_ROOM, REFILL_TOKENS
+from nt_jax.generate.schedule import size_bucket
+from nt_jax.mesh import memory_limit
 from nt_jax.models.config import ModelConfig
-from nt_jax.train.memory import GradientMemory, layer_parameters, parameters
+from nt_jax.models.footprint import Footprint
+from nt_jax.train.memory import GradientMemory
+from nt_jax.train.validate import NEW_TOKENS
 
 WIDTH = 256  # prompt tokens assumed per row; the real width is known once data are read
-SIZES = {"F": "neurons", "N": "heads", "K": "kv_heads", "V": "vocab_size"}
 
 
-def part_of(model: ModelConfig, ways: int) -> ModelConfig:
-    """The shape of what one of `ways` devices along mesh.model holds (check_mesh: they divide it).
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """Bytes that a stage holds on each device."""
 
-    Every weight has one axis at most that is shared out, so its sizes say all.
-    """
-    split = [SIZES[letter] for letter, axis in SHARDING_RULES.items() if axis == "model"]
-    return dataclasses.replace(model, **{name: getattr(model, name) // ways for name in split})
+    weights: int
+    copies: int = 0  # of weights: the layers as decoding takes them, the export read again
+    cache: int = 0  # keys and values, of slots and of prompts on their way into them
+    temporaries: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.copies + self.cache + self.temporaries
 
 
-def memory_estimate(
+def footprint_of(config: RunConfig, model: ModelConfig) -> Footprint:
+    """What one device of the run's mesh holds of a model."""
+    item = MODEL_DTYPES[config.model.dtype].itemsize
+    return Footprint(model, item, config.mesh.data, config.mesh.model)
+
+
+def stage_memory(
     config: RunConfig, model: ModelConfig, limit: int | None = None
-) -> dict[str, float]:
-    """Bytes of a device per part of a run; the largest step decides: the total is weights + max.
+) -> dict[str, Held]:
+    """What each stage holds on a device at its most.
 
     `limit`: bytes that a device has, those of the devices here unless given.
     """
-    item, mesh = MODEL_DTYPES[config.model.dtype].itemsize, config.mesh
-    model = part_of(model, mesh.model)
-    weights = parameters(model) * item
-    longest = WIDTH + config.tune.answer_tokens
-    memory = gradient_memory(config, model)
-    tokens, _, each = memory.tuning(longest, config.tune.sequence_tokens, limit)
-    tuning = tokens * each
-    cache = 2 * item * model.layers * model.kv_heads * model.head_dim
-    rows = 2 * config.eval.batch_size / mesh.data
-    decoding = rows * (WIDTH + config.eval.max_new_tokens) * cache
-    if limit or jax.local_devices()[0].platform != "cpu":  # it holds the layers a second time
-        decoding += item * layer_parameters(model) * model.layers
-    check = weights  # the export is read again beside the model
+    held = footprint_of(config, model)
+    accelerator = limit is not None or jax.local_devices()[0].platform != "cpu"
+    limit = limit or memory_limit()
+    new = (config.tune.answer_tokens, NEW_TOKENS, config.eval.max_new_tokens)
+    own, looked, asked = (answering(config, held, count, accelerator) for count in new)
+    tuned = Held(held.weights, temporaries=tuning(config, held, limit))
     return {
-        "weights": weights,
-        "tuning": tuning,
-        "decoding": decoding,
-        "export check": check,
-        "total": weights + max(tuning, decoding, check),
+        "answers": own,
+        "attribute": Held(held.weights, temporaries=attributing(config, held, limit)),
+        "train": max(tuned, looked, key=_total) if config.tune.validation_answers else tuned,
+        "export": Held(held.weights, copies=held.weights),  # read again beside the model
+        "base": asked,
+        "tuned": asked,
+        "eval": Held(held.weights, temporaries=scoring(config, held)),
     }
 
 
-def stage_bytes(
-    config: RunConfig, model: ModelConfig, limit: int | None = None
-) -> dict[str, float]:
-    """Bytes that each stage holds on a device, weights included."""
-    parts = memory_estimate(config, model, limit)
-    weights, decoding = parts["weights"], parts["decoding"]
-    local, answer = part_of(model, config.mesh.model), config.tune.answer_tokens
-    if config.attribution.score == CONTRASTIVE:
-        memory = gradient_memory(config, local)
-        rows, _ = memory.slope_rows(WIDTH + answer, 1, limit)
-        scores = rows * (WIDTH + answer) * memory.token_bytes(WIDTH + answer)
-    else:  # as many rows as fit, one at least
-        item = MODEL_DTYPES[config.model.dtype].itemsize
-        scores = row_bytes_of(local, item, WIDTH, config.attribution.answer_tokens)
-    held = {
-        "answers": decoding,
-        "attribute": scores,
-        "train": max(parts["tuning"], decoding if config.tune.validation_answers else 0.0),
-        "export": parts["export check"],
-        "base": decoding,
-        "tuned": decoding,
-        "eval": decoding,
-    }
-    return {stage: weights + more for stage, more in held.items()}
+def _total(held: Held) -> int:
+    return held.total
 
 
-def gradient_memory(config: RunConfig, model: ModelConfig) -> GradientMemory:
-    """That of the layers that a gradient goes through."""
-    item = MODEL_DTYPES[config.model.dtype].itemsize
-    return GradientMemory(model, item, max(1, model.layers - config.neurons.first_layer))
+def answering(config: RunConfig, held: Footprint, new: int, accelerator: bool) -> Held:
+    """Decoding in as many slots as the settings say; a device copies the layers one by one."""
+    slots = -(-config.eval.batch_size // held.data) * held.data
+    room, most = size_bucket(WIDTH + EARLY_ROOM), size_bucket(WIDTH + new)
+    grown = held.cache(slots, room) + held.cache(slots, most) if most > room else 0
+    tokens = 4096 if accelerator else REFILL_TOKENS["cpu"]
+    rows = min(slots, max(held.data, 1 << (4 * tokens // WIDTH).bit_length() - 1))
+    own = held.cache(rows, size_bucket(WIDTH))
+    entered = held.cache(slots, room) + own + held.insert(rows, size_bucket(WIDTH))
+    temporaries = max(held.decode(slots), held.prefill(tokens, rows, size_bucket(WIDTH)))
+    copies = held.layers if accelerator else 0
+    return Held(held.weights, copies, max(entered, grown), temporaries)
+
+
+def tuning(config: RunConfig, held: Footprint, limit: int) -> int:
+    """Temporaries of a meta-step, a sequence on each device of the data axis."""
+    memory, tune = gradient_memory(config, held), config.tune
+    longest = WIDTH + tune.answer_tokens
+    tokens, remat, _ = memory.tuning(longest, tune.sequence_tokens, limit)
+    targets = -(-tokens // longest) * tune.answer_tokens * (2 if tune.margin_weight else 1)
+    order = tune.order if tune.inner_steps else 1
+    return held.meta_step(held.data, tokens, targets, memory.layers, remat=remat, order=order)
+
+
+def attributing(config: RunConfig, held: Footprint, limit: int) -> int:
+    """Temporaries of the scores: slopes of answers, or gradients of patched rows."""
+    wanted, model = config.attribution, held.whole
+    if wanted.score == CONTRASTIVE:
+        tokens, memory = WIDTH + config.tune.answer_tokens, gradient_memory(config, held)
+        rows, remat = memory.slope_rows(tokens, held.data, limit)
+        return held.slopes(rows, tokens, memory.layers, remat=remat)
+    total = (wanted.steps + 1) * (model.layers if wanted.path == "layer" else 1)
+    each = held.attribution_row(WIDTH, wanted.answer_tokens)
+    rows = fitting_rows(limit - held.weights, each, total, held.data)
+    return held.attribution(wanted.chunk or rows, WIDTH, wanted.answer_tokens)
+
+
+def scoring(config: RunConfig, held: Footprint) -> int:
+    """Temporaries of the likelihoods of given answers."""
+    return held.score(config.eval.batch_size, WIDTH, config.eval.max_new_tokens)
+
+
+def gradient_memory(config: RunConfig, held: Footprint) -> GradientMemory:
+    """By what the run decides how much it differentiates at once."""
+    layers = max(1, held.whole.layers - config.neurons.first_layer)
+    return GradientMemory(held.part, held.item, layers)

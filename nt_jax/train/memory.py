@@ -1,31 +1,17 @@
 """What tuning holds in memory, and how many tokens it may therefore differentiate together."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 
 from nt_jax.data.packing import PackedBatch, Row, cheapest_shape, pack_rows
 from nt_jax.mesh import memory_limit
 from nt_jax.models.config import ModelConfig
-from nt_jax.models.transformer import LanguageModel, leaf_axes
+from nt_jax.models.footprint import layer_parameters, part_of
+from nt_jax.models.transformer import LanguageModel
 
 SLOPE_ROWS = 8  # at most; more are no faster
 SEQUENCE_TOKENS = 1024  # at most, as attention costs by the square
 HEAD_BYTES = 12  # of a logit and what its gradient needs, in float32
-
-
-def parameters(model: ModelConfig) -> int:
-    """Number of weights, a tied embedding counted once."""
-    return sum(_size(model, axes) for axes in leaf_axes(model).values())
-
-
-def layer_parameters(model: ModelConfig) -> int:
-    """Number of weights of one layer."""
-    return sum(_size(model, axes[1:]) for axes in leaf_axes(model).values() if axes[0] == "L")
-
-
-def _size(model: ModelConfig, axes: str) -> int:
-    return math.prod(model.sizes[axis] for axis in axes)
 
 
 def sequence_cost(model: ModelConfig) -> Callable[[int], float]:
@@ -36,7 +22,11 @@ def sequence_cost(model: ModelConfig) -> Callable[[int], float]:
 
 @dataclasses.dataclass(frozen=True)
 class GradientMemory:
-    """What gradients through the upper `layers` layers of a model hold."""
+    """What gradients through the upper `layers` layers of a model hold, as tuning decides by it.
+
+    A rule of thumb that says how much is taken on at once, so what a run computes depends on it;
+    what that then takes on a device is said by models/footprint.py.
+    """
 
     model: ModelConfig
     itemsize: int  # bytes of a weight
@@ -44,8 +34,9 @@ class GradientMemory:
 
     @classmethod
     def of(cls, lm: LanguageModel, layers: int) -> "GradientMemory":
-        """That of a model in memory."""
-        return cls(lm.config, lm.module().embed[...].dtype.itemsize, layers)
+        """That of what each device holds of a model in memory."""
+        part = part_of(lm.config, lm.mesh.shape["model"])
+        return cls(part, lm.module().embed[...].dtype.itemsize, layers)
 
     def token_bytes(self, tokens: int) -> int:
         """What the gradient of a loss holds for one of so many tokens of a sequence.

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from nt_jax.checkpoints import keymap
 from nt_jax.checkpoints.checkpoint import open_checkpoint
 from nt_jax.checkpoints.hf_config import config_from_hf
+from nt_jax.models.footprint import parameters
 from nt_jax.models.transformer import leaf_axes
-from nt_jax.train.memory import parameters
 from tests import tiny
 
 SIZES = {"L": 2, "D": 6, "F": 5, "N": 4, "K": 2, "H": 3, "V": 7}

@@ -3,8 +3,9 @@
 import json
 
 from nt_jax.checkpoints.checkpoint import open_checkpoint
-from nt_jax.run.dry_run import describe, memory_estimate
-from nt_jax.train.memory import GradientMemory, parameters
+from nt_jax.models.footprint import parameters
+from nt_jax.run.dry_run import describe
+from nt_jax.run.memory import Held, stage_memory
 from tests import tiny
 from tests.run import small
 
@@ -23,25 +24,28 @@ def test_the_plan_can_be_loaded_again_and_its_parts_add_up(recipe, model, tmp_pa
 def test_memory_follows_the_settings_that_cost_it(recipe, tmp_path):
     model = open_checkpoint(small.settings(recipe, tmp_path).model.source).config
 
-    def estimate(*words: str) -> dict[str, float]:
-        return memory_estimate(small.settings(recipe, tmp_path, *words), model)
+    def stages(*words: str) -> dict[str, Held]:
+        return stage_memory(small.settings(recipe, tmp_path, *words), model)
 
-    plain = estimate()
-    assert plain["weights"] == 4 * parameters(model)
-    assert plain["total"] == plain["weights"] + max(
-        plain["tuning"], plain["decoding"], plain["export check"]
-    )
-    assert estimate("model.dtype=bfloat16")["weights"] == plain["weights"] / 2
-    assert estimate("eval.batch_size=8")["decoding"] == 2 * plain["decoding"]
+    plain, scale = stages(), 4 * model.layers * model.neurons
+    assert plain["train"].weights == 4 * parameters(model) + scale
+    assert plain["export"].copies == plain["export"].weights
+    assert stages("model.dtype=bfloat16")["base"].weights - scale == 2 * parameters(model)
+    one, two, four = (stages(f"eval.batch_size={n}")["base"].cache for n in (8, 16, 32))
+    assert four - two == 2 * (two - one) > 0
+    off = "tune.validation_answers=0"
     longest, twice = "tune.sequence_tokens=1000", "tune.sequence_tokens=2000"
-    assert estimate(twice)["tuning"] > 2 * estimate(longest)["tuning"]  # attention grows faster
-    above, whole = (
-        1000 * GradientMemory(model, 4, layers).tuning(1, 1000)[2]
-        for layers in (model.layers - 1, model.layers)
-    )
-    assert above < estimate(longest)["tuning"]
-    assert estimate("neurons.first_layer=1", longest)["tuning"] == above
-    assert estimate(longest)["tuning"] == whole
+    tuned, more = (stages(off, words)["train"].temporaries for words in (longest, twice))
+    assert more > 2 * tuned  # attention grows faster
+    above = stages(off, longest, "neurons.first_layer=1")["train"].temporaries
+    assert above == tuned * (model.layers - 1) // model.layers
+    first = stages(off, longest, "tune.order=1")["train"].temporaries
+    assert first < tuned
+    scored = ("attribution.score=integrated", "attribution.answer_tokens=9")
+    chunks = [
+        stages(*scored, f"attribution.chunk={rows}")["attribute"].temporaries for rows in (1, 2, 3)
+    ]
+    assert chunks[2] - chunks[1] == chunks[1] - chunks[0] > 0
 
 
 def test_what_is_also_tuned_on_is_said_beforehand(recipe, tmp_path):

@@ -10,7 +10,8 @@ from nt_jax.doctor.shapes import SHAPES
 from nt_jax.run import said
 from nt_jax.run.cached import cached_stages, note_made, with_cache
 from nt_jax.run.data import read_data
-from nt_jax.run.estimate import OVERHEAD, Machine, stage_seconds
+from nt_jax.run.estimate import OVERHEAD, stage_seconds
+from nt_jax.run.work import Machine
 from tests.run import small
 
 # Seconds of the demo's stages, nothing cached, on two idle cores that multiply at 240 GFLOP/s.

@@ -17,7 +17,7 @@ from nt_jax.models.neurons import Factors, NeuronSet
 from nt_jax.run.export import run_factors
 from nt_jax.run.preflight import read_inputs
 from nt_jax.run.stages import best_state
-from nt_jax.train import outer
+from nt_jax.train import outer, tune
 from tests.run import small
 
 pytestmark = pytest.mark.xdist_group("run")

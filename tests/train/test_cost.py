@@ -10,8 +10,8 @@ import pytest
 from benchmarks.models import SHAPES, abstract_meta_step, abstract_model
 from nt_jax.data.packing import Shape
 from nt_jax.mesh import make_mesh
+from nt_jax.models.footprint import layer_parameters
 from nt_jax.train.maml import MetaOptions, meta_step
-from nt_jax.train.memory import layer_parameters
 from nt_jax.train.objectives import nll
 
 MOST = 1_000_000  # bytes that a branch may give back: sums of gradients and losses, no weights

@@ -4,7 +4,8 @@ import pytest
 
 from nt_jax.checkpoints.checkpoint import open_checkpoint
 from nt_jax.models.config import ModelConfig
-from nt_jax.train.memory import SEQUENCE_TOKENS, GradientMemory, parameters, sequence_cost
+from nt_jax.models.footprint import parameters
+from nt_jax.train.memory import SEQUENCE_TOKENS, GradientMemory, sequence_cost
 from tests import tiny
 
 

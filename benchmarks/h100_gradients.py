@@ -1,0 +1,93 @@
+"""The programs that go back through the layers: a meta-step, attribution, slopes."""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from benchmarks.h100_cases import Case, Floor, Size
+from benchmarks.models import SHAPES, abstract, abstract_meta_step, abstract_model, abstract_sets
+from nt_jax.attribution.integrated import row_gradients
+from nt_jax.attribution.plan import row_bytes
+from nt_jax.attribution.suffix import run_prefix
+from nt_jax.data.packing import Shape
+from nt_jax.models.neurons import NeuronSet
+from nt_jax.train.maml import MetaOptions, meta_step
+from nt_jax.train.slopes import row_slopes
+
+PROMPT, ANSWER = 512, 65  # tokens of an attacked prompt, and of the answer that is attributed
+STEPS = 20 + 1  # nodes a layer
+TOKENS, TARGETS, STRETCHES, INNER = 512, 128, 4, 3  # of a sequence, sequences, inner steps
+SLOPE_ROWS, SLOPE_TOKENS, SLOPE_TARGETS = 8, 272, 16  # of rows whose slopes are taken
+
+
+def meta(model: str, mesh: Mesh, side: int = 1, remat: bool = True) -> Case:
+    """An epoch: K inner steps and the outer gradient, STRETCHES sequences a set."""
+    config, cards = SHAPES[model], mesh.size
+    lm, size = abstract_model(config, "bfloat16", mesh), Size(config)
+    side = max(side, mesh.shape["data"])
+    shape = Shape(max(1, STRETCHES // side), side, TOKENS, TARGETS, 4)
+    tokens = STRETCHES * TOKENS
+    weights = size.layers + size.head * shape.targets / TOKENS
+    # Forward and back to the activations are 2 W each; their tangents as much again.
+    each = 4 * weights + 2 * size.attention * TOKENS / 2
+    floor = Floor(
+        tokens * each * (2 * INNER * 2 + 2), (2 * INNER * 2 + 2) * 2 * size.weights,
+        "tokens x (4 W + 4 D V targets/tokens + attention) x (2 K gradients, 2 K products with the "
+        "Hessian, 2 outer gradients); W read twice for each",
+    )  # fmt: skip
+    arguments, optimiser = abstract_meta_step(lm, shape)
+    options = MetaOptions(inner_steps=INNER, with_margin=True, remat=remat)
+
+    def lowered():
+        with jax.numpy_dtype_promotion("standard"):
+            return meta_step.trace(*arguments, options=options, optimiser=optimiser)
+
+    name = "meta-step" if remat else "stored meta-step"
+    return Case(f"{name} {model}", cards, floor, lowered)
+
+
+def attribution(model: str, mesh: Mesh, answer: int, rows: int) -> Case:
+    """Gradients of `rows` rows, all through every layer, behind a prompt."""
+    config, cards = SHAPES[model], mesh.size
+    lm, size = abstract_model(config, "bfloat16", mesh), Size(config)
+    ids = [abstract(lm.mesh, (n,), kind) for n in (PROMPT, answer) for kind in (jnp.int32, bool)]
+    prefix = jax.eval_shape(run_prefix, lm, *ids)
+    tokens, target = rows * answer, "first_token" if answer == 1 else "mean_logprob"
+    each = 4 * (size.layers + size.head) + 2 * size.attention * (PROMPT + answer / 2)
+    floor = Floor(
+        tokens * each, 2 * size.weights + 2 * PROMPT * size.column,
+        "rows x answer x (4 W + 4 D V + 8 L N H (prompt + answer / 2)); W and prefix read twice",
+    )  # fmt: skip
+    planned: list[int] = []
+    jax.eval_shape(lambda lm: planned.append(row_bytes(lm, PROMPT, answer)), lm)
+    arguments = (
+        lm, prefix, abstract(lm.mesh, (), jnp.int32), abstract(lm.mesh, (rows,), jnp.int32, "R"),
+        abstract(lm.mesh, (rows, config.width), jnp.float32, "R"),
+    )  # fmt: skip
+    return Case(
+        f"attribution {answer} token{'s' * (answer > 1)} {model}", cards, floor,
+        lambda: row_gradients.trace(*arguments, target=target),
+        config.layers, rows * planned[0],
+    )  # fmt: skip
+
+
+def slopes(model: str, mesh: Mesh, rows: int = SLOPE_ROWS) -> Case:
+    """Slopes of `rows` answers in every factor, each in a sequence of its own."""
+    config, cards = SHAPES[model], mesh.size
+    lm, size = abstract_model(config, "bfloat16", mesh), Size(config)
+    tokens, shape = rows * SLOPE_TOKENS, Shape(1, rows, SLOPE_TOKENS, SLOPE_TARGETS, 1)
+    each = 4 * size.layers + 2 * size.attention * SLOPE_TOKENS / 2
+    floor = Floor(
+        tokens * each + 4 * rows * SLOPE_TARGETS * size.head, 2 * size.weights,
+        "tokens x (4 W + attention) + 4 D V targets; W read twice",
+    )  # fmt: skip
+    batch = abstract_sets(lm, shape, "SB")
+    batch = jax.tree.map(lambda x: abstract(mesh, x.shape[1:], x.dtype, "B"), batch)
+    count = config.layers * config.neurons
+    place = abstract(mesh, (count,), jnp.int32)
+    neurons = NeuronSet(place, place, abstract(mesh, (count,), bool))
+    theta_P = abstract(mesh, (count,), jnp.float32)
+    return Case(
+        f"slopes {model}", cards, floor,
+        lambda: row_slopes.trace(theta_P, lm, neurons, batch, 1.0),
+    )  # fmt: skip

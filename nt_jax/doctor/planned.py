@@ -1,0 +1,88 @@
+"""What doctor says about devices that need not be here: each stage, the best mesh, the time."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from nt_jax.config.schema import RunConfig
+from nt_jax.console import clock, say, show
+from nt_jax.doctor.devices import Kind
+from nt_jax.doctor.meshes import Layout, fastest, layout, layouts, nearest, smallest
+from nt_jax.doctor.subject import Subject
+from nt_jax.errors import ConfigError
+from nt_jax.run.data import read_data
+from nt_jax.run.memory import Held
+
+GB = 1e9
+
+
+def planned(
+    subject: Subject, count: int, kind: Kind, mesh: tuple[int, int] | None
+) -> dict[str, Any]:
+    """What a run takes on `mesh`, or on the best mesh of `count` devices; shown and as JSON.
+
+    A ConfigError where the mesh needs more of them.
+    """
+    config, data = subject.config, read_data(subject.config)
+    rest = (subject.model, data.records, data.tests)
+    found = layouts(config, *rest, count, kind)
+    best, quick = smallest(found), fastest(found)
+    if mesh is not None and mesh[0] * mesh[1] > count:
+        raise ConfigError(
+            f"--mesh {mesh[0]}x{mesh[1]} needs {mesh[0] * mesh[1]} devices, --devices names {count}"
+        )
+    at = layout(config, *rest, kind) if mesh is not None else best or nearest(found)
+    share = f"{at.room / GB:.0f} of {kind.memory / GB:.0f} GB each, which is what jax takes"
+    say("planned", f"mesh {at} of {count} x {kind.name}, {share}; {config.model.dtype}")
+    say("source", kind.source)
+    show_stages(at.stages, at.room)
+    say("fits", f"{'yes' if at.fits else 'no'}   {sized(at)}")
+    if best is None or quick is None:
+        near = nearest(found)
+        say("mesh", f"none of {count} x {kind.name} fits; nearest: {near}, {sized(near)}")
+    else:
+        told = f"fastest: {quick}, about {clock(quick.time)}"
+        say("mesh", f"smallest that fits: {best}, about {clock(best.time)}; {told}")
+    return {
+        **held_on(config.model_copy(update={"mesh": at.mesh}), at.stages, at.room),
+        **say_time(at.seconds, f"on mesh {at}"),
+        "device": kind.name,
+        "devices_needed": at.devices,
+        "fits": at.fits,
+        "recommended_mesh": best and [best.mesh.data, best.mesh.model],
+        "fastest_mesh": quick and [quick.mesh.data, quick.mesh.model],
+    }
+
+
+def sized(at: Layout) -> str:
+    """The largest stage of a mesh in words."""
+    held = at.stages[at.largest].total
+    return f"{held / GB:.2f} GB ({at.largest}) of {at.room / GB:.1f} GB a device"
+
+
+def show_stages(stages: Mapping[str, Held], room: int) -> None:
+    """A line a stage: its bytes on a device, and of what."""
+    show()
+    for stage, held in stages.items():
+        parts = dataclasses.asdict(held).items()
+        of = ", ".join(f"{name} {size / GB:.2f}" for name, size in parts if size)
+        over = "   more than there is" * (held.total > room)
+        say(stage, f"{held.total / GB:8.2f} GB a device   ({of}){over}")
+
+
+def held_on(config: RunConfig, stages: Mapping[str, Held], room: int) -> dict[str, Any]:
+    """The plan of a mesh as plain JSON."""
+    return {
+        "mesh": [config.mesh.data, config.mesh.model],
+        "dtype": config.model.dtype,
+        "bytes_per_device": {stage: held.total for stage, held in stages.items()},
+        "parts_per_device": {stage: dataclasses.asdict(held) for stage, held in stages.items()},
+        "device_bytes": room,
+    }
+
+
+def say_time(seconds: Mapping[str, float], where: str) -> dict[str, Any]:
+    """That of each stage."""
+    told = ", ".join(f"{stage} {clock(part)}" for stage, part in seconds.items())
+    say("time", f"about {clock(sum(seconds.values()))} {where} ({told})")
+    return {"seconds": {stage: round(part, 1) for stage, part in seconds.items()}}

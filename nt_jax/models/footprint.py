@@ -1,0 +1,200 @@
+"""Bytes that the programs of a model hold on one device, in closed form: nothing is compiled.
+
+Weights lie by the rules of nt_jax/mesh.py. What a program takes beside its arguments is that of its
+largest phase, a sum of the arrays that live at once. Which these are was read from what XLA makes
+of the programs for an H100; benchmarks/plan.py holds both against each other. Letters are those of
+models/transformer.py, of sizes that are shared out a device's part: T tokens of a sequence, B and R
+sequences and rows.
+"""
+
+import dataclasses
+import math
+
+from nt_jax.mesh import SHARDING_RULES
+from nt_jax.models.config import ModelConfig
+from nt_jax.models.head import LOGIT_BYTES
+from nt_jax.models.transformer import leaf_axes
+
+WIDE = 4  # bytes of what sums, softmaxes and factors are kept in
+CORES, TILE, STEP = 132, 128, 16  # of an H100; of a matrix product's result, of its sum
+SIZES = {"F": "neurons", "N": "heads", "K": "kv_heads", "V": "vocab_size"}
+
+
+def parameters(model: ModelConfig) -> int:
+    """Number of weights, a tied embedding counted once."""
+    return sum(_size(model, axes) for axes in leaf_axes(model).values())
+
+
+def layer_parameters(model: ModelConfig) -> int:
+    """Number of weights of one layer."""
+    return sum(_size(model, axes[1:]) for axes in leaf_axes(model).values() if axes[0] == "L")
+
+
+def _size(model: ModelConfig, axes: str) -> int:
+    return math.prod(model.sizes[axis] for axis in axes)
+
+
+def part_of(model: ModelConfig, ways: int) -> ModelConfig:
+    """The shape of what one of `ways` devices along mesh.model holds (check_mesh: they divide it).
+
+    Every weight has one axis at most that is shared out, so its sizes say all.
+    """
+    split = [SIZES[letter] for letter, axis in SHARDING_RULES.items() if axis == "model"]
+    return dataclasses.replace(model, **{name: getattr(model, name) // ways for name in split})
+
+
+@dataclasses.dataclass(frozen=True)
+class Footprint:
+    """What one device of a data x model mesh holds of a model, all in bytes.
+
+    Rows, sequences and slots are counted over the whole mesh: a device has its `data` part of them.
+    """
+
+    whole: ModelConfig
+    item: int  # bytes of a weight
+    data: int = 1
+    model: int = 1
+
+    @property
+    def part(self) -> ModelConfig:
+        """The sizes of this device's part."""
+        return part_of(self.whole, self.model)
+
+    @property
+    def weights(self) -> int:
+        """All weights and the scale of the neurons."""
+        return parameters(self.part) * self.item + WIDE * self.part.layers * self.part.neurons
+
+    @property
+    def layers(self) -> int:
+        """The layers alone: what decoding holds a second time, one by one (generate/slots.py)."""
+        part = self.part
+        return part.layers * (layer_parameters(part) * self.item + WIDE * part.neurons)
+
+    def cache(self, rows: int, columns: int) -> int:
+        """Keys and values of so many columns in every row."""
+        part = self.part
+        heads = part.kv_heads * part.head_dim
+        return 2 * self.item * part.layers * rows * columns * heads // self.data
+
+    def kept(self, tokens: int) -> int:
+        """What the way back of one layer needs of one token of a sequence.
+
+        Of a neuron two inputs, activation, its slope and product, and its wide activation; two
+        wide streams; q, k, v; a row of attention weights, wide and not.
+        """
+        part, item = self.part, self.item
+        neurons = (5 * item + WIDE) * part.neurons
+        heads = item * (part.heads + 2 * part.kv_heads) * part.head_dim
+        return neurons + 2 * WIDE * part.width + heads + (WIDE + item) * part.heads * tokens
+
+    def turned(self, tokens: int) -> int:
+        """The largest of the arrays in `kept`: before the way back they are transposed in turn."""
+        return WIDE * max(self.part.neurons, self.part.heads * tokens)
+
+    def slopes(self, rows: int, tokens: int, layers: int, remat: bool = False) -> int:
+        """Temporaries of train/slopes.py: a gradient through `layers` layers of each row."""
+        own = rows * tokens // self.data * layers
+        if remat:
+            streams = own * self.item * self.part.width
+            return max(streams + self._wide_head, self._recomputed(rows, tokens, layers, 1))
+        return own * self.kept(tokens) + max(own * self.turned(tokens), self._wide_head)
+
+    def meta_step(
+        self, side: int, tokens: int, targets: int, layers: int, *, remat: bool, order: int = 2
+    ) -> int:
+        """Temporaries of train/maml.py: `side` sequences at once, with tangents in second order."""
+        head, own = self._head(side, targets), side * tokens // self.data * layers
+        if remat:
+            streams = order * own * self.item * self.part.width
+            return max(streams + head, self._recomputed(side, tokens, layers, order))
+        return order * own * self.kept(tokens) + max(own * self.turned(tokens), head)
+
+    def attribution(self, rows: int, prompt: int, answer: int) -> int:
+        """Temporaries of attribution/integrated.py: rows of `answer` tokens behind a prompt."""
+        turned = self.data * self.cache(1, prompt) if self.model == 1 else 0  # the prompt's columns
+        rows = -(-rows // self.data)
+        logits = WIDE * rows * answer * self.part.vocab_size
+        gathered = answer == 1 and self.model > 1  # the logits, which takes more
+        widened = 0 if gathered else max(0, self._widened(answer) - logits)
+        return turned + rows * self.attribution_row(prompt, answer) + widened
+
+    def attribution_row(self, prompt: int, answer: int) -> int:
+        """Of one of these rows, on the device that has it.
+
+        Of each layer the way back needs the stream and the neurons' two inputs. Beside them there
+        is more at the logits and their slope (a single token's are gathered on every device), or in
+        a layer: a row of attention weights, wide and twice not, and four arrays of its neurons.
+        """
+        part = self.part
+        kept = part.layers * self.item * (2 * part.neurons + part.width)
+        logits = 2 * WIDE * part.vocab_size
+        if answer == 1 and self.model > 1:
+            logits = logits // 2 + 2 * WIDE * self.whole.vocab_size
+        scores = (WIDE + 2 * self.item) * part.heads * (prompt + answer)
+        layer = scores + 4 * self.item * part.neurons
+        return answer * (kept + max(logits, layer) + self.item * part.width)
+
+    def _widened(self, answer: int) -> int:
+        """The head in float32, as a library's product of it with the logits' slope needs it.
+
+        XLA's own kernels read it as it is, but have tiles for powers of two only.
+        """
+        groups = self.whole.heads // self.whole.kv_heads
+        own = answer == 1 and groups & (groups - 1) == 0
+        return 0 if own else self._wide_head
+
+    @property
+    def _wide_head(self) -> int:
+        return WIDE * self.part.vocab_size * self.part.width
+
+    def prefill(self, tokens: int, rows: int, width: int, shared: int = 64) -> int:
+        """Temporaries of generate/decode.py's prefill: `rows` padded to `width` own tokens.
+
+        The larger of attention over own and `shared` columns, and of the neurons.
+        """
+        part, tokens, rows = self.part, tokens // self.data, -(-rows // self.data)
+        turned = self.cache(rows * self.data, width) // 2  # values, not yet as the cache has them
+        streams = (4 if self.model == 1 else 6) * self.item * tokens * part.width
+        neurons = streams + 2 * self.item * tokens * part.neurons
+        scores = 2 * self.item * rows * part.heads * width * (width + shared)
+        return turned + max(neurons, scores + self.item * tokens * part.heads * part.head_dim)
+
+    def insert(self, rows: int, columns: int) -> int:
+        """Temporaries of a refill's way into the slots: its rows are gathered on every device."""
+        return self.data * self.cache(rows, columns) if self.data > 1 else 0
+
+    def score(self, rows: int, prompt: int, answer: int) -> int:
+        """Temporaries of generate/likelihood.py: logits of all answer tokens, or a layer's."""
+        part, rows = self.part, -(-rows // self.data)
+        streams = (1 if self.model == 1 else 2) * self.item * rows * answer * part.width
+        logits = WIDE * rows * answer * part.vocab_size
+        layer = 3 * part.width + part.neurons + max(part.width, part.neurons)
+        return max(streams + logits, self.item * rows * (prompt + answer) * layer)
+
+    def decode(self, slots: int) -> int:
+        """Temporaries of generate/decode.py's decode: the logits of a step."""
+        return WIDE * slots // self.data * self.part.vocab_size
+
+    def _recomputed(self, side: int, tokens: int, layers: int, order: int) -> int:
+        """A way back that keeps what enters each layer and runs a layer again when it needs it."""
+        part, own = self.part, side * tokens // self.data
+        streams = order * layers * own * self.item * part.width
+        weights = self.item * layer_parameters(part)
+        scores = 2 * WIDE * own * part.heads * tokens
+        summed = (1 if self.model == 1 else 7) * WIDE * own * part.width  # by the devices
+        return streams + weights + scores + 3 * self.item * own * part.neurons + summed
+
+    def _head(self, side: int, targets: int) -> int:
+        """The way back through the logits, a stretch of the vocabulary at a time.
+
+        XLA cuts the product's sum over the vocabulary in parts that keep all cores of a device
+        busy; where these are no whole steps, it pads the head, and widens it for that.
+        """
+        own = -(-side * targets // self.data)
+        most = max(1, LOGIT_BYTES // (WIDE * side * targets))
+        width = self.part.vocab_size if self.model > 1 else min(self.whole.vocab_size, most)
+        tiles = -(-self.part.width // TILE) * -(-own // TILE)
+        parts = 1 << max(1, CORES // tiles).bit_length() - 1
+        padded = self._wide_head if width % (parts * STEP) else 0
+        return 3 * WIDE * own * width + padded
