@@ -26,6 +26,7 @@ from nt_jax.console import progress
 from nt_jax.data.batching import bucket
 from nt_jax.data.packing import LENGTH_STEP, PADDING, PackedBatch, Row, Shape, pack_alone
 from nt_jax.generate.chat import ChatModel
+from nt_jax.mesh import host
 from nt_jax.models.head import target_log_probs
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
@@ -176,7 +177,7 @@ def by_rows(
             batch = tuned.enter(pack_alone([rows[row] for row in mine], shape))
             sign_BQ = signs(mine, shape) if drift else None
             found_BP = slopes(jax.tree.map(lambda leaf: leaf[0], batch), sign_BQ, remat)
-            slope_MP[mine] = np.asarray(found_BP)[: len(mine)]
+            slope_MP[mine] = host(found_BP)[: len(mine)]
             advance(len(mine))
     return slope_MP
 

@@ -3,7 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -12,7 +11,7 @@ from nt_jax.data.training import evenly
 from nt_jax.errors import DivergedError
 from nt_jax.generate.chat import ChatModel
 from nt_jax.generate.likelihood import answer_nll
-from nt_jax.mesh import sharding
+from nt_jax.mesh import put, sharding
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.cells import CELLS, cell_rows
 from nt_jax.train.maml import MetaOptions
@@ -78,7 +77,7 @@ def first_move(
     The first epochs would all step along one direction, each with the noise of its few prompts; one
     mean over many prompts takes their place.
     """
-    unwanted_MP = jax.device_put(slopes.unwanted_MP, sharding(lm.mesh, ""))
+    unwanted_MP = put(slopes.unwanted_MP, sharding(lm.mesh, ""))
     preconditioner = make_preconditioner(unwanted_MP, config.metric_damping)
     way_P, gain = separating(slopes, preconditioner)
     if not gain > 0:
