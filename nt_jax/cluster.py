@@ -13,8 +13,11 @@ from typing import Any, NamedTuple
 from nt_jax import peers, processes
 from nt_jax.errors import ConfigError, brief
 
-# How many processes srun and mpirun have started; jax.distributed reads the rest.
-COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+# How many processes srun and mpirun have started, and which one this is.
+LAUNCHERS = (
+    ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+)
 # An indexed Job of Kubernetes, whose API says the rest to whoever has its package (jax[k8s]).
 POD = ("KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX")
 ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.%]+\]|[A-Za-z0-9._-]{1,253}):([0-9]{1,5})")
@@ -38,20 +41,32 @@ def place_of(options: argparse.Namespace, environ: Mapping[str, str]) -> Place |
     given = Place(
         *(getattr(options, name, None) for name in ("coordinator", "processes", "process"))
     )
+    started = _started(environ)
     if given != Place():
+        if given.coordinator is not None and given[1:] == (None, None):
+            given = Place(given.coordinator, *started)
         return _checked(given)
     if not hasattr(options, "coordinator"):
         return None
-    counts = [int(text) for name in COUNTS if (text := environ.get(name, "")).isdecimal()]
     pod = all(name in environ for name in POD) and importlib.util.find_spec("kubernetes")
-    return Place() if max(counts, default=1) > 1 or pod else None
+    return Place() if (started[0] or 1) > 1 or pod else None  # jax.distributed finds the rest
+
+
+def _started(environ: Mapping[str, str]) -> tuple[int, int] | tuple[None, None]:
+    """(how many a launcher has started, which one this is); Nones without one."""
+    for names in LAUNCHERS:
+        count, index = (environ.get(name, "") for name in names)
+        if count.isdecimal() and index.isdecimal():
+            return int(count), int(index)
+    return None, None
 
 
 def _checked(place: Place) -> Place | None:
     if place.coordinator is None or place.count is None or place.index is None:
         raise ConfigError(
             "--coordinator, --processes and --process belong together (command line): "
-            "--coordinator HOST:PORT --processes 2 --process 0, and --process 1 for the other one"
+            "--coordinator HOST:PORT --processes 2 --process 0, and --process 1 for the other one. "
+            "Under srun and mpirun --coordinator alone will do"
         )
     port = ADDRESS.fullmatch(place.coordinator)
     if port is None or not 0 < int(port[1]) < 1 << 16:
@@ -89,7 +104,12 @@ def begin(place: Place) -> None:
                 heartbeat_timeout_seconds=peers.HEARTBEAT,
                 coordinator_bind_address=place.coordinator if local else None,
             )
-    except (RuntimeError, ValueError, OSError) as error:
+    except ValueError as error:
+        raise ConfigError(
+            f"jax.distributed cannot tell from the launcher where process 0 is ({brief(error)}). "
+            "Add --coordinator HOST:PORT, an address of process 0 (docs/scaling.md)."
+        ) from error
+    except (RuntimeError, OSError) as error:
         raise ConfigError(f"{peers.NOT_MET} ({brief(error)})") from error
     state = distributed.global_state
     processes.join(state.process_id, state.num_processes, state.client)

@@ -161,10 +161,10 @@ def export_parser(command: str, program: str) -> Parser:
 def _add_places(parser: Parser) -> None:
     """Which process of a run this one is, where no launcher says so (docs/scaling.md)."""
     add = parser.add_argument
-    where = "one run by several processes: address and free port of process 0, the same for all"
+    where = "one run by several processes (docs/scaling.md): address and free port of process 0"
     add("--coordinator", metavar="HOST:PORT", help=where)
-    add("--processes", type=_rank, metavar="N", help="with --coordinator: how many there are")
-    add("--process", type=_place, metavar="I", help="with --coordinator: which one this is, from 0")
+    add("--processes", type=_rank, metavar="N", help="with it: how many there are")
+    add("--process", type=_place, metavar="I", help="with it: which one this is, from 0")
 
 
 def chat_parser(command: str, program: str) -> Parser:

@@ -104,21 +104,25 @@ def met() -> None:
     """All processes are there: the parent may know, and how another one ends is looked out for."""
     os.write(_PARENT["says"], b"!")
     if processes.several():
-        threading.Thread(target=_watch, daemon=True).start()
+        _WATCH.start()
 
 
 _TOLD: dict[str, Any] = {}  # how another process has ended
+_OVER = threading.Event()  # nobody need look any more
 
 
 def _watch() -> None:
     """End this process once another one has ended: by a signal to its main thread, or at once."""
-    while not _told():
-        time.sleep(LOOK)
-    if _TOLD["index"] != processes.index():
+    while not (_OVER.wait(LOOK) or _told()):
+        pass
+    if not _OVER.is_set() and _TOLD["index"] != processes.index():
         # As signals.py has it, and nothing where that is over; `explained` says the reason.
         _thread.interrupt_main(signal.SIGTERM)
         time.sleep(GRACE)
         _out(*_words_of_other())
+
+
+_WATCH = threading.Thread(target=_watch, daemon=True)
 
 
 def _told() -> bool:
@@ -161,6 +165,8 @@ def leave(said: str, code: int) -> None:
     if code == exits.DONE:
         import jax
 
+        _OVER.set()
+        _WATCH.join()  # Python must not end while it asks the coordinator
         with contextlib.suppress(RuntimeError):
             jax.distributed.shutdown()
         return

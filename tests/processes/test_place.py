@@ -29,15 +29,24 @@ def test_one_process_is_alone():
     ("environ", "wanted"),
     [
         ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}, Place()),
-        ({"SLURM_STEP_NUM_TASKS": "1"}, None),
+        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, None),
         ({"SLURM_NTASKS": "8", "SLURM_JOB_ID": "7"}, None),  # a shell of salloc: no step
-        ({"OMPI_COMM_WORLD_SIZE": "4"}, Place()),
-        ({"OMPI_COMM_WORLD_SIZE": "x"}, None),
+        ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "0"}, Place()),
+        ({"OMPI_COMM_WORLD_SIZE": "x", "OMPI_COMM_WORLD_RANK": "0"}, None),
         ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None),
     ],
 )
 def test_a_launcher_that_has_started_several_is_noticed(environ, wanted):
     assert read(**environ) == wanted
+
+
+def test_a_launcher_and_an_address_are_enough():
+    told = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "2"}
+    assert read("--coordinator", "a:1", **told) == Place("a:1", 4, 2)
+    told = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}
+    assert read("--coordinator", "a:1", **told) == Place("a:1", 2, 1)
+    flags = ("--coordinator", "a:1", "--processes", "3", "--process", "0")
+    assert read(*flags, **told) == Place("a:1", 3, 0)  # flags come first
 
 
 def test_kubernetes_is_asked_by_whoever_has_its_package(monkeypatch):
