@@ -6,6 +6,7 @@
 # make site   the documents and the API as a site in build/site
 # make bench-h100  time and memory of the hot programs on H100s, compiled without one
 # make test-faults   damaged input, kills, full disks: docs/reliability.md (-long: 10,000 inputs)
+# make test-procs  two real processes carry one run, one is killed: docs/scaling.md (-slow: four)
 # All make their own environment in .venv from Python 3.11 or newer; nothing else is needed.
 
 SHELL := /bin/bash
@@ -19,10 +20,10 @@ TORCH := torch>=2.6,<3
 COMPILE := $(BIN)/uv pip compile pyproject.toml - --universal --generate-hashes --no-header --no-annotate -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-lm-eval test-inspect test-export test-faults test-faults-long test-web site bench bench-h100 check lock clean
+.PHONY: help demo test test-slow test-lm-eval test-inspect test-export test-faults test-faults-long test-procs test-procs-slow test-web site bench bench-h100 check lock clean
 
 help:
-	@sed -n '1,9p' Makefile | sed 's/^# //'
+	@sed -n '1,10p' Makefile | sed 's/^# //'
 
 demo: .venv/.runtime
 	@$(BIN)/python -W ignore -m nt_jax.train --config smollm2-135m
@@ -39,6 +40,12 @@ test-faults: .venv/.test
 
 test-faults-long: .venv/.test
 	@TIMEFORMAT='make test-faults-long: %0R s'; time $(BIN)/python -W ignore -m tests.faults --long
+
+test-procs: .venv/.test
+	@TIMEFORMAT='make test-procs: %0R s'; time $(BIN)/python -m pytest -n 0 -q -m "procs and not slow" tests/processes
+
+test-procs-slow: .venv/.test
+	@TIMEFORMAT='make test-procs-slow: %0R s'; time $(BIN)/python -m pytest -n 0 -q -m procs tests/processes
 
 bench: .venv/.test
 	$(BIN)/python -W ignore benchmarks/attribution.py --json

@@ -4,10 +4,8 @@ import datetime
 import errno
 import os
 import platform
-import shlex
 import tempfile
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
 
 from nt_jax import cache, rundir
@@ -33,7 +31,7 @@ def foreseen(error: Exception) -> NtError | None:
     return None
 
 
-def report(error: Exception, program: str, words: Sequence[str]) -> str:
+def report(error: Exception, command: str) -> str:
     """The line about a bug; its traceback goes into a file of the run directory.
 
     Before a run directory is held it goes into the cache folder, and where no file can be written
@@ -45,7 +43,7 @@ def report(error: Exception, program: str, words: Sequence[str]) -> str:
     now = datetime.datetime.now(datetime.UTC)
     text = (
         f"nt_jax {__version__}, Python {platform.python_version()}, {platform.platform()}\n"
-        f"{now.isoformat(timespec='seconds')}\n{program} {shlex.join(words)}\n\n{trace}"
+        f"{now.isoformat(timespec='seconds')}\n{command}\n\n{trace}"
     )
     name = f"bug-{now:%Y%m%d-%H%M%S}-{os.getpid()}.txt"
     for folder in _folders():

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from nt_jax import processes
 from nt_jax.atomic import write_atomic
 from nt_jax.errors import RunError
 
@@ -41,9 +42,11 @@ def kept(made_from: Mapping[str, Any], make: Callable[[], Arrays]) -> Arrays:
         return make()
     text = json.dumps([VERSION, made_from], sort_keys=True)
     path = where / f"{hashlib.sha256(text.encode()).hexdigest()}.npz"
-    if (found := read(path)) is None:
+    found = read(path)
+    if not same_in_all(found) or found is None:
         found = make()
-        write(path, found)
+        if processes.first():
+            write(path, found)
     return found
 
 
@@ -58,6 +61,15 @@ def note(key: str) -> None:
 def noted(key: str) -> bool:
     """Whether `note` was told of it, and the cache was not emptied since."""
     return (where := folder()) is not None and (where / f"{key}.made").exists()
+
+
+def same_in_all(found: Arrays | None) -> bool:
+    """Whether every process has found these very arrays: they are made by all, or by none."""
+    if not processes.several():
+        return found is not None
+    parts = [] if found is None else [found[name].tobytes() for name in sorted(found)]
+    each = processes.every(hashlib.sha256(b"".join(parts)).hexdigest() if parts else "")
+    return bool(each[0]) and len({*each}) == 1
 
 
 def read(path: Path) -> Arrays | None:

@@ -15,15 +15,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nt_jax import exits
+from nt_jax import cluster, exits, peers, processes
 from nt_jax.config.grid import cells_of, read_axes
 from nt_jax.config.load import load_config, recipe_names
 from nt_jax.config.schema import RunConfig
 from nt_jax.config.yaml_lines import as_yaml
+from nt_jax.ending import ended
 from nt_jax.environment import prepare_environment, silence_libraries
-from nt_jax.errors import ConfigError, NtError
+from nt_jax.errors import ConfigError
 from nt_jax.options import COMMANDS, parser_of
-from nt_jax.signals import stopping, words_of
 from nt_jax.version import __version__
 
 
@@ -31,39 +31,11 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> int:
     """Exit code of a command (nt_jax/exits.py), named by `argv[0]` if not by `command`."""
     words = list(sys.argv[1:] if argv is None else argv)
     program = f"python -m nt_jax.{command}" if command else "nt-jax"
-    try:
-        with stopping():
-            try:
-                return _choose(words) if command is None else _run(command, words, program)
-            finally:
-                sys.stdout.flush()  # here, or a reader who went away would be noticed after this
-    except NtError as error:
-        return _fail(error, error.exit_code)
-    except BrokenPipeError:
-        with contextlib.suppress(OSError):  # for what is left in it; a stand-in has no number
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return exits.READER_GONE
-    except Exception as error:
-        from nt_jax import bug
 
-        if (known := bug.foreseen(error)) is not None:
-            return _fail(known, exits.MISTAKE)
-        return _fail(bug.report(error, program, words), exits.BUG)
-    except KeyboardInterrupt as error:
-        again = f"{program} {shlex.join(words)}".strip()
-        how, code = words_of(error)
-        said = f"nt_jax: {how}. What is finished is kept; continue: {again}"
-        with contextlib.suppress(OSError):  # after a hang-up there may be no screen
-            print(said, file=sys.stderr, flush=True)
-        return code
+    def work() -> int:
+        return _choose(words) if command is None else _run(command, words, program)
 
-
-def _fail(said: object, code: int) -> int:
-    """Print what is wrong, line by line."""
-    for line in str(said).split("\n"):
-        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
-        print(f"nt_jax: {shown}", file=sys.stderr)
-    return code
+    return ended(work, f"{program} {shlex.join(words)}".strip())
 
 
 def _choose(words: list[str]) -> int:
@@ -95,7 +67,14 @@ def _run(command: str, words: list[str], program: str) -> int:
     if command == "export" and options.push and len(options.format) > 1:
         raise ConfigError("--push takes one format, as a repository holds one (command line)")
     config = None if command in WITHOUT else _config(command, options)
+    place = None if getattr(options, "dry_run", False) else cluster.place_of(options, os.environ)
+    if place is not None:
+        _check_shared(options, config)
+        if (code := peers.parent()) is not None:
+            return code
     _enter()
+    if place is not None:
+        cluster.begin(place)
     with _screen():
         if config is None:
             _without_config(command, options)
@@ -214,6 +193,17 @@ def _config(command: str, options: argparse.Namespace) -> RunConfig:
     return config
 
 
+def _check_shared(options: argparse.Namespace, config: RunConfig | None) -> None:
+    """Raises a ConfigError for what several processes cannot do as one run."""
+    alone = "--factors" if getattr(options, "factors", None) else ""
+    if config is not None and config.eval.url:
+        alone = "eval.engine=openai"
+    elif config is not None and config.eval.harness:
+        alone = "eval.harness"
+    if alone:
+        raise ConfigError(f"{alone} is for one process (docs/scaling.md). Start one alone.")
+
+
 def _check_not_served(command: str, config: RunConfig) -> None:
     if config.eval.url and command != "eval":
         raise ConfigError(
@@ -281,7 +271,7 @@ def _screen(json_asked: bool = False) -> contextlib.AbstractContextManager[None]
 
     from nt_jax.console import shown_on
 
-    return shown_on(Console(stderr=json_asked, markup=False))
+    return shown_on(Console(stderr=json_asked, markup=False, quiet=not processes.first()))
 
 
 def _enter() -> None:

@@ -27,6 +27,7 @@ COMMANDS = {
     "schema": "print the JSON schema of recipes, for editors",
     "completion": "print the completion script of a shell (extra shell)",
 }
+TOGETHER = ("train", "attribute", "eval", "export")  # what several processes can do as one run
 
 
 class Parser(argparse.ArgumentParser):
@@ -109,6 +110,8 @@ def config_parser(command: str, program: str) -> Parser:
         add("--adapter", metavar="DIR", help=put_on)
         add("--beside-base", action="store_true", help=both)
         add("--engine", help="who decodes: same as eval.engine=ENGINE")
+    if command in TOGETHER:
+        _add_places(parser)
     if command == "sweep":
         how = "then ask the test sets of this one: security, balanced, utility or a number"
         add("--pick", metavar="CHOICE", help=how)
@@ -151,7 +154,17 @@ def export_parser(command: str, program: str) -> Parser:
     upload = "then upload the folder to this repository on the hub (made private where new)"
     add("--push", metavar="OWNER/NAME", help=upload)
     add("--rank", type=_rank, metavar="N", help="of lora: no more than N, with the error said")
+    _add_places(parser)
     return parser
+
+
+def _add_places(parser: Parser) -> None:
+    """Which process of a run this one is, where no launcher says so (docs/scaling.md)."""
+    add = parser.add_argument
+    where = "one run by several processes (docs/scaling.md): address and free port of process 0"
+    add("--coordinator", metavar="HOST:PORT", help=where)
+    add("--processes", type=_rank, metavar="N", help="with it: how many there are")
+    add("--process", type=_place, metavar="I", help="with it: which one this is, from 0")
 
 
 def chat_parser(command: str, program: str) -> Parser:
@@ -261,6 +274,13 @@ def _rank(word: str) -> int:
     """A whole number from 1."""
     if not word.isdecimal() or int(word) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {word!r}")
+    return int(word)
+
+
+def _place(word: str) -> int:
+    """A whole number from 0."""
+    if not (word.isascii() and word.isdecimal()) or len(word) > 9:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0, not {word!r}")
     return int(word)
 
 

@@ -19,12 +19,14 @@ from typing import Any, Self
 
 import filelock
 
-from nt_jax.atomic import disk_errors, remove, sweep, sync, sync_tree, write_atomic
+from nt_jax.atomic import disk_errors, remove, sweep, sync_tree, write_atomic
 from nt_jax.console import clock, say, working
 from nt_jax.errors import RunError
 from nt_jax.facts import held_by, read_facts
+from nt_jax.processes import first, from_first, meet
 from nt_jax.runinfo import peak_memory, this_machine
 from nt_jax.seal import DONE, RESUME, Seal, check, damaged, read_seal, resume_of, seal_of, take
+from nt_jax.swap import copied, partial_of, publish, recover
 
 FAILED = "FAILED.jsonl"  # in a partial folder: prompts and judge calls to be tried again
 _HELD: ContextVar[Path | None] = ContextVar("held", default=None)
@@ -71,6 +73,11 @@ class RunDirectory:
 
     def __enter__(self) -> Self:
         """The directory, made if needed, locked, and cleared of what a killed run left behind."""
+        from_first(self._hold)
+        _HELD.set(self.path)
+        return self
+
+    def _hold(self) -> None:
         self._check_folder()
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -79,21 +86,20 @@ class RunDirectory:
             holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
             write_atomic(self._holder, json.dumps(holder).encode())
             with disk_errors(self.path):
-                self._recover()
+                recover(self.path)
             self.record(**this_machine())
-            _HELD.set(self.path)
         except BaseException:
             self._lock.release()
             raise
-        return self
 
     def __exit__(self, *error: object) -> None:
-        self._holder.unlink(missing_ok=True)
-        self._lock.release()
+        if first():
+            self._holder.unlink(missing_ok=True)
+            self._lock.release()
 
     def folder(self, name: str) -> Path:
         """Where a stage lies, or will lie; a hidden place if this process could not finish it."""
-        return self._partial(name) if name in self.unfinished else self.path / name
+        return partial_of(self.path, name) if name in self.unfinished else self.path / name
 
     def read(self, name: str) -> Path:
         """Where a finished stage lies, once its files are checked; an unfinished one as it is."""
@@ -113,7 +119,7 @@ class RunDirectory:
         """Where the stage made from `key` lies, finished or interrupted; None if it was not run."""
         if self.finished(name, key):
             return self.read(name)
-        partial = self._partial(name)
+        partial = partial_of(self.path, name)
         return partial if self._is_of(resume_of(partial), key) else None
 
     def carry(self, stage: Stage, key: str, beside: Sequence[Path] = ()) -> Path:
@@ -121,26 +127,33 @@ class RunDirectory:
 
         Work that another run, of those in `beside`, has done from the same things is taken over.
         """
-        started, folder = time.monotonic(), self.folder(stage.name)
-        seal = read_seal(folder)
-        if seal is not None and self._is_of(seal, key):
-            check(folder, seal, full=self.verify)
-            unknown = ", by an older version: its files cannot be checked" * (seal.files is None)
-            say(stage.name, f"kept from before{unknown}")
-        elif source := self._take_over(stage, key, beside):
-            say(stage.name, f"as in {source}")
+        started = time.monotonic()
+        if (known := from_first(lambda: self._known(stage, key, beside))) is not None:
+            say(stage.name, known)
         else:
             with working(stage.name):
                 said = self._do(stage, key)
                 say(stage.name, f"{said}   {clock(time.monotonic() - started)}")
         return self.folder(stage.name)
 
+    def _known(self, stage: Stage, key: str, beside: Sequence[Path]) -> str | None:
+        """Where the work of a stage was done before, in words; None if it is still to be done."""
+        folder = self.folder(stage.name)
+        seal = read_seal(folder)
+        if seal is not None and self._is_of(seal, key):
+            check(folder, seal, full=self.verify)
+            unknown = ", by an older version: its files cannot be checked" * (seal.files is None)
+            return f"kept from before{unknown}"
+        source = self._take_over(stage, key, beside)
+        return None if source is None else f"as in {source}"
+
     def _do(self, stage: Stage, key: str) -> str:
         said, rest = "", (stage.resumable, stage.made_from, stage.outcome, stage.later)
         try:
             with self.stage(stage.name, key, *rest) as folder:
                 said = stage.work(folder)
-                if (folder / FAILED).exists() or self.unfinished.intersection(stage.made_from):
+                rests_on_less = bool(self.unfinished.intersection(stage.made_from))
+                if from_first(lambda: rests_on_less or (folder / FAILED).exists()):
                     raise _LeftError
         except _LeftError:
             self.unfinished.add(stage.name)
@@ -156,7 +169,7 @@ class RunDirectory:
         name, rest = stage.name, (stage.made_from, stage.outcome, stage.later)
         for other in beside:
             if (seal := read_seal(other / name)) is not None and self._is_of(seal, key):
-                with self.stage(name, key, False, *rest) as folder:
+                with self._writing(name, key, False, *rest) as folder:
                     take(other / name, seal, folder)
                 facts = self.facts()["stages"][name] | read_facts(other)["stages"].get(name, {})
                 self.record(stages={name: facts | {"taken_from": str(other)}})
@@ -192,9 +205,23 @@ class RunDirectory:
 
         If the block fails, what it wrote is deleted and an older finished stage stays as it was. A
         resumable stage keeps what it wrote: the next call with the same key and stages `made_from`
-        gets that folder back, with everything in it (and the file RESUME, which is ours).
+        gets that folder back, with everything in it (and the file RESUME, which is ours). Of
+        several processes all but the first write into a copy of their own, which is thrown away.
         """
-        partial = self._partial(name)
+        rest = (name, key, resumable, made_from, outcome, later)
+        with contextlib.ExitStack() as opened:
+            place = Path(from_first(lambda: str(opened.enter_context(self._writing(*rest)))))
+            folder = place if first() else opened.enter_context(copied(place))
+            meet()  # nothing is written before all have their copy
+            yield folder
+            from_first(opened.close)
+
+    @contextlib.contextmanager
+    def _writing(
+        self, name: str, key: str, resumable: bool, *files: Sequence[str]
+    ) -> Iterator[Path]:
+        """`stage` in the process that writes."""
+        partial, (made_from, outcome, later) = partial_of(self.path, name), files
         started = time.monotonic()
         with disk_errors(self.path):
             resumed = resumable and self._is_of(resume_of(partial), key)
@@ -215,7 +242,7 @@ class RunDirectory:
                 if not resumable and not isinstance(error, _LeftError):
                     remove(partial)
                 raise
-            self._publish(name)
+            publish(self.path, name)
         facts = {
             "key": key,
             "finished": _now(),
@@ -236,6 +263,8 @@ class RunDirectory:
 
     def record(self, **facts: Any) -> None:
         """Add facts to run.json; a dict adds to what is there, key by key, the rest replaces."""
+        if not first():
+            return
         known = self.facts()
         for name, value in facts.items():
             adds = isinstance(value, dict) and isinstance(known.get(name), dict)
@@ -243,37 +272,11 @@ class RunDirectory:
         text = json.dumps(known, indent=2, ensure_ascii=False)
         write_atomic(self.path / "run.json", f"{text}\n".encode())
 
-    def _partial(self, name: str) -> Path:
-        return self.path / f".{name}.tmp"
-
-    def _publish(self, name: str) -> None:
-        """Put a complete partial folder in the stage's place.
-
-        A folder cannot be renamed over a full one, so the old one steps aside first; `_recover`
-        ends the swap if the process dies between the two renames.
-        """
-        partial, final, old = self._partial(name), self.path / name, self.path / f".{name}.old"
-        (partial / RESUME).unlink(missing_ok=True)
-        remove(old)
-        if final.exists():
-            final.rename(old)
-        partial.rename(final)
-        sync(self.path)
-        remove(old)
-
-    def _recover(self) -> None:
-        """End interrupted swaps; delete partial folders that nothing can carry on."""
-        sweep(self.path)
-        for partial in self.path.glob(".*.tmp"):
-            if (partial / DONE).exists():
-                self._publish(partial.name[1 : -len(".tmp")])
-            elif not (partial / RESUME).exists():
-                remove(partial)
-        for old in self.path.glob(".*.old"):
-            remove(old)  # a swap that got past its second rename
-
     def check_free(self) -> None:
         """Raises the RunError that holding this folder would; makes and changes nothing."""
+        from_first(self._try_free)
+
+    def _try_free(self) -> None:
         self._check_folder()
         with disk_errors(self.path):
             if (self.path / ".lock").exists():

@@ -163,13 +163,13 @@ def test_a_kill_during_the_swap_loses_no_finished_stage(tmp_path, renames):
     finish(tmp_path, "old", "old text")
     killed(
         tmp_path,
-        "import nt_jax.rundir\n"
+        "import nt_jax.swap\n"
         f"rename, left = Path.rename, [{renames}]\n"
         "def counted(path, target):\n"
         "    left[0] or die()\n    left[0] -= 1\n    return rename(path, target)\n"
         "with run, run.stage('select', 'new') as f:\n"
         "    (f / 'neurons.txt').write_text('new text')\n"
-        "    Path.rename, nt_jax.rundir.sync = counted, die",
+        "    Path.rename, nt_jax.swap.sync = counted, die",
     )
     with RunDirectory(tmp_path) as run:
         assert run.finished("select", "new")

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 from scipy.stats import spearmanr
 
 from nt_jax.attribution.select import ranking
+from nt_jax.mesh import host
 from nt_jax.models.transformer import LanguageModel, unembed
 
 
@@ -91,4 +92,4 @@ def promoted_tokens(
     for layer, index, sign in zip(layer_N, index_N, sign_N, strict=True):
         logits_V = column_logits(lm, jnp.int32(layer), jnp.int32(index))
         found.append(jax.lax.top_k(logits_V * (1.0 if sign >= 0 else -1.0), count)[1])
-    return np.asarray(jax.device_get(found)).reshape(len(found), count)
+    return np.asarray(host(found)).reshape(len(found), count)

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from nt_jax.attribution.score import EncodedExample
 from nt_jax.config.registry import EXAMPLE_SCORES
 from nt_jax.errors import ConfigError, DataError
+from nt_jax.mesh import host
 from nt_jax.models.transformer import LanguageModel
 
 # (model, all examples of a set) -> float32 [L, F].
@@ -78,7 +79,7 @@ def own_scores(
     score: Score, lm: LanguageModel, examples: Sequence[EncodedExample]
 ) -> Float[np.ndarray, "L F"]:
     """What `score` says of a set; a DataError where that is no finite float32 [L, F]."""
-    found_LF = np.asarray(score(lm, examples))
+    found_LF = np.asarray(host(score(lm, examples)))
     wanted, name = (lm.config.layers, lm.config.neurons), getattr(score, "__name__", "score")
     if found_LF.shape != wanted or found_LF.dtype != np.float32:
         raise DataError(

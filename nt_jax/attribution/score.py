@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from nt_jax.attribution.plan import Plan, make_plan
 from nt_jax.attribution.suffix import Prefix, run_prefix, target_value
 from nt_jax.data.batching import bucket, pad_left
+from nt_jax.mesh import host
 from nt_jax.models.precision import wide_dtype
 from nt_jax.models.transformer import LanguageModel, forward
 
@@ -88,7 +89,7 @@ def scored(lm: LanguageModel, example: EncodedExample, options: Options, rule: R
     v_q_LF = neurons_at_last_token(lm, *question).astype(wide)
     score_WLF, start_L = rule(lm, prefix, v_q_LF, options)
     end = target_at_end(lm, prefix, target=options.target)
-    found = jax.device_get((score_WLF, v_q_LF, prefix.act_LF.astype(wide), start_L))
+    found = host((score_WLF, v_q_LF, prefix.act_LF.astype(wide), start_L))
     (alpha_LF, standard_LF), v_q_LF, v_pq_LF, start_L = map(np.asarray, found)
     return Attribution(
         alpha_LF, standard_LF, options.weighting, v_q_LF, v_pq_LF, start_L, float(end)

@@ -88,7 +88,7 @@ def descend(
                 cells = cell_rows(pools, rows, turn=epoch)
                 at = functools.partial(measured, tuned, form, theta_P, fixed, what=DECISION)
                 slopes = measured_cells(model, cells, config, at)
-                way_P, losses = direction(slopes, metric, now.meta_lr, config)
+                way_P, losses = direction(slopes, metric, now.meta_lr, config, lm.mesh)
                 moved_P = theta_P + metric.divide(way_P)
                 theta_P = form.vector(adapter.at_strength(form.params(moved_P), 1.0))
             else:

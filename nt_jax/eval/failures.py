@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from nt_jax import processes
 from nt_jax.errors import RunError, brief
 from nt_jax.rundir import FAILED
 
@@ -55,8 +56,8 @@ def in_parts(
         if marks is not None:
             marks.in_a_row = 0
     except Exception as error:
-        if marks is None or isinstance(error, _PASSED_ON):
-            raise
+        if marks is None or processes.several() or isinstance(error, _PASSED_ON):
+            raise  # of several processes one would go another way than the rest
         still = missing(left)
         if len(still) < len(left):
             marks.in_a_row = 0

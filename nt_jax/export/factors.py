@@ -4,12 +4,13 @@ from pathlib import Path
 
 from nt_jax.checkpoints.checkpoint import fingerprint
 from nt_jax.checkpoints.factors import FILE, FactorsFile, save_factors
-from nt_jax.export.folder import ExportReport, Wanted, appearing, digests
+from nt_jax.export.folder import ExportReport, Wanted, appearing, by_first, digests
 from nt_jax.export.peft import base_name, report_of
 from nt_jax.generate.chat import ChatModel
 from nt_jax.models.neurons import Factors
 
 
+@by_first
 def write(model: ChatModel, factors: Factors, out: Path, wanted: Wanted) -> ExportReport:
     """The factors as nt_jax/checkpoints/factors.py reads them."""
     checkpoint = model.checkpoint

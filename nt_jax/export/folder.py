@@ -1,19 +1,24 @@
 """What every format writes into: a folder that appears when it is whole, and the report of it."""
 
+import dataclasses
+import functools
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ParamSpec
 
+from nt_jax import processes
 from nt_jax.atomic import disk_errors, sync, sync_tree
 from nt_jax.errors import CheckpointError, RunError
 
 MANIFEST = "nt_jax_export.json"
+Given = ParamSpec("Given")
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,26 @@ class ExportReport:
     sha256: dict[str, str]
     max_logit_difference: float | None = None  # over the largest logit, where it was compared
     notes: tuple[str, ...] = ()  # what to know of it, in words
+
+
+def by_first(write: Callable[Given, ExportReport]) -> Callable[Given, ExportReport]:
+    """`write`, done by process 0 of several alone: the others hear of its report."""
+
+    @functools.wraps(write)
+    def written(*args: Given.args, **more: Given.kwargs) -> ExportReport:
+        if not processes.several():
+            return write(*args, **more)
+
+        def told() -> dict[str, Any]:
+            report = write(*args, **more)
+            return dataclasses.asdict(report) | {"out": str(report.out)}
+
+        facts = processes.from_first(told)
+        facts["changed"], facts["notes"] = tuple(facts["changed"]), tuple(facts["notes"])
+        facts["out"] = Path(facts["out"])
+        return ExportReport(**facts)
+
+    return written
 
 
 @contextmanager

@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader
 
+from nt_jax import processes
 from nt_jax.checkpoints.checkpoint import Checkpoint
 from nt_jax.checkpoints.gguf_names import gguf_name, permute
 from nt_jax.checkpoints.keymap import DOWN, hf_shapes
 from nt_jax.checkpoints.tensors import DTYPES
 from nt_jax.checkpoints.tokenizer import load_tokenizer
-from nt_jax.export.folder import ExportReport, Wanted, appearing, digests
+from nt_jax.export.folder import ExportReport, Wanted, appearing, by_first, digests
 from nt_jax.export.gguf_file import Stored, Value, copied, plain, write_gguf, write_modelfile
 from nt_jax.export.gguf_lora import architecture
 from nt_jax.export.gguf_metadata import model_metadata, rope_factors
@@ -40,9 +41,23 @@ def write(model: ChatModel, factors: Factors, out: Path, wanted: Wanted) -> Expo
     tokenizer that llama.cpp would cut text in another way, a RunError if what was written does not
     answer like the model; nothing is left then.
     """
-    checkpoint = model.checkpoint
-    size = checkpoint.config
+    size = model.checkpoint.config
     scale_LF = factors.scale_LF(size.layers, size.neurons)
+    report = by_first(write_model)(model.checkpoint, scale_LF, out, wanted)
+    try:
+        difference = verify_export(model, scale_LF, out / FILE)
+    except BaseException:
+        if processes.first():
+            shutil.rmtree(out)
+        raise
+    return dataclasses.replace(report, max_logit_difference=difference)
+
+
+def write_model(
+    checkpoint: Checkpoint, scale_LF: np.ndarray, out: Path, wanted: Wanted
+) -> ExportReport:
+    """`write` without the comparison; scale_LF float32 [layers, neurons]."""
+    size = checkpoint.config
     names = DOWN.hf_names(size.layers)
     layers = [layer for layer, row_F in enumerate(scale_LF) if (row_F != 1).any()]
 
@@ -59,14 +74,8 @@ def write(model: ChatModel, factors: Factors, out: Path, wanted: Wanted) -> Expo
         write_gguf(work / FILE, architecture(size.family), metadata, tensors, alignment)
         write_modelfile(work, **{"from": f"./{FILE}"})
         sha256 = digests(work)
-    try:
-        difference = verify_export(model, scale_LF, out / FILE)
-    except BaseException:
-        shutil.rmtree(out)
-        raise
     notes = (f"llama-server -m {FILE}; Ollama: Modelfile; smaller: llama-quantize",)
-    report = report_of(checkpoint, layers, out, sha256, notes)
-    return dataclasses.replace(report, max_logit_difference=difference)
+    return report_of(checkpoint, layers, out, sha256, notes)
 
 
 Parts = tuple[dict[str, Value], dict[str, Stored], int]  # metadata, tensors, alignment

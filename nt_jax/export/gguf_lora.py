@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from nt_jax.checkpoints.gguf_names import BLOCK_NAMES
-from nt_jax.export.folder import ExportReport, Wanted, appearing, digests
+from nt_jax.export.folder import ExportReport, Wanted, appearing, by_first, digests
 from nt_jax.export.gguf_file import plain, typed, write_gguf, write_modelfile
 from nt_jax.export.lora import error_note, layer_changes
 from nt_jax.export.peft import base_name, report_of
@@ -21,6 +21,7 @@ FILE = "lora.gguf"
 _DOWN = next(ours for ours, theirs in BLOCK_NAMES.items() if theirs == "mlp.down_proj")
 
 
+@by_first
 def write(model: ChatModel, factors: Factors, out: Path, wanted: Wanted) -> ExportReport:
     """The factors as a LoRA adapter for llama.cpp, exact or cut to `wanted.rank`.
 

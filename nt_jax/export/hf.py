@@ -8,11 +8,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from nt_jax import processes
 from nt_jax.checkpoints.checkpoint import Checkpoint
 from nt_jax.checkpoints.keymap import DOWN, hf_shapes, rules_for, to_hf
 from nt_jax.errors import CheckpointError
 from nt_jax.export.files import SHARD_BYTES, Edit, write_edited
-from nt_jax.export.folder import ExportReport, Wanted
+from nt_jax.export.folder import ExportReport, Wanted, by_first
 from nt_jax.export.verify import verify_export
 from nt_jax.generate.chat import ChatModel
 from nt_jax.models.config import ModelConfig
@@ -36,11 +37,12 @@ def save_model(
     """
     size = model.checkpoint.config
     scale_LF, out = factors.scale_LF(size.layers, size.neurons), Path(out)
-    report = export_hf(model.checkpoint, scale_LF, out, dtype)
+    report = by_first(export_hf)(model.checkpoint, scale_LF, out, dtype)
     try:
         difference = verify_export(model, scale_LF, out)
     except BaseException:
-        shutil.rmtree(out)
+        if processes.first():
+            shutil.rmtree(out)
         raise
     return dataclasses.replace(report, max_logit_difference=difference)
 

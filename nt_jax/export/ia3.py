@@ -8,12 +8,13 @@ exact. Format: peft/tuners/ia3 of PEFT 0.21.
 
 from pathlib import Path
 
-from nt_jax.export.folder import ExportReport, Wanted
+from nt_jax.export.folder import ExportReport, Wanted, by_first
 from nt_jax.export.peft import TARGET, base_for_peft, down_modules, scaled_layers, write_adapter
 from nt_jax.generate.chat import ChatModel
 from nt_jax.models.neurons import Factors
 
 
+@by_first
 def write(model: ChatModel, factors: Factors, out: Path, wanted: Wanted) -> ExportReport:
     """The factors as an (IA)^3 adapter; float32 whatever `wanted.dtype`, as PEFT keeps them.
 

@@ -17,7 +17,7 @@ import numpy as np
 from nt_jax.checkpoints.checkpoint import Checkpoint
 from nt_jax.checkpoints.keymap import DOWN
 from nt_jax.checkpoints.tensors import DTYPES
-from nt_jax.export.folder import ExportReport, Wanted
+from nt_jax.export.folder import ExportReport, Wanted, by_first
 from nt_jax.export.peft import TARGET, base_for_peft, down_modules, scaled_layers, write_adapter
 from nt_jax.generate.chat import ChatModel
 from nt_jax.models.neurons import Factors
@@ -41,6 +41,7 @@ class LayerChange:
         return len(self.a_rF)
 
 
+@by_first
 def write(model: ChatModel, factors: Factors, out: Path, wanted: Wanted) -> ExportReport:
     """The factors as a LoRA adapter in the type of down_proj (float32 from GGUF, or as wanted).
 

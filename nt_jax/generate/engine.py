@@ -17,7 +17,7 @@ from nt_jax.generate import decode
 from nt_jax.generate.decode import GREEDY, Sampling
 from nt_jax.generate.schedule import Refill, Schedule, size_bucket
 from nt_jax.generate.slots import Slots, choose, empty_slots, grow, insert, prefixes
-from nt_jax.mesh import filled, sharding
+from nt_jax.mesh import filled, host, put, sharding
 from nt_jax.models.layers import Block
 from nt_jax.models.transformer import LanguageModel
 
@@ -115,7 +115,7 @@ def _decoded(job: Job, prompts: Sequence[Sequence[int]], batch_size: int) -> Fin
             row_B[refill.packed.slot_R] = refill.packed.row_R
         wanted = max(1, min(len(row_B) // 8, len(schedule.waiting)))
         slots = advance(job, slots, row_B, wanted if schedule.waiting else len(row_B))
-        live_B, count_B, new_BM = jax.device_get((slots.live_B, slots.count_B, slots.new_BM))
+        live_B, count_B, new_BM = host((slots.live_B, slots.count_B, slots.new_BM))
         ended = np.flatnonzero((row_B >= 0) & ~live_B)
         if ended.size:
             yield row_B[ended].tolist(), [new_BM[slot, : count_B[slot]].tolist() for slot in ended]
@@ -156,7 +156,7 @@ def enter(job: Job, slots: Slots, refill: Refill) -> Slots:
         packed = dataclasses.replace(packed, steer_RLD=steer_RLD)
     packed = dataclasses.replace(packed, row_R=job.stream_N[packed.row_R])
     slots = _grown(lm, slots, refill.room)
-    packed = jax.device_put(packed, sharding(lm.mesh, "R"))
+    packed = put(packed, sharding(lm.mesh, "R"))
     prefix = prefixes(slots, packed.source_R, refill.prefix_width)
     first_R, own = decode.prefill(lm, job.scale_LF, packed, prefix, job.sampling)
     return insert(lm, slots, packed, prefix, own, first_R, jnp.int32(job.max_new))
@@ -166,7 +166,7 @@ def advance(
     job: Job, slots: Slots, row_B: np.ndarray, wanted: int, steps: int | None = None
 ) -> Slots:
     """At most `steps` (STEPS) tokens more in each slot, until `wanted` slots are free."""
-    longest = int(np.asarray(slots.length_B)[row_B >= 0].max())
+    longest = int(host(slots.length_B)[row_B >= 0].max())
     slots = _grown(job.lm, slots, longest + 1)
     width = min(bucket(longest + 1, 64 if longest < 256 else 128), slots.room)
     limits = (jnp.int32(n) for n in (steps or STEPS, len(row_B) - wanted, job.max_new))

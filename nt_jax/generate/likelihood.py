@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from nt_jax.data.batching import AnswerBatch, batches_by_length, bucket, pack, pad_left
-from nt_jax.mesh import filled, sharding
+from nt_jax.mesh import filled, host, put, sharding
 from nt_jax.models.transformer import LanguageModel, forward, token_log_probs, unembed
 
 KL_ROWS = 8  # two whole vocabularies per answer token are in memory
@@ -86,7 +86,7 @@ def answer_batches(
             answer_width=answer_width,
             rows=batch_size,
         )
-        yield rows, jax.device_put(batch, sharding(mesh, "B"))
+        yield rows, put(batch, sharding(mesh, "B"))
 
 
 def answer_scores(
@@ -101,7 +101,7 @@ def answer_scores(
     """(negative log-likelihood in nats, float64; whether greedy decoding gives it), per answer."""
     nats, greedy = np.zeros(len(prompts)), np.zeros(len(prompts), bool)
     for rows, batch in answer_batches(prompts, answers, batch_size, lm.mesh):
-        found = jax.device_get(batch_scores(lm, scale_LF, batch))
+        found = host(batch_scores(lm, scale_LF, batch))
         nats[rows], greedy[rows] = (part[: len(rows)] for part in found)
         on_batch(len(rows))
     return nats, greedy
@@ -135,7 +135,7 @@ def answer_kl(
     """
     scores = np.array([[0.0, len(answer)] for answer in answers])
     for rows, batch in answer_batches(prompts, answers, KL_ROWS, base[0].mesh):
-        scores[rows, 0] = np.asarray(batch_kl(*base, *other, batch))[: len(rows)]
+        scores[rows, 0] = host(batch_kl(*base, *other, batch))[: len(rows)]
         on_batch(len(rows))
     return scores
 
@@ -154,6 +154,6 @@ def score_letters(
     letter_C = jnp.asarray(letters, jnp.int32)
     for width, rows in batches_by_length([len(ids) for ids in prompts], batch_size):
         batch = pad_left([prompts[row] for row in rows], width, batch_size)
-        token_BT, mask_BT = jax.device_put(batch, place)
+        token_BT, mask_BT = put(batch, place)
         log_prob_BC = letter_log_probs(lm, scale_LF, token_BT, mask_BT, letter_C)
-        on_batch(rows, np.asarray(log_prob_BC)[: len(rows)])
+        on_batch(rows, host(log_prob_BC)[: len(rows)])

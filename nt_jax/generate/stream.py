@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-import jax
 import numpy as np
 from jax import Array
 
@@ -17,6 +16,7 @@ from nt_jax.generate.engine import (
     first_slots,
     schedule_of,
 )
+from nt_jax.mesh import host
 from nt_jax.models.layers import Block
 from nt_jax.models.transformer import LanguageModel
 
@@ -48,7 +48,7 @@ def stream(
     row_B = np.full(len(schedule.held), -1)
     row_B[0] = 0
     while True:
-        live_B, count_B, new_BM = jax.device_get((slots.live_B, slots.count_B, slots.new_BM))
+        live_B, count_B, new_BM = host((slots.live_B, slots.count_B, slots.new_BM))
         yield before_eos(lm.config.eos_ids, new_BM[0, : count_B[0]].tolist())
         if not live_B[0]:
             return

@@ -18,7 +18,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from nt_jax.mesh import sharding
+from nt_jax.mesh import put, sharding
 from nt_jax.models import layers
 from nt_jax.models.config import ModelConfig
 from nt_jax.models.precision import wide_dtype
@@ -92,7 +92,7 @@ def assemble(config: ModelConfig, leaves: dict[str, Array], mesh: Mesh) -> Langu
     for name, letters in leaf_axes(config).items():
         chex.assert_shape(leaves[name], tuple(sizes[letter] for letter in letters))
     ones = jnp.ones((config.layers, config.neurons), wide)
-    placed = {**leaves, "blocks.mlp.scale": jax.device_put(ones, sharding(mesh, "LF"))}
+    placed = {**leaves, "blocks.mlp.scale": put(ones, sharding(mesh, "LF"))}
     graphdef, scale, frozen = nnx.split(Transformer(placed.get), layers.NeuronScale, ...)
     return LanguageModel(frozen, scale, graphdef, config, mesh)
 

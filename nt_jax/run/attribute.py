@@ -33,6 +33,7 @@ from nt_jax.data.batching import bucket, pad_left
 from nt_jax.data.training import Records
 from nt_jax.errors import DataError
 from nt_jax.generate.chat import ChatModel
+from nt_jax.mesh import host
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.own_answers import (
     attacked_safety_pairs,
@@ -131,7 +132,7 @@ def score_sets(model: ChatModel, examples: Sequence[Chosen], spec: str, folder: 
 def active_at_end(lm: LanguageModel, ids: list[int]) -> np.ndarray:
     """Every neuron's value [L, F] at the last token of a prompt."""
     prompt = pad_left([ids], bucket(len(ids), 64))
-    return np.asarray(neurons_at_last_token(lm, *prompt), np.float32)
+    return np.asarray(host(neurons_at_last_token(lm, *prompt)), np.float32)
 
 
 def make_examples(

@@ -1,8 +1,10 @@
 """Measuring without tuning: any checkpoint, or the tuned model of a run beside its base."""
 
+import json
 import shlex
 from pathlib import Path
 
+from nt_jax import processes
 from nt_jax.checkpoints.checkpoint import fingerprint
 from nt_jax.config.schema import RunConfig
 from nt_jax.console import say, show
@@ -90,6 +92,7 @@ def evaluate_model(
             say(subject.name, model_line(subject.model.checkpoint.config))
         table = stage_table(config, directory, models, scorer, tests)
         keys = pipeline.stage_keys(config, table, hashes)
+        processes.check_same(json.dumps(keys), "files or settings")
         for stage in table:
             directory.carry(stage, keys[stage.name])
         finish(config, directory)

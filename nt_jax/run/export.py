@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -19,6 +20,7 @@ from nt_jax.export.folder import ExportReport, Wanted, appearing
 from nt_jax.export.push import check_push, push
 from nt_jax.generate.chat import ChatModel, open_model
 from nt_jax.models.neurons import Factors
+from nt_jax.processes import first, from_first
 from nt_jax.run.about import about_factors, about_run
 from nt_jax.run.stages import chat_model, check_same_weights, kept_factors
 from nt_jax.rundir import RunDirectory
@@ -35,10 +37,12 @@ def export_stage(
     with the report (`show_numbers`).
     """
     wanted = Wanted(config.export.dtype)
+    folder = Path(from_first(lambda: str(folder)))  # all read what process 0 has written
     report = load(FORMATS["hf"].writer)(model, factors, folder / "hf", wanted)
-    write_manifest(folder / "export.json", report)
     about = about_run(run_dir, config, factors, model.checkpoint, wanted)
-    describe(model, folder / "hf", "hf", about, wanted, report)
+    if first():
+        write_manifest(folder / "export.json", report)
+        describe(model, folder / "hf", "hf", about, wanted, report)
     return (
         f"{run_dir / 'export' / 'hf'}   {changed(report)}   re-read and compared: max |difference| "
         f"{report.max_logit_difference:.0e}"
@@ -101,18 +105,21 @@ def write_formats(
 ) -> None:
     """Write every format with its card and manifest, say what became of it, push it."""
     reports: dict[str, ExportReport] = {}
-    with appearing(out, 0) as work:
+    with ExitStack() as opened:
+        work = Path(from_first(lambda: str(opened.enter_context(appearing(out, 0)))))
         for name in formats:
             folder = work if len(formats) == 1 else work / name
             report = load(FORMATS[name].writer)(model, about.factors, folder, wanted)
-            describe(model, folder, name, about, wanted, report)
+            if first():
+                describe(model, folder, name, about, wanted, report)
             reports[name] = report
+        from_first(opened.close)
     for name, report in reports.items():
         place = out if len(formats) == 1 else out / name
         say("export", f"{place}   {changed(report)}")
         for note in report.notes:
             say("", note)
-    if repo is not None:
+    if repo is not None and first():
         say("push", push(out, repo))
 
 

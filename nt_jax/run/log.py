@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from nt_jax import processes
 from nt_jax.config.schema import RunConfig
 from nt_jax.errors import ConfigError
 from nt_jax.eval.metrics.result import ResultRow
@@ -67,7 +68,7 @@ def logged(config: RunConfig, run_dir: Path) -> Iterator[None]:
         for sink in opened:
             sink.write(step, values)
 
-    if not config.log:
+    if not config.log or not processes.first():
         yield
         return
     try:

@@ -4,10 +4,12 @@ load > own answers > attribute > select > tune > export > evaluate > report
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from nt_jax import processes
 from nt_jax.config.registry import CONTRASTIVE
 from nt_jax.config.schema import RunConfig, config_key
 from nt_jax.console import say, show
@@ -96,8 +98,9 @@ def run(
         if not directory.unfinished:
             places = (directory.read("select"), directory.read("train"))
             factors = stages.kept_factors(config.tune, *places, config.export.strength)
-            show_numbers(inputs.model, factors, config, directory.path)
-            record_results(directory, inputs.model.checkpoint, factors)
+            if processes.first():
+                show_numbers(inputs.model, factors, config, directory.path)
+                record_results(directory, inputs.model.checkpoint, factors)
         finish(config, directory, table)
         check_finished(directory)
 
@@ -117,6 +120,7 @@ def begin(
 ) -> tuple[tuple[Stage, ...], dict[str, str]]:
     """(the stages, their keys) of a run, once run.json says what they are made from."""
     table, keys = table_and_keys(config, directory, inputs, start)
+    processes.check_same(json.dumps(keys), "files or settings")
     directory.record(
         config=config.model_dump(mode="json"), seed=config.seed, devices=devices(),
         hashes=inputs.hashes, keys=keys, overlap=inputs.data.overlap,

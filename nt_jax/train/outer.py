@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from jaxtyping import Float
 
 from nt_jax.config.method import TuneConfig
 from nt_jax.data.packing import Row
 from nt_jax.generate.chat import ChatModel
-from nt_jax.mesh import sharding
+from nt_jax.mesh import host, put, sharding
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.cells import CELLS, OWN, Rows, cell_rows
@@ -54,7 +55,7 @@ def kept_slopes(
 
 def preconditioner_of(slopes: CellSlopes, config: TuneConfig, lm: LanguageModel) -> Preconditioner:
     """That of the own answers."""
-    own_MP = jax.device_put(slopes.cells[OWN], sharding(lm.mesh, ""))
+    own_MP = put(slopes.cells[OWN], sharding(lm.mesh, ""))
     return make_preconditioner(own_MP, config.metric_damping)
 
 
@@ -77,7 +78,8 @@ class Regression:
         asked = cell_rows(self.pools, self.config.metric_requests // len(CELLS), turn=epoch)
         at = functools.partial(measured_slopes, self.tuned, adapted_P, what=DECISION)
         slopes = measured_cells(self.model, asked, self.config, at)
-        direction_P, losses = direction(slopes, self.preconditioner, options.meta_lr, self.config)
+        rest = (options.meta_lr, self.config, lm.mesh)
+        direction_P, losses = direction(slopes, self.preconditioner, *rest)
         pulled_P = pulled(theta_P, direction_P, lm, neurons, batch, options)
         step_P = self.preconditioner.divide(pulled_P)
         bounds = options.factor_min, options.factor_max
@@ -85,13 +87,24 @@ class Regression:
 
 
 def direction(
-    slopes: CellSlopes, preconditioner: Preconditioner, nats: float, config: TuneConfig
+    slopes: CellSlopes,
+    preconditioner: Preconditioner,
+    nats: float,
+    config: TuneConfig,
+    mesh: Mesh,
 ) -> tuple[Float[Array, " P"], dict[str, float]]:
     """(the step of the regression before it is divided by the preconditioner, losses before it)."""
     slope_MP = np.concatenate([slopes.cells[name] for name in CELLS])
-    free_MP = np.asarray(jax.vmap(preconditioner.divide)(jnp.asarray(slope_MP)))
+    where = sharding(mesh, "")
+    free_MP = host(divided(preconditioner, put(slope_MP, where)))
     dual_M, losses = combination(slopes, free_MP, nats, config)
-    return jnp.asarray(dual_M.astype(np.float32)) @ slope_MP, losses
+    return put((dual_M @ slope_MP).astype(np.float32), where), losses
+
+
+@jax.jit
+def divided(preconditioner: Preconditioner, slope_MP: Array) -> Array:
+    """Each row divided by the preconditioner."""
+    return jax.vmap(preconditioner.divide)(slope_MP)
 
 
 def measured_cells(

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from nt_jax.config.method import TuneConfig
 from nt_jax.data.packing import PackedBatch, Row, fill
 from nt_jax.generate.chat import ChatModel
+from nt_jax.mesh import host
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.memory import GradientMemory
@@ -77,7 +78,8 @@ class Separation:
         for kind, batch in self.batches.items():
             value_SBR = row_values(theta_P, tuned.lm, tuned.neurons, batch, self.decay)
             order = np.argsort(self.order[kind])
-            found[kind] = np.asarray(value_SBR, np.float64)[np.asarray(batch.weight_BR) > 0][order]
+            value_SBR, weight_BR = host((value_SBR, batch.weight_BR))
+            found[kind] = value_SBR.astype(np.float64)[weight_BR > 0][order]
         return found
 
 

@@ -26,6 +26,7 @@ from nt_jax.console import progress
 from nt_jax.data.batching import bucket
 from nt_jax.data.packing import LENGTH_STEP, PADDING, PackedBatch, Row, Shape, pack_alone
 from nt_jax.generate.chat import ChatModel
+from nt_jax.mesh import host
 from nt_jax.models.head import target_log_probs
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
@@ -192,8 +193,8 @@ def by_rows(
             batch = tuned.enter(pack_alone([rows[row] for row in mine], shape))
             alone = jax.tree.map(lambda leaf: leaf[0], batch)
             value_B, slope_BP = slopes(alone, what, signs(mine, shape), remat)
-            value_M[mine] = np.asarray(value_B, np.float64)[: len(mine)]
-            slope_MP[mine] = np.asarray(slope_BP)[: len(mine)]
+            value_B, slope_BP = host((value_B, slope_BP))
+            value_M[mine], slope_MP[mine] = value_B[: len(mine)], slope_BP[: len(mine)]
             advance(len(mine))
     return value_M, slope_MP
 

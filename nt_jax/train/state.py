@@ -13,6 +13,8 @@ import optax
 from jax import Array
 from orbax.checkpoint import v1 as ocp
 
+from nt_jax.mesh import host
+from nt_jax.processes import first, from_first
 from nt_jax.seal import damaged, reading
 from nt_jax.track import track
 
@@ -38,23 +40,27 @@ class TuneState:
 
 
 def save(folder: Path, state: TuneState) -> None:
-    """Write `state` as folder/EPOCH (Orbax writes it whole or not at all); drop older ones."""
+    """Write `state` as folder/EPOCH (Orbax writes it whole or not at all); drop older ones.
+
+    Of several processes all save, into the folder of process 0: Orbax has them meet on the way.
+    """
     logging.getLogger("absl").setLevel(logging.ERROR)
-    target = (folder / f"{int(state.epoch):06d}").resolve()
-    ocp.save(str(target), _as_dict(jax.tree.map(np.asarray, state)), overwrite=True)
-    for old in _saved(folder)[:-KEPT]:
-        shutil.rmtree(old)
+    target = from_first(lambda: str((folder / f"{int(state.epoch):06d}").resolve()))
+    ocp.save(target, _as_dict(jax.tree.map(np.asarray, host(state))), overwrite=True)
+    if first():
+        for old in _saved(folder)[:-KEPT]:
+            shutil.rmtree(old)
 
 
 def restore(folder: Path, like: TuneState) -> TuneState | None:
     """The newest state in `folder` with the structure of `like`, or None if there is none."""
-    saved = _saved(folder)
+    saved = from_first(lambda: [*map(str, _saved(folder))])
     if not saved:
         return None
-    abstract = jax.tree.map(np.asarray, like)
+    abstract = jax.tree.map(np.asarray, host(like))
     # Within a tuning under way the state before it takes over once this one is deleted.
-    with reading(saved[-1]):
-        loaded = ocp.load(str(saved[-1].resolve()), _as_dict(abstract))
+    with reading(newest := Path(saved[-1])):
+        loaded = ocp.load(str(newest.resolve()), _as_dict(abstract))
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(loaded)]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 

@@ -11,6 +11,7 @@ from nt_jax.config.method import TuneConfig
 from nt_jax.console import progress
 from nt_jax.eval.judges.judge import Judge
 from nt_jax.generate.chat import ChatModel
+from nt_jax.mesh import host
 from nt_jax.models.neurons import Factors, NeuronSet
 from nt_jax.train.state import History, TuneState
 from nt_jax.train.theta import place, scatter
@@ -70,7 +71,7 @@ def at_strength(
     neurons: NeuronSet, state: TuneState, strength: float, config: TuneConfig
 ) -> np.ndarray:
     """The last factors at that strength, within their bounds."""
-    last = Factors(neurons, np.asarray(state.average_P))
+    last = Factors(neurons, np.asarray(host(state.average_P)))
     return last.at_strength(strength, *config.bounds).theta_P
 
 

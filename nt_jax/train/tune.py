@@ -22,7 +22,7 @@ from nt_jax.errors import DivergedError, RunError
 from nt_jax.eval.judges.judge import Judge
 from nt_jax.eval.judges.phrase_judge import PhraseJudge
 from nt_jax.generate.chat import ChatModel
-from nt_jax.mesh import sharding
+from nt_jax.mesh import host, put, sharding
 from nt_jax.models.neurons import Factors, NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.seal import reading
@@ -85,7 +85,7 @@ def tune(
     else:
         state = calibrate(model, neurons, data.validation, config, judge, state, base, folder)
     save(folder / STATES, state)
-    return Factors(neurons, np.asarray(state.best_P))
+    return Factors(neurons, np.asarray(host(state.best_P)))
 
 
 def learn(
@@ -120,7 +120,7 @@ def learn(
         wordings = data.wordings or measured_wordings(model)
         separation = Separation.of(model, tuned, prompts, config, wordings)
     # Placed like what a step gives back, or the second step would be compiled once more.
-    state = jax.device_put(state, sharding(lm.mesh, ""))
+    state = put(state, sharding(lm.mesh, ""))
     note = ""
     with progress("tune", config.epochs, "epochs", int(state.epoch)) as advance:
         for epoch in range(int(state.epoch), config.epochs):

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nt_jax.data.packing import PackedBatch
-from nt_jax.mesh import sharding
+from nt_jax.mesh import put, sharding
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.objectives import residual_at
@@ -54,7 +54,7 @@ class TunedLayers:
         """Packed batches (or a pytree of them) on the mesh, run up to the first layer."""
 
         def one(batch: PackedBatch) -> PackedBatch:
-            batch = jax.device_put(batch, sharding(self.lm.mesh, "SB"))
+            batch = put(batch, sharding(self.lm.mesh, "SB"))
             return dataclasses.replace(batch, x_BTD=residual_at(self.whole, batch, self.first))
 
         return jax.tree.map(one, batches, is_leaf=lambda node: isinstance(node, PackedBatch))

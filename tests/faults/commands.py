@@ -1,6 +1,7 @@
 """What commands are told: grids on the command line, lines of a chat, replies of a server."""
 
 import json
+import urllib.parse
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,34 @@ def _asked(path: Path, found: list[str]) -> None:
     assert found == wanted, (found, wanted)
 
 
+FLAGS = ("--coordinator", "--processes", "--process")
+GOOD_PLACE = ("--coordinator", "10.0.0.1:4321", "--processes", "4", "--process", "3")
+HOSTS = st.sampled_from(["node-1", "127.0.0.1", "[::1]", "", "a b", "::1", "user@host", "ä", "-x"])
+PORTS = st.sampled_from(["4321", "1", "65535", "0", "65536", "-1", "1_0", "٣", "", "9" * 400, " 1"])
+
+
+def _place(data: Draw, path: Path) -> None:
+    counts = st.integers(-1, 70_000).map(str) | PORTS | damage.TEXTS
+    address = st.tuples(HOSTS, PORTS).map(":".join) | damage.TEXTS
+    values = (address, counts, counts)
+    words = [[flag, data.draw(each)] for flag, each in zip(FLAGS, values, strict=True)]
+    kept = data.draw(st.lists(st.sampled_from(words), min_size=1, max_size=5))
+    chosen = kept if data.draw(st.integers(0, 3)) == 0 else words
+    text = "\n".join(word for pair in chosen for word in pair)
+    path.write_text(text, "utf-8", "replace")
+
+
+def _placed(path: Path, found: tuple[str, int, int] | None) -> None:
+    """The address is one to Python's own reader of URLs; a process is below their number."""
+    if found is None:
+        return  # one process alone
+    address, count, index = found
+    parts = urllib.parse.urlsplit(f"//{address}")
+    assert parts.hostname and parts.port and parts.username is None, address
+    assert 0 <= index < count, found
+    assert address in path.read_text("utf-8"), found
+
+
 REPLY = {
     "id": "x", "object": "text_completion",
     "choices": [{"index": 0, "text": "I can.", "finish_reason": "stop"}],
@@ -106,6 +135,9 @@ def _said(path: Path, found: str) -> None:
 
 
 COMMANDS = {
+    "place": Target(
+        written("words.txt", "\n".join(GOOD_PLACE)), _place, readers.read_place, _placed
+    ),
     "grid": Target(written("words.txt", "\n".join(GOOD_AXES)), _grid, readers.read_grid, _cells),
     "chat": Target(
         written("lines.txt", "Hello?\n/reset\nWhy?\n"), _lines,

@@ -16,6 +16,7 @@ from nt_jax.checkpoints.adapter import open_adapter
 from nt_jax.checkpoints.checkpoint import Checkpoint, fingerprint, open_checkpoint
 from nt_jax.checkpoints.factors import read_factors
 from nt_jax.checkpoints.tokenizer import decode
+from nt_jax.cluster import place_of
 from nt_jax.config.grid import cells_of, read_axes
 from nt_jax.config.load import load_config
 from nt_jax.data.prompts import text_of
@@ -24,6 +25,7 @@ from nt_jax.errors import RunError
 from nt_jax.generate import http
 from nt_jax.generate.chat import ChatText
 from nt_jax.generate.served import IDS, Question, Server
+from nt_jax.options import parser_of
 
 
 def read_model(path: Path) -> dict[str, Any]:
@@ -131,6 +133,13 @@ def read_grid(path: Path) -> list[tuple[dict[str, str], dict[str, Any]]]:
     axes, rest = read_axes(path.read_text("utf-8").split("\n"))
     cells = cells_of("smollm2-135m", axes, rest)
     return [(cell.settings, cell.config.model_dump(mode="json")) for cell in cells]
+
+
+def read_place(path: Path) -> tuple[str | None, int | None, int | None] | None:
+    """The place among several processes that the flags in a file give, a word a line."""
+    words = path.read_text("utf-8").split("\n")
+    found = place_of(parser_of("train", "nt-jax train").read(words), {})
+    return None if found is None else tuple(found)
 
 
 def read_chat(path: Path, model: Path) -> list[str]:

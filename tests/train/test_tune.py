@@ -214,8 +214,9 @@ def test_an_epoch_moves_decisions_by_what_was_asked(finished, tmp_path):
     assert [row["epoch"] for row in rows] == [0, 1, 2]
     assert all({"safety_loss", "utility_loss", "training_direct"} <= row.keys() for row in rows[1:])
     assert int(state.epoch) == 2
-    metric = outer.preconditioner_of(slopes, TuneConfig(), open_model(str(finished.model)).lm)
-    way_P, _ = outer.direction(first, metric, 0.2, TuneConfig(safety_weight=0.5))
+    lm = open_model(str(finished.model)).lm
+    metric = outer.preconditioner_of(slopes, TuneConfig(), lm)
+    way_P, _ = outer.direction(first, metric, 0.2, TuneConfig(safety_weight=0.5), lm.mesh)
     step_P = np.asarray(metric.divide(way_P))
     gained = np.concatenate([first.cells[name] for name in CELLS]) @ step_P
     assert np.sqrt(np.mean(gained**2)) == pytest.approx(0.2, rel=0.01)

@@ -1,0 +1,143 @@
+"""A whole run by several processes: the same neurons, factors and answers as by one."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from nt_jax import exits
+from tests.processes.group import Group, alone
+from tests.run import small
+
+pytestmark = [pytest.mark.procs, pytest.mark.xdist_group("procs")]
+CLOSE = 1e-6
+MESHES = {2: ("mesh.model=2",), 4: ("mesh.data=2", "mesh.model=2")}
+COUNTS = (2, pytest.param(4, marks=pytest.mark.slow))
+MINUTE = 60
+FLOATS = ("value", "low", "high")
+
+
+def words(command: str, recipe: Path, folder: Path, count: int = 1) -> list[str]:
+    mesh = MESHES.get(count, ())
+    return ["-m", f"nt_jax.{command}", "--config", str(recipe), *small.SETTINGS, *mesh,
+            f"run_dir={folder}"]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory) -> Path:
+    """Compiled programs, which a run that goes on need not make again."""
+    return tmp_path_factory.mktemp("programs")
+
+
+@pytest.fixture(scope="session")
+def one(recipe, tmp_path_factory, programs) -> Path:
+    """The run by one process."""
+    folder = tmp_path_factory.mktemp("one") / "run"
+    done = alone(words("train", recipe, folder), programs)
+    assert done.code == exits.DONE, done.error
+    return folder
+
+
+@pytest.fixture(scope="session", params=COUNTS)
+def several(request, recipe, tmp_path_factory, programs) -> tuple[int, Path, set[str]]:
+    """(how many, the run by so many, where they listened)."""
+    folder = tmp_path_factory.mktemp("several") / "run"
+    group = Group(request.param, words("train", recipe, folder, request.param), programs)
+    ended = group.ends(20 * MINUTE)
+    assert [each.code for each in ended] == [exits.DONE] * request.param, ended
+    said = [[line for line in each.out.splitlines() if "[Gloo]" not in line] for each in ended]
+    assert [bool(lines) for lines in said] == [True] + [False] * (request.param - 1)
+    return request.param, folder, group.heard
+
+
+def rows(folder: Path, name: str) -> list[dict]:
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def neurons(folder: Path, stage: str) -> list[list[str]]:
+    lines = (folder / stage / "neurons.csv").read_text().splitlines()
+    return [line.split(",") for line in lines]
+
+
+def factors(folder: Path) -> np.ndarray:
+    head, *rest = neurons(folder, "train")
+    return np.array([float(row[head.index("factor")]) for row in rest])
+
+
+def same_tuning(folder: Path, one: Path) -> None:
+    mine, theirs = (neurons(path, "select") for path in (folder, one))
+    assert [row[:2] for row in mine] == [row[:2] for row in theirs]
+    assert np.abs(factors(folder) - factors(one)).max() <= CLOSE
+
+
+def same_answers(folder: Path, one: Path) -> None:
+    for name in ("answers/own_answers.jsonl", "base/base.jsonl", "tuned/tuned.jsonl"):
+        assert rows(folder, name) == rows(one, name), name
+    both = (json.loads((path / "report/results.json").read_text()) for path in (folder, one))
+    for row, other in zip(*both, strict=True):
+        near = {key: pytest.approx(other[key], rel=CLOSE, abs=CLOSE) for key in FLOATS}
+        assert row == other | near, other
+
+
+def test_the_neurons_and_factors_are_those_of_one_process(several, one):
+    same_tuning(several[1], one)
+
+
+def test_the_answers_and_numbers_are_those_of_one_process(several, one):
+    same_answers(several[1], one)
+
+
+def test_the_export_is_that_of_one_process(several, one):
+    mine, theirs = (load_file(path / "export/hf/model.safetensors") for path in (several[1], one))
+    assert mine.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert np.abs(mine[name] - tensor).max() <= CLOSE * np.abs(tensor).max(), name
+
+
+def test_nothing_but_the_run_is_left_and_nobody_listened_elsewhere(several, one):
+    _, folder, heard = several
+    assert {path.name for path in folder.iterdir()} == {path.name for path in one.iterdir()}
+    assert heard and heard <= {"127.0.0.1", "::1"}, heard
+
+
+def test_export_and_eval_by_several(several, recipe, programs, tmp_path):
+    count, folder, _ = several
+    out = tmp_path / "out"
+    export = ["-m", "nt_jax.export", "--run", str(folder), "--out", str(out)]
+    ended = Group(count, [*export, "--format", "hf,ia3,gguf"], programs).ends(5 * MINUTE)
+    assert [each.code for each in ended] == [exits.DONE] * count, ended
+    mine, theirs = (load_file(path / "hf/model.safetensors") for path in (out, folder / "export"))
+    assert all((mine[name] == tensor).all() for name, tensor in theirs.items())
+    assert {path.name for path in out.iterdir()} == {"hf", "ia3", "gguf"}
+    told = [*words("eval", recipe, tmp_path / "eval", count), "--model", str(out / "hf")]
+    ended = Group(count, told, programs).ends(10 * MINUTE)
+    assert [each.code for each in ended] == [exits.DONE] * count, ended
+    found, wanted = (rows(*place) for place in (
+        (next((tmp_path / "eval").glob("answers-*")), "hf.jsonl"), (folder, "tuned/tuned.jsonl"),
+    ))  # fmt: skip
+    assert [row["answer"] for row in found] == [row["answer"] for row in wanted]
+
+
+def test_a_run_whose_processes_are_killed_goes_on_with_others(one, recipe, programs, tmp_path):
+    """Process 1 is killed after an epoch, then process 0 after another; one process ends it."""
+    folder = tmp_path / "run"
+    for which, epoch in ((1, 1), (0, 2)):
+        group = Group(2, words("train", recipe, folder, 2), programs)
+        state = folder / ".train.tmp" / "orbax" / f"{epoch:06d}"
+        group.until(state.exists, 10 * MINUTE)
+        os.kill(group.worker(which), signal.SIGKILL)
+        ended = group.ends(MINUTE)
+        assert [each.code for each in ended] == [exits.LOST] * 2, ended
+        assert all("repeat the command" in each.last for each in ended), ended
+    left = shutil.copytree(folder / ".train.tmp", tmp_path / "left")
+    assert rows(left, "metrics.jsonl")
+    done = alone(words("train", recipe, folder), programs)
+    assert done.code == exits.DONE, done.error
+    assert "resumed" in (folder / "run.json").read_text()
+    same_tuning(folder, one)
+    same_answers(folder, one)
