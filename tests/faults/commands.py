@@ -83,7 +83,10 @@ PORTS = st.sampled_from(["4321", "1", "65535", "0", "65536", "-1", "1_0", "٣", 
 def _place(data: Draw, path: Path) -> None:
     counts = st.integers(-1, 70_000).map(str) | PORTS | damage.TEXTS
     address = st.tuples(HOSTS, PORTS).map(":".join) | damage.TEXTS
-    values = (address, counts, counts)
+    sound = (st.sampled_from(["node-1:4321", "127.0.0.1:1", "[::1]:65535"]),
+             st.integers(3, 9).map(str), st.integers(0, 3).map(str))  # fmt: skip
+    wrong = data.draw(st.integers(0, 5))  # one of the three, or none
+    values = [(address, counts, counts)[n] if n == wrong else sound[n] for n in range(3)]
     words = [[flag, data.draw(each)] for flag, each in zip(FLAGS, values, strict=True)]
     kept = data.draw(st.lists(st.sampled_from(words), min_size=1, max_size=5))
     chosen = kept if data.draw(st.integers(0, 3)) == 0 else words
