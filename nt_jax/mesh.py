@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental.multihost_utils import process_allgather
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from nt_jax import processes
 from nt_jax.errors import ConfigError
@@ -64,7 +64,7 @@ def _whole(leaf: Any) -> Any:
     return process_allgather(leaf, tiled=True) if spread else leaf
 
 
-def put(tree: Any, where: NamedSharding) -> Any:
+def put(tree: Any, where: Sharding) -> Any:
     """The arrays of a pytree, the same in all processes, placed on a mesh."""
     if not processes.several():
         return jax.device_put(tree, where)
