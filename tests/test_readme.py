@@ -58,7 +58,7 @@ def test_python_commands_load(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("my-model.yaml").write_text(re.findall(r"```yaml\n(.*?)```", README, re.S)[0])
     assert cli.main(module.removeprefix("nt_jax."), words) == 0
-    assert done in (["my-model"], ["smollm2-135m"])
+    assert done in (["my-model"], ["smollm2-135m"], ["llama3"])  # of llama3.1-70b
 
 
 def test_the_library_example_runs():

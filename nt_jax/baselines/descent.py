@@ -94,10 +94,10 @@ def descend(
             else:
                 batch = batcher.batch(epoch)
                 sides = tuned.enter({name: getattr(batch, name) for name in names})
+                rest = {"form": form, "optimiser": optimiser, "objective": objective}
                 theta_P, moments, losses = adapter_step(
-                    theta_P, moments, fixed, tuned.lm, sides,
-                    options=now, form=form, optimiser=optimiser, objective=objective,
-                )  # fmt: skip
+                    theta_P, moments, fixed, tuned.lm, sides, options=now, **rest
+                )
             history.append({name: float(value) for name, value in losses.items()})
             if not (np.isfinite(list(history[-1].values())).all() and jnp.isfinite(theta_P).all()):
                 raise DivergedError(f"diverged in update {epoch + 1}: {history[-1]}")

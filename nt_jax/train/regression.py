@@ -122,10 +122,8 @@ def _side(name: str) -> float:
 def shares(names: Sequence[str], config: TuneConfig) -> dict[str, float]:
     """What each of the cells `names` weighs: safety_weight of all is that of harmful requests."""
     bare, attacked = config.direct_fraction, config.attacked_harmless_fraction
-    wanted = {
-        ATTACKED_HARMFUL: 1 - bare, HARMFUL: bare,
-        ATTACKED_HARMLESS: attacked, HARMLESS: 1 - attacked,
-    }  # fmt: skip
+    harmful, harmless = (1 - bare, bare), (attacked, 1 - attacked)
+    wanted = dict(zip((*SAFETY, *UTILITY), (*harmful, *harmless), strict=True))
     found: dict[str, float] = {}
     for pair, weight in ((SAFETY, config.safety_weight), (UTILITY, 1 - config.safety_weight)):
         there = [name for name in pair if name in names]

@@ -55,7 +55,7 @@ def adapter_losses(lm, adapter, steps: int, rate: float = 1e-3) -> list[list[flo
     sides, upper, found = adapter_sides(lm, 4, 6), lm.above(adapter.first), []
     for _ in range(steps):
         theta_P, moments, losses = adapter_step(
-            theta_P, moments, {}, upper, sides, None,
+            theta_P, moments, {}, upper, sides,
             options=MetaOptions(meta_lr=rate), form=form, optimiser=adam,
         )  # fmt: skip
         found.append([float(losses[f"{side}_loss"]) for side in ("safety", "utility")])

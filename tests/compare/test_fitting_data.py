@@ -114,7 +114,8 @@ def test_slopes_are_taken_over_where_the_run_has_measured_them(data, tmp_path, s
     words = {"attribution": {"score": score}, "neurons": {"first_layer": 2}}
     base = {"name": "x", "model": {"source": "m"}}
     made.config = RunConfig.model_validate(base | words)
-    whole = CellSlopes({name: draw.standard_normal((3, 10)) for name in (*CELLS, OWN)})
+    values = {name: draw.standard_normal(3) for name in CELLS}
+    whole = CellSlopes({name: draw.standard_normal((3, 10)) for name in (*CELLS, OWN)}, values)
     whole.save(tmp_path / "slopes.npz")
     made.run = types.SimpleNamespace(read=lambda name: tmp_path)
     made.model.checkpoint = types.SimpleNamespace(config=types.SimpleNamespace(neurons=5))

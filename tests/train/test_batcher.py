@@ -22,7 +22,7 @@ from tests.train.test_pools import (
 )
 
 SETS = ("local_safety", "local_utility", "global_safety", "global_utility")
-TUNE = TuneConfig(local_batch=4, global_batch=8, answer_tokens=3)
+TUNE = TuneConfig(epochs=14, local_batch=4, global_batch=8, answer_tokens=3)
 
 
 def cost(length: int) -> float:

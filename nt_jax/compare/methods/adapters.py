@@ -81,8 +81,8 @@ def by_rate(name: str, adapter: AdapterOf) -> Method:
 
     def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
         tune = data.config.tune
-        change = {"outer": "adam", "meta_lr": setting["learning_rate"], "average": AVERAGE,
-                  "epochs": max(tune.epochs, EPOCHS)}  # fmt: skip
+        rate = {"outer": "adam", "meta_lr": setting["learning_rate"]}
+        change = rate | {"average": AVERAGE, "epochs": max(tune.epochs, EPOCHS)}
         return learned(data, adapter(data), data.pools, tune.model_copy(update=change))
 
     build = builder(name, adapter)
