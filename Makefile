@@ -1,4 +1,4 @@
-# make demo   tune a real 135 M parameter chat model and report before / after (a quarter of an hour)
+# make demo   tune a real 135 M parameter chat model and report before / after (twenty minutes)
 # make test   the whole test suite
 # make bench  attribution and generation beside torch, and what options cost (JSON, a quarter hour)
 # make test-export   adapters by PEFT, GGUF by llama.cpp, cards, on tiny models and SmolLM2
