@@ -71,7 +71,7 @@ def at(point: str, end: Callable[[], None]) -> Iterator[None]:
                     lambda path, _: path.parts[-2:] == (f".{stage}.tmp", "DONE"),
                 )
             case stage, "renamed":
-                after(RunDirectory, "_publish", lambda _, name: name == stage)
+                after(rundir, "publish", lambda _, name: name == stage)
             case _:
                 raise ValueError(point)
         yield
