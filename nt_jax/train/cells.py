@@ -19,8 +19,8 @@ def cell_rows(pools: Pools, count: int, turn: int = 0) -> dict[str, Rows]:
     """Refusals of at most `count` training prompts of each cell, and the own answers.
 
     Local and global requests keep to their own attacks. A source may have no attacked harmless
-    prompts; then that cell is empty. Another `turn` puts other attacks
-    around the requests, and takes other harmless ones where there are more than `count`.
+    prompts; then that cell is empty. Another `turn` puts other attacks around the requests, and
+    takes other harmless ones where there are more than `count`.
     """
     safety = (pools.local_safety, pools.global_safety)
     direct = [(pair.request, pair.answer) for pool in safety for pair in pool.direct]

@@ -34,6 +34,7 @@ from nt_jax.train.slopes import (
     CellSlopes,
     Measured,
     answer_rows,
+    by_cell,
     cell_slopes,
     measured_slopes,
 )
@@ -113,9 +114,7 @@ def measured_cells(
     """The decisions of each cell's rows and their slopes, by `measure` of all rows together."""
     rows = {name: answer_rows(model, cells[name], config) for name in CELLS}
     value_M, slope_MP = measure([row for each in rows.values() for row in each])
-    ends = np.cumsum([len(each) for each in rows.values()])[:-1]
-    slopes = dict(zip(rows, np.split(slope_MP, ends), strict=True))
-    return CellSlopes(slopes, dict(zip(rows, np.split(value_M, ends), strict=True)))
+    return CellSlopes(by_cell(rows, slope_MP), by_cell(rows, value_M))
 
 
 @jax.jit
@@ -136,12 +135,5 @@ def pulled(
     options: MetaOptions,
 ) -> Array:
     """A direction at theta' as one at theta; itself at order 1, or without inner steps."""
-    rule = functools.partial(_adapt, lm=lm, neurons=neurons, batch=batch, options=options)
-    _, pull = jax.vjp(rule, theta_P)
+    _, pull = jax.vjp(lambda t_P: adapt(t_P, lm, neurons, batch, options), theta_P)
     return pull(direction_P.astype(theta_P.dtype))[0]
-
-
-def _adapt(
-    theta_P: Array, *, lm: LanguageModel, neurons: NeuronSet, batch: MetaBatch, options: MetaOptions
-) -> Array:
-    return adapt(theta_P, lm, neurons, batch, options)

@@ -3,7 +3,7 @@
 To first order factors are a linear classifier: a refusal of prompt x gains sum_i delta_i s_i(x),
 s_i its slope in factor i. The slopes of the four cells therefore say which neurons tell harmful
 from harmless requests (nt_jax/attribution/contrastive.py), and which change of the factors parts
-the two (nt_jax/train/rounds.py); those of good answers say which change leaves the rest alone
+the two (nt_jax/train/regression.py); those of good answers say which change leaves the rest alone
 (nt_jax/train/preconditioner.py). M rows, P neurons, B sequences.
 """
 
@@ -151,10 +151,13 @@ def kept_cells(
         return {"slope_MP": slope_MP, "value_M": value_M, "own_MP": own_MP}
 
     slope_MP, value_M, own_MP = cache.kept(made_from, make).values()
-    ends = np.cumsum([len(each) for each in asked.values()])[:-1]
-    found = dict(zip(asked, np.split(slope_MP, ends), strict=True))
-    values = dict(zip(asked, np.split(value_M, ends), strict=True))
-    return CellSlopes(found | {OWN: own_MP}, values)
+    return CellSlopes(by_cell(asked, slope_MP) | {OWN: own_MP}, by_cell(asked, value_M))
+
+
+def by_cell(rows: Mapping[str, Sequence[Row]], every_M: np.ndarray) -> dict[str, np.ndarray]:
+    """What was found of all `rows`, one cell after the other, by the names of the cells."""
+    ends = np.cumsum([len(each) for each in rows.values()])[:-1]
+    return dict(zip(rows, np.split(every_M, ends), strict=True))
 
 
 def answer_rows(model: ChatModel, rows: Rows, config: TuneConfig) -> list[Row]:

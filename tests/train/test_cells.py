@@ -60,6 +60,21 @@ def test_every_cell_is_refused_in_the_same_words(count):
     assert said == [said[0]] * 4 and len(set(map(tuple, said[0]))) > 1
 
 
+def test_another_turn_asks_the_same_requests_inside_other_attacks():
+    pools = make_pools(REFUSED, TEMPLATES, UTILITY, WRAPPED, 0.25)
+    turns = [cell_rows(pools, 99, turn) for turn in (0, 1, 2)]
+    for name in (ATTACKED_HARMFUL, ATTACKED_HARMLESS):
+        asked = [{text for text, _ in found[name]} for found in turns]
+        assert not asked[1] & asked[2] and not asked[0] & asked[1]
+        about = [{text.split()[1] for text in each} for each in asked[1:]]
+        assert about[0] == about[1]  # the requests
+    assert [found[HARMFUL] for found in turns] == [turns[0][HARMFUL]] * 3
+    bare = {pair.request for pair in UTILITY}
+    assert {text.split()[1] for text, _ in turns[1][ATTACKED_HARMLESS]} <= bare
+    few = [{text for text, _ in cell_rows(pools, 3, turn)[HARMLESS]} for turn in (0, 1)]
+    assert few[0] != few[1]
+
+
 def test_the_own_answers_are_those_of_the_harmless_prompts():
     found = cells(9)
     own = {p.request: p.answer for p in (*UTILITY, *WRAPPED)}

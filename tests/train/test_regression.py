@@ -88,6 +88,15 @@ def test_losses_by_hand_and_what_is_asked_for_is_at_most_a_lift_above_the_mean()
     assert found["training_attacked"] == 0 and found["training_direct"] == 0
 
 
+def test_cells_weigh_what_the_settings_say():
+    config = TuneConfig(safety_weight=0.6, direct_fraction=0.25, attacked_harmless_fraction=0.1)
+    assert shares(CELLS, config) == pytest.approx({
+        ATTACKED_HARMFUL: 0.45, HARMFUL: 0.15, ATTACKED_HARMLESS: 0.04, HARMLESS: 0.36,
+    })  # fmt: skip
+    three = [name for name in CELLS if name != ATTACKED_HARMLESS]
+    assert shares(three, config)[HARMLESS] == pytest.approx(0.4)
+
+
 def test_a_source_without_attacked_harmless_prompts_learns_from_the_other_cells():
     cells = planted()
     none = {ATTACKED_HARMLESS: np.zeros((0, 30), np.float32)}

@@ -1,0 +1,37 @@
+"""A direction is pulled back through the inner steps as a meta-gradient is."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nt_jax.train.outer import adapted, pulled
+from tests.train.test_maml import (
+    NEURONS,
+    THETA,
+    central_differences,
+    meta_batch,
+    model,
+    options,
+    relative,
+)
+
+WAY = np.random.default_rng(5).standard_normal(len(THETA))
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_pulled_direction_is_the_slope_of_its_product_with_the_adapted_factors(x64, steps):
+    lm, batch, exact = model(jnp.float64), meta_batch(), options(inner_steps=steps)
+
+    def product(theta_P: np.ndarray) -> float:
+        return float(WAY @ adapted(theta_P, lm, NEURONS, batch, exact))
+
+    found_P = pulled(jnp.asarray(THETA), jnp.asarray(WAY), lm, NEURONS, batch, exact)
+    assert relative(np.asarray(found_P), central_differences(product, THETA)) < 1e-6
+    assert relative(np.asarray(found_P), WAY) > 1e-4  # the inner steps do count
+
+
+@pytest.mark.parametrize("changes", [{"order": 1}, {"inner_steps": 0}])
+def test_at_first_order_or_without_inner_steps_it_is_itself(x64, changes):
+    lm, batch = model(jnp.float64), meta_batch()
+    found_P = pulled(jnp.asarray(THETA), jnp.asarray(WAY), lm, NEURONS, batch, options(**changes))
+    np.testing.assert_allclose(found_P, WAY, rtol=1e-12)
