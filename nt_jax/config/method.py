@@ -8,7 +8,7 @@ import math
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from nt_jax.config.base import Frozen, conflict
@@ -100,7 +100,9 @@ class TuneConfig(Frozen):
     """what is learned as a refusal: opening = its first words (tune.opening), and what follows is
     the model's own; answer = tune.answer_tokens of those that data.safety_targets names
     """
-    opening: str = Field(default="I'm sorry, but I can't", min_length=1)
+    opening: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = (
+        "I'm sorry, but I can't"
+    )
     """the first words of a refusal, learned where tune.target is opening"""
     epochs: int = Field(default=6, ge=1)
     """outer updates (knob 3 of 3: how long). More: the factors go further; how far of that way is

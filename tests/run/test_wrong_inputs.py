@@ -198,6 +198,7 @@ def test_a_test_prompt_longer_than_the_context_is_named_before_tuning(recipe, tm
         (["attribution.score=nowhere:f"], "cannot be imported"),
         (["eval.sources.demo_direct=nowhere.csv"], "nowhere.csv: no such file"),
         (["tune.outer=regression"], "tune.metric_requests"),
+        (['tune.opening="  "'], "tune.opening = '  ' (command line): must not be empty"),
     ],
 )
 def test_wrong_settings(words, expected, recipe, tmp_path, capsys):
