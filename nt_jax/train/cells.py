@@ -4,6 +4,9 @@ Refusals of attacked harmful requests alone teach what an attack is; of bare har
 words are. Cells of one size, with the same attacks around both kinds, leave the harm.
 """
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 from nt_jax.data.prompts import Prompt
 from nt_jax.data.training import evenly
 from nt_jax.train.pools import Pair, Pool, Pools, attacked_once, under_attack
@@ -12,6 +15,7 @@ ATTACKED_HARMFUL, HARMFUL = "attacked_harmful", "harmful"
 ATTACKED_HARMLESS, HARMLESS = "attacked_harmless", "harmless"
 CELLS = (ATTACKED_HARMFUL, HARMFUL, ATTACKED_HARMLESS, HARMLESS)
 OWN = "own"  # beside the cells: good answers to the prompts of both harmless ones
+Item = TypeVar("Item")
 Rows = list[tuple[Prompt, list[int]]]  # a prompt, an answer as token ids
 
 
@@ -20,23 +24,31 @@ def cell_rows(pools: Pools, count: int, turn: int = 0) -> dict[str, Rows]:
 
     Local and global requests keep to their own attacks. A source may have no attacked harmless
     prompts; then that cell is empty. Another `turn` puts other attacks around the requests, and
-    takes other harmless ones where there are more than `count`.
+    takes other ones of any cell that has more than `count`.
     """
     safety = (pools.local_safety, pools.global_safety)
     direct = [(pair.request, pair.answer) for pool in safety for pair in pool.direct]
     attacked = [row for pool in safety for row in under_attack(pool, turn)]
-    found = {ATTACKED_HARMFUL: evenly(attacked, count), HARMFUL: evenly(direct, count)}
+    found = {
+        ATTACKED_HARMFUL: _others(attacked, count, turn),
+        HARMFUL: _others(direct, count, turn),
+    }
     refusals = [answer for _, answer in found[HARMFUL]]  # the same words in every cell
     own: Rows = []
     for name in (ATTACKED_HARMLESS, HARMLESS):
         every = _once(pools, attacked=name == ATTACKED_HARMLESS)
         if turn and name == ATTACKED_HARMLESS:
             every = _in_other_attacks(pools, turn) or every
-        start = turn * count % max(1, len(every))
-        pairs = evenly([*every[start:], *every[:start]], count)
+        pairs = _others(every, count, turn)
         found[name] = [(p.request, refusals[n % len(refusals)]) for n, p in enumerate(pairs)]
         own += [(pair.request, pair.answer) for pair in pairs]
     return found | {OWN: own}
+
+
+def _others(rows: Sequence[Item], count: int, turn: int) -> list[Item]:
+    """At most `count` of the rows, evenly over them; the next turn begins one row later."""
+    start = turn % len(rows) if len(rows) > count else 0
+    return evenly([*rows[start:], *rows[:start]], count)
 
 
 def _in_other_attacks(pools: Pools, turn: int) -> list[Pair]:

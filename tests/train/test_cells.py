@@ -71,8 +71,19 @@ def test_another_turn_asks_the_same_requests_inside_other_attacks():
     assert [found[HARMFUL] for found in turns] == [turns[0][HARMFUL]] * 3
     bare = {pair.request for pair in UTILITY}
     assert {text.split()[1] for text, _ in turns[1][ATTACKED_HARMLESS]} <= bare
-    few = [{text for text, _ in cell_rows(pools, 3, turn)[HARMLESS]} for turn in (0, 1)]
-    assert few[0] != few[1]
+
+
+@pytest.mark.parametrize("count", [3, 6])
+def test_turns_ask_every_request_where_there_are_more_than_are_asked(count):
+    """Else most of a long list of harmful requests would never be learned from."""
+    pools = make_pools(REFUSED, TEMPLATES, UTILITY, WRAPPED, 0.25)
+    for name in CELLS:
+        few = [cell_rows(pools, count, turn + 1)[name] for turn in range(9)]
+        assert {len(rows) for rows in few} == {count}
+        words = [word for rows in few for text, _ in rows for word in text.split()]
+        found = {word for word in words if "<" not in word}
+        every = UTILITY if name in (HARMLESS, ATTACKED_HARMLESS) else REFUSED
+        assert found == {pair.request for pair in every}, name
 
 
 def test_the_own_answers_are_those_of_the_harmless_prompts():
