@@ -57,7 +57,7 @@ def compiled(case):
 
     A card would try both and take the faster.
     """
-    lowered = case.lowered().lower(lowering_platforms=("cuda",))
+    lowered = case.lowered()
     try:
         return lowered.compile()
     except Exception as error:
@@ -81,9 +81,7 @@ def measure(case, keep: Path | None) -> dict:
         keep.mkdir(parents=True, exist_ok=True)
         (keep / f"{case.name} {case.cards}.hlo".replace(" ", "_")).write_text(text)
     read, memory = hlo_cost.Program(text, case.rounds), program.memory_analysis()
-    floor = (
-        max(case.floor.flops / hlo_cost.PEAK, case.floor.bytes / hlo_cost.BANDWIDTH) / case.cards
-    )
+    floor = case.floor_seconds
     return {
         "name": case.name, "cards": case.cards,
         "temporaries_gib": round(memory.temp_size_in_bytes / 2**30, 2),

@@ -1,22 +1,34 @@
 """The programs that answer prompts and score answers: refills, decoding, likelihoods."""
 
+import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
-from benchmarks.h100_cases import Case, Floor, Size
+from benchmarks.h100_cases import Case, Floor, Size, lowered_for
 from benchmarks.models import SHAPES, abstract, abstract_model
 from nt_jax.data.batching import AnswerBatch
 from nt_jax.generate import decode
 from nt_jax.generate.likelihood import batch_scores
-from nt_jax.generate.slots import Packed, empty_slots, insert, prefixes
+from nt_jax.generate.slots import Packed, Slots, empty_slots, insert, prefixes
 from nt_jax.models.transformer import LanguageModel
 
 COLUMNS, NEW = 512, 128  # of the cache that a step looks at; half of them live; new tokens
 SCORED = (32, 256, 128)  # answers, tokens of their prompts and of their own
 FILL, ROW, SHARED = 4096, 256, 64  # tokens of a refill, of its longest row, of a shared prefix
+TURNS = 16  # tokens a slot that a timed call decodes
+# A refill's rows where it is run: all as long as the mean, one after the other.
+MEAN = ROW // 2
+_TOKEN, _ROW = np.arange(FILL), np.arange(FILL // MEAN)
+PACKED = {
+    "of_N": _TOKEN // MEAN, "place_N": _TOKEN % MEAN, "length_R": MEAN, "shared_R": SHARED,
+    "index_RT": np.minimum(MEAN * _ROW[:, None] + np.arange(ROW), FILL - 1), "source_R": _ROW,
+    "slot_R": _ROW, "row_R": _ROW,
+}  # fmt: skip
 
 
 def _scale(lm: LanguageModel):
@@ -26,8 +38,7 @@ def _scale(lm: LanguageModel):
 def _blocks(lm: LanguageModel):
     """Layers one by one, placed as the program that makes them leaves them."""
     made = jax.jit(decode.stacks_of)
-    traced = made.trace(lm, _scale(lm))
-    places = traced.lower(lowering_platforms=("cuda",)).compile().output_shardings
+    places = lowered_for(lm.mesh, made.trace(lm, _scale(lm))).compile().output_shardings
     put = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)  # noqa: E731
     return jax.tree.map(put, jax.eval_shape(made, lm, _scale(lm)), places)
 
@@ -44,9 +55,23 @@ def _packed(lm: LanguageModel, rows: int) -> Packed:
     return Packed(*tokens, index, *(abstract(lm.mesh, (rows,), jnp.int32, "R") for _ in range(5)))
 
 
+def decode_arguments(lm: LanguageModel, slots: int, columns: int) -> tuple[Any, ...]:
+    """What `decode` takes before its settings."""
+    count = abstract(lm.mesh, (), jnp.int32)
+    return lm, _blocks(lm), _slots(lm, slots, columns), count, count, count
+
+
+def _next_tokens(arguments: tuple[Any, ...], slots: Slots) -> tuple[Any, ...]:
+    """The same slots anew, with as many live columns and tokens to go as before."""
+    back = slots.count_B[:1] - 1
+    length_B, count_B = slots.length_B - back, slots.count_B - back
+    slots = dataclasses.replace(slots, length_B=length_B, count_B=count_B)
+    return (*arguments[:2], slots, *arguments[3:])
+
+
 def decoding(model: str, mesh: Mesh, slots: int) -> Case:
     """One token more in every slot."""
-    config, cards = SHAPES[model], mesh.size
+    config = SHAPES[model]
     lm, size = abstract_model(config, "bfloat16", mesh), Size(config)
     live = slots * COLUMNS / 2
     floor = Floor(
@@ -54,17 +79,20 @@ def decoding(model: str, mesh: Mesh, slots: int) -> Case:
         size.weights + size.column * live,
         f"W and head read once, {COLUMNS // 2} live columns of {COLUMNS} a slot read once",
     )
-    count = abstract(lm.mesh, (), jnp.int32)
-    arguments = (lm, _blocks(lm), _slots(lm, slots, COLUMNS), count, count, count)
+    values = {
+        "steps": TURNS, "enough": 0, "max_new": NEW, "live_B": True, "count_B": 1,
+        "length_B": (COLUMNS - TURNS) // 2,
+    }  # fmt: skip
     return Case(
-        f"decode {slots} slots {model}", cards, floor,
-        lambda: decode.decode.trace(*arguments, COLUMNS, decode.GREEDY),
+        f"decode {slots} slots {model}", mesh, floor, decode.decode,
+        decode_arguments(lm, slots, COLUMNS), {"width": COLUMNS, "sampling": decode.GREEDY},
+        values=values, again=_next_tokens, turns=TURNS,
     )  # fmt: skip
 
 
 def filling(model: str, mesh: Mesh) -> Iterator[Case]:
     """A refill: its prompts' keys, values and first tokens; and their way into the slots."""
-    config, cards = SHAPES[model], mesh.size
+    config = SHAPES[model]
     lm, size = abstract_model(config, "bfloat16", mesh), Size(config)
     rows = 2 * FILL // ROW  # their mean length is half of the longest
     packed, slots = _packed(lm, rows), _slots(lm, 64, COLUMNS)
@@ -80,21 +108,23 @@ def filling(model: str, mesh: Mesh) -> Iterator[Case]:
         size.weights + FILL * size.column, "2 W tokens + 2 D V rows + attention; W read once",
     )  # fmt: skip
     yield Case(
-        f"prefill {FILL} tokens {model}", cards, floor,
-        lambda: decode.prefill.trace(lm, scale, packed, prefix, decode.GREEDY),
+        f"prefill {FILL} tokens {model}", mesh, floor, decode.prefill, (lm, scale, packed, prefix),
+        {"sampling": decode.GREEDY}, values=PACKED,
     )  # fmt: skip
     count = abstract(lm.mesh, (), jnp.int32)
     moved = rows * (ROW + SHARED) * size.column
     floor = Floor(0, 2 * moved, "prefix and own columns read once and written once")
     yield Case(
-        f"insert {rows} rows {model}", cards, floor,
-        lambda: insert.trace(lm, slots, packed, prefix, own, first, count),
+        f"insert {rows} rows {model}", mesh, floor, insert,
+        (lm, slots, packed, prefix, own, first, count),
+        values=PACKED | {"max_new": NEW, "live_B": True, "count_B": 1, "length_B": ROW},
+        again=lambda arguments, slots: (arguments[0], slots, *arguments[2:]),
     )  # fmt: skip
 
 
 def scoring(model: str, mesh: Mesh) -> Case:
     """How likely SCORED given answers are."""
-    config, cards = SHAPES[model], mesh.size
+    config = SHAPES[model]
     lm, size = abstract_model(config, "bfloat16", mesh), Size(config)
     rows, prompt, answer = SCORED
     tokens = rows * (prompt + answer)
@@ -107,6 +137,5 @@ def scoring(model: str, mesh: Mesh) -> Case:
     parts = [abstract(mesh, (rows, width), kind, "B") for width, kind in kinds]
     batch = AnswerBatch(*parts, abstract(mesh, (rows,), jnp.float32, "B"))
     return Case(
-        f"score {rows} answers {model}", cards, floor,
-        lambda: batch_scores.trace(lm, _scale(lm), batch),
+        f"score {rows} answers {model}", mesh, floor, batch_scores, (lm, _scale(lm), batch),
     )  # fmt: skip

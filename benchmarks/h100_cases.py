@@ -6,12 +6,14 @@ heads, H head dim, K kv heads, L layers.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import AxisType, Mesh
+from jax.stages import Lowered, Traced, Wrapped
 
+from benchmarks import hlo_cost
 from nt_jax.models.config import ModelConfig
 from nt_jax.models.footprint import layer_parameters
 
@@ -28,16 +30,55 @@ class Floor(NamedTuple):
     formula: str
 
 
+def _same(arguments: tuple[Any, ...], _: Any) -> tuple[Any, ...]:
+    return arguments
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One program at one size."""
+    """One program at one size.
+
+    What runs it for real beside shapes: `values` of arguments by name where benchmarks/filling.py
+    cannot know them, and `again`, the next call's arguments given those of a call and its result (a
+    program may take the memory of an argument for its result). Such a call does `turns` of the work
+    that floor and model are of.
+    """
 
     name: str
-    cards: int
+    mesh: Mesh
     floor: Floor
-    lowered: Callable[[], Any]
+    program: Wrapped
+    arguments: tuple[Any, ...]  # of shapes
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # static arguments
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # numbers, given by name
     rounds: int = 1  # of loops whose number of rounds a run settles
     planned: float | None = None  # bytes of temporaries that the run's own plan counts with
+    values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    again: Callable[[tuple[Any, ...], Any], tuple[Any, ...]] = _same
+    turns: int = 1
+
+    @property
+    def cards(self) -> int:
+        """Devices."""
+        return self.mesh.size
+
+    @property
+    def floor_seconds(self) -> float:
+        """What one card needs at least, by the floor's formula and the figures of an H100."""
+        flops, moved, _ = self.floor
+        return max(flops / hlo_cost.PEAK, moved / hlo_cost.BANDWIDTH) / self.cards
+
+    def lowered(self) -> Lowered:
+        """The program, lowered for the devices of its mesh, present or not."""
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer count
+            traced = self.program.trace(*self.arguments, **self.settings, **self.options)
+        return lowered_for(self.mesh, traced)
+
+
+def lowered_for(mesh: Mesh, traced: Traced) -> Lowered:
+    """A traced program, lowered for the devices of a mesh, which need not be there."""
+    platform = mesh.devices.flat[0].platform
+    return traced.lower(lowering_platforms=({"gpu": "cuda"}.get(platform, platform),))
 
 
 class Size:

@@ -1,7 +1,10 @@
 """The programs that go back through the layers: a meta-step, attribution, slopes."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from benchmarks.h100_cases import Case, Floor, Size
@@ -11,8 +14,9 @@ from nt_jax.attribution.plan import row_bytes
 from nt_jax.attribution.suffix import run_prefix
 from nt_jax.data.packing import Shape
 from nt_jax.models.neurons import NeuronSet
+from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.maml import MetaOptions, meta_step
-from nt_jax.train.slopes import row_slopes
+from nt_jax.train.slopes import DRIFT, row_slopes
 
 PROMPT, ANSWER = 512, 65  # tokens of an attacked prompt, and of the answer that is attributed
 STEPS = 20 + 1  # nodes a layer
@@ -22,7 +26,7 @@ SLOPE_ROWS, SLOPE_TOKENS, SLOPE_TARGETS = 8, 272, 16  # of rows whose slopes are
 
 def meta(model: str, mesh: Mesh, side: int = 1, remat: bool = True) -> Case:
     """An epoch: K inner steps and the outer gradient, STRETCHES sequences a set."""
-    config, cards = SHAPES[model], mesh.size
+    config = SHAPES[model]
     lm, size = abstract_model(config, "bfloat16", mesh), Size(config)
     side = max(side, mesh.shape["data"])
     shape = Shape(max(1, STRETCHES // side), side, TOKENS, TARGETS, 4)
@@ -37,21 +41,31 @@ def meta(model: str, mesh: Mesh, side: int = 1, remat: bool = True) -> Case:
     )  # fmt: skip
     arguments, optimiser = abstract_meta_step(lm, shape)
     options = MetaOptions(inner_steps=INNER, with_margin=True, remat=remat)
-
-    def lowered():
-        with jax.numpy_dtype_promotion("standard"):
-            return meta_step.trace(*arguments, options=options, optimiser=optimiser)
-
     name = "meta-step" if remat else "stored meta-step"
-    return Case(f"{name} {model}", cards, floor, lowered)
+    return Case(
+        f"{name} {model}", mesh, floor, meta_step, arguments, {"optimiser": optimiser},
+        {"options": options}, again=lambda arguments, made: (*made[:2], *arguments[2:]),
+    )  # fmt: skip
+
+
+def prompt_and_answer(lm: LanguageModel, prompt: int, answer: int) -> list[jax.ShapeDtypeStruct]:
+    """What `run_prefix` takes beside the model."""
+    kinds = (jnp.int32, bool)
+    return [abstract(lm.mesh, (n,), kind) for n in (prompt, answer) for kind in kinds]
+
+
+def row_arguments(lm: LanguageModel, prompt: int, answer: int, rows: int) -> tuple[Any, ...]:
+    """What `row_gradients` takes before its target."""
+    prefix = jax.eval_shape(run_prefix, lm, *prompt_and_answer(lm, prompt, answer))
+    layer_R = abstract(lm.mesh, (rows,), jnp.int32, "R")
+    shift_RD = abstract(lm.mesh, (rows, lm.config.width), jnp.float32, "R")
+    return lm, prefix, abstract(lm.mesh, (), jnp.int32), layer_R, shift_RD
 
 
 def attribution(model: str, mesh: Mesh, answer: int, rows: int) -> Case:
     """Gradients of `rows` rows, all through every layer, behind a prompt."""
-    config, cards = SHAPES[model], mesh.size
+    config = SHAPES[model]
     lm, size = abstract_model(config, "bfloat16", mesh), Size(config)
-    ids = [abstract(lm.mesh, (n,), kind) for n in (PROMPT, answer) for kind in (jnp.int32, bool)]
-    prefix = jax.eval_shape(run_prefix, lm, *ids)
     tokens, target = rows * answer, "first_token" if answer == 1 else "mean_logprob"
     each = 4 * (size.layers + size.head) + 2 * size.attention * (PROMPT + answer / 2)
     floor = Floor(
@@ -60,20 +74,17 @@ def attribution(model: str, mesh: Mesh, answer: int, rows: int) -> Case:
     )  # fmt: skip
     planned: list[int] = []
     jax.eval_shape(lambda lm: planned.append(row_bytes(lm, PROMPT, answer)), lm)
-    arguments = (
-        lm, prefix, abstract(lm.mesh, (), jnp.int32), abstract(lm.mesh, (rows,), jnp.int32, "R"),
-        abstract(lm.mesh, (rows, config.width), jnp.float32, "R"),
-    )  # fmt: skip
     return Case(
-        f"attribution {answer} token{'s' * (answer > 1)} {model}", cards, floor,
-        lambda: row_gradients.trace(*arguments, target=target),
-        config.layers, rows * planned[0],
+        f"attribution {answer} token{'s' * (answer > 1)} {model}", mesh, floor, row_gradients,
+        row_arguments(lm, PROMPT, answer, rows), {"target": target}, rounds=config.layers,
+        planned=rows * planned[0],
+        values={"begin": 0, "layer_R": np.arange(rows) * config.layers // rows},
     )  # fmt: skip
 
 
 def slopes(model: str, mesh: Mesh, rows: int = SLOPE_ROWS) -> Case:
     """Slopes of `rows` answers in every factor, each in a sequence of its own."""
-    config, cards = SHAPES[model], mesh.size
+    config = SHAPES[model]
     lm, size = abstract_model(config, "bfloat16", mesh), Size(config)
     tokens, shape = rows * SLOPE_TOKENS, Shape(1, rows, SLOPE_TOKENS, SLOPE_TARGETS, 1)
     each = 4 * size.layers + 2 * size.attention * SLOPE_TOKENS / 2
@@ -87,7 +98,8 @@ def slopes(model: str, mesh: Mesh, rows: int = SLOPE_ROWS) -> Case:
     place = abstract(mesh, (count,), jnp.int32)
     neurons = NeuronSet(place, place, abstract(mesh, (count,), bool))
     theta_P = abstract(mesh, (count,), jnp.float32)
+    sign_BQ = abstract(mesh, (rows, SLOPE_TARGETS), jnp.float32, "B")
     return Case(
-        f"slopes {model}", cards, floor,
-        lambda: row_slopes.trace(theta_P, lm, neurons, batch, 1.0),
+        f"slopes {model}", mesh, floor, row_slopes, (theta_P, lm, neurons, batch, sign_BQ),
+        {"what": DRIFT},
     )  # fmt: skip

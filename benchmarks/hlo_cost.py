@@ -15,7 +15,8 @@ from collections.abc import Iterator
 
 from benchmarks.hlo import Instruction, parse, size_of, sizes_of
 
-PEAK, BANDWIDTH, LAUNCH = 800e12, 3.0e12, 2e-6  # FLOP/s of bf16, bytes/s, seconds: one H100
+CARD = "H100"  # whose figures these are, as its name says
+PEAK, BANDWIDTH, LAUNCH = 800e12, 3.0e12, 2e-6  # FLOP/s of bf16, bytes/s, seconds
 FREE = {
     "bitcast", "get-tuple-element", "tuple", "parameter", "constant", "after-all", "reshape",
     "add-dependency", "opt-barrier", "partition-id", "replica-id",

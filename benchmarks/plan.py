@@ -97,10 +97,10 @@ def planned(cell: Cell) -> Planned:
     """The closed form of a cell's program at the sizes that it was compiled for."""
     from benchmarks import h100_answers as answers
     from benchmarks import h100_gradients as gradients
-    from nt_jax.doctor.shapes import SHAPES
+    from benchmarks.models import SHAPES
     from nt_jax.models.footprint import WIDE, Footprint
 
-    model = SHAPES[cell["shape"]].config
+    model = SHAPES[cell["shape"]]
     held = Footprint(model, 2, *map(int, cell["mesh"].split("x")))
     part, weights, layers = held.part, held.weights, model.layers
     unread = 0 if model.tied else held.item * part.vocab_size * part.width  # the embedding
@@ -130,6 +130,9 @@ def planned(cell: Cell) -> Planned:
         shared, own = (held.cache(rows, columns) for columns in (answers.SHARED, answers.ROW))
         return Planned(weights + shared, taken, own)
 
+    def decode(slots: int) -> Planned:
+        return Planned(weights + held.cache(slots, answers.COLUMNS), held.decode(slots), 0)
+
     def insert() -> Planned:
         rows, columns = 2 * answers.FILL // answers.ROW, answers.ROW + answers.SHARED
         both = held.cache(64, answers.COLUMNS) + held.cache(rows, columns)
@@ -143,7 +146,8 @@ def planned(cell: Cell) -> Planned:
         "attribution 65": lambda: attribution(72, gradients.ANSWER),
         "score": lambda: Planned(weights, held.score(*answers.SCORED), 0),
         "prefill": prefill,
-        "decode 64": lambda: Planned(weights + held.cache(64, answers.COLUMNS), held.decode(64), 0),
+        "decode 64": lambda: decode(64),
+        "decode 256": lambda: decode(256),
         "insert": insert,
     }
     return made[cell["program"]]()
@@ -156,8 +160,7 @@ def row(cell: Cell) -> Cell:
     return {
         **{name: cell[name] for name in ("program", "shape", "mesh")},
         "compiled_gb": round(total / 1e9, 3), "planned_gb": round(plan.total / 1e9, 3),
-        "error": round(plan.total / total - 1, 3),
-        "temporaries_gb": round(cell["temp"] / 1e9, 3),
+        "error": round(plan.total / total - 1, 3), "temporaries_gb": round(cell["temp"] / 1e9, 3),
         "planned_temporaries_gb": round(plan.temporaries / 1e9, 3),
         "temporaries_error": round(plan.temporaries / cell["temp"] - 1, 3),
     }  # fmt: skip
@@ -165,17 +168,14 @@ def row(cell: Cell) -> Cell:
 
 def compared() -> list[Cell]:
     """Every recorded cell beside its plan, in order."""
-    order = ("program", "shape", "mesh")
-    return [row(cell) for cell in sorted(recorded(), key=lambda c: [c[name] for name in order])]
+    return sorted(map(row, recorded()), key=lambda r: (r["program"], r["shape"], r["mesh"]))
 
 
 def table(rows: list[Cell]) -> str:
     """Markdown, a line a cell."""
-    lines = [
-        "| program | shape | mesh | held, GB: compiled | planned | error | "
-        "temporaries, GB: compiled | planned | error |",
-        "|:--|:--|:--|--:|--:|--:|--:|--:|--:|",
-    ]
+    names = ("program", "shape", "mesh", "held, GB: compiled", "planned", "error")
+    names += ("temporaries, GB: compiled", "planned", "error")
+    lines = [f"| {' | '.join(names)} |", "|:--|:--|:--|--:|--:|--:|--:|--:|--:|"]
     for each in rows:
         mark = "**" if abs(each["error"]) > ALLOWED else ""
         lines.append(
