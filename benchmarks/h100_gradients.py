@@ -12,7 +12,7 @@ from nt_jax.attribution.suffix import run_prefix
 from nt_jax.data.packing import Shape
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.train.maml import MetaOptions, meta_step
-from nt_jax.train.slopes import row_slopes
+from nt_jax.train.slopes import DECISION, row_slopes
 
 PROMPT, ANSWER = 512, 65  # tokens of an attacked prompt, and of the answer that is attributed
 STEPS = 20 + 1  # nodes a layer
@@ -87,7 +87,8 @@ def slopes(model: str, mesh: Mesh, rows: int = SLOPE_ROWS) -> Case:
     place = abstract(mesh, (count,), jnp.int32)
     neurons = NeuronSet(place, place, abstract(mesh, (count,), bool))
     theta_P = abstract(mesh, (count,), jnp.float32)
+    sign_BQ = abstract(mesh, (rows, SLOPE_TARGETS), jnp.float32, "B")
     return Case(
         f"slopes {model}", cards, floor,
-        lambda: row_slopes.trace(theta_P, lm, neurons, batch, 1.0),
+        lambda: row_slopes.trace(theta_P, lm, neurons, batch, sign_BQ, what=DECISION),
     )  # fmt: skip
