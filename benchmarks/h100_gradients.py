@@ -10,6 +10,7 @@ from nt_jax.attribution.integrated import row_gradients
 from nt_jax.attribution.plan import row_bytes
 from nt_jax.attribution.suffix import run_prefix
 from nt_jax.data.packing import Shape
+from nt_jax.mesh import row_ways
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.train.maml import MetaOptions, meta_step
 from nt_jax.train.slopes import DECISION, row_slopes
@@ -24,7 +25,7 @@ def meta(model: str, mesh: Mesh, side: int = 1, remat: bool = True) -> Case:
     """An epoch: K inner steps and the outer gradient, STRETCHES sequences a set."""
     config, cards = SHAPES[model], mesh.size
     lm, size = abstract_model(config, "bfloat16", mesh), Size(config)
-    side = max(side, mesh.shape["data"])
+    side = max(side, row_ways(mesh))
     shape = Shape(max(1, STRETCHES // side), side, TOKENS, TARGETS, 4)
     tokens = STRETCHES * TOKENS
     weights = size.layers + size.head * shape.targets / TOKENS

@@ -110,7 +110,12 @@ def test_the_least_of_a_stage_by_hand():
     stream = 7 / 4 * 4096 * 4096 * 2
     assert ideal("prefill", eight, (1, 8)).sent == pytest.approx(65 * stream, rel=1e-4)
     assert ideal("prefill", eight, (8, 1)).sent == 0
-    assert ideal("meta-step", eight, (8, 1)).sent == 14 * 7 / 4 * 4 * 2000
+    factors = 14 * 7 / 4 * 4 * 2000
+    assert ideal("meta-step", eight, (8, 1)).sent == factors
+    layer = 3 * 4096 * 14336 + 2 * 4096 * (4096 + 1024) + 2 * 4096  # matrices and norms
+    weights = 7 / 8 * 2 * (32 * layer + 128256 * 4096)
+    assert ideal("slopes", eight, (1, 1, 8)).sent == 2 * weights
+    assert ideal("meta-step", eight, (1, 1, 8)).sent == factors + 14 * 2 * weights
 
 
 def test_a_step_of_more_cards_by_hand():
