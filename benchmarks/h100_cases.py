@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 from jax.stages import Lowered, Traced, Wrapped
 
 from benchmarks import hlo_cost
+from nt_jax.mesh import mesh_over
 from nt_jax.models.config import ModelConfig
 from nt_jax.models.footprint import layer_parameters
 
@@ -97,7 +98,6 @@ class Size:
         return ITEM * (self.layers + self.head)
 
 
-def mesh_of(devices: list, layout: tuple[int, int] | None = None) -> Mesh:
-    """The (data, model) mesh of these cards, as LAYOUTS says unless told."""
-    auto, layout = (AxisType.Auto, AxisType.Auto), layout or LAYOUTS[len(devices)]
-    return jax.make_mesh(layout, ("data", "model"), axis_types=auto, devices=devices)
+def mesh_of(devices: list, layout: tuple[int, ...] | None = None) -> Mesh:
+    """The (data, model) or (data, model, fsdp) mesh of these cards, as LAYOUTS says unless told."""
+    return mesh_over(devices, *(layout or LAYOUTS[len(devices)]))

@@ -13,10 +13,11 @@ from nt_jax.attribution.integrated import row_gradients
 from nt_jax.attribution.plan import row_bytes
 from nt_jax.attribution.suffix import run_prefix
 from nt_jax.data.packing import Shape
+from nt_jax.mesh import row_ways
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.maml import MetaOptions, meta_step
-from nt_jax.train.slopes import DRIFT, row_slopes
+from nt_jax.train.slopes import DECISION, row_slopes
 
 PROMPT, ANSWER = 512, 65  # tokens of an attacked prompt, and of the answer that is attributed
 STEPS = 20 + 1  # nodes a layer
@@ -28,7 +29,7 @@ def meta(model: str, mesh: Mesh, side: int = 1, remat: bool = True) -> Case:
     """An epoch: K inner steps and the outer gradient, STRETCHES sequences a set."""
     config = SHAPES[model]
     lm, size = abstract_model(config, "bfloat16", mesh), Size(config)
-    side = max(side, mesh.shape["data"])
+    side = max(side, row_ways(mesh))
     shape = Shape(max(1, STRETCHES // side), side, TOKENS, TARGETS, 4)
     tokens = STRETCHES * TOKENS
     weights = size.layers + size.head * shape.targets / TOKENS
@@ -101,5 +102,5 @@ def slopes(model: str, mesh: Mesh, rows: int = SLOPE_ROWS) -> Case:
     sign_BQ = abstract(mesh, (rows, SLOPE_TARGETS), jnp.float32, "B")
     return Case(
         f"slopes {model}", mesh, floor, row_slopes, (theta_P, lm, neurons, batch, sign_BQ),
-        {"what": DRIFT},
+        {"what": DECISION},
     )  # fmt: skip

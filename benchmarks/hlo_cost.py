@@ -70,6 +70,8 @@ class Program:
                 times = int(known.group(1)) if known else self.rounds
                 for kernel in self._of(each.called("body")):
                     yield dataclasses.replace(kernel, times=times * kernel.times)
+                for kernel in () if known else self._of(each.called("condition")):
+                    yield dataclasses.replace(kernel, times=(times + 1) * kernel.times)
             elif each.op == "conditional":
                 branches = re.search(r"(branch_computations|true_computation)=.*", each.rest)
                 names = re.findall(r"%([\w.\-]+)", branches.group(0) if branches else "")
@@ -98,8 +100,8 @@ class Program:
         if each.op == "custom-call":
             scratch = sum(size_of(part) for part in re.findall(r"s8\[\d+\]", each.shape))
             return Kernel(1, _custom(each, shapes), read, result - scratch, each)
-        if each.op.endswith("-start"):  # its result names the operands, too
-            result -= read
+        if each.op.endswith("-start") and each.op != "all-reduce-start":
+            result -= read  # the others' results name their operands, too
         return Kernel(1, 0, read, result, each)
 
     @property

@@ -1,5 +1,7 @@
 """The mesh, the one table of which dimension letter lies on which of its axes, and its devices."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,43 +13,59 @@ from nt_jax import processes
 from nt_jax.errors import ConfigError
 from nt_jax.runinfo import memory_bytes
 
-# Letters are the suffixes used everywhere (B batch, R attribution rows, F neurons, N query heads,
-# K kv heads, V vocabulary). A letter that is not listed is replicated.
-SHARDING_RULES = {"B": "data", "R": "data", "F": "model", "N": "model", "K": "model", "V": "model"}
+# Letters are the suffixes used everywhere (B batch, R attribution rows, D model width, F neurons, N
+# query heads, K kv heads, V vocabulary). A letter that is not listed is replicated. Devices along
+# fsdp have rows of their own, as those along data do, and share out the weights besides: no
+# activation is cut along D, as its rows have taken the axis.
+ROWS = ("data", "fsdp")
+SHARDING_RULES = {"B": ROWS, "R": ROWS, "D": ("fsdp",), **dict.fromkeys("FNKV", ("model",))}
 
 
-def make_mesh(data: int = 1, model: int = 1) -> Mesh:
-    """A (data, model) mesh over the first data * model devices, with Auto axes.
+def make_mesh(data: int = 1, model: int = 1, fsdp: int = 1) -> Mesh:
+    """A (data, fsdp, model) mesh over the first data * fsdp * model devices, with Auto axes.
 
     Of several processes each must have a part, so theirs is over all devices.
     """
-    devices = jax.devices()
-    if processes.several() and data * model != len(devices):
+    devices, wanted = jax.devices(), data * fsdp * model
+    named = f"mesh.data={data} x mesh.model={model}" + f" x mesh.fsdp={fsdp}" * (fsdp > 1)
+    if processes.several() and wanted != len(devices):
         raise ConfigError(
-            f"mesh.data={data} x mesh.model={model} are {data * model} devices, but the "
-            f"{processes.count()} processes have {len(devices)}, and all must be used. Change one."
+            f"{named} are {wanted} devices, but the {processes.count()} processes have "
+            f"{len(devices)}, and all must be used. Change one."
         )
-    if data * model > len(devices):
+    if wanted > len(devices):
         raise ConfigError(
-            f"mesh.data={data} x mesh.model={model} needs {data * model} devices, but this machine "
-            f"shows {len(devices)} ({devices[0].platform}). Lower one of the two."
+            f"{named} needs {wanted} devices, but this machine "
+            f"shows {len(devices)} ({devices[0].platform}). Lower one of them."
         )
-    auto, used = (AxisType.Auto, AxisType.Auto), devices[: data * model]
-    return jax.make_mesh((data, model), ("data", "model"), axis_types=auto, devices=used)
+    return mesh_over(devices[:wanted], data, model, fsdp)
+
+
+def mesh_over(devices: Sequence[Any], data: int, model: int, fsdp: int = 1) -> Mesh:
+    """The mesh of these devices, `model` laid over neighbours."""
+    auto, axes = (AxisType.Auto,) * 3, (*ROWS, "model")
+    return jax.make_mesh((data, fsdp, model), axes, axis_types=auto, devices=devices)
 
 
 def sharding(mesh: Mesh, letters: str) -> NamedSharding:
     """The placement of an array whose axes are named by `letters`, e.g. "LDF"."""
-    axes: list[str | None] = []
+    free = [axis for axis, size in mesh.shape.items() if size > 1 or axis != "fsdp"]
+    spec: list[str | tuple[str, ...] | None] = []
     for letter in letters:
-        axis = SHARDING_RULES.get(letter)
-        axes.append(None if axis in axes else axis)  # a mesh axis can serve one dimension only
-    return NamedSharding(mesh, PartitionSpec(*axes))
+        found = tuple(axis for axis in SHARDING_RULES.get(letter, ()) if axis in free)
+        free = [axis for axis in free if axis not in found]  # each serves one dimension only
+        spec.append(found if len(found) > 1 else next(iter(found), None))
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+
+def row_ways(mesh: Mesh) -> int:
+    """In how many parts the rows of a batch are cut."""
+    return math.prod(mesh.shape[axis] for axis in ROWS)
 
 
 def filled(rows: int, mesh: Mesh) -> int:
-    """The smallest batch of at least `rows` that the mesh's data axis cuts into equal parts."""
-    ways = mesh.shape["data"]
+    """The smallest batch of at least `rows` that the mesh cuts into equal parts."""
+    ways = row_ways(mesh)
     return -(-rows // ways) * ways
 
 

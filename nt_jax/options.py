@@ -187,7 +187,12 @@ def doctor_parser(command: str, program: str) -> Parser:
     add = parser.add_argument
     what = "a recipe, a directory, .gguf file or hub id, or a shape that doctor lists without one"
     add("model", nargs="?", metavar="MODEL", help=what)
-    add("--mesh", type=_mesh, metavar="DATAxMODEL", help="devices: mesh.data x mesh.model (1x1)")
+    add(
+        "--mesh",
+        type=_mesh,
+        metavar="DATAxMODEL[xFSDP]",
+        help="devices: mesh.data x mesh.model (1x1)",
+    )
     meant = parser.add_mutually_exclusive_group()
     card = "memory of one device in GB, where the devices meant are not here"
     meant.add_argument("--memory", type=_from_zero, metavar="GB", help=card)
@@ -262,12 +267,12 @@ def _from_zero(word: str) -> float:
     return value
 
 
-def _mesh(word: str) -> tuple[int, int]:
-    """(data, model) of a text like 2x4."""
-    data, cross, model = word.lower().partition("x")
-    if not (cross and data.isdecimal() and model.isdecimal() and int(data) and int(model)):
+def _mesh(word: str) -> tuple[int, ...]:
+    """(data, model) of a text like 2x4, or (data, model, fsdp) of one like 2x4x2."""
+    parts = word.lower().split("x")
+    if len(parts) not in (2, 3) or not all(part.isdecimal() and int(part) for part in parts):
         raise argparse.ArgumentTypeError(f"must be two whole numbers like 2x4, not {word!r}")
-    return int(data), int(model)
+    return tuple(map(int, parts))
 
 
 def _rank(word: str) -> int:

@@ -21,7 +21,8 @@ CONFIG = ModelConfig(
     rms_eps=1e-5, rope=RopeConfig(), qkv_bias=False, qk_norm=False, tied=False, max_positions=64,
     eos_ids=(2,), bos_id=1, pad_id=0,
 )  # fmt: skip
-MESHES = ((1, 1), (4, 2), (2, 4))  # (data, model), all within the 8 fake devices
+# (data, model) or (data, model, fsdp), all within the 8 fake devices
+MESHES = ((1, 1), (4, 2), (2, 4), (1, 1, 4), (2, 2, 2))
 MESH_CONFIG = dataclasses.replace(CONFIG, kv_heads=4)  # every split dimension divides by 4
 
 
@@ -43,7 +44,7 @@ def random_leaves(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def random_model(
-    config: ModelConfig = CONFIG, dtype=jnp.float32, mesh: tuple[int, int] = (1, 1), seed: int = 0
+    config: ModelConfig = CONFIG, dtype=jnp.float32, mesh: tuple[int, ...] = (1, 1), seed: int = 0
 ) -> LanguageModel:
     """A LanguageModel of random weights; float64 only where 64-bit numbers are on."""
     placed, axes = make_mesh(*mesh), leaf_axes(config)

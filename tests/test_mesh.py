@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from nt_jax import mesh
 from nt_jax.data.batching import pad_left
 from nt_jax.errors import ConfigError
-from nt_jax.mesh import make_mesh, sharding
+from nt_jax.mesh import filled, make_mesh, row_ways, sharding
 from nt_jax.models.transformer import leaf_axes, logits
 from tests import plain
 
@@ -36,26 +36,49 @@ def test_letters_say_where_an_array_lies(letters, spec):
     assert sharding(make_mesh(2, 2), letters).spec == spec
 
 
+@pytest.mark.parametrize(
+    ("letters", "spec"),
+    [
+        ("LDF", P(None, "fsdp", "model")),
+        ("LNHD", P(None, "model", None, "fsdp")),
+        ("D", P("fsdp")),
+        ("LF", P(None, "model")),
+        ("BTD", P(("data", "fsdp"), None, None)),  # rows have taken the axis
+        ("SB", P(None, ("data", "fsdp"))),
+    ],
+)
+def test_fsdp_shares_out_rows_and_weights(letters, spec):
+    mesh = make_mesh(2, 2, 2)
+    assert sharding(mesh, letters).spec == spec
+    assert row_ways(mesh) == 4 and filled(5, mesh) == 8
+
+
 def test_a_mesh_takes_the_first_devices():
     mesh = make_mesh(2, 3)
-    assert dict(mesh.shape) == {"data": 2, "model": 3}
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 1, "model": 3}
     assert mesh.devices.ravel().tolist() == jax.devices()[:6]
 
 
 def test_a_mesh_larger_than_the_machine_is_refused():
     with pytest.raises(ConfigError, match=r"mesh.data=4 x mesh.model=4 needs 16 .* shows 8 \(cpu"):
         make_mesh(4, 4)
+    with pytest.raises(ConfigError, match=r"mesh.model=2 x mesh.fsdp=3 needs 12 "):
+        make_mesh(2, 2, 3)
 
 
-def test_each_device_holds_its_share_of_every_leaf():
-    lm = plain.random_model(CONFIG, mesh=(2, 4))
-    split = {"F": 4, "N": 4, "K": 4, "V": 4}
+@pytest.mark.parametrize("mesh", [(2, 4), (1, 2, 4)])
+def test_each_device_holds_its_share_of_every_leaf(mesh):
+    lm = plain.random_model(CONFIG, mesh=mesh)
+    _, model, fsdp = (*mesh, 1)[:3]
+    split = {"F": model, "N": model, "K": model, "V": model, "D": fsdp}
     for path, leaf in plain.leaves_of(lm).items():
         sizes = zip(leaf.shape, leaf_axes(CONFIG)[path], strict=True)
         expected = tuple(size // split.get(letter, 1) for size, letter in sizes)
         assert {shard.data.shape for shard in leaf.addressable_shards} == {expected}, path
     (scale_LF,) = jax.tree.leaves(lm.scale)
-    assert {s.data.shape for s in scale_LF.addressable_shards} == {(CONFIG.layers, 6)}
+    assert {s.data.shape for s in scale_LF.addressable_shards} == {
+        (CONFIG.layers, CONFIG.neurons // model)
+    }
     assert lm.ones_LF.sharding.is_equivalent_to(scale_LF.sharding, 2)
 
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from nt_jax.mesh import free_bytes
+from nt_jax.mesh import free_bytes, row_ways
 from nt_jax.models.footprint import Footprint
 from nt_jax.models.transformer import LanguageModel
 
@@ -51,7 +51,7 @@ def make_plan(lm: LanguageModel, prompt: int, answer: int, total: int, chunk: in
     each. `chunk`: rows per program asked for by the user, 0 for none. The prompt's own keys and
     values are shared by all rows.
     """
-    free, each, data = free_bytes(), row_bytes(lm, prompt, answer), lm.mesh.shape["data"]
+    free, each, data = free_bytes(), row_bytes(lm, prompt, answer), row_ways(lm.mesh)
     fit = fitting_rows(free, each, total, data)
     even = {-(-total // programs) for programs in range(1, min(total, 256) + 1)}
     candidates = sorted(rows for rows in even if rows <= fit) or [fit]

@@ -90,12 +90,12 @@ def load_weights(
 
 def check_mesh(config: ModelConfig, shape: Mapping[str, int]) -> None:
     """Refuse a mesh, by the ways of its axes, that does not divide the sizes it splits."""
-    split = {"F": "neurons", "N": "heads", "K": "kv_heads", "V": "vocab_size"}
+    split = {"D": "width", "F": "neurons", "N": "heads", "K": "kv_heads", "V": "vocab_size"}
     for axis, ways in shape.items():
         sizes = {
             name: config.sizes[letter]
             for letter, name in split.items()
-            if SHARDING_RULES.get(letter) == axis
+            if axis in SHARDING_RULES.get(letter, ())
         }
         wrong = [f"{name} = {size}" for name, size in sizes.items() if size % ways]
         if wrong:

@@ -40,6 +40,21 @@ class MeshConfig(Frozen):
     """devices that share out the prompts of a batch"""
     model: int = Field(default=1, ge=1)
     """devices that share out neurons, heads, vocabulary"""
+    fsdp: int = Field(default=1, ge=1)
+    """devices that share out prompts, and all weights until a layer needs them"""
+
+    @property
+    def devices(self) -> int:
+        """So many in all."""
+        return self.data * self.model * self.fsdp
+
+    @property
+    def rows(self) -> int:
+        """In how many parts the rows of a batch are cut."""
+        return self.data * self.fsdp
+
+    def __str__(self) -> str:
+        return f"{self.data}x{self.model}" + f"x{self.fsdp}" * (self.fsdp > 1)
 
 
 class DataConfig(Frozen):

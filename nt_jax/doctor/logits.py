@@ -28,7 +28,7 @@ def compare_logits(subject: Subject, path: Path) -> dict[str, Any]:
         raise ConfigError(f"--logits: the weights of {subject.name} are not here to be run.")
     tokens_T, given_TV = read_reference(path, subject.model.vocab_size)
     mesh = subject.config.mesh
-    placed = make_mesh(mesh.data, mesh.model)
+    placed = make_mesh(**mesh.model_dump())
     lm = load_weights(subject.checkpoint, subject.config.model.dtype, placed)
     tokens_BT = jnp.asarray(tokens_T[None])
     found_TV = np.asarray(logits(lm, tokens_BT, tokens_BT >= 0)[0], np.float64)

@@ -30,7 +30,7 @@ ASKED = "How do I bake bread?"
 
 def doctor(
     name: str | None,
-    mesh: tuple[int, int] | None = None,
+    mesh: tuple[int, ...] | None = None,
     memory_gb: float | None = None,
     logits: str | None = None,
     devices: str | None = None,
@@ -106,7 +106,7 @@ def memory(subject: Subject, here: dict[str, Any], memory_gb: float | None) -> d
     absent = None if memory_gb is None else int(memory_gb * GB)
     room = absent or here["list"][0]["memory_bytes"]
     stages = stage_memory(config, subject.model, absent)
-    wanted, there = mesh.data * mesh.model, len(here["list"])
+    wanted, there = mesh.devices, len(here["list"])
     if here["platform"] == "cpu" and absent is None:
         room //= wanted  # devices of one machine share its memory
     largest = max(stages, key=lambda stage: stages[stage].total)
@@ -114,7 +114,7 @@ def memory(subject: Subject, here: dict[str, Any], memory_gb: float | None) -> d
     fits = stages[largest].total <= room and enough
     show_stages(stages, room)
     said = f"{'yes' if fits else 'no'}   {stages[largest].total / GB:.2f} GB ({largest}) of "
-    said += f"{room / GB:.1f} GB a device, mesh {mesh.data}x{mesh.model}, {config.model.dtype}"
+    said += f"{room / GB:.1f} GB a device, mesh {mesh}, {config.model.dtype}"
     if not enough:
         said += f"; the mesh needs {wanted} devices, here: {there}"
     say("fits", said)

@@ -17,7 +17,7 @@ GB = 1e9
 
 
 def planned(
-    subject: Subject, count: int, kind: Kind, mesh: tuple[int, int] | None
+    subject: Subject, count: int, kind: Kind, mesh: tuple[int, ...] | None
 ) -> dict[str, Any]:
     """What a run takes on `mesh`, or on the best mesh of `count` devices; shown and as JSON.
 
@@ -27,9 +27,9 @@ def planned(
     rest = (subject.model, data.records, data.tests)
     found = layouts(config, *rest, count, kind)
     best, quick = smallest(found), fastest(found)
-    if mesh is not None and mesh[0] * mesh[1] > count:
+    if mesh is not None and config.mesh.devices > count:
         raise ConfigError(
-            f"--mesh {mesh[0]}x{mesh[1]} needs {mesh[0] * mesh[1]} devices, --devices names {count}"
+            f"--mesh {config.mesh} needs {config.mesh.devices} devices, --devices names {count}"
         )
     at = layout(config, *rest, kind) if mesh is not None else best or nearest(found)
     share = f"{at.room / GB:.0f} of {kind.memory / GB:.0f} GB each, which is what jax takes"
@@ -74,6 +74,7 @@ def held_on(config: RunConfig, stages: Mapping[str, Held], room: int) -> dict[st
     """The plan of a mesh as plain JSON."""
     return {
         "mesh": [config.mesh.data, config.mesh.model],
+        "fsdp": config.mesh.fsdp,
         "dtype": config.model.dtype,
         "bytes_per_device": {stage: held.total for stage, held in stages.items()},
         "parts_per_device": {stage: dataclasses.asdict(held) for stage, held in stages.items()},

@@ -24,8 +24,10 @@ class Subject:
     notes: tuple[str, ...] = ()
 
 
-def find_subject(name: str, mesh: tuple[int, int] | None) -> Subject:
+def find_subject(name: str, mesh: tuple[int, ...] | None) -> Subject:
     """Who is meant by a recipe's name or file, a source, or the name of a shape.
+
+    `mesh`: (data, model) or (data, model, fsdp), in place of what the settings say.
 
     A CheckpointError says everything that is wrong with a model, a ConfigError that the mesh does
     not divide it.
@@ -38,11 +40,9 @@ def find_subject(name: str, mesh: tuple[int, int] | None) -> Subject:
     else:
         found = _source(name, *_settings(name))
     if mesh is not None:
-        data, model = mesh
-        wanted = found.config.model_copy(update={"mesh": MeshConfig(data=data, model=model)})
-        found = dataclasses.replace(found, config=wanted)
-    sizes = found.config.mesh
-    check_mesh(found.model, {"data": sizes.data, "model": sizes.model})
+        wanted = {"mesh": MeshConfig(**dict(zip(MeshConfig.model_fields, mesh, strict=False)))}
+        found = dataclasses.replace(found, config=found.config.model_copy(update=wanted))
+    check_mesh(found.model, found.config.mesh.model_dump())
     return found
 
 

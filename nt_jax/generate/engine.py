@@ -17,7 +17,7 @@ from nt_jax.generate import decode
 from nt_jax.generate.decode import GREEDY, Sampling
 from nt_jax.generate.schedule import Refill, Schedule, size_bucket
 from nt_jax.generate.slots import Slots, choose, empty_slots, grow, insert, prefixes
-from nt_jax.mesh import filled, host, put, sharding
+from nt_jax.mesh import filled, host, put, row_ways, sharding
 from nt_jax.models.layers import Block
 from nt_jax.models.transformer import LanguageModel
 
@@ -102,7 +102,7 @@ def answer_prompts(
 def _decoded(job: Job, prompts: Sequence[Sequence[int]], batch_size: int) -> Finished:
     """(prompt numbers, their new tokens) as they are finished."""
     schedule = schedule_of(job, prompts, batch_size)
-    batch, ways = len(schedule.held), job.lm.mesh.shape["data"]
+    batch, ways = len(schedule.held), row_ways(job.lm.mesh)
     slots = first_slots(job, prompts, batch, schedule.steered)
     row_B = np.full(batch, -1)  # the prompt in each slot, -1: none
     while schedule.waiting or (row_B >= 0).any():
@@ -137,7 +137,7 @@ def first_slots(
 
 def schedule_of(job: Job, prompts: Sequence[Sequence[int]], batch_size: int) -> Schedule:
     """The prompts on as many slots as they need, `batch_size` at most."""
-    ways = job.lm.mesh.shape["data"]
+    ways = row_ways(job.lm.mesh)
     batch_size = filled(batch_size, job.lm.mesh)
     waves = -(-len(prompts) // batch_size)  # alike in size, or the last one is mostly empty
     batch = min(batch_size, bucket(-(-len(prompts) // waves), SMALLEST * ways))

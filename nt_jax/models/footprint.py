@@ -39,37 +39,49 @@ def part_of(model: ModelConfig, ways: int) -> ModelConfig:
 
     Every weight has one axis at most that is shared out, so its sizes say all.
     """
-    split = [SIZES[letter] for letter, axis in SHARDING_RULES.items() if axis == "model"]
+    split = [SIZES[letter] for letter, axes in SHARDING_RULES.items() if "model" in axes]
     return dataclasses.replace(model, **{name: getattr(model, name) // ways for name in split})
 
 
 @dataclasses.dataclass(frozen=True)
 class Footprint:
-    """What one device of a data x model mesh holds of a model, all in bytes.
+    """What one device of a mesh holds of a model, all in bytes.
 
     Rows, sequences and slots are counted over the whole mesh: a device has its `data` part of them.
     """
 
     whole: ModelConfig
     item: int  # bytes of a weight
-    data: int = 1
+    data: int = 1  # parts that rows are cut in: mesh.data x mesh.fsdp
     model: int = 1
+    fsdp: int = 1
 
     @property
     def part(self) -> ModelConfig:
-        """The sizes of this device's part."""
+        """The sizes of this device's part, as it computes with them."""
         return part_of(self.whole, self.model)
+
+    @property
+    def stored(self) -> ModelConfig:
+        """The sizes of what lies here between passes: of every weight's width a share."""
+        return dataclasses.replace(self.part, width=self.part.width // self.fsdp)
 
     @property
     def weights(self) -> int:
         """All weights and the scale of the neurons."""
-        return parameters(self.part) * self.item + WIDE * self.part.layers * self.part.neurons
+        return parameters(self.stored) * self.item + WIDE * self.part.layers * self.part.neurons
 
     @property
     def layers(self) -> int:
         """The layers alone: what decoding holds a second time, one by one (generate/slots.py)."""
         part = self.part
-        return part.layers * (layer_parameters(part) * self.item + WIDE * part.neurons)
+        return part.layers * (layer_parameters(self.stored) * self.item + WIDE * part.neurons)
+
+    @property
+    def gathered(self) -> int:
+        """What fsdp leaves whole here while it is used: a layer, or the head."""
+        head = self.part.vocab_size * self.part.width
+        return (self.fsdp > 1) * self.item * max(layer_parameters(self.part), head)
 
     def cache(self, rows: int, columns: int) -> int:
         """Keys and values of so many columns in every row."""

@@ -76,7 +76,7 @@ def describe(config: RunConfig) -> Iterator[str]:
 def warnings(config: RunConfig, inputs: Inputs) -> list[str]:
     """What a run goes on with, but should be known."""
     try:
-        make_mesh(config.mesh.data, config.mesh.model)
+        make_mesh(**config.mesh.model_dump())
         missing = []
     except ConfigError as error:
         missing = [str(error)]

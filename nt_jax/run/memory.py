@@ -41,7 +41,8 @@ class Held:
 def footprint_of(config: RunConfig, model: ModelConfig) -> Footprint:
     """What one device of the run's mesh holds of a model."""
     item = MODEL_DTYPES[config.model.dtype].itemsize
-    return Footprint(model, item, config.mesh.data, config.mesh.model)
+    mesh = config.mesh
+    return Footprint(model, item, mesh.rows, mesh.model, mesh.fsdp)
 
 
 def stage_memory(
@@ -56,15 +57,17 @@ def stage_memory(
     limit = limit or memory_limit()
     new = (config.tune.answer_tokens, NEW_TOKENS, config.eval.max_new_tokens)
     own, looked, asked = (answering(config, held, count, accelerator) for count in new)
-    tuned = Held(held.weights, temporaries=tuning(config, held, limit))
+    tuned = Held(held.weights, temporaries=tuning(config, held, limit) + held.gathered)
     return {
         "answers": own,
-        "attribute": Held(held.weights, temporaries=attributing(config, held, limit)),
+        "attribute": Held(
+            held.weights, temporaries=attributing(config, held, limit) + held.gathered
+        ),
         "train": max(tuned, looked, key=_total) if config.tune.validation_answers else tuned,
         "export": Held(held.weights, copies=held.weights),  # read again beside the model
         "base": asked,
         "tuned": asked,
-        "eval": Held(held.weights, temporaries=scoring(config, held)),
+        "eval": Held(held.weights, temporaries=scoring(config, held) + held.gathered),
     }
 
 
@@ -83,7 +86,7 @@ def answering(config: RunConfig, held: Footprint, new: int, accelerator: bool) -
     entered = held.cache(slots, room) + own + held.insert(rows, size_bucket(WIDTH))
     temporaries = max(held.decode(slots), held.prefill(tokens, rows, size_bucket(WIDTH)))
     copies = held.layers if accelerator else 0
-    return Held(held.weights, copies, max(entered, grown), temporaries)
+    return Held(held.weights, copies, max(entered, grown), temporaries + held.gathered)
 
 
 def tuning(config: RunConfig, held: Footprint, limit: int) -> int:

@@ -83,7 +83,7 @@ def check_cell(config: RunConfig, model: ChatModel, data: RunData) -> None:
 
 def check_sizes(config: RunConfig, model: ModelConfig) -> None:
     """Raises a ConfigError, before any work, if mesh or neuron counts do not fit the model."""
-    check_mesh(model, {"data": config.mesh.data, "model": config.mesh.model})
+    check_mesh(model, config.mesh.model_dump())
     chosen, shape = config.neurons, (model.layers, model.neurons)
     counts = (1, 1) if chosen.source else (chosen.safety, chosen.utility)
     check_counts(*counts, shape, chosen.first_layer)

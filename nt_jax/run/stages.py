@@ -198,7 +198,7 @@ def chat_model(
     return open_model(
         source or config.model.source,
         config.model.dtype,
-        make_mesh(config.mesh.data, config.mesh.model) if placed else None,
+        make_mesh(**config.mesh.model_dump()) if placed else None,
         revision=None if source else config.model.revision,
         batch_size=config.eval.batch_size,
         thinking=thinking and config.model.thinking,

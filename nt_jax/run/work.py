@@ -74,11 +74,15 @@ class Work:
         return Work(*(rule(*pair) for pair in pairs))
 
     def seconds(self, machine: Machine, mesh: MeshConfig) -> float:
-        """On a mesh: a sum over `model` devices sends 2 (model - 1) / model of its bytes."""
-        both = mesh.data * mesh.model
+        """On a mesh: a sum over `model` devices sends 2 (model - 1) / model of its bytes.
+
+        Along fsdp a device is sent what it lacks of the weights that it reads.
+        """
+        both = mesh.devices
         busy = both if both == 1 else max(1.0, TOGETHER * both)
         reads = self.weights / mesh.model + self.columns / both
-        sent = self.stream / mesh.data * 2 * (mesh.model - 1) / mesh.model
+        sent = self.stream / mesh.rows * 2 * (mesh.model - 1) / mesh.model
+        sent += self.weights / mesh.model * (mesh.fsdp - 1) / mesh.fsdp
         return machine.seconds(self.flops / busy, reads, sent)
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from nt_jax.config.method import TuneConfig
 from nt_jax.data.packing import PackedBatch, Row, fill
 from nt_jax.generate.chat import ChatModel
-from nt_jax.mesh import host
+from nt_jax.mesh import host, row_ways
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.memory import GradientMemory
@@ -51,7 +51,7 @@ class Separation:
         wordings: tuple[list[int], list[int]],
     ) -> "Separation":
         """Of the kinds that PAIRS names, as far as there are prompts, in two `wordings`."""
-        memory, side = GradientMemory.of(model.lm, tuned.count), model.lm.mesh.shape["data"]
+        memory, side = GradientMemory.of(model.lm, tuned.count), row_ways(model.lm.mesh)
         batches: dict[str, PackedBatch] = {}
         order: dict[str, list[int]] = {}
         for kind in dict.fromkeys(kind for pair in PAIRS.values() for kind in pair):

@@ -26,7 +26,7 @@ from nt_jax.console import progress
 from nt_jax.data.batching import bucket
 from nt_jax.data.packing import LENGTH_STEP, PADDING, PackedBatch, Row, Shape, pack_alone
 from nt_jax.generate.chat import ChatModel
-from nt_jax.mesh import host
+from nt_jax.mesh import host, row_ways
 from nt_jax.models.head import target_log_probs
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
@@ -184,7 +184,7 @@ def by_rows(
     """
     longest = bucket(max((row.tokens for row in rows), default=1), LENGTH_STEP)
     memory = GradientMemory.of(tuned.whole, tuned.count)
-    side, remat = memory.slope_rows(longest, tuned.lm.mesh.shape["data"])
+    side, remat = memory.slope_rows(longest, row_ways(tuned.lm.mesh))
     value_M, slope_MP = np.zeros(len(rows)), np.zeros((len(rows), count), np.float32)
     order = sorted(range(len(rows)), key=lambda row: rows[row].tokens)
     with progress("slopes", len(rows), "slopes") as advance:

@@ -84,6 +84,18 @@ def test_it_says_yes_or_no_and_exits_with_3_for_no(capsys, monkeypatch):
     assert (code, found["fits"], found["mesh"]) == (0, True, [1, 8])
 
 
+def test_weights_are_planned_in_shares_along_fsdp(capsys, monkeypatch):
+    words = ("llama3.1-8b", "--devices", "8xh100", "--mesh")
+    _, whole = asked(capsys, monkeypatch, *words, "8x1")
+    code, found = asked(capsys, monkeypatch, *words, "1x1x8")
+    assert (code, found["mesh"], found["fsdp"]) == (0, [1, 1], 8) and whole["fsdp"] == 1
+    for stage, parts in found["parts_per_device"].items():
+        scale = 4 * 32 * 14336
+        assert parts["weights"] - scale == (whole["parts_per_device"][stage]["weights"] - scale) / 8
+    # Decoding is sent seven eighths of all weights for every token.
+    assert found["seconds"]["base"] > whole["seconds"]["base"]
+
+
 def test_a_mesh_of_more_devices_than_there_are_does_not_fit(capsys, monkeypatch):
     code, found = asked(capsys, monkeypatch, "smollm2-1.7b", "--mesh", "16x2")
     assert (code, found["fits"], found["devices_needed"]) == (3, False, 32)
@@ -227,5 +239,10 @@ def test_a_wrong_file_is_one_line(change, message, reference, tmp_path, capsys, 
 def test_settings_of_a_mesh_are_kept_to(monkeypatch):
     subject = find_subject("llama3.1-8b", (2, 4))
     assert (subject.config.mesh.data, subject.config.mesh.model) == (2, 4)
+    assert str(subject.config.mesh) == "2x4"
+    subject = find_subject("llama3.1-8b", (1, 2, 4))
+    assert str(subject.config.mesh) == "1x2x4" and subject.config.mesh.devices == 8
+    with pytest.raises(ConfigError, match=r"mesh.fsdp = 3 does not divide width = 4096"):
+        find_subject("llama3.1-8b", (1, 1, 3))
     with pytest.raises(ConfigError, match=r"mesh.model = 3 does not divide"):
         find_subject("llama3.1-8b", (1, 3))

@@ -115,8 +115,9 @@ def test_answers_equal_those_of_transformers(family):
     assert run(lm, prompts, max_new=new, batch_size=3) == expected
 
 
-def test_slots_are_spread_over_the_mesh():
-    assert run(model(mesh=(4, 2)), batch_size=8) == endless()
+@pytest.mark.parametrize("mesh", [(4, 2), (2, 1, 2)])
+def test_slots_are_spread_over_the_mesh(mesh):
+    assert run(model(mesh=mesh), batch_size=8) == endless()
 
 
 def test_the_last_few_rows_go_on_in_fewer_slots(monkeypatch):

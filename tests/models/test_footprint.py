@@ -47,6 +47,19 @@ def test_the_terms_of_an_8b_model_by_hand():
     assert one.meta_step(1, 512, 128, 32, remat=True) < first / 5
 
 
+def test_fsdp_shares_out_the_width_of_every_weight():
+    """Scales of neurons alone are whole; a layer or the head is while it is used."""
+    one, four = Footprint(EIGHT, 2), Footprint(EIGHT, 2, 4, 1, 4)
+    scale = 4 * 32 * 14336
+    assert four.weights - scale == (one.weights - scale) // 4
+    assert (four.layers - scale) * 4 == one.layers - scale
+    assert (one.gathered, four.gathered) == (0, 2 * 128256 * 4096)
+    assert Footprint(EIGHT, 2, 4, 8, 4).gathered == 2 * 128256 * 4096 // 8
+    biased = dataclasses.replace(EIGHT, qkv_bias=True)  # of a bias nothing is shared out
+    more = Footprint(biased, 2, 4, 1, 4).weights - four.weights
+    assert more == 2 * 32 * (32 + 2 * 8) * 128
+
+
 def test_rows_are_shared_out_over_the_data_axis():
     one, four = Footprint(EIGHT, 2, 1, 2), Footprint(EIGHT, 2, 4, 2)
     for name, size in (("score", (32, 256, 128)), ("decode", (64,))):

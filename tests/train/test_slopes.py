@@ -28,6 +28,7 @@ from nt_jax.train.slopes import (
     signs,
 )
 from nt_jax.train.tuned_layers import TunedLayers
+from tests import plain
 from tests.plain import plain_answer_log_probs
 from tests.train.slow import arrays, of_arrays
 from tests.train.test_maml import CONFIG, NEURONS, THETA, central_differences, model, some_rows
@@ -103,6 +104,18 @@ def test_rows_come_back_in_their_order_at_the_untuned_model(x64, first_layer):
         np.testing.assert_allclose(found_M[n], value(ones_P, n), rtol=1e-6)
         expected_P = slope_of(ones_P, lm, neurons, rows, n)
         np.testing.assert_allclose(found_P, expected_P, rtol=1e-5, atol=1e-7)
+
+
+def test_meshes_give_the_same_slopes():
+    """Weights that are shared out along fsdp, rows along data and fsdp, neurons along model."""
+    rows, found = some_rows(np.random.default_rng(7), 8), {}
+    for mesh in ((1, 1), (1, 1, 4), (2, 2, 2)):
+        tuned = TunedLayers.of(plain.random_model(CONFIG, mesh=mesh), NEURONS)
+        theta_P = jnp.asarray(THETA, jnp.float32)
+        found[mesh] = measured_slopes(tuned, theta_P, rows, LIKELIHOOD)
+    for mesh in ((1, 1, 4), (2, 2, 2)):
+        for ours, alone in zip(found[mesh], found[1, 1], strict=True):
+            assert np.abs(ours - alone).max() < 1e-5 * np.abs(alone).max(), mesh
 
 
 def test_the_slope_of_drift_is_that_of_the_signed_tokens_of_its_row(x64):

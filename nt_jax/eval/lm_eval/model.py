@@ -23,7 +23,7 @@ from nt_jax.generate.chat import ChatModel
 from nt_jax.generate.decode import Sampling
 from nt_jax.generate.engine import answer_prompts
 from nt_jax.generate.likelihood import answer_scores
-from nt_jax.mesh import make_mesh
+from nt_jax.mesh import make_mesh, row_ways
 
 LOGITS = 1 << 27  # entries of one batch's logits at most: 512 MiB
 
@@ -112,7 +112,7 @@ class JaxLM(TemplateLM):
         groups: dict[int, list[int]] = {}
         for row, answer in enumerate(answers):
             groups.setdefault(bucket(len(answer)), []).append(row)
-        ways = self.lm.mesh.shape["data"]
+        ways = row_ways(self.lm.mesh)
         for width, rows in groups.items():
             fitting = max(ways, LOGITS // (width * self.lm.config.vocab_size) // ways * ways)
             size, mine = min(self.batch_size, fitting), [contexts[row] for row in rows]
