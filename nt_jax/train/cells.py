@@ -46,8 +46,14 @@ def cell_rows(pools: Pools, count: int, turn: int = 0) -> dict[str, Rows]:
 
 
 def _others(rows: Sequence[Item], count: int, turn: int) -> list[Item]:
-    """At most `count` of the rows, evenly over them; the next turn begins one row later."""
-    start = turn % len(rows) if len(rows) > count else 0
+    """At most `count` of the rows, evenly over them; each turn begins elsewhere.
+
+    Rows stand a stride of len(rows) / count apart. Where that is a whole number, a turn that began
+    `count` rows later would meet the rows of the turn before.
+    """
+    if len(rows) <= count:
+        return list(rows)
+    start = turn * (1 if len(rows) % count == 0 else count) % len(rows)
     return evenly([*rows[start:], *rows[:start]], count)
 
 
