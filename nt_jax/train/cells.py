@@ -46,14 +46,11 @@ def cell_rows(pools: Pools, count: int, turn: int = 0) -> dict[str, Rows]:
 
 
 def _others(rows: Sequence[Item], count: int, turn: int) -> list[Item]:
-    """At most `count` of the rows, evenly over them; each turn begins elsewhere.
+    """At most `count` of the rows, evenly over them; each turn begins one row later.
 
-    Rows stand a stride of len(rows) / count apart. Where that is a whole number, a turn that began
-    `count` rows later would meet the rows of the turn before.
+    Rows that are met lie len(rows) / count apart, so turns share as few as they can.
     """
-    if len(rows) <= count:
-        return list(rows)
-    start = turn * (1 if len(rows) % count == 0 else count) % len(rows)
+    start = turn % len(rows) if len(rows) > count else 0
     return evenly([*rows[start:], *rows[:start]], count)
 
 

@@ -86,6 +86,12 @@ def test_turns_ask_every_request_where_there_are_more_than_are_asked(count):
         assert found == {pair.request for pair in every}, name
 
 
+def test_turns_share_no_request_while_there_are_others():
+    pools = make_pools(REFUSED, TEMPLATES, UTILITY, WRAPPED, 0.25)
+    asked = [text for turn in range(4) for text, _ in cell_rows(pools, 5, turn)[HARMFUL]]
+    assert len(asked) == 20 == len(set(asked)) < len(REFUSED)
+
+
 def test_the_own_answers_are_those_of_the_harmless_prompts():
     found = cells(9)
     own = {p.request: p.answer for p in (*UTILITY, *WRAPPED)}
