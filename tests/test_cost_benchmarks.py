@@ -15,6 +15,7 @@ from benchmarks import filling, gpu, gpu_timing, scaling
 from benchmarks.h100_cases import Case, mesh_of
 from benchmarks.h100_programs import programs
 from benchmarks.models import SHAPES
+from benchmarks.plan import Planned
 from nt_jax.models.footprint import layer_parameters
 from tests.test_benchmarks import last_line
 
@@ -71,6 +72,22 @@ def test_what_does_not_fit_the_card_is_left_out_by_name():
     found = attempted(1 << 20)
     assert found["left_out"] == f"memory: {found['needed_gib']:.1f} GiB of 0.0"
     assert "measured_ms" not in found
+
+
+@pytest.mark.parametrize(
+    ("layout", "planned"), [((1, 2), "1x2x1"), ((2, 1), "2x1x1"), ((1, 1, 2), "2x1x2")]
+)
+def test_a_program_is_planned_for_the_mesh_that_it_runs_on(monkeypatch, layout, planned):
+    asked = []
+
+    def plan(cell):
+        asked.append(cell["mesh"])
+        return Planned(0, 0, 0)
+
+    monkeypatch.setattr(gpu_timing, "planned", plan)
+    case = programs("tiny", lambda: mesh_of(jax.devices()[:2], layout))["slopes"]()
+    assert gpu_timing.needed("slopes", "tiny", case) > 0
+    assert asked == [planned]
 
 
 def test_an_h100_gets_a_ratio(monkeypatch):
