@@ -271,7 +271,9 @@ def _mesh(word: str) -> tuple[int, ...]:
     """(data, model) of a text like 2x4, or (data, model, fsdp) of one like 2x4x2."""
     parts = word.lower().split("x")
     if len(parts) not in (2, 3) or not all(part.isdecimal() and int(part) for part in parts):
-        raise argparse.ArgumentTypeError(f"must be two whole numbers like 2x4, not {word!r}")
+        raise argparse.ArgumentTypeError(
+            f"must be two or three whole numbers like 2x4 or 2x4x2, not {word!r}"
+        )
     return tuple(map(int, parts))
 
 

@@ -139,7 +139,10 @@ def test_help_and_typos_import_nothing_heavy(words):
         (["train", "--model", "X"], "settings have no dashes: model.source=X"),
         (["train", "--model=X"], "settings have no dashes: model.source=X"),
         (["train", "--epochs", "5"], "settings have no dashes: tune.epochs=5"),
-        (["doctor", "x", "--mesh", "3"], "must be two whole numbers like 2x4, not '3'"),
+        (
+            ["doctor", "x", "--mesh", "3"],
+            "must be two or three whole numbers like 2x4 or 2x4x2, not '3'",
+        ),
         (["doctor", "x", "--mesh", "0x4"], "not '0x4'"),
         (["train", "--config", "x.yaml"], "config file 'x.yaml' does not exist"),
         (["train", "--neurons.safety=3"], "settings have no dashes: neurons.safety=3"),
