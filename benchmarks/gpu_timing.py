@@ -94,6 +94,6 @@ def attempt(
             words = f"{takes / 2**30:.1f} GiB of {limit / 2**30:.1f}"
             return gib | {"left_out": f"memory: {words}"}
         return gib | timed(name, model, case, held, args)
-    except Exception as error:  # what this card cannot do is a row, too
+    except Exception as error:  # the others are still timed; gpu.py ends with exit code 1
         words = " ".join(str(error).split())[:200]
         return gib | {"left_out": f"error: {type(error).__name__}: {words}"}

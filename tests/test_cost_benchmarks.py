@@ -48,6 +48,15 @@ def test_programs_are_timed_on_whatever_device_there_is(tmp_path):
     assert [line.split(" | ")[0] for line in lines[4:6]] == ["| slopes", "| decode 64"]
 
 
+@pytest.mark.parametrize(("why", "code"), [("error: XlaRuntimeError: no", 1), ("time: none", 0)])
+def test_a_program_that_fails_is_a_row_and_the_exit_code(monkeypatch, capsys, why, code):
+    left = {"name": "insert", "model": "tiny", "left_out": why}
+    monkeypatch.setattr(gpu, "rows", lambda _: iter([left]))
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--json", "--shapes", "tiny"])
+    assert gpu.main() == code
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["left_out"] == [left]
+
+
 def test_without_a_gpu_one_line_says_what_to_do():
     done = ran()
     assert done.returncode == 2 and done.stdout == ""
