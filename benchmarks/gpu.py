@@ -6,8 +6,8 @@
 Each program is compiled once for the devices that are here, given random arguments that are made on
 them, warmed up by one call and timed: the median of several. What does not fit the card by the
 memory plan (plan.py), and what there is no time left for, is left out by name; so is what fails,
-while the others go on, and the exit code is then 1. Floors and models
-are those of an H100; another card gets its times and no ratio.
+while the others go on, and the exit code is then 1. Floors and models are those of an H100; another
+card gets its times and no ratio.
 """
 
 import argparse
