@@ -118,9 +118,8 @@ def config_parser(command: str, program: str) -> Parser:
         warm = "begin each cell at its neighbour's factors, for half the epochs: not train's bytes"
         add("--warm-start", action="store_true", help=warm)
         add("--no-menu", action="store_true", help="ask nothing at the end, in a terminal neither")
-        add(
-            "--json", action="store_true", help="print what was found as one JSON object at the end"
-        )
+        found = "print what was found as one JSON object at the end"
+        add("--json", action="store_true", help=found)
     if command == "compare":
         listed = "; ".join(f"{number} {about}" for number, about in TABLES.items())
         add("--methods", metavar="A,B", help=f"compare.methods=[A, B], of {', '.join(METHODS)}")
@@ -139,8 +138,8 @@ def export_parser(command: str, program: str) -> Parser:
     origin.add_argument("--factors", metavar="PATH", help=alone)
     add("--model", metavar="BASE", help="with --factors: the model that they belong to")
     add("--out", required=True, metavar="DIR", help="where to write")
-    listed = "; ".join(f"{name} = {line.about}" for name, line in FORMATS.items())
-    several = f"{listed}. One goes into DIR, several (A,B) into DIR/FORMAT (default: hf)"
+    named = "; ".join(f"{name} = {line.about}" for name, line in FORMATS.items())
+    several = f"{named}. One goes into DIR, several (A,B) into DIR/FORMAT (default: hf)"
     add("--format", type=_formats, default=("hf",), metavar="A,B", help=several)
     rounding = "source = as the checkpoint was (default); float32 = no rounding, larger"
     add("--dtype", choices=("source", "float32"), default="source", help=rounding)
@@ -271,9 +270,8 @@ def _mesh(word: str) -> tuple[int, ...]:
     """(data, model) of a text like 2x4, or (data, model, fsdp) of one like 2x4x2."""
     parts = word.lower().split("x")
     if len(parts) not in (2, 3) or not all(part.isdecimal() and int(part) for part in parts):
-        raise argparse.ArgumentTypeError(
-            f"must be two or three whole numbers like 2x4 or 2x4x2, not {word!r}"
-        )
+        wanted = "two or three whole numbers like 2x4 or 2x4x2"
+        raise argparse.ArgumentTypeError(f"must be {wanted}, not {word!r}")
     return tuple(map(int, parts))
 
 
