@@ -24,6 +24,7 @@ HEARTBEAT = 20  # seconds without a sign of life after which a process counts as
 START = 120  # seconds until all processes must have come
 GRACE = 10.0  # seconds that a process has to close what it holds, once another one has ended
 LOOK = 0.5  # seconds between two looks at whether one has
+LATER = 3.0  # seconds that process 0 stays longer: others have GRACE from when they look
 END, ENDED = "nt_jax/end", "nt_jax/ended"  # how the first one has ended; those that have
 NOT_MET = (
     f"the processes of the run did not all come within {START} s. Check that --coordinator is an "
@@ -119,6 +120,7 @@ def _watch() -> None:
         # As signals.py has it, and nothing where that is over; `explained` says the reason.
         _thread.interrupt_main(signal.SIGTERM)
         time.sleep(GRACE)
+        _say_ended()
         _out(*_words_of_other())
 
 
@@ -174,15 +176,19 @@ def leave(said: str, code: int) -> None:
     client = processes.client()
     with contextlib.suppress(RuntimeError):
         client.key_value_set(END, json.dumps(told))  # fails where another one was before
-    with contextlib.suppress(RuntimeError):
-        client.key_value_set(f"{ENDED}/{processes.index()}", "")
-    until = time.monotonic() + GRACE
+    _say_ended()
+    until = time.monotonic() + GRACE + LATER
     while processes.first() and time.monotonic() < until:
         with contextlib.suppress(RuntimeError):
             if len(client.key_value_dir_get(ENDED)) == processes.count():
                 break
         time.sleep(LOOK / 5)
     _out("", code)
+
+
+def _say_ended() -> None:
+    with contextlib.suppress(RuntimeError):
+        processes.client().key_value_set(f"{ENDED}/{processes.index()}", "")
 
 
 def _out(said: str, code: int) -> NoReturn:
