@@ -52,8 +52,10 @@ bench: .venv/.test
 	$(BIN)/python -W ignore benchmarks/attribution_options.py --json
 	$(BIN)/python -W ignore benchmarks/generation.py --json
 
+# MARK=slow leaves out what `make test` runs as well.
+test-export: MARK = slow or not slow
 test-export: .venv/.test
-	@TIMEFORMAT='make test-export: %0R s'; time $(BIN)/python -m pytest -n 2 --dist loadgroup -q -m "slow or not slow" tests/export tests/run/test_card.py
+	@TIMEFORMAT='make test-export: %0R s'; time $(BIN)/python -m pytest -n 2 --dist loadgroup -q -m "$(MARK)" tests/export tests/run/test_card.py
 
 test-web: .venv/.web
 	@TIMEFORMAT='make test-web: %0R s'; time $(BIN)/python -m pytest -n 0 -q -rs -m web tests/web

@@ -88,7 +88,8 @@ class EvalConfig(Frozen):
     """of eval.engine=openai: address of the server, e.g. http://127.0.0.1:8000/v1; a key for it
     comes from the environment variable NT_JAX_API_KEY alone"""
     served: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=())
-    """of eval.engine=openai: names of its models to measure; of several the first is the base"""
+    """of eval.engine=openai: names of its models to measure; of several the first is the base. An
+    adapter of SGLang is called BASE:NAME"""
     judge: Literal["phrases"] = "phrases"
     """who decides what is a refusal while tuning"""
     judges: tuple[JudgeSpec, ...] = Field(default=("phrases",), min_length=1)

@@ -8,7 +8,7 @@ neurons, r rank.
 """
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def write(model: ChatModel, factors: Factors, out: Path, wanted: Wanted) -> Expo
         "layers_to_transform": [change.layer for change in changes], "lora_dropout": 0.0,
         "bias": "none", "use_rslora": False, "use_dora": False, "init_lora_weights": True,
     }  # fmt: skip
-    notes = (*error_note(changes), vllm_note(top))
+    notes = (*error_note(changes), vllm_note(top), *sglang_note([*ranks.values()]))
     layers, base = [c.layer for c in changes], base_for_peft(checkpoint, wanted)
     return write_adapter(checkpoint, "LORA", tensors, fields, layers, base, out, notes)
 
@@ -135,4 +135,15 @@ def vllm_note(rank: int) -> str:
     return (
         f"vllm serve BASE --enable-lora --max-lora-rank {VLLM_RANKS[place]} "
         "--lora-modules tuned=DIR"
+    )
+
+
+def sglang_note(ranks: Sequence[int]) -> tuple[str, ...]:
+    """What keeps SGLang from an adapter of these ranks, where something does."""
+    least, most = min(ranks), max(ranks)
+    if least == most:
+        return ()
+    return (
+        f"ranks {least} to {most}: not for SGLang, which takes one rank for all layers: use hf or "
+        f"--rank {least}",
     )

@@ -7,7 +7,7 @@ Protocol: https://platform.openai.com/docs/api-reference, as those servers docum
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
@@ -56,10 +56,10 @@ class Server:
     def check(self) -> None:
         """Raises a RunError where nothing answers at the address, or the model is not served."""
         try:
-            known = [str(model["id"]) for model in send(f"{self.url}/models")["data"]]
+            known = [asked_as(model) for model in send(f"{self.url}/models")["data"]]
         except RefusedError:
             return  # not every server lists its models
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, AttributeError):
             raise RunError(f"{self.url}/models is no list of models. {HINT}") from None
         if known and self.name not in known:
             raise RunError(
@@ -149,6 +149,16 @@ class Server:
             return False
         # One more is a BOS of the server's own; numbers read as text would be several times more.
         return "choices" in reply and abs(counted - len(ids)) <= 1
+
+
+def asked_as(model: Mapping[str, Any]) -> str:
+    """The name by which a model of a server's list answers.
+
+    SGLang lists an adapter by its name, but applies it only where it is asked for as BASE:NAME;
+    by its name alone the base answers, without a word.
+    """
+    behind = model.get("parent") if model.get("owned_by") == "sglang" else None
+    return f"{behind}:{model['id']}" if behind else str(model["id"])
 
 
 def differing_counts(answers: Sequence[dict[str, Any]]) -> str | None:

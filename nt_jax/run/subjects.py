@@ -62,7 +62,7 @@ def served_models(config: RunConfig, model: ChatModel) -> list[ModelUnderTest]:
     servers = [Server(url, name, config.eval.batch_size) for name in names]
     for server in servers:
         server.check()
-    called = [TUNED if name == TUNED else short_name(name) for name in names]
+    called = [TUNED if name.split(":")[-1] == TUNED else short_name(name) for name in names]
     if len(names) > 1:
         called[0] = BASE
     if len(set(called)) < len(called):

@@ -98,7 +98,8 @@ def test_lora_is_exact_at_the_rank_of_its_layers(tmp_path, family, counts):
     tensors = load_file(tmp_path / "lora" / "adapter_model.safetensors")
     ranks = {n.split(".")[4]: len(x) for n, x in tensors.items() if n.endswith("lora_A.weight")}
     assert ranks == {str(at): min(n, tiny.WIDTH) for at, n in enumerate(counts) if n}
-    assert len(report.notes) == 1 and "vllm serve BASE" in report.notes[0]
+    assert "vllm serve BASE" in report.notes[0]
+    assert report.notes[1:] == lora.sglang_note([*ranks.values()])
     whole = peft_twin.merged(source, tmp_path / "lora").state_dict()
     old = peft_twin.torch_model(source).state_dict()
     for name, weight in whole.items():
@@ -147,6 +148,8 @@ def test_a_lower_rank_is_the_best_one_and_says_what_it_lost(tmp_path):
     assert report.notes[1] == (
         "vllm serve BASE --enable-lora --max-lora-rank 8 --lora-modules tuned=DIR"
     )
+    assert "--rank 7" in report.notes[2]
+    assert len(lora.write(model, factors, tmp_path / "even", Wanted(rank=7)).notes) == 2
 
 
 def test_vllm_is_told_the_next_rank_that_it_takes():
@@ -155,6 +158,13 @@ def test_vllm_is_told_the_next_rank_that_it_takes():
     ]
     assert said == ["1", "8", "256", "512"]
     assert lora.vllm_note(513) == ("rank 513: not for vLLM, which stops at 512: use hf or --rank N")
+
+
+def test_sglang_is_told_of_ranks_that_differ():
+    """Its memory pool asserts that A of every layer has the rank of the config (0.5.23)."""
+    assert lora.sglang_note([7]) == lora.sglang_note([7, 7]) == ()
+    (said,) = lora.sglang_note([32, 7, 9])
+    assert said.startswith("ranks 7 to 32: not for SGLang") and said.endswith("--rank 7")
 
 
 @pytest.mark.parametrize("module", [ia3, lora])

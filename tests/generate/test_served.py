@@ -1,5 +1,6 @@
 """The client of an OpenAI-compatible server, against one on this machine."""
 
+import json
 import random
 import socket
 import threading
@@ -105,6 +106,26 @@ def test_a_model_that_is_not_served_is_named(twin):
         Server(twin.url, "other").check()
     twin.before = [(404, b"")]
     Server(twin.url, "other").check()  # no list, no check
+
+
+def test_an_adapter_of_sglang_is_not_asked_for_by_its_name_alone(twin):
+    """Its list names it `tuned`, by which its base would answer: 0.5.23, serving_base.py."""
+    base = {"id": "org/plain", "owned_by": "sglang", "root": "org/plain", "parent": None}
+    adapter = {"id": "tuned", "owned_by": "sglang", "root": "out/lora", "parent": "org/plain"}
+    for listed, good, wrong in (
+        ([base, adapter], "org/plain:tuned", "tuned"),
+        ([adapter | {"owned_by": "vllm"}], "tuned", "org/plain:tuned"),
+    ):
+        for name in (good, wrong):
+            twin.before = [(200, json.dumps({"data": listed}).encode())]
+            if name == good:
+                Server(twin.url, name).check()
+                continue
+            with pytest.raises(RunError, match=f"serves .*{good}, and not '{wrong}'"):
+                Server(twin.url, name).check()
+    twin.before = [(200, b'{"data": ["tuned"]}')]
+    with pytest.raises(RunError, match="is no list of models"):
+        Server(twin.url, "tuned").check()
 
 
 def test_a_prompt_that_is_refused_is_not_a_server_that_fails(twin):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import sys
 
 import numpy as np
@@ -109,6 +110,51 @@ def test_what_cannot_be_read_is_said_in_one_line_before_any_work(tmp_path, model
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
     with pytest.raises(ConfigError, match="has no task 'no_such'"):
         measured(recipe, tmp_path / "run", models / "first", "eval.harness=[no_such]", *words)
+
+
+CODE = """
+task: local_code
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: "{file}"}}}}
+test_split: test
+output_type: generate_until
+unsafe_code: true
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "x"
+generation_kwargs: {{until: ["\\n"], max_gen_toks: 3}}
+metric_list:
+  - {{metric: !function local_code.pass_at_k, aggregation: mean, higher_is_better: true, k: [1]}}
+"""
+
+
+@needs_harness
+def test_code_is_run_only_where_it_is_allowed(tmp_path, models, recipe, tasks, monkeypatch):  # noqa: F811
+    """In the form of the harness's humaneval, whose metric is called otherwise than its scores."""
+    monkeypatch.delenv(paired.UNSAFE, raising=False)
+    (tasks / "local_code.yaml").write_text(CODE.format(file=tasks / "docs.jsonl"))
+    metric = "def pass_at_k(references, predictions, k):\n    return {'pass@1': 1.0}\n"
+    (tasks / "local_code.py").write_text(metric)
+    words = ["eval.harness=[local_code]", f"eval.harness_folder={tasks}", "eval.limit=2"]
+    words += ["eval.datasets=[demo_direct]", "eval.sources.demo_direct=" + str(few(tmp_path))]
+    with pytest.raises(ConfigError, match=rf"runs the models' answers as code .*{paired.UNSAFE}=1"):
+        measured(recipe, tmp_path / "run", models / "first", *words)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setenv(paired.UNSAFE, "1")
+    measured(recipe, tmp_path / "run", models / "second", *words, beside_base=True)
+    change = find(rows_of(tmp_path / "run"), "local_code", "pass@1_change", "second")
+    assert (change.value, change.n) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError(f'set the environment variable {paired.UNSAFE}="1"'), "answers as code"),
+        (ModuleNotFoundError("No module named 'x'"), r"pip install 'lm-eval\[ifeval\]'"),
+        (ConnectionError("Couldn't\nreach it"), r"read \(Couldn't reach it\).*no network"),
+    ],
+)
+def test_what_keeps_a_task_from_being_read_is_told_apart(error, said):
+    assert re.search(said, paired.why_unread("ifeval", error))
 
 
 @needs_harness
