@@ -17,6 +17,7 @@ from nt_jax.export.hf import save_model
 from nt_jax.generate import chat, http
 from nt_jax.generate.chat import open_model
 from nt_jax.run.evaluate import evaluate_model
+from nt_jax.run.subjects import served_models
 from tests import tiny
 from tests.export.llama_cpp import Server
 from tests.export.test_adapters import factors_of
@@ -110,6 +111,13 @@ def test_two_served_models_are_compared_and_no_key_is_kept(tuned, tmp_path, twin
     asked = len(twin.bodies)
     measured(tuned, tmp_path / "run", *served_by(twin.url, "plain", "tuned"))
     assert len(twin.bodies) == asked  # everything was kept
+
+
+def test_an_adapter_named_behind_its_base_is_the_tuned_model(monkeypatch):
+    monkeypatch.setattr("nt_jax.generate.served.Server.check", lambda server: None)
+    words = served_by("http://127.0.0.1:1/v1", "org/plain", "org/plain:tuned")
+    config = load_config(None, ["model.source=x", *words])
+    assert [model.name for model in served_models(config, None)] == ["base", "tuned"]
 
 
 def test_a_chat_server_gets_the_system_message_and_its_counts_are_said(tuned, tmp_path, twin):
