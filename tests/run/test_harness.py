@@ -128,21 +128,22 @@ metric_list:
 
 
 @needs_harness
-def test_code_is_run_only_where_it_is_allowed(tmp_path, models, recipe, tasks, monkeypatch):  # noqa: F811
+def test_code_is_run_only_where_it_is_allowed(tasks, monkeypatch):
     """In the form of the harness's humaneval, whose metric is called otherwise than its scores."""
+    from nt_jax.eval.lm_eval.model import JaxLM
+
     monkeypatch.delenv(paired.UNSAFE, raising=False)
     (tasks / "local_code.yaml").write_text(CODE.format(file=tasks / "docs.jsonl"))
     metric = "def pass_at_k(references, predictions, k):\n    return {'pass@1': 1.0}\n"
     (tasks / "local_code.py").write_text(metric)
     words = ["eval.harness=[local_code]", f"eval.harness_folder={tasks}", "eval.limit=2"]
-    words += ["eval.datasets=[demo_direct]", "eval.sources.demo_direct=" + str(few(tmp_path))]
+    config = load_config(None, [*words, "model.source=x"]).eval
     with pytest.raises(ConfigError, match=rf"runs the models' answers as code .*{paired.UNSAFE}=1"):
-        measured(recipe, tmp_path / "run", models / "first", *words)
-    assert not (tmp_path / "run").exists()
+        paired.check_tasks(config)
     monkeypatch.setenv(paired.UNSAFE, "1")
-    measured(recipe, tmp_path / "run", models / "second", *words, beside_base=True)
-    change = find(rows_of(tmp_path / "run"), "local_code", "pass@1_change", "second")
-    assert (change.value, change.n) == (0, 2)
+    paired.check_tasks(config)
+    rows = paired.task_rows(JaxLM(str(tmp_models()), batch_size=2), "local_code", config)
+    assert [(row["metric"], row["value"]) for row in rows] == [("pass@1", 1.0)] * 2
 
 
 @pytest.mark.parametrize(
