@@ -1,5 +1,6 @@
 """Any task of lm-evaluation-harness on a run or on any model that we read (extra `lm-eval`)."""
 
+import functools
 import importlib
 import json
 from collections.abc import Sequence
@@ -64,10 +65,16 @@ def imported(module: str) -> Any:
 def known_tasks(tasks: Sequence[str], folder: str | None) -> Any:
     """The harness's task manager; a ConfigError where it does not know one of the tasks."""
     imported("lm_eval.evaluator")
-    manager = imported("lm_eval.tasks").TaskManager(include_path=folder)
+    manager = _manager(folder)
     if unknown := [name for name in tasks if name not in manager.all_tasks]:
         raise ConfigError(
             f"lm-evaluation-harness has no task '{unknown[0]}'; `lm-eval ls tasks` lists them, "
             "--task-folder (eval.harness_folder) adds your own"
         )
     return manager
+
+
+@functools.cache
+def _manager(folder: str | None) -> Any:
+    """Once a process: it reads thousands of files, for some ten seconds."""
+    return imported("lm_eval.tasks").TaskManager(include_path=folder)
