@@ -61,7 +61,7 @@ def test_a_missing_browser_is_installed(tmp_path, user):
 
 def test_one_that_cannot_be_installed_is_one_clear_line(tmp_path):
     folder = programs(tmp_path, apt_get="echo 'E: no such package' >&2; exit 100")
-    first, second, *rest = said(folder)
+    _, second, *rest = said(folder)
     assert "could not install chromium (E: no such package)" in second
     assert "CHROMIUM=/path/to/chrome .ci/run" in second
     assert rest == [f"make {target}" for target in CALLED]

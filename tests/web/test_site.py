@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.web.browser import look
+from tests.web.browser import look, window
 
 ROOT = Path(__file__).parents[2]
 FETCHED = re.compile(
@@ -119,11 +119,18 @@ def test_the_pages_open_from_the_disk_too(browser, site):
 
 
 def test_the_search_finds_a_page(browser, address):
-    context = browser.new_context()
-    page = context.new_page()
-    page.goto(f"{address}/index.html")
-    page.fill("input[name=query]", "dual use")
-    page.wait_for_selector(".md-search-result__item a", state="attached", timeout=20_000)
-    found = page.eval_on_selector_all(".md-search-result__item a", "all => all.map(a => a.href)")
+    with window(browser) as page:
+        page.goto(f"{address}/index.html")
+        page.fill("input[name=query]", "dual use")
+        page.wait_for_function(
+            """() => {
+          // Said again until it is heard: the page may not have listened yet.
+          document.querySelector("input[name=query]").dispatchEvent(new KeyboardEvent("keyup"));
+          return document.querySelector(".md-search-result__item a");
+        }""",
+            polling=500,
+        )
+        found = page.eval_on_selector_all(
+            ".md-search-result__item a", "all => all.map(a => a.href)"
+        )
     assert any("limits.html" in link for link in found)
-    context.close()
