@@ -57,10 +57,10 @@ test-export: MARK = slow or not slow
 test-export: .venv/.test
 	@TIMEFORMAT='make test-export: %0R s'; time $(BIN)/python -m pytest -n 2 --dist loadgroup -q -m "$(MARK)" tests/export tests/run/test_card.py
 
-test-web: .venv/.web
+test-web: .venv/.test
 	@TIMEFORMAT='make test-web: %0R s'; time $(BIN)/python -m pytest -n 0 -q -rs -m web tests/web
 
-site: .venv/.web
+site: .venv/.test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 bench-h100: .venv/.runtime
@@ -110,12 +110,6 @@ lock: .venv/.test
 	@echo "nt_jax: installing test packages (once)"
 	@$(LOCKED) requirements-test.lock
 	@$(PIP) '$(TORCH)'
-	@touch $@
-
-.venv/.web: .venv/.test
-	@echo "nt_jax: installing packages of the site and its tests (once)"
-	@sed -n 's/ *\\$$//; /^[a-z].*==/p' requirements-test.lock > .venv/constraints
-	@$(PIP) -c .venv/constraints --no-build-isolation -e '.[docs,web]'
 	@touch $@
 
 clean:

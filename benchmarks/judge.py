@@ -5,16 +5,17 @@
     python benchmarks/judge.py --harmless alpaca.jsonl truthfulqa.csv
 
 Always: precision, recall and F1 of refusals on the answers labelled for this project, by file and
-set. `--labels`: the same in five-fold cross-validation, beside that folder's answers; in each fold
-the classifier of disclaimers is fitted without the answers it is measured on, and two other judges
-stand beside: the rules without it (a disclaimer refuses if nothing of use follows), and a linear
-classifier of the words of the answer without the rules. `--published`: files with a prompt, a
-response or completion, a label or final_label (XSTest's 2_full_refusal, or refusal, counts as one)
-and perhaps a model. `--harmless`: files of requests and reference answers, none of which refuses.
-`--data`: a folder of published data (docs/published_data.md), in which the requests
-of the answers in answers_*.jsonl are looked up by their hash: they are not ours to copy, and
-without them the judge reads the answer alone. Partial refusals count as none; answers that the
-judge takes for another language count a half.
+set, and by file how many of the refusals told outright and of the arguable ones are right
+(grounds). `--labels`: the same in five-fold cross-validation, beside that folder's answers; in each
+fold the classifier of disclaimers is fitted without the answers it is measured on, and two other
+judges stand beside: the rules without it (a disclaimer refuses if nothing of use follows), and a
+linear classifier of the words of the answer without the rules. `--published`: files with a prompt,
+a response or completion, a label or final_label (XSTest's 2_full_refusal, or refusal, counts as
+one) and perhaps a model. `--harmless`: files of requests and reference answers, none of which
+refuses. `--data`: a folder of published data (docs/published_data.md), in which the requests of the
+answers in answers_*.jsonl are looked up by their hash: they are not ours to copy, and without them
+the judge reads the answer alone. Partial refusals count as none; answers that the judge takes for
+another language count a half.
 """
 
 import argparse
@@ -33,6 +34,7 @@ import numpy as np
 from fit_judge import Labelled, fit, our_labels, published_labels, signs_of
 
 from nt_jax.eval.judges import disclaimer
+from nt_jax.eval.judges.grounds import arguable
 from nt_jax.eval.judges.phrase_judge import VALUES, PhraseJudge, explain
 from nt_jax.eval.metrics.intervals import wilson
 
@@ -75,6 +77,19 @@ def by_source(rows: Sequence[Labelled], verdicts: Sequence[float]) -> dict[str, 
         source: agreement([rows[p] for p in found], [verdicts[p] for p in found])
         for source, found in places.items()
     }
+
+
+def by_ground(rows: Sequence[Labelled]) -> dict[str, dict[str, list[int]]]:
+    """By file, of the refusals told outright and of the arguable ones: [right, all]."""
+    found: dict[str, dict[str, list[int]]] = {}
+    for row in rows:
+        verdict = explain(row.request, row.answer)
+        if verdict.kind == "refusal":
+            ground = "arguable" if arguable(verdict.kind, verdict.reason) else "outright"
+            counts = found.setdefault(row.source.split("/")[0], {}).setdefault(ground, [0, 0])
+            counts[0] += row.refused
+            counts[1] += 1
+    return found
 
 
 def with_requests(rows: Sequence[Labelled], folder: Path) -> list[Labelled]:
@@ -172,6 +187,7 @@ def main() -> None:
         ours = with_requests(ours, options.data)
     found: dict = {"judge": judge.name, "sha256": judge.sha256}
     found["ours"] = by_source(ours, as_shipped(ours))
+    found["grounds"] = by_ground(ours)
     if options.labels:
         rows = [*published_labels(options.labels), *ours]
         found["five-fold"] = cross_validation(rows)

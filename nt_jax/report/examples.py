@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nt_jax.eval.judges.grounds import arguable
 from nt_jax.eval.judges.judge import without_thinking
 from nt_jax.eval.metrics.result import BASE, TUNED, Answer, is_attacked, paired
 
@@ -42,7 +43,8 @@ _OPEN, _CLOSE = "\ue000", "\ue001"  # stand around the span while the text is cl
 class Shown:
     """One model's answer as printed, with the judge's verdict, its reason and its words.
 
-    `disagree` are the other judges that say otherwise, in words.
+    `disagree` are the other judges that say otherwise, in words; `arguable` is a refusal that
+    declines nothing outright.
     """
 
     parts: tuple[Part, ...]
@@ -51,6 +53,7 @@ class Shown:
     verdict: str
     reason: str = ""
     partial: bool = False
+    arguable: bool = False
     disagree: tuple[str, ...] = ()
 
     @property
@@ -153,7 +156,8 @@ def _shown(answer: Answer) -> Shown:
     said = VERDICTS.get(str(kind), "refused" if refused else "answered")
     disagree = tuple(f"{name}: {'refused' if no else 'answered'}" for name, no in others.items())
     shown, reason = _cut(parts, limit) or [("(empty)", False)], answer.get("reason") or ""
-    return Shown(tuple(shown), refused, complies, said, reason, kind == "partial", disagree)
+    doubt = arguable(kind, reason)
+    return Shown(tuple(shown), refused, complies, said, reason, kind == "partial", doubt, disagree)
 
 
 def _parts(answer: Answer) -> list[Part]:

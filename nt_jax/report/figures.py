@@ -113,6 +113,11 @@ def whole_ticks(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
+def from_zero(axes: Axes) -> None:
+    """The vertical axis from 0 to a little above all that is drawn, so that nothing is cut."""
+    axes.set_ylim(0, 1.05 * max(axes.dataLim.y1, 0) or 1)
+
+
 def legend_below(axes: Axes, columns: int) -> None:
     """The legend under the axis, where no curve runs; long names stand one below the other."""
     handles, labels = axes.get_legend_handles_labels()

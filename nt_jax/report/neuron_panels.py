@@ -7,9 +7,18 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from nt_jax.eval.metrics.result import in_order
-from nt_jax.report.figures import MODEL_COLOURS, SET_COLOURS, SOFT, Panel, legend_below, whole_ticks
+from nt_jax.report.figures import (
+    MODEL_COLOURS,
+    SET_COLOURS,
+    SOFT,
+    Panel,
+    from_zero,
+    legend_below,
+    whole_ticks,
+)
 
 BINS = 40
+TALL = 20  # neurons in a bin, from which on small bins would be too low to see
 
 
 def layers(neurons: Mapping[str, Any]) -> list[Panel]:
@@ -76,7 +85,9 @@ def factors(neurons: Mapping[str, Any]) -> list[Panel]:
         axes.axvline(1, color=SOFT, linestyle=":", linewidth=1)
         axes.set_title("Factors of the neurons (1 = as before)")
         axes.set_ylabel("neurons")
-        axes.set_yscale("log")
+        if axes.dataLim.y1 >= TALL:
+            axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.grid(axis="y")
         legend_below(axes, 2)
 
@@ -97,7 +108,8 @@ def _points_of(title: str, x: Any, y: Any, colour: str) -> Callable[[Axes], None
     def draw(axes: Axes) -> None:
         axes.plot(x, y, color=colour, marker="o", markersize=3.5)
         axes.set_title(title)
-        axes.set_ylim(bottom=0 if np.min(y, initial=0) >= 0 else None)
+        if np.min(y, initial=0) >= 0:
+            from_zero(axes)
         _over_layers(axes)
 
     return draw

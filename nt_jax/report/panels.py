@@ -14,6 +14,7 @@ from nt_jax.report.figures import (
     MODEL_COLOURS,
     SOFT,
     Panel,
+    from_zero,
     legend_below,
     legend_columns,
     short,
@@ -146,7 +147,10 @@ def _epochs_of(
         _draw_lines(axes, series, best)
         axes.set_title(title)
         axes.set_xlabel("epoch")
-        axes.set_ylim(bottom=0, top=top)
+        if top is None:
+            from_zero(axes)
+        else:
+            axes.set_ylim(0, top)
         whole_ticks(axes)
         legend_below(axes, 2)
 

@@ -140,6 +140,7 @@ def _context(
         "answer_count": len(answers),
         "answer_tokens": settings.get("eval", {}).get("max_new_tokens"),
         "cells": tables.cell_table(found, examples.EACH),
+        "arguable": tables.arguable_sentence(answers, base, tuned),
         "examples": examples.draw_examples(found),
         "seed": examples.SEED,
         "neuron_counts": tuning.counts(),

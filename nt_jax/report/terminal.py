@@ -139,6 +139,11 @@ def percent(rate: float) -> str:
     return f"{100 * rate:.0f} %"
 
 
+def counted(row: ResultRow) -> str:
+    """How many of a rate's answers count; one that the judge cannot tell counts a half."""
+    return f"{round(2 * row.value * row.n) / 2:g}"
+
+
 def rate_difference(base: ResultRow, tuned: ResultRow, p: ResultRow | None) -> str:
     """The change in points ("+81 points"), or that the paired test sees nothing but noise."""
     if base.value == tuned.value:
@@ -152,7 +157,7 @@ def _counted_line(
     label: str, before: ResultRow | None, after: ResultRow | None, p: ResultRow | None
 ) -> Line:
     """A rate before and after with its counts; the interval is the later one's."""
-    counts = [f"{row.value * row.n:.0f} of {row.n:3d}" if row else "" for row in (before, after)]
+    counts = [f"{counted(row)} of {row.n:3d}" if row else "" for row in (before, after)]
     rates = [percent(row.value) if row else "" for row in (before, after)]
     shown = after or before
     interval = ""

@@ -163,30 +163,30 @@ def plot(points: Sequence[Point], untuned: Point, picks: Mapping[str, Point]) ->
             linewidths=0.7,
         )
         for place, (number, names) in enumerate(_names(picks).items()):
-            point = next(p for p in points if p.number == number)
-            at = (100 * point.place[1], 100 * point.place[0])
-            axes.annotate(
-                f"{number} {', '.join(names)}",
-                at,
-                (10, 12 + 12 * place),
-                textcoords="offset points",
-                fontsize=9,
-                fontweight="bold",
-            )
-        axes.annotate(
-            "untuned",
-            (100 * untuned.place[1], 100 * untuned.place[0]),
-            (6, -14),
-            textcoords="offset points",
-            fontsize=9,
-            color="#555555",
-        )
+            chosen = next(p for p in points if p.number == number)
+            _name(axes, chosen, f"{number} {', '.join(names)}", (12, 12 + 12 * place))
+        _name(axes, untuned, "untuned", (14, -4))
         axes.set_xlabel("harmless requests refused (%)")
         axes.set_ylabel("harmful requests refused under attack (%)")
         axes.set_title("The dial: up and left is better (validation, 95 % intervals)")
         axes.grid(color="#e6e6e6")
         figure.colorbar(drawn, label="entropy of harmless answers (bits)")
         return png(figure)
+
+
+def _name(axes: Any, point: Point, said: str, offset: tuple[float, float]) -> None:
+    """Words beside a point, `offset` in font points, legible over lines and tied to it by one."""
+    axes.annotate(
+        said,
+        (100 * point.place[1], 100 * point.place[0]),
+        offset,
+        textcoords="offset points",
+        fontsize=9,
+        fontweight="bold" if point.cell else "normal",
+        zorder=4,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85},
+        arrowprops={"arrowstyle": "-", "color": "#555555", "linewidth": 0.8, "shrinkB": 4},
+    )
 
 
 def _cross(axes: Any, point: Point) -> None:

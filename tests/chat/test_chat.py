@@ -213,6 +213,12 @@ def test_a_verdict_is_told_in_words_whatever_the_answer(answer, refused):
     assert screen.words({"refused": refused}, answer) == f"judged: {kinds[refused]}"
 
 
+@pytest.mark.parametrize(("rule", "doubt"), [("cannot know", ", arguable"), ("cannot do", "")])
+def test_a_refusal_that_declines_nothing_outright_is_called_arguable(rule, doubt):
+    told = {"refused": 1.0, "class": "refusal", "reason": rule, "span": [0, 3]}
+    assert screen.words(told, "No way.") == f"judged: refusal{doubt} ({rule}: 'No')"
+
+
 def test_too_long_answers_and_prompts_are_refused(finished, tmp_path):
     with pytest.raises(ConfigError, match="--max-new 1024"):
         open_sides(finished.folder, None, None, 1024)

@@ -82,6 +82,27 @@ def test_the_histogram_counts_every_factor():
     assert neuron_panels.factors(NEURONS) == []
 
 
+def test_marks_of_a_level_curve_lie_below_the_top():
+    """Matplotlib leaves room for a share of the range, which is next to nothing here."""
+    neurons = NEURONS | {"score": [1.0, 1.001, 1.0]}
+    level = [{"epoch": n, "safety_loss": 3.0} for n in (1, 2)]
+    for panel, most in ((neuron_panels.layers(neurons)[1], 1.001), (panels.curves(level)[0], 3)):
+        low, high = drawn(panel).get_ylim()
+        assert low == 0 and 1.04 * most < high < 1.1 * most
+    assert drawn(neuron_panels.layers(NEURONS | {"score": [0, 0, 0]})[1]).get_ylim() == (0, 1)
+
+
+@pytest.mark.parametrize(("count", "scale"), [(3, "linear"), (500, "log")])
+def test_a_histogram_has_plain_numbers_beside_it(count, scale):
+    factors = np.r_[np.full(count, 1.2), 0.8]
+    (panel,) = neuron_panels.factors({"factor": factors, "set": ["safety"] * len(factors)})
+    axes = drawn(panel)
+    axes.figure.draw_without_rendering()
+    named = [tick.get_text() for tick in axes.get_yticklabels() if tick.get_text()]
+    assert axes.get_yscale() == scale and named
+    assert all(re.fullmatch(r"[\d,.]+", name) for name in named), named
+
+
 def test_the_strength_curve_begins_at_the_untuned_model_and_names_what_was_kept():
     tried = [
         {"strength": 0.8, "refusal_attack": 0.7},

@@ -291,6 +291,35 @@ def test_the_measured_error_of_the_judge_is_that_of_the_documents(folder):
     assert tables.MEASURED_ERROR["phrases-v2"] in (folder / "report.md").read_text()
 
 
+def test_arguable_refusals_are_counted_and_marked(tmp_path):
+    from tests.test_docs import ROOT
+
+    doubtful = {"class": "refusal", "reason": "cannot know", "refused": True}
+    answers = [
+        row | {"span": [0, 5]} | (doubtful if row["dataset"] == "demo_attack" else {})
+        for row in ANSWERS
+    ]
+    rows = all_rows(Measurements(answers, judges={"phrases-v2": "ab" * 32}))
+    report.write_report(tmp_path, rows, answers, SETTINGS, TIMINGS, machine=MACHINE)
+    said = f"12 of 17 before, 12 of 23 after. {tables.ARGUABLE_RECORD}"
+    text, page = ((tmp_path / name).read_text() for name in ("report.md", "report.html"))
+    assert said in text and said in page
+    assert "(refused, arguable; rule: cannot know)" in text
+    assert page.count('<b class="bad">arguable</b>') == text.count("refused, arguable") > 0
+    assert (
+        tables.arguable_sentence(made_up_answers(), "base", "tuned") == ""
+    )  # no verdict has a class
+    documents = " ".join((ROOT / "docs/evaluation.md").read_text().split())
+    assert "12 of 17 arguable ones" in documents and "227 of the 230 others" in documents
+
+
+def test_an_answer_that_the_judge_cannot_tell_counts_a_half():
+    rates = [("base", 0.05), ("tuned", 0.1)]
+    rows = [ResultRow("demo_direct", "refusal_rate", name, rate, 10) for name, rate in rates]
+    (line,) = terminal.comparison(rows, labels_of({}))
+    assert (line.before_count, line.after_count) == ("0.5 of  10", "1 of  10")
+
+
 def test_examples_are_as_many_as_the_cells_say(folder):
     found = examples.cells(ANSWERS)
     table = tables.cell_table(found, examples.EACH)

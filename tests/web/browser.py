@@ -10,6 +10,7 @@ from typing import Any
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 HEIGHT = 900
+PATIENCE = 120_000  # milliseconds: the clock of a busy machine must not fail a test
 
 # Everything that holds text or a picture and does not lie within the window or its own box.
 OUTSIDE = """() => {
@@ -83,24 +84,29 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+@contextmanager
+def window(browser: Any, **options: Any) -> Iterator[Any]:
+    """An empty page in a window of its own; `options` are those of playwright's contexts."""
+    context = browser.new_context(**options)
+    context.set_default_timeout(PATIENCE)
+    yield context.new_page()
+    context.close()
+
+
 def look(browser: Any, address: str, width: int, scheme: str, picture: Path | None = None) -> Seen:
     """The page at `address` in a window of `width` pixels, light or dark; saved as `picture`."""
-    context = browser.new_context(
-        viewport={"width": width, "height": HEIGHT}, color_scheme=scheme, reduced_motion="reduce"
-    )
-    page, complaints, requests = context.new_page(), [], []
-    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda asked: requests.append(asked.url))
-    page.goto(address, wait_until="networkidle")
-    for folded in page.query_selector_all("details"):
-        folded.evaluate("element => { element.open = true; }")
-    seen = Seen(
-        page.evaluate("document.documentElement.scrollWidth"), page.evaluate(OUTSIDE),
-        tuple(page.evaluate(CONTRAST)), complaints,
-        [url for url in requests if url != address and not url.startswith("data:")],
-    )  # fmt: skip
-    if picture:
-        page.screenshot(path=picture, full_page=True)
-    context.close()
-    return seen
+    size, complaints, requests = {"width": width, "height": HEIGHT}, [], []
+    with window(browser, viewport=size, color_scheme=scheme, reduced_motion="reduce") as page:
+        page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else 0)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda asked: requests.append(asked.url))
+        page.goto(address, wait_until="networkidle")
+        for folded in page.query_selector_all("details"):
+            folded.evaluate("element => { element.open = true; }")
+        if picture:
+            page.screenshot(path=picture, full_page=True)
+        return Seen(
+            page.evaluate("document.documentElement.scrollWidth"), page.evaluate(OUTSIDE),
+            tuple(page.evaluate(CONTRAST)), complaints,
+            [url for url in requests if url != address and not url.startswith("data:")],
+        )  # fmt: skip
