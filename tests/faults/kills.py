@@ -21,6 +21,7 @@ from tests.faults import child
 from tests.run import small
 
 TIMEOUT = 900  # seconds that a tiny run may take on a busy machine
+LATE = 124  # the code of one that took longer, as timeout(1) has it
 # In the order of the run: one folder goes through all of them, one after the other.
 SHORT = (
     "answers:wrote", "attribute:wrote", "select:marked", "epoch:1", "epoch:2", "dropping:3",
@@ -70,13 +71,15 @@ class Runs:
         process = os.fork()
         if process == 0:
             _become(files, lambda: self._run(folder, *words))
-        end = time.monotonic() + TIMEOUT
+        end, late = time.monotonic() + TIMEOUT, False
         while (found := os.waitpid(process, os.WNOHANG))[0] == 0:
-            if time.monotonic() > end:
+            if late := time.monotonic() > end:
                 os.kill(process, signal.SIGKILL)
             time.sleep(0.05)
-        texts = [file.read_text(errors="replace") for file in files]
-        return Ended(os.waitstatus_to_exitcode(found[1]), *texts)
+        printed, said = (file.read_text(errors="replace") for file in files)
+        if late:  # not the SIGKILL that a kill point asks for
+            return Ended(LATE, printed, f"{said}no end within {TIMEOUT} s")
+        return Ended(os.waitstatus_to_exitcode(found[1]), printed, said)
 
     def _run(self, folder: Path, *words: str) -> int:
         """In the child: what one process compiles, the next one reads."""

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -82,3 +83,13 @@ def test_a_run_that_ends_with_other_bytes_is_counted(tmp_path, monkeypatch):
     assert runs.counts == {"cases": 2, "ok": 1, "silent": 1}
     runs._ends(tmp_path / "whole", "the same")
     assert runs.counts["silent"] == 1
+
+
+def test_a_run_that_takes_too_long_is_not_taken_for_one_that_was_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(kills, "TIMEOUT", 0.2)
+    runs, said = kills.Runs(tmp_path / "runs", []), []
+    monkeypatch.setattr(runs, "_run", lambda *_: time.sleep(60))
+    monkeypatch.setattr(runs, "say", said.append)
+    monkeypatch.setattr(runs, "_ends", lambda *_: None)
+    runs.kills(["answers:wrote"])
+    assert runs.counts["traceback"] == 1 and "124 no end within 0.2 s" in said[0]
