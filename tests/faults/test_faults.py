@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -85,11 +84,22 @@ def test_a_run_that_ends_with_other_bytes_is_counted(tmp_path, monkeypatch):
     assert runs.counts["silent"] == 1
 
 
-def test_a_run_that_takes_too_long_is_not_taken_for_one_that_was_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr(kills, "TIMEOUT", 0.2)
-    runs, said = kills.Runs(tmp_path / "runs", []), []
-    monkeypatch.setattr(runs, "_run", lambda *_: time.sleep(60))
-    monkeypatch.setattr(runs, "say", said.append)
-    monkeypatch.setattr(runs, "_ends", lambda *_: None)
-    runs.kills(["answers:wrote"])
-    assert runs.counts["traceback"] == 1 and "124 no end within 0.2 s" in said[0]
+LATE = """
+import time
+from tests.faults import kills
+kills.TIMEOUT = 0.2
+runs = kills.Runs(kills.Path({folder!r}), print)
+runs._run = lambda *_: time.sleep(60)
+runs._ends = lambda *_: None
+runs.kills(["answers:wrote"])
+assert runs.counts["traceback"] == 1
+"""
+
+
+def test_a_run_that_takes_too_long_is_not_taken_for_one_that_was_killed(tmp_path):
+    done = subprocess.run(  # a process without threads: runs are forked
+        [sys.executable, "-W", "ignore", "-c", LATE.format(folder=str(tmp_path / "runs"))],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "kill answers:wrote: traceback: 124 no end within 0.2 s" in done.stdout
