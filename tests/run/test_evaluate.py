@@ -125,7 +125,8 @@ def test_every_verdict_lies_beside_its_answer(both):
 
 def test_the_screen_and_the_report_show_table_agreement_and_examples(both):
     folder, screen = both
-    assert "Cohen's kappa of phrases-v2 / guard:first, second" in screen
+    unwrapped = " ".join(screen.split())  # a caption is as wide as its table
+    assert "Cohen's kappa of phrases-v2 / guard:first, second" in unwrapped
     text = (folder / "report" / "report.md").read_text(encoding="utf-8")
     assert "| Models | Methods | unseen attacks Refuse Rate↑ | Entropy↑ |" in text
     assert "| Default |" in text and "1.0 to 7.5 bit" in text
