@@ -20,6 +20,7 @@ class Limit(NamedTuple):
 
 RECIPE_BYTES = Limit(100_000, "bytes", "a recipe or an override", "5 kB")
 RECIPE_VALUES = Limit(10_000, "values", "a recipe, aliases written out", "a few hundred")
+RECIPE_DEPTH = Limit(100, "levels", "brackets within each other in a recipe", "three")
 JSON_BYTES = Limit(
     16_000_000, "bytes", "config.json, an index, an adapter's config", "9 MB (DeepSeek-V3)"
 )

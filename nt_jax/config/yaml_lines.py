@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from nt_jax.limits import RECIPE_BYTES, RECIPE_VALUES
+from nt_jax.limits import RECIPE_BYTES, RECIPE_DEPTH, RECIPE_VALUES
 
 KeyPath = tuple[str | int, ...]
 
@@ -27,6 +27,15 @@ class LocatedYaml:
     duplicates: list[tuple[KeyPath, int]] = dataclasses.field(default_factory=list)
 
 
+class _Loader(yaml.SafeLoader):
+    """Stops at brackets that are too deep: the reader looks ahead over a thousand, key by key."""
+
+    def fetch_flow_collection_start(self, TokenClass: type) -> None:
+        if self.flow_level >= RECIPE_DEPTH.value:
+            raise BadYamlError("nested too deeply", self.line + 1)
+        super().fetch_flow_collection_start(TokenClass)
+
+
 def read_yaml(text: str) -> LocatedYaml:
     """The one document in `text`, with plain dicts, lists and scalars as its value.
 
@@ -36,7 +45,7 @@ def read_yaml(text: str) -> LocatedYaml:
     if len(text) > RECIPE_BYTES.value:
         raise BadYamlError(f"longer than {RECIPE_BYTES.value:,} characters")
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is not None:
             located.value = _build(loader, node, (), located, ())
