@@ -227,13 +227,27 @@ def lie_about_shape(directory):
     (directory / SINGLE).write_bytes(data.replace(b'"shape":[320,32]', b'"shape":[321,32]', 1))
 
 
-def fractional_shape(directory):
+def in_header(directory, old: bytes, new: bytes) -> None:
     data = (directory / SINGLE).read_bytes()
     length = int.from_bytes(data[:8], "little")
-    header = data[8 : 8 + length].rstrip().replace(b'"shape":[320,32]', b'"shape":[320.0,32.0]', 1)
+    header = data[8 : 8 + length].rstrip()
+    assert old in header
+    header = header.replace(old, new, 1)
     (directory / SINGLE).write_bytes(
         len(header).to_bytes(8, "little") + header + data[8 + length :]
     )
+
+
+def fractional_shape(directory):
+    in_header(directory, b'"shape":[320,32]', b'"shape":[320.0,32.0]')
+
+
+def metadata_of_tables(directory):
+    in_header(directory, b'{"format":"pt"}', b'{"a":{"format":"pt"}}')
+
+
+def metadata_that_is_a_list(directory):
+    in_header(directory, b'{"format":"pt"}', b'[{"format":"pt"}]')
 
 
 def lfs_pointer(directory):
@@ -276,6 +290,8 @@ BROKEN = {
     truncate_header: [SINGLE, "50 bytes", "cut short", "Download it again"],
     garble_header: [SINGLE, "unreadable header", "Download it again"],
     fractional_shape: [SINGLE, "unreadable header", "whole numbers", "Download it again"],
+    metadata_of_tables: [SINGLE, "unreadable header", "no table of words", "Download it again"],
+    metadata_that_is_a_list: [SINGLE, "unreadable header", "no table of words"],
     lie_about_shape: [SINGLE, "does not fill its byte range", "Download it again"],
     lfs_pointer: [SINGLE, "Git LFS pointer", "git lfs pull"],
     only_pickle: ["no weights", "pytorch_model.bin are never read", "save it as safetensors"],
