@@ -133,7 +133,7 @@ def test_a_model_that_is_not_here_is_told_by_its_published_sizes(capsys, monkeyp
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["smollm2-360m", "--mesh", "1x2"], "does not divide heads = 15, kv_heads = 5"),
+        (["smollm2-360m", "--mesh", "1x3"], "mesh.model = 3 does not divide neurons = 2560"),
         (["--logits", "x.npz"], "--logits needs a MODEL"),
         (["llama3.1-8b", "--logits", "x.npz"], "the weights of llama3.1-8b are not here"),
         (["llama3.1-8b", "--devices", "8xTitan"], "--devices 8xTitan (command line): a number and"),
