@@ -122,11 +122,15 @@ def test_leaves_are_placed_as_the_rules_say():
 
 
 @pytest.mark.skipif(jax.device_count() < 4, reason="needs 4 (fake) devices")
-def test_a_mesh_that_does_not_divide_the_heads_is_refused():
+def test_a_mesh_that_does_not_divide_neurons_or_vocabulary_is_refused():
+    """Heads never stand in the way: tests/models/test_heads_on_mesh.py."""
     config = open_checkpoint(str(tiny.checkpoint("llama2", kv_heads=2))).config
-    check_mesh(config, make_mesh(1, 2).shape)
-    with pytest.raises(ConfigError, match=r"mesh.model = 4 does not divide kv_heads = 2.*: 1, 2\."):
-        load_weights(str(tiny.checkpoint("llama2", kv_heads=2)), "float32", make_mesh(1, 4))
+    check_mesh(config, make_mesh(1, 8).shape)
+    wrong = r"mesh.model = 5 does not divide neurons = 48 of this model.*: 1, 2, 4, 8, 16\."
+    with pytest.raises(ConfigError, match=wrong):
+        load_weights(str(tiny.checkpoint("llama2", kv_heads=2)), "float32", make_mesh(1, 5))
+    with pytest.raises(ConfigError, match=r"mesh.model = 3 does not divide vocab_size = 320"):
+        check_mesh(config, {"model": 3})
 
 
 def test_an_unknown_dtype_is_refused():
