@@ -38,7 +38,6 @@ DEPARTURES = (
     Row("attribution.utility_method", "gradient", "both sets are scored along the same path"),
     Row("tune.target", "answer", "the decision is learned, and no words of one request"),
     Row("tune.outer", "sgd", "every step hears some hundred prompts, and keeps good answers"),
-    Row("tune.schedule", "constant", "the last steps do not fit the last batches"),
     Row("tune.keep", "last", "over-refusal grows long after refusals of attacks have come"),
     Row("tune.meta_lr", 6.0, "a step of known size, whatever the gradient's", ours=True),
     Row("tune.init_safety", 1.2, "where the factors change nothing", ours=True),
@@ -66,7 +65,7 @@ AS_PRINTED = {
     "attribution.attack_types": ("pretending", "attention shifting", "privilege escalation"),
     "attribution.examples_per_type": 1, "neurons.first_layer": 0,
     "tune.order": 2, "tune.utility_sign": "printed", "tune.kl_weight": 0.0,
-    "tune.token_decay": 1.0, "tune.average": 0.0,
+    "tune.token_decay": 1.0, "tune.average": 0.0, "tune.schedule": "constant",
 }  # fmt: skip
 # The paper prints nothing, or counts for one model: ours in both, or the dial of a run.
 OURS = frozenset({
@@ -137,7 +136,9 @@ def markdown_table(defaults: Mapping[str, Any]) -> str:
 
 
 def as_written(value: Any) -> str:
-    """A value as YAML has it, on one line."""
+    """A value as YAML has it, on one line; numbers to four places."""
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(as_written, value))}]"
+    if isinstance(value, float):
+        value = round(value, 4)
     return "null" if value is None else str(value)

@@ -51,14 +51,17 @@ def test_the_dual_coefficients_are_those_of_the_primal_problem(ridge):
     assert cost(dual_M @ free_MP) <= expected.fun + 1e-9
 
 
-@pytest.mark.parametrize("nats", [0.1, 0.8])
-def test_a_step_moves_decisions_so_far_and_harm_apart(nats):
+@pytest.mark.parametrize(
+    ("most", "in_nats"), [(0.1, True), (0.8, True), (0.05, False), (0.3, False)]
+)
+def test_a_step_goes_so_far_and_moves_harm_apart(most, in_nats):
     cells = planted()
     every_MP = np.concatenate([cells.cells[name] for name in CELLS])
-    dual_M, before = combination(cells, every_MP, nats, TUNE)
+    dual_M, before = combination(cells, every_MP, most, TUNE, in_nats)
     step_P = dual_M @ every_MP
     gained_M = every_MP @ step_P
-    assert np.sqrt(np.mean(gained_M**2)) == pytest.approx(nats, rel=0.01)
+    far = np.sqrt(np.mean(gained_M**2)) if in_nats else np.linalg.norm(step_P)
+    assert far == pytest.approx(most, rel=0.01)
     gained = dict(zip(CELLS, gained_M.reshape(4, -1).mean(axis=1), strict=True))
     assert gained[ATTACKED_HARMFUL] > gained[ATTACKED_HARMLESS]
     assert gained[HARMFUL] > gained[HARMLESS]
