@@ -18,15 +18,16 @@ from nt_jax.models.transformer import logits
 CLOSE = 1e-3  # nats of divergence a token, at most
 
 
-def compare_logits(subject: Subject, path: Path) -> dict[str, Any]:
-    """How far ours are from those in `path`, an .npz file: tokens int [T], logits float [T, V].
+Reference = tuple[np.ndarray, np.ndarray]  # tokens int32 [T], logits float64 [T, V]
 
-    They agree where no token's divergence KL(reference, ours) is above CLOSE. Raises a DataError
-    where the file holds something else.
+
+def compare_logits(subject: Subject, reference: Reference) -> dict[str, Any]:
+    """How far ours are from given ones.
+
+    They agree where no token's divergence KL(reference, ours) is above CLOSE.
     """
-    if subject.checkpoint is None:
-        raise ConfigError(f"--logits: the weights of {subject.name} are not here to be run.")
-    tokens_T, given_TV = read_reference(path, subject.model.vocab_size)
+    assert subject.checkpoint is not None
+    tokens_T, given_TV = reference
     mesh = subject.config.mesh
     placed = make_mesh(**mesh.model_dump())
     lm = load_weights(subject.checkpoint, subject.config.model.dtype, placed)
@@ -51,8 +52,15 @@ def compare_logits(subject: Subject, path: Path) -> dict[str, Any]:
     return found
 
 
-def read_reference(path: Path, vocab: int) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens int32 [T], logits float64 [T, V]) of a file, checked."""
+def read_reference(subject: Subject, path: Path) -> Reference:
+    """Those of an .npz file with tokens int [T] and logits float [T, V].
+
+    Raises a ConfigError where the subject's weights are not here, a DataError where the file holds
+    something else.
+    """
+    vocab = subject.model.vocab_size
+    if subject.checkpoint is None:
+        raise ConfigError(f"--logits: the weights of {subject.name} are not here to be run.")
     try:
         with np.load(path) as file:
             arrays = {name: file[name] for name in ("tokens", "logits")}

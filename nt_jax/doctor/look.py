@@ -9,7 +9,7 @@ from nt_jax.checkpoints.chat_template import render
 from nt_jax.config.load import recipe_names
 from nt_jax.console import say, show
 from nt_jax.doctor.devices import devices_of
-from nt_jax.doctor.logits import compare_logits
+from nt_jax.doctor.logits import compare_logits, read_reference
 from nt_jax.doctor.planned import held_on, planned, say_time, show_stages
 from nt_jax.doctor.shapes import SHAPES
 from nt_jax.doctor.subject import Subject, find_subject
@@ -40,7 +40,7 @@ def doctor(
     `memory_gb`: of one device, where other devices than those here are meant; `mesh` is then not
     held against the devices here. `devices`: such devices by number and kind (devices_of), among
     whose meshes the best is found unless `mesh` names one. `logits`: a file of reference logits
-    (compare_logits).
+    (read_reference), checked before anything is timed.
     """
     meant = None if devices is None else devices_of(devices)
     if meant is not None and name is None:
@@ -59,14 +59,15 @@ def doctor(
         return found | {"recipes": recipe_names(), "shapes": [*SHAPES]}
     subject = find_subject(name, mesh)
     found |= about(subject)
+    reference = None if logits is None else read_reference(subject, Path(logits))
     if meant is not None:
         found |= planned(subject, *meant, mesh)
         found |= rendered(subject)
     else:
         found |= memory(subject, here, memory_gb)
         found |= rendered(subject) | timed(subject, memory_gb is None)
-    if logits is not None:
-        found["logits"] = compare_logits(subject, Path(logits))
+    if reference is not None:
+        found["logits"] = compare_logits(subject, reference)
         found["fits"] = found["fits"] and found["logits"]["agree"]
     return found
 
