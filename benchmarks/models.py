@@ -19,6 +19,7 @@ from nt_jax.data.packing import PackedBatch, Shape, pack_rows
 from nt_jax.doctor.shapes import SHAPES as PUBLISHED
 from nt_jax.mesh import make_mesh, sharding
 from nt_jax.models.config import ModelConfig, RopeConfig
+from nt_jax.models.grouping import laid_out
 from nt_jax.models.leaves import leaf_names
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel, assemble, leaf_axes
@@ -64,13 +65,12 @@ def abstract(mesh: Mesh, shape: tuple[int, ...], dtype: Any, letters: str = ""):
 
 def abstract_model(config: ModelConfig, dtype: str, mesh: Mesh) -> LanguageModel:
     """A model of shapes alone, placed on `mesh`: enough to trace and to compile, nothing to run."""
+    laid = laid_out(config, mesh.shape["model"])
 
     def made() -> LanguageModel:
         axes = leaf_axes(config)
-        sizes = {name: tuple(config.sizes[x] for x in letters) for name, letters in axes.items()}
-        return assemble(
-            config, {n: jnp.zeros(size, dtype) for n, size in sizes.items()}, make_mesh()
-        )
+        sizes = {name: tuple(laid.sizes[x] for x in letters) for name, letters in axes.items()}
+        return assemble(laid, {n: jnp.zeros(size, dtype) for n, size in sizes.items()}, make_mesh())
 
     def put(leaf, letters: str) -> jax.ShapeDtypeStruct:
         return abstract(mesh, leaf.shape, leaf.dtype, letters)
@@ -80,7 +80,7 @@ def abstract_model(config: ModelConfig, dtype: str, mesh: Mesh) -> LanguageModel
     letters = [leaf_axes(config)[name] for name in leaf_names(lm)]
     frozen = jax.tree.unflatten(structure, map(put, leaves, letters))
     scale = jax.tree.map(lambda leaf: put(leaf, "LF"), lm.scale)
-    return dataclasses.replace(lm, frozen=frozen, scale=scale, mesh=mesh)
+    return dataclasses.replace(lm, frozen=frozen, scale=scale, mesh=mesh, config=config)
 
 
 def abstract_meta_step(

@@ -27,7 +27,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from other_lora import OTHER, other_lora
@@ -173,7 +172,7 @@ def int8(lm: LanguageModel, scale_LF: np.ndarray) -> LanguageModel:
             step_O = np.abs(weight_OI).max(axis=1, keepdims=True) / 127
             step_O = np.where(step_O > 0, step_O, 1)
             row[...] = to_ours(np.rint(weight_OI / step_O) * step_O, rule, sizes)
-        new[rule.ours] = jax.device_put(whole.astype(leaf.dtype), leaf.sharding)
+        new[rule.ours] = whole.astype(leaf.dtype)
     return with_leaves(lm, new)
 
 

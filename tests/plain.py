@@ -13,6 +13,7 @@ import numpy as np
 
 from nt_jax.mesh import make_mesh, sharding
 from nt_jax.models.config import ModelConfig, RopeConfig
+from nt_jax.models.grouping import to_mesh
 from nt_jax.models.rope import inverse_frequencies
 from nt_jax.models.transformer import LanguageModel, assemble, leaf_axes
 
@@ -47,11 +48,10 @@ def random_model(
     config: ModelConfig = CONFIG, dtype=jnp.float32, mesh: tuple[int, ...] = (1, 1), seed: int = 0
 ) -> LanguageModel:
     """A LanguageModel of random weights; float64 only where 64-bit numbers are on."""
-    placed, axes = make_mesh(*mesh), leaf_axes(config)
-    leaves = {
-        path: jax.device_put(jnp.asarray(leaf, dtype), sharding(placed, axes[path]))
-        for path, leaf in random_leaves(config, seed).items()
-    }
+    placed, axes, leaves = make_mesh(*mesh), leaf_axes(config), {}
+    for path, leaf in random_leaves(config, seed).items():
+        laid = to_mesh(leaf, axes[path], config, placed.shape["model"])
+        leaves[path] = jax.device_put(jnp.asarray(laid, dtype), sharding(placed, axes[path]))
     return assemble(config, leaves, placed)
 
 

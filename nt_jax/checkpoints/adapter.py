@@ -16,7 +16,7 @@ from nt_jax.checkpoints.hf_fields import problems_error, short
 from nt_jax.checkpoints.keymap import hf_shapes, rules_for, to_hf, to_ours
 from nt_jax.checkpoints.tensors import AGAIN, DTYPES, all_finite, read_header, read_tensor
 from nt_jax.limits import JSON_BYTES, parse_json, read_within
-from nt_jax.mesh import host, put
+from nt_jax.mesh import host
 from nt_jax.models.config import ModelConfig
 from nt_jax.models.leaves import get_leaf, with_leaves
 from nt_jax.models.transformer import LanguageModel
@@ -126,15 +126,14 @@ def merged_adapter(lm: LanguageModel, adapter: Adapter) -> LanguageModel:
         tensors = rule.hf_names(lm.config.layers)
         if not names.intersection(tensors):
             continue
-        leaf = get_leaf(lm, rule.ours)
-        whole = np.array(host(leaf))
+        whole = np.array(host(get_leaf(lm, rule.ours)))
         rows = whole if rule.stacked else whole[None]
         for row, name in zip(rows, tensors, strict=True):
             parts = adapter.modules.get(name.rpartition(".")[0])
             if parts is not None:
                 weight = to_hf(row.astype(np.float32), rule, sizes)
                 row[...] = to_ours(_changed(weight, parts), rule, sizes).astype(row.dtype)
-        new[rule.ours] = put(whole, leaf.sharding)
+        new[rule.ours] = whole
     return with_leaves(lm, new)
 
 

@@ -20,6 +20,7 @@ from nt_jax.checkpoints.validate import HEAD
 from nt_jax.errors import CheckpointError, ConfigError
 from nt_jax.mesh import SHARDING_RULES, sharding
 from nt_jax.models.config import ModelConfig
+from nt_jax.models.grouping import laid_out, to_mesh
 from nt_jax.models.transformer import LanguageModel, assemble
 
 SAMPLE_BYTES = 1 << 16  # of each tensor, to tell checkpoints apart
@@ -89,8 +90,11 @@ def load_weights(
 
 
 def check_mesh(config: ModelConfig, shape: Mapping[str, int]) -> None:
-    """Refuse a mesh, by the ways of its axes, that does not divide the sizes it splits."""
-    split = {"D": "width", "F": "neurons", "N": "heads", "K": "kv_heads", "V": "vocab_size"}
+    """Refuse a mesh, by the ways of its axes, that does not divide the sizes it splits.
+
+    Heads are laid out for any number of devices (nt_jax/models/grouping.py).
+    """
+    split = {"D": "width", "F": "neurons", "V": "vocab_size"}
     for axis, ways in shape.items():
         sizes = {
             name: config.sizes[letter]
@@ -120,11 +124,12 @@ def _check_tied_head(checkpoint: Checkpoint) -> None:
 
 def _load_leaf(checkpoint: Checkpoint, rule: KeyRule, dtype: np.dtype, mesh: Mesh) -> jax.Array:
     """One leaf on the devices, filled layer by layer; never two copies of it on the host."""
-    sizes = checkpoint.config.sizes
-    leaf = _aligned(rule.our_shape(sizes), dtype)
+    config, ways = checkpoint.config, mesh.shape["model"]
+    leaf = _aligned(rule.our_shape(laid_out(config, ways).sizes), dtype)
     rows = leaf if rule.stacked else leaf[None]
-    for row, name in zip(rows, rule.hf_names(sizes["L"]), strict=True):
-        row[...] = to_ours(checkpoint.read(name), rule, sizes)
+    for row, name in zip(rows, rule.hf_names(config.layers), strict=True):
+        weight = to_ours(checkpoint.read(name), rule, config.sizes)
+        row[...] = to_mesh(weight, rule.our_axes, config, ways)
     letters = "L" * rule.stacked + rule.our_axes
     array = jax.make_array_from_callback(leaf.shape, sharding(mesh, letters), leaf.__getitem__)
     return array.block_until_ready()  # or the host would hold the next leaf as well

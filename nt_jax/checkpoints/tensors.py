@@ -58,7 +58,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], str | None]:
         table = file.read(length)
     try:
         entries = parse_json(table, once=True)
-        entries.pop("__metadata__", None)
+        _check_metadata(entries.pop("__metadata__", None))
         infos = {name: _info(path, entry, 8 + length) for name, entry in entries.items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         return {}, f"{path.name} has an unreadable header ({brief(error)}). {AGAIN}"
@@ -69,6 +69,13 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], str | None]:
             f"{': it is cut short' if size < promised else ''}. {AGAIN}"
         )
     return infos, _overlap_or_hole(path, infos, 8 + length)
+
+
+def _check_metadata(given: Any) -> None:
+    """What the format allows, and the library reads: words by words, or none."""
+    words = {} if given is None else given
+    if not isinstance(words, dict) or any(type(value) is not str for value in words.values()):
+        raise ValueError(f"__metadata__ of {given!r:.60} is no table of words")
 
 
 def _info(path: Path, entry: dict[str, Any], data_start: int) -> TensorInfo:

@@ -10,7 +10,7 @@ from nt_jax.config.load import recipe_names
 from nt_jax.console import say, show
 from nt_jax.doctor.devices import devices_of
 from nt_jax.doctor.logits import compare_logits, read_reference
-from nt_jax.doctor.planned import held_on, planned, say_time, show_stages
+from nt_jax.doctor.planned import held_on, planned, say_heads, say_time, show_stages
 from nt_jax.doctor.shapes import SHAPES
 from nt_jax.doctor.subject import Subject, find_subject
 from nt_jax.errors import ConfigError, NtError
@@ -111,6 +111,7 @@ def memory(subject: Subject, here: dict[str, Any], memory_gb: float | None) -> d
     if here["platform"] == "cpu" and absent is None:
         room //= wanted  # devices of one machine share its memory
     largest = max(stages, key=lambda stage: stages[stage].total)
+    heads = say_heads(subject, mesh.model)
     enough = absent is not None or wanted <= there
     fits = stages[largest].total <= room and enough
     show_stages(stages, room)
@@ -119,7 +120,8 @@ def memory(subject: Subject, here: dict[str, Any], memory_gb: float | None) -> d
     if not enough:
         said += f"; the mesh needs {wanted} devices, here: {there}"
     say("fits", said)
-    return held_on(config, stages, room) | {"devices_needed": wanted, "fits": bool(fits)}
+    told = {"devices_needed": wanted, "fits": bool(fits)}
+    return held_on(config, stages, room) | heads | told
 
 
 def rendered(subject: Subject) -> dict[str, Any]:

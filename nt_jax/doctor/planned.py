@@ -10,6 +10,7 @@ from nt_jax.doctor.devices import Kind
 from nt_jax.doctor.meshes import Layout, fastest, layout, layouts, nearest, smallest
 from nt_jax.doctor.subject import Subject
 from nt_jax.errors import ConfigError
+from nt_jax.models.grouping import grouping_of
 from nt_jax.run.data import read_data
 from nt_jax.run.memory import Held
 
@@ -35,6 +36,7 @@ def planned(
     share = f"{at.room / GB:.0f} of {kind.memory / GB:.0f} GB each, which is what jax takes"
     say("planned", f"mesh {at} of {count} x {kind.name}, {share}; {config.model.dtype}")
     say("source", kind.source)
+    heads = say_heads(subject, at.mesh.model)
     show_stages(at.stages, at.room)
     say("fits", f"{'yes' if at.fits else 'no'}   {sized(at)}")
     if best is None or quick is None:
@@ -45,6 +47,7 @@ def planned(
         say("mesh", f"smallest that fits: {best}, about {clock(best.time)}; {told}")
     return {
         **held_on(config.model_copy(update={"mesh": at.mesh}), at.stages, at.room),
+        **heads,
         **say_time(at.seconds, f"on mesh {at}"),
         "device": kind.name,
         "devices_needed": at.devices,
@@ -52,6 +55,14 @@ def planned(
         "recommended_mesh": best and [best.mesh.data, best.mesh.model],
         "fastest_mesh": quick and [quick.mesh.data, quick.mesh.model],
     }
+
+
+def say_heads(subject: Subject, ways: int) -> dict[str, Any]:
+    """How heads lie on a model axis, told where it is not as they were published."""
+    found = grouping_of(subject.model, ways)
+    if not found.as_published:
+        say("heads", str(found))
+    return {"heads_on_mesh": [found.heads, found.kv_heads]}
 
 
 def sized(at: Layout) -> str:

@@ -17,7 +17,7 @@ from nt_jax.export.folder import ExportReport, Wanted, by_first
 from nt_jax.export.verify import verify_export
 from nt_jax.generate.chat import ChatModel
 from nt_jax.models.config import ModelConfig
-from nt_jax.models.leaves import leaf_names
+from nt_jax.models.leaves import get_leaf, leaf_names
 from nt_jax.models.neurons import Factors
 from nt_jax.models.transformer import LanguageModel
 
@@ -95,11 +95,12 @@ def changes(before: LanguageModel, after: LanguageModel) -> dict[str, np.ndarray
     """
     rules, found = {rule.ours: rule for rule in rules_for(before.config)}, {}
     leaves = (jax.tree.leaves(model.frozen) for model in (before, after))
-    for name, old, new in zip(leaf_names(before), *leaves, strict=True):
-        if new is old:
+    for name, *same in zip(leaf_names(before), *leaves, strict=True):
+        if same[0] is same[1]:
             continue
         rule = rules[name]
-        old, new = ((x if rule.stacked else x[None]) for x in (old, new))
+        both = (get_leaf(model, name) for model in (before, after))  # of published heads
+        old, new = (leaf if rule.stacked else leaf[None] for leaf in both)
         for layer, tensor in enumerate(rule.hf_names(before.config.layers)):
             delta = np.asarray(new[layer], np.float32) - np.asarray(old[layer], np.float32)
             if delta.any():

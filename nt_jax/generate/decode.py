@@ -158,7 +158,7 @@ def _one_token(
     The cache is a loop carry that is written in place; a scan output would copy it every token.
     Slots that are not live write nothing: what they hold may still serve as a prefix.
     """
-    config, embed_VD = lm.config, lm.module().embed[...]
+    config, embed_VD = lm.laid_out, lm.module().embed[...]
     rotary = rotary_tables(slots.length_B[:, None], config.rope, config.head_dim, embed_VD.dtype)
     lead = (len(slots.length_B), config.kv_heads, config.head_dim)
     slot_B11, head_1K1, dim_11H = jnp.ogrid[tuple(slice(size) for size in lead)]

@@ -78,7 +78,7 @@ def empty_slots(
     lm: LanguageModel, batch: int, room: int, max_new: int, steered: bool = False
 ) -> Slots:
     """`batch` slots of `room` cache columns, none of them live."""
-    config, dtype = lm.config, lm.module().embed[...].dtype
+    config, dtype = lm.laid_out, lm.module().embed[...].dtype
     lead, sizes = (batch, config.kv_heads), stack_sizes(lm)
 
     def zeros(shape: tuple[int, ...], dtype, letters: str = "B") -> Array:

@@ -12,6 +12,7 @@ import math
 
 from nt_jax.mesh import SHARDING_RULES
 from nt_jax.models.config import ModelConfig
+from nt_jax.models.grouping import grouping_of, laid_out
 from nt_jax.models.head import LOGIT_BYTES
 from nt_jax.models.transformer import leaf_axes
 
@@ -37,10 +38,12 @@ def _size(model: ModelConfig, axes: str) -> int:
 def part_of(model: ModelConfig, ways: int) -> ModelConfig:
     """The shape of what one of `ways` devices along mesh.model holds (check_mesh: they divide it).
 
-    Every weight has one axis at most that is shared out, so its sizes say all.
+    Heads are those that lie there, copies and zeros too (nt_jax/models/grouping.py). Every weight
+    has one axis at most that is shared out, so its sizes say all.
     """
     split = [SIZES[letter] for letter, axes in SHARDING_RULES.items() if "model" in axes]
-    return dataclasses.replace(model, **{name: getattr(model, name) // ways for name in split})
+    laid = laid_out(model, ways)
+    return dataclasses.replace(laid, **{name: getattr(laid, name) // ways for name in split})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,8 +155,8 @@ class Footprint:
 
         XLA's own kernels read it as it is, but have tiles for powers of two only.
         """
-        groups = self.whole.heads // self.whole.kv_heads
-        own = answer == 1 and groups & (groups - 1) == 0
+        group = grouping_of(self.whole, self.model).group
+        own = answer == 1 and group & (group - 1) == 0
         return 0 if own else self._wide_head
 
     @property

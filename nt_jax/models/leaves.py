@@ -1,12 +1,19 @@
-"""Leaves of a model by name: read, and replaced without a copy of the others."""
+"""Leaves of a model by name: read, and replaced without a copy of the others.
+
+Both know published heads only: where the mesh lays heads out anew (nt_jax/models/grouping.py), a
+leaf is gathered from its copies, and put into all of them.
+"""
 
 import dataclasses
 from collections.abc import Mapping
 
 import jax
+import numpy as np
 from jax import Array
 
-from nt_jax.models.transformer import LanguageModel
+from nt_jax.mesh import put, sharding
+from nt_jax.models.grouping import to_mesh, to_published
+from nt_jax.models.transformer import LanguageModel, leaf_axes
 
 
 def leaf_names(lm: LanguageModel) -> list[str]:
@@ -19,11 +26,27 @@ def get_leaf(lm: LanguageModel, name: str) -> Array:
     """One leaf of the frozen weights, of the layers that run: "blocks.mlp.down" is [L, F, D]."""
     leaf = jax.tree.leaves(lm.frozen)[leaf_names(lm).index(name)]
     below = len(leaf) - lm.config.layers if name.startswith("blocks.") else 0
-    return leaf[below:] if below else leaf
+    leaf = leaf[below:] if below else leaf
+    return to_published(leaf, leaf_axes(lm.config)[name], lm.config, lm.mesh.shape["model"])
 
 
-def with_leaves(lm: LanguageModel, leaves: Mapping[str, Array]) -> LanguageModel:
-    """`lm` with the named leaves in place of its own; all others are shared, not copied."""
+def with_leaves(lm: LanguageModel, leaves: Mapping[str, Array | np.ndarray]) -> LanguageModel:
+    """`lm` with the named leaves in place of its own; all others are shared, not copied.
+
+    A numpy array is placed on the mesh, and so is a leaf whose heads are laid out anew.
+    """
     old, structure = jax.tree.flatten(lm.frozen)
-    new = [leaves.get(name, leaf) for name, leaf in zip(leaf_names(lm), old, strict=True)]
+    names = leaf_names(lm)
+    new = [
+        _placed(lm, name, leaves[name]) if name in leaves else own
+        for name, own in zip(names, old, strict=True)
+    ]
     return dataclasses.replace(lm, frozen=jax.tree.unflatten(structure, new))
+
+
+def _placed(lm: LanguageModel, name: str, leaf: Array | np.ndarray) -> Array:
+    axes = leaf_axes(lm.config)[name]
+    laid = to_mesh(leaf, axes, lm.config, lm.mesh.shape["model"])
+    if laid is leaf and isinstance(leaf, Array):
+        return leaf
+    return put(laid, sharding(lm.mesh, axes))

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 from nt_jax.mesh import put, sharding
 from nt_jax.models import layers
 from nt_jax.models.config import ModelConfig
+from nt_jax.models.grouping import laid_out
 from nt_jax.models.precision import wide_dtype
 from nt_jax.models.rope import rotary_tables
 
@@ -38,7 +39,10 @@ class Transformer(nnx.Module):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LanguageModel:
-    """A split `Transformer`: frozen weights and the [L, F] scale as leaves, the rest static."""
+    """A split `Transformer`: frozen weights and the [L, F] scale as leaves, the rest static.
+
+    `config` has the sizes as published, `laid_out` those of the leaves (nt_jax/models/grouping.py).
+    """
 
     frozen: nnx.State
     scale: nnx.State
@@ -52,6 +56,11 @@ class LanguageModel:
         if scale_LF is not None:
             scale = jax.tree.map(lambda _: scale_LF, scale)
         return nnx.merge(self.graphdef, scale, self.frozen)
+
+    @property
+    def laid_out(self) -> ModelConfig:
+        """The sizes of the leaves, which differ in heads where the mesh does not divide them."""
+        return laid_out(self.config, self.mesh.shape["model"])
 
     @property
     def ones_LF(self) -> Array:
@@ -87,8 +96,12 @@ def leaf_axes(config: ModelConfig) -> dict[str, str]:
 
 
 def assemble(config: ModelConfig, leaves: dict[str, Array], mesh: Mesh) -> LanguageModel:
-    """A LanguageModel from placed leaves (see `leaf_axes`); its scale starts at ones."""
-    sizes, wide = config.sizes, wide_dtype(leaves["embed"].dtype)
+    """A LanguageModel from placed leaves (see `leaf_axes`); its scale starts at ones.
+
+    `config` has the published sizes, the leaves those of `laid_out`.
+    """
+    sizes = laid_out(config, mesh.shape["model"]).sizes
+    wide = wide_dtype(leaves["embed"].dtype)
     for name, letters in leaf_axes(config).items():
         chex.assert_shape(leaves[name], tuple(sizes[letter] for letter in letters))
     ones = jnp.ones((config.layers, config.neurons), wide)

@@ -9,6 +9,7 @@ from nt_jax.errors import ConfigError
 from nt_jax.mesh import devices, make_mesh
 from nt_jax.models.config import ModelConfig
 from nt_jax.models.footprint import parameters
+from nt_jax.models.grouping import grouping_of
 from nt_jax.run.data import RunData, read_data
 from nt_jax.run.memory import stage_memory
 from nt_jax.run.preflight import Inputs, decided_later, read_inputs
@@ -95,5 +96,8 @@ def model_lines(config: RunConfig, checkpoint: Checkpoint) -> Iterator[str]:
     parts = ", ".join(f"{stage} {held.total / GB:.1f}" for stage, held in stages.items())
     yield f"model      {model_line(model)}"
     yield f"weights    {checkpoint.path}"
+    heads = grouping_of(model, config.mesh.model)
+    if not heads.as_published:
+        yield f"heads      {heads}"
     yield f"neurons    {chosen:,} of {model.layers * model.neurons:,} may change ({share:.1f} %)"
     yield f"memory     about {stages[largest].total / GB:.1f} GB a device ({parts})"

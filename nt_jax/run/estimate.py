@@ -12,6 +12,7 @@ from nt_jax.data.prompts import Prompt, text_of
 from nt_jax.data.training import Parts
 from nt_jax.eval.prompts import Tests
 from nt_jax.models.config import ModelConfig
+from nt_jax.models.grouping import laid_out
 from nt_jax.run.preflight import Inputs
 from nt_jax.run.work import Cost, Machine, Work, this_machine
 from nt_jax.train.own_answers import ATTACKED_SHARE
@@ -38,7 +39,9 @@ def stage_seconds(
     config: RunConfig, model: ModelConfig, records: Parts, tests: Tests, machine: Machine
 ) -> dict[str, float]:
     """Expected seconds of every stage, in their order, on the config's devices."""
-    cost = Cost.of(model, config.model.dtype, config.neurons.first_layer)
+    published = Cost.of(model, config.model.dtype, config.neurons.first_layer)
+    laid = laid_out(model, config.mesh.model)  # heads that are copies or zeros cost as others do
+    cost = Cost.of(laid, config.model.dtype, config.neurons.first_layer)
     train, tune, mesh = records["train"], config.tune, config.mesh
     bare = mean_tokens([row.prompt for row in (*train.harmful, *train.harmless)])
     around = mean_tokens([template.text for template in train.templates])
@@ -65,7 +68,7 @@ def stage_seconds(
     }
     found = {name: each.seconds(machine, mesh) for name, each in work.items()}
     found |= {"train": found["train"] + seen.seconds(machine, mesh)}
-    found |= {"export": 3 * cost.weights / DISK}
+    found |= {"export": 3 * published.weights / DISK}
     return {name: found.get(name, 0.0) + more for name, more in OVERHEAD.items()}
 
 

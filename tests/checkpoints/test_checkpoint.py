@@ -122,11 +122,15 @@ def test_leaves_are_placed_as_the_rules_say():
 
 
 @pytest.mark.skipif(jax.device_count() < 4, reason="needs 4 (fake) devices")
-def test_a_mesh_that_does_not_divide_the_heads_is_refused():
+def test_a_mesh_that_does_not_divide_neurons_or_vocabulary_is_refused():
+    """Heads never stand in the way: tests/models/test_heads_on_mesh.py."""
     config = open_checkpoint(str(tiny.checkpoint("llama2", kv_heads=2))).config
-    check_mesh(config, make_mesh(1, 2).shape)
-    with pytest.raises(ConfigError, match=r"mesh.model = 4 does not divide kv_heads = 2.*: 1, 2\."):
-        load_weights(str(tiny.checkpoint("llama2", kv_heads=2)), "float32", make_mesh(1, 4))
+    check_mesh(config, make_mesh(1, 8).shape)
+    wrong = r"mesh.model = 5 does not divide neurons = 48 of this model.*: 1, 2, 4, 8, 16\."
+    with pytest.raises(ConfigError, match=wrong):
+        load_weights(str(tiny.checkpoint("llama2", kv_heads=2)), "float32", make_mesh(1, 5))
+    with pytest.raises(ConfigError, match=r"mesh.model = 3 does not divide vocab_size = 320"):
+        check_mesh(config, {"model": 3})
 
 
 def test_an_unknown_dtype_is_refused():
@@ -227,13 +231,27 @@ def lie_about_shape(directory):
     (directory / SINGLE).write_bytes(data.replace(b'"shape":[320,32]', b'"shape":[321,32]', 1))
 
 
-def fractional_shape(directory):
+def in_header(directory, old: bytes, new: bytes) -> None:
     data = (directory / SINGLE).read_bytes()
     length = int.from_bytes(data[:8], "little")
-    header = data[8 : 8 + length].rstrip().replace(b'"shape":[320,32]', b'"shape":[320.0,32.0]', 1)
+    header = data[8 : 8 + length].rstrip()
+    assert old in header
+    header = header.replace(old, new, 1)
     (directory / SINGLE).write_bytes(
         len(header).to_bytes(8, "little") + header + data[8 + length :]
     )
+
+
+def fractional_shape(directory):
+    in_header(directory, b'"shape":[320,32]', b'"shape":[320.0,32.0]')
+
+
+def metadata_of_tables(directory):
+    in_header(directory, b'{"format":"pt"}', b'{"a":{"format":"pt"}}')
+
+
+def metadata_that_is_a_list(directory):
+    in_header(directory, b'{"format":"pt"}', b'[{"format":"pt"}]')
 
 
 def lfs_pointer(directory):
@@ -276,6 +294,8 @@ BROKEN = {
     truncate_header: [SINGLE, "50 bytes", "cut short", "Download it again"],
     garble_header: [SINGLE, "unreadable header", "Download it again"],
     fractional_shape: [SINGLE, "unreadable header", "whole numbers", "Download it again"],
+    metadata_of_tables: [SINGLE, "unreadable header", "no table of words", "Download it again"],
+    metadata_that_is_a_list: [SINGLE, "unreadable header", "no table of words"],
     lie_about_shape: [SINGLE, "does not fill its byte range", "Download it again"],
     lfs_pointer: [SINGLE, "Git LFS pointer", "git lfs pull"],
     only_pickle: ["no weights", "pytorch_model.bin are never read", "save it as safetensors"],

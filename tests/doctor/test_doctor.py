@@ -96,6 +96,17 @@ def test_weights_are_planned_in_shares_along_fsdp(capsys, monkeypatch):
     assert found["seconds"]["base"] > whole["seconds"]["base"]
 
 
+def test_heads_that_lie_otherwise_than_published_are_told(capsys, monkeypatch):
+    for mesh, heads in (("1x4", [28, 4]), ("1x8", [32, 8])):
+        _, found = asked(capsys, monkeypatch, "qwen2.5-7b", "--devices", "8xh100", "--mesh", mesh)
+        assert found["heads_on_mesh"] == heads
+        _, again = asked(capsys, monkeypatch, "qwen2.5-7b", "--memory", "60", "--mesh", mesh)
+        assert again["parts_per_device"] == found["parts_per_device"]
+    cli.main("doctor", ["qwen2.5-7b", "--memory", "60", "--mesh", "1x8"])
+    line = "28 query and 4 kv heads lie as 32 and 8, each kv head 2 times, the rest zeros"
+    assert line in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_mesh_of_more_devices_than_there_are_does_not_fit(capsys, monkeypatch):
     code, found = asked(capsys, monkeypatch, "smollm2-1.7b", "--mesh", "16x2")
     assert (code, found["fits"], found["devices_needed"]) == (3, False, 32)
@@ -133,7 +144,7 @@ def test_a_model_that_is_not_here_is_told_by_its_published_sizes(capsys, monkeyp
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["smollm2-360m", "--mesh", "1x2"], "does not divide heads = 15, kv_heads = 5"),
+        (["smollm2-360m", "--mesh", "1x3"], "mesh.model = 3 does not divide neurons = 2560"),
         (["--logits", "x.npz"], "--logits needs a MODEL"),
         (["llama3.1-8b", "--logits", "x.npz"], "the weights of llama3.1-8b are not here"),
         (["llama3.1-8b", "--devices", "8xTitan"], "--devices 8xTitan (command line): a number and"),

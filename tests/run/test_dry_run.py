@@ -48,6 +48,13 @@ def test_memory_follows_the_settings_that_cost_it(recipe, tmp_path):
     assert chunks[2] - chunks[1] == chunks[1] - chunks[0] > 0
 
 
+def test_heads_that_the_mesh_lays_out_anew_are_said(recipe, tmp_path):
+    for ways, said in ((2, False), (4, True)):
+        config = small.settings(recipe, tmp_path / "run", f"mesh.model={ways}")
+        line = "heads      4 query and 2 kv heads lie as 4 and 4, each kv head 2 times"
+        assert (line in list(describe(config))) == said
+
+
 def test_what_is_also_tuned_on_is_said_beforehand(recipe, tmp_path):
     extra = "eval.extra={seen: {source: demo, split: train, kind: harmful, limit: 3}}"
     config = small.settings(recipe, tmp_path / "run", extra, "eval.datasets=[seen, demo_harmless]")

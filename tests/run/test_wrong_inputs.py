@@ -187,7 +187,7 @@ def test_a_test_prompt_longer_than_the_context_is_named_before_tuning(recipe, tm
         (["neurons.safety=100000"], "more than"),
         (["model.source=wheel:not_there"], "pip install"),
         (["mesh.data=9"], "needs 9 devices, but this machine shows 8"),
-        (["mesh.model=4"], "mesh.model = 4 does not divide kv_heads = 2"),
+        (["mesh.model=5"], "mesh.model = 5 does not divide neurons = 48"),
         (["attribution.attack_types=[emotion]", "attribution.examples_per_type=99"], "emotion"),
         (["data.utility_targets=given"], "no harmless training row has an answer"),
         (["data.attacks=records"], "0 requests inside 0 attacks of its own"),
