@@ -29,12 +29,13 @@ from nt_jax.train.cells import CELLS, OWN, Rows, cell_rows
 from nt_jax.train.maml import MetaBatch, MetaOptions, adapt
 from nt_jax.train.pools import Pools
 from nt_jax.train.preconditioner import Preconditioner, make_preconditioner
-from nt_jax.train.regression import combination
+from nt_jax.train.regression import UTILITY, combination
 from nt_jax.train.slopes import (
     DECISION,
     CellSlopes,
     Measured,
     answer_rows,
+    begun,
     by_cell,
     cell_slopes,
     measured_slopes,
@@ -118,8 +119,12 @@ def divided(preconditioner: Preconditioner, slope_MP: Array) -> Array:
 def measured_cells(
     model: ChatModel, cells: dict[str, Rows], config: TuneConfig, measure: Cells
 ) -> CellSlopes:
-    """The decisions of each cell's rows and their slopes, by `measure` of all rows together."""
+    """The decisions of each cell's rows and their slopes, by `measure` of all rows together.
+
+    Of harmful requests to give the refusal, of harmless ones to begin it at all.
+    """
     rows = {name: answer_rows(model, cells[name], config) for name in CELLS}
+    rows |= {name: begun(model, rows[name]) for name in UTILITY}
     value_M, slope_MP = measure([row for each in rows.values() for row in each])
     return CellSlopes(by_cell(rows, slope_MP), by_cell(rows, value_M))
 

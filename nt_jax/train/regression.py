@@ -20,7 +20,6 @@ from jaxtyping import Float
 from nt_jax.config.method import TuneConfig
 from nt_jax.errors import DivergedError
 from nt_jax.train.cells import ATTACKED_HARMFUL, ATTACKED_HARMLESS, CELLS, HARMFUL, HARMLESS
-from nt_jax.train.separation import auc
 from nt_jax.train.slopes import CellSlopes
 
 SAID = -1.5  # b in nats of log odds, at most: above it the opening is said
@@ -39,7 +38,7 @@ def combination(
     config: TuneConfig,
     in_nats: bool = False,
 ) -> tuple[Float[np.ndarray, " M"], dict[str, float]]:
-    """(the dual coefficients a of the step, the losses and separations before it).
+    """(the dual coefficients a of the step, the losses before it).
 
     `slopes` holds the cells' decisions and slopes at the factors; `free_MP` the latter divided by
     the preconditioner, cell after cell. The step is at most `most` long, as a Euclidean norm; or,
@@ -105,7 +104,7 @@ def fit(
 
 
 def losses(slopes: CellSlopes, level: float, share: Mapping[str, float]) -> dict[str, float]:
-    """What the step lowers, of harmful (L_s) and harmless cells (L_u); and how apart they are."""
+    """What the step lowers, of harmful (L_s) and of harmless cells (L_u)."""
     values, found = slopes.values, {"loss": 0.0}
     for name, pair in (("safety_loss", SAFETY), ("utility_loss", UTILITY)):
         cells = [cell for cell in pair if cell in share]
@@ -114,10 +113,6 @@ def losses(slopes: CellSlopes, level: float, share: Mapping[str, float]) -> dict
         parts = [share[cell] * mean for cell, mean in zip(cells, means, strict=True)]
         found["loss"] += sum(parts)
         found[name] = sum(parts) / sum(share[cell] for cell in cells)
-    pairs = {"attacked": (ATTACKED_HARMFUL, ATTACKED_HARMLESS), "direct": (HARMFUL, HARMLESS)}
-    for name, (one, other) in pairs.items():
-        if len(values[one]) and len(values[other]):
-            found[f"training_{name}"] = auc(values[one], values[other])
     return found
 
 
