@@ -26,8 +26,8 @@ from nt_jax.models.transformer import LanguageModel, forward
 class Options:
     """How the integral is formed; each choice is explained in docs/method.md."""
 
-    steps: int = 6
-    nodes: str = "midpoint"  # midpoint | left | right | gauss-legendre
+    steps: int = 4
+    nodes: str = "gauss-legendre"  # gauss-legendre | midpoint | left | right
     weighting: str = "alpha"  # alpha (Eq. 4 as printed) | standard (integrated gradients)
     path: str = "layer"  # layer (one layer's neurons move) | joint (all layers at once)
     target: str = "mean_logprob"  # mean_logprob | first_token | sum_logprob

@@ -21,7 +21,8 @@ EXAMPLE = EncodedExample(
     answer=[21, 6, 33, 12, 2],
 )
 TEXT = np.array(EXAMPLE.attacked), np.array(EXAMPLE.answer)
-FEW = Options(steps=4, answer_tokens=6)  # longer than the answer: the last column is padding
+# Longer than the answer: the last column is padding.
+FEW = Options(steps=4, nodes="midpoint", answer_tokens=6)
 TARGETS = ("mean_logprob", "first_token", "sum_logprob")
 WEIGHTINGS = ("alpha", "standard")
 
@@ -47,7 +48,7 @@ def relative(found, expected) -> float:
 def test_scores_equal_the_slow_reference(x64, path, target):
     lm = model(jnp.float64)
     seen = []
-    for nodes in ("midpoint", "left", "right"):
+    for nodes in ("gauss-legendre", "midpoint", "left", "right"):
         for weighting in ("alpha", "standard"):
             chosen = options(path=path, target=target, nodes=nodes, weighting=weighting)
             found = integrated_gradients(lm, EXAMPLE, chosen)
