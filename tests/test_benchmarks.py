@@ -40,7 +40,7 @@ def test_ircan_in_torch_gives_our_scores():
 
 def test_nodes_read_off_a_polynomial_give_the_scores_of_nodes_that_are_run():
     lm, examples = made_up(0)
-    one, options = examples["safety"][0], Options(steps=4, answer_tokens=8)
+    one, options = examples["safety"][0], Options(4, "midpoint", answer_tokens=8)
     found = by_rules(lm, one, options, ["midpoint:4"], 64)["midpoint:4"]
     direct = integrated_gradients(lm, one, options)
     for name in ("alpha_LF", "standard_LF"):
