@@ -36,6 +36,10 @@ DEPARTURES = (
     Row("attribution.score", "integrated", "where few neurons may change, they are those that tell "
         "harmful from harmless requests"),
     Row("attribution.utility_method", "gradient", "both sets are scored along the same path"),
+    Row("attribution.steps", 20, "a quarter of the time; a run says if the scores miss 1 % of the "
+        "change of P(answer)", ours=True),
+    Row("attribution.nodes", "midpoint", "as exact with four nodes as midpoints with twenty",
+        ours=True),
     Row("tune.target", "answer", "the decision is learned, and no words of one request"),
     Row("tune.outer", "sgd", "every step hears some hundred prompts, and keeps good answers"),
     Row("tune.keep", "last", "over-refusal grows long after refusals of attacks have come"),
@@ -69,8 +73,8 @@ AS_PRINTED = {
 }  # fmt: skip
 # The paper prints nothing, or counts for one model: ours in both, or the dial of a run.
 OURS = frozenset({
-    "attribution.steps", "attribution.nodes", "attribution.target", "attribution.utility_target",
-    "attribution.answer_tokens", "neurons.safety", "neurons.utility",
+    "attribution.target", "attribution.utility_target", "attribution.answer_tokens",
+    "neurons.safety", "neurons.utility",
     "tune.epochs", "tune.inner_steps", "tune.inner_lr", "tune.safety_weight", "tune.global_batch",
     "tune.local_fraction", "tune.answer_tokens",
 })  # fmt: skip
