@@ -16,17 +16,15 @@ from nt_jax.mesh import make_mesh
 from nt_jax.models.transformer import logits
 
 CLOSE = 1e-3  # nats of divergence a token, at most
-
-
 Reference = tuple[np.ndarray, np.ndarray]  # tokens int32 [T], logits float64 [T, V]
 
 
 def compare_logits(subject: Subject, reference: Reference) -> dict[str, Any]:
-    """How far ours are from given ones.
+    """How far ours are from those that read_reference gave for the same subject.
 
     They agree where no token's divergence KL(reference, ours) is above CLOSE.
     """
-    assert subject.checkpoint is not None
+    assert subject.checkpoint is not None  # read_reference refuses it
     tokens_T, given_TV = reference
     mesh = subject.config.mesh
     placed = make_mesh(**mesh.model_dump())

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from nt_jax.config.help import setting_table, settings_help
 from nt_jax.config.load import load_config, recipe_names
 from nt_jax.config.schema import RunConfig, config_key, dump_config
+from nt_jax.config.yaml_lines import BadYamlError, read_yaml
 from nt_jax.errors import ConfigError
+from nt_jax.limits import RECIPE_DEPTH
 
 
 def write(folder: Path, text: str, name: str = "run.yaml") -> str:
@@ -170,6 +172,15 @@ def test_an_empty_section_means_its_defaults(folder):
 def test_bad_yaml_is_one_line(folder, text, message):
     (line,) = problems(write(folder, text))
     assert message in line and len(line) < 300
+
+
+def test_brackets_are_read_as_deep_as_the_bound_and_no_deeper():
+    most = RECIPE_DEPTH.value
+    assert read_yaml("[" * most + "1" + "]" * most).value
+    for deep in ("[" * (most + 1), '{"a": ' * (most + 1), "a: 1\nb: " + "[{" * most):
+        with pytest.raises(BadYamlError, match="nested too deeply") as caught:
+            read_yaml(deep)
+        assert caught.value.line == deep.count("\n") + 1
 
 
 def test_an_empty_file_only_lacks_a_model(folder):
