@@ -30,7 +30,9 @@ HEADER_BYTES = Limit(
 )
 TOKENIZER_BYTES = Limit(64_000_000, "bytes", "each file of a tokenizer", "33 MB (Gemma 3)")
 TEMPLATE_BYTES = Limit(250_000, "bytes", "a chat template", "20 kB")
-TEMPLATE_SECONDS = Limit(1, "CPU seconds", "the first renderings of a chat template", "0.01")
+TEMPLATE_MILLISECONDS = Limit(
+    500, "CPU milliseconds", "the first renderings of a chat template", "10"
+)
 TEMPLATE_MEMORY = Limit(150_000_000, "bytes", "memory of these renderings", "10 MB")
 TEMPLATE_CHARACTERS = Limit(1_000_000, "characters", "what they may give", "10,000")
 GGUF_VALUES = Limit(1 << 21, "values", "all metadata of a GGUF file", "1,300,000 (Gemma 3)")

@@ -18,7 +18,7 @@ from nt_jax.limits import (
     TEMPLATE_BYTES,
     TEMPLATE_CHARACTERS,
     TEMPLATE_MEMORY,
-    TEMPLATE_SECONDS,
+    TEMPLATE_MILLISECONDS,
 )
 
 CHILD = Path(__file__).with_name("trial_child.py")
@@ -51,7 +51,7 @@ def _problem(template: str, settings: str) -> str:
         )
     job = {
         "template": template, "chats": CHATS, "settings": json.loads(settings),
-        "seconds": TEMPLATE_SECONDS.value, "memory": TEMPLATE_MEMORY.value,
+        "seconds": TEMPLATE_MILLISECONDS.value / 1000, "memory": TEMPLATE_MEMORY.value,
         "characters": TEMPLATE_CHARACTERS.value,
     }  # fmt: skip
     try:
@@ -67,7 +67,7 @@ def _problem(template: str, settings: str) -> str:
         return f"cannot be tried in a process of its own ({', '.join(last) or done.returncode})."
     if done.returncode:
         return (
-            f"was stopped: one short chat takes more than {TEMPLATE_SECONDS.value} s, "
+            f"was stopped: one short chat takes more than {TEMPLATE_MILLISECONDS.value} ms, "
             f"{TEMPLATE_MEMORY.value // 1_000_000} MB or {TEMPLATE_CHARACTERS.value:,} characters. "
             "Copy the template from the original model."
         )

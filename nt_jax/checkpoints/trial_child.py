@@ -36,10 +36,10 @@ def main() -> int:
     return 0
 
 
-def _limit(seconds: int, memory: int) -> None:
+def _limit(seconds: float, memory: int) -> None:
     """Allow this process so much more than it has used until now."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    top = int(used.ru_utime + used.ru_stime) + 1 + seconds
+    top = int(used.ru_utime + used.ru_stime + seconds) + 2
     _lower(resource.RLIMIT_CPU, top)
     signal.setitimer(signal.ITIMER_PROF, seconds)  # to the second; ends the process, too
     _lower(resource.RLIMIT_CORE, 0)
