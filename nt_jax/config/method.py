@@ -142,7 +142,7 @@ class TuneConfig(Frozen):
     """no factor goes below this; null = no bound"""
     factor_max: float | None = Field(default=4.0, ge=-1000, le=1000)
     """no factor goes above this; null = no bound"""
-    metric_requests: int = Field(default=1440, ge=0)
+    metric_requests: int = Field(default=720, ge=0)
     """training prompts whose slopes are measured, a quarter each attacked or bare, harmful or
     harmless: each epoch of tune.outer = regression is made of so many, and the contrastive score;
     0 = adam, unless tune.outer says sgd"""
@@ -190,7 +190,7 @@ class TuneConfig(Frozen):
     """the factors that are kept: of the best validated epoch, or of the last one"""
     patience: int = Field(default=0, ge=0)
     """validations without a new best before stopping; 0 = never stop early"""
-    strengths: tuple[float, ...] = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    strengths: tuple[float, ...] = (0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.4)
     """how far to go from 1 to the learned factors: after the last epoch the strongest within the
     limits is searched for by halving, and the best that was seen is kept; [] = as learned"""
     max_over_refusal: float = Field(default=0.03, ge=0, le=1)
