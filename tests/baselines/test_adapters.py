@@ -1,6 +1,7 @@
 """The common descent: NeuronTune's own steps where the adapter is NeuronTune's, exact gradients."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from nt_jax.models.leaves import get_leaf
 from nt_jax.models.transformer import logits
 from nt_jax.train.cells import CELLS
 from nt_jax.train.maml import MetaOptions
+from nt_jax.train.outer import direction
 from nt_jax.train.slopes import every_neuron
 from nt_jax.train.tune import tune
 from nt_jax.train.tuned_layers import TunedLayers
@@ -41,8 +43,10 @@ def uncached(monkeypatch):
 
 
 @pytest.mark.parametrize(("outer", "first"), [("regression", 1), ("adam", 0)])
-def test_ia3_of_down_projections_is_descent_on_the_factors_of_every_neuron(x64, outer, first):
-    """Tuning itself, with K = 0 and all neurons: another program, the same numbers."""
+def test_ia3_of_down_projections_is_descent_on_the_factors_of_every_neuron(
+    x64, monkeypatch, outer, first
+):
+    """Tuning itself, with K = 0, all neurons and steps of its length: another program."""
     model = data.double_model()
     config = data.CONFIG.model_copy(update={"inner_steps": 0, "outer": outer, "meta_lr": 0.2})
     size = model.lm.config
@@ -50,6 +54,12 @@ def test_ia3_of_down_projections_is_descent_on_the_factors_of_every_neuron(x64, 
     nothing = TuningData(data.pools(), Validation({}, {}))
     factors = tune(model, neurons, nothing, config, seed=3)
     adapter = Ia3(bounds=config.bounds, first=first)
+
+    def of_a_length(slopes, metric, _nats, config, mesh, in_nats):
+        length = config.meta_lr * math.sqrt((size.layers - first) * size.neurons)
+        return direction(slopes, metric, length, config, mesh, in_nats=not in_nats)
+
+    monkeypatch.setattr(descent, "direction", of_a_length)
     params, history = descend(model, adapter, data.pools(), config, seed=3)
     found_P = np.asarray(params["blocks.mlp.down"]).reshape(-1)
     np.testing.assert_allclose(found_P, factors.theta_P, rtol=1e-5, atol=1e-6)
