@@ -66,7 +66,7 @@ def _check_parquet(path: Path) -> None:
 
     too_large = f"it unpacks to more than {DATA_BYTES.value:,} {DATA_BYTES.unit}"
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             about = file.metadata
             cells = about.num_rows * about.num_columns
             if cells > DATA_CELLS.value:
