@@ -19,10 +19,8 @@ from nt_jax.models.transformer import logits
 
 CLOSE = 1e-3  # nats of divergence a token, at most
 # What zipfile, zlib and numpy raise for files that are damaged, encrypted or of another kind.
-WRONG = (
-    ValueError, KeyError, EOFError, TypeError, RuntimeError, MemoryError, zipfile.BadZipFile,
-    zlib.error,
-)  # fmt: skip
+LOOKUPS = (ValueError, KeyError, EOFError, TypeError)
+WRONG = (*LOOKUPS, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 Reference = tuple[np.ndarray, np.ndarray]  # tokens int32 [T], logits float64 [T, V]
 
 

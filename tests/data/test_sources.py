@@ -256,11 +256,11 @@ def test_an_empty_data_set_is_an_error(tmp_path, error_of, name, content):
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ('[null, {"request": "What is 1?", "answer": "It is 1."}]', "row 1 is no object: null"),
-        ('\ufeff [{"request": "What is 1?"} , [1]]', r"row 2 is no object: \[1\]"),
+        ('[null, {"request": "What is 1?", "answer": "It is 1."}]', "row 1 is null"),
+        ('\ufeff [{"request": "What is 1?"} , null]', "row 2 is null"),
     ],
 )
-def test_rows_of_json_that_are_no_objects_are_refused(tmp_path, rows, said):
+def test_rows_of_json_that_are_null_are_refused(tmp_path, rows, said):
     """Of a null before objects pyarrow dies, and the process with it."""
     path = tmp_path / "rows.json"
     path.write_text(rows, encoding="utf-8")
