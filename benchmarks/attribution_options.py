@@ -2,8 +2,8 @@
 
     python benchmarks/attribution_options.py --json
 
-Every line is compared with the first, the defaults at 16 answer tokens: seconds per example, rank
-correlation over all neurons, and how many of the 1000 and 4000 best neurons are the same.
+Every line is compared with the first, 20 midpoints and 16 answer tokens: seconds per example,
+rank correlation over all neurons, and how many of the 1000 and 4000 best neurons are the same.
 """
 
 import argparse
@@ -27,9 +27,9 @@ from nt_jax.checkpoints.tokenizer import encode_answer, encode_chat, load_tokeni
 from nt_jax.config.registry import SCORES, load
 from nt_jax.data.sources import load_harmful, load_templates
 
-DEFAULT = Options(answer_tokens=16)
+DEFAULT = Options(steps=20, nodes="midpoint", answer_tokens=16)
 VARIANTS = {  # of integrated gradients
-    "defaults, answer_tokens=16": DEFAULT,
+    "steps=20, nodes=midpoint, answer_tokens=16": DEFAULT,
     "steps=5": dataclasses.replace(DEFAULT, steps=5),
     "steps=10": dataclasses.replace(DEFAULT, steps=10),
     "steps=40": dataclasses.replace(DEFAULT, steps=40),

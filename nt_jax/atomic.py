@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nt_jax.errors import RunError
+from nt_jax.limits import check_regular
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
@@ -83,6 +84,7 @@ def remove(path: Path) -> None:
 def read_text(path: Path) -> str | None:
     """The text of a small file of ours, or None where there is none."""
     try:
+        check_regular(path)
         return path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None

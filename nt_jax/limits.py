@@ -67,13 +67,17 @@ def read_within(path: Path, limit: Limit) -> bytes:
 
 def check_file(path: Path, limit: Limit) -> int:
     """The size of a file, by its file system; raises what `read_within` would."""
+    size = check_regular(path)
+    if size > limit.value:
+        raise ValueError(f"it has {size:,} bytes; at most {limit.value:,} are read of {limit.of}")
+    return size
+
+
+def check_regular(path: Path) -> int:
+    """The size of a file; raises an OSError for a device or a pipe, which may never end."""
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         raise OSError(f"{path} is no regular file")
-    if found.st_size > limit.value:
-        raise ValueError(
-            f"it has {found.st_size:,} bytes; at most {limit.value:,} are read of {limit.of}"
-        )
     return found.st_size
 
 

@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from nt_jax.atomic import read_text
 from nt_jax.errors import RunError
 
 DONE = "DONE"
@@ -95,11 +96,11 @@ def read_seal(folder: Path, name: str = DONE) -> Seal | None:
         kind = "a link that leads nowhere" if folder.is_symlink() else "not a folder"
         raise RunError(f"{folder} is {kind}. Delete it, then repeat this command.")
     try:
-        text = (folder / name).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
+        text = read_text(folder / name)
     except (OSError, UnicodeDecodeError) as error:
         raise damaged(folder / name, error) from error
+    if text is None:
+        return None
     if _KEY.fullmatch(text):
         return Seal(text)
     try:

@@ -6,8 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from benchmarks.attribution_nodes import by_rules, made_up
+from nt_jax.attribution.integrated import integrated_gradients
+from nt_jax.attribution.score import Options
 from nt_jax.config.load import load_config
 from tests import tiny
 
@@ -32,6 +36,17 @@ def test_ircan_in_torch_gives_our_scores():
         assert found[name]["speedup"] == pytest.approx(
             sum(found[name]["reference_layer_seconds"]) / found[name]["seconds"]
         )
+
+
+def test_nodes_read_off_a_polynomial_give_the_scores_of_nodes_that_are_run():
+    lm, examples = made_up(0)
+    one, options = examples["safety"][0], Options(4, "midpoint", answer_tokens=8)
+    found = by_rules(lm, one, options, ["midpoint:4"], 64)["midpoint:4"]
+    direct = integrated_gradients(lm, one, options)
+    for name in ("alpha_LF", "standard_LF"):
+        expected_LF = getattr(direct, name)
+        tolerance = 1e-4 * np.abs(expected_LF).max()
+        np.testing.assert_allclose(getattr(found, name), expected_LF, rtol=0, atol=tolerance)
 
 
 def test_the_recipe_of_published_data_reads_from_the_users_folders(tmp_path):

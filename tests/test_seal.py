@@ -237,6 +237,15 @@ def test_something_else_in_the_place_of_a_stage(name, kind, tmp_path):
     assert "train      tuned" in carry(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["run.json", "select/DONE"])
+def test_a_pipe_in_the_place_of_a_small_file_is_one_line(name, tmp_path):
+    """It would never end."""
+    carry(tmp_path)
+    swap(tmp_path / name, os.mkfifo)
+    with pytest.raises(RunError, match="no regular file"):
+        carry(tmp_path)
+
+
 RUN_JSON = {
     "a list": "[1, 2]", "pairs": '[["keys", 1]]', "nothing": "null", "binary": b"\xff\xfe",
     "keys a list": '{"keys": []}', "a key a number": '{"keys": {"select": 5}}',

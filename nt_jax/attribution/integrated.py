@@ -35,12 +35,26 @@ def layer_path(
     lm: LanguageModel, prefix: Prefix, v_q_LF: Array, options: score.Options
 ) -> tuple[Array, Array]:
     """(score_WLF, start_L): one layer's neurons move together, the other layers run freely."""
-    layers = lm.config.layers
     alpha_A, weight_WA = score.nodes_and_weights(options)
-    every_L = jnp.arange(layers, dtype=jnp.int32)
     difference_LF = prefix.act_LF.astype(v_q_LF.dtype) - v_q_LF
+    slope_ALD, value_LA = layer_slopes(lm, prefix, difference_LF, alpha_A, options)
+    every_L = jnp.arange(lm.config.layers, dtype=jnp.int32)
+    mean_WLD = score.weighted(weight_WA, slope_ALD)
+    gradient_WLF = jnp.stack([to_neurons(lm, every_L, mean_LD) for mean_LD in mean_WLD])
+    return difference_LF[None] * gradient_WLF, value_LA[:, -1]
+
+
+def layer_slopes(
+    lm: LanguageModel,
+    prefix: Prefix,
+    difference_LF: Array,
+    alpha_A: np.ndarray,
+    options: score.Options,
+) -> tuple[Array, Array]:
+    """(slope_ALD of the target in what each layer writes, value_LA of the target) at the nodes."""
+    layers = lm.config.layers
     # The patch at alpha shifts the stream by (alpha - 1) * difference @ down.
-    full_LD = to_shift(lm, every_L, difference_LF)
+    full_LD = to_shift(lm, jnp.arange(layers, dtype=jnp.int32), difference_LF)
     layer_R = np.repeat(np.arange(layers, dtype=np.int32), len(alpha_A))
     back_R = np.tile(alpha_A - 1.0, layers)
     total, rows = len(layer_R), score.rows_of(lm, prefix, options, len(layer_R))
@@ -57,10 +71,7 @@ def layer_path(
         values.append(value_R[first - low :])
         slopes.append(slope_RD[first - low :])
     slope_LAD = jnp.concatenate(slopes).reshape(layers, len(alpha_A), -1)
-    mean_WLD = score.weighted(weight_WA, slope_LAD.swapaxes(0, 1))
-    gradient_WLF = jnp.stack([to_neurons(lm, every_L, mean_LD) for mean_LD in mean_WLD])
-    start_L = jnp.concatenate(values).reshape(layers, -1)[:, -1]
-    return difference_LF[None] * gradient_WLF, start_L
+    return slope_LAD.swapaxes(0, 1), jnp.concatenate(values).reshape(layers, -1)
 
 
 @functools.partial(jax.jit, static_argnames="target")

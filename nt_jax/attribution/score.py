@@ -26,8 +26,8 @@ from nt_jax.models.transformer import LanguageModel, forward
 class Options:
     """How the integral is formed; each choice is explained in docs/method.md."""
 
-    steps: int = 20
-    nodes: str = "midpoint"  # midpoint | left | right
+    steps: int = 4
+    nodes: str = "gauss-legendre"  # gauss-legendre | midpoint | left | right
     weighting: str = "alpha"  # alpha (Eq. 4 as printed) | standard (integrated gradients)
     path: str = "layer"  # layer (one layer's neurons move) | joint (all layers at once)
     target: str = "mean_logprob"  # mean_logprob | first_token | sum_logprob
@@ -109,10 +109,13 @@ def target_at_end(lm: LanguageModel, prefix: Prefix, *, target: str) -> Float[Ar
     return target_value(lm, prefix, prefix.after_LTD[-1], target)
 
 
-def node_alphas(steps: int, nodes: str) -> np.ndarray:
-    """Float64 [A] interpolation points in [0, 1]."""
+def rule_of(steps: int, nodes: str) -> tuple[np.ndarray, np.ndarray]:
+    """(points in [0, 1], their weights, which sum to 1), both float64 [A]."""
+    if nodes == "gauss-legendre":
+        point_A, weight_A = np.polynomial.legendre.leggauss(steps)
+        return (point_A + 1) / 2, weight_A / 2
     offset = {"left": 0.0, "midpoint": 0.5, "right": 1.0}[nodes]
-    return (np.arange(steps) + offset) / steps
+    return (np.arange(steps) + offset) / steps, np.full(steps, 1 / steps)
 
 
 def nodes_and_weights(options: Options) -> tuple[np.ndarray, np.ndarray]:
@@ -120,8 +123,8 @@ def nodes_and_weights(options: Options) -> tuple[np.ndarray, np.ndarray]:
 
     W = 2 rules: alpha (Eq. 4 as printed) and standard (integrated gradients).
     """
-    alpha_A = node_alphas(options.steps, options.nodes)
-    weight_WA = np.stack([alpha_A, np.ones_like(alpha_A)]) / options.steps
+    alpha_A, weight_A = rule_of(options.steps, options.nodes)
+    weight_WA = np.stack([alpha_A, np.ones_like(alpha_A)]) * weight_A
     return np.append(alpha_A, 0.0), np.pad(weight_WA, ((0, 0), (0, 1)))
 
 

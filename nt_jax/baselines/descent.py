@@ -42,6 +42,7 @@ from nt_jax.train.tuned_layers import TunedLayers
 
 NONE = np.zeros(0, np.int32)
 NOBODY = NeuronSet(NONE, NONE, NONE.astype(bool))  # losses of merged weights have no factors
+NATS = 1.0  # by which a regression moves decisions: adapters' numbers have no common size
 LOSSES = {"global_safety": safety_loss, "global_utility": utility_loss}
 # Of a side's name, its changed and untouched upper layers, its rows: programs are kept by it.
 Objective = Callable[[str, LanguageModel, LanguageModel, PackedBatch, MetaOptions], Loss]
@@ -88,7 +89,7 @@ def descend(
                 cells = cell_rows(pools, rows, turn=epoch)
                 at = functools.partial(measured, tuned, form, theta_P, fixed, what=DECISION)
                 slopes = measured_cells(model, cells, config, at)
-                way_P, losses = direction(slopes, metric, now.meta_lr, config, lm.mesh)
+                way_P, losses = direction(slopes, metric, NATS, config, lm.mesh, in_nats=True)
                 moved_P = theta_P + metric.divide(way_P)
                 theta_P = form.vector(adapter.at_strength(form.params(moved_P), 1.0))
             else:

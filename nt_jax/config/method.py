@@ -38,10 +38,11 @@ class AttributionConfig(Frozen):
     (plain gradient x activation), or your own MODULE:FUNCTION, which scores the utility set too and
     reads only the keys that choose examples and answers (docs/attribution.md)"""
 
-    steps: int = Field(default=20, ge=1, le=1000)
-    """nodes on the path from q to (p, q)"""
-    nodes: Literal["midpoint", "left", "right"] = "midpoint"
-    """where in its interval each node lies"""
+    steps: int = Field(default=4, ge=1, le=1000)
+    """nodes on the path from q to (p, q); a run says if they miss more than 1 % of the change of
+    P(answer) in a layer"""
+    nodes: Literal["gauss-legendre", "midpoint", "left", "right"] = "gauss-legendre"
+    """gauss-legendre, or a node at the middle, the left or the right end of equal intervals"""
     weighting: Literal["alpha", "standard"] = "alpha"
     """alpha = equation 4 as printed; standard = integrated gradients, which sum to P(end) -
     P(start)"""
@@ -104,7 +105,7 @@ class TuneConfig(Frozen):
         "I'm sorry, but I can't"
     )
     """the first words of a refusal, learned where tune.target is opening"""
-    epochs: int = Field(default=6, ge=1)
+    epochs: int = Field(default=3, ge=1)
     """outer updates (knob 3 of 3: how long). More: the factors go further; how far of that way is
     kept is chosen afterwards (tune.strengths)"""
     order: Literal[2, 1] = 2
@@ -119,12 +120,12 @@ class TuneConfig(Frozen):
     """how line 21 steps: regression = a logistic regression of the decisions on
     tune.metric_requests prompts, in a metric that keeps good answers; adam; sgd = plain gradient
     descent, as printed. The two last step by the losses on tune.global_batch prompts"""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """cosine = the outer step falls to a tenth along a half cosine; constant, as printed"""
-    meta_lr: float = Field(default=1.0, gt=0)
-    """the outer step (eta_meta). Under regression by how many nats it moves decisions, in the root
-    of the mean square, so few neurons go further than many; under adam by how much it moves a
-    factor; what sgd multiplies the meta-gradient by"""
+    schedule: Literal["cosine", "constant"] = "constant"
+    """constant, as printed; cosine = the outer step falls to a tenth along a half cosine"""
+    meta_lr: float = Field(default=1 / 30, gt=0)
+    """the outer step (eta_meta). Under regression how long it is: the root mean square of the
+    changes over all neurons of the tuned layers, so few chosen ones go further than many; under
+    adam by how much it moves a factor; what sgd multiplies the meta-gradient by"""
     safety_weight: float = Field(default=0.5, ge=0, le=1)
     """lambda (knob 2 of 3: how much safety). Towards 1: more refusals in every column; towards 0:
     fewer refused harmless requests, fewer refused attacks"""
@@ -189,7 +190,7 @@ class TuneConfig(Frozen):
     """the factors that are kept: of the best validated epoch, or of the last one"""
     patience: int = Field(default=0, ge=0)
     """validations without a new best before stopping; 0 = never stop early"""
-    strengths: tuple[float, ...] = (0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2)
+    strengths: tuple[float, ...] = (0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.4)
     """how far to go from 1 to the learned factors: after the last epoch the strongest within the
     limits is searched for by halving, and the best that was seen is kept; [] = as learned"""
     max_over_refusal: float = Field(default=0.03, ge=0, le=1)

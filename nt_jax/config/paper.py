@@ -36,9 +36,12 @@ DEPARTURES = (
     Row("attribution.score", "integrated", "where few neurons may change, they are those that tell "
         "harmful from harmless requests"),
     Row("attribution.utility_method", "gradient", "both sets are scored along the same path"),
+    Row("attribution.steps", 20, "a quarter of the time; a run says if the scores miss 1 % of the "
+        "change of P(answer)", ours=True),
+    Row("attribution.nodes", "midpoint", "as exact with four nodes as midpoints with twenty",
+        ours=True),
     Row("tune.target", "answer", "the decision is learned, and no words of one request"),
     Row("tune.outer", "sgd", "every step hears some hundred prompts, and keeps good answers"),
-    Row("tune.schedule", "constant", "the last steps do not fit the last batches"),
     Row("tune.keep", "last", "over-refusal grows long after refusals of attacks have come"),
     Row("tune.meta_lr", 6.0, "a step of known size, whatever the gradient's", ours=True),
     Row("tune.init_safety", 1.2, "where the factors change nothing", ours=True),
@@ -66,12 +69,12 @@ AS_PRINTED = {
     "attribution.attack_types": ("pretending", "attention shifting", "privilege escalation"),
     "attribution.examples_per_type": 1, "neurons.first_layer": 0,
     "tune.order": 2, "tune.utility_sign": "printed", "tune.kl_weight": 0.0,
-    "tune.token_decay": 1.0, "tune.average": 0.0,
+    "tune.token_decay": 1.0, "tune.average": 0.0, "tune.schedule": "constant",
 }  # fmt: skip
 # The paper prints nothing, or counts for one model: ours in both, or the dial of a run.
 OURS = frozenset({
-    "attribution.steps", "attribution.nodes", "attribution.target", "attribution.utility_target",
-    "attribution.answer_tokens", "neurons.safety", "neurons.utility",
+    "attribution.target", "attribution.utility_target", "attribution.answer_tokens",
+    "neurons.safety", "neurons.utility",
     "tune.epochs", "tune.inner_steps", "tune.inner_lr", "tune.safety_weight", "tune.global_batch",
     "tune.local_fraction", "tune.answer_tokens",
 })  # fmt: skip
@@ -137,7 +140,9 @@ def markdown_table(defaults: Mapping[str, Any]) -> str:
 
 
 def as_written(value: Any) -> str:
-    """A value as YAML has it, on one line."""
+    """A value as YAML has it, on one line; numbers to four places."""
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(as_written, value))}]"
+    if isinstance(value, float):
+        value = round(value, 4)
     return "null" if value is None else str(value)

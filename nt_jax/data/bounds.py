@@ -1,5 +1,7 @@
 """What is known of a data file before a library unpacks it: that it ends, and how large it gets."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ def check_bounds(path: Path) -> None:
         raise ValueError("the file is empty. Give it at least one row")
     suffix = path.suffix.lower()
     if suffix == ".json":
-        check_depth(path.read_bytes())
+        content = path.read_bytes()
+        check_depth(content)
+        _check_rows(content.decode("utf-8-sig", "replace"))
     elif suffix == ".jsonl":
         with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
@@ -38,6 +42,23 @@ def _has_text(path: Path) -> bool:
     return found
 
 
+def _check_rows(text: str) -> None:
+    """Raises a ValueError where a list holds a null: pyarrow may die of it, and we with it."""
+    space, read = re.compile(r"\s*"), json.JSONDecoder().raw_decode
+    at, number = space.match(text).end(), 0
+    if text[at : at + 1] != "[":
+        return
+    while text[at : at + 1] in ("[", ","):
+        number += 1
+        try:
+            value, at = read(text, space.match(text, at + 1).end())
+        except ValueError:  # an empty list, or what the library will say
+            return
+        if value is None:
+            raise ValueError(f"row {number} is null. Leave it out")
+        at = space.match(text, at).end()
+
+
 def _check_parquet(path: Path) -> None:
     """Weigh a parquet file by what it says of itself, then by what its rows really take."""
     import pyarrow as pa
@@ -45,7 +66,7 @@ def _check_parquet(path: Path) -> None:
 
     too_large = f"it unpacks to more than {DATA_BYTES.value:,} {DATA_BYTES.unit}"
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             about = file.metadata
             cells = about.num_rows * about.num_columns
             if cells > DATA_CELLS.value:

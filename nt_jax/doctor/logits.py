@@ -1,6 +1,7 @@
 """Our logits held against given ones, as another implementation wrote them."""
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,14 @@ from nt_jax.checkpoints.checkpoint import load_weights
 from nt_jax.console import say
 from nt_jax.doctor.subject import Subject
 from nt_jax.errors import ConfigError, DataError
+from nt_jax.limits import DATA_BYTES, check_file
 from nt_jax.mesh import make_mesh
 from nt_jax.models.transformer import logits
 
 CLOSE = 1e-3  # nats of divergence a token, at most
+# What zipfile, zlib and numpy raise for files that are damaged, encrypted or of another kind.
+LOOKUPS = (ValueError, KeyError, EOFError, TypeError)
+WRONG = (*LOOKUPS, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 Reference = tuple[np.ndarray, np.ndarray]  # tokens int32 [T], logits float64 [T, V]
 
 
@@ -60,9 +65,8 @@ def read_reference(subject: Subject, path: Path) -> Reference:
     if subject.checkpoint is None:
         raise ConfigError(f"--logits: the weights of {subject.name} are not here to be run.")
     try:
-        with np.load(path) as file:
-            arrays = {name: file[name] for name in ("tokens", "logits")}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        arrays = _arrays(path)
+    except (*WRONG, OSError) as error:
         raise DataError(
             f"{path} cannot be read as reference logits ({error}): write it with "
             "numpy.savez(path, tokens=[T], logits=[T, V])."
@@ -77,3 +81,14 @@ def read_reference(subject: Subject, path: Path) -> Reference:
     if tokens.min() < 0 or tokens.max() >= vocab or not np.isfinite(given).all():
         raise DataError(f"{path}: a token is not in the vocabulary, or a logit is not finite.")
     return tokens.astype(np.int32), given.astype(np.float64)
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """Tokens and logits of an .npz file, once it is known how much it unpacks to."""
+    check_file(path, DATA_BYTES)
+    with zipfile.ZipFile(path) as parts:
+        size = sum(each.file_size for each in parts.infolist())
+    if size > DATA_BYTES.value:
+        raise ValueError(f"it unpacks to {size:,} bytes; at most {DATA_BYTES.value:,} are read")
+    with np.load(path) as file:
+        return {name: file[name] for name in ("tokens", "logits")}

@@ -21,6 +21,7 @@ from nt_jax.attribution.signal import (
     check_example,
     check_scores,
     halves,
+    large_error,
     low_overlap,
     split_half,
 )
@@ -91,9 +92,7 @@ def attribute_all(
     write_together(folder, examples, results)
     say_overlap(examples, results)
     size = model.checkpoint.config
-    # A plain gradient is no integral, so it has no change of P to sum to.
-    integrals = [r for c, r in zip(examples, results, strict=True) if is_integral(config, c.set)]
-    missed = max((relative_error(result) for result in integrals), default=0.0)
+    missed = say_missed(examples, results, config)
     multi = f"   {dropped} templates of several types left out" if dropped else ""
     return (
         f"{len(examples)} examples   {config.steps} nodes, {size.layers * size.neurons:,} neurons"
@@ -109,6 +108,17 @@ def say_overlap(examples: Sequence[Chosen], results: Sequence[Attribution]) -> N
             found = split_half(*(aggregate(np.stack(part)) for part in parts))
             if warning := low_overlap(found, f"the {name} examples"):
                 say("warning", warning)
+
+
+def say_missed(
+    examples: Sequence[Chosen], results: Sequence[Attribution], config: AttributionConfig
+) -> float:
+    """The worst completeness error of an integral, 0 where there is none; warn of a large one."""
+    pairs = zip(examples, results, strict=True)
+    missed = max((relative_error(r) for c, r in pairs if is_integral(config, c.set)), default=0.0)
+    if warning := large_error(missed, config.steps):
+        say("warning", warning)
+    return missed
 
 
 def score_sets(model: ChatModel, examples: Sequence[Chosen], spec: str, folder: Path) -> str:

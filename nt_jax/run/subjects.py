@@ -90,7 +90,8 @@ def identity(subject: ModelUnderTest, adapter: str | None = None) -> str:
     if subject.server is not None:  # its weights are not known, nor whether they change
         digest.update(f"{subject.server.url} {subject.server.name}".encode())
     for file in sorted(Path(adapter or "").glob("adapter_*")) if adapter else ():
-        digest.update(file.name.encode() + file.read_bytes())
+        if file.is_file():  # no folder, device or pipe
+            digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()
 
 

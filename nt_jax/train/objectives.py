@@ -18,6 +18,7 @@ from nt_jax.models.head import divergence, target_log_probs
 from nt_jax.models.transformer import LanguageModel, Transformer, run_below, run_layers
 
 DECISION_TOKENS = 8  # first tokens of a refusal that decide whether it is given
+SURE = 1e-6  # nats below certainty: a token that is likelier has no more odds against it
 NOTHING = -1e30  # what counts for nothing in a sum of exponentials, and has a gradient of zero
 MARGIN = 2.0  # nats per token that an answer should be likelier than a refusal of its request
 
@@ -113,11 +114,11 @@ def log_likelihoods(
 def decisions(
     lm: LanguageModel, scale_LF: Array, batch: PackedBatch, *, remat: bool = False
 ) -> Float[Array, "B R"]:
-    """How near each row's answer is to being given, in nats; 0 is certain.
+    """How near each row's answer is to being given: log odds in nats, 0 is about even.
 
-    The logarithm of the harmonic mean of the probabilities of its first DECISION_TOKENS tokens: an
+    Minus the logarithm of the summed odds against each of its first DECISION_TOKENS tokens: an
     answer begins so only if each of them is the likeliest one, so the unlikeliest counts most. A
-    mean of log-likelihoods grows by what is likely already.
+    mean of log-likelihoods grows by what is likely already, and flattens where an answer is given.
     """
     model, x_BQD = target_states(lm, scale_LF, batch, remat=remat)
     log_prob_BQ = target_log_probs(lm, model, x_BQD, jnp.asarray(batch.target_BQ))
@@ -125,10 +126,10 @@ def decisions(
     first_BQ = jnp.asarray(batch.place_BQ) < DECISION_TOKENS
     number_R = 2 * jnp.arange(rows, dtype=answer_BQ.dtype)
     counted_BQR = (answer_BQ[:, :, None] == number_R[None, None]) & first_BQ[:, :, None]
-    inverse_BQR = jnp.where(counted_BQR, -log_prob_BQ[:, :, None], NOTHING)
-    tokens_BR = jnp.maximum(counted_BQR.sum(axis=1), 1).astype(log_prob_BQ.dtype)
-    mean_BR = jax.nn.logsumexp(inverse_BQR, axis=1) - jnp.log(tokens_BR)
-    return jnp.where(counted_BQR.any(axis=1), -mean_BR, 0)
+    sure_BQ = jnp.minimum(log_prob_BQ, -SURE)
+    against_BQ = jnp.log(-jnp.expm1(sure_BQ)) - sure_BQ
+    odds_BQR = jnp.where(counted_BQR, against_BQ[:, :, None], NOTHING)
+    return jnp.where(counted_BQR.any(axis=1), -jax.nn.logsumexp(odds_BQR, axis=1), 0)
 
 
 def nll(

@@ -8,6 +8,7 @@ through the inner steps like any meta-gradient. M prompts, P neurons.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -28,12 +29,13 @@ from nt_jax.train.cells import CELLS, OWN, Rows, cell_rows
 from nt_jax.train.maml import MetaBatch, MetaOptions, adapt
 from nt_jax.train.pools import Pools
 from nt_jax.train.preconditioner import Preconditioner, make_preconditioner
-from nt_jax.train.regression import combination
+from nt_jax.train.regression import UTILITY, combination
 from nt_jax.train.slopes import (
     DECISION,
     CellSlopes,
     Measured,
     answer_rows,
+    begun,
     by_cell,
     cell_slopes,
     measured_slopes,
@@ -73,13 +75,18 @@ class Regression:
     def step(
         self, theta_P: Array, batch: MetaBatch, epoch: int, options: MetaOptions
     ) -> tuple[Array, dict[str, float]]:
-        """One epoch (lines 8-21): (new theta_P, losses before it); options.meta_lr is in nats."""
+        """One epoch (lines 8-21): (new theta_P, losses before it).
+
+        options.meta_lr is the step's length, in the root of the mean square over all neurons of the
+        layers that hold a chosen one: what an MLP's output feels, however few were chosen.
+        """
         lm, neurons = self.tuned.lm, self.tuned.neurons
+        length = options.meta_lr * math.sqrt(self.tuned.count * lm.config.neurons)
         adapted_P = adapted(theta_P, lm, neurons, batch, options)
         asked = cell_rows(self.pools, self.config.metric_requests // len(CELLS), turn=epoch)
         at = functools.partial(measured_slopes, self.tuned, adapted_P, what=DECISION)
         slopes = measured_cells(self.model, asked, self.config, at)
-        rest = (options.meta_lr, self.config, lm.mesh)
+        rest = (length, self.config, lm.mesh)
         direction_P, losses = direction(slopes, self.preconditioner, *rest)
         pulled_P = pulled(theta_P, direction_P, lm, neurons, batch, options)
         step_P = self.preconditioner.divide(pulled_P)
@@ -90,15 +97,16 @@ class Regression:
 def direction(
     slopes: CellSlopes,
     preconditioner: Preconditioner,
-    nats: float,
+    most: float,
     config: TuneConfig,
     mesh: Mesh,
+    in_nats: bool = False,
 ) -> tuple[Float[Array, " P"], dict[str, float]]:
     """(the step of the regression before it is divided by the preconditioner, losses before it)."""
     slope_MP = np.concatenate([slopes.cells[name] for name in CELLS])
     where = sharding(mesh, "")
     free_MP = host(divided(preconditioner, put(slope_MP, where)))
-    dual_M, losses = combination(slopes, free_MP, nats, config)
+    dual_M, losses = combination(slopes, free_MP, most, config, in_nats)
     return put((dual_M @ slope_MP).astype(np.float32), where), losses
 
 
@@ -111,8 +119,12 @@ def divided(preconditioner: Preconditioner, slope_MP: Array) -> Array:
 def measured_cells(
     model: ChatModel, cells: dict[str, Rows], config: TuneConfig, measure: Cells
 ) -> CellSlopes:
-    """The decisions of each cell's rows and their slopes, by `measure` of all rows together."""
+    """The decisions of each cell's rows and their slopes, by `measure` of all rows together.
+
+    Of harmful requests to give the refusal, of harmless ones to begin it at all.
+    """
     rows = {name: answer_rows(model, cells[name], config) for name in CELLS}
+    rows |= {name: begun(model, rows[name]) for name in UTILITY}
     value_M, slope_MP = measure([row for each in rows.values() for row in each])
     return CellSlopes(by_cell(rows, slope_MP), by_cell(rows, value_M))
 

@@ -7,9 +7,9 @@ slope (slopes.py). The step solves
 
 with y = 1 for harmful and -1 for harmless requests. Prompts that are well on their side count for
 little, so that the step is about the others. |d|_P is the preconditioner's norm
-(preconditioner.py), in which what good answers would notice is long; lambda is such that decisions
-move by so many nats as slopes hold for. Solved in its M x M dual form, d = P S' a, by Newton's
-method in float64. M prompts, P neurons.
+(preconditioner.py), in which what good answers would notice is long; lambda is such that the step
+is as long as slopes hold for. Solved in its M x M dual form, d = P S' a, by Newton's method in
+float64. M prompts, P neurons.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,9 @@ from jaxtyping import Float
 from nt_jax.config.method import TuneConfig
 from nt_jax.errors import DivergedError
 from nt_jax.train.cells import ATTACKED_HARMFUL, ATTACKED_HARMLESS, CELLS, HARMFUL, HARMLESS
-from nt_jax.train.separation import auc
 from nt_jax.train.slopes import CellSlopes
 
-SAID = -0.4  # b in nats, at most: where an opening's unlikeliest token is about even, it is said
+SAID = -1.5  # b in nats of log odds, at most: above it the opening is said
 LIFT = 1.0  # b above the mean decision, at most: what one step may ask for
 SOFTNESS = 0.5  # tau, in nats
 HALVINGS = 40  # of the search for lambda
@@ -33,13 +32,18 @@ SAFETY, UTILITY = (ATTACKED_HARMFUL, HARMFUL), (ATTACKED_HARMLESS, HARMLESS)
 
 
 def combination(
-    slopes: CellSlopes, free_MP: Float[np.ndarray, "M P"], nats: float, config: TuneConfig
+    slopes: CellSlopes,
+    free_MP: Float[np.ndarray, "M P"],
+    most: float,
+    config: TuneConfig,
+    in_nats: bool = False,
 ) -> tuple[Float[np.ndarray, " M"], dict[str, float]]:
-    """(the dual coefficients a of the step, the losses and separations before it).
+    """(the dual coefficients a of the step, the losses before it).
 
     `slopes` holds the cells' decisions and slopes at the factors; `free_MP` the latter divided by
-    the preconditioner, cell after cell. The step moves decisions by `nats` in the root of the mean
-    square. Raises a DivergedError where no step parts the two kinds.
+    the preconditioner, cell after cell. The step is at most `most` long, as a Euclidean norm; or,
+    `in_nats`, moves decisions by at most that in the root of the mean square, whatever is learned.
+    Raises a DivergedError where no step parts the two kinds.
     """
     names = [name for name in CELLS if len(slopes.cells[name])]
     value_M = np.concatenate([slopes.values[name] for name in names])
@@ -49,6 +53,7 @@ def combination(
     count = {name: len(slopes.cells[name]) for name in names}
     weight_M = np.concatenate([np.full(count[n], share[n] / count[n]) for n in names])
     kernel_MM = slope_MP.astype(np.float64) @ free_MP.T.astype(np.float64)
+    far_MM = kernel_MM @ kernel_MM / len(kernel_MM) if in_nats else free_MP @ free_MP.T
     level = min(SAID, float(np.mean([slopes.values[name].mean() for name in names])) + LIFT)
     size = float(np.trace(kernel_MM))
     if not size > 0 or not np.abs(slopes.difference_P).max() > ROUNDING * np.abs(slope_MP).max():
@@ -60,8 +65,8 @@ def combination(
     for _ in range(HALVINGS):
         middle = float(np.sqrt(low * high))
         dual_M = fit(kernel_MM, value_M - level, side_M, weight_M, middle * size)
-        far = float(np.sqrt(np.mean((kernel_MM @ dual_M) ** 2)))
-        low, high = (middle, high) if far > nats else (low, middle)
+        far = float(np.sqrt(max(dual_M @ far_MM @ dual_M, 0.0)))
+        low, high = (middle, high) if far > most else (low, middle)
     return dual_M, losses(slopes, level, share)
 
 
@@ -99,7 +104,7 @@ def fit(
 
 
 def losses(slopes: CellSlopes, level: float, share: Mapping[str, float]) -> dict[str, float]:
-    """What the step lowers, of harmful (L_s) and harmless cells (L_u); and how apart they are."""
+    """What the step lowers, of harmful (L_s) and of harmless cells (L_u)."""
     values, found = slopes.values, {"loss": 0.0}
     for name, pair in (("safety_loss", SAFETY), ("utility_loss", UTILITY)):
         cells = [cell for cell in pair if cell in share]
@@ -108,10 +113,6 @@ def losses(slopes: CellSlopes, level: float, share: Mapping[str, float]) -> dict
         parts = [share[cell] * mean for cell, mean in zip(cells, means, strict=True)]
         found["loss"] += sum(parts)
         found[name] = sum(parts) / sum(share[cell] for cell in cells)
-    pairs = {"attacked": (ATTACKED_HARMFUL, ATTACKED_HARMLESS), "direct": (HARMFUL, HARMLESS)}
-    for name, (one, other) in pairs.items():
-        if len(values[one]) and len(values[other]):
-            found[f"training_{name}"] = auc(values[one], values[other])
     return found
 
 

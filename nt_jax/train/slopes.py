@@ -165,6 +165,20 @@ def answer_rows(model: ChatModel, rows: Rows, config: TuneConfig) -> list[Row]:
     return [Row(model.encode(prompt), ids[: config.answer_tokens]) for prompt, ids in rows]
 
 
+def begun(model: ChatModel, rows: Sequence[Row]) -> list[Row]:
+    """Rows whose answers, refusals, are cut before their first comma: "I'm sorry".
+
+    What a good answer may not even begin with. "I'm sorry for the confusion, but ..." declines as
+    well, and makes no use of the words that come later in a refusal.
+    """
+
+    def length(ids: Sequence[int]) -> int:
+        firsts = range(1, len(ids))
+        return next((n for n in firsts if "," in model.text(ids[: n + 1])), len(ids))
+
+    return [dataclasses.replace(row, answer=row.answer[: length(row.answer)]) for row in rows]
+
+
 def measured_slopes(tuned: TunedLayers, theta_P: Array, rows: Sequence[Row], what: str) -> Measured:
     """(`row_value` of each row, its slope in the factors of `tuned`) at the factors `theta_P`."""
 

@@ -13,6 +13,7 @@ import optax
 from jax import Array
 from orbax.checkpoint import v1 as ocp
 
+from nt_jax.atomic import write_atomic
 from nt_jax.mesh import host
 from nt_jax.processes import first, from_first
 from nt_jax.seal import damaged, reading
@@ -90,7 +91,7 @@ class History:
             raise damaged(path.parent, f"{path.name} is empty")
         self.base = kept[0] if kept and kept[0]["epoch"] == 0 else None
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
     def write(self, row: dict) -> dict:
         """Append one line and return it."""

@@ -1,6 +1,7 @@
 """Attribution as the equations say it: whole passes, one layer at a time, no cache; the oracle."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,20 @@ def patched_target(lm, attacked, answer, patch_LF, moved_L, target: str) -> jax.
 slope = jax.jit(jax.grad(patched_target, argnums=3), static_argnames="target")
 
 
+def rule(options: Options) -> list[tuple[float, float]]:
+    """(point, weight) of each node; four of Gauss-Legendre, whose closed form is in any table."""
+    if options.nodes != "gauss-legendre":
+        offset = {"left": 0, "midpoint": 0.5, "right": 1}[options.nodes]
+        return [
+            ((step + offset) / options.steps, 1 / options.steps) for step in range(options.steps)
+        ]
+    found = []
+    for side, inner in itertools.product((-1, 1), (-1, 1)):
+        at = side * np.sqrt(3 / 7 + inner * 2 / 7 * np.sqrt(6 / 5))
+        found.append(((at + 1) / 2, (18 - inner * np.sqrt(30)) / 72))
+    return found
+
+
 def scores(
     lm: LanguageModel, example: EncodedExample, options: Options, gradient: bool = False
 ) -> np.ndarray:
@@ -50,11 +65,10 @@ def scores(
             v_pq_LF * slope(lm, attacked, answer, v_pq_LF, all_at_once[0], options.target)
         )
     total_LF = jnp.zeros_like(v_q_LF)
-    for step in range(options.steps):
-        alpha = (step + {"left": 0, "midpoint": 0.5, "right": 1}[options.nodes]) / options.steps
+    for alpha, weight in rule(options):
         patch_LF = v_q_LF + alpha * (v_pq_LF - v_q_LF)
         factor = alpha if options.weighting == "alpha" else 1.0
         for moved_L in all_at_once if options.path == "joint" else one_by_one:
             found_LF = slope(lm, attacked, answer, patch_LF, moved_L, options.target)
-            total_LF += factor / options.steps * found_LF  # zero in layers that do not move
+            total_LF += factor * weight * found_LF  # zero in layers that do not move
     return np.asarray((v_pq_LF - v_q_LF) * total_LF)

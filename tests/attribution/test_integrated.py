@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 
 from nt_jax.attribution.gradient import gradient_times_activation
 from nt_jax.attribution.integrated import integrated_gradients
-from nt_jax.attribution.score import EncodedExample, Options, node_alphas
+from nt_jax.attribution.score import EncodedExample, Options, rule_of
 from tests import plain
 from tests.attribution import slow
 
@@ -20,7 +21,8 @@ EXAMPLE = EncodedExample(
     answer=[21, 6, 33, 12, 2],
 )
 TEXT = np.array(EXAMPLE.attacked), np.array(EXAMPLE.answer)
-FEW = Options(steps=4, answer_tokens=6)  # longer than the answer: the last column is padding
+# Longer than the answer: the last column is padding.
+FEW = Options(steps=4, nodes="midpoint", answer_tokens=6)
 TARGETS = ("mean_logprob", "first_token", "sum_logprob")
 WEIGHTINGS = ("alpha", "standard")
 
@@ -46,7 +48,7 @@ def relative(found, expected) -> float:
 def test_scores_equal_the_slow_reference(x64, path, target):
     lm = model(jnp.float64)
     seen = []
-    for nodes in ("midpoint", "left", "right"):
+    for nodes in ("gauss-legendre", "midpoint", "left", "right"):
         for weighting in ("alpha", "standard"):
             chosen = options(path=path, target=target, nodes=nodes, weighting=weighting)
             found = integrated_gradients(lm, EXAMPLE, chosen)
@@ -159,9 +161,37 @@ def test_standard_scores_of_all_layers_sum_along_the_joint_path(x64):
 
 
 def test_nodes_lie_in_the_unit_interval():
-    assert node_alphas(4, "left").tolist() == [0.0, 0.25, 0.5, 0.75]
-    assert node_alphas(4, "midpoint").tolist() == [0.125, 0.375, 0.625, 0.875]
-    assert node_alphas(4, "right").tolist() == [0.25, 0.5, 0.75, 1.0]
+    assert rule_of(4, "left")[0].tolist() == [0.0, 0.25, 0.5, 0.75]
+    assert rule_of(4, "midpoint")[0].tolist() == [0.125, 0.375, 0.625, 0.875]
+    assert rule_of(4, "right")[0].tolist() == [0.25, 0.5, 0.75, 1.0]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+def test_rules_miss_of_a_polynomial_what_the_closed_form_says(steps):
+    """Gauss-Legendre nothing up to degree 2n - 1, then (n!)^4 / ((2n + 1) (2n)!^2)."""
+    point_A, weight_A = rule_of(steps, "gauss-legendre")
+    missed = [1 / (power + 1) - weight_A @ point_A**power for power in range(2 * steps + 1)]
+    first = math.factorial(steps) ** 4 / ((2 * steps + 1) * math.factorial(2 * steps) ** 2)
+    np.testing.assert_allclose(missed, [0.0] * (2 * steps) + [first], rtol=1e-9, atol=1e-15)
+    offsets = {"left": 1 / (2 * steps), "right": -1 / (2 * steps), "midpoint": 0.0}
+    for nodes, first in offsets.items():
+        point_A, weight_A = rule_of(steps, nodes)
+        np.testing.assert_allclose(0.5 - weight_A @ point_A, first, atol=1e-15)
+    square = 1 / 3 - (lambda rule: rule[1] @ rule[0] ** 2)(rule_of(steps, "midpoint"))
+    np.testing.assert_allclose(square, 1 / (12 * steps**2), rtol=1e-12)
+
+
+@pytest.mark.parametrize("path", ["layer", "joint"])
+def test_few_gauss_legendre_nodes_give_what_256_midpoints_give(x64, path):
+    lm = model(jnp.float64)
+    rules = ((256, "midpoint"), (16, "gauss-legendre"), (16, "midpoint"))
+    exact, gauss, middle = (
+        integrated_gradients(lm, EXAMPLE, options(path=path, steps=steps, nodes=nodes))
+        for steps, nodes in rules
+    )
+    for name in ("alpha_LF", "standard_LF"):
+        errors = [relative(getattr(r, name), getattr(exact, name)) for r in (gauss, middle)]
+        assert errors[0] < 1e-4 and errors[0] < errors[1] / 10
 
 
 # --- what must not matter ------------------------------------------------------------------------

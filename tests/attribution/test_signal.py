@@ -14,6 +14,7 @@ from nt_jax.attribution.signal import (
     check_example,
     check_scores,
     halves,
+    large_error,
     low_overlap,
     split_half,
 )
@@ -150,3 +151,10 @@ def test_halves_that_do_not_agree_are_warned_of():
     assert low_overlap({"top": 2000, "shared": 0.19, "chance": 0.04}, "x")
     assert low_overlap({"top": 3, "shared": 0.3, "chance": 0.2}, "x")
     assert halves([up]) is None and halves([up, down, up]) == ([up, up], [down])
+
+
+@pytest.mark.parametrize(("error", "warned"), [(0.0, False), (0.01, False), (0.0101, True)])
+def test_nodes_that_miss_more_than_a_hundredth_are_warned_of(error, warned):
+    said = large_error(error, 6)
+    assert (said is not None) == warned
+    assert not said or said.endswith("along the path. Take attribution.steps=12.")

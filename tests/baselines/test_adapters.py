@@ -1,6 +1,7 @@
 """The common descent: NeuronTune's own steps where the adapter is NeuronTune's, exact gradients."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from nt_jax.models.leaves import get_leaf
 from nt_jax.models.transformer import logits
 from nt_jax.train.cells import CELLS
 from nt_jax.train.maml import MetaOptions
+from nt_jax.train.outer import direction
 from nt_jax.train.slopes import every_neuron
 from nt_jax.train.tune import tune
 from nt_jax.train.tuned_layers import TunedLayers
@@ -41,8 +43,10 @@ def uncached(monkeypatch):
 
 
 @pytest.mark.parametrize(("outer", "first"), [("regression", 1), ("adam", 0)])
-def test_ia3_of_down_projections_is_descent_on_the_factors_of_every_neuron(x64, outer, first):
-    """Tuning itself, with K = 0 and all neurons: another program, the same numbers."""
+def test_ia3_of_down_projections_is_descent_on_the_factors_of_every_neuron(
+    x64, monkeypatch, outer, first
+):
+    """Tuning itself, with K = 0, all neurons and steps of its length: another program."""
     model = data.double_model()
     config = data.CONFIG.model_copy(update={"inner_steps": 0, "outer": outer, "meta_lr": 0.2})
     size = model.lm.config
@@ -50,6 +54,12 @@ def test_ia3_of_down_projections_is_descent_on_the_factors_of_every_neuron(x64, 
     nothing = TuningData(data.pools(), Validation({}, {}))
     factors = tune(model, neurons, nothing, config, seed=3)
     adapter = Ia3(bounds=config.bounds, first=first)
+
+    def of_a_length(slopes, metric, _nats, config, mesh, in_nats):
+        length = config.meta_lr * math.sqrt((size.layers - first) * size.neurons)
+        return direction(slopes, metric, length, config, mesh, in_nats=not in_nats)
+
+    monkeypatch.setattr(descent, "direction", of_a_length)
     params, history = descend(model, adapter, data.pools(), config, seed=3)
     found_P = np.asarray(params["blocks.mlp.down"]).reshape(-1)
     np.testing.assert_allclose(found_P, factors.theta_P, rtol=1e-5, atol=1e-6)
@@ -81,9 +91,9 @@ def test_gradients_are_those_of_finite_differences(x64, adapter):
     assert float(g_P @ way_P) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6)
 
 
-def test_a_regression_teaches_lora_b_alone_and_moves_decisions_by_what_was_asked():
+def test_a_regression_teaches_lora_b_alone_and_moves_decisions_by_a_nat():
     model, adapter = data.model(), Lora(rank=2)
-    config = data.CONFIG.model_copy(update={"epochs": 1, "meta_lr": 0.2, "average": 0.0})
+    config = data.CONFIG.model_copy(update={"epochs": 1, "average": 0.0})
     params, history = descend(model, adapter, data.pools(), config)
     fresh = adapter.fresh(model.lm.config, jnp.float32, 0)
     np.testing.assert_array_equal(params["blocks.mlp.down/a"], fresh["blocks.mlp.down/a"])
@@ -94,7 +104,7 @@ def test_a_regression_teaches_lora_b_alone_and_moves_decisions_by_what_was_asked
     slopes = descent.own_slopes(model, tuned, felt, *rest)
     move_P = felt.vector(params)
     gained = np.concatenate([slopes.cells[name] for name in CELLS]) @ np.asarray(move_P)
-    assert np.sqrt(np.mean(gained**2)) == pytest.approx(0.2, rel=0.01)
+    assert np.sqrt(np.mean(gained**2)) == pytest.approx(descent.NATS, rel=0.01)
     assert {"loss", "safety_loss", "utility_loss"} <= history[0].keys()
 
 

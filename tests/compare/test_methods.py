@@ -334,7 +334,7 @@ def test_adapters_learn_at_the_runs_terms_and_are_built_at_their_strength(monkey
     lora, metric, ia3, full = seen
     assert all((row[1], row[3]) == ("pools", 5) for row in seen)
     assert lora[0] == metric[0] and lora[0].first == 1
-    by_adam = {"outer": "adam", "meta_lr": 1e-3, "epochs": 48, "average": 0.8}
+    by_adam = {"outer": "adam", "schedule": "cosine", "meta_lr": 1e-3, "epochs": 48, "average": 0.8}
     assert lora[2] == tune.model_copy(update=by_adam)
     assert metric[2] == ia3[2] == full[2] == tune
     assert ia3[0] == Ia3(DOWN, (0.0, 3.0), 1) and full[0] == Ia3(FULL, (0.0, 3.0), 1)

@@ -128,7 +128,7 @@ def test_safe_edits_attacks_are_learned_from_as_they_are(tmp_path):
 
 @pytest.mark.parametrize(
     ("choice", "paired", "own"),
-    [("records", True, 0), ("templates", False, 34), ("both", True, 34)],
+    [("records", True, 0), ("templates", False, 99), ("both", True, 99)],
 )
 def test_attacks_come_from_where_they_are_asked_for(tmp_path, choice, paired, own):
     train = read_records(safe_edit_data(tmp_path, attacks=choice))["train"]

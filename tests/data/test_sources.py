@@ -253,6 +253,21 @@ def test_an_empty_data_set_is_an_error(tmp_path, error_of, name, content):
     assert str(tmp_path / name) in message and "empty" in message
 
 
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ('[null, {"request": "What is 1?", "answer": "It is 1."}]', "row 1 is null"),
+        ('\ufeff [{"request": "What is 1?"} , null]', "row 2 is null"),
+    ],
+)
+def test_rows_of_json_that_are_null_are_refused(tmp_path, rows, said):
+    """Of a null before objects pyarrow dies, and the process with it."""
+    path = tmp_path / "rows.json"
+    path.write_text(rows, encoding="utf-8")
+    with pytest.raises(DataError, match=said):
+        load_harmless(str(path))
+
+
 def test_an_empty_directory_is_an_error(tmp_path, error_of):
     assert f"{tmp_path}: cannot be read as data" in error_of(load_harmless, str(tmp_path))
 

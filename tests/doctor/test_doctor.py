@@ -1,18 +1,22 @@
 """What doctor says, against published sizes, another formula for memory, and torch's logits."""
 
+import io
 import json
+import os
+import zipfile
 
 import numpy as np
 import pytest
 
 from nt_jax import cli
 from nt_jax.config.load import load_config, recipe_names
-from nt_jax.doctor import look
+from nt_jax.doctor import logits, look
 from nt_jax.doctor.devices import KINDS, devices_of
 from nt_jax.doctor.meshes import fastest, layouts, smallest
 from nt_jax.doctor.shapes import SHAPES
 from nt_jax.doctor.subject import find_subject
-from nt_jax.errors import CheckpointError, ConfigError
+from nt_jax.errors import CheckpointError, ConfigError, DataError
+from nt_jax.limits import DATA_BYTES
 from nt_jax.models.footprint import parameters
 from nt_jax.run.data import read_data
 from nt_jax.run.memory import stage_memory
@@ -246,6 +250,54 @@ def test_a_wrong_file_is_one_line(change, message, reference, tmp_path, capsys, 
     assert cli.main("doctor", words) == 2
     err = capsys.readouterr().err.splitlines()
     assert len([line for line in err if line.startswith("nt_jax: ")]) == 1 and message in err[-1]
+
+
+def _flipped(path, tokens, given):
+    np.savez_compressed(path, tokens=tokens, logits=given)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+
+
+def _huge(path, tokens, given):
+    """A header of 2^60 numbers, and none of them."""
+    with zipfile.ZipFile(path, "w") as parts:
+        for name in ("tokens", "logits"):
+            with parts.open(f"{name}.npy", "w") as file:
+                form = {"descr": "<f4", "fortran_order": False, "shape": (2**30, 2**30)}
+                np.lib.format.write_array_header_1_0(file, form)
+
+
+def _unpacks(path, tokens, given):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as parts:
+        for name in ("tokens", "logits"):
+            parts.writestr(f"{name}.npy", bytes(1 << 20))
+
+
+BROKEN = {
+    "an array": lambda path, tokens, given: path.write_bytes(_npy(given)),
+    "a flipped byte": _flipped,
+    "a huge header": _huge,
+    "nothing": lambda path, tokens, given: path.touch(),
+    "a pipe": lambda path, tokens, given: os.mkfifo(path),
+    "more than is read": _unpacks,
+}
+
+
+def _npy(array) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_reference_logits_are_one_line(name, reference, tmp_path, monkeypatch):
+    monkeypatch.setattr(logits, "DATA_BYTES", DATA_BYTES._replace(value=1_000_000))
+    path = tmp_path / "ref.npz"
+    BROKEN[name](path, *reference)
+    subject = find_subject(str(tiny.checkpoint("qwen2")), (1, 1))
+    with pytest.raises(DataError, match="cannot be read as reference logits"):
+        logits.read_reference(subject, path)
 
 
 def test_settings_of_a_mesh_are_kept_to(monkeypatch):

@@ -101,7 +101,10 @@ def rows(read: Callable[[Path], list[dict]]) -> Callable[[Path, list], None]:
     """The requests are those that another reader of the format finds, in their order."""
 
     def check(path: Path, found: list) -> None:
-        theirs = [row["request"] for row in read(path) if row]
+        named = [
+            {str(key).strip().lower(): value for key, value in row.items()} for row in read(path)
+        ]
+        theirs = [row["request"] for row in named if row]
         ours = [request for _, request, _, _ in found]
         assert ours == [text.strip() if isinstance(text, str) else text for text in theirs] or any(
             not isinstance(text, str) for text in theirs

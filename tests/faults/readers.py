@@ -156,7 +156,8 @@ def read_chat(path: Path, model: Path) -> list[str]:
 
         def answers(self, prompts):
             asked.append(text_of(prompts["base"]))
-            yield {name: self.model.chat.encode(prompt) for name, prompt in prompts.items()}
+            ids = {name: self.model.chat.encode(prompt) for name, prompt in prompts.items()}
+            yield {name: each[:64] for name, each in ids.items()}  # or turns double, as no model's
 
     def opened(run_dir, strength, system, max_new) -> Echo:
         chat = text.under(system)

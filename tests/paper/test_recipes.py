@@ -69,7 +69,7 @@ def test_a_recipe_runs_from_end_to_end(name, published, classifier, tmp_path):
     assert "84 prompts of 7 attacks for train" in screen
     told = json.loads((config.folder / "run.json").read_text())["config"]
     left = {row.key for row, _ in departures(told)}
-    assert left == {"eval.judges", "eval.max_new_tokens"}  # the path, and a size
+    assert left == {"eval.judges", "eval.max_new_tokens", "attribution.steps"}  # path and sizes
     rows = json.loads((config.folder / "report" / "results.json").read_text())
     assert {row["dataset"] for row in rows} >= set(SETS)
     judges = {row["judge"] for row in rows if row["metric"] == "refusal_rate"}

@@ -4,7 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nt_jax.train.outer import adapted, pulled
+from nt_jax.config.method import TuneConfig
+from nt_jax.generate.chat import open_model
+from nt_jax.train.cells import ATTACKED_HARMFUL, ATTACKED_HARMLESS, CELLS, HARMFUL, HARMLESS
+from nt_jax.train.outer import adapted, measured_cells, pulled
+from tests import tiny
 from tests.train.test_maml import (
     NEURONS,
     THETA,
@@ -35,3 +39,22 @@ def test_at_first_order_or_without_inner_steps_it_is_itself(x64, changes):
     lm, batch = model(jnp.float64), meta_batch()
     found_P = pulled(jnp.asarray(THETA), jnp.asarray(WAY), lm, NEURONS, batch, options(**changes))
     np.testing.assert_allclose(found_P, WAY, rtol=1e-12)
+
+
+def test_a_harmless_request_is_measured_by_how_a_refusal_begins():
+    model = open_model(str(tiny.checkpoint("smollm2")))
+    texts = {
+        ATTACKED_HARMFUL: "I'm sorry, but I can't", HARMFUL: "No",
+        ATTACKED_HARMLESS: "I'm sorry, but I can't, so", HARMLESS: "I won't",
+    }  # fmt: skip
+    ids = {name: model.answer_ids(text)[:-1] for name, text in texts.items()}
+    asked = {name: [("Why?", ids[name])] for name in CELLS}
+    seen = []
+
+    def measure(rows):
+        seen.extend(model.text(row.answer) for row in rows)
+        return np.arange(4.0), np.zeros((4, 2), np.float32)
+
+    found = measured_cells(model, asked, TuneConfig(answer_tokens=64), measure)
+    assert seen == [texts[ATTACKED_HARMFUL], "No", "I'm sorry", "I won't"]
+    assert [float(found.values[name][0]) for name in CELLS] == [0, 1, 2, 3]

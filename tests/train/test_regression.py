@@ -8,6 +8,7 @@ from nt_jax.config.method import TuneConfig
 from nt_jax.errors import DivergedError
 from nt_jax.train.cells import ATTACKED_HARMFUL, ATTACKED_HARMLESS, CELLS, HARMFUL, HARMLESS
 from nt_jax.train.regression import LIFT, SAID, SOFTNESS, combination, fit, losses, shares
+from nt_jax.train.separation import auc
 from nt_jax.train.slopes import CellSlopes
 
 TUNE = TuneConfig()
@@ -51,22 +52,25 @@ def test_the_dual_coefficients_are_those_of_the_primal_problem(ridge):
     assert cost(dual_M @ free_MP) <= expected.fun + 1e-9
 
 
-@pytest.mark.parametrize("nats", [0.1, 0.8])
-def test_a_step_moves_decisions_so_far_and_harm_apart(nats):
+@pytest.mark.parametrize(
+    ("most", "in_nats"), [(0.1, True), (0.8, True), (0.05, False), (0.3, False)]
+)
+def test_a_step_goes_so_far_and_moves_harm_apart(most, in_nats):
     cells = planted()
     every_MP = np.concatenate([cells.cells[name] for name in CELLS])
-    dual_M, before = combination(cells, every_MP, nats, TUNE)
+    dual_M, before = combination(cells, every_MP, most, TUNE, in_nats)
     step_P = dual_M @ every_MP
     gained_M = every_MP @ step_P
-    assert np.sqrt(np.mean(gained_M**2)) == pytest.approx(nats, rel=0.01)
+    far = np.sqrt(np.mean(gained_M**2)) if in_nats else np.linalg.norm(step_P)
+    assert far == pytest.approx(most, rel=0.01)
     gained = dict(zip(CELLS, gained_M.reshape(4, -1).mean(axis=1), strict=True))
     assert gained[ATTACKED_HARMFUL] > gained[ATTACKED_HARMLESS]
     assert gained[HARMFUL] > gained[HARMLESS]
     assert step_P[0] > abs(step_P[1])  # harm, rather than the attack
     moved = {n: cells.values[n] + cells.cells[n] @ step_P for n in CELLS}
     after = losses(CellSlopes(cells.cells, moved), -3 + LIFT, shares(CELLS, TUNE))
-    assert after["training_attacked"] > before["training_attacked"]
-    assert after["training_direct"] > before["training_direct"]
+    assert after["loss"] < before["loss"]
+    assert auc(moved[HARMFUL], moved[HARMLESS]) > auc(cells.values[HARMFUL], cells.values[HARMLESS])
 
 
 def test_losses_by_hand_and_what_is_asked_for_is_at_most_a_lift_above_the_mean():
@@ -85,7 +89,6 @@ def test_losses_by_hand_and_what_is_asked_for_is_at_most_a_lift_above_the_mean()
     assert found["safety_loss"] == pytest.approx(safety)
     assert found["utility_loss"] == pytest.approx(utility)
     assert found["loss"] == pytest.approx(0.25 * safety + 0.75 * utility)
-    assert found["training_attacked"] == 0 and found["training_direct"] == 0
 
 
 def test_cells_weigh_what_the_settings_say():
@@ -105,7 +108,7 @@ def test_a_source_without_attacked_harmless_prompts_learns_from_the_other_cells(
     )
     every_MP = np.concatenate([fewer.cells[name] for name in CELLS])
     dual_M, found = combination(fewer, every_MP, 0.5, TUNE)
-    assert len(dual_M) == 36 and "training_attacked" not in found and found["training_direct"] > 0
+    assert len(dual_M) == 36 and found["utility_loss"] > 0
 
 
 def test_slopes_that_say_nothing_end_it():

@@ -140,7 +140,7 @@ def test_the_slope_of_drift_is_that_of_the_signed_tokens_of_its_row(x64):
 
 
 @pytest.mark.parametrize("tokens", [1, 3, DECISION_TOKENS, DECISION_TOKENS + 4])
-def test_a_decision_is_the_harmonic_mean_of_first_tokens_and_its_slope_a_difference(x64, tokens):
+def test_a_decision_is_the_log_odds_of_its_first_tokens_and_its_slope_a_difference(x64, tokens):
     """Against a plain model's token log-likelihoods, at factors that are not 1."""
     lm, draw = model(jnp.float64), np.random.default_rng(tokens)
     rows = [Row(draw.integers(3, 40, 5 + n).tolist(), draw.integers(3, 40, tokens).tolist())
@@ -155,7 +155,7 @@ def test_a_decision_is_the_harmonic_mean_of_first_tokens_and_its_slope_a_differe
         prompt, answer = np.array(row.prompt), np.array(row.answer)
         log_prob_A = plain_answer_log_probs(lm, prompt, answer, scale_LF=scale_LF)
         chances = np.exp(np.asarray(log_prob_A[:DECISION_TOKENS], np.float64))
-        return float(np.log(len(chances) / np.sum(1 / chances)))
+        return float(-np.log(np.sum((1 - chances) / chances)))
 
     for row, value, slope_P in zip(rows, *found, strict=False):
         np.testing.assert_allclose(value, decision(THETA, row), rtol=1e-9)

@@ -28,6 +28,7 @@ AdapterOf = Callable[[FittingData], Adapter]
 # (Adam's rate, share of the way to what was learned): every rate first, then how far to go, less
 # for fast rates and more for slow ones. Another share costs a validation, another rate a fit.
 EPOCHS, AVERAGE = 48, 0.8  # of Adam's steps on small batches, and of their exponential mean
+BY_ADAM = {"outer": "adam", "schedule": "cosine"}
 RATES = (
     (1e-3, 1.0), (3e-4, 1.0), (3e-3, 1.0), (1e-4, 1.0), (1e-3, 0.7), (3e-3, 0.7), (3e-4, 0.7),
     (3e-4, 1.4), (1e-3, 1.4), (1e-4, 1.4), (3e-3, 0.4), (1e-3, 0.4), (1e-4, 2.0), (3e-3, 1.4),
@@ -81,7 +82,7 @@ def by_rate(name: str, adapter: AdapterOf) -> Method:
 
     def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
         tune = data.config.tune
-        rate = {"outer": "adam", "meta_lr": setting["learning_rate"]}
+        rate = BY_ADAM | {"meta_lr": setting["learning_rate"]}
         change = rate | {"average": AVERAGE, "epochs": max(tune.epochs, EPOCHS)}
         return learned(data, adapter(data), data.pools, tune.model_copy(update=change))
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from nt_jax.errors import ConfigError
 from nt_jax.eval.judges.judge import without_thinking
+from nt_jax.limits import check_regular
 
 MAX_TOKENS, BATCH = 512, 32
 EMPTY = 0.5
@@ -55,8 +56,10 @@ class ClassifierJudge:
         folder = _folder(source)
         self.sha256 = files_hash(folder)
         try:
-            self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-            self.model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+            no_code = {"trust_remote_code": False}  # nor a question whether to run it
+            self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **no_code)
+            kind = transformers.AutoModelForSequenceClassification
+            self.model = kind.from_pretrained(folder, **no_code)
         except (OSError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise ConfigError(
@@ -87,6 +90,10 @@ def files_hash(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted({path for pattern in _FILES for path in folder.glob(pattern)}):
         digest.update(path.name.encode())
+        try:
+            check_regular(path)
+        except OSError as error:
+            raise ConfigError(f"eval.judges: {error}. Give the folder of a classifier.") from error
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

@@ -1,5 +1,6 @@
 """A classifier of ours as a judge, against transformers one answer at a time."""
 
+import json
 import shutil
 
 import pytest
@@ -30,6 +31,25 @@ def test_a_classifier_judges_the_response_alone_at_512_tokens(classifier):
     assert judge.name == "classifier:classifier"
     assert judge.verdicts(["another one"] * len(TEXTS), TEXTS) == found
     assert judge.verdicts([], []) == []
+
+
+@pytest.mark.parametrize("stray", ["a folder", "a device"])
+def test_a_folder_that_holds_no_regular_file_is_refused(stray, classifier, tmp_path):
+    folder = shutil.copytree(classifier, tmp_path / "judge")
+    odd = folder / "odd.json"
+    odd.mkdir() if stray == "a folder" else odd.symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match=r"odd\.json is no regular file"):
+        open_judge(f"classifier:{folder}")
+
+
+def test_code_of_a_classifier_is_not_run_nor_asked_about(classifier, tmp_path):
+    folder = shutil.copytree(classifier, tmp_path / "judge")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "odd", "auto_map": {"AutoConfig": "odd.OddConfig"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "odd.py").write_text("raise SystemExit(1)\n")
+    with pytest.raises(ConfigError, match="is no sequence classifier"):
+        open_judge(f"classifier:{folder}")
 
 
 def test_the_label_that_means_refusal_may_be_named(classifier):
