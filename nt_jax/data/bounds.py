@@ -1,7 +1,6 @@
 """What is known of a data file before a library unpacks it: that it ends, and how large it gets."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +43,25 @@ def _has_text(path: Path) -> bool:
 
 def _check_rows(text: str) -> None:
     """Raises a ValueError where a list holds a null: pyarrow may die of it, and we with it."""
-    space, read = re.compile(r"\s*"), json.JSONDecoder().raw_decode
-    at, number = space.match(text).end(), 0
+    read, at, number = json.JSONDecoder().raw_decode, _next(text, 0), 0
     if text[at : at + 1] != "[":
         return
     while text[at : at + 1] in ("[", ","):
         number += 1
         try:
-            value, at = read(text, space.match(text, at + 1).end())
+            value, at = read(text, _next(text, at + 1))
         except ValueError:  # an empty list, or what the library will say
             return
         if value is None:
             raise ValueError(f"row {number} is null. Leave it out")
-        at = space.match(text, at).end()
+        at = _next(text, at)
+
+
+def _next(text: str, at: int) -> int:
+    """Where the next letter that is no white space stands, from `at` on."""
+    while text[at : at + 1].isspace():
+        at += 1
+    return at
 
 
 def _check_parquet(path: Path) -> None:
