@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from nt_jax.data import hub
@@ -266,6 +268,15 @@ def test_rows_of_json_that_are_null_are_refused(tmp_path, rows, said):
     path.write_text(rows, encoding="utf-8")
     with pytest.raises(DataError, match=said):
         load_harmless(str(path))
+
+
+def test_a_parquet_page_that_misses_its_checksum_is_refused(tmp_path, error_of):
+    rows = {"request": ["What is 1?", "What is 2?"], "answer": ["It is 1.", "It is 2."]}
+    path, plain = tmp_path / "rows.parquet", {"compression": "none", "write_statistics": False}
+    pq.write_table(pa.table(rows), path, write_page_checksum=True, **plain)
+    assert len(load_harmless(str(path))) == 2
+    path.write_bytes(path.read_bytes().replace(b"It is 1.", b"It is 7.", 1))
+    assert "checksum" in error_of(load_harmless, str(path))
 
 
 def test_an_empty_directory_is_an_error(tmp_path, error_of):

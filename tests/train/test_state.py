@@ -63,6 +63,23 @@ def test_a_tuning_without_its_history_begins_anew(tmp_path, text):
     History(folder / "strengths.jsonl", 0)
 
 
+def test_a_kill_while_the_history_is_cut_back_leaves_it_whole(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    rows = "".join(json.dumps({"epoch": epoch}) + "\n" for epoch in range(4))
+    path.write_text(rows)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(path), "replace", killed)  # of what was written beside it
+    with pytest.raises(KeyboardInterrupt):
+        History(path, 2)
+    assert path.read_text() == rows
+    monkeypatch.undo()
+    History(path, 2)
+    assert len(path.read_text().splitlines()) == 3
+
+
 @pytest.mark.parametrize("text", ["{", "[[1], [2], [3]]", '[[1], ["2"]]', "[[1], 2]", "5"])
 def test_the_untuned_models_answers_are_given_once_more(tmp_path, monkeypatch, text):
     """Their file may be deleted while a tuning is under way; its history has them once."""
