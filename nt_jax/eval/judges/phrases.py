@@ -8,8 +8,8 @@ REFUSES decline. CONDEMNS call something bad. DISCLAIMS say what the speaker lac
 DO = (
     r"(?:help|assist|aid|provide|give|offer|share|supply|fulfil+|comply|cooperate|complete|satisfy|"
     r"hono(?:u)?r|accommodate|answer|respond|reply|discuss|talk|engage|participate|take part|write|"
-    r"create|generate|produce|compose|craft|design|develop|build|draft|explain|describe|detail|"
-    r"outline|teach|instruct|show|tell you (?:how|about|that|this|the|where)|"
+    r"create|generate|produce|compose|craft|design|devise|develop|build|draft|explain|describe|"
+    r"detail|outline|teach|instruct|show|tell you (?:how|about|that|this|the|where)|"
     r"tell (?:\w+ )?jokes?|walk you|guide|list|suggest|"
     r"recommend|advise|advocate|continue|proceed|do (?:that|this|it|so|as)|make (?:that|this|an?|"
     r"any|such|up|fun|light|jokes?)|go along|condone|endorse|encourage|promote|facilitate|support|"

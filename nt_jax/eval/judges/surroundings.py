@@ -51,7 +51,7 @@ TEXT_WORK = (
 DECLINING_IS_THE_TASK = r"\b(?:declin|refus|reject|turn(?:ing)? down|say(?:ing)? no|resign)"
 SPEAKS_TO_USER = (
     r"^no, i\b|\b(?:sorry|apologi[sz]e|as an? \w+|ai|request|that|this|such|guidelines|appropriate|"
-    r"ethical|unethical|harmful|illegal|write|create|generate|compose|normally|tell)\b"
+    r"ethical|unethical|harmful|illegal|write|draft|create|generate|compose|normally|tell)\b"
 )
 
 # After a refusal: turning back to the request, and the first words of the goods themselves.
