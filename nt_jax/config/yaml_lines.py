@@ -84,8 +84,11 @@ def _build(
         try:
             return loader.construct_object(node)
         except (LookupError, AttributeError, TypeError, ValueError, OverflowError) as error:
-            kind = node.tag.rpartition(":")[2]
-            raise BadYamlError(f"{str(node.value)[:60]!r} is no {kind} ({error})", line) from error
+            kind, text = node.tag.rpartition(":")[2], str(node.value)
+            shown = repr(text) if len(text) <= 60 else f"{text[:57]!r}... ({len(text):,} letters)"
+            raise BadYamlError(
+                f"{shown} is no {kind} that is read. Correct it; a text goes in quotes", line
+            ) from error
     mapping: dict[str, Any] = {}
     for key_node, value_node in node.value:
         key, key_line = key_node.value, key_node.start_mark.line + 1
