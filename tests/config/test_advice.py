@@ -85,7 +85,7 @@ GRIDS = [
         "cells are compared on validation answers. Ask for some",
         ["neurons.safety=1,2", "tune.validation_answers=1"],
     ),
-    (["tune.max_over_refusal=1,2"], "a setting of neurons or tune", ["tune.safety_weight=1,2"]),
+    (["tune.max_over_refusal=1,2"], "a setting of neurons or tune", ["tune.safety_weight=0.2,0.4"]),
     (MANY, "Give fewer values", ["neurons.safety=1,2", "neurons.utility=1,2"]),
 ]
 

@@ -69,7 +69,7 @@ def a_file_without_rows(folder: Path):
 
 def a_table_without_rows(folder: Path):
     (folder / "x.csv").write_text("request\n")
-    yield lambda: load_harmless(str(folder / "x.csv")), "is empty. Give it at least one row"
+    yield lambda: load_harmless(str(folder / "x.csv")), "it has no rows. Give it at least one"
     (folder / "x.csv").write_text("request\nWhat is 1?\n")
 
 
@@ -114,7 +114,7 @@ def the_demo_without_questions(folder: Path):
 
 def records_without_a_text(folder: Path):
     for make in (HarmfulRequest, HarmlessRequest):
-        with pytest.raises(Exception, match="is empty. Give it a text or leave the row out"):
+        with pytest.raises(Exception, match=r"is empty\. Give it a text or leave the row out"):
             make("x", " ")
         make("x", "What is 1?")
     said = r"the text has no slot\. Write \{request\} where the request belongs"
@@ -205,7 +205,11 @@ def too_few_rows_to_divide(folder: Path):
 
 
 def splits_without_one_to_train_on(folder: Path):
-    rows = [row | {"split": name} for row in ROWS for name in ("old", "new")]
+    rows = [
+        {"request": f"What is {n}, {name}?", "split": name}
+        for n in range(9)
+        for name in ("old", "new")
+    ]
     file = write(folder / "x.jsonl", rows)
 
     def parts(**more: str) -> object:
