@@ -303,6 +303,52 @@ def test_names_that_no_file_can_have_are_one_line(calls, words, message, capsys)
     assert message in shown and shown.count("\n") == 1 and "\0" not in shown
 
 
+RECIPE = ["--config", "smollm2-135m"]
+EXPORT = ["export", "--run", "x", "--out", "o"]
+ADVISED = [  # (a command that is refused, words of its message, the command as they advise it)
+    (["trian", *RECIPE], "did you mean 'train'?", ["train", *RECIPE]),
+    (["dance"], "choose one of train, ", ["train", *RECIPE]),
+    ([], "choose one of train, ", ["train", *RECIPE]),
+    (["train"], "--config is missing (command line): give a recipe", ["train", *RECIPE]),
+    (["train", "--confg", "smollm2-135m"], "did you mean '--config'", ["train", *RECIPE]),
+    (["train", "--config", "smolm2-135m"], "did you mean 'smollm2-135m'?", ["train", *RECIPE]),
+    (
+        ["train", *RECIPE, "--model", "X"],
+        "settings have no dashes: model.source=X",
+        ["train", *RECIPE, "model.source=X"],
+    ),
+    (
+        ["train", *RECIPE, "--epochs", "5"],
+        "settings have no dashes: tune.epochs=5",
+        ["train", *RECIPE, "tune.epochs=5"],
+    ),
+    (["doctor", "x", "--mesh", "3"], "whole numbers like 2x4", ["doctor", "x", "--mesh", "2x4"]),
+    (EXPORT[:3], "required: --out", EXPORT),
+    ([*EXPORT, "--format", "gguff"], "did you mean 'gguf'?", [*EXPORT, "--format", "gguf"]),
+    (
+        [*EXPORT, "--format", "hf,lora", "--push", "a/b"],
+        "--push takes one format, as a repository holds one",
+        [*EXPORT, "--format", "hf", "--push", "a/b"],
+    ),
+    (
+        ["train", *RECIPE, "eval.harness=x"],
+        "it is for python -m nt_jax.eval --model RUN",
+        ["eval", *RECIPE, "--model", "runs/x", "eval.harness=x"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "message", "advised"), ADVISED)
+def test_a_command_works_once_its_advice_is_followed(calls, words, message, advised, capsys):
+    try:
+        code = cli.main(argv=words)
+    except SystemExit as ended:  # argparse's own mistakes
+        code = ended.code
+    assert code == exits.MISTAKE and message in capsys.readouterr().err
+    assert calls == []
+    assert cli.main(argv=advised) == 0 and calls
+
+
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
 def test_a_config_whose_model_is_null_says_what_to_write(calls, more, folder, capsys):
     (folder / "r.yaml").write_text("seed: 1\nmodel: null\n")
