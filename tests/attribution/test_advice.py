@@ -42,7 +42,7 @@ def a_score_that_is_not_in_its_module(folder: Path):
 
 def a_score_of_another_type(folder: Path):
     del folder
-    scores = {"now": np.zeros(SHAPE[::-1])}
+    scores: dict[str, np.ndarray] = {"now": np.zeros(SHAPE[::-1])}
     said = rf"Return float32 \[{SHAPE[0]}, {SHAPE[1]}\]: a number for every neuron"
     yield lambda: own_scores(lambda *_: scores["now"], LM, EXAMPLES), said
     scores["now"] = np.zeros(SHAPE, np.float32)
