@@ -11,7 +11,8 @@ from nt_jax.errors import RunError
 from nt_jax.limits import check_regular
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+PERMISSIONS = (errno.EACCES, errno.EPERM)  # which can be changed
+NOT_ALLOWED = (*PERMISSIONS, errno.EROFS, errno.ENOTDIR)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -44,9 +45,10 @@ def disk_errors(folder: Path) -> Iterator[None]:
                 "this command: finished stages are kept."
             ) from error
         if code in NOT_ALLOWED and isinstance(file, str) and _related(folder, Path(file)):
+            what = "Change its permissions, or choose" if code in PERMISSIONS else "Choose"
             raise RunError(
-                f"cannot write to {folder}: {os.strerror(code)}: {file}. Change its permissions, "
-                "or choose another folder with run_dir=DIR."
+                f"cannot write to {folder}: {os.strerror(code)}: {file}. {what} another folder "
+                "with run_dir=DIR."
             ) from error
         raise
 

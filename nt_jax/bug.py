@@ -20,8 +20,9 @@ def foreseen(error: Exception) -> NtError | None:
     """The error in our words where it is not our fault; None where it is."""
     if isinstance(error, MemoryError) or NO_MEMORY in str(error):
         return NtError(
-            "out of memory. --dry-run says what each part of a run takes: lower eval.batch_size or "
-            "tune.sequence_tokens, or use a larger machine, then repeat: what is finished is kept."
+            "out of memory. --dry-run says what each part of a run takes: lower eval.batch_size, "
+            "set tune.sequence_tokens=512, or use a larger machine, then repeat: what is finished "
+            "is kept."
         )
     if isinstance(error, OSError) and error.errno in OF_A_PATH:
         where = f" ({str(error.filename)[:80]})" if error.filename else ""

@@ -48,6 +48,13 @@ def hand_over(monkeypatch, **takers) -> None:
 
 
 @pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """The working directory, empty."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
 def calls(monkeypatch) -> list:
     """What the commands hand over, without running them."""
     made: list = []
@@ -296,6 +303,70 @@ def test_names_that_no_file_can_have_are_one_line(calls, words, message, capsys)
     assert message in shown and shown.count("\n") == 1 and "\0" not in shown
 
 
+RECIPE = ["--config", "smollm2-135m"]
+EXPORT = ["export", "--run", "x", "--out", "o"]
+ADVISED = [  # (a command that is refused, words of its message, the command as they advise it)
+    (["trian", *RECIPE], "did you mean 'train'?", ["train", *RECIPE]),
+    (["dance"], "choose one of train, ", ["train", *RECIPE]),
+    ([], "choose one of train, ", ["train", *RECIPE]),
+    (["train"], "--config is missing (command line): give a recipe", ["train", *RECIPE]),
+    (["train", "--confg", "smollm2-135m"], "did you mean '--config'", ["train", *RECIPE]),
+    (["train", "--config", "smolm2-135m"], "did you mean 'smollm2-135m'?", ["train", *RECIPE]),
+    (
+        ["train", *RECIPE, "--model", "X"],
+        "settings have no dashes: model.source=X",
+        ["train", *RECIPE, "model.source=X"],
+    ),
+    (
+        ["train", *RECIPE, "--epochs", "5"],
+        "settings have no dashes: tune.epochs=5",
+        ["train", *RECIPE, "tune.epochs=5"],
+    ),
+    (["doctor", "x", "--mesh", "3"], "whole numbers like 2x4", ["doctor", "x", "--mesh", "2x4"]),
+    (EXPORT[:3], "required: --out", EXPORT),
+    ([*EXPORT, "--format", "gguff"], "did you mean 'gguf'?", [*EXPORT, "--format", "gguf"]),
+    (
+        [*EXPORT, "--format", "hf,lora", "--push", "a/b"],
+        "--push takes one format, as a repository holds one",
+        [*EXPORT, "--format", "hf", "--push", "a/b"],
+    ),
+    (
+        ["train", *RECIPE, "eval.harness=x"],
+        "it is for python -m nt_jax.eval --model RUN",
+        ["eval", *RECIPE, "--model", "runs/x", "eval.harness=x"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "message", "advised"), ADVISED)
+def test_a_command_works_once_its_advice_is_followed(calls, words, message, advised, capsys):
+    try:
+        code = cli.main(argv=words)
+    except SystemExit as ended:  # argparse's own mistakes
+        code = ended.code
+    assert code == exits.MISTAKE and message in capsys.readouterr().err
+    assert calls == []
+    assert cli.main(argv=advised) == 0 and calls
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_config_whose_model_is_null_says_what_to_write(calls, more, folder, capsys):
+    (folder / "r.yaml").write_text("seed: 1\nmodel: null\n")
+    assert cli.main("train", ["--config", "r.yaml", *more]) == exits.MISTAKE
+    shown = capsys.readouterr().err
+    assert shown.startswith("nt_jax: model.source is missing (r.yaml:2): Hugging Face folder, hub")
+    assert shown.count("\n") == 1 and len(shown) < 200
+    (folder / "r.yaml").write_text("seed: 1\nmodel: {source: x}\n")
+    assert cli.main("train", ["--config", "r.yaml", *more]) == 0
+
+
+def test_a_path_that_is_too_long_is_shortened_as_advised(calls, folder, capsys):
+    assert cli.main("train", ["--config", "m" * 5000 + ".yaml"]) == exits.MISTAKE
+    assert "Name another path, or change that one" in capsys.readouterr().err
+    (folder / "m.yaml").write_text("model: {source: x}\n")
+    assert cli.main("train", ["--config", "m.yaml"]) == 0
+
+
 @pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.EACCES, errno.EROFS, errno.ELOOP])
 def test_what_the_system_says_of_a_path_is_one_line(failing, number, capsys):
     assert failing(OSError(number, os.strerror(number), "/some/where")) == exits.MISTAKE
@@ -409,6 +480,36 @@ def test_a_bug_is_shown_where_no_file_can_be_written(failing, monkeypatch, tmp_p
 def test_what_is_no_bug_of_ours_is_no_bug(failing, error, words, capsys):
     assert failing(error) == exits.MISTAKE
     assert words in capsys.readouterr().err
+
+
+def test_where_memory_ends_the_dry_run_and_the_settings_that_are_advised_help(
+    calls, monkeypatch, capsys
+):
+    def run(config, **_):
+        if config.eval.batch_size > 2 or not config.tune.sequence_tokens:
+            raise MemoryError
+
+    monkeypatch.setattr(sys.modules["nt_jax.run.pipeline"], "run", run)
+    words = ["--config", "smollm2-135m"]
+    assert cli.main("train", words) == exits.MISTAKE
+    said = capsys.readouterr().err
+    assert "lower eval.batch_size, set tune.sequence_tokens=512, or" in said
+    assert said.count("\n") == 1
+    assert cli.main("train", [*words, "--dry-run"]) == 0
+    assert cli.main("train", [*words, "eval.batch_size=2", "tune.sequence_tokens=512"]) == 0
+
+
+def test_a_path_with_a_nul_is_written_without_as_advised(calls, monkeypatch, capsys, tmp_path):
+    def export(run, out, *_):
+        (out / "x").stat()
+
+    monkeypatch.setattr(sys.modules["nt_jax.run.export"], "export_run", export)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "x").touch()
+    words = ["--run", "x", "--out"]
+    assert cli.main("export", [*words, f"{tmp_path}/o\0ut"]) == exits.MISTAKE
+    assert capsys.readouterr().err == "nt_jax: a path holds a NUL character. Leave it out.\n"
+    assert cli.main("export", [*words, f"{tmp_path}/out"]) == 0
 
 
 def test_a_broken_pipe_is_quiet_and_has_a_code_of_its_own(failing, capsys):

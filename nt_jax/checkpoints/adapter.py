@@ -83,7 +83,8 @@ def open_adapter(path: Path | str, config: ModelConfig) -> Adapter:
     path = Path(path)
     missing = [name for name in (CONFIG, WEIGHTS) if not (path / name).is_file()]
     if missing:
-        raise problems_error(path, [f"no PEFT adapter: {' and '.join(missing)} is missing there."])
+        said = f"no PEFT adapter: {' and '.join(missing)} is missing there, or no file"
+        raise problems_error(path, [f"{said}. Give the folder of a whole adapter."])
     try:
         fields = parse_json(read_within(path / CONFIG, JSON_BYTES))
     except ValueError as error:

@@ -14,6 +14,7 @@ from nt_jax.errors import CheckpointError, DataError, brief
 # Templates of LLaMA-3.1 and later write today's date, so the same prompt would differ from day to
 # day; this is the date they fall back to.
 TEMPLATE_DATE = "26 Jul 2024"
+STOPS = 5  # ids that a message lists
 # What rendering raises: the template's own refusals, and its mistakes.
 _BROKEN = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
 ASKED, ANSWERED = "What is asked", "What is answered"  # texts that no template looks into
@@ -84,10 +85,11 @@ def answer_end(
         )
     name = tokenizer.convert_ids_to_tokens(end)
     if end not in eos_ids:
+        more = f" and {len(eos_ids) - STOPS:,} more" if len(eos_ids) > STOPS else ""
+        stops = ", ".join(map(str, eos_ids[:STOPS])) or "no token"
         raise CheckpointError(
-            f"{where}: answers end with {name} ({end}), but generation stops at "
-            f"{', '.join(map(str, eos_ids)) or 'no token'} alone. Add {end} to eos_token_id in "
-            "generation_config.json."
+            f"{where}: answers end with {name} ({end}), but generation stops at {stops}{more} "
+            f"alone. Add {end} to eos_token_id in generation_config.json."
         )
     if mark is None:
         say("warning", f"the chat template shows no end of an answer: {name} is taken for it")

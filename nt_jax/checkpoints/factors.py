@@ -58,7 +58,8 @@ def read_factors(path: Path | str, checkpoint: Checkpoint | None = None) -> Fact
         return _of_adapter(path, checkpoint)
     file = path / FILE if path.is_dir() else path
     if not file.is_file():
-        raise problems_error(path, [f"no factors there, neither {FILE} nor a PEFT adapter."])
+        said = f"no factors there, neither {FILE} nor a PEFT adapter"
+        raise problems_error(path, [f"{said}. Give a file or a folder that has them."])
     found = _read(file)
     if checkpoint is not None:
         _check_fit(file, found, checkpoint)

@@ -142,7 +142,11 @@ class Fields:
             self.problem(f"{name} = {short(value)} is no token id below vocab_size = {vocab_size}")
             return ()
         if name == "eos_token_id" and len({*ids}) == vocab_size:
-            self.problem(f"{name} names all {vocab_size} tokens, so that no answer has a word")
+            of = " of generation_config.json" if generation.get(name) is not None else ""
+            self.problem(
+                f"{name}{of} names all {vocab_size} tokens, so that no answer has a word. Keep the "
+                "id of the token that ends an answer alone"
+            )
         return tuple(ids)
 
     def check_the_rest(self, family: str) -> None:

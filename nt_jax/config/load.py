@@ -99,15 +99,15 @@ class _Draft:
     def override(self, text: str) -> None:
         """Set one dotted key; its value is read as YAML and replaces what was there."""
         dotted, equals, value_text = (part.strip() for part in text.partition("="))
-        keys = tuple(dotted.split("."))
+        keys, shown = tuple(dotted.split(".")), text if len(text) <= 80 else f"{text[:77]}..."
         if not equals or not all(keys):
             hint = _did_you_mean(dotted, setting_table())
-            self.problems.append(f"'{text}' ({COMMAND_LINE}): write section.key=value{hint}")
+            self.problems.append(f"'{shown}' ({COMMAND_LINE}): write section.key=value{hint}")
             return
         try:
             located = read_yaml(value_text)
         except BadYamlError as error:
-            self.problems.append(f"'{text}' ({COMMAND_LINE}): not valid YAML: {error}")
+            self.problems.append(f"'{shown}' ({COMMAND_LINE}): not valid YAML: {error}")
             return
         section: Any = self.raw
         for depth, key in enumerate(keys[:-1], start=1):
@@ -117,7 +117,7 @@ class _Draft:
             section = section[key]
             if not isinstance(section, dict):
                 outer = f"'{_dotted(keys[:depth])}' ({self.where(keys[:depth])})"
-                self.problems.append(f"'{text}' ({COMMAND_LINE}): {outer} is not a section")
+                self.problems.append(f"'{shown}' ({COMMAND_LINE}): {outer} is not a section")
                 return
         section[keys[-1]] = located.value
         kept = {key: at for key, at in self.origin.items() if key[: len(keys)] != keys}
@@ -220,7 +220,10 @@ def _dotted(key: Iterable[str | int]) -> str:
 
 
 def _brief(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of over 4,300 digits, but reads 0xff... of them
+        return "a number of thousands of digits"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -81,11 +81,7 @@ def _build(
             for index, item in enumerate(node.value)
         ]
     if not isinstance(node, yaml.MappingNode):
-        try:
-            return loader.construct_object(node)
-        except (LookupError, AttributeError, TypeError, ValueError, OverflowError) as error:
-            kind = node.tag.rpartition(":")[2]
-            raise BadYamlError(f"{str(node.value)[:60]!r} is no {kind} ({error})", line) from error
+        return _scalar(loader, node, line)
     mapping: dict[str, Any] = {}
     for key_node, value_node in node.value:
         key, key_line = key_node.value, key_node.start_mark.line + 1
@@ -97,6 +93,17 @@ def _build(
         located.lines[(*path, key)] = key_line
         mapping[key] = _build(loader, value_node, (*path, key), located, above)
     return mapping
+
+
+def _scalar(loader: yaml.SafeLoader, node: yaml.Node, line: int) -> Any:
+    """The word, number or date of a node. What Python says of one it cannot read is no remedy."""
+    try:
+        return loader.construct_object(node)
+    except (LookupError, AttributeError, TypeError, ValueError, OverflowError) as error:
+        kind, text = node.tag.rpartition(":")[2], str(node.value)
+        shown = repr(text) if len(text) <= 60 else f"{text[:57]!r}... ({len(text):,} letters)"
+        said = f"{shown} is no {kind} that is read. Correct it; a text goes in quotes"
+        raise BadYamlError(said, line) from error
 
 
 def as_yaml(text: str) -> str:

@@ -57,6 +57,8 @@ def _explain(source: str, error: Exception) -> str:
                 if wrong:
                     return f"{source}:{number}: {wrong}. Write one JSON object a line."
     reason = brief(error.__cause__ or error)
+    if "corresponds to no data" in reason:  # a CSV of a head alone
+        reason = "it has no rows. Give it at least one."
     if path.exists():
         return f"{source}: cannot be read as data: {reason}"
     return (

@@ -180,7 +180,10 @@ def utility_pairs(model: ChatModel, train: Records, own: Own, data: DataConfig) 
         return own["harmless"][0]
     rows = [record for record in train.harmless if record.answer]
     if not rows:
-        raise DataError("data.utility_targets=given, but no harmless training row has an answer.")
+        raise DataError(
+            "data.utility_targets=given, but no harmless training row has an answer. Give some, or "
+            "set data.utility_targets=self."
+        )
     return [Pair(r.prompt, model.answer_ids(r.answer or "")) for r in rows]
 
 

@@ -92,7 +92,7 @@ def make_pools(
         if len(rows) < 2:
             raise DataError(
                 f"data.{name}: {len(rows)} usable training rows; Algorithm 1 needs at least 2, "
-                "one for its local and one for its global set."
+                "one for its local and one for its global set. Give more."
             )
     if attacked_safety:
         safe = held_pools(safety, attacked_safety, templates, local_share)

@@ -59,6 +59,7 @@ def test_a_model_whose_scores_mean_nothing_is_refused(name, change, words):
     with pytest.raises(DataError, match=words) as caught:
         over_examples(SCORES[name], FEW)(lm, [EXAMPLE])
     assert "safety example 0" in str(caught.value) and "\n" not in str(caught.value)
+    over_examples(SCORES[name], FEW)(LM, [EXAMPLE])  # the checkpoint as it was downloaded again
 
 
 @pytest.mark.parametrize("name", SCORES)

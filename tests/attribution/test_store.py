@@ -1,8 +1,7 @@
-"""Scores and neurons survive the disk; damage is named."""
+"""Scores and neurons survive the disk; what is damaged: tests/test_advice.py."""
 
 import datasets
 import numpy as np
-import pytest
 
 from nt_jax.attribution.score import Attribution
 from nt_jax.attribution.select import select
@@ -14,7 +13,6 @@ from nt_jax.attribution.store import (
     save_attribution,
     save_neurons,
 )
-from nt_jax.errors import RunError
 
 SHAPE = (2, 6)
 
@@ -58,22 +56,3 @@ def test_neurons_come_back_in_the_order_of_their_factors(tmp_path):
     for row in rows:
         assert row["score"] == scores[row["set"]][row["layer"], row["index"]]
     assert datasets.Dataset.from_parquet(str(tmp_path / "neurons.parquet")).to_list() == rows
-
-
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"no archive"])
-def test_a_damaged_file_says_what_to_delete(tmp_path, content):
-    path = tmp_path / "safety-000.npz"
-    path.write_bytes(content)
-    with pytest.raises(RunError, match=r"safety-000\.npz is damaged .* Delete it"):
-        load_attribution(path)
-
-
-def test_a_folder_without_scores_and_a_table_without_neurons(tmp_path):
-    with pytest.raises(RunError, match=r"safety.npz is damaged \(there are no scores\)"):
-        load_scores(tmp_path)
-    path = tmp_path / "neurons.csv"
-    with pytest.raises(RunError, match=r"neurons\.csv is damaged"):
-        load_neurons(path)
-    path.write_text("layer,index,set\n1,many,safety\n")
-    with pytest.raises(RunError, match=r"neurons\.csv is damaged"):
-        load_neurons(path)

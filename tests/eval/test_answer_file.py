@@ -45,9 +45,3 @@ def test_records_come_in_the_order_that_was_asked_for(tmp_path):
     assert [row["id"] for row in rows] == [prompt.id for prompt in PROMPTS]
     with pytest.raises(RunError, match=r"tuned\.jsonl is damaged \(it lacks \('demo', 'x'\)"):
         file.in_order([("demo", "x")])
-
-
-def test_a_damaged_file_is_named(tmp_path):
-    (tmp_path / "base.jsonl").write_text('{"id": 1}\n')
-    with pytest.raises(RunError, match=r"base\.jsonl is damaged"):
-        RecordFile(tmp_path / "base.jsonl")

@@ -12,14 +12,16 @@ class Twin:
     `before` holds (status, body) of replies to give first, whatever is asked.
     """
 
-    def __init__(self, takes_ids: bool = True, models=("tuned", "plain"), extra: int = 0):
+    def __init__(
+        self, takes_ids: bool = True, models=("tuned", "plain"), extra: int = 0, port: int = 0
+    ):
         self.takes_ids, self.models, self.extra = takes_ids, models, extra
         self.before: list[tuple[int, bytes]] = []
         self.bodies: list[dict] = []
         self.keys: set[str | None] = set()
         self.at_once = self.most_at_once = 0
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 

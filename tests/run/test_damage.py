@@ -76,7 +76,11 @@ def test_another_index_gives_no_other_export(finished, copied, tmp_path, monkeyp
     assert not (tmp_path / "out").exists()
 
 
-ADVISED = {"base/base.jsonl": "base", "report/results.json": "report", "eval/scores.json": "eval"}
+ADVISED = {
+    "answers/own_answers.jsonl": "answers", "answers/safety_targets.json": "answers",
+    "attribute/safety-000.npz": "attribute", "base/base.jsonl": "base",
+    "report/results.json": "report", "eval/scores.json": "eval",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("file", ADVISED)
@@ -88,7 +92,7 @@ def test_a_damaged_stage_is_deleted_and_done_again(file, finished, copied):
     shutil.rmtree(stage)
     screen = small.carry_on(small.settings(finished.recipe, copied))
     assert small.kept(screen) >= set(small.STAGES) - {ADVISED[file], "report"}
-    for name in ("base/base.jsonl", "report/results.json", "eval/answers.jsonl"):
+    for name in (file, "base/base.jsonl", "report/results.json", "eval/answers.jsonl"):
         assert (copied / name).read_bytes() == (finished.folder / name).read_bytes()
 
 

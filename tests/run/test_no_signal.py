@@ -1,11 +1,15 @@
 """Models and attacks that say nothing about any neuron: no neuron is chosen, the cause is named."""
 
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from nt_jax import cli
+from nt_jax.attribution import signal
 from nt_jax.errors import DataError
 from tests import tiny
 from tests.run import small
@@ -47,6 +51,27 @@ def test_a_model_without_scores(score, change, words, model, tmp_path):
     assert not any((tmp_path / "run" / name).exists() for name in ("attribute", "select"))
 
 
+def test_halves_that_do_not_agree_are_told_on_the_screen(finished, tmp_path, monkeypatch, capsys):
+    """As `nt-jax attribute` prints it, once for each set; the run goes on."""
+    folder = shutil.copytree(finished.folder, tmp_path / "run")
+    for name in small.STAGES[1:]:
+        shutil.rmtree(folder / name)
+    monkeypatch.setattr(signal, "LOW", 1.01)  # no two halves share more than all
+    monkeypatch.setattr(cli, "_enter", lambda: None)
+    monkeypatch.setenv("COLUMNS", "200")
+    words = ["--config", str(finished.recipe), *small.SETTINGS, "--run-dir", str(folder)]
+    words.append("attribution.examples_per_type=2")
+    assert cli.main("attribute", words) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for name in ("safety", "utility"):
+        pattern = (
+            rf"warning two halves of the {name} examples share \d+% of their best 9 neurons "
+            r"\(chance 9%\): other examples would choose other neurons\. Give more\."
+        )
+        assert len(re.findall(pattern, said)) == 1, said
+    assert (folder / "select" / "DONE").is_file()
+
+
 def test_templates_that_add_nothing(recipe, tmp_path):
     rows = tmp_path / "templates.jsonl"
     texts = {"bare": "{request}", "other": "Now: {request}", "third": "{request} Now!"}
@@ -60,3 +85,5 @@ def test_templates_that_add_nothing(recipe, tmp_path):
     said = r"template bare\) says nothing about any neuron.*leave that template out of data\.templ"
     with pytest.raises(DataError, match=said):
         small.carry_on(config, until="select")
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines if line["id"] != "bare"))
+    small.carry_on(config, until="select")  # as advised

@@ -362,8 +362,9 @@ def test_factors_of_other_settings_or_another_model_are_not_exported(finished, t
     small.carry_on(small.settings(finished.recipe, folder, "neurons.safety=9"), until="select")
     assert export(folder, tmp_path / "out") == 2
     assert "holds no factors tuned with its present settings" in capsys.readouterr().err
-    small.carry_on(small.settings(finished.recipe, folder), until="select")
-    facts = json.loads((folder / "run.json").read_text())
+    small.carry_on(small.settings(finished.recipe, folder), until="select")  # as advised
+    before = (folder / "run.json").read_text()
+    facts = json.loads(before)
     facts["hashes"]["weights"] = "those of another model"
     (folder / "run.json").write_text(json.dumps(facts))
     assert export(folder, tmp_path / "out") == 2
@@ -371,6 +372,8 @@ def test_factors_of_other_settings_or_another_model_are_not_exported(finished, t
     assert export(tmp_path, tmp_path / "out") == 2
     assert "is not a run directory" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
+    (folder / "run.json").write_text(before)  # the old model put back, and a run named
+    assert export(folder, tmp_path / "out") == 0
 
 
 def test_a_finished_run_is_quiet_and_quick_on_a_real_command_line(finished):

@@ -104,6 +104,14 @@ def test_what_cannot_be_gone_on_from_is_refused_before_any_work(
     assert not (tmp_path / "x").exists()
 
 
+def test_the_layer_that_is_advised_is_one_that_can_be_begun_at(starts, recipe, tmp_path):
+    source = f"neurons.source={starts / 'factors'}"
+    config = small.settings(recipe, tmp_path / "x", source, "neurons.first_layer=1")
+    with pytest.raises(ConfigError, match=r"Set neurons\.first_layer=0\.$"):
+        read_inputs(config)
+    read_inputs(small.settings(recipe, tmp_path / "x", source, "neurons.first_layer=0"))
+
+
 def test_a_comparison_begins_with_the_untuned_model(starts, recipe, capsys, monkeypatch):
     monkeypatch.setattr(cli, "_enter", lambda: None)
     words = ["--config", str(recipe), f"neurons.source={starts / 'factors'}"]

@@ -71,7 +71,7 @@ BROKEN_MODELS = {
             tiny.edit_json(m / name, eos_token_id=list(range(tiny.VOCAB)))
             for name in ("config.json", "generation_config.json")
         ],
-        ("eos_token_id names all 320 tokens, so that no answer has a word",),
+        ("eos_token_id of generation_config.json names all 320 tokens", "Keep the id of the token"),
     ),
     "another end of answers": (
         lambda m: [
@@ -80,6 +80,17 @@ BROKEN_MODELS = {
         ],
         ("answers end with <|im_end|> (2), but generation stops at 5",),
     ),
+    "a link out of the folder": (
+        lambda m: (m / "notes.txt").symlink_to(__file__),
+        (f"notes.txt is a link to {__file__}, outside the model's folder", "take the link away"),
+    ),
+}
+# What the message advises, where it is not to put the model's own files back.
+ADVISED = {
+    "another end of answers": lambda m: tiny.edit_json(
+        m / "generation_config.json", eos_token_id=[5, 2]
+    ),
+    "a link out of the folder": lambda m: (m / "notes.txt").unlink(),
 }
 
 
@@ -113,6 +124,9 @@ def test_broken_models(name, tmp_path, capsys):
     error = run(capsys, tmp_path / "run", "--config", str(recipe), foreseen=read)
     assert all(words in error for words in expected), error
     assert len(error.splitlines()) <= 2
+    if name in ADVISED:
+        ADVISED[name](model)
+        assert cli.main("train", ["--config", str(recipe), *small.SETTINGS, "--dry-run"]) == 0
 
 
 @pytest.mark.parametrize(

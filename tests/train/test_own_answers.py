@@ -12,7 +12,7 @@ from nt_jax.config.schema import DataConfig
 from nt_jax.data.openings import TOKENS
 from nt_jax.data.records import AttackTemplate, HarmfulRequest, HarmlessRequest
 from nt_jax.data.training import Records
-from nt_jax.errors import DataError, RunError
+from nt_jax.errors import DataError
 from nt_jax.eval.judges.phrase_judge import PhraseJudge
 from nt_jax.train.own_answers import (
     own_pools,
@@ -22,7 +22,14 @@ from nt_jax.train.own_answers import (
     write_own_answers,
 )
 from nt_jax.train.pools import Pair
-from nt_jax.train.safety_targets import GIVEN, OPENING, SafetyTargets, refusals_only
+from nt_jax.train.safety_targets import (
+    GIVEN,
+    OPENING,
+    SafetyTargets,
+    refusals_only,
+    settle,
+    usable,
+)
 from tests.data.test_training import RECORDS, TEMPLATES, encode
 
 EOS = 2
@@ -60,6 +67,11 @@ def written(model, folder, train=RECORDS, data=DATA, **changes):
     return read_own_answers(folder, EOS)
 
 
+def own_file(folder) -> None:
+    """The files of the model's own answers to the harmless requests of RECORDS."""
+    written(scripted(dict.fromkeys(ASKED, "Bread.")), folder)
+
+
 # --- what is learned as a refusal -----------------------------------------------------------------
 
 
@@ -76,6 +88,7 @@ def test_of_the_given_answers_those_that_refuse_are_learned():
     assert kept.harmless == RECORDS.harmless and kept.templates == TEMPLATES
     with pytest.raises(DataError, match=r"of 3 safe answers .* 1 for refusals .*: row h1\)"):
         refusals_only(judge, harmful(sorry, crime, crime))
+    assert usable(judge, harmful(sorry, crime, crime), "auto").harmful  # as advised
 
 
 # --- the model's own answers ---------------------------------------------------------------------
@@ -151,8 +164,12 @@ def test_refusals_of_harmful_requests_are_asked_for_only_where_they_are_targets(
     targets = SafetyTargets.read(tmp_path)
     pairs = safety_pairs(model, RECORDS, own, targets)
     assert pairs == [Pair(f"harm {n}", [*b"No.", EOS]) for n in range(3)]
-    with pytest.raises(DataError, match="refused 0 of 3"):
-        safety_pairs(model, RECORDS, {"harmful": (pairs, [])}, targets)
+    answering = scripted(dict.fromkeys([*ASKED, *harm], "Yes."))
+    own = written(answering, tmp_path, data=SELF)
+    with pytest.raises(DataError, match=r"refused 0 of 3\. Leave it at auto"):
+        safety_pairs(answering, RECORDS, own, SafetyTargets.read(tmp_path))
+    own = written(answering, tmp_path, data=DataConfig())
+    assert len(safety_pairs(answering, RECORDS, own, SafetyTargets.read(tmp_path))) == 3
 
 
 def test_refusals_that_are_wanted_and_missing_are_named_before_the_model_is_asked(tmp_path):
@@ -160,6 +177,10 @@ def test_refusals_that_are_wanted_and_missing_are_named_before_the_model_is_aske
     with pytest.raises(DataError, match=r"given with tune\.target=answer, .* has a refusal"):
         written(scripted(), tmp_path, bare)
     assert not (tmp_path / "own_answers.jsonl").exists()
+    model = scripted(dict.fromkeys(ASKED, "Yes."))  # both left at their defaults, as advised
+    own = written(model, tmp_path, bare, DataConfig(), target="opening")
+    (pair,) = safety_pairs(model, bare, own, SafetyTargets.read(tmp_path))
+    assert pair.request == "harm" and pair.answer
 
 
 def test_one_opening_is_learned_everywhere_and_nobody_is_asked_for_refusals(tmp_path):
@@ -175,14 +196,6 @@ def test_one_opening_is_learned_everywhere_and_nobody_is_asked_for_refusals(tmp_
     assert [pair.answer for pair in pairs] == expected  # and no end: the rest is the model's own
 
 
-@pytest.mark.parametrize("text", ["{", '{"set": "harmless"}\n', None])
-def test_damaged_own_answers_say_what_to_delete(tmp_path, text):
-    if text is not None:
-        (tmp_path / "own_answers.jsonl").write_text(text)
-    with pytest.raises(RunError, match=r"own_answers\.jsonl is damaged .* Delete it"):
-        read_own_answers(tmp_path, EOS)
-
-
 def test_targets_from_the_data():
     model, given = scripted(), DataConfig(utility_targets="given")
     assert utility_pairs(model, RECORDS, {}, given) == [
@@ -191,8 +204,15 @@ def test_targets_from_the_data():
     targets = SafetyTargets(GIVEN)
     assert safety_pairs(model, RECORDS, {}, targets)[1] == Pair("harm 1", [*b"No 1.", EOS])
     bare = dataclasses.replace(RECORDS, harmful=[HarmfulRequest("h9", "harm", None, "")])
-    with pytest.raises(DataError, match=r"1 of 1 training rows have no refusal \(first: h9\)"):
+    said = (
+        r"1 of 1 training rows have no refusal \(first: h9\)\. Leave data\.safety_targets at auto"
+    )
+    with pytest.raises(DataError, match=said):
         safety_pairs(model, bare, {}, targets)
+    at_auto = settle(PhraseJudge(), bare, "auto", [False])
+    assert at_auto is not None and len(safety_pairs(model, bare, {}, at_auto)) == 1
     none = dataclasses.replace(RECORDS, harmless=[HarmlessRequest("u9", "ask", None, False)])
-    with pytest.raises(DataError, match="no harmless training row has an answer"):
+    with pytest.raises(DataError, match=r"no harmless .* or set data\.utility_targets=self"):
         utility_pairs(model, none, {}, given)
+    own = {"harmless": ([Pair("ask", [7, EOS])], [])}
+    assert utility_pairs(model, none, own, DataConfig(utility_targets="self"))

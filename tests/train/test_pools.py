@@ -104,10 +104,12 @@ def test_undivided_pools_hold_everything_globally():
 
 @pytest.mark.parametrize("name", ["harmful", "harmless", "templates"])
 def test_too_little_data_to_divide_is_named(name):
-    parts = {"harmful": SAFETY, "templates": TEMPLATES, "harmless": UTILITY}
-    parts[name] = parts[name][:1]
-    with pytest.raises(DataError, match=rf"data.{name}: 1 usable training rows; .* at least 2"):
+    enough = {"harmful": SAFETY, "templates": TEMPLATES, "harmless": UTILITY}
+    parts = enough | {name: enough[name][:1]}
+    said = rf"data\.{name}: 1 usable training rows; .* at least 2, .* Give more"
+    with pytest.raises(DataError, match=said):
         make_pools(*parts.values(), WRAPPED, 0.25)
+    make_pools(*enough.values(), WRAPPED, 0.25)
 
 
 @given(hard=st.integers(0, 9), plain=st.integers(0, 20), share=st.floats(0, 0.9))

@@ -10,7 +10,6 @@ from nt_jax.config.schema import DataConfig
 from nt_jax.data.records import HarmfulRequest
 from nt_jax.data.shipped import shipped_refusal
 from nt_jax.data.training import Records, read_records
-from nt_jax.errors import RunError
 from nt_jax.eval.judges.phrase_judge import PhraseJudge
 from nt_jax.train.own_answers import attacked_safety_pairs, own_pools, safety_pairs
 from nt_jax.train.safety_targets import (
@@ -118,9 +117,6 @@ def test_a_stage_reads_the_source_that_was_settled_and_no_other(tmp_path):
     made = own_pools(model, bare, tmp_path, DataConfig(), TUNE)
     learned = [*made.local_safety.direct, *made.global_safety.direct]
     assert sorted(pair.answer for pair in learned) == [[*f"N{n}".encode(), EOS] for n in range(3)]
-    (tmp_path / FILE).write_text("{")
-    with pytest.raises(RunError, match=r"safety_targets\.json is damaged"):
-        own_pools(model, bare, tmp_path, DataConfig(), TUNE)
 
 
 # ---- attacks that records hold

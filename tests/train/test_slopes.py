@@ -11,7 +11,6 @@ import pytest
 from nt_jax import cache
 from nt_jax.config.method import TuneConfig
 from nt_jax.data.packing import Row, Shape, pack_alone
-from nt_jax.errors import RunError
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.train import slopes
 from nt_jax.train.cells import ATTACKED_HARMFUL, ATTACKED_HARMLESS, CELLS, HARMFUL, HARMLESS, OWN
@@ -241,19 +240,6 @@ def test_slopes_are_written_read_and_cut_to_some_neurons(tmp_path):
         np.testing.assert_array_equal(found.cells[name], whole.cells[name], strict=True)
         np.testing.assert_array_equal(found.of(columns_P).cells[name],
                                       whole.cells[name][:, columns_P])  # fmt: skip
-
-
-@pytest.mark.parametrize("damage", ["cut", "other", "none"])
-def test_a_damaged_file_says_what_to_delete(tmp_path, damage):
-    path = tmp_path / "slopes.npz"
-    random_cells().save(path)
-    whole = path.read_bytes()
-    if damage == "other":
-        np.savez(path, harmful=np.zeros((2, 2)))
-    else:
-        path.write_bytes({"cut": whole[: len(whole) // 2], "none": b""}[damage])
-    with pytest.raises(RunError, match=r"slopes\.npz is damaged .* Delete it"):
-        CellSlopes.load(path)
 
 
 def test_cells_get_their_own_rows_which_are_measured_once(tmp_path, monkeypatch):
