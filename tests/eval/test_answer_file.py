@@ -47,6 +47,17 @@ def test_records_come_in_the_order_that_was_asked_for(tmp_path):
         file.in_order([("demo", "x")])
 
 
+@pytest.mark.parametrize("stray", ["a folder", "a device", "a pipe"])
+def test_what_is_no_file_in_its_place_is_named(tmp_path, stray):
+    path = tmp_path / "tuned.jsonl"
+    if stray == "a device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir() if stray == "a folder" else os.mkfifo(path)
+    with pytest.raises(RunError, match=r"tuned\.jsonl is damaged .*no regular file.*Delete it"):
+        RecordFile(path)
+
+
 def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "base.jsonl").write_text('{"id": 1}\n')
     with pytest.raises(RunError, match=r"base\.jsonl is damaged"):
