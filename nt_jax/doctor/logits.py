@@ -25,10 +25,7 @@ Reference = tuple[np.ndarray, np.ndarray]  # tokens int32 [T], logits float64 [T
 
 
 def compare_logits(subject: Subject, reference: Reference) -> dict[str, Any]:
-    """How far ours are from those that read_reference gave for the same subject.
-
-    They agree where no token's divergence KL(reference, ours) is above CLOSE.
-    """
+    """How far ours are from those that read_reference gave for the same subject, and shown."""
     assert subject.checkpoint is not None  # read_reference refuses it
     tokens_T, given_TV = reference
     mesh = subject.config.mesh
@@ -36,23 +33,33 @@ def compare_logits(subject: Subject, reference: Reference) -> dict[str, Any]:
     lm = load_weights(subject.checkpoint, subject.config.model.dtype, placed)
     tokens_BT = jnp.asarray(tokens_T[None])
     found_TV = np.asarray(logits(lm, tokens_BT, tokens_BT >= 0)[0], np.float64)
-    ours, theirs = log_softmax(found_TV, axis=-1), log_softmax(given_TV, axis=-1)
-    divergence_T = (np.exp(theirs) * (theirs - ours)).sum(axis=-1)
-    same = float((found_TV.argmax(-1) == given_TV.argmax(-1)).mean())
-    found = {
-        "tokens": len(tokens_T),
-        "max_difference": float(np.abs(found_TV - given_TV).max()),
-        "max_divergence": float(divergence_T.max()),
-        "same_best": same,
-        "agree": bool(divergence_T.max() <= CLOSE),
-    }
+    found = apart(found_TV, given_TV)
     say(
         "logits",
         f"{'agree' if found['agree'] else 'DIFFER'}   over {found['tokens']} tokens: "
         f"max |difference| {found['max_difference']:.1e}, divergence at most "
-        f"{found['max_divergence']:.1e} nats, same best token {same:.1%}",
+        f"{found['max_divergence']:.1e} nats, same best token {found['same_best']:.1%}",
     )
     return found
+
+
+def apart(found_TV: np.ndarray, given_TV: np.ndarray) -> dict[str, Any]:
+    """How far our logits, float64 [T, V], are from given ones.
+
+    They agree where no token's divergence KL(given, ours) is above CLOSE.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        ours, theirs = log_softmax(found_TV, axis=-1), log_softmax(given_TV, axis=-1)
+        p_TV = np.exp(theirs)
+        # Logits beyond float64's range of each other: 0 times infinity, which is nothing here.
+        divergence_T = np.where(p_TV > 0, p_TV * (theirs - ours), 0.0).sum(axis=-1)
+    return {
+        "tokens": len(given_TV),
+        "max_difference": float(np.abs(found_TV - given_TV).max()),
+        "max_divergence": float(divergence_T.max()),
+        "same_best": float((found_TV.argmax(-1) == given_TV.argmax(-1)).mean()),
+        "agree": bool(divergence_T.max() <= CLOSE),
+    }
 
 
 def read_reference(subject: Subject, path: Path) -> Reference:

@@ -300,6 +300,14 @@ def test_broken_reference_logits_are_one_line(name, reference, tmp_path, monkeyp
         logits.read_reference(subject, path)
 
 
+def test_logits_that_are_far_apart_have_a_divergence():
+    given = np.array([[1e308, -1e308, 0.0], [3.0, 2.0, 1.0]])
+    found = logits.apart(np.zeros_like(given), given)
+    assert found["max_divergence"] == pytest.approx(np.log(3)) and not found["agree"]
+    same = logits.apart(given, given)
+    assert (same["max_divergence"], same["same_best"], same["agree"]) == (0.0, 1.0, True)
+
+
 def test_settings_of_a_mesh_are_kept_to(monkeypatch):
     subject = find_subject("llama3.1-8b", (2, 4))
     assert (subject.config.mesh.data, subject.config.mesh.model) == (2, 4)
