@@ -12,10 +12,8 @@ from nt_jax import cache, rundir
 from nt_jax.errors import NtError
 from nt_jax.version import __version__
 
-OF_A_PATH = (
-    errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO,
-    errno.EISDIR, errno.ENOTDIR,
-)  # fmt: skip
+OF_A_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+OF_A_PATH += (errno.EISDIR, errno.ENOTDIR)
 NO_MEMORY = "RESOURCE_EXHAUSTED"  # what XLA says where a device has no memory left
 
 
