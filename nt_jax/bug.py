@@ -13,10 +13,11 @@ from nt_jax.errors import NtError
 from nt_jax.version import __version__
 
 OF_A_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+OF_A_PATH += (errno.EISDIR, errno.ENOTDIR)
 NO_MEMORY = "RESOURCE_EXHAUSTED"  # what XLA says where a device has no memory left
 
 
-def foreseen(error: Exception) -> NtError | None:
+def foreseen(error: BaseException) -> NtError | None:
     """The error in our words where it is not our fault; None where it is."""
     if isinstance(error, MemoryError) or NO_MEMORY in str(error):
         return NtError(
@@ -32,7 +33,7 @@ def foreseen(error: Exception) -> NtError | None:
     return None
 
 
-def report(error: Exception, command: str) -> str:
+def report(error: BaseException, command: str) -> str:
     """The line about a bug; its traceback goes into a file of the run directory.
 
     Before a run directory is held it goes into the cache folder, and where no file can be written

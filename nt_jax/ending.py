@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 from nt_jax import exits, peers
-from nt_jax.errors import NtError
+from nt_jax.errors import NtError, panicked
 from nt_jax.signals import stopping, words_of
 
 
@@ -29,12 +29,16 @@ def ended(work: Callable[[], int], command: str) -> int:
         said, code = _unforeseen(error, command)
     except KeyboardInterrupt as error:
         said, code = _interrupted(error, command)
+    except BaseException as error:
+        if not panicked(error):
+            raise
+        said, code = _unforeseen(error, command)
     _complain(said)
     peers.leave(said, code)
     return code
 
 
-def _unforeseen(error: Exception, command: str) -> tuple[str, int]:
+def _unforeseen(error: BaseException, command: str) -> tuple[str, int]:
     """(what to say of an error that is none of ours, the exit code)."""
     from nt_jax import bug  # it knows numpy
 

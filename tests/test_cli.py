@@ -367,7 +367,9 @@ def test_a_path_that_is_too_long_is_shortened_as_advised(calls, folder, capsys):
     assert cli.main("train", ["--config", "m.yaml"]) == 0
 
 
-@pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.EACCES, errno.EROFS, errno.ELOOP])
+@pytest.mark.parametrize(
+    "number", [errno.ENAMETOOLONG, errno.EACCES, errno.EROFS, errno.ELOOP, errno.EISDIR]
+)
 def test_what_the_system_says_of_a_path_is_one_line(failing, number, capsys):
     assert failing(OSError(number, os.strerror(number), "/some/where")) == exits.MISTAKE
     said = f"nt_jax: {os.strerror(number)} (/some/where). Name another path, or change that one.\n"
@@ -458,6 +460,18 @@ def test_a_bug_is_one_line_and_a_file_with_the_traceback(failing, held, tmp_path
     text = file.read_text()
     assert "Traceback (most recent call last)" in text and "ZeroDivisionError: two" in text
     assert "python -m nt_jax.train --config smollm2-135m seed=3" in text and __version__ in text
+
+
+def test_a_panic_of_a_library_is_a_bug_and_an_exit_is_none(failing, tmp_path, capsys):
+    panic = type("PanicException", (BaseException,), {})  # as pyo3 names it
+    assert failing(panic("index out of bounds")) == exits.BUG
+    (file,) = (tmp_path / "cache").glob("bug-*.txt")
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"nt_jax: this is a bug, please report it with {file}: PanicException")
+    assert shown.count("\n") == 1 and "Traceback (most recent call last)" in file.read_text()
+    for other in (SystemExit(5), type("PanicExceptionToo", (BaseException,), {})()):
+        with pytest.raises(type(other)):
+            failing(other)
 
 
 def test_a_bug_is_shown_where_no_file_can_be_written(failing, monkeypatch, tmp_path, capsys):

@@ -258,5 +258,22 @@ def tokenizer_directory() -> Path:
     return out
 
 
+def write_classifier(folder: Path) -> Path:
+    """A RoBERTa that classifies texts by chance, in a folder as transformers saves it."""
+    import torch
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_directory())
+    config = transformers.RobertaConfig(
+        vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=514, num_labels=2, pad_token_id=0,
+        initializer_range=1.0,
+    )  # fmt: skip
+    torch.manual_seed(3)
+    transformers.RobertaForSequenceClassification(config).eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def _torch():
     return pytest.importorskip("torch")

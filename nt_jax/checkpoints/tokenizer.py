@@ -1,6 +1,8 @@
 """Text to token ids and back, through the checkpoint's own tokenizer and chat template."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -11,51 +13,71 @@ from nt_jax.checkpoints.gguf_tokenizer import build_tokenizer
 from nt_jax.checkpoints.hf_fields import problems_error
 from nt_jax.checkpoints.marks import marks_of
 from nt_jax.data.prompts import Prompt, as_conversation, messages_under
-from nt_jax.errors import CheckpointError, brief
+from nt_jax.errors import CheckpointError, brief, panicked
 from nt_jax.limits import TOKENIZER_BYTES, check_file
 
 Tokenizer = PreTrainedTokenizerFast
+TRIED = "A text."  # some rules turn out to be wrong only where they are used
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     """The tokenizer of a checkpoint, with its chat template; no remote code, no download."""
-    if checkpoint.gguf is not None:
-        try:
-            return _from_gguf(checkpoint, checkpoint.gguf.metadata)
-        except CheckpointError:
+    held = checkpoint.gguf
+    try:
+        if held is not None:
+            tokenizer = _from_gguf(checkpoint, held.metadata)
+        else:
+            tokenizer = _from_folder(checkpoint.path)
+        tokenizer.encode(TRIED)
+        return tokenizer
+    except CheckpointError:
+        raise
+    except BaseException as error:  # whatever the library says of files that it does not expect
+        if not isinstance(error, Exception) and not panicked(error):
             raise
-        except Exception as error:  # whatever the library says of metadata that do not fit
-            said = f"the tokenizer cannot be rebuilt ({_reason(error)})"
-            raise problems_error(checkpoint.path, [f"{said}. Use another conversion."]) from error
-    directory = checkpoint.path
+        said = f"the tokenizer cannot be loaded ({_reason(error)}). Download its files again."
+        if held is not None:
+            said = f"the tokenizer cannot be rebuilt ({_reason(error)}). Use another conversion."
+        raise problems_error(checkpoint.path, [said]) from error
+
+
+def _from_folder(directory: Path) -> Tokenizer:
     names = ("tokenizer.json", "tokenizer.model", "vocab.json")
     if not any((directory / name).is_file() for name in names):
         files = " nor ".join(names)
         raise problems_error(
             directory, [f"no tokenizer, neither {files} is there. Copy it from the original model."]
         )
-    try:
-        for path in directory.iterdir():
-            if path.suffix in (".json", ".jinja", ".model", ".txt") and path.is_file():
-                check_file(path, TOKENIZER_BYTES)
-        tokenizer = AutoTokenizer.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=False, use_fast=True
-        )
-        if not isinstance(tokenizer.chat_template, str | dict | None):
-            raise TypeError("its chat_template is no text")
-        if type(tokenizer.model_max_length) not in (int, float):
-            raise TypeError("its model_max_length is no number")
-        return tokenizer
-    except BaseException as error:  # whatever the library says of files that it does not expect
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise  # panics of the library's Rust part are no Exceptions
-        said = f"the tokenizer cannot be loaded ({_reason(error)}). Download its files again."
-        raise problems_error(directory, [said]) from error
+    for path in directory.iterdir():
+        if path.suffix in (".json", ".jinja", ".model", ".txt") and path.is_file():
+            check_file(path, TOKENIZER_BYTES)
+    tokenizer = AutoTokenizer.from_pretrained(
+        directory, local_files_only=True, trust_remote_code=False, use_fast=True
+    )
+    if not isinstance(tokenizer.chat_template, str | dict | None):
+        raise TypeError("its chat_template is no text")
+    if type(tokenizer.model_max_length) not in (int, float):
+        raise TypeError("its model_max_length is no number")
+    return tokenizer
 
 
 def _reason(error: BaseException) -> str:
     """What a library says, on one line."""
     return brief(error).rstrip(".")
+
+
+@contextlib.contextmanager
+def _panics_named(tokenizer: Tokenizer) -> Iterator[None]:
+    """Turn a panic of the library's Rust part, at one text or another, into a CheckpointError."""
+    try:
+        yield
+    except BaseException as error:
+        if not panicked(error):
+            raise
+        raise CheckpointError(
+            f"{tokenizer.name_or_path}: the tokenizer fails on a text ({_reason(error)}). Download "
+            "its files again."
+        ) from error
 
 
 def _from_gguf(checkpoint: Checkpoint, metadata: dict[str, Any]) -> Tokenizer:
@@ -96,17 +118,20 @@ def encode_chat(
         changed = [m | {"content": t} for m, t in zip(messages, broken, strict=True)]
         whole = render(tokenizer, changed, thinking)
         if spelled or marks.count(whole) != marks.count(text):
-            return marks.encode(whole, char)
-    return tokenizer.encode(text, add_special_tokens=False)  # the template wrote them
+            with _panics_named(tokenizer):
+                return marks.encode(whole, char)
+    with _panics_named(tokenizer):
+        return tokenizer.encode(text, add_special_tokens=False)  # the template wrote them
 
 
 def encode_text(tokenizer: Tokenizer, text: str, special: bool = False) -> list[int]:
     """Token ids of a text in which nothing is a special token; `special`: with BOS and the like."""
-    marks = marks_of(tokenizer)
-    if not marks.spelled_by(text):
-        return tokenizer.encode(text, add_special_tokens=special)
-    char = marks.unused([text])
-    return marks.encode(marks.broken(text, char), char, special)
+    with _panics_named(tokenizer):
+        marks = marks_of(tokenizer)
+        if not marks.spelled_by(text):
+            return tokenizer.encode(text, add_special_tokens=special)
+        char = marks.unused([text])
+        return marks.encode(marks.broken(text, char), char, special)
 
 
 def encode_answer(tokenizer: Tokenizer, text: str, eos_id: int) -> list[int]:
@@ -116,5 +141,9 @@ def encode_answer(tokenizer: Tokenizer, text: str, eos_id: int) -> list[int]:
 
 def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     """The text of some token ids, special tokens left out."""
-    text = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return str(text)
+    with _panics_named(tokenizer):
+        return str(
+            tokenizer.decode(
+                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from nt_jax.atomic import write_atomic
 from nt_jax.data.prompts import to_json
+from nt_jax.limits import check_regular
 from nt_jax.seal import damaged, reading
 
 
@@ -32,11 +33,12 @@ class RecordFile:
         self.path, self.keys = path, tuple(keys)
         self.rows: dict[tuple, dict] = {}
         if path.exists():
-            # A kill may cut the last line within a letter. Not splitlines: answers hold U+2028.
-            with path.open(encoding="utf-8", errors="replace") as file:
-                whole = list(file)
-            kept = [line for line in whole if line.endswith("}\n")]  # a cut last line goes
             with reading(path):
+                check_regular(path)
+                # A kill may cut the last line within a letter. Not splitlines: answers hold U+2028.
+                with path.open(encoding="utf-8", errors="replace") as file:
+                    whole = list(file)
+                kept = [line for line in whole if line.endswith("}\n")]  # a cut last line goes
                 self.rows = {self.key(row): row for row in map(json.loads, kept)}
             if kept != whole:
                 write_atomic(path, "".join(kept).encode())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from nt_jax import processes
-from nt_jax.errors import RunError, brief
+from nt_jax.errors import RunError, SomeFailedError, brief
 from nt_jax.rundir import FAILED
 
 Item = TypeVar("Item")
@@ -43,7 +43,8 @@ def in_parts(
 ) -> None:
     """`work` on all `items` at once; where it fails, on halves of those it left `missing`.
 
-    A single one that fails is marked as `known` says. Without `marks` nothing is caught.
+    A single one that fails is marked as `known` says; so are those of a SomeFailedError, whose
+    places are those among what `work` was given. Without `marks` nothing is caught.
     """
     left = missing(items)
     if not left:
@@ -55,6 +56,12 @@ def in_parts(
         work(left)
         if marks is not None:
             marks.in_a_row = 0
+    except SomeFailedError as error:
+        if marks is None:
+            raise
+        marks.in_a_row = 0
+        for place, reason in error.reasons.items():
+            marks.add([known(left[place])], reason)
     except Exception as error:
         if marks is None or processes.several() or isinstance(error, _PASSED_ON):
             raise  # of several processes one would go another way than the rest

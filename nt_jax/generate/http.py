@@ -20,7 +20,12 @@ KEY = "NT_JAX_API_KEY"
 TIMEOUT = 600.0  # seconds that one reply may take
 PAUSES = (1.0, 4.0, 16.0)  # seconds before asking again what a busy server did not answer
 _BUSY = frozenset({429, 502, 503, 504})
+KEPT = "Answers so far are kept: start the server, then repeat this command."
 HINT = "Is eval.url the address of an OpenAI-compatible server, with its /v1?"
+
+
+class UnansweredError(RunError):
+    """A request that somebody took and did not answer, however often it was asked."""
 
 
 class RefusedError(Exception):
@@ -34,7 +39,8 @@ class RefusedError(Exception):
 def send(url: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The JSON reply to a POST of `body`, or to a GET without one.
 
-    Raises RefusedError where the server says no, and a RunError where nothing answers.
+    Raises RefusedError where the server says no, an UnansweredError where it fails on this request,
+    and another RunError where nobody is there.
     """
     reason = ""
     for pause in (*PAUSES, None):
@@ -48,13 +54,10 @@ def send(url: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         except (OSError, HTTPException, ValueError) as error:  # nobody there, cut off, or no JSON
             reason = " ".join(without_key(str(getattr(error, "reason", error))).split())[:300]
             if isinstance(getattr(error, "reason", None), ConnectionRefusedError):
-                break
+                raise RunError(f"no answer from {url} ({reason}). {HINT} {KEPT}") from None
         if pause is not None:
             time.sleep(pause)
-    raise RunError(
-        f"no answer from {url} ({reason}). {HINT} Answers so far are kept: start the server, then "
-        "repeat this command."
-    )
+    raise UnansweredError(f"no answer from {url} ({reason}). {HINT}")
 
 
 def without_key(text: str) -> str:

@@ -8,17 +8,21 @@ Protocol: https://platform.openai.com/docs/api-reference, as those servers docum
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from functools import partial
 from typing import Any, NamedTuple
 
 from nt_jax.console import progress
 from nt_jax.data.prompts import Message
-from nt_jax.errors import DataError, RunError
+from nt_jax.errors import DataError, NtError, RunError, SomeFailedError
 from nt_jax.generate.decode import GREEDY, Sampling
-from nt_jax.generate.http import HINT, RefusedError, send
+from nt_jax.generate.http import HINT, KEPT, RefusedError, UnansweredError, send
 
 IDS, CHAT = "completions", "chat/completions"
 _OF_THE_PROMPT = frozenset({400, 413, 422})  # statuses about what is asked, not about the server
+IN_A_ROW = 8  # failures without an answer between them until the server itself is tried
+_TRIED = 16  # tokens of a prompt that a trial asks: any server answers so few
+_HELLO: list[Message] = [{"role": "user", "content": "Hello"}]
 
 
 class Question(NamedTuple):
@@ -59,6 +63,8 @@ class Server:
             known = [asked_as(model) for model in send(f"{self.url}/models")["data"]]
         except RefusedError:
             return  # not every server lists its models
+        except UnansweredError as error:
+            raise RunError(f"{error} {KEPT}") from error
         except (KeyError, TypeError, AttributeError):
             raise RunError(f"{self.url}/models is no list of models. {HINT}") from None
         if known and self.name not in known:
@@ -78,8 +84,9 @@ class Server:
     ) -> list[Reply]:
         """Replies in the order of `questions`; `on_reply(row, reply)` hears of each as it comes.
 
-        Draws get a seed of their own by `streams`. Raises a RunError where the server fails, and a
-        DataError where it does not take a prompt.
+        Draws get a seed of their own by `streams`. A prompt that fails does not keep the others
+        from being asked: a SomeFailedError at the end says which had no answer, and why. Raises
+        another RunError where nobody is there, or the server fails whatever it is asked.
         """
         if not questions:
             return []
@@ -90,7 +97,6 @@ class Server:
                 "sets with prefilled answers."
             )
         seeds = range(len(questions)) if streams is None else streams
-        replies: dict[int, Reply] = {}
         with (
             ThreadPoolExecutor(self.together) as pool,
             progress(label, len(questions), "answers") as advance,
@@ -99,13 +105,18 @@ class Server:
                 pool.submit(self.ask, by, question, max_new, sampling, seed): row
                 for row, (question, seed) in enumerate(zip(questions, seeds, strict=True))
             }
+
+            def hear(row: int, reply: Reply) -> None:
+                on_reply(row, reply)
+                advance(1)
+
             try:
-                for job in as_completed(jobs):
-                    replies[jobs[job]] = job.result()
-                    on_reply(jobs[job], job.result())
-                    advance(1)
+                try_server = partial(self._still_there, by, questions[0])
+                replies, failed = _collect(jobs, hear, try_server)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
+        if failed:
+            raise SomeFailedError(failed)
         return [replies[row] for row in range(len(questions))]
 
     def way(self, ids: Sequence[int]) -> str:
@@ -117,14 +128,19 @@ class Server:
     def ask(
         self, by: str, question: Question, max_new: int, sampling: Sampling, seed: int
     ) -> Reply:
-        """One reply. Raises a RunError where there is none, a DataError if the prompt is why."""
+        """One reply.
+
+        Raises a DataError where the server does not take the prompt, an UnansweredError where it
+        fails on it, and another RunError where it would do so with every prompt.
+        """
         asked = {"prompt": question.ids} if by == IDS else {"messages": question.messages}
         drawn = {"seed": (sampling.seed + seed) % 2**31} if sampling.temperature else {}
         body = {"model": self.name, "max_tokens": max_new, "temperature": sampling.temperature}
         try:
             reply = send(f"{self.url}/{by}", body | drawn | asked)
         except RefusedError as error:
-            kind = DataError if error.code in _OF_THE_PROMPT else RunError
+            kind = UnansweredError if error.code >= 500 else RunError
+            kind = DataError if error.code in _OF_THE_PROMPT else kind
             raise kind(f"{self.url}/{by} refused a prompt ({error}).") from None
         try:
             choice, usage = reply["choices"][0], reply.get("usage") or {}
@@ -135,20 +151,58 @@ class Server:
             if not isinstance(text, str):
                 raise TypeError("its text is none")
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise RunError(f"{self.url}/{by} gave no answer ({error!r}). {HINT}") from None
+            raise UnansweredError(f"{self.url}/{by} gave no answer ({error!r}). {HINT}") from None
         # Half a pair of UTF-16, which no file can hold, as tokenizers write what is no text.
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return Reply(text, by, len(question.ids), counted, tokens)
 
+    def _still_there(self, by: str, question: Question) -> None:
+        """Raises a RunError where the server does not answer the shortest question either."""
+        short = Question(question.ids[:_TRIED], _HELLO)
+        try:
+            self.ask(by, short, 1, GREEDY, 0)
+        except NtError as error:
+            raise RunError(f"the server fails whatever it is asked: {error} {KEPT}") from error
+
     def _takes(self, ids: Sequence[int]) -> bool:
+        ids = ids[:_TRIED]
         body = {"model": self.name, "max_tokens": 1, "temperature": 0, "prompt": [*ids]}
         try:
             reply = send(f"{self.url}/{IDS}", body)
             counted = int(reply["usage"]["prompt_tokens"])
         except (RefusedError, KeyError, TypeError, ValueError, OverflowError):
             return False
+        except UnansweredError as error:
+            raise RunError(f"{error} {KEPT}") from error
         # One more is a BOS of the server's own; numbers read as text would be several times more.
         return "choices" in reply and abs(counted - len(ids)) <= 1
+
+
+def _collect(
+    jobs: Mapping[Future[Reply], int],
+    hear: Callable[[int, Reply], None],
+    try_server: Callable[[], None],
+) -> tuple[dict[int, Reply], dict[int, NtError]]:
+    """(replies, what was wrong with prompts that have none), by row, once all jobs are done.
+
+    `hear` gets each reply as it comes. `try_server` raises where so many failures are the server's.
+    """
+    replies: dict[int, Reply] = {}
+    failed: dict[int, NtError] = {}
+    in_a_row = 0
+    for job in as_completed(jobs):
+        row = jobs[job]
+        try:
+            replies[row], in_a_row = job.result(), 0
+        except (DataError, UnansweredError) as error:
+            failed[row], in_a_row = error, in_a_row + 1
+            if in_a_row % IN_A_ROW == 0:
+                try_server()
+            continue
+        hear(row, replies[row])
+    if failed and not replies:
+        try_server()
+    return replies, failed
 
 
 def asked_as(model: Mapping[str, Any]) -> str:

@@ -10,7 +10,13 @@ import pytest
 
 from nt_jax.checkpoints.checkpoint import open_checkpoint
 from nt_jax.checkpoints.gguf_tokenizer import build_tokenizer, merges_from_scores
-from nt_jax.checkpoints.tokenizer import decode, encode_answer, encode_chat, load_tokenizer
+from nt_jax.checkpoints.tokenizer import (
+    decode,
+    encode_answer,
+    encode_chat,
+    encode_text,
+    load_tokenizer,
+)
 from nt_jax.checkpoints.vocabulary import beyond
 from nt_jax.errors import CheckpointError, DataError
 from nt_jax.generate.chat import open_model
@@ -344,3 +350,41 @@ def test_tokenizer_files_of_other_types_are_one_line(change, words, directory):
         tokenizer_of(directory)
     assert f"the tokenizer cannot be {words}" in str(caught.value)
     assert "\n" not in str(caught.value) and "Download its files again." in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+        {"post_processor": {
+            "type": "TemplateProcessing", "pair": [], "special_tokens": {},
+            "single": [{"Sequence": {"id": "B", "type_id": 0}}],
+        }},
+    ],
+)  # fmt: skip
+def test_rules_at_which_the_library_panics_name_the_tokenizer(change, directory):
+    """Its PanicException is no Exception."""
+    tiny.edit_json(directory / "tokenizer.json", **change)
+    with pytest.raises(CheckpointError, match=rf"{directory}: the tokenizer cannot be loaded \("):
+        tokenizer_of(directory)
+
+
+class PanicException(BaseException):
+    """As pyo3 names it."""
+
+
+@pytest.mark.parametrize("work", [encode_chat, encode_text, decode])
+def test_a_panic_at_one_text_names_the_tokenizer(work, directory, monkeypatch):
+    tokenizer, error = tokenizer_of(directory), PanicException("index out of\nbounds")
+
+    def panic(*words, **more):
+        raise error
+
+    for name in ("encode", "decode"):
+        monkeypatch.setattr(tokenizer, name, panic)
+    words = [1] if work is decode else "Hello"
+    with pytest.raises(CheckpointError, match=rf"{directory}: .* fails on a text \(index out of b"):
+        work(tokenizer, words)
+    error = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        work(tokenizer, words)

@@ -259,12 +259,12 @@ def _flipped(path, tokens, given):
     path.write_bytes(content)
 
 
-def _huge(path, tokens, given):
+def _huge(path, tokens, given, side=2**30):
     """A header of 2^60 numbers, and none of them."""
     with zipfile.ZipFile(path, "w") as parts:
         for name in ("tokens", "logits"):
             with parts.open(f"{name}.npy", "w") as file:
-                form = {"descr": "<f4", "fortran_order": False, "shape": (2**30, 2**30)}
+                form = {"descr": "<f4", "fortran_order": False, "shape": (side, side)}
                 np.lib.format.write_array_header_1_0(file, form)
 
 
@@ -278,6 +278,7 @@ BROKEN = {
     "an array": lambda path, tokens, given: path.write_bytes(_npy(given)),
     "a flipped byte": _flipped,
     "a huge header": _huge,
+    "a side that is no number of C": lambda *words: _huge(*words, side=2**70),
     "nothing": lambda path, tokens, given: path.touch(),
     "a pipe": lambda path, tokens, given: os.mkfifo(path),
     "more than is read": _unpacks,
@@ -298,6 +299,14 @@ def test_broken_reference_logits_are_one_line(name, reference, tmp_path, monkeyp
     subject = find_subject(str(tiny.checkpoint("qwen2")), (1, 1))
     with pytest.raises(DataError, match="cannot be read as reference logits"):
         logits.read_reference(subject, path)
+
+
+def test_logits_that_are_far_apart_have_a_divergence():
+    given = np.array([[1e308, -1e308, 0.0], [3.0, 2.0, 1.0]])
+    found = logits.apart(np.zeros_like(given), given)
+    assert found["max_divergence"] == pytest.approx(np.log(3)) and not found["agree"]
+    same = logits.apart(given, given)
+    assert (same["max_divergence"], same["same_best"], same["agree"]) == (0.0, 1.0, True)
 
 
 def test_settings_of_a_mesh_are_kept_to(monkeypatch):

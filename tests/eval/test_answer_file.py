@@ -45,3 +45,14 @@ def test_records_come_in_the_order_that_was_asked_for(tmp_path):
     assert [row["id"] for row in rows] == [prompt.id for prompt in PROMPTS]
     with pytest.raises(RunError, match=r"tuned\.jsonl is damaged \(it lacks \('demo', 'x'\)"):
         file.in_order([("demo", "x")])
+
+
+@pytest.mark.parametrize("stray", ["a folder", "a device", "a pipe"])
+def test_what_is_no_file_in_its_place_is_named(tmp_path, stray):
+    path = tmp_path / "tuned.jsonl"
+    if stray == "a device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir() if stray == "a folder" else os.mkfifo(path)
+    with pytest.raises(RunError, match=r"tuned\.jsonl is damaged .*no regular file.*Delete it"):
+        RecordFile(path)

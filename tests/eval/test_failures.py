@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from nt_jax.errors import DataError, RunError, SomeFailedError
 from nt_jax.eval.failures import IN_A_ROW, Marks, in_parts
 
 
@@ -48,6 +49,26 @@ def test_a_full_disk_is_not_a_prompt_that_failed(tmp_path):
 
     with pytest.raises(OSError):
         in_parts([1, 2], list, work, Marks(tmp_path), lambda i: {"i": i})
+
+
+def test_those_that_a_server_names_are_marked_and_not_tried_again(tmp_path):
+    calls, done = [], [4, 5]
+
+    def work(some):
+        calls.append(list(some))
+        done.extend(some[1:-1])
+        raise SomeFailedError({len(some) - 1: RunError("no answer"), 0: DataError("too long")})
+
+    marks = Marks(tmp_path)
+    missing = lambda some: [i for i in some if i not in done]  # noqa: E731
+    in_parts(range(10), missing, work, marks, lambda i: {"i": i})
+    assert calls == [[0, 1, 2, 3, 6, 7, 8, 9]] and marks.count == 2
+    rows = [json.loads(line) for line in marks.path.read_text().splitlines()]
+    assert {row["i"]: row["error"] for row in rows} == {
+        0: "DataError: too long", 9: "RunError: no answer",
+    }  # fmt: skip
+    with pytest.raises(SomeFailedError, match=r"2 prompts failed\. The first: too long"):
+        in_parts([1, 2, 3], lambda some: some, work, None, lambda i: {"i": i})
 
 
 def test_nothing_to_do_is_nothing_done(tmp_path):

@@ -148,27 +148,46 @@ def test_a_server_that_dies_keeps_what_was_answered(tuned, tmp_path, twin):
     assert len(twin.bodies) - before == (6 - kept) + 3 + 1  # the questions, and what was tried out
 
 
-def test_a_prompt_that_the_server_refuses_is_marked_and_asked_again(tuned, tmp_path, twin):
-    served = served_by(twin.url, "tuned")
-    said, longest = twin._said, []
+REPLIES = {
+    "refused": ((400, b"too long"), "too long"),
+    "an error": ((500, b"CUDA error"), "500: CUDA error"),
+    "no JSON": ((200, b"<html>"), "no answer from"),
+    "no choices": ((200, b"{}"), "gave no answer"),
+    "a reset connection": (None, "no answer from"),
+}
 
-    def refusing(path, body):
-        tests = body and body.get("max_tokens") == 6 and "prompt" in body
-        if tests and len(body["prompt"]) == max(longest, default=0):
-            return 400, {"error": "too long"}
-        return said(path, body)
 
+@pytest.mark.parametrize("reply", REPLIES)
+def test_a_prompt_that_the_server_fails_on_is_marked_and_asked_again(
+    reply, tuned, tmp_path, twin, monkeypatch, capsys
+):
+    monkeypatch.setattr(http, "PAUSES", (0.0,))
+    monkeypatch.setattr("socketserver.BaseServer.handle_error", lambda *_: None)
+    served, answer, bad, refused = served_by(twin.url, "tuned"), twin.answer, [], []
     measured(tuned, tmp_path / "other", *served)
-    asked = [len(b["prompt"]) for b in twin.bodies if b["max_tokens"] == 6]
-    longest.append(max(asked))
-    twin._said = refusing
-    with pytest.raises(UnfinishedError):
-        measured(tuned, tmp_path / "run", *served)
+    bad.append(max(len(body["prompt"]) for body in twin.bodies if body["max_tokens"] == 6))
+
+    def failing(path, body):
+        if not body or body["max_tokens"] != 6 or len(body["prompt"]) not in bad:
+            return answer(path, body)
+        refused.append(body)
+        if REPLIES[reply][0] is None:
+            raise ConnectionResetError
+        return REPLIES[reply][0]
+
+    twin.answer = failing
     folder = tmp_path / "run" / ".answers-tuned.tmp"
-    failed = [json.loads(line) for line in (folder / "FAILED.jsonl").read_text().splitlines()]
-    assert failed and all("too long" in row["error"] for row in failed)
-    assert len((folder / "tuned.jsonl").read_text().splitlines()) == 6 - len(failed)
-    twin._said = said
+    for _ in range(2):  # the second time there is nothing left but this one
+        others = len(twin.bodies)
+        with pytest.raises(UnfinishedError, match=r"FAILED.jsonl say which .* Repeat this command"):
+            measured(tuned, tmp_path / "run", *served)
+        failed = [json.loads(line) for line in (folder / "FAILED.jsonl").read_text().splitlines()]
+        assert len(failed) == 1 and REPLIES[reply][1] in failed[0]["error"]
+        assert len((folder / "tuned.jsonl").read_text().splitlines()) == 5
+        report = (tmp_path / "run" / ".report.tmp" / "report.md").read_text()
+        assert "(2 of 3)" in report and refused
+    assert len(twin.bodies) - others == 2  # a short one: which way, and whether it is there
+    twin.answer = answer
     measured(tuned, tmp_path / "run", *served)
     assert answers(tmp_path / "run", "tuned") == answers(tmp_path / "other", "tuned")
 

@@ -15,9 +15,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from nt_jax.environment import QUIET
+
 # Before anything that reads them is imported.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "NT_JAX_CACHE": "off"}
+os.environ |= {"HF_HUB_OFFLINE": "1", "NT_JAX_CACHE": "off"} | QUIET
 
 from tests.faults.fuzz import ESCAPE, HANG, SILENT, fuzz_all
 from tests.faults.kills import LONG, SHORT, Runs

@@ -144,7 +144,7 @@ class Runs:
         self.say(f"full disks {len(small.STAGES)}")
 
     def read_only(self) -> None:
-        """A folder that nothing may be written to, by the disk or by its rights: one line."""
+        """A disk that nothing may be written to: one line."""
         with small_disk(self.root / "ro", "64m") as disk:
             if disk is None:
                 self.say("read-only: SKIPPED, no disk can be mounted here")
@@ -157,14 +157,15 @@ class Runs:
         self.say("read-only 2")
 
     def unprivileged(self) -> None:
-        """A user who may not write, since root is never refused."""
-        if os.getuid() != 0:
-            self.say("unprivileged user: SKIPPED, this is one")
-            return
+        """A folder that the user may not write to; another user for root, who is never refused."""
         folder = self.root / "rights"
         shutil.copytree(self.root / "whole", folder, symlinks=True)
         shutil.rmtree(folder / "report")
-        self._refused(folder, "none", "nobody")
+        folder.chmod(0o555)
+        try:
+            self._refused(folder, "none", *(["nobody"] if os.getuid() == 0 else []))
+        finally:
+            folder.chmod(0o755)
         self.say("unprivileged user 1")
 
     def _refused(self, folder: Path, *words: str) -> None:
@@ -200,21 +201,30 @@ def contents(folder: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path | None]:
-    """A disk of its own, or None where none can be mounted."""
+    """A disk of its own, or None where none can be mounted.
+
+    With CI=true that is an error, but for a container that has no right to mount anything.
+    """
     folder.mkdir()
-    if shutil.which("mount") is None:
-        if os.environ.get("CI") == "true":
-            raise RuntimeError("mount is missing")
-        yield None
-        return
     words = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if subprocess.run(words, capture_output=True, check=False).returncode:
+    missing = shutil.which("mount") is None
+    done = None if missing else subprocess.run(words, capture_output=True, text=True, check=False)
+    if done is None or done.returncode:
+        if os.environ.get("CI") == "true" and (missing or may_mount()):
+            raise RuntimeError(f"no disk can be mounted: {done.stderr if done else 'no mount'}")
         yield None
         return
     try:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def may_mount() -> bool:
+    """Whether this process has the right (CAP_SYS_ADMIN) to mount a disk."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    held = next(line.split()[1] for line in lines if line.startswith("CapEff:"))
+    return bool(int(held, 16) >> 21 & 1)
 
 
 def _become(files: Sequence[Path], work: Callable[[], int]) -> None:

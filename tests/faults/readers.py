@@ -1,4 +1,4 @@
-"""What reads files that others made, each as one function of a path; none starts a backend."""
+"""What reads files that others made, each as one function of a path; none starts jax's backend."""
 
 import contextlib
 import hashlib
@@ -11,6 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import numpy as np
+
 from nt_jax import cli, exits
 from nt_jax.checkpoints.adapter import open_adapter
 from nt_jax.checkpoints.checkpoint import Checkpoint, fingerprint, open_checkpoint
@@ -22,6 +24,7 @@ from nt_jax.config.load import load_config
 from nt_jax.data.prompts import text_of
 from nt_jax.data.sources import load_choices, load_harmful, load_harmless, load_templates
 from nt_jax.errors import RunError
+from nt_jax.eval.judges.judge import open_judge
 from nt_jax.generate import http
 from nt_jax.generate.chat import ChatText
 from nt_jax.generate.served import IDS, Question, Server
@@ -145,7 +148,6 @@ def read_place(path: Path) -> tuple[str | None, int | None, int | None] | None:
 def read_chat(path: Path, model: Path) -> list[str]:
     """What was asked in a conversation whose lines are a file's; each is answered by itself."""
     from nt_jax.chat import screen, sides
-    from nt_jax.eval.judges.judge import open_judge
 
     asked: list[str] = []
     text = ChatText(open_checkpoint(str(model)))
@@ -171,6 +173,27 @@ def read_chat(path: Path, model: Path) -> list[str]:
     ):
         command("chat", ["--run", "x"])
     return asked
+
+
+VOCAB = 20  # of the model that reference logits are for
+
+
+def read_logits(path: Path) -> tuple[Any, Any, dict[str, Any]]:
+    """Tokens and logits of a reference, and how far they are from a model that knows nothing."""
+    from nt_jax.doctor.logits import apart, read_reference
+
+    model: Any = SimpleNamespace(name="x", model=SimpleNamespace(vocab_size=VOCAB), checkpoint=path)
+    tokens, given = read_reference(model, path)
+    return tokens, given, apart(np.zeros_like(given), given)
+
+
+ANSWERS = ("I cannot help with that.", "Sure, here is how.", "", "Paris is old. " * 60, "No.")
+
+
+def read_classifier(path: Path) -> list[float]:
+    """Verdicts of the classifier in a folder on ANSWERS."""
+    judge = open_judge(f"classifier:{path}")
+    return judge.verdicts([""] * len(ANSWERS), ANSWERS)
 
 
 def read_reply(path: Path) -> str:

@@ -19,6 +19,7 @@ from tests import tiny
 from tests.faults import damage, oracles, readers
 from tests.faults.adapters import ADAPTERS
 from tests.faults.commands import COMMANDS
+from tests.faults.measuring import MEASURING
 from tests.faults.target import Draw, Target, model_folder, written
 
 
@@ -193,6 +194,7 @@ TARGETS = {
     ),
     **ADAPTERS,
     **COMMANDS,
+    **MEASURING,
 }  # fmt: skip
 
 

@@ -84,6 +84,48 @@ def test_a_run_that_ends_with_other_bytes_is_counted(tmp_path, monkeypatch):
     assert runs.counts["silent"] == 1
 
 
+@pytest.mark.parametrize("user", [0, 1000])
+def test_a_folder_without_rights_is_tried_by_every_user(user, tmp_path, monkeypatch):
+    runs, tried = kills.Runs(tmp_path, lambda line: None), []
+    (tmp_path / "whole" / "report").mkdir(parents=True)
+
+    def child(folder, *words):
+        tried.append((oct(folder.stat().st_mode)[-3:], words))
+        said = f"nt_jax: cannot write to {folder}"
+        return SimpleNamespace(returncode=2, stderr=said if user else "nt_jax: no such file")
+
+    monkeypatch.setattr(runs, "child", child)
+    monkeypatch.setattr("os.getuid", lambda: user)
+    runs.unprivileged()
+    assert tried == [("555", ("none",) if user else ("none", "nobody"))]
+    assert runs.counts == ({"cases": 1, "ok": 1} if user else {"cases": 1, "traceback": 1})
+
+
+@pytest.mark.parametrize(
+    ("mount", "right", "ci", "fails"),
+    [
+        (None, False, "true", True), (None, True, "", False), ("exit 32", True, "true", True),
+        ("exit 32", False, "true", False), ("exit 32", True, "", False),
+    ],
+)  # fmt: skip
+def test_a_disk_that_cannot_be_mounted_fails_where_ci_could(
+    mount, right, ci, fails, tmp_path, monkeypatch
+):
+    (tmp_path / "bin").mkdir()
+    if mount is not None:
+        (program := tmp_path / "bin" / "mount").write_text(f"#!/bin/sh\n{mount}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.setattr(kills, "may_mount", lambda: right)
+    if fails:
+        with pytest.raises(RuntimeError, match="no disk can be mounted"):
+            kills.small_disk(tmp_path / "disk", "1m").__enter__()
+        return
+    with kills.small_disk(tmp_path / "disk", "1m") as disk:
+        assert disk is None
+
+
 LATE = """
 import time
 from tests.faults import kills

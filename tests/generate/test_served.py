@@ -7,10 +7,19 @@ import threading
 
 import pytest
 
-from nt_jax.errors import DataError, RunError
+from nt_jax.errors import DataError, RunError, SomeFailedError
 from nt_jax.generate import http
 from nt_jax.generate.decode import Sampling
-from nt_jax.generate.served import CHAT, IDS, Question, Reply, Server, differing_counts
+from nt_jax.generate.http import UnansweredError
+from nt_jax.generate.served import (
+    CHAT,
+    IDS,
+    IN_A_ROW,
+    Question,
+    Reply,
+    Server,
+    differing_counts,
+)
 from nt_jax.limits import REPLY_BYTES
 from tests.faults.readers import answer_all
 from tests.generate.openai_twin import Twin
@@ -37,7 +46,14 @@ MANY = [question(3 + n) for n in range(6)]
 
 
 def test_token_ids_go_where_they_are_taken_and_replies_keep_their_order(twin):
-    heard = []
+    heard, said, three = [], twin._said, threading.Barrier(3)
+
+    def meeting(path, body):
+        if body and body["max_tokens"] == 7:
+            three.wait(60)  # for two more that are asked at the same time
+        return said(path, body)
+
+    twin._said = meeting
     server = Server(twin.url, "tuned", together=3)
     server.check()
     replies = server.answer(MANY, 7, on_reply=lambda row, reply: heard.append((row, reply.text)))
@@ -94,8 +110,12 @@ def test_a_busy_server_is_asked_again_and_a_dead_one_is_named(twin):
     twin.before = [(503, b"loading"), (429, b"slow down")]
     assert Server(twin.url, "tuned").answer(MANY[:1], 4)[0].text == "ids 3"
     twin.before = [(503, b"loading")] * 4
-    with pytest.raises(RunError, match="503"):
+    with pytest.raises(RunError, match=r"503.*start the server"):
         Server(twin.url, "tuned").check()
+    twin.before = [(503, b"loading")] * 4  # of the first that it is asked
+    with pytest.raises(RunError, match=r"503.*start the server") as stopped:
+        Server(twin.url, "tuned").answer(MANY, 4)
+    assert not isinstance(stopped.value, SomeFailedError)
     twin.close()
     with pytest.raises(RunError, match=r"no answer from http.*start the server"):
         Server(twin.url, "tuned").check()
@@ -132,10 +152,71 @@ def test_a_prompt_that_is_refused_is_not_a_server_that_fails(twin):
     server = Server(twin.url, "tuned")
     server.check()
     server.way(MANY[0].ids)
-    for code, kind in ((400, DataError), (422, DataError), (500, RunError), (404, RunError)):
+    for code, kind in ((400, DataError), (422, DataError), (500, UnansweredError)):
         twin.before = [(code, b"too long")]
-        with pytest.raises(kind, match=f"refused a prompt .{code}: too long"):
+        with pytest.raises(SomeFailedError, match=f"refused a prompt .{code}: too long") as caught:
             server.answer(MANY[:1], 4)
+        assert {row: type(error) for row, error in caught.value.reasons.items()} == {0: kind}
+    for code in (401, 403, 404):  # would be said of every prompt
+        twin.before = [(code, b"no")]
+        with pytest.raises(RunError, match=f"refused a prompt .{code}: no") as stopped:
+            server.answer(MANY[:1], 4)
+        assert not isinstance(stopped.value, SomeFailedError)
+
+
+def failing(twin: Twin, bad, reply: tuple[int, bytes] | None) -> None:
+    """Let prompts of `bad` lengths get this reply, or none and a closed connection."""
+    answer = twin.answer
+
+    def answered(path, body):
+        if body is None or len(body["prompt"]) not in bad:
+            return answer(path, body)
+        if reply is None:
+            raise ConnectionResetError
+        twin.bodies.append(body)
+        return reply
+
+    twin.answer = answered
+
+
+ODD = {
+    "an error": (500, b"CUDA error"), "no JSON": (200, b"<html>"), "no choices": (200, b"{}"),
+    "another type": (200, b'{"choices": [{"text": 5}]}'), "busy for ever": (503, b"busy"),
+    "a reset connection": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_one_prompt_that_always_fails_does_not_keep_the_others(odd, twin, monkeypatch):
+    monkeypatch.setattr("socketserver.BaseServer.handle_error", lambda *_: None)
+    failing(twin, {3}, ODD[odd])  # the first: what it is tried with is short
+    heard = {}
+    questions = [question(20), question(3), *map(question, range(30, 50))]
+    with pytest.raises(SomeFailedError) as caught:
+        server = Server(twin.url, "tuned", together=3)
+        server.answer(questions, 7, on_reply=lambda row, reply: heard.update({row: reply.text}))
+    assert caught.value.reasons.keys() == {1} and "\n" not in str(caught.value)
+    assert isinstance(caught.value.reasons[1], UnansweredError)
+    assert heard == {n: f"ids {len(q.ids)}" for n, q in enumerate(questions) if n != 1}
+
+
+def test_a_server_that_fails_whatever_it_is_asked_ends_it(twin):
+    server = Server(twin.url, "tuned", together=2, _way=[IDS])
+    failing(twin, range(1000), (500, b"CUDA error"))
+    with pytest.raises(RunError, match=r"whatever it is asked: .*CUDA error.*start the serv") as e:
+        server.answer([question(20 + n) for n in range(200)], 4)
+    assert not isinstance(e.value, SomeFailedError) and IN_A_ROW < len(twin.bodies) < 4 * IN_A_ROW
+    with pytest.raises(RunError, match="whatever it is asked"):  # fewer than are counted
+        server.answer(MANY[:2], 4)
+
+
+def test_many_prompts_that_fail_in_a_row_are_theirs_where_a_short_one_is_answered(twin):
+    failing(twin, range(100, 200), (500, b"CUDA error"))
+    asked = [question(100 + n) for n in range(3 * IN_A_ROW)]
+    with pytest.raises(SomeFailedError, match=rf"^{3 * IN_A_ROW} prompts failed. The first: http"):
+        Server(twin.url, "tuned").answer(asked, 4)
+    trials = [body for body in twin.bodies if body["max_tokens"] == 1]
+    assert len(trials) == 1 + 3 + 1  # first, after every eight, and last
 
 
 def test_the_key_is_sent_and_never_said(twin, monkeypatch):

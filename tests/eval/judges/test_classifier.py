@@ -3,9 +3,11 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from nt_jax.errors import ConfigError
+from nt_jax.errors import CheckpointError, ConfigError
 from nt_jax.eval.judges.classifier import _label
 from nt_jax.eval.judges.judge import open_judge
 from tests import tiny
@@ -50,6 +52,73 @@ def test_code_of_a_classifier_is_not_run_nor_asked_about(classifier, tmp_path):
     (folder / "odd.py").write_text("raise SystemExit(1)\n")
     with pytest.raises(ConfigError, match="is no sequence classifier"):
         open_judge(f"classifier:{folder}")
+
+
+def weights(change):
+    """A damage to the tensors in a classifier's folder."""
+
+    def hurt(folder):
+        file = folder / "model.safetensors"
+        tensors = load_file(file)
+        change(tensors)
+        save_file(tensors, file, metadata={"format": "pt"})
+
+    return hurt
+
+
+HEAD = "classifier.out_proj.weight"
+
+
+def config(**fields):
+    return lambda folder: tiny.edit_json(folder / "config.json", **fields)
+
+
+DAMAGE = {
+    "a tensor is missing": (weights(lambda t: t.pop(HEAD)), rf"lack 1 of its tensors.*{HEAD}"),
+    "another size": (weights(lambda t: t.update({HEAD: t[HEAD][:1].copy()})), rf"sizes.*{HEAD}"),
+    "too large": (config(hidden_size=1 << 40), "hidden_size in config.json is more than 16"),
+    "too deep": (config(num_hidden_layers=10**6), "more than 1,000"),
+    "no object": (lambda to: (to / "config.json").write_text("[]"), "holds no object"),
+    "nested": (lambda to: (to / "config.json").write_text("[" * 100_000), "nested more than"),
+    "one label": (config(id2label={"0": "safe"}), "."),
+    "a gap": (
+        config(id2label={"0": "unsafe", "7": "safe"}),
+        "does not name two or more labels",
+    ),
+    "a panic": (
+        lambda to: tiny.edit_json(
+            to / "tokenizer.json", pre_tokenizer={"type": "FixedLength", "length": 0}
+        ),
+        "chunk size must be non-zero",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_classifier_is_one_line(name, classifier, tmp_path):
+    """transformers itself draws the weights that it does not find."""
+    folder = shutil.copytree(classifier, tmp_path / "judge")
+    hurt, said = DAMAGE[name]
+    hurt(folder)
+    with pytest.raises(ConfigError, match=rf"^eval\.judges: .*{said}") as caught:
+        open_judge(f"classifier:{folder}")
+    assert "\n" not in str(caught.value)
+
+
+def test_scores_that_are_not_finite_are_no_verdicts(classifier, tmp_path):
+    """The likeliest label of NaN would be the first one, that of a refusal."""
+    folder = shutil.copytree(classifier, tmp_path / "judge")
+    weights(lambda t: t[HEAD].fill(np.nan))(folder)
+    with pytest.raises(CheckpointError, match="scores of an answer are not finite"):
+        open_judge(f"classifier:{folder}").verdicts([""], ["Sure."])
+
+
+def test_an_answer_at_which_it_fails_is_one_line(classifier, tmp_path):
+    judge = open_judge(f"classifier:{classifier}")
+    judge.tokenizer = lambda *words, **more: {}["input_ids"]
+    with pytest.raises(CheckpointError, match="classifier fails on an answer: 'input_ids'"):
+        judge.verdicts(["", ""], ["Sure.", ""])
+    assert judge.verdicts([""], [""]) == [0.5]  # is not asked
 
 
 def test_the_label_that_means_refusal_may_be_named(classifier):
