@@ -13,6 +13,7 @@ from benchmarks.attribution_nodes import by_rules, made_up
 from nt_jax.attribution.integrated import integrated_gradients
 from nt_jax.attribution.score import Options
 from nt_jax.config.load import load_config
+from nt_jax.eval.metrics.result import ResultRow, write_rows
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -138,3 +139,42 @@ def test_what_slopes_alone_say_is_asked_of_the_other_half(recipe, tmp_path):
     assert found["rows"]["harmful"] == 4 and found["rows"]["own"] == 16
     assert {"6 neurons, contrastive", "6 neurons, random", "damping 0.001"} < set(found["table"])
     assert all(0 <= value <= 1 for row in found["table"].values() for value in row.values())
+
+
+def a_run(folder: Path, after: list[int], entropy: float) -> Path:
+    """Four requests of one set, of which the untuned model refuses the first."""
+    verdicts = {"base": [1, 0, 0, 0], "tuned": after}
+    rows = [
+        {"dataset": "d", "model": model, "id": str(number), "refused": said}
+        for model, each in verdicts.items()
+        for number, said in enumerate(each)
+    ]
+    (folder / "eval").mkdir(parents=True)
+    (folder / "eval" / "answers.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    measured = [ResultRow("d", "entropy", name, value, 4, None, None, None, None)
+                for name, value in (("base", 4.0), ("tuned", entropy))]  # fmt: skip
+    (folder / "report").mkdir()
+    write_rows(folder / "report" / "results.json", measured)
+    return folder
+
+
+def test_runs_of_several_seeds_are_told_as_their_mean(tmp_path):
+    first = a_run(tmp_path / "0", [1, 1, 0, 0], entropy=3.0)
+    second = a_run(tmp_path / "1", [1, 1, 1, 1], entropy=5.0)
+    found = last_line("seeds", str(first), str(second))
+    (row,), (ratio,) = found["refusals"], found["ratios"]
+    assert (row["before"], row["after"], row["points"]) == (0.25, 0.75, 50.0)
+    assert row["runs"] == [0.5, 1.0] and row["n"] == 4
+    # A request's change is 0, 1, 1/2 or 1/2, whose means of four lie between 0 and 1.
+    assert 0 <= row["interval"][0] < 50 < row["interval"][1] <= 100
+    assert (ratio["ratio"], ratio["runs"]) == (1.0, [0.75, 1.25])
+
+
+def test_runs_of_other_requests_have_no_mean(tmp_path):
+    first, second = (a_run(tmp_path / name, [1, 1, 0, 0], 3.0) for name in "01")
+    path = second / "eval" / "answers.jsonl"
+    path.write_text(path.read_text().replace('"id": "3"', '"id": "4"'))
+    for words, told in (((first, second), "same requests"), ((tmp_path,), "is no finished run")):
+        command = [sys.executable, "-W", "ignore", "benchmarks/seeds.py", *map(str, words)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 1 and told in done.stderr and done.stderr.count("\n") == 1

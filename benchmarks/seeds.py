@@ -1,0 +1,119 @@
+"""Finished runs of one recipe under several seeds, as one table: their mean and how far they part.
+
+    python -m nt_jax.train --config smollm2-135m seed=1 run_dir=runs/seed1    # and so on
+    python benchmarks/seeds.py runs/smollm2-135m runs/seed1 runs/seed2 --json
+
+A change is the mean over runs of refusals after tuning minus those before. Its interval draws
+requests, each with its answers of all runs; that of other seeds is what `runs` shows: one rate per
+run. Ratios (entropy, perplexity) are means over runs.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from nt_jax.eval.metrics.intervals import bootstrap_mean
+from nt_jax.eval.metrics.result import read_rows
+
+ANSWERS, RESULTS = Path("eval", "answers.jsonl"), Path("report", "results.json")
+RATIOS = ("entropy", "perplexity")
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, help="run directories, finished")
+    parser.add_argument("--json", action="store_true", help="print nothing but the JSON object")
+    return parser.parse_args()
+
+
+def refusals(run: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """Data set > model > request > refused (0..1)."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for line in (run / ANSWERS).read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        models = found.setdefault(row["dataset"], {})
+        models.setdefault(row["model"], {})[row["id"]] = float(row["refused"])
+    return found
+
+
+def changes(runs: Sequence[Path]) -> list[dict]:
+    """A row per data set: rates before and after, the change in points with its 95 % interval."""
+    every = [refusals(run) for run in runs]
+    rows = []
+    for name, models in every[0].items():
+        ids = list(models["base"])
+        if any(list(run[name][model]) != ids for run in every for model in ("base", "tuned")):
+            sys.exit(f"{name}: the runs have not answered the same requests; give runs of one data")
+        before_SN, after_SN = (
+            np.array([[*run[name][model].values()] for run in every]) for model in ("base", "tuned")
+        )
+        change_N = (after_SN - before_SN).mean(0)
+        rows.append(
+            {
+                "dataset": name,
+                "n": len(ids),
+                "before": float(before_SN.mean()),
+                "after": float(after_SN.mean()),
+                "points": 100 * float(change_N.mean()),
+                "interval": [100 * end for end in bootstrap_mean(change_N)],
+                "runs": after_SN.mean(1).tolist(),
+            }
+        )
+    return rows
+
+
+def ratios(runs: Sequence[Path]) -> list[dict]:
+    """A row per data set and metric that is no rate: tuned over base, by run and as a mean."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for run in runs:
+        values = {(r.dataset, r.metric, r.model): r.value for r in read_rows(run / RESULTS)}
+        for (name, metric, model), value in values.items():
+            if metric in RATIOS and model == "tuned":
+                ratio = value / values[name, metric, "base"]
+                found.setdefault((name, metric), []).append(ratio)
+    return [
+        {"dataset": name, "metric": metric, "ratio": float(np.mean(each)), "runs": each}
+        for (name, metric), each in found.items()
+    ]
+
+
+def main() -> None:
+    """Print both tables and, last, the JSON object."""
+    asked = arguments()
+    for run in asked.runs:
+        if not (run / RESULTS).is_file():
+            sys.exit(f"{run} is no finished run: it has no {RESULTS}. Finish it with nt_jax.train")
+    found = {"refusals": changes(asked.runs), "ratios": ratios(asked.runs)}
+    if not asked.json:
+        Console().print(table(found["refusals"], found["ratios"]))
+    print(json.dumps(found))
+
+
+def table(rows: Sequence[dict], others: Sequence[dict]) -> Table:
+    """What a person reads of it."""
+    shown = Table("", "before", "after", "change", "95 %", "runs", box=None)
+    for row in rows:
+        low, high = row["interval"]
+        shown.add_row(
+            f"{row['dataset']} ({row['n']})", f"{row['before']:.1%}", f"{row['after']:.1%}",
+            f"{row['points']:+.1f}", f"{low:+.1f} .. {high:+.1f}",
+            " ".join(f"{rate:.1%}" for rate in row["runs"]),
+        )  # fmt: skip
+    for row in others:
+        each = " ".join(f"{ratio:.3f}" for ratio in row["runs"])
+        name = f"{row['dataset']}, {row['metric']}"
+        shown.add_row(name, "", "", f"x {row['ratio']:.3f}", "", each)
+    return shown
+
+
+if __name__ == "__main__":
+    main()
