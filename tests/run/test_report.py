@@ -41,7 +41,7 @@ def test_neither_model_nor_data_need_be_there(copy, monkeypatch):
 
 
 @pytest.mark.parametrize("gone", ["report", "train"])
-def test_an_unfinished_run_has_none(copy, gone):
+def test_an_unfinished_run_has_none(copy, gone, finished):
     shutil.rmtree(copy / gone)
     with pytest.raises(RunError, match=r"holds no finished report .* repeat the command that made"):
         report_again(copy)
