@@ -1,6 +1,7 @@
 """What is known of a data file before a library unpacks it: that it ends, and how large it gets."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from nt_jax.limits import DATA_BYTES, DATA_CELLS, check_depth, check_file
 
 _BLOCK = 1 << 20  # bytes
 _ROWS = 32  # of a parquet file unpacked together while they are weighed
+_CONTROL = re.compile(rb"[\0-\x08\x0b\x0c\x0e-\x1f]")  # in no place of JSON, unless escaped
 
 
 def check_bounds(path: Path) -> None:
@@ -19,6 +21,8 @@ def check_bounds(path: Path) -> None:
     if suffix == ".json":
         content = path.read_bytes()
         check_depth(content)
+        if found := _CONTROL.search(content):
+            raise ValueError(_unescaped(1 + content.count(b"\n", 0, found.start()), found[0]))
         _check_rows(content.decode("utf-8-sig", "replace"))
     elif suffix == ".jsonl":
         with path.open("rb") as lines:
@@ -27,8 +31,16 @@ def check_bounds(path: Path) -> None:
                     check_depth(line)
                 except ValueError as error:
                     raise ValueError(f"line {number}: {error}") from error
+                if found := _CONTROL.search(line):
+                    raise ValueError(_unescaped(number, found[0]))
     elif suffix == ".parquet":
         _check_parquet(path)
+
+
+def _unescaped(line: int, control: bytes) -> str:
+    """What the reader takes for text, though no other does: a damaged byte, most often."""
+    said = f"line {line}: byte 0x{control.hex()} has no place in JSON"
+    return f"{said}. Write it as \\u00{control.hex()}, or leave it out"
 
 
 def _has_text(path: Path) -> bool:
@@ -43,7 +55,8 @@ def _has_text(path: Path) -> bool:
 
 def _check_rows(text: str) -> None:
     """Raises a ValueError where a list holds a null: pyarrow may die of it, and we with it."""
-    read, at, number = json.JSONDecoder().raw_decode, _next(text, 0), 0
+    decoder = json.JSONDecoder(strict=False)  # tabs within texts, as the library takes them
+    read, at, number = decoder.raw_decode, _next(text, 0), 0
     if text[at : at + 1] != "[":
         return
     while text[at : at + 1] in ("[", ","):

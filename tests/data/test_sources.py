@@ -270,6 +270,25 @@ def test_rows_of_json_that_are_null_are_refused(tmp_path, rows, said):
         load_harmless(str(path))
 
 
+@pytest.mark.parametrize("name", ["x.json", "x.jsonl"])
+def test_a_byte_that_json_wants_escaped_is_refused(tmp_path, error_of, name):
+    """pyarrow takes it for text, and every other reader for damage."""
+    first, second = '{"request": "What is 1?"}', '{"request": "What\x02is 2?"}'
+    text = f"[{first},\n{second}]" if name == "x.json" else f"{first}\n{second}\n"
+    (tmp_path / name).write_text(text)
+    message = error_of(load_harmless, str(tmp_path / name))
+    assert "line 2: byte 0x02 has no place in JSON. Write it as \\u0002, or leave" in message
+    (tmp_path / name).write_text(text.replace("\x02", "\\u0002"))  # as it says
+    assert [row.request for row in load_harmless(str(tmp_path / name))][1] == "What\x02is 2?"
+
+
+def test_a_null_behind_a_tab_within_a_text_is_refused(tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text('[{"request": "What\tis 1?"}, null]')
+    with pytest.raises(DataError, match="row 2 is null"):
+        load_harmless(str(path))
+
+
 def test_a_parquet_page_that_misses_its_checksum_is_refused(tmp_path, error_of):
     rows = {"request": ["What is 1?", "What is 2?"], "answer": ["It is 1.", "It is 2."]}
     path, plain = tmp_path / "rows.parquet", {"compression": "none", "write_statistics": False}
