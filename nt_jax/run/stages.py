@@ -202,6 +202,7 @@ def chat_model(
         revision=None if source else config.model.revision,
         batch_size=config.eval.batch_size,
         thinking=thinking and config.model.thinking,
+        frozen=config.model.frozen,
     )
 
 
