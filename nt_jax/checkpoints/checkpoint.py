@@ -91,8 +91,8 @@ def load_weights(
     check_mesh(checkpoint.config, mesh.shape)
     _check_tied_head(checkpoint)
     config = dataclasses.replace(checkpoint.config, int8=frozen == "int8")
-    leaves: Leaves = {}
-    for rule in rules_for(config):
+    leaves = load_ends(checkpoint, dtype, mesh)
+    for rule in (rule for rule in rules_for(config) if rule.stacked):
         read = _load_int8 if config.int8 and rule.ours in CHANNELS else _load_leaf
         leaves |= read(checkpoint, rule, MODEL_DTYPES[dtype], mesh)
     return assemble(config, leaves, mesh)
@@ -135,9 +135,8 @@ def load_layer(
     checkpoint: Checkpoint, dtype: str, mesh: Mesh, layer: int, ends: Leaves
 ) -> LanguageModel:
     """One layer of a checkpoint as a model of its own; `ends` are its leaves of no layer."""
-    layers = [rule for rule in rules_for(checkpoint.config) if rule.stacked]
     leaves = dict(ends)
-    for rule in layers:
+    for rule in (rule for rule in rules_for(checkpoint.config) if rule.stacked):
         leaves |= _load_leaf(checkpoint, rule, MODEL_DTYPES[dtype], mesh, layer)
     return assemble(dataclasses.replace(checkpoint.config, layers=1), leaves, mesh)
 

@@ -83,13 +83,10 @@ def _both(model: ChatModel, exported: Checkpoint) -> Iterator[tuple[LanguageMode
     if not lm.config.int8:
         yield lm, load_weights(exported, dtype, lm.mesh)
         return
-    sources = model.checkpoint, exported
-    ends = [load_ends(source, dtype, lm.mesh) for source in sources]
+    own = {name: get_leaf(lm, name) for name in leaf_names(lm) if not name.startswith("blocks.")}
+    ends = ((model.checkpoint, own), (exported, load_ends(exported, dtype, lm.mesh)))
     for layer in range(lm.config.layers):
-        old, new = (
-            load_layer(source, dtype, lm.mesh, layer, mine)
-            for source, mine in zip(sources, ends, strict=True)
-        )
+        old, new = (load_layer(source, dtype, lm.mesh, layer, mine) for source, mine in ends)
         yield old, new
 
 
