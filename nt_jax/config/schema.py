@@ -36,6 +36,9 @@ class ModelSourceConfig(Frozen):
     thinking: bool = False
     """let the model reason before it answers, where its chat template knows that (Qwen3)"""
 
+    def __str__(self) -> str:
+        return self.dtype + f", {self.frozen} matrices" * (self.frozen is not None)
+
 
 class MeshConfig(Frozen):
     """How many devices the run is spread over; their product must not exceed what is there."""
