@@ -49,8 +49,8 @@ def compare(config: RunConfig, verify: bool = False) -> dict[str, Any]:
         )
     if config.model.frozen is not None:
         raise ConfigError(
-            f"model.frozen = {config.model.frozen}: the methods of a comparison change the matrices "
-            "that it keeps as int8. Leave it out."
+            f"model.frozen = {config.model.frozen}: the methods of a comparison change matrices "
+            "that are kept so. Leave it out."
         )
     inputs = pipeline.read_inputs(config)
     if {prompt.harmful for prompt in inputs.tests.prompts} != {True, False}:

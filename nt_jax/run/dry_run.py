@@ -101,5 +101,5 @@ def model_lines(config: RunConfig, checkpoint: Checkpoint) -> Iterator[str]:
         yield f"heads      {heads}"
     yield f"neurons    {chosen:,} of {model.layers * model.neurons:,} may change ({share:.1f} %)"
     if config.model.frozen is not None:
-        yield f"frozen     {config.model.frozen} matrices in the layers, the rest {config.model.dtype}"
+        yield f"dtype      {config.model}"
     yield f"memory     about {stages[largest].total / GB:.1f} GB a device ({parts})"

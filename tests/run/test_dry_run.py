@@ -31,6 +31,10 @@ def test_memory_follows_the_settings_that_cost_it(recipe, tmp_path):
     assert plain["train"].weights == 4 * parameters(model) + scale
     assert plain["export"].copies == plain["export"].weights
     assert stages("model.dtype=bfloat16")["base"].weights - scale == 2 * parameters(model)
+    whole = stages("model.frozen=int8")
+    assert whole["base"].weights < plain["base"].weights / 2
+    assert whole["train"].temporaries == plain["train"].temporaries
+    assert whole["export"].copies < plain["export"].copies  # a layer at a time
     one, two, four = (stages(f"eval.batch_size={n}")["base"].cache for n in (8, 16, 32))
     assert four - two == 2 * (two - one) > 0
     off = "tune.validation_answers=0"
