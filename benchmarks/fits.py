@@ -8,6 +8,7 @@ program runs: every weight, read or not, its other arguments, temporaries and re
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -39,8 +40,10 @@ def cases(shape: str) -> dict[str, tuple[str, Callable]]:
     from benchmarks import h100_answers as answers
     from benchmarks import h100_gradients as gradients
     from benchmarks.h100_cases import mesh_of
+    from benchmarks.models import SHAPES
 
     model, mesh = f"{shape}-int8", lambda: mesh_of(absent_gpu.cards(1))
+    SHAPES[model] = dataclasses.replace(SHAPES[shape], int8=True)
     rows, before, after = answers.SCORED
     return {
         "slopes": (

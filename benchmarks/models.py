@@ -41,7 +41,6 @@ SHAPES = {
     ),
 }  # fmt: skip
 SHAPES |= {name: shape.config for name, shape in PUBLISHED.items()}
-SHAPES |= {f"{name}-int8": dataclasses.replace(one, int8=True) for name, one in SHAPES.items()}
 
 
 def random_model(shape: str, dtype: str, layers: int | None = None) -> LanguageModel:

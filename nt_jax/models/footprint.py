@@ -103,12 +103,13 @@ class Footprint:
     def read_again(self) -> int:
         """What an export that is read again takes: all weights, or a layer at a time of both sides.
 
-        Beside int8 matrices the weights as they were stand, which need not fit.
+        Beside int8 matrices stands what the source holds, which need not fit as a whole. A pair of
+        layers goes when the next one has come.
         """
         if not self.whole.int8:
             return self.weights
         wide = self.item * layer_parameters(self.stored) + WIDE * self.part.neurons
-        return self.weights - self.layers + 2 * wide
+        return self.weights - self.layers + 4 * wide
 
     @property
     def gathered(self) -> int:
