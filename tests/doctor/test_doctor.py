@@ -196,7 +196,8 @@ def test_settings_of_the_recipe_may_be_others(capsys, monkeypatch):
     norms_biases = 2 * (2 * 5120 + (40 + 2 * 8) * 128)
     ends, scale = 2 * (2 * 152064 * 5120 + 5120), 4 * 48 * 13824
     assert parts["base"]["weights"] == 48 * (layer + 4 * channels + norms_biases) + ends + scale
-    assert parts["base"]["copies"] == 0 and parts["export"]["copies"] < 5e9
+    two_pairs = 4 * (2 * layer + norms_biases + 4 * 13824)  # of layers, as wide as in the source
+    assert (parts["base"]["copies"], parts["export"]["copies"]) == (0, ends + two_pairs)
     assert asked(capsys, monkeypatch, *words)[0] == 3
 
 

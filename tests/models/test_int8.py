@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from nt_jax.attribution.integrated import integrated_gradients
 from nt_jax.attribution.score import EncodedExample, Options
 from nt_jax.checkpoints.checkpoint import load_weights
+from nt_jax.compare.pipeline import compare
+from nt_jax.config.load import load_config
 from nt_jax.data.batching import pad_left
 from nt_jax.data.packing import Shape, pack_alone
 from nt_jax.errors import ConfigError
@@ -214,3 +216,9 @@ def test_a_matrix_of_int8_is_neither_read_nor_changed_by_its_name():
         with pytest.raises(ConfigError, match=f"model.frozen = int8: '{down}' is kept as int8"):
             ask(lm, down)
     np.testing.assert_array_equal(get_leaf(lm, "embed"), plain.leaves_of(lm)["embed"])
+
+
+def test_a_comparison_of_int8_matrices_is_refused_before_anything_is_read():
+    config = load_config(None, ["model.source=nowhere", "model.frozen=int8"])
+    with pytest.raises(ConfigError, match=r"model.frozen = int8: the methods of a comparison"):
+        compare(config)
