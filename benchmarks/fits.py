@@ -64,14 +64,15 @@ def cases(shape: str) -> dict[str, tuple[str, Callable]]:
 
 
 def measured(name: str, words: str, make: Callable, room: float) -> dict:
-    """One program in GiB of the card."""
+    """One program in GiB of the card; the layers that decoding takes beside the model are its own."""
     import jax
 
     from benchmarks.h100 import compiled
 
     case = make()
     found = compiled(case).memory_analysis()
-    given = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(case.arguments))
+    own = [part for part in case.arguments if not (name == "decode" and part is case.arguments[1])]
+    given = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(own))
     made = found.output_size_in_bytes - found.alias_size_in_bytes
     held = (given + found.temp_size_in_bytes + made) / GIB
     return {

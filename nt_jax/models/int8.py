@@ -14,9 +14,14 @@ from nt_jax.models.precision import wide_dtype
 
 # Matrix -> letters of the channels that it gives, which come last in it: those of its steps.
 CHANNELS = {
-    "blocks.attn.q": "NH", "blocks.attn.k": "KH", "blocks.attn.v": "KH", "blocks.attn.o": "D",
-    "blocks.mlp.gate": "F", "blocks.mlp.up": "F", "blocks.mlp.down": "D",
-}  # fmt: skip
+    "blocks.attn.q": "NH",
+    "blocks.attn.k": "KH",
+    "blocks.attn.v": "KH",
+    "blocks.attn.o": "D",
+    "blocks.mlp.gate": "F",
+    "blocks.mlp.up": "F",
+    "blocks.mlp.down": "D",
+}
 LEVELS = 127  # the largest whole number; -128 is left out, so that both signs are alike
 
 

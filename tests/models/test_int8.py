@@ -207,7 +207,6 @@ def test_the_plan_counts_the_bytes_that_lie_on_a_device(mesh):
     held = Footprint(lm.config, 4, mesh[0] * (mesh[2] if len(mesh) > 2 else 1), *mesh[1:])
     shards = [leaf.addressable_shards[0].data for leaf in jax.tree.leaves(lm)]
     assert held.weights == sum(shard.nbytes for shard in shards)
-    assert held.layers < Footprint(dataclasses.replace(lm.config, int8=False), 4).layers / 3
 
 
 def test_a_matrix_of_int8_is_neither_read_nor_changed_by_its_name():
