@@ -64,7 +64,7 @@ def cases(shape: str) -> dict[str, tuple[str, Callable]]:
 
 
 def measured(name: str, words: str, make: Callable, room: float) -> dict:
-    """One program in GiB of the card; the layers that decoding takes beside the model are its own."""
+    """One program in GiB of the card; the layers that decoding takes are those of its model."""
     import jax
 
     from benchmarks.h100 import compiled
