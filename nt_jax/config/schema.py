@@ -29,8 +29,15 @@ class ModelSourceConfig(Frozen):
     """hub branch, tag or commit; null = the newest"""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """type of the weights in memory; bfloat16 halves memory"""
+    frozen: Literal["int8"] | None = None
+    """type that the matrices of the layers are kept in, which tuning never changes; null = dtype.
+    int8 halves those of bfloat16: a run tunes and measures the rounded model, and exports its
+    factors on the weights as they were"""
     thinking: bool = False
     """let the model reason before it answers, where its chat template knows that (Qwen3)"""
+
+    def __str__(self) -> str:
+        return self.dtype + f", {self.frozen} matrices" * (self.frozen is not None)
 
 
 class MeshConfig(Frozen):
