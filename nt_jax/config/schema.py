@@ -131,6 +131,10 @@ class RunConfig(Frozen):
         return Path(self.run_dir) if self.run_dir else Path("runs") / self.name
 
 
+# Settings that older runs did not have: where they are null, such a run's work is kept.
+LATER = frozenset({"model.frozen"})
+
+
 def config_key(config: RunConfig, keys: Iterable[str], inputs: Iterable[str] = ()) -> str:
     """A sha256 hex digest of the named sections or keys and of `inputs` (hashes of other stages).
 
@@ -143,7 +147,8 @@ def config_key(config: RunConfig, keys: Iterable[str], inputs: Iterable[str] = (
         value: Any = dumped
         for part in dotted.split("."):
             value = value[part]
-        read[dotted] = value
+        if dotted not in LATER or value is not None:
+            read[dotted] = value
     text = json.dumps([read, list(inputs)], sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
