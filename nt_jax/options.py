@@ -5,6 +5,7 @@ import difflib
 import math
 from typing import NoReturn
 
+from nt_jax.cluster import address
 from nt_jax.config.help import setting_table, settings_help
 from nt_jax.config.load import recipe_names
 from nt_jax.config.registry import FORMATS, METHODS, TABLES
@@ -117,6 +118,8 @@ def config_parser(command: str, program: str) -> Parser:
         add("--pick", metavar="CHOICE", help=how)
         warm = "begin each cell at its neighbour's factors, for half the epochs: not train's bytes"
         add("--warm-start", action="store_true", help=warm)
+        tasks = "tune the cells as tasks of the Ray cluster there (extra ray; docs/scaling.md)"
+        add("--ray", type=address, metavar="HOST:PORT", help=tasks)
         add("--no-menu", action="store_true", help="ask nothing at the end, in a terminal neither")
         found = "print what was found as one JSON object at the end"
         add("--json", action="store_true", help=found)
@@ -186,12 +189,8 @@ def doctor_parser(command: str, program: str) -> Parser:
     add = parser.add_argument
     what = "a recipe, a directory, .gguf file or hub id, or a shape that doctor lists without one"
     add("model", nargs="?", metavar="MODEL", help=what)
-    add(
-        "--mesh",
-        type=_mesh,
-        metavar="DATAxMODEL[xFSDP]",
-        help="devices: mesh.data x mesh.model (1x1)",
-    )
+    laid = "devices: mesh.data x mesh.model (1x1)"
+    add("--mesh", type=_mesh, metavar="DATAxMODEL[xFSDP]", help=laid)
     meant = parser.add_mutually_exclusive_group()
     card = "memory of one device in GB, where the devices meant are not here"
     meant.add_argument("--memory", type=_from_zero, metavar="GB", help=card)
