@@ -125,7 +125,7 @@ def _with_config(command: str, config: RunConfig, options: argparse.Namespace) -
     if command == "compare":
         from nt_jax.compare.pipeline import compare
 
-        facts = compare(config, options.verify)
+        facts = compare(config, options.verify, options.ray)
         if options.json:
             print(json.dumps(facts))
     elif command == "eval" and (options.model or options.adapter or config.eval.url):

@@ -118,11 +118,12 @@ def config_parser(command: str, program: str) -> Parser:
         add("--pick", metavar="CHOICE", help=how)
         warm = "begin each cell at its neighbour's factors, for half the epochs: not train's bytes"
         add("--warm-start", action="store_true", help=warm)
-        tasks = "tune the cells as tasks of the Ray cluster there (extra ray; docs/scaling.md)"
-        add("--ray", type=address, metavar="HOST:PORT", help=tasks)
         add("--no-menu", action="store_true", help="ask nothing at the end, in a terminal neither")
         found = "print what was found as one JSON object at the end"
         add("--json", action="store_true", help=found)
+    if command in ("sweep", "compare"):
+        tasks = "cells or methods side by side, as tasks of the Ray cluster there (extra ray)"
+        add("--ray", type=address, metavar="HOST:PORT", help=tasks)
     if command == "compare":
         listed = "; ".join(f"{number} {about}" for number, about in TABLES.items())
         add("--methods", metavar="A,B", help=f"compare.methods=[A, B], of {', '.join(METHODS)}")
