@@ -55,8 +55,8 @@ def calls(monkeypatch) -> list:
     def keep(*words, **more) -> None:
         made.append((*words, more) if more else words)
 
-    def compare(config, verify) -> dict:
-        made.append((config, verify))
+    def compare(config, verify, ray) -> dict:
+        made.append((config, verify, ray))
         return {"run": config.name}
 
     takers = dict.fromkeys(

@@ -34,6 +34,8 @@ def compare(config: RunConfig, verify: bool = False, ray: str | None = None) -> 
             f"neurons.source = {config.neurons.source}: a comparison is of methods that all begin "
             "with the untuned model. Leave it out."
         )
+    if ray is not None:
+        check_cluster(ray, config)
     inputs = pipeline.read_inputs(config)
     if {prompt.harmful for prompt in inputs.tests.prompts} != {True, False}:
         raise ConfigError(
@@ -42,8 +44,6 @@ def compare(config: RunConfig, verify: bool = False, ray: str | None = None) -> 
         )
     if "7" in config.compare.tables:
         check_grid(config.compare, inputs.model.checkpoint.config, config.neurons.first_layer)
-    if ray is not None:
-        check_cluster(ray, config)
     pipeline.run(config, inputs=inputs, verify=verify)
     wanted, inside = needed(config.compare), config.folder / FOLDER
     with RunDirectory(config.folder) as outer, RunDirectory(inside, verify) as inner:
