@@ -8,14 +8,8 @@ import pytest
 
 from nt_jax import exits
 from tests.processes import slurm
-from tests.processes.group import ROOT, Ended, environment
-from tests.processes.test_run import (
-    one,  # noqa: F401
-    programs,  # noqa: F401
-    same_answers,
-    same_tuning,
-    words,
-)
+from tests.processes.group import ROOT, Ended, environment, words
+from tests.processes.test_run import same_answers, same_tuning
 
 pytestmark = [
     pytest.mark.procs,
@@ -27,7 +21,7 @@ MINUTE = 60
 
 
 @pytest.fixture(scope="module")
-def known(tmp_path_factory, programs) -> dict[str, str]:  # noqa: F811
+def known(tmp_path_factory, programs) -> dict[str, str]:
     """The variables of a job."""
     with slurm.cluster(tmp_path_factory.mktemp("slurm")) as found:
         path = f"{Path(sys.executable).parent}:{found['PATH']}"
@@ -41,7 +35,7 @@ def ended(known: dict[str, str], *command: str, seconds: float = 20 * MINUTE) ->
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
-def test_the_launch_file_gives_the_run_of_one_process(one, known, recipe, tmp_path):  # noqa: F811
+def test_the_launch_file_gives_the_run_of_one_process(one, known, recipe, tmp_path):
     folder, log = tmp_path / "run", tmp_path / "job.txt"
     smaller = ["--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=1", "--gpus-per-node=0"]
     told = words("train", recipe, folder, 2)[3:]
