@@ -8,10 +8,14 @@ job submit` sets it. The run directory must be on a disk that all nodes share. E
 process is gone; repeat the command. Run with two processes on one machine (docs/scaling.md).
 """
 
-import importlib.util
 import os
 import subprocess
 import sys
+from typing import Any
+
+from nt_jax.cluster import ADDRESS
+from nt_jax.errors import NtError, brief
+from nt_jax.run.by_ray import joined
 
 PORT = 4321
 USAGE = "python launch/ray_run.py PROCESSES GPUS --config RECIPE [section.key=value ...]"
@@ -54,35 +58,32 @@ def main(words: list[str]) -> int:
     told = read(words)
     if told is None:
         return mistake(f"usage: {USAGE}")
-    if importlib.util.find_spec("ray") is None:
-        return mistake("needs the package ray: pip install 'nt_jax[ray]'")
-    if "RAY_ADDRESS" not in os.environ:
-        return mistake("RAY_ADDRESS is not set: HOST:PORT of the cluster (docs/scaling.md)")
-    import ray
-
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = os.environ.get("RAY_ADDRESS", "")
+    if not ADDRESS.fullmatch(address):
+        return mistake("RAY_ADDRESS must be HOST:PORT of the cluster (docs/scaling.md)")
+    count, gpus, rest = told
     try:
-        ray.init(logging_level="ERROR")
-        return started(*told)
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        return mistake(" ".join(str(error).split())[:300])
+        with joined(address, max(gpus, 1)) as cluster:
+            return started(cluster.ray, count, gpus, rest)
+    except NtError as error:
+        return mistake(str(error))
 
 
-def started(count: int, gpus: int, words: list[str]) -> int:
+def started(ray: Any, count: int, gpus: int, words: list[str]) -> int:
     """Start all of them; the largest exit code."""
-    import ray
-
     kind = ray.remote(num_cpus=1, num_gpus=gpus)(Member)
     members = [kind.remote() for _ in range(count)]
     try:
         hosts = ray.get([each.address.remote() for each in members], timeout=WAIT)
+        place = ["--coordinator", f"{hosts[0]}:{PORT}", "--processes", str(count), "--process"]
+        codes = [
+            each.run.remote([*words, *place, str(n)], os.getcwd()) for n, each in enumerate(members)
+        ]
+        return max(ray.get(codes))
     except ray.exceptions.GetTimeoutError:
         return mistake(f"the cluster had no room for {count} processes in {WAIT} s")
-    place = ["--coordinator", f"{hosts[0]}:{PORT}", "--processes", str(count), "--process"]
-    codes = [
-        each.run.remote([*words, *place, str(n)], os.getcwd()) for n, each in enumerate(members)
-    ]
-    return max(ray.get(codes))
+    except ray.exceptions.RayError as error:
+        return mistake(brief(error))
 
 
 if __name__ == "__main__":

@@ -62,7 +62,8 @@ def fit_by_ray(
     ):
         say("ray", f"{len(left)} methods, {cluster.ways} at a time, by the cluster at {address}")
         while left:
-            now = [m for m in left if m.follows is None or m.follows in {*found, *unusable}]
+            known = {None, *found, *unusable}
+            now = [method for method in left if method.follows in known] or left
             left = [method for method in left if method not in now]
             pieces = []
             for method in now:

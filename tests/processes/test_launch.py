@@ -141,10 +141,17 @@ def test_words_that_are_no_numbers_are_one_line_by_ray(by_ray, words, capsys):
 
 
 @pytest.mark.parametrize(
-    ("known", "said"), [(None, "needs the package ray"), (object(), "RAY_ADDRESS is not set")]
+    ("address", "known", "said"),
+    [
+        ("", object(), "RAY_ADDRESS must be HOST:PORT"),
+        ("auto", object(), "RAY_ADDRESS must be HOST:PORT"),
+        ("127.0.0.1:1", None, "needs the package ray"),
+        ("127.0.0.1:1", object(), "no Ray cluster answers"),
+    ],
 )
-def test_what_ray_lacks_is_one_line(by_ray, known, said, monkeypatch, capsys):
+def test_what_ray_lacks_is_one_line(by_ray, address, known, said, monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: known)
+    monkeypatch.setenv("RAY_ADDRESS", address)
     assert by_ray.main(["2", "0", "--config", "smollm2-135m"]) == 2
     shown = capsys.readouterr().err
     assert said in shown and shown.count("\n") == 1 and "ray" not in sys.modules
