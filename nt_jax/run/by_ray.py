@@ -115,9 +115,8 @@ def work_off(cluster: Cluster, pieces: Sequence[Piece]) -> Iterator[tuple[Piece,
     times is a LostError.
     """
     known = {name: text for name, text in os.environ.items() if name.startswith(HANDED_ON)}
-    task = cluster.ray.remote(
-        num_cpus=1, num_gpus=cluster.gpus, max_retries=RETRIES, max_calls=1
-    )(work_at)  # fmt: skip
+    needs = {"num_cpus": 1, "num_gpus": cluster.gpus}
+    task = cluster.ray.remote(**needs, max_retries=RETRIES, max_calls=1)(work_at)
     asked = {
         task.options(name=piece.name).remote(os.getcwd(), known, *piece[1:]): piece
         for piece in pieces

@@ -50,11 +50,11 @@ def test_the_jobset_has_the_fields_of_its_api_and_no_others(jobset):
 
 def wrong(models: Any, kind: str, value: Any, where: str) -> list[str]:
     """Where a value is not what Kubernetes' own models say of its kind."""
-    if found := re.fullmatch(r"list\[(.+)\]", kind):
+    if found := re.fullmatch(r"[lL]ist\[(.+)\]", kind):
         if not isinstance(value, list):
             return [f"{where}: no list"]
         return [w for n, each in enumerate(value) for w in wrong(models, found[1], each, f"{n}")]
-    if found := re.fullmatch(r"dict\(str, (.+)\)", kind):
+    if found := re.fullmatch(r"[dD]ict[([]str, (.+)[)\]]", kind):
         return [w for n, each in value.items() for w in wrong(models, found[1], each, n)]
     if kind in ("str", "int", "bool"):
         text = isinstance(value, int) and where == "nvidia.com/gpu"  # a quantity
