@@ -51,7 +51,10 @@ def changes(runs: Sequence[Path]) -> list[dict]:
     rows = []
     for name, models in every[0].items():
         ids = list(models["base"])
-        if any(list(run[name][model]) != ids for run in every for model in ("base", "tuned")):
+        answered = [
+            run.get(name, {}).get(model, {}) for run in every for model in ("base", "tuned")
+        ]
+        if any(list(each) != ids for each in answered):
             sys.exit(f"{name}: the runs have not answered the same requests; give runs of one data")
         before_SN, after_SN = (
             np.array([[*run[name][model].values()] for run in every]) for model in ("base", "tuned")

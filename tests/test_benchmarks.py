@@ -174,7 +174,14 @@ def test_runs_of_other_requests_have_no_mean(tmp_path):
     first, second = (a_run(tmp_path / name, [1, 1, 0, 0], 3.0) for name in "01")
     path = second / "eval" / "answers.jsonl"
     path.write_text(path.read_text().replace('"id": "3"', '"id": "4"'))
-    for words, told in (((first, second), "same requests"), ((tmp_path,), "is no finished run")):
+    third = a_run(tmp_path / "2", [1, 1, 0, 0], 3.0)
+    path = third / "eval" / "answers.jsonl"
+    path.write_text(path.read_text().replace('"dataset": "d"', '"dataset": "e"'))
+    for words, told in (
+        ((first, second), "same requests"),
+        ((first, third), "same requests"),
+        ((tmp_path,), "is no finished run"),
+    ):
         command = [sys.executable, "-W", "ignore", "benchmarks/seeds.py", *map(str, words)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert done.returncode == 1 and told in done.stderr and done.stderr.count("\n") == 1
