@@ -83,7 +83,7 @@ def attribution(model: str, mesh: Mesh, answer: int, rows: int) -> Case:
     )  # fmt: skip
 
 
-def slopes(model: str, mesh: Mesh, rows: int = SLOPE_ROWS) -> Case:
+def slopes(model: str, mesh: Mesh, rows: int = SLOPE_ROWS, remat: bool = False) -> Case:
     """Slopes of `rows` answers in every factor, each in a sequence of its own."""
     config = SHAPES[model]
     lm, size = abstract_model(config, "bfloat16", mesh), Size(config)
@@ -102,5 +102,5 @@ def slopes(model: str, mesh: Mesh, rows: int = SLOPE_ROWS) -> Case:
     sign_BQ = abstract(mesh, (rows, SLOPE_TARGETS), jnp.float32, "B")
     return Case(
         f"slopes {model}", mesh, floor, row_slopes, (theta_P, lm, neurons, batch, sign_BQ),
-        {"what": DECISION},
+        {"what": DECISION, "remat": remat},
     )  # fmt: skip

@@ -22,7 +22,7 @@ from nt_jax.models.config import ModelConfig, RopeConfig
 from nt_jax.models.grouping import laid_out
 from nt_jax.models.leaves import leaf_names
 from nt_jax.models.neurons import NeuronSet
-from nt_jax.models.transformer import LanguageModel, assemble, leaf_axes
+from nt_jax.models.transformer import LanguageModel, assemble, leaf_axes, leaf_dtype
 from nt_jax.train.maml import MetaBatch, make_optimiser
 
 _LLAMA3 = RopeConfig("llama3", 500000.0, 8.0, 1.0, 4.0, 8192)
@@ -70,7 +70,9 @@ def abstract_model(config: ModelConfig, dtype: str, mesh: Mesh) -> LanguageModel
     def made() -> LanguageModel:
         axes = leaf_axes(config)
         sizes = {name: tuple(laid.sizes[x] for x in letters) for name, letters in axes.items()}
-        return assemble(laid, {n: jnp.zeros(size, dtype) for n, size in sizes.items()}, make_mesh())
+        kinds = {name: leaf_dtype(config, name, dtype) for name in axes}
+        leaves = {name: jnp.zeros(size, kinds[name]) for name, size in sizes.items()}
+        return assemble(laid, leaves, make_mesh())
 
     def put(leaf, letters: str) -> jax.ShapeDtypeStruct:
         return abstract(mesh, leaf.shape, leaf.dtype, letters)

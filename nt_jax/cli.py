@@ -259,7 +259,8 @@ def _doctor(options: argparse.Namespace) -> int:
     from nt_jax.doctor.look import doctor
 
     with _screen(options.json):
-        found = doctor(options.model, options.mesh, options.memory, options.logits, options.devices)
+        meant = (options.mesh, options.memory, options.logits, options.devices)
+        found = doctor(options.model, *meant, options.overrides)
     if options.json:
         print(json.dumps(found))
     return exits.DONE if found.get("fits", True) else exits.UNFINISHED

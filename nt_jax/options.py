@@ -186,12 +186,9 @@ def doctor_parser(command: str, program: str) -> Parser:
     add = parser.add_argument
     what = "a recipe, a directory, .gguf file or hub id, or a shape that doctor lists without one"
     add("model", nargs="?", metavar="MODEL", help=what)
-    add(
-        "--mesh",
-        type=_mesh,
-        metavar="DATAxMODEL[xFSDP]",
-        help="devices: mesh.data x mesh.model (1x1)",
-    )
+    add("overrides", nargs="*", metavar="section.key=value", help="settings of its recipe")
+    places = "devices: mesh.data x mesh.model (1x1)"
+    add("--mesh", type=_mesh, metavar="DATAxMODEL[xFSDP]", help=places)
     meant = parser.add_mutually_exclusive_group()
     card = "memory of one device in GB, where the devices meant are not here"
     meant.add_argument("--memory", type=_from_zero, metavar="GB", help=card)

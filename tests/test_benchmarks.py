@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import frozen
 from benchmarks.attribution_nodes import by_rules, made_up
 from nt_jax.attribution.integrated import integrated_gradients
 from nt_jax.attribution.score import Options
 from nt_jax.config.load import load_config
 from nt_jax.eval.metrics.result import ResultRow, write_rows
+from nt_jax.train.cells import CELLS, OWN
+from nt_jax.train.slopes import CellSlopes
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -185,3 +188,15 @@ def test_runs_of_other_requests_have_no_mean(tmp_path):
         command = [sys.executable, "-W", "ignore", "benchmarks/seeds.py", *map(str, words)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert done.returncode == 1 and told in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_rows_of_a_run_that_are_measured_again_are_those_that_are_compared():
+    """Own answers keep their numbers, by which the signs of their drifts are drawn."""
+    cells = {name: np.arange(10.0)[:, None] + 100 * n for n, name in enumerate(CELLS)}
+    own_MP = np.arange(20.0)[:, None]  # ten likelihoods, ten drifts
+    values = {name: slope_MP[:, 0] for name, slope_MP in cells.items()}
+    found = frozen.thinned(CellSlopes(cells | {OWN: own_MP}, values), 4)
+    for n, name in enumerate(CELLS):
+        assert found.cells[name].ravel().tolist() == [100 * n, 100 * n + 4, 100 * n + 8]
+        assert found.values[name].tolist() == found.cells[name].ravel().tolist()
+    assert found.cells[OWN].ravel().tolist() == [0, 1, 2, 10, 11, 12]

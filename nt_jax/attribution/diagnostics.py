@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 
 from nt_jax.attribution.select import ranking
 from nt_jax.mesh import host
+from nt_jax.models.layers import block_at
 from nt_jax.models.transformer import LanguageModel, unembed
 
 
@@ -77,8 +78,9 @@ def column_logits(lm: LanguageModel, layer: Array, index: Array) -> Array:
 
     The final norm divides by the column's own length, so neurons of any layer are comparable.
     """
-    down_LFD = lm.module().blocks.mlp.down[...]
-    return unembed(lm.module(), down_LFD[layer, index][None, None], lm.config.rms_eps)[0, 0]
+    model = lm.module()
+    column_D = block_at(model.blocks, layer).mlp.down_FD(lm.dtype)[index]
+    return unembed(model, column_D[None, None], lm.config.rms_eps)[0, 0]
 
 
 def promoted_tokens(

@@ -16,6 +16,7 @@ from nt_jax.attribution import score
 from nt_jax.attribution.joint import joint_path
 from nt_jax.attribution.suffix import Prefix, run_from, target_value
 from nt_jax.mesh import sharding
+from nt_jax.models.layers import block_at
 from nt_jax.models.precision import wide_dtype
 from nt_jax.models.transformer import LanguageModel
 
@@ -97,16 +98,24 @@ def row_gradients(
 @jax.jit
 def to_shift(lm: LanguageModel, layer_R: Array, patch_RF: Array) -> Array:
     """shift_RD = patch_RF @ down of the row's layer, in float32 or wider."""
-    down_LFD = lm.module().blocks.mlp.down[...]
-    wide = wide_dtype(down_LFD.dtype)
-    one = lambda args: args[1].astype(wide) @ down_LFD[args[0]].astype(wide)  # noqa: E731
+    model, dtype = lm.module(), lm.dtype
+    wide = wide_dtype(dtype)
+
+    def one(args: tuple[Array, Array]) -> Array:
+        down_FD = block_at(model.blocks, args[0]).mlp.down_FD(dtype)
+        return args[1].astype(wide) @ down_FD.astype(wide)
+
     return jax.lax.map(one, (layer_R, patch_RF))
 
 
 @jax.jit
 def to_neurons(lm: LanguageModel, layer_R: Array, gradient_RD: Array) -> Array:
     """gradient_RF with respect to the neurons of each row's layer."""
-    down_LFD = lm.module().blocks.mlp.down[...]
-    wide = wide_dtype(down_LFD.dtype)
-    one = lambda args: down_LFD[args[0]].astype(wide) @ args[1].astype(wide)  # noqa: E731
+    model, dtype = lm.module(), lm.dtype
+    wide = wide_dtype(dtype)
+
+    def one(args: tuple[Array, Array]) -> Array:
+        down_FD = block_at(model.blocks, args[0]).mlp.down_FD(dtype)
+        return down_FD.astype(wide) @ args[1].astype(wide)
+
     return jax.lax.map(one, (layer_R, gradient_RD))

@@ -42,7 +42,7 @@ def joint_gradients(
 
             x_BTD, act_BTF = block(x_TD[None], rotary, lm.config.rms_eps, mix)
             swap_F = patch_F.astype(act_BTF.dtype) - act_BTF[0, 0]
-            return x_BTD[0].at[0].add(swap_F @ block.mlp.down[...]), None
+            return x_BTD[0].at[0].add(block.mlp.project(swap_F[None, None])[0, 0]), None
 
         xs = (prefix.keys_LSKH, prefix.values_LSKH, patch_LF)
         last_TD, _ = over_layers(lm.module().blocks, layer, prefix.entry_TD, xs)

@@ -1,5 +1,6 @@
 """Checkpoints: found, validated as a whole before any weight is read, then streamed to devices."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -21,11 +22,13 @@ from nt_jax.errors import CheckpointError, ConfigError
 from nt_jax.mesh import SHARDING_RULES, sharding
 from nt_jax.models.config import ModelConfig
 from nt_jax.models.grouping import laid_out, to_mesh
+from nt_jax.models.int8 import CHANNELS, quantised, step_of
 from nt_jax.models.transformer import LanguageModel, assemble
 
 SAMPLE_BYTES = 1 << 16  # of each tensor, to tell checkpoints apart
 MODEL_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 EMBED = "model.embed_tokens.weight"
+Leaves = dict[str, jax.Array]  # by name, on their devices
 
 
 @dataclass(frozen=True)
@@ -71,22 +74,28 @@ def open_checkpoint(source: str, revision: str | None = None) -> Checkpoint:
 
 
 def load_weights(
-    source: str | Checkpoint, dtype: str, mesh: Mesh, revision: str | None = None
+    source: str | Checkpoint,
+    dtype: str,
+    mesh: Mesh,
+    revision: str | None = None,
+    frozen: str | None = None,
 ) -> LanguageModel:
     """The weights in `dtype`, placed on `mesh`, read one stacked leaf at a time.
 
     Beside what is placed, the host holds one leaf; a CPU device adopts that leaf without a copy.
+    `frozen` "int8" keeps the matrices of the layers so (nt_jax/models/int8.py).
     """
     if dtype not in MODEL_DTYPES:
         raise ConfigError(f"model.dtype = '{dtype}' is not one of {', '.join(MODEL_DTYPES)}.")
     checkpoint = open_checkpoint(source, revision) if isinstance(source, str) else source
     check_mesh(checkpoint.config, mesh.shape)
     _check_tied_head(checkpoint)
-    leaves = {
-        rule.ours: _load_leaf(checkpoint, rule, MODEL_DTYPES[dtype], mesh)
-        for rule in rules_for(checkpoint.config)
-    }
-    return assemble(checkpoint.config, leaves, mesh)
+    config = dataclasses.replace(checkpoint.config, int8=frozen == "int8")
+    leaves = load_ends(checkpoint, dtype, mesh)
+    for rule in (rule for rule in rules_for(config) if rule.stacked):
+        read = _load_int8 if config.int8 and rule.ours in CHANNELS else _load_leaf
+        leaves |= read(checkpoint, rule, MODEL_DTYPES[dtype], mesh)
+    return assemble(config, leaves, mesh)
 
 
 def check_mesh(config: ModelConfig, shape: Mapping[str, int]) -> None:
@@ -122,15 +131,61 @@ def _check_tied_head(checkpoint: Checkpoint) -> None:
         )
 
 
-def _load_leaf(checkpoint: Checkpoint, rule: KeyRule, dtype: np.dtype, mesh: Mesh) -> jax.Array:
-    """One leaf on the devices, filled layer by layer; never two copies of it on the host."""
+def load_layer(
+    checkpoint: Checkpoint, dtype: str, mesh: Mesh, layer: int, ends: Leaves
+) -> LanguageModel:
+    """One layer of a checkpoint as a model of its own; `ends` are its leaves of no layer."""
+    leaves = dict(ends)
+    for rule in (rule for rule in rules_for(checkpoint.config) if rule.stacked):
+        leaves |= _load_leaf(checkpoint, rule, MODEL_DTYPES[dtype], mesh, layer)
+    return assemble(dataclasses.replace(checkpoint.config, layers=1), leaves, mesh)
+
+
+def load_ends(checkpoint: Checkpoint, dtype: str, mesh: Mesh) -> Leaves:
+    """The leaves of no layer: embedding, last norm, head."""
+    ends: Leaves = {}
+    for rule in (rule for rule in rules_for(checkpoint.config) if not rule.stacked):
+        ends |= _load_leaf(checkpoint, rule, MODEL_DTYPES[dtype], mesh)
+    return ends
+
+
+def _load_leaf(
+    checkpoint: Checkpoint, rule: KeyRule, dtype: np.dtype, mesh: Mesh, layer: int | None = None
+) -> Leaves:
+    """One leaf on the devices, filled layer by layer; never two copies of it on the host.
+
+    Of one `layer` alone where it is given.
+    """
     config, ways = checkpoint.config, mesh.shape["model"]
-    leaf = _aligned(rule.our_shape(laid_out(config, ways).sizes), dtype)
+    names = rule.hf_names(config.layers)
+    names = names if layer is None else [names[layer]]
+    sizes = laid_out(config, ways).sizes | {"L": len(names)}
+    leaf = _aligned(rule.our_shape(sizes), dtype)
     rows = leaf if rule.stacked else leaf[None]
-    for row, name in zip(rows, rule.hf_names(config.layers), strict=True):
+    for row, name in zip(rows, names, strict=True):
         weight = to_ours(checkpoint.read(name), rule, config.sizes)
         row[...] = to_mesh(weight, rule.our_axes, config, ways)
-    letters = "L" * rule.stacked + rule.our_axes
+    return {rule.ours: _on_mesh(leaf, "L" * rule.stacked + rule.our_axes, mesh)}
+
+
+def _load_int8(checkpoint: Checkpoint, rule: KeyRule, _: np.dtype, mesh: Mesh) -> Leaves:
+    """A leaf of matrices as int8 and its steps, made of the stored weights layer by layer."""
+    config, ways, channels = checkpoint.config, mesh.shape["model"], CHANNELS[rule.ours]
+    sizes = laid_out(config, ways).sizes
+    whole = _aligned(rule.our_shape(sizes), np.dtype(np.int8))
+    step = _aligned(tuple(sizes[axis] for axis in f"L{channels}"), np.dtype(np.float32))
+    for layer, name in enumerate(rule.hf_names(config.layers)):
+        weight = to_ours(checkpoint.read(name), rule, config.sizes)
+        numbers, steps = quantised(weight, len(channels))
+        whole[layer] = to_mesh(numbers, rule.our_axes, config, ways)
+        step[layer] = to_mesh(steps, channels, config, ways)
+    return {
+        rule.ours: _on_mesh(whole, f"L{rule.our_axes}", mesh),
+        step_of(rule.ours): _on_mesh(step, f"L{channels}", mesh),
+    }
+
+
+def _on_mesh(leaf: np.ndarray, letters: str, mesh: Mesh) -> jax.Array:
     array = jax.make_array_from_callback(leaf.shape, sharding(mesh, letters), leaf.__getitem__)
     return array.block_until_ready()  # or the host would hold the next leaf as well
 

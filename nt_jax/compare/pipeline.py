@@ -47,6 +47,11 @@ def compare(config: RunConfig, verify: bool = False) -> dict[str, Any]:
             f"neurons.source = {config.neurons.source}: a comparison is of methods that all begin "
             "with the untuned model. Leave it out."
         )
+    if config.model.frozen is not None:
+        raise ConfigError(
+            f"model.frozen = {config.model.frozen}: the methods of a comparison change matrices "
+            "that are kept so. Leave it out."
+        )
     inputs = pipeline.read_inputs(config)
     if {prompt.harmful for prompt in inputs.tests.prompts} != {True, False}:
         raise ConfigError(

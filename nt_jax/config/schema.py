@@ -29,8 +29,15 @@ class ModelSourceConfig(Frozen):
     """hub branch, tag or commit; null = the newest"""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """type of the weights in memory; bfloat16 halves memory"""
+    frozen: Literal["int8"] | None = None
+    """type that the matrices of the layers are kept in, which tuning never changes; null = dtype.
+    int8 halves those of bfloat16: a run tunes and measures the rounded model, and exports its
+    factors on the weights as they were"""
     thinking: bool = False
     """let the model reason before it answers, where its chat template knows that (Qwen3)"""
+
+    def __str__(self) -> str:
+        return self.dtype + f", {self.frozen} matrices" * (self.frozen is not None)
 
 
 class MeshConfig(Frozen):
@@ -124,6 +131,10 @@ class RunConfig(Frozen):
         return Path(self.run_dir) if self.run_dir else Path("runs") / self.name
 
 
+# Settings that older runs did not have: where they are null, such a run's work is kept.
+LATER = frozenset({"model.frozen"})
+
+
 def config_key(config: RunConfig, keys: Iterable[str], inputs: Iterable[str] = ()) -> str:
     """A sha256 hex digest of the named sections or keys and of `inputs` (hashes of other stages).
 
@@ -136,7 +147,8 @@ def config_key(config: RunConfig, keys: Iterable[str], inputs: Iterable[str] = (
         value: Any = dumped
         for part in dotted.split("."):
             value = value[part]
-        read[dotted] = value
+        if dotted not in LATER or value is not None:
+            read[dotted] = value
     text = json.dumps([read, list(inputs)], sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

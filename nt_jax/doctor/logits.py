@@ -26,7 +26,8 @@ def compare_logits(subject: Subject, reference: Reference) -> dict[str, Any]:
     tokens_T, given_TV = reference
     mesh = subject.config.mesh
     placed = make_mesh(**mesh.model_dump())
-    lm = load_weights(subject.checkpoint, subject.config.model.dtype, placed)
+    wanted = subject.config.model
+    lm = load_weights(subject.checkpoint, wanted.dtype, placed, frozen=wanted.frozen)
     tokens_BT = jnp.asarray(tokens_T[None])
     found_TV = np.asarray(logits(lm, tokens_BT, tokens_BT >= 0)[0], np.float64)
     found = apart(found_TV, given_TV)

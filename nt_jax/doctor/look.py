@@ -1,5 +1,6 @@
 """What this machine can do with a model: devices, recipe, bytes of each stage, a prompt, time."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,14 @@ def doctor(
     memory_gb: float | None = None,
     logits: str | None = None,
     devices: str | None = None,
+    settings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Everything that can be said without running, shown and as plain JSON; `fits` at the end.
 
     `memory_gb`: of one device, where other devices than those here are meant; `mesh` is then not
     held against the devices here. `devices`: such devices by number and kind (devices_of), among
     whose meshes the best is found unless `mesh` names one. `logits`: a file of reference logits
-    (read_reference), checked before anything is timed.
+    (read_reference), checked before anything is timed. `settings`: overrides of the recipe.
     """
     meant = None if devices is None else devices_of(devices)
     if meant is not None and name is None:
@@ -57,7 +59,7 @@ def doctor(
         say("recipes", ", ".join(recipe_names()))
         say("shapes", ", ".join(SHAPES))
         return found | {"recipes": recipe_names(), "shapes": [*SHAPES]}
-    subject = find_subject(name, mesh)
+    subject = find_subject(name, mesh, settings)
     found |= about(subject)
     reference = None if logits is None else read_reference(subject, Path(logits))
     if meant is not None:
@@ -116,7 +118,7 @@ def memory(subject: Subject, here: dict[str, Any], memory_gb: float | None) -> d
     fits = stages[largest].total <= room and enough
     show_stages(stages, room)
     said = f"{'yes' if fits else 'no'}   {stages[largest].total / GB:.2f} GB ({largest}) of "
-    said += f"{room / GB:.1f} GB a device, mesh {mesh}, {config.model.dtype}"
+    said += f"{room / GB:.1f} GB a device, mesh {mesh}, {config.model}"
     if not enough:
         said += f"; the mesh needs {wanted} devices, here: {there}"
     say("fits", said)

@@ -34,7 +34,7 @@ def planned(
         )
     at = layout(config, *rest, kind) if mesh is not None else best or nearest(found)
     share = f"{at.room / GB:.0f} of {kind.memory / GB:.0f} GB each, which is what jax takes"
-    say("planned", f"mesh {at} of {count} x {kind.name}, {share}; {config.model.dtype}")
+    say("planned", f"mesh {at} of {count} x {kind.name}, {share}; {config.model}")
     say("source", kind.source)
     heads = say_heads(subject, at.mesh.model)
     show_stages(at.stages, at.room)
@@ -87,6 +87,7 @@ def held_on(config: RunConfig, stages: Mapping[str, Held], room: int) -> dict[st
         "mesh": [config.mesh.data, config.mesh.model],
         "fsdp": config.mesh.fsdp,
         "dtype": config.model.dtype,
+        "frozen": config.model.frozen,
         "bytes_per_device": {stage: held.total for stage, held in stages.items()},
         "parts_per_device": {stage: dataclasses.asdict(held) for stage, held in stages.items()},
         "device_bytes": room,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 
 from nt_jax.checkpoints.checkpoint import Checkpoint, check_mesh, open_checkpoint
@@ -24,21 +25,22 @@ class Subject:
     notes: tuple[str, ...] = ()
 
 
-def find_subject(name: str, mesh: tuple[int, ...] | None) -> Subject:
+def find_subject(name: str, mesh: tuple[int, ...] | None, settings: Sequence[str] = ()) -> Subject:
     """Who is meant by a recipe's name or file, a source, or the name of a shape.
 
-    `mesh`: (data, model) or (data, model, fsdp), in place of what the settings say.
+    `mesh`: (data, model) or (data, model, fsdp), in place of what the settings say; `settings`:
+    overrides of the recipe, or of the defaults.
 
     A CheckpointError says everything that is wrong with a model, a ConfigError that the mesh does
     not divide it.
     """
     if name in SHAPES and name not in recipe_names():
-        found = _shape(name, SHAPES[name])
+        found = _shape(name, SHAPES[name], settings)
     elif name in recipe_names() or Path(name).suffix in (".yaml", ".yml"):
-        config = load_config(name)
+        config = load_config(name, settings)
         found = _source(config.model.source, config, name)
     else:
-        found = _source(name, *_settings(name))
+        found = _source(name, *_settings(name, settings))
     if mesh is not None:
         wanted = {"mesh": MeshConfig(**dict(zip(MeshConfig.model_fields, mesh, strict=False)))}
         found = dataclasses.replace(found, config=found.config.model_copy(update=wanted))
@@ -46,18 +48,18 @@ def find_subject(name: str, mesh: tuple[int, ...] | None) -> Subject:
     return found
 
 
-def _settings(source: str) -> tuple[RunConfig, str | None]:
+def _settings(source: str, settings: Sequence[str]) -> tuple[RunConfig, str | None]:
     """(the settings, the name of their recipe) of a source; defaults where no recipe has it."""
     for name in recipe_names():
         if "/" not in name and load_config(name).model.source == source:
-            return load_config(name), name
+            return load_config(name, settings), name
     here = published(source)  # no published shape is in float32
     plain = [f"model.source={source!r}"] + ["model.dtype=bfloat16"] * (here is not None)
-    return load_config(None, plain), None
+    return load_config(None, [*plain, *settings]), None
 
 
-def _shape(name: str, shape: Shape) -> Subject:
-    config, recipe = _settings(shape.source)
+def _shape(name: str, shape: Shape, settings: Sequence[str]) -> Subject:
+    config, recipe = _settings(shape.source, settings)
     note = "sizes as published; no file was opened"
     return Subject(name, config, recipe, shape.config, None, (note,))
 

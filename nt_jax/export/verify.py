@@ -1,5 +1,6 @@
 """Proof of an export: the directory is read again and must give the logits of the scaled model."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -8,14 +9,26 @@ import ml_dtypes
 import numpy as np
 from jax import Array
 
-from nt_jax.checkpoints.checkpoint import load_weights, open_checkpoint
+from nt_jax.checkpoints.checkpoint import (
+    Checkpoint,
+    load_ends,
+    load_layer,
+    load_weights,
+    open_checkpoint,
+)
 from nt_jax.checkpoints.keymap import DOWN
 from nt_jax.checkpoints.tensors import DTYPES
 from nt_jax.data.batching import bucket, pad_left
 from nt_jax.errors import RunError
 from nt_jax.generate.chat import ChatModel
 from nt_jax.models.leaves import get_leaf, leaf_names
-from nt_jax.models.transformer import LanguageModel, logits
+from nt_jax.models.transformer import (
+    LanguageModel,
+    causal_mask,
+    positions,
+    run_layers,
+    unembed,
+)
 
 PROMPTS = ("What can you do for me?", "Write a short story about a lighthouse.", "What is 3 + 4?")
 # Largest |difference| over the largest |logit|. A fold in float32 loses nothing that matters; one
@@ -29,18 +42,25 @@ def verify_export(model: ChatModel, scale_LF: np.ndarray, folder: Path) -> float
     Raises a RunError if a weight is not what was to be written, or the logits are past their
     tolerance; the caller then leaves nothing behind.
     """
-    tensors, names = open_checkpoint(str(folder)).tensors, DOWN.hf_names(len(scale_LF))
+    exported, names = open_checkpoint(str(folder)), DOWN.hf_names(len(scale_LF))
     wide = np.dtype(np.float32)  # a quantised tensor of a GGUF file is one that was not changed
-    stored = max((DTYPES.get(tensors[name].dtype, wide) for name in names), key=_coarseness)
-    lm = model.lm
-    computed = get_leaf(lm, DOWN.ours).dtype
-    written = load_weights(str(folder), computed.name, lm.mesh)
-    check_weights(lm, written, scale_LF, stored, folder)
+    kinds = (DTYPES.get(exported.tensors[name].dtype, wide) for name in names)
+    stored, computed = max(kinds, key=_coarseness), model.lm.dtype
     prompts = [model.encode(text) for text in PROMPTS]
     token_BP, mask_BP = pad_left(prompts, bucket(max(map(len, prompts))))
-    forward = jax.jit(logits)
-    scaled = forward(lm, token_BP, mask_BP, jnp.asarray(scale_LF))
-    again = forward(written, token_BP, mask_BP, written.ones_LF)
+    streams: tuple[Array, Array] | None = None
+    first, ends = 0, None
+    for old, new in _both(model, exported):
+        scale_lF = scale_LF[first : first + old.config.layers]
+        check_weights(old, new, scale_lF, stored, folder)
+        before, after = streams or (_enter(old, token_BP), _enter(new, token_BP))
+        streams = (
+            _through(old, before, mask_BP, jnp.asarray(scale_lF)),
+            _through(new, after, mask_BP, new.ones_LF),
+        )
+        first, ends = first + old.config.layers, (old, new)
+    assert streams is not None and ends is not None  # no model is without layers
+    scaled, again = (_logits(lm, x_BTD) for lm, x_BTD in zip(ends, streams, strict=True))
     apart = jnp.abs(jnp.where(mask_BP[:, :, None], scaled - again, 0)).max()
     difference = float(apart / jnp.abs(scaled).max())
     allowed = EXACT if min(stored.itemsize, computed.itemsize) >= 4 else ROUNDED
@@ -51,6 +71,39 @@ def verify_export(model: ChatModel, scale_LF: np.ndarray, folder: Path) -> float
             "16-bit weights, export.dtype=float32 avoids rounding."
         )
     return difference
+
+
+def _both(model: ChatModel, exported: Checkpoint) -> Iterator[tuple[LanguageModel, LanguageModel]]:
+    """The source and what was written, as wholes.
+
+    Where the source's matrices are kept as int8, both are read as they are stored, a layer at a
+    time: as wholes they may not fit.
+    """
+    lm, dtype = model.lm, model.lm.dtype.name
+    if not lm.config.int8:
+        yield lm, load_weights(exported, dtype, lm.mesh)
+        return
+    own = {name: get_leaf(lm, name) for name in leaf_names(lm) if not name.startswith("blocks.")}
+    ends = ((model.checkpoint, own), (exported, load_ends(exported, dtype, lm.mesh)))
+    for layer in range(lm.config.layers):
+        old, new = (load_layer(source, dtype, lm.mesh, layer, mine) for source, mine in ends)
+        yield old, new
+
+
+@jax.jit
+def _enter(lm: LanguageModel, token_BT: Array) -> Array:
+    return jnp.take(lm.module().embed[...], token_BT, axis=0)
+
+
+@jax.jit
+def _through(lm: LanguageModel, x_BTD: Array, mask_BT: Array, scale_LF: Array) -> Array:
+    rest = (positions(mask_BT), causal_mask(mask_BT))
+    return run_layers(lm.module(scale_LF), lm.config, x_BTD, *rest).x_BTD
+
+
+@jax.jit
+def _logits(lm: LanguageModel, x_BTD: Array) -> Array:
+    return unembed(lm.module(), x_BTD, lm.config.rms_eps)
 
 
 def check_weights(

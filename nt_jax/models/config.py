@@ -1,6 +1,6 @@
 """What the forward pass depends on beside the weights: sizes, rotary positions, biases, tokens."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class ModelConfig:
     eos_ids: tuple[int, ...]
     bos_id: int | None
     pad_id: int | None
+    int8: bool = field(default=False, repr=False)  # matrices are kept so (nt_jax/models/int8.py)
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -10,11 +10,13 @@ sequences and rows.
 import dataclasses
 import math
 
+import jax.numpy as jnp
+
 from nt_jax.mesh import SHARDING_RULES
 from nt_jax.models.config import ModelConfig
 from nt_jax.models.grouping import grouping_of, laid_out
 from nt_jax.models.head import LOGIT_BYTES
-from nt_jax.models.transformer import leaf_axes
+from nt_jax.models.transformer import leaf_axes, leaf_dtype
 
 WIDE = 4  # bytes of what sums, softmaxes and factors are kept in
 CORES, TILE, STEP = 132, 128, 16  # of an H100; of a matrix product's result, of its sum
@@ -22,13 +24,30 @@ SIZES = {"F": "neurons", "N": "heads", "K": "kv_heads", "V": "vocab_size"}
 
 
 def parameters(model: ModelConfig) -> int:
-    """Number of weights, a tied embedding counted once."""
+    """Number of weights, a tied embedding counted once; steps of int8 matrices are none."""
+    model = dataclasses.replace(model, int8=False)
     return sum(_size(model, axes) for axes in leaf_axes(model).values())
 
 
 def layer_parameters(model: ModelConfig) -> int:
     """Number of weights of one layer."""
+    model = dataclasses.replace(model, int8=False)
     return sum(_size(model, axes[1:]) for axes in leaf_axes(model).values() if axes[0] == "L")
+
+
+def weight_bytes(model: ModelConfig, item: int) -> int:
+    """Bytes of all weights, `item` each where they are not kept as int8."""
+    return layer_bytes(model, item) * model.layers + item * sum(
+        _size(model, axes) for axes in leaf_axes(model).values() if axes[0] != "L"
+    )
+
+
+def layer_bytes(model: ModelConfig, item: int) -> int:
+    """Bytes of the weights of one layer."""
+    named = [(name, axes[1:]) for name, axes in leaf_axes(model).items() if axes[0] == "L"]
+    kinds = {name: leaf_dtype(model, name, None) for name, _ in named}
+    items = {name: jnp.dtype(kind).itemsize if kind else item for name, kind in kinds.items()}
+    return sum(items[name] * _size(model, axes) for name, axes in named)
 
 
 def _size(model: ModelConfig, axes: str) -> int:
@@ -72,19 +91,31 @@ class Footprint:
     @property
     def weights(self) -> int:
         """All weights and the scale of the neurons."""
-        return parameters(self.stored) * self.item + WIDE * self.part.layers * self.part.neurons
+        return weight_bytes(self.stored, self.item) + WIDE * self.part.layers * self.part.neurons
 
     @property
     def layers(self) -> int:
         """The layers alone: what decoding holds a second time, one by one (generate/slots.py)."""
         part = self.part
-        return part.layers * (layer_parameters(self.stored) * self.item + WIDE * part.neurons)
+        return part.layers * (layer_bytes(self.stored, self.item) + WIDE * part.neurons)
+
+    @property
+    def read_again(self) -> int:
+        """What an export that is read again takes: all weights, or a layer at a time of both sides.
+
+        Beside int8 matrices stands what the source holds, which need not fit as a whole. A pair of
+        layers goes when the next one has come.
+        """
+        if not self.whole.int8:
+            return self.weights
+        wide = self.item * layer_parameters(self.stored) + WIDE * self.part.neurons
+        return self.weights - self.layers + 4 * wide
 
     @property
     def gathered(self) -> int:
         """What fsdp leaves whole here while it is used: a layer, or the head."""
         head = self.part.vocab_size * self.part.width
-        return (self.fsdp > 1) * self.item * max(layer_parameters(self.part), head)
+        return (self.fsdp > 1) * max(layer_bytes(self.part, self.item), self.item * head)
 
     def cache(self, rows: int, columns: int) -> int:
         """Keys and values of so many columns in every row."""

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from nt_jax.models.int8 import matrix, product, step_of
 from nt_jax.models.precision import wide_dtype
 from nt_jax.models.rope import rotate
 
@@ -33,6 +34,9 @@ class Attention(nnx.Module):
 
     def __init__(self, leaf: Leaf):
         self.q, self.k, self.v, self.o = (nnx.Param(leaf(f"attn.{name}")) for name in "qkvo")
+        self.q_step, self.k_step, self.v_step, self.o_step = (
+            optional(leaf(step_of(f"attn.{name}"))) for name in "qkvo"
+        )
         self.q_bias, self.k_bias, self.v_bias = (
             optional(leaf(f"attn.{name}")) for name in ("q_bias", "k_bias", "v_bias")
         )
@@ -42,9 +46,9 @@ class Attention(nnx.Module):
         self, x_BTD: Array, cos_BTH: Array, sin_BTH: Array, eps: float
     ) -> tuple[Array, Array, Array]:
         """(q_BTNH, k_BTKH, v_BTKH) with rotary positions applied to q and k."""
-        q_BTNH = jnp.einsum("BTD,DNH->BTNH", x_BTD, self.q[...])
-        k_BTKH = jnp.einsum("BTD,DKH->BTKH", x_BTD, self.k[...])
-        v_BTKH = jnp.einsum("BTD,DKH->BTKH", x_BTD, self.v[...])
+        q_BTNH = product("BTD,DNH->BTNH", x_BTD, self.q, self.q_step)
+        k_BTKH = product("BTD,DKH->BTKH", x_BTD, self.k, self.k_step)
+        v_BTKH = product("BTD,DKH->BTKH", x_BTD, self.v, self.v_step)
         if self.q_bias is not None and self.k_bias is not None and self.v_bias is not None:
             q_BTNH = q_BTNH + self.q_bias[...][None, None]
             k_BTKH = k_BTKH + self.k_bias[...][None, None]
@@ -54,6 +58,10 @@ class Attention(nnx.Module):
             k_BTKH = rms_norm(k_BTKH, self.k_norm[...], eps)
         return rotate(q_BTNH, cos_BTH, sin_BTH), rotate(k_BTKH, cos_BTH, sin_BTH), v_BTKH
 
+    def give(self, mixed_BTNH: Array) -> Array:
+        """What the heads add to the residual stream, [B, T, D]."""
+        return product("BTNH,NHD->BTD", mixed_BTNH, self.o, self.o_step)
+
 
 class Mlp(nnx.Module):
     """down(scale * silu(gate x) * up x): Eq. 2 of the paper with its alpha made explicit."""
@@ -61,6 +69,9 @@ class Mlp(nnx.Module):
     def __init__(self, leaf: Leaf):
         self.gate, self.up, self.down = (
             nnx.Param(leaf(f"mlp.{name}")) for name in ("gate", "up", "down")
+        )
+        self.gate_step, self.up_step, self.down_step = (
+            optional(leaf(step_of(f"mlp.{name}"))) for name in ("gate", "up", "down")
         )
         self.scale = NeuronScale(leaf("mlp.scale"))
 
@@ -70,8 +81,8 @@ class Mlp(nnx.Module):
 
     def inputs(self, x_BTD: Array) -> tuple[Array, Array]:
         """(gate_BTF, up_BTF), linear in x."""
-        gate_BTF = jnp.einsum("BTD,DF->BTF", x_BTD, self.gate[...])
-        return gate_BTF, jnp.einsum("BTD,DF->BTF", x_BTD, self.up[...])
+        gate_BTF = product("BTD,DF->BTF", x_BTD, self.gate, self.gate_step)
+        return gate_BTF, product("BTD,DF->BTF", x_BTD, self.up, self.up_step)
 
     def fire(self, gate_BTF: Array, up_BTF: Array) -> Array:
         """act_BTF of a neuron's two inputs."""
@@ -81,7 +92,11 @@ class Mlp(nnx.Module):
 
     def project(self, act_BTF: Array) -> Array:
         """The neurons' contribution to the residual stream, [B, T, D]."""
-        return jnp.einsum("BTF,FD->BTD", act_BTF, self.down[...])
+        return product("BTF,FD->BTD", act_BTF, self.down, self.down_step)
+
+    def down_FD(self, dtype: jnp.dtype) -> Array:
+        """The down projection, in `dtype` where it is kept as int8."""
+        return matrix(self.down, self.down_step, dtype)
 
 
 class Block(nnx.Module):
@@ -104,7 +119,7 @@ class Block(nnx.Module):
     def attend(self, x_BTD: Array, rotary: tuple[Array, Array], eps: float, mix: Mix) -> Array:
         """The residual stream after the attention half."""
         q, k, v = self.attn.project(rms_norm(x_BTD, self.attn_norm[...], eps), *rotary, eps)
-        return x_BTD + jnp.einsum("BTNH,NHD->BTD", mix(q, k, v), self.attn.o[...])
+        return x_BTD + self.attn.give(mix(q, k, v))
 
 
 def at_layer(tree: Any, index: Array | int) -> Any:
@@ -132,7 +147,7 @@ def over_layers(
 
     There are as many layers as scales: of a leaf that holds more, the last ones run, each cut out
     as it runs. `remat` recomputes each layer in the backward pass instead of storing its
-    activations.
+    activations. No weight is stored that was cut out, or made of int8.
     """
     graphdef, stacked = nnx.split(blocks)
     leaves, structure = jax.tree.flatten(stacked)
@@ -149,13 +164,15 @@ def over_layers(
 
     if remat:
         step = jax.checkpoint(step)
-    elif any(own is None for own in exact):
+    elif any(own is None or own.dtype == jnp.int8 for own in exact):
         step = jax.checkpoint(step, policy=_is_computed)
     return jax.lax.scan(step, carry, (jnp.arange(layers, dtype=jnp.int32), exact, xs))
 
 
-def _is_computed(primitive: Any, *_: Any, **__: Any) -> bool:
-    """Whether the backward pass gets an operation's result stored: not a weight cut out again."""
+def _is_computed(primitive: Any, *given: Any, **_: Any) -> bool:
+    """Whether the backward pass gets an operation's result stored: not a weight made again."""
+    if any(getattr(each, "dtype", None) == jnp.int8 for each in given):
+        return False
     return primitive not in (jax.lax.dynamic_slice_p, jax.lax.squeeze_p, jax.lax.reshape_p)
 
 

@@ -11,8 +11,10 @@ import jax
 import numpy as np
 from jax import Array
 
+from nt_jax.errors import ConfigError
 from nt_jax.mesh import put, sharding
 from nt_jax.models.grouping import to_mesh, to_published
+from nt_jax.models.int8 import CHANNELS
 from nt_jax.models.transformer import LanguageModel, leaf_axes
 
 
@@ -23,7 +25,11 @@ def leaf_names(lm: LanguageModel) -> list[str]:
 
 
 def get_leaf(lm: LanguageModel, name: str) -> Array:
-    """One leaf of the frozen weights, of the layers that run: "blocks.mlp.down" is [L, F, D]."""
+    """One leaf of the frozen weights, of the layers that run: "blocks.mlp.down" is [L, F, D].
+
+    Raises a ConfigError for a matrix that is kept as int8.
+    """
+    _check_wide(lm, name)
     leaf = jax.tree.leaves(lm.frozen)[leaf_names(lm).index(name)]
     below = len(leaf) - lm.config.layers if name.startswith("blocks.") else 0
     leaf = leaf[below:] if below else leaf
@@ -33,8 +39,11 @@ def get_leaf(lm: LanguageModel, name: str) -> Array:
 def with_leaves(lm: LanguageModel, leaves: Mapping[str, Array | np.ndarray]) -> LanguageModel:
     """`lm` with the named leaves in place of its own; all others are shared, not copied.
 
-    A numpy array is placed on the mesh, and so is a leaf whose heads are laid out anew.
+    A numpy array is placed on the mesh, and so is a leaf whose heads are laid out anew. Raises a
+    ConfigError for a matrix that is kept as int8.
     """
+    for name in leaves:
+        _check_wide(lm, name)
     old, structure = jax.tree.flatten(lm.frozen)
     names = leaf_names(lm)
     new = [
@@ -42,6 +51,14 @@ def with_leaves(lm: LanguageModel, leaves: Mapping[str, Array | np.ndarray]) -> 
         for name, own in zip(names, old, strict=True)
     ]
     return dataclasses.replace(lm, frozen=jax.tree.unflatten(structure, new))
+
+
+def _check_wide(lm: LanguageModel, name: str) -> None:
+    if lm.config.int8 and name in CHANNELS:
+        raise ConfigError(
+            f"model.frozen = int8: '{name}' is kept as int8 and can neither be read nor changed by "
+            "its name (adapters, methods of compare). Leave model.frozen out."
+        )
 
 
 def _placed(lm: LanguageModel, name: str, leaf: Array | np.ndarray) -> Array:

@@ -10,6 +10,7 @@ a plain pytree, so it works inside anyone's jit, vmap and grad.
 """
 
 import dataclasses
+from typing import Any
 
 import chex
 import jax
@@ -22,6 +23,7 @@ from nt_jax.mesh import put, sharding
 from nt_jax.models import layers
 from nt_jax.models.config import ModelConfig
 from nt_jax.models.grouping import laid_out
+from nt_jax.models.int8 import CHANNELS, step_of
 from nt_jax.models.precision import wide_dtype
 from nt_jax.models.rope import rotary_tables
 
@@ -58,6 +60,11 @@ class LanguageModel:
         return nnx.merge(self.graphdef, scale, self.frozen)
 
     @property
+    def dtype(self) -> jnp.dtype:
+        """The type that the model computes in: that of all weights that are not int8."""
+        return self.module().embed[...].dtype
+
+    @property
     def laid_out(self) -> ModelConfig:
         """The sizes of the leaves, which differ in heads where the mesh does not divide them."""
         return laid_out(self.config, self.mesh.shape["model"])
@@ -92,7 +99,16 @@ def leaf_axes(config: ModelConfig) -> dict[str, str]:
         axes |= {"blocks.attn.q_norm": "LH", "blocks.attn.k_norm": "LH"}
     if not config.tied:
         axes["head"] = "DV"
+    if config.int8:
+        axes |= {step_of(name): f"L{channels}" for name, channels in CHANNELS.items()}
     return axes
+
+
+def leaf_dtype(config: ModelConfig, name: str, dtype: Any) -> Any:
+    """The type of a weight leaf of a model in `dtype`."""
+    if config.int8 and name in CHANNELS:
+        return jnp.int8
+    return jnp.float32 if name.endswith(step_of("")) else dtype
 
 
 def assemble(config: ModelConfig, leaves: dict[str, Array], mesh: Mesh) -> LanguageModel:

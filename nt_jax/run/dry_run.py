@@ -100,4 +100,6 @@ def model_lines(config: RunConfig, checkpoint: Checkpoint) -> Iterator[str]:
     if not heads.as_published:
         yield f"heads      {heads}"
     yield f"neurons    {chosen:,} of {model.layers * model.neurons:,} may change ({share:.1f} %)"
+    if config.model.frozen is not None:
+        yield f"dtype      {config.model}"
     yield f"memory     about {stages[largest].total / GB:.1f} GB a device ({parts})"

@@ -38,6 +38,7 @@ from nt_jax.rundir import RunDirectory, Stage
 # Settings that scores of eval.harness depend on.
 TASKS = (
     "model.dtype",
+    "model.frozen",
     "model.thinking",
     "eval.harness",
     "eval.harness_folder",

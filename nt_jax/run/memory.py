@@ -42,6 +42,7 @@ def footprint_of(config: RunConfig, model: ModelConfig) -> Footprint:
     """What one device of the run's mesh holds of a model."""
     item = MODEL_DTYPES[config.model.dtype].itemsize
     mesh = config.mesh
+    model = dataclasses.replace(model, int8=config.model.frozen == "int8")
     return Footprint(model, item, mesh.rows, mesh.model, mesh.fsdp)
 
 
@@ -64,7 +65,7 @@ def stage_memory(
             held.weights, temporaries=attributing(config, held, limit) + held.gathered
         ),
         "train": max(tuned, looked, key=_total) if config.tune.validation_answers else tuned,
-        "export": Held(held.weights, copies=held.weights),  # read again beside the model
+        "export": Held(held.weights, copies=held.read_again),  # beside the model
         "base": asked,
         "tuned": asked,
         "eval": Held(held.weights, temporaries=scoring(config, held) + held.gathered),
@@ -85,7 +86,7 @@ def answering(config: RunConfig, held: Footprint, new: int, accelerator: bool) -
     own = held.cache(rows, size_bucket(WIDTH))
     entered = held.cache(slots, room) + own + held.insert(rows, size_bucket(WIDTH))
     temporaries = max(held.decode(slots), held.prefill(tokens, rows, size_bucket(WIDTH)))
-    copies = held.layers if accelerator else 0
+    copies = held.layers if accelerator and not held.whole.int8 else 0  # generate/slots.py
     return Held(held.weights, copies, max(entered, grown), temporaries + held.gathered)
 
 

@@ -41,7 +41,8 @@ from nt_jax.train.tuning_data import TuningData, tuning_data
 
 # Settings that answers to test sets depend on, and the numbers made of them.
 ANSWERING = (
-    "model.dtype", "model.thinking", "eval.max_new_tokens", "eval.engine", "eval.system_prompt",
+    "model.dtype", "model.frozen", "model.thinking", "eval.max_new_tokens", "eval.engine",
+    "eval.system_prompt",
 )  # fmt: skip
 MEASURING = (
     "eval.judges", "eval.perplexity", "eval.scorer", "eval.kl", "eval.datasets", "eval.extra",
@@ -152,7 +153,7 @@ def stage_table(
     """The stages in their order: settings they read, what they are made from, and their work."""
     at, tune = directory.read, config.tune
     contrastive = config.attribution.score == CONTRASTIVE
-    common = ("seed", "model.dtype", "model.thinking", "eval.judge")
+    common = ("seed", "model.dtype", "model.frozen", "model.thinking", "eval.judge")
     tested = model.under(config.eval.system_prompt)
     base = ModelUnderTest(BASE, tested)
 

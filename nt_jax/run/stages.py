@@ -36,6 +36,11 @@ from nt_jax.train.strength import at_strength, read_strengths
 from nt_jax.train.tune import STATES, fresh_state, tune
 from nt_jax.train.tuning_data import TuningData
 
+ROUNDED = (
+    "all figures are of int8 matrices; an export has those of the source: measure it, too "
+    "(nt_jax.eval --model RUN/export/hf)"
+)
+
 
 def own_answers(
     model: ChatModel, judge: Judge, records: Parts, config: RunConfig, folder: Path
@@ -156,7 +161,8 @@ def write_measured(
     rows, answers = result_rows(directory.read("eval"), config.seed)
     known = directory.facts()
     labels = labels_with_counts(directory.folder("eval"), config.eval.labels)
-    told = [*notes, *gate_lines(rows, config.eval.gate_margin, labels)]
+    rounded = [ROUNDED] if config.model.frozen else []
+    told = [*notes, *rounded, *gate_lines(rows, config.eval.gate_margin, labels)]
     write_report(
         folder, rows, answers, config.model_dump(mode="json"), directory.seconds(), tuning,
         machine=known | {"notes": [*known.get("notes", []), *told]},
@@ -192,6 +198,7 @@ def chat_model(
 ) -> ChatModel:
     """The config's model, or the one at `source`, under the config's dtype and mesh.
 
+    Matrices of the config's own are kept as model.frozen says, no other's (judges, scorers).
     Without `thinking` it answers at once, whatever the config says; without `placed` it is there to
     be looked at, whatever devices there are.
     """
@@ -202,6 +209,7 @@ def chat_model(
         revision=None if source else config.model.revision,
         batch_size=config.eval.batch_size,
         thinking=thinking and config.model.thinking,
+        frozen=config.model.frozen if source in (None, config.model.source) else None,
     )
 
 

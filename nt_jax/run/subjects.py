@@ -34,8 +34,13 @@ def subjects(
         config = config.model_copy(update={"model": tuned_on.model})
         model = chat_model(config).under(system)
         return config, [ModelUnderTest(BASE, model), tuned_model(model, factors)], model
-    own = chat_model(config).under(system)
     same = source == config.model.source
+    if config.model.frozen is not None and not same:
+        raise ConfigError(
+            f"model.frozen = {config.model.frozen} is for a model that is tuned: {source} is "
+            "measured with the weights that it has. Say model.frozen=null."
+        )
+    own = chat_model(config).under(system)
     other = own if same else chat_model(config, source).under(system)
     if adapter is not None:
         base = [ModelUnderTest(BASE, other)] if beside_base else []

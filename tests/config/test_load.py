@@ -244,6 +244,13 @@ def test_a_key_changes_only_with_what_the_stage_reads(folder):
         config_key(base, ["attribution.stepz"])
 
 
+def test_a_setting_that_older_runs_did_not_have_leaves_their_keys(folder):
+    name, reads = write(folder, "model: {source: m}\n"), ["seed", "model.frozen"]
+    key = config_key(load_config(name), ["seed"])
+    assert config_key(load_config(name), reads) == key
+    assert config_key(load_config(name, ["model.frozen=int8"]), reads) != key
+
+
 def test_a_key_is_the_same_in_every_process(folder):
     name = write(folder, "model: {source: m}\n")
     code = (

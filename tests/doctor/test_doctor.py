@@ -185,6 +185,22 @@ def test_a_plan_says_what_fits_on_devices_that_are_not_here(capsys, monkeypatch)
     assert (code, found["recommended_mesh"], found["fastest_mesh"]) == (0, [1, 1], [1, 1])
 
 
+def test_settings_of_the_recipe_may_be_others(capsys, monkeypatch):
+    """14B with int8 matrices on a card of 24 GB, of which 22 GiB are to be had."""
+    words = ("qwen2.5-14b", "eval.batch_size=8", "--memory", "23.62")
+    code, found = asked(capsys, monkeypatch, *words, "model.frozen=int8")
+    assert (code, found["frozen"], found["fits"]) == (0, "int8", True)
+    parts = found["parts_per_device"]
+    layer = 5120 * (3 * 13824 + 40 * 128 + 2 * 8 * 128) + 40 * 128 * 5120  # one byte a weight
+    channels = (40 + 2 * 8) * 128 + 2 * 5120 + 2 * 13824
+    norms_biases = 2 * (2 * 5120 + (40 + 2 * 8) * 128)
+    ends, scale = 2 * (2 * 152064 * 5120 + 5120), 4 * 48 * 13824
+    assert parts["base"]["weights"] == 48 * (layer + 4 * channels + norms_biases) + ends + scale
+    two_pairs = 4 * (2 * layer + norms_biases + 4 * 13824)  # of layers, as wide as in the source
+    assert (parts["base"]["copies"], parts["export"]["copies"]) == (0, ends + two_pairs)
+    assert asked(capsys, monkeypatch, *words)[0] == 3
+
+
 def test_the_best_mesh_is_the_smallest_that_fits_and_the_fastest_of_its_size():
     config = find_subject("qwen2.5-14b", None).config
     data, model = read_data(config), SHAPES["qwen2.5-14b"].config

@@ -12,10 +12,12 @@ from nt_jax.generate.chat import open_model
 from tests import tiny
 
 
-def exported(tmp_path, stored: str, computed: str, dtype: str = "source"):
+def exported(
+    tmp_path, stored: str, computed: str, dtype: str = "source", frozen: str | None = None
+):
     """(model, factors, folder) of an export with random factors."""
     directory = tiny.copy("smollm2", tmp_path / "model", dtype=stored)
-    model = open_model(str(directory), computed)
+    model = open_model(str(directory), computed, frozen=frozen)
     shape = model.lm.ones_LF.shape
     scale_LF = np.random.default_rng(0).uniform(0, 4, shape).astype(np.float32)
     export_hf(model.checkpoint, scale_LF, tmp_path / "hf", dtype)
@@ -40,9 +42,26 @@ def test_a_sound_export_passes_whatever_it_is_stored_and_computed_in(
     assert 0 <= verify_export(model, scale_LF, folder) <= most
 
 
+@pytest.mark.parametrize(
+    ("stored", "computed", "most"),
+    [("float32", "float32", 1e-5), ("bfloat16", "float32", 5e-2), ("bfloat16", "bfloat16", 5e-2)],
+)
+def test_an_export_of_int8_matrices_is_that_of_the_source_and_held_against_it(
+    tmp_path, stored, computed, most
+):
+    """Beside the rounded matrices no float32 weight would pass."""
+    model, scale_LF, folder = exported(tmp_path, stored, computed, frozen="int8")
+    assert 0 <= verify_export(model, scale_LF, folder) <= most
+    wide = open_model(str(model.checkpoint.path), computed)
+    export_hf(wide.checkpoint, scale_LF, tmp_path / "again", "source")
+    for file in sorted(folder.iterdir()):
+        assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes(), file.name
+
+
+@pytest.mark.parametrize("frozen", [None, "int8"])
 @pytest.mark.parametrize("name", ["mlp.down_proj", "self_attn.o_proj"])
-def test_one_wrong_number_is_found_and_its_tensor_named(tmp_path, name):
-    model, scale_LF, folder = exported(tmp_path, "bfloat16", "float32")
+def test_one_wrong_number_is_found_and_its_tensor_named(tmp_path, name, frozen):
+    model, scale_LF, folder = exported(tmp_path, "bfloat16", "float32", frozen=frozen)
     info = open_checkpoint(str(folder)).tensors[f"model.layers.1.{name}.weight"]
     content = bytearray(info.file.read_bytes())
     numbers = np.frombuffer(content, ml_dtypes.bfloat16, offset=info.start, count=40)

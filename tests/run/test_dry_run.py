@@ -3,7 +3,7 @@
 import json
 
 from nt_jax.checkpoints.checkpoint import open_checkpoint
-from nt_jax.models.footprint import parameters
+from nt_jax.models.footprint import layer_parameters, parameters
 from nt_jax.run.dry_run import describe
 from nt_jax.run.memory import Held, stage_memory
 from tests import tiny
@@ -31,6 +31,12 @@ def test_memory_follows_the_settings_that_cost_it(recipe, tmp_path):
     assert plain["train"].weights == 4 * parameters(model) + scale
     assert plain["export"].copies == plain["export"].weights
     assert stages("model.dtype=bfloat16")["base"].weights - scale == 2 * parameters(model)
+    whole, layers = stages("model.frozen=int8"), model.layers
+    matrices = layers * (layer_parameters(model) - 2 * model.width)  # but for the norms
+    channels = (model.heads + 2 * model.kv_heads) * model.head_dim
+    channels = layers * (channels + 2 * model.width + 2 * model.neurons)
+    assert plain["base"].weights - whole["base"].weights == 3 * matrices - 4 * channels
+    assert whole["train"].temporaries == plain["train"].temporaries
     one, two, four = (stages(f"eval.batch_size={n}")["base"].cache for n in (8, 16, 32))
     assert four - two == 2 * (two - one) > 0
     off = "tune.validation_answers=0"

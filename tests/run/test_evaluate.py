@@ -209,6 +209,12 @@ def test_another_adapter_in_the_same_place_is_measured_anew(recipe, models, tmp_
         measured(recipe, tmp_path / "new", first, adapter=folder)
 
 
+def test_int8_is_refused_for_a_model_that_is_not_tuned(recipe, models, tmp_path):
+    with pytest.raises(ConfigError, match=r"model.frozen = int8 is for a model that is tuned: .*"):
+        measured(recipe, tmp_path / "new", models / "second", "model.frozen=int8")
+    assert not (tmp_path / "new").exists()
+
+
 def test_answers_of_a_model_are_the_same_alone_and_beside_its_base(both, recipe, models, tmp_path):
     measured(recipe, tmp_path, models / "second")
     for name in ("second.jsonl", "second.letters.jsonl", "second.choices.jsonl"):

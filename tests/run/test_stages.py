@@ -46,6 +46,7 @@ TUNED = {"train", "export", "tuned", "eval", "report"}
 READS = {
     "seed=1": {*small.STAGES} - {"base"},
     "model.dtype=bfloat16": {*small.STAGES},
+    "model.frozen=int8": {*small.STAGES},
     "neurons.safety=9": {"select", *TUNED},
     "attribution.steps=3": {"attribute", "select", *TUNED},
     "attribution.score=gradient": {"attribute", "select", *TUNED},
