@@ -125,7 +125,7 @@ def _with_config(command: str, config: RunConfig, options: argparse.Namespace) -
     if command == "compare":
         from nt_jax.compare.pipeline import compare
 
-        facts = compare(config, options.verify)
+        facts = compare(config, options.verify, options.ray)
         if options.json:
             print(json.dumps(facts))
     elif command == "eval" and (options.model or options.adapter or config.eval.url):
@@ -141,6 +141,11 @@ def _with_config(command: str, config: RunConfig, options: argparse.Namespace) -
 
 def _sweep(options: argparse.Namespace) -> int:
     """The dial, whose cells are configs of their own."""
+    if options.ray and options.warm_start:
+        raise ConfigError(
+            "--warm-start begins each cell at another one's factors, so they cannot be tuned side "
+            "by side: leave it or --ray out (command line)"
+        )
     axes, options.overrides = read_axes(options.overrides)
     if options.config is None:
         _config("sweep", options)  # says what is missing
@@ -159,7 +164,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
     asks = sys.stdin.isatty() and sys.stdout.isatty() and not (options.no_menu or options.json)
     with _screen(options.json):
-        facts = sweep(cells, options.pick, menu if asks else None, options.warm_start)
+        facts = sweep(cells, options.pick, menu if asks else None, options.warm_start, options.ray)
     if options.json:
         print(json.dumps(facts))
     return 0

@@ -33,6 +33,14 @@ class Place(NamedTuple):
     index: int | None = None
 
 
+def address(word: str) -> str:
+    """HOST:PORT, as a type of argparse."""
+    port = ADDRESS.fullmatch(word)
+    if port is None or not 0 < int(port[1]) < 1 << 16:
+        raise argparse.ArgumentTypeError(f"must be HOST:PORT, not {word[:80]!r}")
+    return word
+
+
 def place_of(options: argparse.Namespace, environ: Mapping[str, str]) -> Place | None:
     """The place that flags or a launcher give this process; None for a process alone.
 
@@ -68,12 +76,10 @@ def _checked(place: Place) -> Place | None:
             "--coordinator HOST:PORT --processes 2 --process 0, and --process 1 for the other one. "
             "Under srun and mpirun --coordinator alone will do"
         )
-    port = ADDRESS.fullmatch(place.coordinator)
-    if port is None or not 0 < int(port[1]) < 1 << 16:
-        raise ConfigError(
-            f"--coordinator must be HOST:PORT of process 0, not {place.coordinator[:80]!r} "
-            "(command line)"
-        )
+    try:
+        address(place.coordinator)
+    except argparse.ArgumentTypeError as error:
+        raise ConfigError(f"--coordinator {error} (command line): that of process 0") from None
     if place.index >= place.count or place.count > MOST:
         raise ConfigError(
             f"--process={place.index} --processes={place.count} (command line): processes are "

@@ -5,6 +5,7 @@ import difflib
 import math
 from typing import NoReturn
 
+from nt_jax.cluster import address
 from nt_jax.config.help import setting_table, settings_help
 from nt_jax.config.load import recipe_names
 from nt_jax.config.registry import FORMATS, METHODS, TABLES
@@ -120,6 +121,9 @@ def config_parser(command: str, program: str) -> Parser:
         add("--no-menu", action="store_true", help="ask nothing at the end, in a terminal neither")
         found = "print what was found as one JSON object at the end"
         add("--json", action="store_true", help=found)
+    if command in ("sweep", "compare"):
+        tasks = "cells or methods side by side, as tasks of the Ray cluster there (extra ray)"
+        add("--ray", type=address, metavar="HOST:PORT", help=tasks)
     if command == "compare":
         listed = "; ".join(f"{number} {about}" for number, about in TABLES.items())
         add("--methods", metavar="A,B", help=f"compare.methods=[A, B], of {', '.join(METHODS)}")

@@ -62,8 +62,8 @@ def calls(monkeypatch) -> list:
     def keep(*words, **more) -> None:
         made.append((*words, more) if more else words)
 
-    def compare(config, verify) -> dict:
-        made.append((config, verify))
+    def compare(config, verify, ray) -> dict:
+        made.append((config, verify) if ray is None else (config, verify, ray))
         return {"run": config.name}
 
     takers = dict.fromkeys(
@@ -253,8 +253,10 @@ def test_sweep_hands_over_its_cells_and_prints_json_last(calls, capsys):
     assert cli.main("sweep", [*words, "--pick", "2"]) == 0
     assert capsys.readouterr().out == ""
     assert cli.main(argv=["sweep", *words, "--json", "--warm-start"]) == 0
+    assert cli.main("sweep", [*words, "--ray", "10.0.0.1:6379"]) == 0
     assert json.loads(capsys.readouterr().out) == {"run": "here"}
-    (cells, choice, then, warm), (_, nothing, _, warmer) = calls
+    (cells, choice, then, warm, _), (_, nothing, _, warmer, _), _ = calls
+    assert [ray for *_, ray in calls] == [None, None, "10.0.0.1:6379"]
     assert [cell.config.neurons.safety for cell in cells] == [5, 6] and (choice, nothing) == (
         "2", None
     )  # fmt: skip

@@ -3,44 +3,31 @@
 the run itself > per method: search, test answers, numbers > all numbers > tables
 """
 
-import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from nt_jax.compare.fitting_data import FittingData
+from nt_jax.compare.bench import Bench, settings_of
 from nt_jax.compare.lineup import needed
-from nt_jax.compare.measure import merge, take_over
-from nt_jax.compare.method import Method, Setting, UnusableMethodError
+from nt_jax.compare.method import UnusableMethodError
 from nt_jax.compare.methods.ablations import check_grid
-from nt_jax.compare.render import screen
-from nt_jax.compare.search import Chosen, built, read_chosen, search
-from nt_jax.compare.write import read_tables, write_comparison
-from nt_jax.config.schema import RunConfig, config_key
-from nt_jax.console import say, show
+from nt_jax.compare.search import Chosen
+from nt_jax.compare.side_by_side import check_cluster, fit_by_ray, forget, sides
+from nt_jax.config.schema import RunConfig
+from nt_jax.console import say
 from nt_jax.errors import ConfigError, RunError
-from nt_jax.eval.answering import answer_all
-from nt_jax.eval.metrics.result import BASE, read_rows
-from nt_jax.eval.prompts import Tests
-from nt_jax.eval.under_test import ModelUnderTest
+from nt_jax.eval.metrics.result import BASE
 from nt_jax.mesh import devices
 from nt_jax.run import pipeline
-from nt_jax.rundir import RunDirectory, Stage
+from nt_jax.rundir import RunDirectory
 
 FOLDER = "compare"  # in the run directory
-FITTING = (
-    "seed", "model.dtype", "model.thinking", "eval.judge", "tune", "data", "neurons.first_layer",
-    "compare.search", "compare.criterion", "compare.validation", "export.strength",
-)  # fmt: skip
-TABLES = ("name", "seed", "compare", "model.source", "tune")
 
 
-def compare(config: RunConfig, verify: bool = False) -> dict[str, Any]:
+def compare(config: RunConfig, verify: bool = False, ray: str | None = None) -> dict[str, Any]:
     """Fit and measure the methods of the settings and what their tables need; the JSON object.
 
     Everything lies in the run directory, below compare/: one stage for each method's search, test
-    answers and numbers, which go on where they were interrupted.
+    answers and numbers, which go on where they were interrupted. `ray` is the HOST:PORT of a
+    cluster that carries the methods side by side, to the same numbers.
     """
     if config.neurons.source is not None:
         raise ConfigError(
@@ -52,6 +39,8 @@ def compare(config: RunConfig, verify: bool = False) -> dict[str, Any]:
             f"model.frozen = {config.model.frozen}: the methods of a comparison change matrices "
             "that are kept so. Leave it out."
         )
+    if ray is not None:
+        check_cluster(ray, config)
     inputs = pipeline.read_inputs(config)
     if {prompt.harmful for prompt in inputs.tests.prompts} != {True, False}:
         raise ConfigError(
@@ -67,12 +56,15 @@ def compare(config: RunConfig, verify: bool = False) -> dict[str, Any]:
             config=config.model_dump(mode="json"), seed=config.seed, devices=devices(),
             hashes=inputs.hashes, methods=[method.name for method in wanted],
         )  # fmt: skip
-        bench = _Bench(config, inputs, outer, inner)
+        unusable = {} if ray is None else fit_by_ray(config, wanted, inside, inputs.hashes, ray)
+        bench = Bench(config, inputs, outer, inner, sides(inside))
         numbers = [bench.numbers(BASE, lambda: bench.base, outer.folder(BASE), bench.known[BASE])]
         found: dict[str, Chosen] = {}
         left_out: dict[str, str] = {}  # label -> why
         for method in wanted:
             try:
+                if method.name in unusable:
+                    raise UnusableMethodError(unusable[method.name])
                 settings = settings_of(method, found)
                 found[method.name], folder = bench.method(method, settings)
                 numbers.append(folder)
@@ -84,119 +76,6 @@ def compare(config: RunConfig, verify: bool = False) -> dict[str, Any]:
                 f"no method could be fitted. {'; '.join(map(': '.join, left_out.items()))}"
             )
         rows = {method.name: method for method in wanted if method.name in found}
-        return bench.tables(found, rows, left_out, numbers)
-
-
-class _Bench:
-    """One comparison under way: the stages of its methods, and the keys of those that are done."""
-
-    def __init__(
-        self, config: RunConfig, inputs: pipeline.Inputs, outer: RunDirectory, inner: RunDirectory
-    ) -> None:
-        self.config, self.outer, self.inner = config, outer, inner
-        self.data = FittingData(config, inputs, outer)
-        tested = inputs.model.under(config.eval.system_prompt)
-        asked = dataclasses.replace(inputs, model=tested)
-        self.testing = FittingData(config, asked, outer)  # asks the tests
-        self.tests: Tests = inputs.tests.first(config.compare.limit)
-        self.base = ModelUnderTest(BASE, tested)
-        limit = repr(config.compare.limit)
-        self.known = inputs.hashes | outer.facts()["keys"] | {"limit": limit}
-
-    def stage(
-        self, name: str, reads: Sequence[str], made_from: Sequence[str], work: Callable[[Path], str]
-    ) -> Path:
-        """The folder of one stage, once it is done; `made_from` are keys and hashes."""
-        self.known[name] = config_key(self.config, reads, made_from)
-        return self.inner.carry(Stage(name, tuple(reads), (), work), self.known[name])
-
-    def method(self, method: Method, settings: Sequence[Setting]) -> tuple[Chosen, Path]:
-        """(what the search chose, where the numbers lie) of one method."""
-        known, name = self.known, method.name
-        tried = repr([sorted(setting.items()) for setting in settings])
-        inputs = [known[part] for part in ("weights", "data", "answers", *method.inputs)]
-        fit = self.stage(
-            f"fit-{name}", FITTING, [*inputs, name, tried],
-            lambda to: said(method, search(self.data, method, settings, to)),
-        )  # fmt: skip
-        chosen, learned = read_chosen(fit)
-
-        @functools.cache  # not before it is needed: finished stages read no weights
-        def model() -> ModelUnderTest:
-            return built(self.testing, method, chosen.setting, learned)
-
-        def answer(folder: Path) -> str:
-            given = method.answered(self.data, chosen.setting)
-            if given is not None:
-                take_over(*given, name, folder)
-            return answer_all(model(), self.tests, self.config.eval, folder)
-
-        made_from = [known[f"fit-{name}"], known["tests"], known["limit"]]
-        answers = self.stage(f"answers-{name}", pipeline.ANSWERING, made_from, answer)
-        return chosen, self.numbers(name, model, answers, known[f"answers-{name}"])
-
-    def numbers(
-        self, name: str, model: Callable[[], ModelUnderTest], answers: Path, key: str
-    ) -> Path:
-        """Where the numbers of one model lie, once its answers are judged; `key` is theirs."""
-        base = (self.base, self.outer.folder(BASE))
-        made_from = [key, self.known["measuring"], self.known["limit"]]
-
-        def measure(to: Path) -> str:
-            measured = [(model(), answers)]
-            scorer = pipeline.scorer_of(self.config, self.base.model)
-            return pipeline.measure_stage(
-                measured, self.tests, self.config, scorer, to, base, keep_on=False
-            )
-
-        return self.stage(f"numbers-{name}", pipeline.MEASURING, made_from, measure)
-
-    def tables(
-        self,
-        found: Mapping[str, Chosen],
-        methods: Mapping[str, Method],
-        left_out: Mapping[str, str],
-        folders: Sequence[Path],
-    ) -> dict[str, Any]:
-        """All numbers together, and the tables made of them."""
-        made_from = [self.known[folder.name] for folder in folders]
-        numbers = self.stage("numbers", (), made_from, lambda to: merge(folders, to))
-        labels = {name: method.label for name, method in methods.items()}
-        settings = {name: methods[name].words(found[name].setting) for name in methods}
-        told = [repr(sorted(texts.items())) for texts in (labels, left_out, settings)]
-        size = self.base.model.checkpoint.config
-        report = self.stage(
-            "report", TABLES, [*made_from, self.known["select"], *told],
-            lambda to: write_comparison(
-                self.config, size, numbers, list(found.values()), methods, left_out,
-                self.outer.folder("select"), to),
-        )  # fmt: skip
-        for table in read_tables(report):
-            show()
-            show(screen(table))
-        show()
-        say("tables", f"{report / 'comparison.md'}   (also CSV and LaTeX, one each)")
-        rows = read_rows(report / "results.json")
-        return {
-            "run": str(self.config.folder),
-            "search": {name: dataclasses.asdict(chosen) for name, chosen in found.items()},
-            "labels": labels,
-            "left_out": dict(left_out),
-            "results": [dataclasses.asdict(row) for row in rows],
-        }
-
-
-def settings_of(method: Method, before: Mapping[str, Chosen]) -> list[Setting]:
-    """The settings to try; those of a follower start from what its leader's search chose."""
-    if method.follows is None:
-        return list(method.settings)
-    if method.follows not in before:
-        raise UnusableMethodError(f"{method.follows}, whose settings it takes, is left out")
-    return [before[method.follows].setting | setting for setting in method.settings]
-
-
-def said(method: Method, chosen: Chosen) -> str:
-    """What a search found, in one line."""
-    setting = method.words(chosen.setting)
-    shown = setting if len(setting) <= 60 else f"{setting[:57]}..."
-    return f"{chosen.tried} settings tried, best on validation: {shown or 'the only one'}"
+        facts = bench.tables(found, rows, left_out, numbers)
+        forget(inside)
+        return facts

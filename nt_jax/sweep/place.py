@@ -69,6 +69,11 @@ def place(
     return found
 
 
+def beside(one: Placed, root: Path) -> list[Path]:
+    """The runs whose finished stages a cell takes over: the sweep's, cells of other grids."""
+    return [root, *sorted((root / "cells").glob(f"*-{one.key[:6]}"))]
+
+
 def neighbour(cells: Sequence[Cell], n: int) -> Cell:
     """The nearest cell before the n-th one: it differs in one axis, as late a one as can be."""
 

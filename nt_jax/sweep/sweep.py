@@ -22,7 +22,7 @@ from nt_jax.run.estimate import expected_seconds
 from nt_jax.run.preflight import Inputs, check_cell, read_inputs
 from nt_jax.run.said import say_about_data
 from nt_jax.rundir import RunDirectory, Stage
-from nt_jax.sweep.place import SHARED, Placed, place, with_folder
+from nt_jax.sweep.place import SHARED, Placed, beside, place, with_folder
 from nt_jax.sweep.points import (
     PICKS,
     Point,
@@ -33,6 +33,7 @@ from nt_jax.sweep.points import (
     untuned_point,
     words,
 )
+from nt_jax.sweep.side_by_side import room_at, tune_by_ray
 from nt_jax.sweep.write import TOLD, screen, write_results
 from nt_jax.train.validate import Validation
 
@@ -81,14 +82,17 @@ def sweep(
     choice: str | None = None,
     then: Callable[[Dial], None] | None = None,
     warm: bool = False,
+    ray: str | None = None,
 ) -> dict[str, Any]:
     """Tune every cell, compare them, measure the `choice` if there is one; what was found.
 
     `then` is called with the finished dial, the folder still held. If `warm`, every cell but the
-    first begins at the factors of its neighbour, for half the epochs.
+    first begins at the factors of its neighbour, for half the epochs. `ray` is the HOST:PORT of a
+    cluster that tunes the cells side by side, to the same factors.
     """
     check_choice(choice)
     first = cells[0].config
+    ways = 1 if ray is None else room_at(ray, first)
     root = Path(first.run_dir or Path("runs") / f"{first.name}-sweep")
     config = with_folder(first, root)
     show(header(config))
@@ -101,13 +105,16 @@ def sweep(
         say("model", model_line(inputs.model.checkpoint.config))
         say_about_data(inputs)
         fresh = [name for name in SHARED if not directory.done(name, keys[name])]
-        say_time(fresh, list(placed.values()), keys, inputs)
+        say_time(fresh, list(placed.values()), keys, inputs, ways)
         for stage in table:
             if stage.name in SHARED:
                 directory.carry(stage, keys[stage.name])
             if stage.name in fresh:
                 note_made(config, keys, stage.name)
-        tune_all(list(placed.values()), inputs, root)
+        if ray is None:
+            tune_all(list(placed.values()), inputs, root)
+        else:
+            tune_by_ray(placed, root, ray)
         dial = results(directory, placed, inputs)
         measured = None
         if choice is not None:
@@ -129,18 +136,26 @@ def check_choice(choice: str | None) -> None:
 
 
 def say_time(
-    fresh: Sequence[str], placed: Sequence[Placed], keys: Mapping[str, str], inputs: Inputs
+    fresh: Sequence[str],
+    placed: Sequence[Placed],
+    keys: Mapping[str, str],
+    inputs: Inputs,
+    ways: int = 1,
 ) -> None:
-    """How long the sweep may take in all, before it begins; `fresh`: shared stages to be made."""
+    """How long the sweep may take in all, before it begins; `fresh`: shared stages to be made.
+
+    `ways`: how many cells are tuned side by side.
+    """
     first = with_cache(placed[0].config, keys, expected_seconds(placed[0].config, inputs))
     shared = {name: first[name] for name in fresh}
     cells = [cell_seconds(one, inputs) for one in placed if not one.done]
     if not shared and not cells:
         return
-    expect(shared | {AFTER: sum(cells)})
-    total = clock(sum(shared.values()) + sum(cells))
+    longest = max(sum(cells) / ways, max(cells, default=0.0))
+    expect(shared | {AFTER: longest})
+    total = clock(sum(shared.values()) + longest)
     told = "".join(f"{name} {clock(part)}, " for name, part in shared.items())
-    each = f"{len(cells)} of {len(placed)} cells {clock(sum(cells))}"
+    each = f"{len(cells)} of {len(placed)} cells {clock(longest)}"
     say("time", f"about {total} in all ({told}{each}); a guess, corrected on the way")
 
 
@@ -159,8 +174,7 @@ def tune_all(placed: Sequence[Placed], inputs: Inputs, root: Path) -> None:
         show()
         begins = f", begun at {one.start.run.name}" if one.start else ""
         say("cell", f"{n} of {len(placed)}   {words(one.cell.settings)}{begins}   {one.folder}")
-        same = sorted((root / "cells").glob(f"*-{one.key[:6]}"))  # of a grid with other axes
-        tune_cell(one.config, inputs, [root, *same], one.start)
+        tune_cell(one.config, inputs, beside(one, root), one.start)
 
 
 def results(directory: RunDirectory, placed: Mapping[str, Placed], inputs: Inputs) -> Dial:

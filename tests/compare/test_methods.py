@@ -17,7 +17,7 @@ from nt_jax.baselines.dinm import SUFFIX, DinmOptions
 from nt_jax.baselines.examples import best_threshold
 from nt_jax.baselines.ia3 import DOWN, FULL, Ia3
 from nt_jax.baselines.scans import harm_scores
-from nt_jax.compare import pipeline
+from nt_jax.compare import bench
 from nt_jax.compare.lineup import needed
 from nt_jax.compare.method import Method, UnusableMethodError, UnusableSettingError
 from nt_jax.compare.methods import ablations, adapters, cavgan, dinm, neurontune
@@ -250,7 +250,7 @@ def test_a_run_without_selection_has_no_row_without_it():
 
 def test_a_method_that_follows_one_left_out_is_left_out():
     with pytest.raises(UnusableMethodError, match="dinm, whose settings it takes, is left out"):
-        pipeline.settings_of(dinm.dinm("dinm_5", 0.05), {})
+        bench.settings_of(dinm.dinm("dinm_5", 0.05), {})
 
 
 def test_dinm_has_letters_of_its_own_under_the_suffix_as_well(monkeypatch):

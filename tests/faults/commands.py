@@ -105,6 +105,23 @@ def _placed(path: Path, found: tuple[str, int, int] | None) -> None:
     assert address in path.read_text("utf-8"), found
 
 
+def _ray(data: Draw, path: Path) -> None:
+    address = st.tuples(HOSTS, PORTS).map(":".join) | damage.TEXTS
+    flag = data.draw(st.sampled_from(["--ray", "--ray", "--rays", "--ray="]))
+    word = data.draw(address | st.sampled_from(["node-1:6379", "[::1]:1", "auto", "ray://a:1"]))
+    words = [f"{flag}{word}"] if flag.endswith("=") else [flag, word]
+    path.write_text("\n".join(words), "utf-8", "replace")
+
+
+def _reached(path: Path, found: str | None) -> None:
+    """The address is one to Python's own reader of URLs, and the one that was given."""
+    if found is None:
+        return  # the words hold no flag, as a text that begins with a line's end
+    parts = urllib.parse.urlsplit(f"//{found}")
+    assert parts.hostname and parts.port and parts.username is None, found
+    assert found in path.read_text("utf-8"), found
+
+
 REPLY = {
     "id": "x", "object": "text_completion",
     "choices": [{"index": 0, "text": "I can.", "finish_reason": "stop"}],
@@ -141,6 +158,7 @@ COMMANDS = {
     "place": Target(
         written("words.txt", "\n".join(GOOD_PLACE)), _place, readers.read_place, _placed
     ),
+    "ray": Target(written("words.txt", "--ray\n10.0.0.1:6379"), _ray, readers.read_ray, _reached),
     "grid": Target(written("words.txt", "\n".join(GOOD_AXES)), _grid, readers.read_grid, _cells),
     "chat": Target(
         written("lines.txt", "Hello?\n/reset\nWhy?\n"), _lines,

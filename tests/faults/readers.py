@@ -145,6 +145,12 @@ def read_place(path: Path) -> tuple[str | None, int | None, int | None] | None:
     return None if found is None else tuple(found)
 
 
+def read_ray(path: Path) -> str | None:
+    """The address of a cluster of Ray that the words of a file give, a word a line."""
+    words = path.read_text("utf-8").split("\n")
+    return parser_of("sweep", "nt-jax sweep").read(words).ray
+
+
 def read_chat(path: Path, model: Path) -> list[str]:
     """What was asked in a conversation whose lines are a file's; each is answered by itself."""
     from nt_jax.chat import screen, sides

@@ -14,8 +14,11 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.run import small
+
 ROOT = Path(__file__).parents[2]
 LISTENS = "0A"  # a state in /proc/net/tcp
+MESHES = {2: ("mesh.model=2",), 4: ("mesh.data=2", "mesh.model=2")}
 
 
 class Ended(NamedTuple):
@@ -113,6 +116,13 @@ def environment(cache: Path | None) -> dict[str, str]:
         known["JAX_COMPILATION_CACHE_DIR"] = str(cache)
         known["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
     return known
+
+
+def words(command: str, recipe: Path, folder: Path, count: int = 1) -> list[str]:
+    """The words of a command on the tiny run, on the mesh of so many processes."""
+    mesh = MESHES.get(count, ())
+    return ["-m", f"nt_jax.{command}", "--config", str(recipe), *small.SETTINGS, *mesh,
+            f"run_dir={folder}"]  # fmt: skip
 
 
 def alone(words: Sequence[str], cache: Path | None = None) -> Ended:

@@ -11,36 +11,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from nt_jax import exits
-from tests.processes.group import Group, alone
-from tests.run import small
+from tests.processes.group import Group, alone, words
 
 pytestmark = [pytest.mark.procs, pytest.mark.xdist_group("procs")]
 CLOSE = 1e-6
-MESHES = {2: ("mesh.model=2",), 4: ("mesh.data=2", "mesh.model=2")}
 COUNTS = (2, pytest.param(4, marks=pytest.mark.slow))
 MINUTE = 60
 FLOATS = ("value", "low", "high")
-
-
-def words(command: str, recipe: Path, folder: Path, count: int = 1) -> list[str]:
-    mesh = MESHES.get(count, ())
-    return ["-m", f"nt_jax.{command}", "--config", str(recipe), *small.SETTINGS, *mesh,
-            f"run_dir={folder}"]  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def programs(tmp_path_factory) -> Path:
-    """Compiled programs, which a run that goes on need not make again."""
-    return tmp_path_factory.mktemp("programs")
-
-
-@pytest.fixture(scope="session")
-def one(recipe, tmp_path_factory, programs) -> Path:
-    """The run by one process."""
-    folder = tmp_path_factory.mktemp("one") / "run"
-    done = alone(words("train", recipe, folder), programs)
-    assert done.code == exits.DONE, done.error
-    return folder
 
 
 @pytest.fixture(scope="session", params=COUNTS)
