@@ -119,16 +119,15 @@ def config_parser(command: str, program: str) -> Parser:
         warm = "begin each cell at its neighbour's factors, for half the epochs: not train's bytes"
         add("--warm-start", action="store_true", help=warm)
         add("--no-menu", action="store_true", help="ask nothing at the end, in a terminal neither")
+    if command in ("sweep", "compare"):
         found = "print what was found as one JSON object at the end"
         add("--json", action="store_true", help=found)
-    if command in ("sweep", "compare"):
         tasks = "cells or methods side by side, as tasks of the Ray cluster there (extra ray)"
         add("--ray", type=address, metavar="HOST:PORT", help=tasks)
     if command == "compare":
         listed = "; ".join(f"{number} {about}" for number, about in TABLES.items())
         add("--methods", metavar="A,B", help=f"compare.methods=[A, B], of {', '.join(METHODS)}")
         add("--tables", metavar="1,2", help=f"compare.tables=[1, 2], or all. {listed}")
-        add("--json", action="store_true", help="print all numbers as one JSON object at the end")
     return parser
 
 

@@ -10,6 +10,7 @@ os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
 os.environ["NT_JAX_CACHE"] = "off"  # nothing from another run, nothing left for one
 
 import socket
+from pathlib import Path
 
 import jax
 import pytest
@@ -21,6 +22,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 # Compiling tiny programs is most of the work here; the full optimiser would double it.
 jax.config.update("jax_disable_most_optimizations", True)
+if jax.__version_info__ < (0, 13):  # a flag that XLA does not know would end the process
+    # The older code generator takes half the time. Child processes have to compute alike.
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] = flags.strip()
 if hasattr(jax.config, "jax_captured_constants_warn_bytes"):
     # Weights that a jitted function closes over become constants of its program: a mistake here.
     jax.config.update("jax_captured_constants_warn_bytes", 1 << 20)
@@ -37,11 +42,17 @@ def pytest_configure(config: pytest.Config) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
+ROOM = 4 << 30  # bytes of a worker up to which compiled programs are kept for the next module
+
+
 @pytest.fixture(scope="module", autouse=True)
 def free_programs():
-    """Let go of a module's compiled programs, which would fill gigabytes by the last one."""
+    """Let go of compiled programs before they fill the memory."""
     yield
-    jax.clear_caches()
+    pages = Path("/proc/self/statm")
+    held = int(pages.read_text().split()[1]) if pages.exists() else ROOM
+    if held * os.sysconf("SC_PAGE_SIZE") > ROOM:
+        jax.clear_caches()
 
 
 @pytest.fixture
