@@ -16,16 +16,15 @@ import jax
 import pytest
 from hypothesis import settings
 
+from tests.quick import quick_flags
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 # Compiling tiny programs is most of the work here; the full optimiser would double it.
 jax.config.update("jax_disable_most_optimizations", True)
-if jax.__version_info__ < (0, 13):  # a flag that XLA does not know would end the process
-    # The older code generator takes half the time. Child processes have to compute alike.
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
-    os.environ["XLA_FLAGS"] = flags.strip()
+os.environ["XLA_FLAGS"] = quick_flags(os.environ.get("XLA_FLAGS", ""))
 if hasattr(jax.config, "jax_captured_constants_warn_bytes"):
     # Weights that a jitted function closes over become constants of its program: a mistake here.
     jax.config.update("jax_captured_constants_warn_bytes", 1 << 20)

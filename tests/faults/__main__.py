@@ -16,10 +16,12 @@ from collections import Counter
 from pathlib import Path
 
 from nt_jax.environment import QUIET
+from tests.quick import quick_flags
 
 # Before anything that reads them is imported.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ |= {"HF_HUB_OFFLINE": "1", "NT_JAX_CACHE": "off"} | QUIET
+os.environ["XLA_FLAGS"] = quick_flags(os.environ.get("XLA_FLAGS", ""))
 
 from tests.faults.fuzz import ESCAPE, HANG, SILENT, fuzz_all
 from tests.faults.kills import LONG, SHORT, Runs

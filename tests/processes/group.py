@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.quick import quick_flags
 from tests.run import small
 
 ROOT = Path(__file__).parents[2]
@@ -107,10 +108,10 @@ class Group:
 
 def environment(cache: Path | None) -> dict[str, str]:
     """Like the tests' own: CPUs, quick compiling, nothing kept but compiled programs."""
-    known = {name: value for name, value in os.environ.items() if not name.startswith("XLA_FLAGS")}
-    known |= {
+    known = os.environ | {
         "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "NT_JAX_CACHE": "off",
         "JAX_DEFAULT_MATMUL_PRECISION": "highest", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "XLA_FLAGS": quick_flags(),  # not those of this process, which may have more devices
     }  # fmt: skip
     if cache is not None:
         known["JAX_COMPILATION_CACHE_DIR"] = str(cache)

@@ -41,7 +41,7 @@ def test_the_launch_file_gives_the_run_of_one_process(one, known, recipe, tmp_pa
     told = words("train", recipe, folder, 2)[3:]
     job = ended(known, "sbatch", "--wait", f"--output={log}", *smaller, "launch/slurm.sh", *told)
     assert job.code == exits.DONE, (job, log.read_text()[-3000:])
-    assert log.read_text().count("report     ") == 1  # one of them speaks
+    assert log.read_text().count("(and report.html)") == 1  # one of them speaks
     same_tuning(folder, one)
     same_answers(folder, one)
     out = tmp_path / "out"
