@@ -1,6 +1,7 @@
 """The options of every command, with argparse; their mistakes are ConfigErrors like all others."""
 
 import argparse
+import contextlib
 import difflib
 import math
 from typing import NoReturn
@@ -268,25 +269,24 @@ def _from_zero(word: str) -> float:
 
 def _mesh(word: str) -> tuple[int, ...]:
     """(data, model) of a text like 2x4, or (data, model, fsdp) of one like 2x4x2."""
-    parts = word.lower().split("x")
-    if len(parts) not in (2, 3) or not all(part.isdecimal() and int(part) for part in parts):
-        wanted = "two or three whole numbers like 2x4 or 2x4x2"
-        raise argparse.ArgumentTypeError(f"must be {wanted}, not {word!r}")
-    return tuple(map(int, parts))
+    with contextlib.suppress(argparse.ArgumentTypeError):
+        sizes = tuple(map(_rank, word.lower().split("x")))
+        if len(sizes) in (2, 3):
+            return sizes
+    wanted = "two or three whole numbers like 2x4 or 2x4x2"
+    raise argparse.ArgumentTypeError(f"must be {wanted}, not {word[:80]!r}")
 
 
-def _rank(word: str) -> int:
+def _rank(word: str, least: int = 1) -> int:
     """A whole number from 1."""
-    if not word.isdecimal() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {word!r}")
+    if not (word.isascii() and word.isdecimal() and len(word) < 10 and int(word) >= least):
+        raise argparse.ArgumentTypeError(f"must be a whole number from {least}, not {word[:80]!r}")
     return int(word)
 
 
 def _place(word: str) -> int:
     """A whole number from 0."""
-    if not (word.isascii() and word.isdecimal()) or len(word) > 9:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0, not {word!r}")
-    return int(word)
+    return _rank(word, 0)
 
 
 def _formats(word: str) -> tuple[str, ...]:

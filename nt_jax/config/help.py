@@ -3,7 +3,8 @@
 import json
 import textwrap
 from collections.abc import Iterator
-from typing import Any, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -33,11 +34,13 @@ def setting_table(schema: type[BaseModel] = RunConfig) -> dict[str, FieldInfo]:
 
 
 def choices(field: FieldInfo) -> list[str]:
-    """The words that a Literal field accepts, also inside a tuple; [] for any other field."""
-    kind = field.annotation
+    """The words that a Literal field accepts, also inside a tuple or with null; [] for others."""
+    kind, words = field.annotation, []
     if get_origin(kind) is tuple:
         kind = get_args(kind)[0]
-    return [str(value) for value in get_args(kind)] if get_origin(kind) is Literal else []
+    for part in get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,):
+        words += map(str, get_args(part)) if get_origin(part) is Literal else []
+    return [*words, "null"] if words and NoneType in get_args(kind) else words
 
 
 def settings_help() -> str:

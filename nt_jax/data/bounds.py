@@ -10,6 +10,8 @@ from nt_jax.limits import DATA_BYTES, DATA_CELLS, check_depth, check_file
 _BLOCK = 1 << 20  # bytes
 _ROWS = 32  # of a parquet file unpacked together while they are weighed
 _CONTROL = re.compile(rb"[\0-\x08\x0b\x0c\x0e-\x1f]")  # in no place of JSON, unless escaped
+_TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)  # where tabs and line feeds are as bad
+_SPACE = re.compile(rb"[\t\n\r]")
 
 
 def check_bounds(path: Path) -> None:
@@ -23,6 +25,10 @@ def check_bounds(path: Path) -> None:
         check_depth(content)
         if found := _CONTROL.search(content):
             raise ValueError(_unescaped(1 + content.count(b"\n", 0, found.start()), found[0]))
+        for text in _TEXT.finditer(content):
+            if found := _SPACE.search(text[0]):
+                line = 1 + content.count(b"\n", 0, text.start() + found.start())
+                raise ValueError(_unescaped(line, found[0], " within a text"))
         _check_rows(content.decode("utf-8-sig", "replace"))
     elif suffix == ".jsonl":
         with path.open("rb") as lines:
@@ -37,9 +43,9 @@ def check_bounds(path: Path) -> None:
         _check_parquet(path)
 
 
-def _unescaped(line: int, control: bytes) -> str:
+def _unescaped(line: int, control: bytes, where: str = "") -> str:
     """What the reader takes for text, though no other does: a damaged byte, most often."""
-    said = f"line {line}: byte 0x{control.hex()} has no place in JSON"
+    said = f"line {line}: byte 0x{control.hex()} has no place{where} in JSON"
     return f"{said}. Write it as \\u00{control.hex()}, or leave it out"
 
 
@@ -55,7 +61,7 @@ def _has_text(path: Path) -> bool:
 
 def _check_rows(text: str) -> None:
     """Raises a ValueError where a list holds a null: pyarrow may die of it, and we with it."""
-    decoder = json.JSONDecoder(strict=False)  # tabs within texts, as the library takes them
+    decoder = json.JSONDecoder()
     read, at, number = decoder.raw_decode, _next(text, 0), 0
     if text[at : at + 1] != "[":
         return

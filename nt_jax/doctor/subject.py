@@ -5,11 +5,12 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
+from nt_jax.attribution.select import check_counts
 from nt_jax.checkpoints.checkpoint import Checkpoint, check_mesh, open_checkpoint
 from nt_jax.config.load import load_config, recipe_names
 from nt_jax.config.schema import MeshConfig, RunConfig
 from nt_jax.doctor.shapes import SHAPES, Shape, published
-from nt_jax.errors import CheckpointError
+from nt_jax.errors import CheckpointError, ConfigError
 from nt_jax.models.config import ModelConfig
 
 
@@ -45,6 +46,9 @@ def find_subject(name: str, mesh: tuple[int, ...] | None, settings: Sequence[str
         wanted = {"mesh": MeshConfig(**dict(zip(MeshConfig.model_fields, mesh, strict=False)))}
         found = dataclasses.replace(found, config=found.config.model_copy(update=wanted))
     check_mesh(found.model, found.config.mesh.model_dump())
+    if settings:
+        wanted, sizes = found.config.neurons, (found.model.layers, found.model.neurons)
+        check_counts(wanted.safety, wanted.utility, sizes, wanted.first_layer)
     return found
 
 
@@ -55,7 +59,13 @@ def _settings(source: str, settings: Sequence[str]) -> tuple[RunConfig, str | No
             return load_config(name, settings), name
     here = published(source)  # no published shape is in float32
     plain = [f"model.source={source!r}"] + ["model.dtype=bfloat16"] * (here is not None)
-    return load_config(None, [*plain, *settings]), None
+    config = load_config(None, [*plain, *settings])
+    if config.model.source != source:
+        raise ConfigError(
+            f"{source} and model.source = {config.model.source} (command line) are two models. "
+            "Leave one of them out."
+        )
+    return config, None
 
 
 def _shape(name: str, shape: Shape, settings: Sequence[str]) -> Subject:

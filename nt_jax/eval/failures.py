@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from nt_jax import processes
-from nt_jax.errors import RunError, SomeFailedError, brief
+from nt_jax.errors import CheckpointError, ConfigError, RunError, SomeFailedError, brief
 from nt_jax.rundir import FAILED
 
 Item = TypeVar("Item")
 IN_A_ROW = 8  # failures without a success between them until the rest is marked untried
-# Not about one prompt: a disk, memory, or the run itself (a server that does not answer).
-_PASSED_ON = (OSError, MemoryError, RunError)
+# Not about one prompt: a disk, memory, the run itself (a server that does not answer), or what was
+# asked for.
+_PASSED_ON = (OSError, MemoryError, RunError, ConfigError, CheckpointError)
 
 
 class Marks:

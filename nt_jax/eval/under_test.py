@@ -126,13 +126,18 @@ def tuned_model(model: ChatModel, factors: Factors, name: str = TUNED) -> ModelU
     return ModelUnderTest(name, model, jnp.asarray(factors.scale_LF(size.layers, size.neurons)))
 
 
+def is_adapter(path: str | None) -> bool:
+    """Whether a PEFT adapter lies there, which changes matrices; factors do not."""
+    return path is not None and (Path(path) / ADAPTER_CONFIG).is_file()
+
+
 def adapted_model(model: ChatModel, path: str, name: str) -> ModelUnderTest:
     """The model under test with a PEFT adapter merged into its weights, or factors at work.
 
     Raises a CheckpointError where there is neither, or it does not fit the model.
     """
     checkpoint = model.checkpoint
-    if not (Path(path) / ADAPTER_CONFIG).is_file():
+    if not is_adapter(path):
         return tuned_model(model, load_factors(path, checkpoint), name)
     adapter = open_adapter(path, checkpoint.config)
     weights = functools.cache(lambda: merged_adapter(model.lm, adapter))

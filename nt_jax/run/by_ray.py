@@ -11,6 +11,8 @@ import importlib.util
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,6 +23,8 @@ from nt_jax.peers import LostError
 
 RETRIES = 3  # times that Ray starts a task again whose process is lost
 WAIT = 5.0  # seconds in which the head of a cluster must answer
+JOIN = 60.0  # seconds in which a process must have joined it
+JOINS = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR')"
 HANDED_ON = ("JAX_", "XLA_", "NT_JAX_")  # variables of the command that a task has as well
 # What a client of HTTP/2, and so of gRPC, says first (RFC 9113): preface and an empty SETTINGS.
 HELLO, SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]), 4
@@ -52,6 +56,7 @@ def joined(address: str, devices: int) -> Iterator[Cluster]:
         raise ConfigError("--ray needs the package ray: pip install 'nt_jax[ray]'")
     check_answers(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    check_joins(address)
     ray = importlib.import_module("ray")
     with _signals_kept():
         try:
@@ -78,6 +83,24 @@ def check_answers(address: str) -> None:
         raise ConfigError(f"{_nobody(address)} ({brief(error)}){_START}") from error
     if said[3:4] != bytes([SETTINGS]) and not os.environ.get("RAY_USE_TLS"):
         raise ConfigError(f"{_nobody(address)}: what listens there is something else{_START}")
+
+
+def check_joins(address: str) -> None:
+    """Raises a ConfigError where a process of its own does not join the cluster in time.
+
+    In this one Ray might try for ever, and would hear no signal.
+    """
+    command = [sys.executable, "-W", "ignore", "-c", JOINS, address]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=JOIN)
+    except subprocess.TimeoutExpired as error:
+        raise ConfigError(
+            f"--ray {address}: something answers, but no cluster could be joined in {JOIN:.0f} s. "
+            "Do this machine and the head reach each other (docs/scaling.md)?"
+        ) from error
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"ray has ended with {done.returncode}"]
+        raise ConfigError(f"--ray {address}: {said[-1][:300]}")
 
 
 _START = ". Start one with `ray start --head` (docs/scaling.md), and give the address that it says."

@@ -10,7 +10,13 @@ from nt_jax.checkpoints.checkpoint import fingerprint
 from nt_jax.config.schema import RunConfig
 from nt_jax.errors import ConfigError
 from nt_jax.eval.metrics.result import BASE, TUNED, in_order
-from nt_jax.eval.under_test import SERVED, ModelUnderTest, adapted_model, tuned_model
+from nt_jax.eval.under_test import (
+    SERVED,
+    ModelUnderTest,
+    adapted_model,
+    is_adapter,
+    tuned_model,
+)
 from nt_jax.generate.chat import ChatModel
 from nt_jax.generate.served import Server, differing_counts
 from nt_jax.run.export import run_factors
@@ -39,6 +45,11 @@ def subjects(
         raise ConfigError(
             f"model.frozen = {config.model.frozen} is for a model that is tuned: {source} is "
             "measured with the weights that it has. Say model.frozen=null."
+        )
+    if config.model.frozen is not None and is_adapter(adapter):
+        raise ConfigError(
+            f"model.frozen = {config.model.frozen}: the adapter {adapter} changes matrices that "
+            "are kept so. Say model.frozen=null."
         )
     own = chat_model(config).under(system)
     other = own if same else chat_model(config, source).under(system)

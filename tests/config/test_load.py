@@ -92,6 +92,7 @@ seed: 2
     ("override", "message"),
     [
         ("neurons.saftey=2000", "did you mean 'neurons.safety'?"),
+        ("model.frozen=q4", "model.frozen = 'q4' (command line): choose int8 or null"),
         ("saftey=2000", "did you mean 'neurons.safety'?"),
         ("data.harmfull.limit=5", "unknown key 'data.harmfull'"),
         ("data.zzz=5", "section 'data' has harmful, harmless, templates"),

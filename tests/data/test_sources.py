@@ -282,11 +282,16 @@ def test_a_byte_that_json_wants_escaped_is_refused(tmp_path, error_of, name):
     assert [row.request for row in load_harmless(str(tmp_path / name))][1] == "What\x02is 2?"
 
 
-def test_a_null_behind_a_tab_within_a_text_is_refused(tmp_path):
-    path = tmp_path / "rows.json"
-    path.write_text('[{"request": "What\tis 1?"}, null]')
-    with pytest.raises(DataError, match="row 2 is null"):
-        load_harmless(str(path))
+@pytest.mark.parametrize("space", "\t\n\r")
+def test_white_space_within_a_text_of_json_is_refused_and_between_them_taken(
+    tmp_path, error_of, space
+):
+    path, said = tmp_path / "x.json", f"byte 0x{ord(space):02x} has no place within a text in JSON"
+    good = '[{"request": "What is \\"1\\"?"},' + space + '{"request": "What is 2?"}]'
+    path.write_bytes(good.encode())
+    assert len(load_harmless(str(path))) == 2
+    path.write_bytes(good.replace("is 2", f"is{space}2").encode())
+    assert said in error_of(load_harmless, str(path))
 
 
 def test_a_parquet_page_that_misses_its_checksum_is_refused(tmp_path, error_of):

@@ -201,6 +201,16 @@ def test_settings_of_the_recipe_may_be_others(capsys, monkeypatch):
     assert asked(capsys, monkeypatch, *words)[0] == 3
 
 
+def test_settings_that_train_would_refuse_are_refused():
+    here = str(tiny.checkpoint("qwen2"))
+    with pytest.raises(ConfigError, match="are two models"):
+        find_subject(here, None, ["model.source=elsewhere"])
+    with pytest.raises(ConfigError, match=r"more than the .* neurons of this model"):
+        find_subject(here, None, ["neurons.safety=100000"])
+    with pytest.raises(ConfigError, match=r"more than the .* neurons of this model"):
+        find_subject("qwen2.5-14b", None, ["neurons.safety=1000000"])
+
+
 def test_the_best_mesh_is_the_smallest_that_fits_and_the_fastest_of_its_size():
     config = find_subject("qwen2.5-14b", None).config
     data, model = read_data(config), SHAPES["qwen2.5-14b"].config

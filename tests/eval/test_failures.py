@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from nt_jax.errors import DataError, RunError, SomeFailedError
+from nt_jax.errors import ConfigError, DataError, RunError, SomeFailedError
 from nt_jax.eval.failures import IN_A_ROW, Marks, in_parts
 
 
@@ -43,11 +43,14 @@ def test_without_marks_it_raises(tmp_path):
         run(tmp_path, range(4), {2}, marks=False)
 
 
-def test_a_full_disk_is_not_a_prompt_that_failed(tmp_path):
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), ConfigError("asked for what is not there")]
+)
+def test_a_full_disk_and_a_mistake_are_no_prompts_that_failed(tmp_path, error):
     def work(some):
-        raise OSError(28, "No space left on device")
+        raise error
 
-    with pytest.raises(OSError):
+    with pytest.raises(type(error)):
         in_parts([1, 2], list, work, Marks(tmp_path), lambda i: {"i": i})
 
 

@@ -114,19 +114,19 @@ def rows(read: Callable[[Path], list[dict]]) -> Callable[[Path, list], None]:
 
 
 def jsonl(path: Path) -> list[dict]:
-    """By the standard library; a tab within a text means a tab."""
+    """By the standard library."""
     lines = path.read_bytes().decode("utf-8-sig").split("\n")
-    return [json.loads(line, strict=False) for line in lines if line.strip()]
+    return [json.loads(line) for line in lines if line.strip()]
 
 
 def whole_json(path: Path) -> list[dict]:
     """By the standard library, one object a line where it is no list."""
     text = path.read_bytes().decode("utf-8-sig")
     try:
-        value = json.loads(text, strict=False)
+        value = json.loads(text)
         return value if isinstance(value, list) else [value]
     except ValueError:
-        return [json.loads(line, strict=False) for line in text.split("\n") if line.strip()]
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
 
 
 def comma_separated(path: Path) -> list[dict]:

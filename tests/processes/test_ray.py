@@ -1,4 +1,4 @@
-"""Tasks by a real cluster of Ray: two at a time, lost ones again; a sweep by it and serially."""
+"""Tasks by a real cluster of Ray, lost ones again; a sweep and a comparison by it and serially."""
 
 import os
 import shutil
@@ -10,6 +10,7 @@ import pytest
 from nt_jax import exits
 from nt_jax.errors import DataError
 from nt_jax.run.by_ray import Piece, joined, work_off
+from tests.compare import small as comparison
 from tests.processes import ray_cluster
 from tests.processes.group import alone, environment
 from tests.run import small
@@ -89,3 +90,25 @@ def test_a_sweep_by_ray_ends_with_the_files_of_a_serial_one(
     for name in (*same, "pareto/pareto.csv", "pareto/pareto.md", "pareto/pareto.png"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     assert "kept from before" in swept(recipe, other, programs, "--ray", address)
+
+
+def compared(recipe: Path, folder: Path, programs: Path, *words: str) -> str:
+    told = ["-m", "nt_jax.compare", "--config", str(recipe), *small.SETTINGS, *comparison.SETTINGS]
+    done = alone([*told, f"run_dir={folder}", "--methods", "dinm,scans", *words], programs)
+    assert done.code == exits.DONE, done
+    return done.out
+
+
+def test_a_comparison_by_ray_has_the_numbers_of_a_serial_one(
+    address, one, recipe, programs, tmp_path
+):
+    serial, by_ray = (shutil.copytree(one, tmp_path / name / "run") for name in ("one", "other"))
+    compared(recipe, serial, programs)
+    said = compared(recipe, by_ray, programs, "--ray", address)
+    assert f"2 methods, 2 at a time, by the cluster at {address}" in said
+    assert not (by_ray / "compare" / "by_ray").exists()
+    numbers = serial / "compare" / "numbers"
+    files = sorted(path.relative_to(serial) for path in numbers.glob("*.[jc]s*"))
+    assert files
+    for file in files:
+        assert (by_ray / file).read_bytes() == (serial / file).read_bytes(), file

@@ -73,6 +73,22 @@ def test_only_what_speaks_as_ray_does_answers(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("joins", "said"),
+    [
+        ("import time; time.sleep(60)", "something answers, but no cluster could be joined in 1 s"),
+        ("raise RuntimeError('two versions of Ray')", "127.0.0.1:1: RuntimeError: two versions"),
+    ],
+)
+def test_a_process_of_its_own_joins_first(monkeypatch, joins, said):
+    monkeypatch.setattr(by_ray, "JOINS", joins)
+    monkeypatch.setattr(by_ray, "JOIN", 1.0)
+    with pytest.raises(ConfigError, match=said):
+        by_ray.check_joins("127.0.0.1:1")
+    monkeypatch.setattr(by_ray, "JOINS", "")
+    by_ray.check_joins("127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
     ("command", "words", "said"),
     [
         ("sweep", [*GRID, "--ray", "127.0.0.1:1"], "no Ray cluster answers"),

@@ -215,6 +215,18 @@ def test_int8_is_refused_for_a_model_that_is_not_tuned(recipe, models, tmp_path)
     assert not (tmp_path / "new").exists()
 
 
+def test_int8_is_refused_with_an_adapter_and_taken_with_factors(recipe, models, tmp_path):
+    first, words = models / "first", (f"model.source={models / 'first'}", "model.frozen=int8")
+    for kind in ("ia3", "factors"):
+        writer = load(FORMATS[kind].writer)
+        writer(open_model(str(first)), factors_of(), tmp_path / kind, Wanted())
+    with pytest.raises(ConfigError, match=r"the adapter .*/ia3 changes matrices"):
+        measured(recipe, tmp_path / "new", first, *words, adapter=tmp_path / "ia3")
+    assert not (tmp_path / "new").exists()
+    measured(recipe, tmp_path / "new", first, *FEW, *words, adapter=tmp_path / "factors")
+    assert {row.model for row in rows_of(tmp_path / "new")} == {"factors"}
+
+
 def test_answers_of_a_model_are_the_same_alone_and_beside_its_base(both, recipe, models, tmp_path):
     measured(recipe, tmp_path, models / "second")
     for name in ("second.jsonl", "second.letters.jsonl", "second.choices.jsonl"):
