@@ -11,6 +11,7 @@ _BLOCK = 1 << 20  # bytes
 _ROWS = 32  # of a parquet file unpacked together while they are weighed
 _CONTROL = re.compile(rb"[\0-\x08\x0b\x0c\x0e-\x1f]")  # in no place of JSON, unless escaped
 _TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)  # where tabs and line feeds are as bad
+_BEFORE = b" \t\n\r\xef\xbb\xbf"  # a row: white space, a mark of UTF-8
 _SPACE = re.compile(rb"[\t\n\r]")
 
 
@@ -39,6 +40,8 @@ def check_bounds(path: Path) -> None:
                     raise ValueError(f"line {number}: {error}") from error
                 if found := _CONTROL.search(line):
                     raise ValueError(_unescaped(number, found[0]))
+                if line.lstrip(_BEFORE).startswith(b"null"):  # pyarrow may die of it (_check_rows)
+                    raise ValueError(f"line {number} is null. Leave it out")
     elif suffix == ".parquet":
         _check_parquet(path)
 
@@ -60,9 +63,11 @@ def _has_text(path: Path) -> bool:
 
 
 def _check_rows(text: str) -> None:
-    """Raises a ValueError where a list holds a null: pyarrow may die of it, and we with it."""
+    """Raises a ValueError where a row is null: pyarrow may die of it, and we with it."""
     decoder = json.JSONDecoder()
     read, at, number = decoder.raw_decode, _next(text, 0), 0
+    if text.startswith("null", at):
+        raise ValueError("row 1 is null. Leave it out")
     if text[at : at + 1] != "[":
         return
     while text[at : at + 1] in ("[", ","):

@@ -256,15 +256,18 @@ def test_an_empty_data_set_is_an_error(tmp_path, error_of, name, content):
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("name", "rows", "said"),
     [
-        ('[null, {"request": "What is 1?", "answer": "It is 1."}]', "row 1 is null"),
-        ('\ufeff [{"request": "What is 1?"} , null]', "row 2 is null"),
+        ("x.json", '[null, {"request": "What is 1?", "answer": "It is 1."}]', "row 1 is null"),
+        ("x.json", '\ufeff [{"request": "What is 1?"} , null]', "row 2 is null"),
+        ("x.json", 'null\n{"request": "What is 1?"}', "row 1 is null"),
+        ("x.jsonl", 'null\n{"request": "What is 1?"}', "line 1 is null"),
+        ("x.jsonl", '\ufeff\n null null\n{"request": "What is 1?"}', "line 2 is null"),
     ],
 )
-def test_rows_of_json_that_are_null_are_refused(tmp_path, rows, said):
+def test_rows_of_json_that_are_null_are_refused(tmp_path, name, rows, said):
     """Of a null before objects pyarrow dies, and the process with it."""
-    path = tmp_path / "rows.json"
+    path = tmp_path / name
     path.write_text(rows, encoding="utf-8")
     with pytest.raises(DataError, match=said):
         load_harmless(str(path))
