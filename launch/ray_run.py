@@ -32,10 +32,12 @@ class Member:
 
         return ray.util.get_node_ip_address()
 
-    def run(self, words: list[str], folder: str) -> int:
-        """Its exit code."""
+    def run(self, words: list[str], folder: str) -> tuple[int, str]:
+        """Its exit code, and the last line of its errors; the rest is in Ray's files of workers."""
         os.chdir(folder)
-        return subprocess.run([sys.executable, "-m", "nt_jax.train", *words]).returncode
+        command = [sys.executable, "-m", "nt_jax.train", *words]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace")
+        return done.returncode, (done.stderr.strip().splitlines() or [""])[-1]
 
 
 def mistake(said: str) -> int:
@@ -76,10 +78,13 @@ def started(ray: Any, count: int, gpus: int, words: list[str]) -> int:
     try:
         hosts = ray.get([each.address.remote() for each in members], timeout=WAIT)
         place = ["--coordinator", f"{hosts[0]}:{PORT}", "--processes", str(count), "--process"]
-        codes = [
+        runs = [
             each.run.remote([*words, *place, str(n)], os.getcwd()) for n, each in enumerate(members)
         ]
-        return max(ray.get(codes))
+        code, line = max(ray.get(runs))
+        if code:
+            print(line, file=sys.stderr)
+        return code
     except ray.exceptions.GetTimeoutError:
         return mistake(f"the cluster had no room for {count} processes in {WAIT} s")
     except ray.exceptions.RayError as error:
