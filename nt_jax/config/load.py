@@ -67,7 +67,7 @@ def find_recipe(name_or_path: str) -> Path:
         raise ConfigError(f"config file '{path}' does not exist{_did_you_mean(str(path), beside)}")
     raise ConfigError(
         f"no recipe is called '{name_or_path}' ({COMMAND_LINE})"
-        f"{_did_you_mean(name_or_path, names)} Recipes: {', '.join(names)}. "
+        f"{_did_you_mean(name_or_path, names) or '.'} Recipes: {', '.join(names)}. "
         "Or give the path of a YAML file."
     )
 
