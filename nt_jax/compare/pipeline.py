@@ -10,13 +10,14 @@ from nt_jax.compare.lineup import needed
 from nt_jax.compare.method import UnusableMethodError
 from nt_jax.compare.methods.ablations import check_grid
 from nt_jax.compare.search import Chosen
-from nt_jax.compare.side_by_side import check_cluster, fit_by_ray, forget, sides
+from nt_jax.compare.side_by_side import fit_by_ray, forget, sides
 from nt_jax.config.schema import RunConfig
 from nt_jax.console import say
 from nt_jax.errors import ConfigError, RunError
 from nt_jax.eval.metrics.result import BASE
 from nt_jax.mesh import devices
 from nt_jax.run import pipeline
+from nt_jax.run.by_ray import ways_at
 from nt_jax.rundir import RunDirectory
 
 FOLDER = "compare"  # in the run directory
@@ -40,7 +41,7 @@ def compare(config: RunConfig, verify: bool = False, ray: str | None = None) -> 
             "that are kept so. Leave it out."
         )
     if ray is not None:
-        check_cluster(ray, config)
+        ways_at(ray, config.mesh.devices)
     inputs = pipeline.read_inputs(config)
     if {prompt.harmful for prompt in inputs.tests.prompts} != {True, False}:
         raise ConfigError(

@@ -18,12 +18,11 @@ from nt_jax.compare.search import Chosen, read_chosen
 from nt_jax.config.schema import RunConfig
 from nt_jax.console import progress, say
 from nt_jax.errors import RunError
-from nt_jax.run.by_ray import Piece, joined, work_off
+from nt_jax.run.by_ray import SHARE, Piece, joined, work_off
 from nt_jax.run.preflight import read_inputs
 from nt_jax.rundir import RunDirectory
 
 FOLDER = "by_ray"
-SHARE = "With --ray all nodes need the same files, and a disk that they share."
 
 
 def sides(inside: Path) -> list[Path]:
@@ -34,12 +33,6 @@ def sides(inside: Path) -> list[Path]:
 def forget(inside: Path) -> None:
     """Delete them: what they hold has been taken over."""
     remove(inside / FOLDER)
-
-
-def check_cluster(address: str, config: RunConfig) -> None:
-    """Raises a ConfigError, before any work, where no cluster that is large enough answers."""
-    with joined(address, config.mesh.devices):
-        pass
 
 
 def fit_by_ray(

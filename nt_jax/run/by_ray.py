@@ -21,6 +21,7 @@ from nt_jax.environment import prepare_environment, silence_libraries
 from nt_jax.errors import ConfigError, NtError, RunError, brief
 from nt_jax.peers import LostError
 
+SHARE = "With --ray all nodes need the same files, and a disk that they share."
 RETRIES = 3  # times that Ray starts a task again whose process is lost
 WAIT = 5.0  # seconds in which the head of a cluster must answer
 JOIN = 60.0  # seconds in which a process must have joined it
@@ -67,6 +68,12 @@ def joined(address: str, devices: int) -> Iterator[Cluster]:
         yield Cluster(ray, *room(ray.nodes(), devices))
     finally:
         ray.shutdown()
+
+
+def ways_at(address: str, devices: int) -> int:
+    """How many tasks it carries at a time; asked before any work, so that it is there."""
+    with joined(address, devices) as cluster:
+        return cluster.ways
 
 
 def check_answers(address: str) -> None:

@@ -8,21 +8,13 @@ from pathlib import Path
 from nt_jax.config.schema import RunConfig
 from nt_jax.console import clock, progress, say
 from nt_jax.errors import RunError
-from nt_jax.run.by_ray import Piece, joined, work_off
+from nt_jax.run.by_ray import SHARE, Piece, joined, work_off
 from nt_jax.run.cells import tune_cell
 from nt_jax.run.pipeline import table_and_keys
 from nt_jax.run.preflight import read_inputs
 from nt_jax.rundir import RunDirectory
 from nt_jax.sweep.place import Placed, beside
 from nt_jax.sweep.points import words
-
-SHARE = "With --ray all nodes need the same files, and a disk that they share."
-
-
-def room_at(address: str, config: RunConfig) -> int:
-    """How many cells the cluster tunes at a time; asked before any work, so that it is there."""
-    with joined(address, config.mesh.devices) as cluster:
-        return cluster.ways
 
 
 def tune_by_ray(placed: Mapping[str, Placed], root: Path, address: str) -> None:

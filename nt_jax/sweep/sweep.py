@@ -15,6 +15,7 @@ from nt_jax.config.grid import Cell
 from nt_jax.console import clock, expect, say, show
 from nt_jax.errors import ConfigError
 from nt_jax.run import pipeline
+from nt_jax.run.by_ray import ways_at
 from nt_jax.run.cached import note_made, with_cache
 from nt_jax.run.cells import tune_cell
 from nt_jax.run.dry_run import header, model_line
@@ -33,7 +34,7 @@ from nt_jax.sweep.points import (
     untuned_point,
     words,
 )
-from nt_jax.sweep.side_by_side import room_at, tune_by_ray
+from nt_jax.sweep.side_by_side import tune_by_ray
 from nt_jax.sweep.write import TOLD, screen, write_results
 from nt_jax.train.validate import Validation
 
@@ -92,7 +93,7 @@ def sweep(
     """
     check_choice(choice)
     first = cells[0].config
-    ways = 1 if ray is None else room_at(ray, first)
+    ways = 1 if ray is None else ways_at(ray, first.mesh.devices)
     root = Path(first.run_dir or Path("runs") / f"{first.name}-sweep")
     config = with_folder(first, root)
     show(header(config))

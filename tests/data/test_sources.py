@@ -11,7 +11,6 @@ import pytest
 
 from nt_jax.data import hub
 from nt_jax.data.sources import load_harmful, load_harmless, load_templates
-from nt_jax.errors import DataError
 
 PUBLIC = Path(__file__).parents[3] / "shared" / "data"
 
@@ -43,19 +42,6 @@ def write(path, rows):
         else:
             frame.to_parquet(path)
     return str(path)
-
-
-@pytest.fixture
-def error_of(capfd):
-    """The message of the DataError that a loader raises; nothing else may reach the screen."""
-
-    def run(load, *args, **kwargs):
-        with pytest.raises(DataError) as caught:
-            load(*args, **kwargs)
-        assert capfd.readouterr() == ("", "")
-        return str(caught.value)
-
-    return run
 
 
 # ---- formats
@@ -253,48 +239,6 @@ def test_an_empty_data_set_is_an_error(tmp_path, error_of, name, content):
     (tmp_path / name).write_text(content)
     message = error_of(load_harmless, str(tmp_path / name))
     assert str(tmp_path / name) in message and "empty" in message
-
-
-@pytest.mark.parametrize(
-    ("name", "rows", "said"),
-    [
-        ("x.json", '[null, {"request": "What is 1?", "answer": "It is 1."}]', "row 1 is null"),
-        ("x.json", '\ufeff [{"request": "What is 1?"} , null]', "row 2 is null"),
-        ("x.json", 'null\n{"request": "What is 1?"}', "row 1 is null"),
-        ("x.jsonl", 'null\n{"request": "What is 1?"}', "line 1 is null"),
-        ("x.jsonl", '\ufeff\n null null\n{"request": "What is 1?"}', "line 2 is null"),
-    ],
-)
-def test_rows_of_json_that_are_null_are_refused(tmp_path, name, rows, said):
-    """Of a null before objects pyarrow dies, and the process with it."""
-    path = tmp_path / name
-    path.write_text(rows, encoding="utf-8")
-    with pytest.raises(DataError, match=said):
-        load_harmless(str(path))
-
-
-@pytest.mark.parametrize("name", ["x.json", "x.jsonl"])
-def test_a_byte_that_json_wants_escaped_is_refused(tmp_path, error_of, name):
-    """pyarrow takes it for text, and every other reader for damage."""
-    first, second = '{"request": "What is 1?"}', '{"request": "What\x02is 2?"}'
-    text = f"[{first},\n{second}]" if name == "x.json" else f"{first}\n{second}\n"
-    (tmp_path / name).write_text(text)
-    message = error_of(load_harmless, str(tmp_path / name))
-    assert "line 2: byte 0x02 has no place in JSON. Write it as \\u0002, or leave" in message
-    (tmp_path / name).write_text(text.replace("\x02", "\\u0002"))  # as it says
-    assert [row.request for row in load_harmless(str(tmp_path / name))][1] == "What\x02is 2?"
-
-
-@pytest.mark.parametrize("space", "\t\n\r")
-def test_white_space_within_a_text_of_json_is_refused_and_between_them_taken(
-    tmp_path, error_of, space
-):
-    path, said = tmp_path / "x.json", f"byte 0x{ord(space):02x} has no place within a text in JSON"
-    good = '[{"request": "What is \\"1\\"?"},' + space + '{"request": "What is 2?"}]'
-    path.write_bytes(good.encode())
-    assert len(load_harmless(str(path))) == 2
-    path.write_bytes(good.replace("is 2", f"is{space}2").encode())
-    assert said in error_of(load_harmless, str(path))
 
 
 def test_a_parquet_page_that_misses_its_checksum_is_refused(tmp_path, error_of):
