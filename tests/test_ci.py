@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CALLED = ["test", "test-export", "test-web", "test-faults"]
+CALLED = ["test", "test-export", "test-web", "test-faults", "test-procs"]
 
 
 def programs(folder: Path, **scripts: str) -> Path:
