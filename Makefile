@@ -1,5 +1,6 @@
 # make demo   tune a real 135 M parameter chat model and report before / after (twenty minutes)
 # make test   the whole test suite
+# make test-fast  a part of every room, in about a minute: while you work
 # make bench  attribution and generation beside torch, and what options cost (JSON, a quarter hour)
 # make test-export   adapters by PEFT, GGUF by llama.cpp, cards, on tiny models and SmolLM2
 # make test-web   the report and the site in Chromium, at two widths, light and dark (apt install chromium)
@@ -17,13 +18,20 @@ LOCKED := $(PIP) --no-deps --require-hashes -r
 OURS := $(PIP) --no-deps --no-build-isolation -e .
 # An oracle of the tests; which build fits depends on the machine, so its range alone is stated.
 TORCH := torch>=2.6,<3
+# Of every room the files that compile little.
+FAST := $(addprefix tests/,config data/test_attacks.py data/test_batching.py data/test_openings.py data/test_packing.py \
+  data/test_sources.py eval/judges models/test_attention.py models/test_footprint.py models/test_rope.py \
+  attribution/test_select.py attribution/test_suffix.py train/test_batcher.py train/test_theta.py train/test_validate.py \
+  generate/test_schedule.py generate/test_slots.py generate/test_likelihood.py checkpoints/test_checkpoint.py \
+  export/test_factors.py report/test_panels.py run/test_dry_run.py run/test_estimate.py test_architecture.py \
+  test_cli.py test_docs.py test_mesh.py test_rundir.py)
 COMPILE := $(BIN)/uv pip compile pyproject.toml - --universal --generate-hashes --no-header --no-annotate -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-lm-eval test-inspect test-export test-faults test-faults-long test-procs test-procs-slow test-web site bench bench-h100 check lock clean
+.PHONY: help demo test test-fast test-slow test-lm-eval test-inspect test-export test-faults test-faults-long test-procs test-procs-slow test-web site bench bench-h100 check lock clean
 
 help:
-	@sed -n '1,10p' Makefile | sed 's/^# //'
+	@sed -n '1,11p' Makefile | sed 's/^# //'
 
 demo: .venv/.runtime
 	@$(BIN)/python -W ignore -m nt_jax.train --config smollm2-135m
@@ -31,6 +39,9 @@ demo: .venv/.runtime
 test: .venv/.test
 	@$(BIN)/python -W ignore -c 'import jax, torch; print(f"jax {jax.__version__}, torch {torch.__version__}")'
 	@TIMEFORMAT='make test: %0R s'; time $(BIN)/python -m pytest -n 2 --dist loadgroup -q
+
+test-fast: .venv/.test
+	@TIMEFORMAT='make test-fast: %0R s'; time $(BIN)/python -m pytest -n 2 -q $(FAST)
 
 test-slow: .venv/.test
 	$(BIN)/python -m pytest -q -m slow

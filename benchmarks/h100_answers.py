@@ -49,9 +49,9 @@ def _slots(lm: LanguageModel, batch: int, columns: int):
     return jax.tree.map(put, made)
 
 
-def _packed(lm: LanguageModel, rows: int) -> Packed:
-    tokens = [abstract(lm.mesh, (FILL,), jnp.int32, "R") for _ in range(3)]
-    index = abstract(lm.mesh, (rows, ROW), jnp.int32, "R")
+def _packed(lm: LanguageModel, rows: int, fill: int, row: int) -> Packed:
+    tokens = [abstract(lm.mesh, (fill,), jnp.int32, "R") for _ in range(3)]
+    index = abstract(lm.mesh, (rows, row), jnp.int32, "R")
     return Packed(*tokens, index, *(abstract(lm.mesh, (rows,), jnp.int32, "R") for _ in range(5)))
 
 
@@ -69,33 +69,37 @@ def _next_tokens(arguments: tuple[Any, ...], slots: Slots) -> tuple[Any, ...]:
     return (*arguments[:2], slots, *arguments[3:])
 
 
-def decoding(model: str, mesh: Mesh, slots: int) -> Case:
+def decoding(model: str, mesh: Mesh, slots: int, columns: int = COLUMNS) -> Case:
     """One token more in every slot."""
     config = SHAPES[model]
     lm, size = abstract_model(config, "bfloat16", mesh), Size(config)
-    live = slots * COLUMNS / 2
+    live = slots * columns / 2
     floor = Floor(
         2 * slots * (size.layers + size.head) + size.attention * live,
         size.weights + size.column * live,
-        f"W and head read once, {COLUMNS // 2} live columns of {COLUMNS} a slot read once",
+        f"W and head read once, {columns // 2} live columns of {columns} a slot read once",
     )
     values = {
         "steps": TURNS, "enough": 0, "max_new": NEW, "live_B": True, "count_B": 1,
-        "length_B": (COLUMNS - TURNS) // 2,
+        "length_B": (columns - TURNS) // 2,
     }  # fmt: skip
     return Case(
         f"decode {slots} slots {model}", mesh, floor, decode.decode,
-        decode_arguments(lm, slots, COLUMNS), {"width": COLUMNS, "sampling": decode.GREEDY},
+        decode_arguments(lm, slots, columns), {"width": columns, "sampling": decode.GREEDY},
         values=values, again=_next_tokens, turns=TURNS,
     )  # fmt: skip
 
 
-def filling(model: str, mesh: Mesh) -> Iterator[Case]:
-    """A refill: its prompts' keys, values and first tokens; and their way into the slots."""
+def filling(
+    model: str, mesh: Mesh, fill: int = FILL, row: int = ROW, rows: int = 2 * FILL // ROW
+) -> Iterator[Case]:
+    """A refill: its prompts' keys, values and first tokens; and their way into the slots.
+
+    `fill` tokens of `rows` prompts, the longest of `row`: the mean of those usual is half of it.
+    """
     config = SHAPES[model]
     lm, size = abstract_model(config, "bfloat16", mesh), Size(config)
-    rows = 2 * FILL // ROW  # their mean length is half of the longest
-    packed, slots = _packed(lm, rows), _slots(lm, 64, COLUMNS)
+    packed, slots = _packed(lm, rows, fill, row), _slots(lm, 64, COLUMNS)
     prefix = jax.eval_shape(lambda s, r: prefixes(s, r, SHARED), slots, packed.source_R)
     scale = _scale(lm)
     first, own = jax.eval_shape(
@@ -104,15 +108,15 @@ def filling(model: str, mesh: Mesh) -> Iterator[Case]:
     cache = lambda parts: tuple(abstract(lm.mesh, x.shape, x.dtype, "LBK") for x in parts)  # noqa: E731
     prefix, own, first = cache(prefix), cache(own), abstract(lm.mesh, first.shape, first.dtype, "R")
     floor = Floor(
-        2 * FILL * size.layers + 2 * rows * size.head + FILL * size.attention * ROW / 4,
-        size.weights + FILL * size.column, "2 W tokens + 2 D V rows + attention; W read once",
+        2 * fill * size.layers + 2 * rows * size.head + fill * size.attention * row / 4,
+        size.weights + fill * size.column, "2 W tokens + 2 D V rows + attention; W read once",
     )  # fmt: skip
     yield Case(
-        f"prefill {FILL} tokens {model}", mesh, floor, decode.prefill, (lm, scale, packed, prefix),
+        f"prefill {fill} tokens {model}", mesh, floor, decode.prefill, (lm, scale, packed, prefix),
         {"sampling": decode.GREEDY}, values=PACKED,
     )  # fmt: skip
     count = abstract(lm.mesh, (), jnp.int32)
-    moved = rows * (ROW + SHARED) * size.column
+    moved = rows * (row + SHARED) * size.column
     floor = Floor(0, 2 * moved, "prefix and own columns read once and written once")
     yield Case(
         f"insert {rows} rows {model}", mesh, floor, insert,
@@ -122,11 +126,11 @@ def filling(model: str, mesh: Mesh) -> Iterator[Case]:
     )  # fmt: skip
 
 
-def scoring(model: str, mesh: Mesh) -> Case:
-    """How likely SCORED given answers are."""
+def scoring(model: str, mesh: Mesh, sizes: tuple[int, int, int] = SCORED) -> Case:
+    """How likely given answers are; `sizes` as in SCORED."""
     config = SHAPES[model]
     lm, size = abstract_model(config, "bfloat16", mesh), Size(config)
-    rows, prompt, answer = SCORED
+    rows, prompt, answer = sizes
     tokens = rows * (prompt + answer)
     floor = Floor(
         2 * tokens * size.layers + 2 * rows * answer * size.head + size.attention * tokens

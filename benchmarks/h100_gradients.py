@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from benchmarks.h100_cases import Case, Floor, Size
+from benchmarks.h100_cases import ITEM, Case, Floor, Size
 from benchmarks.models import SHAPES, abstract, abstract_meta_step, abstract_model, abstract_sets
 from nt_jax.attribution.integrated import row_gradients
 from nt_jax.attribution.plan import row_bytes
@@ -25,16 +25,16 @@ TOKENS, TARGETS, STRETCHES, INNER = 512, 128, 4, 3  # of a sequence, sequences, 
 SLOPE_ROWS, SLOPE_TOKENS, SLOPE_TARGETS = 8, 272, 16  # of rows whose slopes are taken
 
 
-def meta(model: str, mesh: Mesh, side: int = 1, remat: bool = True) -> Case:
+def meta(model: str, mesh: Mesh, side: int = 1, remat: bool = True, length: int = TOKENS) -> Case:
     """An epoch: K inner steps and the outer gradient, STRETCHES sequences a set."""
     config = SHAPES[model]
     lm, size = abstract_model(config, "bfloat16", mesh), Size(config)
     side = max(side, row_ways(mesh))
-    shape = Shape(max(1, STRETCHES // side), side, TOKENS, TARGETS, 4)
-    tokens = STRETCHES * TOKENS
-    weights = size.layers + size.head * shape.targets / TOKENS
+    shape = Shape(max(1, STRETCHES // side), side, length, TARGETS, 4)
+    tokens = STRETCHES * length
+    weights = size.layers + size.head * shape.targets / length
     # Forward and back to the activations are 2 W each; their tangents as much again.
-    each = 4 * weights + 2 * size.attention * TOKENS / 2
+    each = 4 * weights + 2 * size.attention * length / 2
     floor = Floor(
         tokens * each * (2 * INNER * 2 + 2), (2 * INNER * 2 + 2) * 2 * size.weights,
         "tokens x (4 W + 4 D V targets/tokens + attention) x (2 K gradients, 2 K products with the "
@@ -63,32 +63,46 @@ def row_arguments(lm: LanguageModel, prompt: int, answer: int, rows: int) -> tup
     return lm, prefix, abstract(lm.mesh, (), jnp.int32), layer_R, shift_RD
 
 
-def attribution(model: str, mesh: Mesh, answer: int, rows: int) -> Case:
+def prefix(model: str, mesh: Mesh, prompt: int = PROMPT, answer: int = ANSWER) -> Case:
+    """What all rows of an example share: one pass over the prompt and its answer."""
+    config = SHAPES[model]
+    lm, size, tokens = abstract_model(config, "bfloat16", mesh), Size(config), prompt + answer - 1
+    floor = Floor(
+        tokens * (2 * size.layers + size.attention * tokens / 2),
+        ITEM * size.layers + tokens * size.column, "2 W tokens + attention; W read once",
+    )  # fmt: skip
+    given = (lm, *prompt_and_answer(lm, prompt, answer))
+    return Case(f"prefix {prompt} tokens {model}", mesh, floor, run_prefix, given)
+
+
+def attribution(model: str, mesh: Mesh, answer: int, rows: int, prompt: int = PROMPT) -> Case:
     """Gradients of `rows` rows, all through every layer, behind a prompt."""
     config = SHAPES[model]
     lm, size = abstract_model(config, "bfloat16", mesh), Size(config)
     tokens, target = rows * answer, "first_token" if answer == 1 else "mean_logprob"
-    each = 4 * (size.layers + size.head) + 2 * size.attention * (PROMPT + answer / 2)
+    each = 4 * (size.layers + size.head) + 2 * size.attention * (prompt + answer / 2)
     floor = Floor(
-        tokens * each, 2 * size.weights + 2 * PROMPT * size.column,
+        tokens * each, 2 * size.weights + 2 * prompt * size.column,
         "rows x answer x (4 W + 4 D V + 8 L N H (prompt + answer / 2)); W and prefix read twice",
     )  # fmt: skip
     planned: list[int] = []
-    jax.eval_shape(lambda lm: planned.append(row_bytes(lm, PROMPT, answer)), lm)
+    jax.eval_shape(lambda lm: planned.append(row_bytes(lm, prompt, answer)), lm)
     return Case(
         f"attribution {answer} token{'s' * (answer > 1)} {model}", mesh, floor, row_gradients,
-        row_arguments(lm, PROMPT, answer, rows), {"target": target}, rounds=config.layers,
+        row_arguments(lm, prompt, answer, rows), {"target": target}, rounds=config.layers,
         planned=rows * planned[0],
         values={"begin": 0, "layer_R": np.arange(rows) * config.layers // rows},
     )  # fmt: skip
 
 
-def slopes(model: str, mesh: Mesh, rows: int = SLOPE_ROWS, remat: bool = False) -> Case:
+def slopes(
+    model: str, mesh: Mesh, rows: int = SLOPE_ROWS, remat: bool = False, length: int = SLOPE_TOKENS
+) -> Case:
     """Slopes of `rows` answers in every factor, each in a sequence of its own."""
     config = SHAPES[model]
     lm, size = abstract_model(config, "bfloat16", mesh), Size(config)
-    tokens, shape = rows * SLOPE_TOKENS, Shape(1, rows, SLOPE_TOKENS, SLOPE_TARGETS, 1)
-    each = 4 * size.layers + 2 * size.attention * SLOPE_TOKENS / 2
+    tokens, shape = rows * length, Shape(1, rows, length, SLOPE_TARGETS, 1)
+    each = 4 * size.layers + 2 * size.attention * length / 2
     floor = Floor(
         tokens * each + 4 * rows * SLOPE_TARGETS * size.head, 2 * size.weights,
         "tokens x (4 W + attention) + 4 D V targets; W read twice",

@@ -265,7 +265,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
     with _screen(options.json):
         meant = (options.mesh, options.memory, options.logits, options.devices)
-        found = doctor(options.model, *meant, options.overrides)
+        found = doctor(options.model, *meant, options.overrides, options.prompt_tokens)
     if options.json:
         print(json.dumps(found))
     return exits.DONE if found.get("fits", True) else exits.UNFINISHED

@@ -191,13 +191,13 @@ def doctor_parser(command: str, program: str) -> Parser:
     what = "a recipe, a directory, .gguf file or hub id, or a shape that doctor lists without one"
     add("model", nargs="?", metavar="MODEL", help=what)
     add("overrides", nargs="*", metavar="section.key=value", help="settings of its recipe")
-    places = "devices: mesh.data x mesh.model (1x1)"
-    add("--mesh", type=_mesh, metavar="DATAxMODEL[xFSDP]", help=places)
+    add("--mesh", type=_mesh, metavar="DATAxMODEL[xFSDP]", help="mesh.data x mesh.model (1x1)")
     meant = parser.add_mutually_exclusive_group()
     card = "memory of one device in GB, where the devices meant are not here"
     meant.add_argument("--memory", type=_from_zero, metavar="GB", help=card)
     kind = "devices that need not be here, by number and kind: the best mesh of them and its time"
     meant.add_argument("--devices", metavar="8xH100", help=kind)
+    add("--prompt-tokens", type=_rank, metavar="N", help="of a prompt, for memory (256)")
     given = "an .npz file of arrays tokens [T] and logits [T, V], to compare ours with"
     add("--logits", metavar="FILE", help=given)
     add("--json", action="store_true", help="print what was found as one JSON object")

@@ -8,7 +8,8 @@ from jaxtyping import Array, Float
 
 from nt_jax.attribution.score import Options, nodes_and_weights, rows_of, weighted
 from nt_jax.attribution.suffix import Prefix, target_value
-from nt_jax.models.layers import Block, attend, over_layers
+from nt_jax.models.attention import attend
+from nt_jax.models.layers import Block, over_layers
 from nt_jax.models.transformer import LanguageModel
 
 
@@ -38,7 +39,7 @@ def joint_gradients(
             past_k, past_v, patch_F = per_layer
 
             def mix(q: Array, k: Array, v: Array) -> Array:
-                return attend(q, [past_k, k], [past_v, v], [prefix.mask_TS, prefix.own_mask_TT])
+                return attend(q, [past_k, k], [past_v, v], prefix.sees)
 
             x_BTD, act_BTF = block(x_TD[None], rotary, lm.config.rms_eps, mix)
             swap_F = patch_F.astype(act_BTF.dtype) - act_BTF[0, 0]

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nt_jax.models.layers import Block, at_layer, attend, block_at, rms_norm
+from nt_jax.models.attention import Sees, attend, given
+from nt_jax.models.layers import Block, at_layer, block_at, rms_norm
 from nt_jax.models.rope import rotary_tables
 from nt_jax.models.transformer import LanguageModel, forward, positions, token_log_probs, unembed
 
@@ -36,6 +37,11 @@ class Prefix:
     answer_T: Array  # the tokens whose probability is the target
     answer_mask_T: Array
 
+    @property
+    def sees(self) -> list[Sees]:
+        """What suffix tokens see of the prompt, and of themselves."""
+        return [given(self.mask_TS), given(self.own_mask_TT)]
+
 
 @jax.jit
 def run_prefix(
@@ -47,16 +53,16 @@ def run_prefix(
     token_BT = jnp.concatenate([prompt_P, answer_T[:-1]])[None]
     mask_BT = jnp.concatenate([mask_P, answer_mask_T[:-1]])[None]
     at = width - 1
-    trace = forward(model, config, token_BT, mask_BT, read_at=at, keep_cache=True, keep_inputs=True)
+    trace = forward(model, config, token_BT, mask_BT, read_at=at, keep_cache=True, inputs_from=at)
     place_BT, dtype = positions(mask_BT), model.embed[...].dtype
     cos, sin = rotary_tables(place_BT, config.rope, config.head_dim, dtype)
     length = answer_T.shape[0]
     own_mask = jnp.tril(jnp.ones((length, length), bool))[None] & mask_BT[:, None, at:]
     seen = jnp.broadcast_to(mask_BT[:, None, :at], (1, length, at))
-    after_LTD = jnp.concatenate([trace.input_LBTD[1:, 0, at:], trace.x_BTD[:, at:]])
+    after_LTD = jnp.concatenate([trace.input_LBTD[1:, 0], trace.x_BTD[:, at:]])
     return Prefix(
         trace.keys_LBTKH[:, :, :at], trace.values_LBTKH[:, :, :at], seen, own_mask,
-        cos[:, at:], sin[:, at:], trace.input_LBTD[0, 0, at:], after_LTD, trace.act_LBF[:, 0],
+        cos[:, at:], sin[:, at:], trace.input_LBTD[0, 0], after_LTD, trace.act_LBF[:, 0],
         answer_T, answer_mask_T,
     )  # fmt: skip
 
@@ -66,7 +72,7 @@ def _attention(lm: LanguageModel, prefix: Prefix, block: Block, index: Array, x_
     past_k, past_v = at_layer((prefix.keys_LSKH, prefix.values_LSKH), index)
 
     def mix(q: Array, k: Array, v: Array) -> Array:
-        return attend(q, [past_k, k], [past_v, v], [prefix.mask_TS, prefix.own_mask_TT])
+        return attend(q, [past_k, k], [past_v, v], prefix.sees)
 
     rotary = (prefix.cos_TH, prefix.sin_TH)
     return block.attend(x_TD[None], rotary, lm.config.rms_eps, mix)

@@ -36,13 +36,13 @@ from jaxtyping import Array, Bool, Float, Int
 from nt_jax.data.batching import AnswerBatch, bucket, pack, pad_right
 from nt_jax.data.records import Ids
 from nt_jax.errors import DataError, RunError
-from nt_jax.models.layers import attend, block_at, rms_norm
+from nt_jax.models.attention import attend, causal
+from nt_jax.models.layers import block_at, rms_norm
 from nt_jax.models.leaves import get_leaf, with_leaves
 from nt_jax.models.precision import wide_dtype
 from nt_jax.models.rope import rotary_tables
 from nt_jax.models.transformer import (
     LanguageModel,
-    causal_mask,
     forward,
     positions,
     token_log_probs,
@@ -122,7 +122,7 @@ def layer_distances(
 @functools.partial(jax.jit, static_argnames="norm_last")
 def _distances(lm: LanguageModel, token_2T: Array, mask_2T: Array, norm_last: bool) -> Array:
     model = lm.module()
-    trace = forward(model, lm.config, token_2T, mask_2T, keep_inputs=True)
+    trace = forward(model, lm.config, token_2T, mask_2T, inputs_from=0)
     last_2TD = trace.x_BTD
     if norm_last:
         last_2TD = rms_norm(last_2TD, model.final_norm[...], lm.config.rms_eps)
@@ -149,7 +149,7 @@ class Task:
 def make_task(lm: LanguageModel, layer: int, batch: AnswerBatch, free_FD: Array) -> Task:
     """The frozen part of an edit of `layer`."""
     model, (block, rotary, mix) = lm.module(), _layer(lm, layer, batch.mask_BT)
-    trace = forward(model, lm.config, batch.tokens_BT, batch.mask_BT, keep_inputs=True)
+    trace = forward(model, lm.config, batch.tokens_BT, batch.mask_BT, inputs_from=0)
     mid_BTD = block.attend(trace.input_LBTD[layer], rotary, lm.config.rms_eps, mix)
     act_BTF = block.mlp.neurons(rms_norm(mid_BTD, block.mlp_norm[...], lm.config.rms_eps))
     down_FD = block.mlp.down[...]
@@ -164,10 +164,9 @@ def _layer(lm: LanguageModel, layer: int | Array, mask_BT: Bool[Array, "B T"]):
     rotary = rotary_tables(
         positions(mask_BT), lm.config.rope, lm.config.head_dim, model.embed[...].dtype
     )
-    mask_BTS = causal_mask(mask_BT)
 
     def mix(q: Array, k: Array, v: Array) -> Array:
-        return attend(q, [k], [v], [mask_BTS])
+        return attend(q, [k], [v], [causal(mask_BT)])
 
     return block_at(model.blocks, layer), rotary, mix
 

@@ -37,10 +37,11 @@ from nt_jax.data.records import Ids
 from nt_jax.errors import DataError
 from nt_jax.mesh import filled, sharding
 from nt_jax.models import layers
+from nt_jax.models.attention import attend, causal
 from nt_jax.models.config import ModelConfig
 from nt_jax.models.precision import wide_dtype
 from nt_jax.models.rope import rotary_tables
-from nt_jax.models.transformer import LanguageModel, causal_mask, positions
+from nt_jax.models.transformer import LanguageModel, positions
 
 CUT = 2.0  # standard deviations of a layer's probe weights above their mean
 MOST_CLUSTERS = 8  # of a layer
@@ -160,10 +161,9 @@ def batch_maxima(
     model, config = lm.module(), lm.config
     x_BTD = jnp.take(model.embed[...], token_BT, axis=0)
     rotary = rotary_tables(positions(mask_BT), config.rope, config.head_dim, x_BTD.dtype)
-    visible_BTT = causal_mask(mask_BT)
 
     def layer(x_BTD: Array, block: layers.Block, _: None) -> tuple[Array, Array]:
-        mix = lambda q, k, v: layers.attend(q, [k], [v], [visible_BTT])  # noqa: E731
+        mix = lambda q, k, v: attend(q, [k], [v], [causal(mask_BT)])  # noqa: E731
         x_BTD, act_BTF = block(x_BTD, rotary, config.rms_eps, mix)
         act_BTF = act_BTF.astype(wide_dtype(act_BTF.dtype))
         return x_BTD, jnp.where(mask_BT[:, :, None], act_BTF, -jnp.inf).max(axis=1)

@@ -31,7 +31,7 @@ def batch_states(
 
     Right before the final norm, also after the last layer. The pass keeps [L, B, T, D].
     """
-    trace = forward(lm.module(scale_LF), lm.config, token_BT, mask_BT, keep_inputs=True)
+    trace = forward(lm.module(scale_LF), lm.config, token_BT, mask_BT, inputs_from=0)
     columns = np.array([token_BT.shape[1] - 1 - steps for steps in back])
     after_LBPD = jnp.concatenate(
         [trace.input_LBTD[1:, :, columns], trace.x_BTD[None, :, columns]], axis=0

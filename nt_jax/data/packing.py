@@ -76,14 +76,6 @@ class PackedBatch:
     weight_BR: jax.Array | np.ndarray  # float64 until placed: sums to 1 over the whole batch
     x_BTD: jax.Array | None = None  # residual stream that enters the first layer to be run
 
-    def visible_BTT(self) -> jax.Array:
-        """Which key each query may see."""
-        part_BT, above_BT = jax.numpy.asarray(self.part_BT), jax.numpy.asarray(self.above_BT)
-        length = part_BT.shape[1]
-        key_B1T, query_BT1 = part_BT[:, None, :], part_BT[:, :, None]
-        mine = (key_B1T == 0) | (key_B1T == query_BT1) | (key_B1T == above_BT[:, :, None])
-        return mine & jax.numpy.tril(jax.numpy.ones((length, length), bool))[None]
-
     def first_half(self) -> "PackedBatch":
         """A stretch (leading axis [B]) without what lies past `half` of its tokens."""
         keep = half(self.part_BT.shape[-1])

@@ -36,6 +36,7 @@ def doctor(
     logits: str | None = None,
     devices: str | None = None,
     settings: Sequence[str] = (),
+    prompt_tokens: int | None = None,
 ) -> dict[str, Any]:
     """Everything that can be said without running, shown and as plain JSON; `fits` at the end.
 
@@ -43,6 +44,7 @@ def doctor(
     held against the devices here. `devices`: such devices by number and kind (devices_of), among
     whose meshes the best is found unless `mesh` names one. `logits`: a file of reference logits
     (read_reference), checked before anything is timed. `settings`: overrides of the recipe.
+    `prompt_tokens`: of a prompt, that memory is planned for.
     """
     meant = None if devices is None else devices_of(devices)
     if meant is not None and name is None:
@@ -59,7 +61,7 @@ def doctor(
         say("recipes", ", ".join(recipe_names()))
         say("shapes", ", ".join(SHAPES))
         return found | {"recipes": recipe_names(), "shapes": [*SHAPES]}
-    subject = find_subject(name, mesh, settings)
+    subject = find_subject(name, mesh, settings, prompt_tokens)
     found |= about(subject)
     reference = None if logits is None else read_reference(subject, Path(logits))
     if meant is not None:
@@ -108,7 +110,7 @@ def memory(subject: Subject, here: dict[str, Any], memory_gb: float | None) -> d
     config, mesh = subject.config, subject.config.mesh
     absent = None if memory_gb is None else int(memory_gb * GB)
     room = absent or here["list"][0]["memory_bytes"]
-    stages = stage_memory(config, subject.model, absent)
+    stages = stage_memory(config, subject.model, absent, subject.prompt_tokens)
     wanted, there = mesh.devices, len(here["list"])
     if here["platform"] == "cpu" and absent is None:
         room //= wanted  # devices of one machine share its memory

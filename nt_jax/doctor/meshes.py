@@ -11,7 +11,7 @@ from nt_jax.errors import ConfigError
 from nt_jax.eval.prompts import Tests
 from nt_jax.models.config import ModelConfig
 from nt_jax.run.estimate import stage_seconds
-from nt_jax.run.memory import Held, stage_memory
+from nt_jax.run.memory import WIDTH, Held, stage_memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,13 @@ class Layout:
 
 
 def layouts(
-    config: RunConfig, model: ModelConfig, records: Parts, tests: Tests, count: int, kind: Kind
+    config: RunConfig,
+    model: ModelConfig,
+    records: Parts,
+    tests: Tests,
+    count: int,
+    kind: Kind,
+    prompt: int = WIDTH,
 ) -> list[Layout]:
     """Every mesh of at most `count` devices, in powers of two, that divides the model.
 
@@ -62,16 +68,22 @@ def layouts(
         except ConfigError:
             continue
         placed = config.model_copy(update={"mesh": MeshConfig(data=data, model=ways)})
-        found.append(layout(placed, model, records, tests, kind))
+        found.append(layout(placed, model, records, tests, kind, prompt))
     return found
 
 
 def layout(
-    config: RunConfig, model: ModelConfig, records: Parts, tests: Tests, kind: Kind
+    config: RunConfig,
+    model: ModelConfig,
+    records: Parts,
+    tests: Tests,
+    kind: Kind,
+    prompt: int = WIDTH,
 ) -> Layout:
-    """That of the mesh of a config."""
+    """That of the mesh of a config; `prompt`: tokens of a prompt, for memory."""
     seconds = stage_seconds(config, model, records, tests, kind.machine)
-    return Layout(config.mesh, stage_memory(config, model, kind.room), kind.room, seconds)
+    stages = stage_memory(config, model, kind.room, prompt)
+    return Layout(config.mesh, stages, kind.room, seconds)
 
 
 def smallest(found: Sequence[Layout]) -> Layout | None:

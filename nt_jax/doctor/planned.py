@@ -26,13 +26,17 @@ def planned(
     """
     config, data = subject.config, read_data(subject.config)
     rest = (subject.model, data.records, data.tests)
-    found = layouts(config, *rest, count, kind)
+    found = layouts(config, *rest, count, kind, subject.prompt_tokens)
     best, quick = smallest(found), fastest(found)
     if mesh is not None and config.mesh.devices > count:
         raise ConfigError(
             f"--mesh {config.mesh} needs {config.mesh.devices} devices, --devices names {count}"
         )
-    at = layout(config, *rest, kind) if mesh is not None else best or nearest(found)
+    at = (
+        layout(config, *rest, kind, subject.prompt_tokens)
+        if mesh is not None
+        else best or nearest(found)
+    )
     share = f"{at.room / GB:.0f} of {kind.memory / GB:.0f} GB each, which is what jax takes"
     say("planned", f"mesh {at} of {count} x {kind.name}, {share}; {config.model}")
     say("source", kind.source)

@@ -12,6 +12,7 @@ from nt_jax.config.schema import MeshConfig, RunConfig
 from nt_jax.doctor.shapes import SHAPES, Shape, published
 from nt_jax.errors import CheckpointError, ConfigError
 from nt_jax.models.config import ModelConfig
+from nt_jax.run.memory import WIDTH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,16 +25,22 @@ class Subject:
     model: ModelConfig
     checkpoint: Checkpoint | None
     notes: tuple[str, ...] = ()
+    prompt_tokens: int = WIDTH  # of a prompt, that memory is planned for
 
 
-def find_subject(name: str, mesh: tuple[int, ...] | None, settings: Sequence[str] = ()) -> Subject:
+def find_subject(
+    name: str,
+    mesh: tuple[int, ...] | None,
+    settings: Sequence[str] = (),
+    prompt_tokens: int | None = None,
+) -> Subject:
     """Who is meant by a recipe's name or file, a source, or the name of a shape.
 
     `mesh`: (data, model) or (data, model, fsdp), in place of what the settings say; `settings`:
     overrides of the recipe, or of the defaults.
 
     A CheckpointError says everything that is wrong with a model, a ConfigError that the mesh does
-    not divide it.
+    not divide it, or that such a prompt does not fit its context.
     """
     if name in SHAPES and name not in recipe_names():
         found = _shape(name, SHAPES[name], settings)
@@ -46,6 +53,13 @@ def find_subject(name: str, mesh: tuple[int, ...] | None, settings: Sequence[str
         wanted = {"mesh": MeshConfig(**dict(zip(MeshConfig.model_fields, mesh, strict=False)))}
         found = dataclasses.replace(found, config=found.config.model_copy(update=wanted))
     check_mesh(found.model, found.config.mesh.model_dump())
+    if prompt_tokens is not None:
+        if prompt_tokens >= found.model.max_positions:
+            raise ConfigError(
+                f"--prompt-tokens {prompt_tokens} (command line) and an answer do not fit the "
+                f"model's context of {found.model.max_positions}."
+            )
+        found = dataclasses.replace(found, prompt_tokens=prompt_tokens)
     if settings:
         wanted, sizes = found.config.neurons, (found.model.layers, found.model.neurons)
         check_counts(wanted.safety, wanted.utility, sizes, wanted.first_layer)

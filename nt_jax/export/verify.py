@@ -21,10 +21,10 @@ from nt_jax.checkpoints.tensors import DTYPES
 from nt_jax.data.batching import bucket, pad_left
 from nt_jax.errors import RunError
 from nt_jax.generate.chat import ChatModel
+from nt_jax.models.attention import causal
 from nt_jax.models.leaves import get_leaf, leaf_names
 from nt_jax.models.transformer import (
     LanguageModel,
-    causal_mask,
     positions,
     run_layers,
     unembed,
@@ -97,7 +97,7 @@ def _enter(lm: LanguageModel, token_BT: Array) -> Array:
 
 @jax.jit
 def _through(lm: LanguageModel, x_BTD: Array, mask_BT: Array, scale_LF: Array) -> Array:
-    rest = (positions(mask_BT), causal_mask(mask_BT))
+    rest = (positions(mask_BT), causal(mask_BT))
     return run_layers(lm.module(scale_LF), lm.config, x_BTD, *rest).x_BTD
 
 

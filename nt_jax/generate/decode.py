@@ -14,7 +14,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from nt_jax.generate.slots import Cache, Packed, Slots, Stacks, is_eos, placed, stack_sizes
-from nt_jax.models.layers import Block, NeuronScale, at_layer, attend, over_layers
+from nt_jax.models.attention import attend, causal, equally
+from nt_jax.models.layers import Block, NeuronScale, at_layer, over_layers
 from nt_jax.models.precision import wide_dtype
 from nt_jax.models.rope import rotary_tables
 from nt_jax.models.transformer import LanguageModel, unembed
@@ -45,11 +46,10 @@ def prefill(
     position_N = jnp.take(packed.shared_R, packed.of_N) + packed.place_N
     rotary = rotary_tables(position_N[None], config.rope, config.head_dim, model.embed[...].dtype)
     columns = jnp.arange(prefix[1].shape[3], dtype=jnp.int32)
-    shared_RTP = jnp.broadcast_to(
-        columns[None, None] < packed.shared_R[:, None, None], (rows, width, len(columns))
-    )
-    own_RTT = jnp.broadcast_to(jnp.tril(jnp.ones((width, width), bool))[None], (rows, width, width))
-
+    sees = [
+        equally(columns[None] < packed.shared_R[:, None]),
+        causal(jnp.ones((rows, width), bool)),
+    ]
     last_R = jnp.take_along_axis(packed.index_RT, packed.length_R[:, None] - 1, axis=1)[:, 0]
 
     def layer(x_1ND: Array, block: Block, per_layer: tuple):
@@ -61,7 +61,7 @@ def prefill(
             own.extend((jnp.transpose(k, (0, 2, 3, 1)), jnp.transpose(v, (0, 2, 1, 3))))
             keys = jnp.transpose(past_keys_RKHP, (0, 3, 1, 2))
             values = jnp.transpose(past_values_RKPH, (0, 2, 1, 3))
-            out = attend(q, [keys, k], [values, v], [shared_RTP, own_RTT])
+            out = attend(q, [keys, k], [values, v], sees)
             return out[packed.of_N, packed.place_N][None]
 
         x_1ND, _ = block(x_1ND, rotary, config.rms_eps, mix)

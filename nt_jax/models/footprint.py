@@ -13,6 +13,7 @@ import math
 import jax.numpy as jnp
 
 from nt_jax.mesh import SHARDING_RULES
+from nt_jax.models.attention import stored, together
 from nt_jax.models.config import ModelConfig
 from nt_jax.models.grouping import grouping_of, laid_out
 from nt_jax.models.head import LOGIT_BYTES
@@ -127,16 +128,17 @@ class Footprint:
         """What the way back of one layer needs of one token of a sequence.
 
         Of a neuron two inputs, activation, its slope and product, and its wide activation; two
-        wide streams; q, k, v; a row of attention weights, wide and not.
+        wide streams; q, k, v; a row of attention weights, wide and not, unless made again.
         """
         part, item = self.part, self.item
         neurons = (5 * item + WIDE) * part.neurons
         heads = item * (part.heads + 2 * part.kv_heads) * part.head_dim
-        return neurons + 2 * WIDE * part.width + heads + (WIDE + item) * part.heads * tokens
+        scores = (WIDE + item) * part.heads * stored(tokens)
+        return neurons + 2 * WIDE * part.width + heads + scores
 
     def turned(self, tokens: int) -> int:
         """The largest of the arrays in `kept`: before the way back they are transposed in turn."""
-        return WIDE * max(self.part.neurons, self.part.heads * tokens)
+        return WIDE * max(self.part.neurons, self.part.heads * stored(tokens))
 
     def slopes(self, rows: int, tokens: int, layers: int, remat: bool = False) -> int:
         """Temporaries of train/slopes.py: a gradient through `layers` layers of each row."""
@@ -144,7 +146,8 @@ class Footprint:
         if remat:
             streams = own * self.item * self.part.width
             return max(streams + self._wide_head, self._recomputed(rows, tokens, layers, 1))
-        return own * self.kept(tokens) + max(own * self.turned(tokens), self._wide_head)
+        again = max(own * self.turned(tokens), self._wide_head, self._part(rows, tokens))
+        return own * self.kept(tokens) + again
 
     def meta_step(
         self, side: int, tokens: int, targets: int, layers: int, *, remat: bool, order: int = 2
@@ -154,7 +157,8 @@ class Footprint:
         if remat:
             streams = order * own * self.item * self.part.width
             return max(streams + head, self._recomputed(side, tokens, layers, order))
-        return order * own * self.kept(tokens) + max(own * self.turned(tokens), head)
+        again = max(own * self.turned(tokens), head, order * self._part(side, tokens))
+        return order * own * self.kept(tokens) + again
 
     def attribution(self, rows: int, prompt: int, answer: int) -> int:
         """Temporaries of attribution/integrated.py: rows of `answer` tokens behind a prompt."""
@@ -164,6 +168,13 @@ class Footprint:
         gathered = answer == 1 and self.model > 1  # the logits, which takes more
         widened = 0 if gathered else max(0, self._widened(answer) - logits)
         return turned + rows * self.attribution_row(prompt, answer) + widened
+
+    def prefix(self, tokens: int, answer: int) -> int:
+        """Temporaries of attribution/suffix.py's one pass over prompt and `answer` tokens."""
+        part, own = self.part, self.item * tokens
+        streams = 2 * own * part.width + self.item * part.layers * answer * part.width
+        layer = max(3 * own * part.neurons, self._part(self.data, tokens) // 2)
+        return streams + self.data * self.cache(1, tokens) + layer
 
     def attribution_row(self, prompt: int, answer: int) -> int:
         """Of one of these rows, on the device that has it.
@@ -203,7 +214,7 @@ class Footprint:
         turned = self.cache(rows * self.data, width) // 2  # values, not yet as the cache has them
         streams = (4 if self.model == 1 else 6) * self.item * tokens * part.width
         neurons = streams + 2 * self.item * tokens * part.neurons
-        scores = 2 * self.item * rows * part.heads * width * (width + shared)
+        scores = 2 * self.item * rows * part.heads * together(width) * (width + shared)
         return turned + max(neurons, scores + self.item * tokens * part.heads * part.head_dim)
 
     def insert(self, rows: int, columns: int) -> int:
@@ -216,7 +227,8 @@ class Footprint:
         streams = (1 if self.model == 1 else 2) * self.item * rows * answer * part.width
         logits = WIDE * rows * answer * part.vocab_size
         layer = 3 * part.width + part.neurons + max(part.width, part.neurons)
-        return max(streams + logits, self.item * rows * (prompt + answer) * layer)
+        layer *= self.item * rows * (prompt + answer)
+        return max(streams + logits, layer + self._part(rows * self.data, prompt + answer) // 2)
 
     def decode(self, slots: int) -> int:
         """Temporaries of generate/decode.py's decode: the logits of a step."""
@@ -227,9 +239,15 @@ class Footprint:
         part, own = self.part, side * tokens // self.data
         streams = order * layers * own * self.item * part.width
         weights = self.item * layer_parameters(part)
-        scores = 2 * WIDE * own * part.heads * tokens
+        whole = 2 * WIDE * own * part.heads * stored(tokens)
+        scores = max(whole, order * self._part(side, tokens))
         summed = (1 if self.model == 1 else 7) * WIDE * own * part.width  # by the devices
         return streams + weights + scores + 3 * self.item * own * part.neurons + summed
+
+    def _part(self, side: int, tokens: int) -> int:
+        """Scores of the queries of a part on the way back, where they are taken in parts."""
+        queries = 0 if stored(tokens) else together(tokens)
+        return 2 * WIDE * side // self.data * self.part.heads * queries * tokens
 
     def _head(self, side: int, targets: int) -> int:
         """The way back through the logits, a stretch of the vocabulary at a time.

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from nt_jax.models.int8 import matrix, product, step_of
 from nt_jax.models.precision import wide_dtype
@@ -181,29 +181,3 @@ def rms_norm(x: Array, weight: Array, eps: float) -> Array:
     wide = x.astype(wide_dtype(x.dtype))
     normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
     return normed.astype(x.dtype) * weight.reshape((1,) * (x.ndim - 1) + weight.shape)
-
-
-def attend(
-    q_BTNH: Array, keys: list[Array], values: list[Array], masks: list[Array]
-) -> Float[Array, "B T N H"]:
-    """Softmax attention of q over several stretches of keys, each [B, S, K, H] with mask [B, T, S].
-
-    Stretches are scored apart and share one softmax, so a prefix that many rows share is never
-    copied per row. A query that may see nothing gets the mean value, not NaN.
-    """
-    batch, length, heads, head_dim = q_BTNH.shape
-    kv_heads = keys[0].shape[2]
-    q_BTKGH = q_BTNH.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
-    wide = wide_dtype(q_BTNH.dtype)
-    scores = []
-    for k_BSKH, mask_BTS in zip(keys, masks, strict=True):
-        part = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH).astype(wide) * head_dim**-0.5
-        scores.append(jnp.where(mask_BTS[:, None, None], part, jnp.finfo(wide).min))
-    weight_BKGTS = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)
-    weight_BKGTS = weight_BKGTS.astype(q_BTNH.dtype)
-    out, start = jnp.zeros_like(q_BTKGH), 0
-    for v_BSKH in values:
-        stop = start + v_BSKH.shape[1]
-        out = out + jnp.einsum("BKGTS,BSKH->BTKGH", weight_BKGTS[..., start:stop], v_BSKH)
-        start = stop
-    return out.reshape(batch, length, heads, head_dim)

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from nt_jax.mesh import put, sharding
 from nt_jax.models import layers
+from nt_jax.models.attention import Sees, attend, causal
 from nt_jax.models.config import ModelConfig
 from nt_jax.models.grouping import laid_out
 from nt_jax.models.int8 import CHANNELS, step_of
@@ -131,12 +132,6 @@ def positions(mask_BT: Bool[Array, "B T"]) -> Int[Array, "B T"]:
     return jnp.maximum(jnp.cumsum(mask_BT.astype(jnp.int32), axis=1) - 1, 0)
 
 
-def causal_mask(mask_BT: Bool[Array, "B T"]) -> Bool[Array, "B T T"]:
-    """Which key each query may see: real tokens not after it."""
-    length = mask_BT.shape[1]
-    return jnp.tril(jnp.ones((length, length), bool))[None] & mask_BT[:, None, :]
-
-
 def unembed(model: Transformer, x_BTD: Array, eps: float) -> Float[Array, "B T V"]:
     """Logits in float32 (or wider) from the residual stream after the last layer."""
     x_BTD = layers.rms_norm(x_BTD, model.final_norm[...], eps)
@@ -158,7 +153,7 @@ class Trace:
     """What a forward pass leaves behind; fields that were not asked for are empty, [0]."""
 
     x_BTD: Array  # residual stream after the last layer
-    input_LBTD: Array  # residual stream that enters each layer
+    input_LBTD: Array  # residual stream that enters each layer, from `inputs_from` on
     act_LBF: Array  # neurons at the reading position
     keys_LBTKH: Array
     values_LBTKH: Array
@@ -173,7 +168,7 @@ def forward(
     remat: bool = False,
     read_at: int | None = None,
     keep_cache: bool = False,
-    keep_inputs: bool = False,
+    inputs_from: int | None = None,
 ) -> Trace:
     """One pass over left- or right-padded tokens; `read_at` is the position whose neurons to keep.
 
@@ -184,11 +179,11 @@ def forward(
         config,
         jnp.take(model.embed[...], token_BT, axis=0),
         positions(mask_BT),
-        causal_mask(mask_BT),
+        causal(mask_BT),
         remat=remat,
         read_at=read_at,
         keep_cache=keep_cache,
-        keep_inputs=keep_inputs,
+        inputs_from=inputs_from,
     )
 
 
@@ -197,14 +192,14 @@ def run_layers(
     config: ModelConfig,
     x_BTD: Array,
     position_BT: Int[Array, "B T"],
-    mask_BTS: Bool[Array, "B T T"],
+    sees: Sees,
     *,
     remat: bool = False,
     read_at: int | None = None,
     keep_cache: bool = False,
-    keep_inputs: bool = False,
+    inputs_from: int | None = None,
 ) -> Trace:
-    """The layers of `model` over a residual stream; `mask_BTS` says which key a query may see."""
+    """The layers of `model` over a residual stream; `sees` says which keys queries may see."""
     dtype = model.embed[...].dtype
     rotary = rotary_tables(position_BT, config.rope, config.head_dim, dtype)
     nothing = jnp.zeros(0, dtype)
@@ -214,12 +209,13 @@ def run_layers(
 
         def mix(q: Array, k: Array, v: Array) -> Array:
             cache.extend((k, v))
-            return layers.attend(q, [k], [v], [mask_BTS])
+            return attend(q, [k], [v], [sees])
 
         after_BTD, act_BTF = block(x_BTD, rotary, config.rms_eps, mix)
         act_BF = nothing if read_at is None else act_BTF[:, read_at]
         kept = cache if keep_cache else [nothing, nothing]
-        return after_BTD, (x_BTD if keep_inputs else nothing, act_BF, *kept)
+        entered = nothing if inputs_from is None else x_BTD[:, inputs_from:]
+        return after_BTD, (entered, act_BF, *kept)
 
     x_BTD, kept = layers.over_layers(model.blocks, layer, x_BTD, remat=remat)
     return Trace(x_BTD, *kept)
@@ -231,13 +227,13 @@ def run_below(
     first: int,
     x_BTD: Array,
     position_BT: Int[Array, "B T"],
-    mask_BTS: Bool[Array, "B T T"],
+    sees: Sees,
 ) -> Array:
     """The residual stream that enters layer `first`; not made to be differentiated."""
     rotary = rotary_tables(position_BT, config.rope, config.head_dim, x_BTD.dtype)
 
     def mix(q: Array, k: Array, v: Array) -> Array:
-        return layers.attend(q, [k], [v], [mask_BTS])
+        return attend(q, [k], [v], [sees])
 
     def layer(index: Array, x_BTD: Array) -> Array:
         return layers.block_at(model.blocks, index)(x_BTD, rotary, config.rms_eps, mix)[0]

@@ -20,7 +20,7 @@ from nt_jax.models.footprint import Footprint
 from nt_jax.train.memory import GradientMemory
 from nt_jax.train.validate import NEW_TOKENS
 
-WIDTH = 256  # prompt tokens assumed per row; the real width is known once data are read
+WIDTH = 256  # prompt tokens assumed unless told; the real width is known once data are read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,28 +47,29 @@ def footprint_of(config: RunConfig, model: ModelConfig) -> Footprint:
 
 
 def stage_memory(
-    config: RunConfig, model: ModelConfig, limit: int | None = None
+    config: RunConfig, model: ModelConfig, limit: int | None = None, prompt: int = WIDTH
 ) -> dict[str, Held]:
     """What each stage holds on a device at its most.
 
-    `limit`: bytes that a device has, those of the devices here unless given.
+    `limit`: bytes that a device has, those of the devices here unless given. `prompt`: tokens of a
+    prompt.
     """
     held = footprint_of(config, model)
     accelerator = limit is not None or jax.local_devices()[0].platform != "cpu"
     limit = limit or memory_limit()
     new = (config.tune.answer_tokens, NEW_TOKENS, config.eval.max_new_tokens)
-    own, looked, asked = (answering(config, held, count, accelerator) for count in new)
-    tuned = Held(held.weights, temporaries=tuning(config, held, limit) + held.gathered)
+    own, looked, asked = (answering(config, held, count, accelerator, prompt) for count in new)
+    tuned = Held(held.weights, temporaries=tuning(config, held, limit, prompt) + held.gathered)
     return {
         "answers": own,
         "attribute": Held(
-            held.weights, temporaries=attributing(config, held, limit) + held.gathered
+            held.weights, temporaries=attributing(config, held, limit, prompt) + held.gathered
         ),
         "train": max(tuned, looked, key=_total) if config.tune.validation_answers else tuned,
         "export": Held(held.weights, copies=held.read_again),  # beside the model
         "base": asked,
         "tuned": asked,
-        "eval": Held(held.weights, temporaries=scoring(config, held) + held.gathered),
+        "eval": Held(held.weights, temporaries=scoring(config, held, prompt) + held.gathered),
     }
 
 
@@ -76,46 +77,48 @@ def _total(held: Held) -> int:
     return held.total
 
 
-def answering(config: RunConfig, held: Footprint, new: int, accelerator: bool) -> Held:
+def answering(config: RunConfig, held: Footprint, new: int, accelerator: bool, prompt: int) -> Held:
     """Decoding in as many slots as the settings say; a device copies the layers one by one."""
     slots = -(-config.eval.batch_size // held.data) * held.data
-    room, most = size_bucket(WIDTH + EARLY_ROOM), size_bucket(WIDTH + new)
+    room, most = size_bucket(prompt + EARLY_ROOM), size_bucket(prompt + new)
     grown = held.cache(slots, room) + held.cache(slots, most) if most > room else 0
-    tokens = 4096 if accelerator else REFILL_TOKENS["cpu"]
-    rows = min(slots, max(held.data, 1 << (4 * tokens // WIDTH).bit_length() - 1))
-    own = held.cache(rows, size_bucket(WIDTH))
-    entered = held.cache(slots, room) + own + held.insert(rows, size_bucket(WIDTH))
-    temporaries = max(held.decode(slots), held.prefill(tokens, rows, size_bucket(WIDTH)))
+    tokens, width = 4096 if accelerator else REFILL_TOKENS["cpu"], size_bucket(prompt)
+    rows = min(slots, max(held.data, 1 << max(1, 4 * tokens // prompt).bit_length() - 1))
+    own = held.cache(rows, width)
+    entered = held.cache(slots, room) + own + held.insert(rows, width)
+    temporaries = max(held.decode(slots), held.prefill(max(tokens, prompt), rows, width))
     copies = held.layers if accelerator and not held.whole.int8 else 0  # generate/slots.py
     return Held(held.weights, copies, max(entered, grown), temporaries + held.gathered)
 
 
-def tuning(config: RunConfig, held: Footprint, limit: int) -> int:
+def tuning(config: RunConfig, held: Footprint, limit: int, prompt: int) -> int:
     """Temporaries of a meta-step, a sequence on each device of the data axis."""
     memory, tune = gradient_memory(config, held), config.tune
-    longest = WIDTH + tune.answer_tokens
+    longest = prompt + tune.answer_tokens
     tokens, remat, _ = memory.tuning(longest, tune.sequence_tokens, limit)
     targets = -(-tokens // longest) * tune.answer_tokens * (2 if tune.margin_weight else 1)
     order = tune.order if tune.inner_steps else 1
     return held.meta_step(held.data, tokens, targets, memory.layers, remat=remat, order=order)
 
 
-def attributing(config: RunConfig, held: Footprint, limit: int) -> int:
+def attributing(config: RunConfig, held: Footprint, limit: int, prompt: int) -> int:
     """Temporaries of the scores: slopes of answers, or gradients of patched rows."""
     wanted, model = config.attribution, held.whole
     if wanted.score == CONTRASTIVE:
-        tokens, memory = WIDTH + config.tune.answer_tokens, gradient_memory(config, held)
+        tokens, memory = prompt + config.tune.answer_tokens, gradient_memory(config, held)
         rows, remat = memory.slope_rows(tokens, held.data, limit)
         return held.slopes(rows, tokens, memory.layers, remat=remat)
     total = (wanted.steps + 1) * (model.layers if wanted.path == "layer" else 1)
-    each = held.attribution_row(WIDTH, wanted.answer_tokens)
-    rows = fitting_rows(limit - held.weights, each, total, held.data)
-    return held.attribution(wanted.chunk or rows, WIDTH, wanted.answer_tokens)
+    each, shared = held.attribution_row(prompt, wanted.answer_tokens), held.cache(1, prompt)
+    shared *= held.data
+    rows = fitting_rows(limit - held.weights - shared, each, total, held.data)
+    patched = shared + held.attribution(wanted.chunk or rows, prompt, wanted.answer_tokens)
+    return max(held.prefix(prompt + wanted.answer_tokens, wanted.answer_tokens), patched)
 
 
-def scoring(config: RunConfig, held: Footprint) -> int:
+def scoring(config: RunConfig, held: Footprint, prompt: int) -> int:
     """Temporaries of the likelihoods of given answers."""
-    return held.score(config.eval.batch_size, WIDTH, config.eval.max_new_tokens)
+    return held.score(config.eval.batch_size, prompt, config.eval.max_new_tokens)
 
 
 def gradient_memory(config: RunConfig, held: Footprint) -> GradientMemory:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from nt_jax.data.packing import PackedBatch, Row, cheapest_shape, pack_rows
 from nt_jax.mesh import memory_limit
+from nt_jax.models.attention import stored
 from nt_jax.models.config import ModelConfig
 from nt_jax.models.footprint import layer_parameters, part_of
 from nt_jax.models.transformer import LanguageModel
@@ -41,10 +42,11 @@ class GradientMemory:
     def token_bytes(self, tokens: int) -> int:
         """What the gradient of a loss holds for one of so many tokens of a sequence.
 
-        Activations, its row of attention weights, and logits, should it be a target.
+        Activations, its row of attention weights where it is stored, and logits, should it be a
+        target.
         """
         model, item = self.model, self.itemsize
-        attention = model.heads * tokens * (4 + item)
+        attention = model.heads * stored(tokens) * (4 + item)
         layer = item * (10 * model.width + 6 * model.neurons) + attention
         return self.layers * layer + HEAD_BYTES * model.vocab_size
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nt_jax.data.packing import PADDING, PackedBatch, half
+from nt_jax.models.attention import Sees, laid
 from nt_jax.models.head import divergence, target_log_probs
 from nt_jax.models.transformer import LanguageModel, Transformer, run_below, run_layers
 
@@ -21,6 +22,11 @@ DECISION_TOKENS = 8  # first tokens of a refusal that decide whether it is given
 SURE = 1e-6  # nats below certainty: a token that is likelier has no more odds against it
 NOTHING = -1e30  # what counts for nothing in a sum of exponentials, and has a gradient of zero
 MARGIN = 2.0  # nats per token that an answer should be likelier than a refusal of its request
+
+
+def sees_of(batch: PackedBatch) -> Sees:
+    """Which keys the queries of a stretch see."""
+    return laid(jnp.asarray(batch.part_BT), jnp.asarray(batch.above_BT))
 
 
 @functools.partial(jax.jit, static_argnames="first")
@@ -31,8 +37,7 @@ def residual_at(lm: LanguageModel, batch: PackedBatch, first: int) -> Float[Arra
     def enter(_: None, part: PackedBatch):
         x_BTD = jnp.take(model.embed[...], jnp.asarray(part.token_BT), axis=0)
         position_BT = jnp.asarray(part.position_BT)
-        visible_BTT = part.visible_BTT()
-        return None, run_below(model, lm.config, first, x_BTD, position_BT, visible_BTT)
+        return None, run_below(model, lm.config, first, x_BTD, position_BT, sees_of(part))
 
     return jax.lax.scan(enter, None, batch)[1]
 
@@ -48,7 +53,7 @@ def target_states(
     if x_BTD is None:
         x_BTD = jnp.take(model.embed[...], jnp.asarray(batch.token_BT), axis=0)
     position_BT = jnp.asarray(batch.position_BT)
-    trace = run_layers(model, lm.config, x_BTD, position_BT, batch.visible_BTT(), remat=remat)
+    trace = run_layers(model, lm.config, x_BTD, position_BT, sees_of(batch), remat=remat)
     return model, jnp.take_along_axis(trace.x_BTD, jnp.asarray(batch.at_BQ)[:, :, None], axis=1)
 
 

@@ -11,7 +11,8 @@ from flax import nnx
 from nt_jax.attribution.integrated import row_gradients
 from nt_jax.attribution.suffix import run_from, run_prefix, target_value
 from nt_jax.data.batching import pad_left
-from nt_jax.models.layers import at_layer, attend
+from nt_jax.models.attention import attend
+from nt_jax.models.layers import at_layer
 from nt_jax.models.transformer import forward
 from tests import plain
 
@@ -56,7 +57,7 @@ def suffix_block(lm, prefix, index, x_TD):
     past_k, past_v = at_layer((prefix.keys_LSKH, prefix.values_LSKH), index)
 
     def mix(q, k, v):
-        return attend(q, [past_k, k], [past_v, v], [prefix.mask_TS, prefix.own_mask_TT])
+        return attend(q, [past_k, k], [past_v, v], prefix.sees)
 
     rotary = (prefix.cos_TH, prefix.sin_TH)
     return block(x_TD[None], rotary, lm.config.rms_eps, mix)[0][0]
@@ -80,8 +81,8 @@ def unrolled(lm, prefix, x_TD, weight_TD, enter):
 def test_the_prefix_is_that_of_a_whole_pass(x64):
     lm, prefix = model(), prefix_of(model())
     token_BT = np.array([PROMPT + ANSWER[:-1]])
-    whole = jax.jit(forward, static_argnames=("config", "keep_inputs", "read_at"))(
-        lm.module(), lm.config, token_BT, np.ones((1, 10), bool), keep_inputs=True, read_at=6
+    whole = jax.jit(forward, static_argnames=("config", "inputs_from", "read_at"))(
+        lm.module(), lm.config, token_BT, np.ones((1, 10), bool), inputs_from=0, read_at=6
     )
     np.testing.assert_allclose(prefix.entry_TD, whole.input_LBTD[0, 0, 6:], rtol=1e-12)
     after_LTD = [*whole.input_LBTD[1:, 0, 6:], whole.x_BTD[0, 6:]]

@@ -3,6 +3,7 @@
 import dataclasses
 
 import hypothesis.strategies as st
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,6 +19,7 @@ from nt_jax.data.packing import (
     shared_by_all,
 )
 from nt_jax.errors import DataError
+from nt_jax.train.objectives import sees_of
 
 ids = lambda least, most: st.lists(st.integers(1, 9), min_size=least, max_size=most)  # noqa: E731
 some_rows = st.builds(
@@ -37,7 +39,7 @@ def seen(batch, lead, at: int) -> list[tuple[int, int]]:
             if f.name != "x_BTD"
         },
     )
-    visible_T = np.asarray(part.visible_BTT())[0, at]
+    visible_T = np.asarray(sees_of(part)(jnp.int32(at), 1))[0, 0]
     return [
         (int(part.position_BT[0, t]), int(part.token_BT[0, t])) for t in np.flatnonzero(visible_T)
     ]

@@ -156,6 +156,7 @@ def test_a_model_that_is_not_here_is_told_by_its_published_sizes(capsys, monkeyp
         (["--devices", "8xh100"], "--devices needs a MODEL"),
         (["llama3.1-8b", "--devices", "2xh100", "--mesh", "1x4"], "--mesh 1x4 needs 4 devices"),
         (["llama3.1-8b", "--devices", "2xh100", "--memory", "9"], "not allowed with argument"),
+        (["llama3.1-8b", "--prompt-tokens", "131072"], "do not fit the model's context of 131072"),
         (["nowhere/at-all.yaml"], "config file 'nowhere/at-all.yaml' does not exist"),
     ],
 )
@@ -199,6 +200,19 @@ def test_settings_of_the_recipe_may_be_others(capsys, monkeypatch):
     two_pairs = 4 * (2 * layer + norms_biases + 4 * 13824)  # of layers, as wide as in the source
     assert (parts["base"]["copies"], parts["export"]["copies"]) == (0, ends + two_pairs)
     assert asked(capsys, monkeypatch, *words)[0] == 3
+
+
+def test_long_prompts_are_planned_and_grow_by_their_length(capsys, monkeypatch):
+    words, sizes = ("llama3.1-8b", "--devices", "1xh100", "--mesh", "1x1"), (8192, 16384, 32768)
+    plans = [
+        asked(capsys, monkeypatch, *words, "--prompt-tokens", str(n))[1]["parts_per_device"]
+        for n in sizes
+    ]
+    for stage in ("answers", "attribute", "train", "eval"):
+        held = [plan[stage]["temporaries"] + plan[stage]["cache"] for plan in plans]
+        assert held[0] < held[1] < held[2] < 2.1 * held[1] < 2.1**2 * held[0], stage
+    usual = asked(capsys, monkeypatch, *words)[1]
+    assert asked(capsys, monkeypatch, *words, "--prompt-tokens", "256")[1] == usual
 
 
 def test_settings_that_train_would_refuse_are_refused():
