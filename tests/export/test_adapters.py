@@ -290,7 +290,7 @@ NINTH = DOWN.replace(".0.", ".9.")
         ("adapter_config.json", {"bias": "all"}, "bias = 'all' is not computed"),
         *(
             ("adapter_config.json", {"init_lora_weights": how}, "init_lora_weights = ")
-            for how in ("pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "mica", "eva")
+            for how in ("pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "eva")
         ),
         ("adapter_config.json", {"r": "x"}, "r = 'x' is not a positive number"),
         ("adapter_config.json", {"rank_pattern": [3]}, "rank_pattern is not an object"),
