@@ -5,13 +5,19 @@ import jax.numpy as jnp
 import pytest
 from jax.lax import with_sharding_constraint as placed
 
+from benchmarks import h100_answers as answers
 from benchmarks.collectives import Collective, by_op, collectives, continued, groups_of
+from benchmarks.models import SHAPES as MODELS
+from benchmarks.models import abstract_meta_step, abstract_model
 from benchmarks.sharding_ideal import STAGES, ideal
 from benchmarks.weak_scaling import FAR, LATENCY, NETWORK, NVLINK, Step
+from nt_jax.data.packing import Shape
 from nt_jax.doctor.shapes import SHAPES
 from nt_jax.mesh import make_mesh, sharding
+from nt_jax.train.maml import MetaOptions, answer_loss, gradient
 
 ROUNDS, B, D, F = 3, 8, 16, 64
+CHOSEN = 50  # factors
 
 
 def test_a_program_on_eight_devices_sends_what_a_hand_counts():
@@ -39,6 +45,28 @@ def test_a_program_on_eight_devices_sends_what_a_hand_counts():
         ("all-reduce", "data", 2, 1): 2 * (1 / 2) * 4 * D,
         ("all-gather", "model", 4, 1): (3 / 4) * 4 * D * F,
     }
+
+
+def sent_by(case) -> list[Collective]:
+    """What the compiled program of a benchmark sends on eight devices of a data axis."""
+    return list(collectives(str(case.lowered().compile().as_text()), (8, 1), 1))
+
+
+def test_a_refill_on_a_data_axis_sends_nothing():
+    assert not sent_by(next(answers.filling("tiny", make_mesh(8, 1), 512, 64, 16)))
+
+
+def test_a_gradient_on_a_data_axis_sums_the_chosen_factors_alone():
+    """Each of its 8 sequences alone: together, all neurons would be summed in each layer."""
+    lm = abstract_model(MODELS["tiny"], "float32", make_mesh(8, 1))
+    (theta_P, _, *rest), _ = abstract_meta_step(lm, Shape(1, 8, 64, 16, 2), CHOSEN)
+    lm, neurons, batch = rest
+    options = MetaOptions(inner_steps=1)
+    slope = jax.jit(lambda *data: gradient(answer_loss, 1)(*data, options))
+    lowered = slope.lower(theta_P, lm, neurons, batch.local_safety)
+    found = collectives(str(lowered.compile().as_text()), (8, 1), 1)
+    (summed,) = [each for each in found if each.sent > 100]
+    assert (summed.op, summed.times, summed.result) == ("all-reduce", 1, 4 * CHOSEN)
 
 
 @pytest.mark.parametrize(

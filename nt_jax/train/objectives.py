@@ -63,6 +63,7 @@ def over_stretches(rule: Callable[[PackedBatch], Any], batch: PackedBatch) -> An
     They run one after the other, so the activations of one are kept, not those of all. A stretch
     without rows is skipped; of one whose second half only fills, the first half runs.
     """
+    rule = side_by_side(rule) if batch.token_BT.shape[1] > 1 else rule
     shape = jax.eval_shape(rule, jax.tree.map(lambda leaf: leaf[0], batch))
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
 
@@ -76,6 +77,20 @@ def over_stretches(rule: Callable[[PackedBatch], Any], batch: PackedBatch) -> An
         return jax.tree.map(jnp.add, total, value), None
 
     return jax.lax.scan(add, zero, batch)[0]
+
+
+def side_by_side(rule: Callable[[PackedBatch], Any]) -> Callable[[PackedBatch], Any]:
+    """The sum of `rule` over the sequences of a stretch, each by itself.
+
+    They lie on several devices: a gradient in the chosen factors is then summed over these once,
+    where that in all neurons would be in every layer.
+    """
+
+    def summed(part: PackedBatch) -> Any:
+        alone = lambda one: rule(jax.tree.map(lambda leaf: leaf[None], one))  # noqa: E731
+        return jax.tree.map(lambda leaf: leaf.sum(axis=0), jax.vmap(alone)(part))
+
+    return summed
 
 
 def answer_means(
