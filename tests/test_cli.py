@@ -267,8 +267,9 @@ def test_sweep_hands_over_its_cells_and_prints_json_last(calls, capsys):
 def test_doctor_hands_over_and_its_exit_code_says_whether_it_fits(calls, capsys):
     assert cli.main("doctor", ["x", "--mesh", "2x4", "--memory", "80", "--logits", "f"]) == 0
     assert cli.main("doctor", ["large"]) == 3 and cli.main("doctor", []) == 0
-    assert cli.main("doctor", ["--json"]) == 0
-    assert calls[:2] == [("x", (2, 4), 80.0, "f", None, []), ("large", *[None] * 4, [])]
+    assert cli.main("doctor", ["--json", "x", "--prompt-tokens", "9"]) == 0
+    assert calls[:2] == [("x", (2, 4), 80.0, "f", None, [], None), ("large", *[None] * 4, [], None)]
+    assert calls[-1] == ("x", *[None] * 4, [], 9)
     assert json.loads(capsys.readouterr().out) == {"fits": True}
 
 

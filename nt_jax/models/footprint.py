@@ -252,11 +252,13 @@ class Footprint:
     def _head(self, side: int, targets: int) -> int:
         """The way back through the logits, a stretch of the vocabulary at a time.
 
+        A device does so for its own sequences, which are apart (side_by_side, train/objectives.py).
+
         XLA cuts the product's sum over the vocabulary in parts that keep all cores of a device
         busy; where these are no whole steps, it pads the head, and widens it for that.
         """
-        own = -(-side * targets // self.data)
-        most = max(1, LOGIT_BYTES // (WIDE * side * targets))
+        own = -(-side // self.data) * targets
+        most = max(1, LOGIT_BYTES // (WIDE * own))
         width = self.part.vocab_size if self.model > 1 else min(self.whole.vocab_size, most)
         tiles = -(-self.part.width // TILE) * -(-own // TILE)
         parts = 1 << max(1, CORES // tiles).bit_length() - 1
