@@ -65,9 +65,11 @@ def write(model: ChatModel, factors: Factors, out: Path, wanted: Wanted) -> Expo
         "layers_to_transform": [change.layer for change in changes], "lora_dropout": 0.0,
         "bias": "none", "use_rslora": False, "use_dora": False, "init_lora_weights": True,
     }  # fmt: skip
-    notes = (*error_note(changes), vllm_note(top), *sglang_note([*ranks.values()]))
+    notes = (vllm_note(top), *sglang_note([*ranks.values()]))
     layers, base = [c.layer for c in changes], base_for_peft(checkpoint, wanted)
-    return write_adapter(checkpoint, "LORA", tensors, fields, layers, base, out, notes)
+    return write_adapter(
+        checkpoint, "LORA", tensors, fields, layers, base, out, notes, error_note(changes)
+    )
 
 
 def layer_changes(
@@ -114,16 +116,16 @@ def _cut(
     return LayerChange(layer, a_rF, (u_Dr[:, :rank] * root_r).astype(np.float32), lost, whole)
 
 
-def error_note(changes: list[LayerChange]) -> tuple[str, ...]:
+def error_note(changes: list[LayerChange]) -> str:
     """How much of the change of weights a cut rank has lost, where it has."""
     cut = [change for change in changes if change.whole]
     if not cut:
-        return ()
+        return ""
     lost, whole = (sum(getattr(c, name) for c in cut) for name in ("lost", "whole"))
     worst = max((c.lost / c.whole) ** 0.5 for c in cut)
     return (
         f"rank {cut[0].rank} leaves out {(lost / whole) ** 0.5:.1%} of the change of weights "
-        f"(Frobenius norm; {worst:.1%} in the worst of {len(cut)} layers)",
+        f"(Frobenius norm; {worst:.1%} in the worst of {len(cut)} layers)"
     )
 
 
