@@ -3,7 +3,8 @@
 A factor theta of neuron i adds (theta - 1) times column i to down_proj's weight, a change of rank
 one. So a layer's change is exact with A = one-hot rows of its n scaled neurons and
 B = W[:, idx] (theta - 1), or, where n is more than the D rows of W, A = W (theta - 1) and B = the
-identity. `rank` cuts it: the truncated SVD, with its error said. F neurons, D model width, n scaled
+identity. In bfloat16 and float16 that product is rounded, as the weights were, and the other matrix
+is exact. `rank` cuts it: the truncated SVD, with its error said. F neurons, D model width, n scaled
 neurons, r rank.
 """
 
