@@ -72,5 +72,5 @@ def use_of(kind: str, base: str, base_id: str | None, repo: str | None = None) -
         called, where = "BASE.gguf", "  # the base as GGUF: export --strength 0 --format gguf"
     elif KINDS[kind].library == "peft" and base.endswith(".gguf"):
         called = "BASE"  # PEFT cannot open a GGUF file
-        where = "  # the base as a folder: python -m nt_jax.export --strength 0"
+        where = "  # the base as a folder: nt_jax.export --run RUN --strength 0 --out BASE"
     return KINDS[kind].use.format(base=called, where=where, place=repo or ".")
