@@ -71,8 +71,8 @@ class About:
         """This, without what is said of a tuning where the factors leave every neuron alone."""
         if not self.untuned:
             return self
-        return About(self.base, self.base_id, self.sha256, self.factors, licence=self.licence,
-                     notes=self.notes)  # fmt: skip
+        known = (self.base, self.base_id, self.sha256, self.factors)
+        return About(*known, licence=self.licence, notes=self.notes)
 
     def at_rank(self, lost: str) -> "About":
         """This, of an adapter whose rank was cut: the numbers are those of the whole change."""

@@ -38,10 +38,8 @@ def kept_at(config: TuneConfig, selected: Path, train: Path, strength: float | N
     neurons, state = factors.neurons, best_state(config, selected, train)
     share = kept_strength(neurons, state, config, train) if strength is None else strength
     if share is None:
-        return Kept(factors, None, (
-            f"no share of what was learned last: these are the factors of epoch "
-            f"{int(state.best_epoch)}, which validation kept"
-        ))  # fmt: skip
+        which = f"epoch {int(state.best_epoch)}, which validation kept"
+        return Kept(factors, None, f"no share of what was learned last: these are of {which}")
     how = "as kept on validation answers" if strength is None else "as asked for"
     cut = _cut(past_bounds(neurons, state, share, config), len(factors.theta_P), config)
     return Kept(factors, share, f"{way(share)}, {how}", cut)

@@ -62,7 +62,7 @@ def test_every_format_has_a_card_whose_metadata_parses(exported, finished, kind)
     assert {r.metric_type for r in data.eval_results} == {"refusal_rate", "perplexity", "kl"}
     for words in ("## Limits", "## Undo", "24 MLP neurons", "14 safety and 10 utility"):
         assert words in card.text
-    assert "these are the factors of epoch 2, which validation kept" in card.text
+    assert "these are of epoch 2, which validation kept" in card.text
 
 
 @pytest.mark.parametrize("kind", FORMATS)
