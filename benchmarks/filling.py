@@ -23,7 +23,7 @@ from nt_jax.models.transformer import LanguageModel
 
 Shape = tuple[int, ...]
 TOKENS = (
-    "token_BT", "target_BQ", "token_N", "prompt_BP", "answer_BA", "answer_T", "first_R", "last_B",
+    "token_BT", "target_BQ", "token_WN", "prompt_BP", "answer_BA", "answer_T", "first_R", "last_B",
 )  # fmt: skip
 ALONG = ("position_BT", "at_BQ", "place_BQ")  # count along their last axis
 NONE = ("part_BT", "above_BT", "answer_BQ", "count", "mu", "nu", "row_B", "new_BM")

@@ -15,6 +15,7 @@ from nt_jax.data.batching import AnswerBatch
 from nt_jax.generate import decode
 from nt_jax.generate.likelihood import batch_scores
 from nt_jax.generate.slots import Packed, Slots, empty_slots, insert, prefixes
+from nt_jax.mesh import row_ways
 from nt_jax.models.transformer import LanguageModel
 
 COLUMNS, NEW = 512, 128  # of the cache that a step looks at; half of them live; new tokens
@@ -24,8 +25,9 @@ TURNS = 16  # tokens a slot that a timed call decodes
 # A refill's rows where it is run: all as long as the mean, one after the other.
 MEAN = ROW // 2
 _TOKEN, _ROW = np.arange(FILL), np.arange(FILL // MEAN)
-PACKED = {
-    "of_N": _TOKEN // MEAN, "place_N": _TOKEN % MEAN, "length_R": MEAN, "shared_R": SHARED,
+PACKED = {  # of one group
+    "of_WN": _TOKEN[None] // MEAN, "place_WN": _TOKEN[None] % MEAN, "length_R": MEAN,
+    "shared_R": SHARED,
     "index_RT": np.minimum(MEAN * _ROW[:, None] + np.arange(ROW), FILL - 1), "source_R": _ROW,
     "slot_R": _ROW, "row_R": _ROW,
 }  # fmt: skip
@@ -50,7 +52,8 @@ def _slots(lm: LanguageModel, batch: int, columns: int):
 
 
 def _packed(lm: LanguageModel, rows: int, fill: int, row: int) -> Packed:
-    tokens = [abstract(lm.mesh, (fill,), jnp.int32, "R") for _ in range(3)]
+    ways = row_ways(lm.mesh)
+    tokens = [abstract(lm.mesh, (ways, fill // ways), jnp.int32, "R") for _ in range(3)]
     index = abstract(lm.mesh, (rows, row), jnp.int32, "R")
     return Packed(*tokens, index, *(abstract(lm.mesh, (rows,), jnp.int32, "R") for _ in range(5)))
 

@@ -68,7 +68,7 @@ class Bar(NamedTuple):
     why: str = "linear"
 
 
-SQUARE = Bar(1.3, 1.15, "FLOPs: attention's square shows at 8,192 tokens; bytes: linear wanted")
+SQUARE = Bar(1.3, 1.15, "FLOPs: attention's square shows at 8,192 tokens")
 BARS = {
     ("prefix", "prompt tokens"): SQUARE,
     ("meta-step", "prompt tokens"): SQUARE,

@@ -1,5 +1,7 @@
 """What run.json says about the machine and the programs behind a result."""
 
+import functools
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -22,6 +24,7 @@ PACKAGES = (
     "gguf",
     "pydantic",
 )
+SOURCE = "nt_jax source"
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -30,9 +33,21 @@ def this_machine() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "versions": {
+            **{name: version for name in PACKAGES if (version := _version(name))},
+            SOURCE: source(),
+        },
         "hardware": {"cpus": cpu_count(), "memory_bytes": memory_bytes()},
     }
+
+
+@functools.cache
+def source() -> str:
+    """The start of a hash of our own code: a version says nothing of what was changed since."""
+    folder, found = Path(__file__).parent, hashlib.sha256()
+    for file in sorted(folder.rglob("*.py")):
+        found.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes())
+    return found.hexdigest()[:12]
 
 
 def cpu_count() -> int:

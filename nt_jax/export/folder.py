@@ -67,11 +67,19 @@ def by_first(write: Callable[Given, ExportReport]) -> Callable[Given, ExportRepo
     return written
 
 
+def check_free(out: Path) -> None:
+    """Raises a CheckpointError where something stands in the place of `out`, or of its parents."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} exists already. Remove it first, or choose another name.")
+    above = next((parent for parent in out.parents if parent.exists()), out.parent)
+    if above.exists() and not above.is_dir():
+        raise CheckpointError(f"{above} is a file, so {out} cannot be. Choose another name.")
+
+
 @contextmanager
 def appearing(out: Path, size: int) -> Iterator[Path]:
     """A temporary sibling of `out` that becomes `out` at the end, or vanishes on any error."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out} exists already. Remove it first, or choose another name.")
+    check_free(out)
     with disk_errors(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(out.parent).free

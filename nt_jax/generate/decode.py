@@ -43,38 +43,56 @@ def prefill(
     """
     model, config = lm.module(scale_LF), lm.config
     rows, width = packed.index_RT.shape
-    position_N = jnp.take(packed.shared_R, packed.of_N) + packed.place_N
-    rotary = rotary_tables(position_N[None], config.rope, config.head_dim, model.embed[...].dtype)
+    ways = len(packed.token_WN)
+
+    def grouped(leaf_R: Array) -> Array:
+        return leaf_R.reshape(ways, rows // ways, *leaf_R.shape[1:])
+
+    index_WRT, length_WR, shared_WR = map(
+        grouped, (packed.index_RT, packed.length_R, packed.shared_R)
+    )
+    position_WN = jnp.take_along_axis(shared_WR, packed.of_WN, axis=1) + packed.place_WN
+    rotary = rotary_tables(position_WN, config.rope, config.head_dim, model.embed[...].dtype)
     columns = jnp.arange(prefix[1].shape[3], dtype=jnp.int32)
     sees = [
         equally(columns[None] < packed.shared_R[:, None]),
         causal(jnp.ones((rows, width), bool)),
     ]
-    last_R = jnp.take_along_axis(packed.index_RT, packed.length_R[:, None] - 1, axis=1)[:, 0]
+    last_WR = jnp.take_along_axis(index_WRT, length_WR[:, :, None] - 1, axis=2)[:, :, 0]
 
-    def layer(x_1ND: Array, block: Block, per_layer: tuple):
+    def layer(x_WND: Array, block: Block, per_layer: tuple):
         past_keys_RKHP, past_values_RKPH, steer_RD = per_layer
         own: list[Array] = []
 
         def mix(*packed_qkv: Array) -> Array:
-            q, k, v = (jnp.take(part[0], packed.index_RT, axis=0) for part in packed_qkv)
+            q, k, v = (
+                in_groups(part, index_WRT).reshape(rows, width, *part.shape[2:])
+                for part in packed_qkv
+            )
             own.extend((jnp.transpose(k, (0, 2, 3, 1)), jnp.transpose(v, (0, 2, 1, 3))))
             keys = jnp.transpose(past_keys_RKHP, (0, 3, 1, 2))
             values = jnp.transpose(past_values_RKPH, (0, 2, 1, 3))
             out = attend(q, [keys, k], [values, v], sees)
-            return out[packed.of_N, packed.place_N][None]
+            back = lambda out_RT, of_N, place_N: out_RT[of_N, place_N]  # noqa: E731
+            return jax.vmap(back)(grouped(out), packed.of_WN, packed.place_WN)
 
-        x_1ND, _ = block(x_1ND, rotary, config.rms_eps, mix)
+        x_WND, _ = block(x_WND, rotary, config.rms_eps, mix)
         if steer_RD is not None:
-            steered_RD = steered(jnp.take(x_1ND[0], last_R, axis=0), steer_RD)
-            x_1ND = x_1ND.at[0, last_R].set(steered_RD)
-        return x_1ND, (own[0], own[1])
+            steered_WRD = steered(in_groups(x_WND, last_WR), grouped(steer_RD))
+            x_WND = jax.vmap(lambda x, at, new: x.at[at].set(new))(x_WND, last_WR, steered_WRD)
+        return x_WND, (own[0], own[1])
 
-    x_1ND = jnp.take(model.embed[...], packed.token_N, axis=0)[None]
+    x_WND = jnp.take(model.embed[...], packed.token_WN, axis=0)
     xs = (*prefix, by_layer(packed.steer_RLD))
-    x_1ND, own = over_layers(model.blocks, layer, x_1ND, xs)
-    logits_RV = unembed(model, jnp.take(x_1ND[0], last_R, axis=0)[:, None], config.rms_eps)[:, 0]
+    x_WND, own = over_layers(model.blocks, layer, x_WND, xs)
+    last_R1D = in_groups(x_WND, last_WR).reshape(rows, 1, -1)
+    logits_RV = unembed(model, last_R1D, config.rms_eps)[:, 0]
     return pick(logits_RV, sampling, packed.row_R, jnp.zeros_like(packed.row_R)), own
+
+
+def in_groups(part_WN: Array, index_W: Array) -> Array:
+    """Of each group's tokens those of its own numbers: no device needs another's."""
+    return jax.vmap(lambda part, index: jnp.take(part, index, axis=0))(part_WN, index_W)
 
 
 def stacks_of(lm: LanguageModel, scale_LF: Array) -> tuple[Block, ...]:

@@ -110,23 +110,51 @@ class Schedule:
         return min(with_next, len(ids) - 1) >= shared + MIN_SHARED
 
     def _pack(self, chosen: list[tuple[int, int, int, int]]) -> Refill:
-        row_R, slot_R, source_R, shared_R = np.array(chosen, np.int32).T
-        own = [self.prompts[row][shared:] for row, _, _, shared in chosen]
+        lengths = [len(self.prompts[row]) - shared for row, _, _, shared in chosen]
+        ways = self.sizes[0]
+        rows = (ways if sum(lengths) > self.tokens else self.sizes[1]) // ways
+        groups = dealt(lengths, ways, rows)
+        most = ways * max(sum(lengths[n] for n in group) for group in groups)
+        widths = (self.tokens // 4, self.tokens // 2, self.tokens, size_bucket(most))
+        width = bucket(next(width for width in widths if width >= most), ways) // ways
+        reach = size_bucket(max(lengths))
+        packed = [self._lay([chosen[n] for n in group], rows, width, reach) for group in groups]
+        tokens, every = zip(*packed, strict=True)
+        own: list[Any] = [np.stack(part) for part in zip(*tokens, strict=True)]
+        return Refill(
+            [row for row, *_ in chosen],
+            Packed(*own, *(np.concatenate(part) for part in zip(*every, strict=True))),
+        )
+
+    def _lay(
+        self, group: list[tuple[int, int, int, int]], rows: int, width: int, reach: int
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """(what Packed has of a group's tokens, [N] each; of its rows, [R / W] each)."""
+        row_R, slot_R, source_R, shared_R = np.array(group, np.int32).T
+        own = [self.prompts[row][shared:] for row, _, _, shared in group]
         length_R = np.array([len(ids) for ids in own], np.int32)
-        total, longest = int(length_R.sum()), int(length_R.max())
-        size = self.sizes[0] if total > self.tokens else self.sizes[1]
-        widths = (self.tokens // 4, self.tokens // 2, self.tokens, size_bucket(total))
-        width = bucket(next(width for width in widths if width >= total), self.sizes[0])
         start_R = np.cumsum(length_R) - length_R
-        reach_T = np.arange(size_bucket(longest))
-        index_RT = np.minimum(start_R[:, None] + reach_T, total - 1).astype(np.int32)
+        total = int(length_R.sum())
+        index_RT = np.minimum(start_R[:, None] + np.arange(reach), total - 1).astype(np.int32)
         of_N = np.repeat(np.arange(len(own), dtype=np.int32), length_R)
         place_N = (np.arange(total) - start_R[of_N]).astype(np.int32)
-        tokens: list[Any] = [_filled(part, width) for part in (np.concatenate(own), of_N, place_N)]
-        rows: list[Any] = [
-            _filled(part, size) for part in (index_RT, length_R, shared_R, source_R, slot_R, row_R)
-        ]
-        return Refill([row for row, *_ in chosen], Packed(*tokens, *rows))
+        tokens = [_filled(part, width) for part in (np.concatenate(own), of_N, place_N)]
+        every = (index_RT, length_R, shared_R, source_R, slot_R, row_R)
+        return tokens, [_filled(part, rows) for part in every]
+
+
+def dealt(lengths: Sequence[int], ways: int, rows: int) -> list[list[int]]:
+    """Numbers of the prompts of each of `ways` groups: `rows` at most, about as many tokens each.
+
+    Where there are fewer prompts than groups, the shortest one is in all the others as well: no
+    device waits for it.
+    """
+    groups: list[list[int]] = [[] for _ in range(ways)]
+    for number in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
+        open_ = [group for group in groups if len(group) < rows]
+        min(open_, key=lambda group: sum(lengths[n] for n in group)).append(number)
+    shortest = min(range(len(lengths)), key=lambda n: lengths[n])
+    return [sorted(group) or [shortest] for group in groups]
 
 
 def _filled(part: np.ndarray, size: int) -> np.ndarray:

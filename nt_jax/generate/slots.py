@@ -1,9 +1,9 @@
 """Continuous decoding: a fixed batch of slots, each at its own place in its own answer.
 
-B slots, S cache columns, R rows of a refill, T own tokens of a row, N of all rows, P columns of a
-shared prefix, M new tokens; L layers, D width. A slot's tokens lie in columns 0, 1, 2, ... of its
-part of the cache, so a prefix is copied from slot to slot as it is, and columns from `length` on
-are never looked at.
+B slots, S cache columns, R rows of a refill in W groups, T own tokens of a row, N of a group's
+rows, P columns of a shared prefix, M new tokens; L layers, D width. A slot's tokens lie in columns
+0, 1, 2, ... of its part of the cache, so a prefix is copied from slot to slot as it is, and columns
+from `length` on are never looked at.
 """
 
 import dataclasses
@@ -48,14 +48,15 @@ class Slots:
 class Packed:
     """Prompts that enter slots together, int32 but for `steer_RLD`.
 
+    Each of the W devices that rows are shared out to has R / W of them, one group after the other.
     Their own tokens lie one after the other, so that only attention sees padding. Surplus tokens
-    and rows repeat the first one.
+    and rows repeat the first of their group.
     """
 
-    token_N: Array
-    of_N: Array  # the row that a token belongs to
-    place_N: Array  # and which of its own tokens it is
-    index_RT: Array  # where in N each own token of a row is; anything past its end
+    token_WN: Array
+    of_WN: Array  # the row of its group that a token belongs to
+    place_WN: Array  # and which of its own tokens it is
+    index_RT: Array  # where in its group's N each own token of a row is; anything past its end
     length_R: Array  # own tokens
     shared_R: Array  # tokens before them, which the slot `source_R` already holds
     source_R: Array

@@ -16,11 +16,11 @@ from nt_jax.run import pipeline
 from nt_jax.run.export import config_of, run_factors
 from nt_jax.run.hashes import differing_refusals, factors_sha256, weights_sha256
 from nt_jax.run.preflight import Inputs, read_inputs
-from nt_jax.runinfo import this_machine
+from nt_jax.runinfo import SOURCE, this_machine
 
 CLOSE = 1e-6  # factors of two runs on one machine and the same versions
 # Packages whose other version may move more than the last bits of a result.
-COMPUTING = ("nt_jax", "jax", "jaxlib", "transformers", "tokenizers", "gguf", "datasets")
+COMPUTING = ("nt_jax", SOURCE, "jax", "jaxlib", "transformers", "tokenizers", "gguf", "datasets")
 
 
 class Difference(NamedTuple):
@@ -39,7 +39,7 @@ def reproduce(path: Path, run_dir: str | None = None) -> None:
     where the new results are others: factors apart by more than CLOSE, or other refusal counts.
     """
     facts = read_run(path)
-    folder = run_dir or f"{path.parent}-again"
+    folder = run_dir or beside(path)
     if Path(folder).resolve() == path.parent.resolve():
         raise RunError(f"{folder} is the run itself: name another folder with --run-dir DIR.")
     config = config_of(path.parent, facts["config"]).model_copy(update={"run_dir": folder})
@@ -61,6 +61,12 @@ def reproduce(path: Path, run_dir: str | None = None) -> None:
     if lines or not same:
         raise RunError(f"{path} was not reproduced; the lines above say where. New run: {folder}")
     say("reproduced", f"{path}   new run: {folder}")
+
+
+def beside(path: Path) -> str:
+    """The folder of the new run unless one is named: that of run.json with -again after it."""
+    own = path.parent if path.parent.name not in ("", "..") else path.parent.resolve()
+    return f"{own}-again"
 
 
 def read_run(path: Path) -> dict[str, Any]:

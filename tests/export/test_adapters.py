@@ -236,6 +236,24 @@ def test_an_adapter_of_peft_gives_its_logits_in_ours(tmp_path, family, name):
     assert apart(np.asarray(logits(lm, TOKENS, TOKENS >= 0)), expected) > 1e-2
 
 
+@pytest.mark.parametrize("how", ["gaussian", "orthogonal"])
+def test_how_lora_began_is_nothing_to_its_end(tmp_path, how):
+    source, fields = tiny.checkpoint("llama2"), {"target_modules": ["v_proj"], "r": 4}
+    expected = made_by_peft(source, tmp_path, "LoraConfig", init_lora_weights=how, **fields)
+    lm = load_weights(str(source), "float32", make_mesh())
+    new = merged_adapter(lm, open_adapter(tmp_path, lm.config))
+    assert apart(np.asarray(logits(new, TOKENS, TOKENS >= 0)), expected) < 1e-5
+
+
+@pytest.mark.parametrize("how", ["pissa", "olora"])
+def test_lora_on_a_base_that_peft_changes_is_refused(tmp_path, how):
+    source, fields = tiny.checkpoint("llama2"), {"target_modules": ["v_proj"], "r": 4}
+    made_by_peft(source, tmp_path, "LoraConfig", init_lora_weights=how, **fields)
+    lm = load_weights(str(source), "float32", make_mesh())
+    with pytest.raises(CheckpointError, match=f"init_lora_weights = '{how}' is not computed"):
+        open_adapter(tmp_path, lm.config)
+
+
 def test_ia3_is_read_back_as_the_factors_it_was_made_of(tmp_path):
     model, factors = open_model(str(tiny.checkpoint())), factors_of()
     ia3.write(model, factors, tmp_path / "ia3", Wanted())
@@ -270,6 +288,10 @@ NINTH = DOWN.replace(".0.", ".9.")
         ("adapter_config.json", {"peft_type": ...}, "peft_type None is not read"),
         ("adapter_config.json", {"use_dora": True}, "use_dora = True is not computed"),
         ("adapter_config.json", {"bias": "all"}, "bias = 'all' is not computed"),
+        *(
+            ("adapter_config.json", {"init_lora_weights": how}, "init_lora_weights = ")
+            for how in ("pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "eva")
+        ),
         ("adapter_config.json", {"r": "x"}, "r = 'x' is not a positive number"),
         ("adapter_config.json", {"rank_pattern": [3]}, "rank_pattern is not an object"),
         ("adapter_config.json", {"r": 5, "rank_pattern": {}}, "rank 5 and its weight"),

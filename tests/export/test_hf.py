@@ -244,6 +244,8 @@ def test_an_existing_output_is_never_overwritten(tmp_path):
     assert bytes_in(out) == before
     with pytest.raises(CheckpointError, match="exists already"):
         export_hf(checkpoint, scale_of(), out / "config.json")
+    with pytest.raises(CheckpointError, match=r"config\.json is a file, so .*new cannot be"):
+        export_hf(checkpoint, scale_of(), out / "config.json" / "below" / "new")
 
 
 def test_a_fold_that_overflows_names_the_tensor_and_the_way_out(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nt_jax.generate.schedule import MIN_SHARED, Schedule, shared_length, size_bucket
+from nt_jax.generate.schedule import MIN_SHARED, Schedule, dealt, shared_length, size_bucket
 
 # Prompts made of few, long pieces, so that many begin alike.
 piece = st.integers(0, 2).map(lambda n: (n,) * 17)
@@ -39,27 +39,29 @@ def test_every_prompt_enters_once_with_all_of_its_tokens(
         refill = schedule.next_refill(free)
         packed, before = refill.packed, list(held)
         assert len(packed.row_R) in (ways, many) and len(refill.rows) <= len(packed.row_R)
-        assert len(packed.token_N) % ways == 0
+        assert len(packed.token_WN) == ways
         for place in range(len(packed.row_R)):
+            group, within = divmod(place, len(packed.row_R) // ways)
+            mine = packed.row_R[place - within :][: len(packed.row_R) // ways].tolist()
             shared, length = packed.shared_R[place], packed.length_R[place]
             source = before[packed.source_R[place]]
             index_T = packed.index_RT[place, :length]
             assert length >= 1 and shared <= min(len(source), refill.prefix_width)
             assert shared == 0 or shared >= MIN_SHARED
             assert shared == 0 or shared <= len(source) - steered  # a steered token is its own
-            whole = source[:shared] + packed.token_N[index_T].tolist()
+            whole = source[:shared] + packed.token_WN[group, index_T].tolist()
             assert whole == prompts[packed.row_R[place]]
-            if place < len(refill.rows):
-                assert (packed.of_N[index_T] == place).all()
-                assert packed.place_N[index_T].tolist() == list(range(length))
-            assert packed.index_RT.max() < len(packed.token_N)
+            assert (packed.of_WN[group, index_T] == mine.index(packed.row_R[place])).all()
+            assert packed.place_WN[group, index_T].tolist() == list(range(length))
+            assert packed.index_RT.max() < packed.token_WN.shape[1]
             assert len(whole) + 1 <= refill.room
             assert shared + packed.index_RT.shape[1] <= refill.room
             held[packed.slot_R[place]] = whole
-        slots = packed.slot_R[: len(refill.rows)].tolist()
+        places = [packed.row_R.tolist().index(row) for row in refill.rows]
+        slots = packed.slot_R[places].tolist()
         assert len(set(slots)) == len(slots) and set(slots) <= set(free)
-        assert packed.row_R[: len(refill.rows)].tolist() == refill.rows
-        own = packed.length_R[: len(refill.rows)]
+        assert set(packed.row_R.tolist()) == set(refill.rows)
+        own = packed.length_R[places]
         assert len(own) == 1 or own.sum() <= budget
         entered += refill.rows
     assert sorted(entered) == list(range(len(prompts)))
@@ -73,7 +75,7 @@ def test_one_prompt_leads_and_the_others_take_its_prefix_over():
     first, second = schedule.next_refill(list(range(9))), schedule.next_refill(list(range(1, 9)))
     assert len(first.rows) == 1 and not first.packed.shared_R.any()
     assert len(second.rows) == 8 and (second.packed.shared_R == 40).all()
-    assert not second.packed.source_R.any() and len(second.packed.token_N) == 16
+    assert not second.packed.source_R.any() and second.packed.token_WN.shape == (1, 16)
     assert second.packed.length_R.tolist() == [1] * 8
 
 
@@ -85,6 +87,25 @@ def test_a_free_slot_is_reused_by_those_who_share_its_prefix():
     assert slots == [0, 1, 2]
     last = schedule.next_refill([0, 1, 2]).packed
     assert last.shared_R[0] == 20 and last.slot_R[0] == last.source_R[0]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 50), min_size=1, max_size=12),
+    ways=st.integers(1, 4),
+    spare=st.integers(0, 2),
+)
+def test_prompts_are_dealt_to_groups_of_like_size(lengths, ways, spare):
+    rows = -(-len(lengths) // ways) + spare
+    groups = dealt(lengths, ways, rows)
+    assert len(groups) == ways and all(1 <= len(group) <= rows for group in groups)
+    held = [number for group in groups for number in group]
+    assert set(held) == set(range(len(lengths)))
+    again = len(held) - len(set(held))  # groups that would be empty have the shortest
+    assert again == max(0, ways - len(lengths))
+    totals = [sum(lengths[n] for n in group) for group in groups]
+    if spare == 2 and not again and rows * ways > 2 * len(lengths):
+        assert max(totals) - min(totals) <= max(lengths)
+    assert ways > 1 or groups == [list(range(len(lengths)))]
 
 
 @given(one=st.lists(st.integers(0, 1)), other=st.lists(st.integers(0, 1)))

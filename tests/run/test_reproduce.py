@@ -4,7 +4,9 @@ import hashlib
 import io
 import json
 import random
+import re
 import shutil
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -19,7 +21,7 @@ from nt_jax.models.neurons import Factors, NeuronSet
 from nt_jax.run import reproduce as module
 from nt_jax.run.export import config_of, run_factors
 from nt_jax.run.hashes import differing_refusals, factors_sha256, weights_sha256
-from nt_jax.run.reproduce import differences, read_run, reproduce, say_factors
+from nt_jax.run.reproduce import beside, differences, read_run, reproduce, say_factors
 from tests.run import small
 
 pytestmark = pytest.mark.xdist_group("run")
@@ -50,6 +52,21 @@ def test_run_json_holds_full_hashes_and_every_refusal_count(finished):
     for count in facts["refusals"]:
         mine = [r for r in rows if (r["dataset"], r["model"]) == (count["dataset"], count["model"])]
         assert (count["refused"], count["n"]) == (sum(r["refused"] for r in mine), len(mine))
+
+
+def test_the_new_run_lies_beside_the_old_one_wherever_the_command_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert beside(Path("runs/mine/run.json")) == "runs/mine-again"
+    assert beside(Path("run.json")) == beside(Path("./run.json")) == f"{tmp_path}-again"
+    assert beside(Path("../run.json")) == f"{tmp_path.parent}-again"
+
+
+def test_code_of_ours_that_was_changed_may_change_results(finished):
+    facts = facts_of(finished.folder)
+    assert re.fullmatch("[0-9a-f]{12}", facts["versions"]["nt_jax source"])
+    facts["versions"]["nt_jax source"] = "0" * 12
+    (found,) = differences(facts)
+    assert (found.severity, found.what, found.then) == (2, "nt_jax source", "0" * 12)
 
 
 def test_a_run_is_made_again_bit_for_bit(finished, tmp_path):
