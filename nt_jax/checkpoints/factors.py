@@ -5,6 +5,7 @@ Metadata: what the base is called and a hash of it, its sizes, the strength, our
 """
 
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,16 @@ class FactorsFile:
     neurons: int
     base: str
     base_sha256: str  # fingerprint of the base's files; "" where it is not known
-    strength: str = ""  # "" where it is what validation kept
+    strength: str = ""  # share of the way from 1 to what was learned; "" where it is not known
+
+    @property
+    def share(self) -> float | None:
+        """`strength` as a number; None where it is not known."""
+        try:
+            found = float(self.strength)
+        except ValueError:
+            return None
+        return found if 0 <= found < math.inf else None
 
     def scale_LF(self) -> np.ndarray:
         """Float32 [L, F]: the factors at their neurons, 1 elsewhere."""

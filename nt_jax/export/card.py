@@ -4,7 +4,6 @@ Neither holds a local path, a prompt or an answer; the source's own card is neve
 """
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,40 +15,17 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from nt_jax.atomic import write_atomic
 from nt_jax.checkpoints.checkpoint import Checkpoint
 from nt_jax.export.folder import MANIFEST, ExportReport, Wanted, write_json
+from nt_jax.export.kinds import KINDS, use_of
 from nt_jax.models.neurons import Factors
 from nt_jax.version import __version__
 
 CARD = "README.md"
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _TEMPLATE = Path(__file__).with_name("model_card.md")
 _TEXT_GENERATION = "text-generation"
-
-
-class Kind(NamedTuple):
-    """How a format is spoken of."""
-
-    what: str
-    library: str
-    use: str
-    undo: str
-    relation: str = "adapter"  # to the base, as the hub calls it
-
-
-_BASE_AGAIN = "The base model itself is the way back: dividing by a factor is not exact."
-_TAKE_OFF = "Loading the base without it undoes everything."
-KINDS = {
-    "hf": Kind("A copy", "transformers",
-               'AutoModelForCausalLM.from_pretrained("THIS FOLDER")', _BASE_AGAIN, "finetune"),
-    "ia3": Kind("An (IA)^3 adapter", "peft",
-                'PeftModel.from_pretrained(base, "THIS FOLDER")', _TAKE_OFF),
-    "lora": Kind("A LoRA adapter", "peft",
-                 'PeftModel.from_pretrained(base, "THIS FOLDER")', _TAKE_OFF),
-    "gguf-lora": Kind("A LoRA adapter for llama.cpp", "gguf",
-                      "llama-server -m BASE.gguf --lora lora.gguf", _TAKE_OFF),
-    "gguf": Kind("A GGUF copy", "gguf", "llama-server -m model.gguf", _BASE_AGAIN, "finetune"),
-    "factors": Kind("The factors", "nt_jax",
-                    'nt.load_factors("THIS FOLDER", model.checkpoint)', _TAKE_OFF),
-}  # fmt: skip
+_CUT = (
+    "Not measured: the rank was cut, and the run's report is about the whole change, as other "
+    "formats and a LoRA of full rank hold it."
+)
 
 
 class Measured(NamedTuple):
@@ -74,74 +50,116 @@ class About:
     base_id: str | None  # on the hub
     sha256: str  # fingerprint of the base's files
     factors: Factors
+    strength: str = ""  # in words
     licence: str | None = None
-    settings: Mapping[str, Any] | None = None
+    settings: Mapping[str, Any] | None = None  # a recipe without paths and prompts
+    fill_in: Sequence[str] = ()  # keys of it that name no place
+    made_from: Mapping[str, str] = dataclasses.field(default_factory=dict)  # name -> sha256
     data: Sequence[str] = ()  # in words
     datasets: Sequence[str] = ()  # hub ids
     rows: Sequence[Measured] = ()
     unmeasured: str = "Nothing was measured."
+    lost: str = ""  # by a cut rank, in words
+    notes: Sequence[str] = ()  # to be said where it is written
+
+    @property
+    def untuned(self) -> bool:
+        """Whether the factors leave every neuron alone."""
+        return not (np.asarray(self.factors.theta_P) != 1).any()
+
+    def as_it_is(self) -> "About":
+        """This, without what is said of a tuning where the factors leave every neuron alone."""
+        if not self.untuned:
+            return self
+        known = (self.base, self.base_id, self.sha256, self.factors)
+        return About(*known, licence=self.licence, notes=self.notes)
+
+    def at_rank(self, lost: str) -> "About":
+        """This, of an adapter whose rank was cut: the numbers are those of the whole change."""
+        return dataclasses.replace(self, lost=lost, rows=(), unmeasured=_CUT) if lost else self
 
 
-def write_card(folder: Path, kind: str, about: About, wanted: Wanted) -> None:
-    """README.md of a format of the export."""
+def write_card(folder: Path, kind: str, about: About, repo: str | None = None) -> None:
+    """README.md of a format of the export, which is then pushed to `repo`."""
     speaks, name = KINDS[kind], about.base.split("/")[-1]
-    results = [_result(row) for row in about.rows]
-    relation: dict[str, Any] = {"base_model_relation": speaks.relation} if about.base_id else {}
-    data = ModelCardData(
-        base_model=about.base_id,
-        license=about.licence,
-        datasets=[*about.datasets] or None,
-        library_name=speaks.library,
-        pipeline_tag=_TEXT_GENERATION,
-        tags=["neurontune", "nt_jax", "safety", *(["gguf"] if "gguf" in kind else [])],
-        model_name=f"{name} NeuronTune",
-        eval_results=results or None,
-        **relation,
-    )
-    theta_P, neurons = np.asarray(about.factors.theta_P), about.factors.neurons
-    layer_P, safety = np.asarray(neurons.layer_P), int(np.sum(neurons.is_safety_P))
-    place = {"first": layer_P.min(), "last": layer_P.max()} if len(layer_P) else {}
-    span = {"low": f"{theta_P.min():.2f}", "high": f"{theta_P.max():.2f}"} if len(layer_P) else {}
     card = ModelCard.from_template(
-        data,
+        _metadata(kind, about),
         template_path=str(_TEMPLATE),
-        title=f"{name}, NeuronTune",
+        title=f"{name}, {'untuned' if about.untuned else 'NeuronTune'}",
         what=speaks.what,
-        base=about.base,
         version=__version__,
-        neurons=len(theta_P),
-        safety=safety,
-        utility=len(theta_P) - safety,
-        strength=_strength(wanted),
+        base=about.base,
+        base_id=about.base_id,
+        untuned=about.untuned,
+        strength=about.strength,
+        lost=about.lost,
         sha256=about.sha256,
         data=", ".join(about.data),
         licence=f" ({about.licence})" if about.licence else "; read it there",
         rows=[_shown(row) for row in about.rows],
         unmeasured=about.unmeasured,
-        use=speaks.use,
+        language=speaks.language,
+        use=use_of(kind, about.base, about.base_id, repo),
         undo=speaks.undo,
-        **place,
-        **span,
+        settings=about.settings,
+        fill_in=", ".join(about.fill_in),
+        **_factors_in_words(about.factors),
     )
     write_atomic(folder / CARD, str(card).encode("utf-8"))
+
+
+def _metadata(kind: str, about: About) -> ModelCardData:
+    """What the hub reads; an untuned copy is no relation that the hub has a word for."""
+    related: dict[str, Any] = {}
+    if about.base_id and not about.untuned:
+        related = {"base_model_relation": KINDS[kind].relation}
+    tuned = [] if about.untuned else ["neurontune", "safety"]
+    name = about.base.split("/")[-1]
+    return ModelCardData(
+        base_model=about.base_id,
+        license=about.licence,
+        datasets=[*about.datasets] or None,
+        library_name=KINDS[kind].library,
+        pipeline_tag=_TEXT_GENERATION,
+        tags=["nt_jax", *tuned, *(["gguf"] if "gguf" in kind else [])],
+        model_name=f"{name} {'untuned' if about.untuned else 'NeuronTune'}",
+        eval_results=[_result(row) for row in about.rows] or None,
+        **related,
+    )
+
+
+def _factors_in_words(factors: Factors) -> dict[str, Any]:
+    """Counts, layers and range of the factors; of none, counts alone."""
+    theta_P, layer_P = np.asarray(factors.theta_P), np.asarray(factors.neurons.layer_P)
+    safety = int(np.sum(factors.neurons.is_safety_P))
+    counts = {"neurons": len(theta_P), "safety": safety, "utility": len(theta_P) - safety}
+    if not len(theta_P):
+        return counts
+    span = {"low": f"{theta_P.min():.2f}", "high": f"{theta_P.max():.2f}"}
+    return counts | span | {"first": layer_P.min(), "last": layer_P.max()}
 
 
 def write_manifest(
     folder: Path, kind: str, about: About, wanted: Wanted, report: ExportReport
 ) -> None:
-    """nt_jax_export.json: the base, hashes, strength, version, settings, and what was changed."""
+    """nt_jax_export.json: the base, hashes, strength, version, settings, and what was changed.
+
+    `wanted.strength` is that of the factors. `made_from`: sha256 of what they were learned from.
+    """
     facts = dataclasses.asdict(report)
     del facts["out"], facts["notes"]
-    theta_P = np.asarray(about.factors.theta_P)
     known = {
         "format": kind,
         "nt_jax": __version__,
         "base": {"name": about.base, "id": about.base_id, "sha256": about.sha256},
         "strength": wanted.strength,
+        "strength_means": "0, the untuned model" if about.untuned else about.strength,
         "dtype": wanted.dtype,
         "rank": wanted.rank,
-        "neurons": len(theta_P),
+        "neurons": 0 if about.untuned else len(about.factors.theta_P),
         "settings": about.settings,
+        "fill_in": list(about.fill_in),
+        "made_from": dict(about.made_from),
     }
     write_json(folder / MANIFEST, known | facts)
 
@@ -160,12 +178,6 @@ def licence_of(checkpoint: Checkpoint) -> str | None:
         return None  # a card that cannot be read is no reason to stop
     licence = found.get("license")
     return licence if isinstance(licence, str) else None
-
-
-def _strength(wanted: Wanted) -> str:
-    if wanted.strength is None:
-        return "as chosen on validation answers"
-    return f"{wanted.strength:g} of the way from the base (0) to the learned factors (1)"
 
 
 def _result(row: Measured) -> EvalResult:

@@ -18,7 +18,7 @@ def write(model: ChatModel, factors: Factors, out: Path, wanted: Wanted) -> Expo
     scale_LF = factors.scale_LF(size.layers, size.neurons)
     layers = [layer for layer, row_F in enumerate(scale_LF) if (row_F != 1).any()]
     strength = "" if wanted.strength is None else str(wanted.strength)
-    base = base_name(checkpoint).split(": PEFT")[0]
+    base = base_name(checkpoint, wanted)
     found = FactorsFile(factors, size.layers, size.neurons, base, fingerprint(checkpoint), strength)
     with appearing(out, 13 * len(factors.theta_P)) as work:
         save_factors(work / FILE, found)

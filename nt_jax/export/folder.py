@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from nt_jax.atomic import disk_errors, sync, sync_tree
 from nt_jax.errors import CheckpointError, RunError
 
 MANIFEST = "nt_jax_export.json"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 Given = ParamSpec("Given")
 
 
@@ -27,7 +29,7 @@ class Wanted:
 
     dtype: str = "source"  # or float32
     rank: int | None = None  # of a LoRA adapter; None: whatever is exact
-    strength: float | None = None  # of the factors, to be said; None: as validation kept
+    strength: float | None = None  # of the factors: as asked for, then as it is; None: not known
     base: str | None = None  # what the base is called; None: a hub id, or its file's name
 
 
@@ -41,6 +43,7 @@ class ExportReport:
     max_rounding: float  # largest |stored - exact| / |exact| over the changed weights
     sha256: dict[str, str]
     max_logit_difference: float | None = None  # over the largest logit, where it was compared
+    lost: str = ""  # what a cut rank leaves out, in words
     notes: tuple[str, ...] = ()  # what to know of it, in words
 
 

@@ -31,6 +31,10 @@ from nt_jax.generate.chat import ChatModel
 from nt_jax.models.neurons import Factors
 
 FILE = "model.gguf"
+KEPT = (
+    "--dtype float32 widens nothing here: the source is a GGUF file, whose other bytes are kept, "
+    "and changed matrices are float32 in any case (hf widens all)"
+)
 Read = Callable[[str], np.ndarray]  # HF name -> the weight with its factors in it, float32
 
 
@@ -74,8 +78,9 @@ def write_model(
         write_gguf(work / FILE, architecture(size.family), metadata, tensors, alignment)
         write_modelfile(work, **{"from": f"./{FILE}"})
         sha256 = digests(work)
+    narrow = checkpoint.gguf is not None and wanted.dtype == "float32"
     notes = (f"llama-server -m {FILE}; Ollama: Modelfile; smaller: llama-quantize",)
-    return report_of(checkpoint, layers, out, sha256, notes)
+    return report_of(checkpoint, layers, out, sha256, (*(KEPT,) * narrow, *notes))
 
 
 Parts = tuple[dict[str, Value], dict[str, Stored], int]  # metadata, tensors, alignment

@@ -47,8 +47,8 @@ def write(model: ChatModel, factors: Factors, out: Path, wanted: Wanted) -> Expo
         write_modelfile(work, **{"from": "BASE", "adapter": f"./{FILE}"})
         sha256 = digests(work)
     layers = [change.layer for change in changes]
-    notes = (*error_note(changes), f"llama-server -m BASE.gguf --lora {FILE}; Ollama: Modelfile")
-    return report_of(checkpoint, layers, out, sha256, notes)
+    notes = (f"llama-server -m BASE.gguf --lora {FILE}; Ollama: Modelfile",)
+    return report_of(checkpoint, layers, out, sha256, notes, error_note(changes))
 
 
 def architecture(family: str) -> str:

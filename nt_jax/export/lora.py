@@ -3,7 +3,8 @@
 A factor theta of neuron i adds (theta - 1) times column i to down_proj's weight, a change of rank
 one. So a layer's change is exact with A = one-hot rows of its n scaled neurons and
 B = W[:, idx] (theta - 1), or, where n is more than the D rows of W, A = W (theta - 1) and B = the
-identity. `rank` cuts it: the truncated SVD, with its error said. F neurons, D model width, n scaled
+identity. In bfloat16 and float16 that product is rounded, as the weights were, and the other matrix
+is exact. `rank` cuts it: the truncated SVD, with its error said. F neurons, D model width, n scaled
 neurons, r rank.
 """
 
@@ -65,9 +66,11 @@ def write(model: ChatModel, factors: Factors, out: Path, wanted: Wanted) -> Expo
         "layers_to_transform": [change.layer for change in changes], "lora_dropout": 0.0,
         "bias": "none", "use_rslora": False, "use_dora": False, "init_lora_weights": True,
     }  # fmt: skip
-    notes = (*error_note(changes), vllm_note(top), *sglang_note([*ranks.values()]))
+    notes = (vllm_note(top), *sglang_note([*ranks.values()]))
     layers, base = [c.layer for c in changes], base_for_peft(checkpoint, wanted)
-    return write_adapter(checkpoint, "LORA", tensors, fields, layers, base, out, notes)
+    return write_adapter(
+        checkpoint, "LORA", tensors, fields, layers, base, out, notes, error_note(changes)
+    )
 
 
 def layer_changes(
@@ -114,16 +117,16 @@ def _cut(
     return LayerChange(layer, a_rF, (u_Dr[:, :rank] * root_r).astype(np.float32), lost, whole)
 
 
-def error_note(changes: list[LayerChange]) -> tuple[str, ...]:
+def error_note(changes: list[LayerChange]) -> str:
     """How much of the change of weights a cut rank has lost, where it has."""
     cut = [change for change in changes if change.whole]
     if not cut:
-        return ()
+        return ""
     lost, whole = (sum(getattr(c, name) for c in cut) for name in ("lost", "whole"))
     worst = max((c.lost / c.whole) ** 0.5 for c in cut)
     return (
         f"rank {cut[0].rank} leaves out {(lost / whole) ** 0.5:.1%} of the change of weights "
-        f"(Frobenius norm; {worst:.1%} in the worst of {len(cut)} layers)",
+        f"(Frobenius norm; {worst:.1%} in the worst of {len(cut)} layers)"
     )
 
 

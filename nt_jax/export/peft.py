@@ -1,5 +1,6 @@
 """What adapters in PEFT's format share: their folder, tensor names and adapter_config.json."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from nt_jax.checkpoints.adapter import CONFIG, PREFIX, WEIGHTS
 from nt_jax.checkpoints.checkpoint import Checkpoint
 from nt_jax.checkpoints.keymap import DOWN, hf_shapes
 from nt_jax.errors import ConfigError
-from nt_jax.export.folder import ExportReport, Wanted, appearing, digests, write_json
+from nt_jax.export.folder import HUB_ID, ExportReport, Wanted, appearing, digests, write_json
 
 TARGET = "down_proj"  # an input of it is a neuron
 
@@ -25,6 +26,7 @@ def write_adapter(
     base: str,
     out: Path,
     notes: tuple[str, ...] = (),
+    lost: str = "",
 ) -> ExportReport:
     """An adapter of `kind` (IA3, LORA) as `save_pretrained` of PEFT would write it.
 
@@ -48,7 +50,7 @@ def write_adapter(
         (work / WEIGHTS).chmod((work / WEIGHTS).stat().st_mode | 0o444)
         write_json(work / CONFIG, common | dict(fields))
         sha256 = digests(work)
-    return report_of(checkpoint, layers, out, sha256, notes)
+    return report_of(checkpoint, layers, out, sha256, notes, lost)
 
 
 def report_of(
@@ -57,21 +59,30 @@ def report_of(
     out: Path,
     sha256: dict[str, str],
     notes: tuple[str, ...] = (),
+    lost: str = "",
 ) -> ExportReport:
     """The report of a change of the down projections of these layers."""
     names = DOWN.hf_names(checkpoint.config.layers)
     changed, every = tuple(names[layer] for layer in layers), len(hf_shapes(checkpoint.config))
-    return ExportReport(out, changed, every, 0.0, sha256, notes=notes)
+    return ExportReport(out, changed, every, 0.0, sha256, lost=lost, notes=notes)
 
 
 def base_name(checkpoint: Checkpoint, wanted: Wanted = Wanted()) -> str:
-    """What the base is called: as wanted, a hub id, or a file's name without its local path."""
+    """What the base is called: as wanted, a hub id, or a file's name; never by a local path."""
     if wanted.base is not None:
-        return wanted.base
+        return without_place(wanted.base)
     local = Path(checkpoint.source).expanduser()
     if checkpoint.gguf is not None:
         return checkpoint.path.name
     return local.resolve().name if local.exists() else checkpoint.source
+
+
+def without_place(name: str) -> str:
+    """A name as others may read it: of what is, or looks like, a local path its last part."""
+    local = Path(name).expanduser()
+    if local.exists():
+        return local.resolve().name
+    return name if HUB_ID.fullmatch(name) else re.split(r"[/\\]", name.rstrip("/\\"))[-1]
 
 
 def base_for_peft(checkpoint: Checkpoint, wanted: Wanted) -> str:

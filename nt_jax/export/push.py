@@ -6,7 +6,7 @@ Tested against a server on this machine that answers as the hub does; never run 
 from pathlib import Path
 
 from nt_jax.errors import ConfigError, RunError
-from nt_jax.export.card import HUB_ID
+from nt_jax.export.folder import HUB_ID
 
 
 def check_push(repo: str) -> None:

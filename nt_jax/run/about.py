@@ -1,53 +1,56 @@
-"""What an export says of a run: its base, data in words, settings, and what was measured."""
+"""What an export says of a run: its base, strength, data in words, settings, what was measured."""
 
+import dataclasses
 from pathlib import Path
 
 from nt_jax.checkpoints.checkpoint import Checkpoint, fingerprint
-from nt_jax.config.base import DatasetConfig
 from nt_jax.config.schema import RunConfig
 from nt_jax.eval.metrics.result import BASE, TUNED, ResultRow, find, read_rows
-from nt_jax.export.card import HUB_ID, About, Measured, licence_of
-from nt_jax.export.folder import Wanted
+from nt_jax.export.card import About, Measured, licence_of
+from nt_jax.export.folder import HUB_ID, Wanted
 from nt_jax.export.peft import base_name
+from nt_jax.facts import read_facts
 from nt_jax.finished import finished_now
-from nt_jax.models.neurons import Factors
+from nt_jax.run.kept import Kept, number
+from nt_jax.run.repeat import data_sources, settings_to_repeat
 
-# What a card shows, and the sections of settings that hold no path.
 METRICS = ("refusal_rate", "perplexity", "kl", "letter_accuracy", "generate_accuracy")
-SECTIONS = ("seed", "attribution", "neurons", "tune")
+_SETS = {"harmful": "harmful", "harmless": "harmless", "templates": "attack templates"}
 _OTHER = (
     "Not measured: these are other factors than those that the run's report is about (another "
-    "strength or rank)."
+    "strength)."
 )
 
 
 def about_run(
-    run_dir: Path, config: RunConfig, factors: Factors, checkpoint: Checkpoint, wanted: Wanted
+    run_dir: Path,
+    config: RunConfig,
+    kept: Kept,
+    checkpoint: Checkpoint,
+    wanted: Wanted,
+    reported: bool = True,
 ) -> About:
-    """All that is known of a run's model; numbers only where they are of these very factors."""
-    settings = config.model_dump(mode="json")
-    parts = [("harmful", config.data.harmful), ("harmless", config.data.harmless)]
-    parts.append(("attack templates", config.data.templates))
-    ids = [part.source for _, part in parts if _on_hub(part)]
-    same = wanted.strength is None and wanted.rank is None
-    rows = measured(run_dir, config) if same else []
-    return About(
-        *_base(checkpoint, wanted),
-        fingerprint(checkpoint),
-        factors,
-        licence_of(checkpoint),
-        {name: settings[name] for name in SECTIONS},
-        [f"{name}: {_words(part)}" for name, part in parts],
-        [*dict.fromkeys(ids)],
-        rows,
-        "Nothing was measured yet." if same else _OTHER,
+    """All that is known of a run's model; its numbers where its report is about these factors."""
+    facts = read_facts(run_dir)
+    sources = data_sources(config, facts)
+    settings, fill_in = settings_to_repeat(config, sources, checkpoint)
+    hashes = facts.get("hashes", {})
+    about = dataclasses.replace(
+        _about(kept, checkpoint, wanted),
+        settings=settings,
+        fill_in=fill_in,
+        made_from={name: hashes[name] for name in ("data", "start") if name in hashes},
+        data=[f"{_SETS[name]}: {source.words}" for name, source in sources.items()],
+        datasets=[*dict.fromkeys(s.hub_id for s in sources.values() if s.hub_id)],
+        rows=measured(run_dir, config) if reported else [],
+        unmeasured="Nothing was measured yet." if reported else _OTHER,
     )
+    return about.as_it_is()
 
 
-def about_factors(factors: Factors, checkpoint: Checkpoint, wanted: Wanted) -> About:
+def about_factors(kept: Kept, checkpoint: Checkpoint, wanted: Wanted) -> About:
     """What is known of factors that come from a file."""
-    licence = licence_of(checkpoint)
-    return About(*_base(checkpoint, wanted), fingerprint(checkpoint), factors, licence)
+    return _about(kept, checkpoint, wanted).as_it_is()
 
 
 def measured(run_dir: Path, config: RunConfig) -> list[Measured]:
@@ -72,20 +75,19 @@ def _beside_base(rows: list[ResultRow], row: ResultRow, label: str) -> Measured:
     )
 
 
-def _base(checkpoint: Checkpoint, wanted: Wanted) -> tuple[str, str | None]:
-    """(what the base is called, its id on the hub where it has one)."""
+def _about(kept: Kept, checkpoint: Checkpoint, wanted: Wanted) -> About:
+    """What is known without a run."""
     name = base_name(checkpoint, wanted)
-    return name, name if HUB_ID.fullmatch(name) and not Path(name).exists() else None
-
-
-def _on_hub(part: DatasetConfig) -> bool:
-    return bool(HUB_ID.fullmatch(part.source)) and not Path(part.source).exists()
-
-
-def _words(part: DatasetConfig) -> str:
-    if part.source == "demo":
-        return "nt_jax's demo data (CC0-1.0)"
-    return part.source if _on_hub(part) else "own files"
+    notes = []
+    if wanted.base is not None and wanted.base != name:
+        notes.append(f"--base {wanted.base} is a local path, which is not written: it says {name}")
+    if kept.cut:
+        at = "" if kept.strength is None else f"strength {number(kept.strength)}: "
+        notes.append(at + kept.cut)
+    base_id = name if HUB_ID.fullmatch(name) else None
+    strength = kept.words + f"; {kept.cut}" * bool(kept.cut)
+    told = (fingerprint(checkpoint), kept.factors, strength, licence_of(checkpoint))
+    return About(name, base_id, *told, notes=notes)
 
 
 def _without_path(judge: str) -> str:

@@ -5,10 +5,11 @@ import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from nt_jax.checkpoints.factors import load_factors
+from nt_jax.checkpoints.factors import read_factors
 from nt_jax.config.registry import FORMATS, load
 from nt_jax.config.schema import RunConfig
 from nt_jax.console import say
@@ -22,38 +23,46 @@ from nt_jax.generate.chat import ChatModel, open_model
 from nt_jax.models.neurons import Factors
 from nt_jax.processes import first, from_first
 from nt_jax.run.about import about_factors, about_run
-from nt_jax.run.stages import chat_model, check_same_weights, kept_factors
+from nt_jax.run.kept import Kept, kept_at, kept_in_file, same_factors
+from nt_jax.run.stages import chat_model, check_same_weights
 from nt_jax.rundir import RunDirectory
 
 PARTS_OF_THETA = ("select", "train")
 
 
+class OfRun(NamedTuple):
+    """What a run's folder holds for an export."""
+
+    config: RunConfig
+    kept: Kept
+    reported: bool  # whether the run's report is about these very factors
+
+
 def export_stage(
-    model: ChatModel, factors: Factors, config: RunConfig, run_dir: Path, folder: Path
+    model: ChatModel, kept: Kept, config: RunConfig, run_dir: Path, folder: Path
 ) -> str:
     """The tuned checkpoint in HF format with its card, read again and compared before it counts.
 
     It will lie in the stage's place in `run_dir` once that is done; the numbers of its card come
     with the report (`show_numbers`).
     """
-    wanted = Wanted(config.export.dtype)
+    wanted = Wanted(config.export.dtype, strength=kept.strength)
     folder = Path(from_first(lambda: str(folder)))  # all read what process 0 has written
-    report = load(FORMATS["hf"].writer)(model, factors, folder / "hf", wanted)
-    about = about_run(run_dir, config, factors, model.checkpoint, wanted)
+    report = load(FORMATS["hf"].writer)(model, kept.factors, folder / "hf", wanted)
+    about = about_run(run_dir, config, kept, model.checkpoint, wanted)
     if first():
         write_manifest(folder / "export.json", report)
         describe(model, folder / "hf", "hf", about, wanted, report)
     return (
         f"{run_dir / 'export' / 'hf'}   {changed(report)}   re-read and compared: max |difference| "
-        f"{report.max_logit_difference:.0e}"
+        f"{report.max_logit_difference:.0e}" + f"   {kept.cut}" * bool(kept.cut)
     )
 
 
-def show_numbers(model: ChatModel, factors: Factors, config: RunConfig, run_dir: Path) -> None:
+def show_numbers(model: ChatModel, kept: Kept, config: RunConfig, run_dir: Path) -> None:
     """The card of the run's own export once more, with what its report measured."""
-    wanted = Wanted(config.export.dtype)
-    about = about_run(run_dir, config, factors, model.checkpoint, wanted)
-    card.write_card(run_dir / "export" / "hf", "hf", about, wanted)
+    about = about_run(run_dir, config, kept, model.checkpoint, Wanted(config.export.dtype))
+    card.write_card(run_dir / "export" / "hf", "hf", about)
 
 
 def export_run(
@@ -71,9 +80,10 @@ def export_run(
     check_free(out)
     if repo is not None:
         check_push(repo)
-    config, factors = run_factors(run_dir, wanted.strength)
+    config, kept, reported = of_run(run_dir, wanted.strength)
     model = chat_model(config)
-    about = about_run(run_dir, config, factors, model.checkpoint, wanted)
+    wanted = dataclasses.replace(wanted, strength=kept.strength)
+    about = about_run(run_dir, config, kept, model.checkpoint, wanted, reported)
     write_formats(model, about, out, formats, wanted, repo)
 
 
@@ -85,15 +95,17 @@ def export_factors(
     wanted: Wanted = Wanted(),
     repo: str | None = None,
 ) -> None:
-    """`export_run` of a file of factors, or an (IA)^3 adapter, and the model at `base`."""
+    """`export_run` of a file of factors, or an (IA)^3 adapter, and the model at `base`.
+
+    A strength is counted as in the run that learned them, where the file says its own.
+    """
     check_free(out)
     if repo is not None:
         check_push(repo)
     model = open_model(base, "float32")
-    factors = load_factors(path, model.checkpoint)
-    if wanted.strength is not None:
-        factors = factors.at_strength(wanted.strength)
-    about = about_factors(factors, model.checkpoint, wanted)
+    kept = kept_in_file(path, read_factors(path, model.checkpoint), wanted.strength)
+    wanted = dataclasses.replace(wanted, strength=kept.strength)
+    about = about_factors(kept, model.checkpoint, wanted)
     write_formats(model, about, out, formats, wanted, repo)
 
 
@@ -113,29 +125,43 @@ def write_formats(
             folder = work if len(formats) == 1 else work / name
             report = load(FORMATS[name].writer)(model, about.factors, folder, wanted)
             if first():
-                describe(model, folder, name, about, wanted, report)
+                describe(model, folder, name, about, wanted, report, repo)
             reports[name] = report
         from_first(opened.close)
     for name, report in reports.items():
         place = out if len(formats) == 1 else out / name
         say("export", f"{place}   {changed(report)}")
-        for note in report.notes:
+        for note in filter(None, (report.lost, *report.notes)):
             say("", note)
+    for note in about.notes:
+        say("", note)
     if repo is not None and first():
         say("push", push(out, repo))
 
 
 def describe(
-    model: ChatModel, folder: Path, name: str, about: About, wanted: Wanted, report: ExportReport
+    model: ChatModel,
+    folder: Path,
+    name: str,
+    about: About,
+    wanted: Wanted,
+    report: ExportReport,
+    repo: str | None = None,
 ) -> None:
     """What stands beside the files of a format: licences, card, manifest."""
     copy_licences(model.checkpoint, folder)
-    card.write_card(folder, name, about, wanted)
+    card.write_card(folder, name, about.at_rank(report.lost), repo)
     card.write_manifest(folder, name, about, wanted, report)
 
 
 def run_factors(run_dir: Path, strength: float | None = None) -> tuple[RunConfig, Factors]:
-    """(the run's config, its best factors), once its model is known to be the same.
+    """(the run's config, its best factors): `of_run` without what there is to say of them."""
+    config, kept, _ = of_run(run_dir, strength)
+    return config, kept.factors
+
+
+def of_run(run_dir: Path, strength: float | None = None) -> OfRun:
+    """A run's config and its best factors, once its model is known to be the same.
 
     With a `strength`, its last factors at that strength in place of the best, or of what its
     export.strength says. Raises a RunError if the folder is no run, holds no factors, or the
@@ -164,8 +190,11 @@ def run_factors(run_dir: Path, strength: float | None = None) -> tuple[RunConfig
                 f"{run_dir} holds no factors tuned with its present settings. Carry the run on "
                 f"first: python -m nt_jax.train --config ... --run-dir {run_dir}"
             )
-        strength = config.export.strength if strength is None else strength
-        return config, kept_factors(config.tune, select, train, strength)
+        own = kept_at(config.tune, select, train, config.export.strength)
+        if strength is None:
+            return OfRun(config, own, reported=True)
+        kept = kept_at(config.tune, select, train, strength)
+        return OfRun(config, kept, same_factors(kept.factors, own.factors))
 
 
 def config_of(run_dir: Path, stored: dict) -> RunConfig:

@@ -12,7 +12,7 @@ from nt_jax.errors import ConfigError
 from nt_jax.export.folder import appearing
 from nt_jax.export.peft import base_name
 from nt_jax.models.neurons import Factors, NeuronSet
-from nt_jax.run.export import run_factors
+from nt_jax.run.export import of_run
 from nt_jax.run.stages import chat_model
 
 
@@ -95,11 +95,12 @@ def factors_at(path: Path) -> FactorsFile:
     """The factors of a run directory, or of a file or folder of factors."""
     if not (path / "run.json").is_file():
         return read_factors(path)
-    config, factors = run_factors(path)
+    config, kept, _ = of_run(path)
     checkpoint = chat_model(config, placed=False).checkpoint
-    size = checkpoint.config
-    base = base_name(checkpoint)
-    return FactorsFile(factors, size.layers, size.neurons, base, fingerprint(checkpoint))
+    size, name = checkpoint.config, base_name(checkpoint)
+    strength = "" if kept.strength is None else str(kept.strength)
+    known = (size.layers, size.neurons, name, fingerprint(checkpoint), strength)
+    return FactorsFile(kept.factors, *known)
 
 
 def _chosen_LF(found: FactorsFile) -> np.ndarray:

@@ -23,7 +23,6 @@ from nt_jax.eval.prompts import Tests
 from nt_jax.eval.under_test import ModelUnderTest, tuned_model
 from nt_jax.generate.chat import ChatModel
 from nt_jax.mesh import devices
-from nt_jax.models.neurons import Factors
 from nt_jax.run import stages
 from nt_jax.run.attribute import attribute_all
 from nt_jax.run.cached import note_made
@@ -31,8 +30,10 @@ from nt_jax.run.contrast import contrast
 from nt_jax.run.dry_run import header, model_line
 from nt_jax.run.export import export_stage, run_factors, show_numbers
 from nt_jax.run.hashes import record_results
+from nt_jax.run.kept import Kept, kept_at
 from nt_jax.run.log import logged
 from nt_jax.run.preflight import Inputs, read_inputs
+from nt_jax.run.repeat import ON_HUB, sources_on_hub
 from nt_jax.run.said import finish, say_about_data, say_departures, say_time
 from nt_jax.run.stages import chat_model
 from nt_jax.run.start import start_factors
@@ -98,10 +99,10 @@ def run(
                     return
         if not directory.unfinished:
             places = (directory.read("select"), directory.read("train"))
-            factors = stages.kept_factors(config.tune, *places, config.export.strength)
+            kept = kept_at(config.tune, *places, config.export.strength)
             if processes.first():
-                show_numbers(inputs.model, factors, config, directory.path)
-                record_results(directory, inputs.model.checkpoint, factors)
+                show_numbers(inputs.model, kept, config, directory.path)
+                record_results(directory, inputs.model.checkpoint, kept.factors)
         finish(config, directory, table)
         check_finished(directory)
 
@@ -126,7 +127,7 @@ def begin(
         config=config.model_dump(mode="json"), seed=config.seed, devices=devices(),
         hashes=inputs.hashes, keys=keys, overlap=inputs.data.overlap,
         attack_overlap=inputs.data.attack_overlap,
-        notes=[*inputs.data.notes, *inputs.data.repeats],
+        notes=[*inputs.data.notes, *inputs.data.repeats], **{ON_HUB: sources_on_hub(config)},
     )  # fmt: skip
     return table, keys
 
@@ -157,11 +158,11 @@ def stage_table(
     tested = model.under(config.eval.system_prompt)
     base = ModelUnderTest(BASE, tested)
 
-    def factors() -> Factors:
-        return stages.kept_factors(tune, at("select"), at("train"), config.export.strength)
+    def kept() -> Kept:
+        return kept_at(tune, at("select"), at("train"), config.export.strength)
 
     def tuned() -> ModelUnderTest:
-        return tuned_model(tested, factors())
+        return tuned_model(tested, kept().factors)
 
     def data() -> TuningData:
         return tuning_data(model, records, tune, config.data, judge=judge, folder=at("answers"))
@@ -209,7 +210,7 @@ def stage_table(
         ),
         Stage(
             "export", ("export",), ("weights", "data", "train"),
-            lambda to: export_stage(model, factors(), config, directory.path, to),
+            lambda to: export_stage(model, kept(), config, directory.path, to),
             resumable=False, later=("hf/README.md",),  # `show_numbers` writes it once more
         ),
         Stage(

@@ -32,7 +32,7 @@ from nt_jax.train.own_answers import FILE, HARMFUL, write_own_answers
 from nt_jax.train.safety_targets import SafetyTargets
 from nt_jax.train.slopes import CellSlopes
 from nt_jax.train.state import TuneState, read_history, restore
-from nt_jax.train.strength import at_strength, read_strengths
+from nt_jax.train.strength import at_strength, kept_strength, read_strengths
 from nt_jax.train.tune import STATES, fresh_state, tune
 from nt_jax.train.tuning_data import TuningData
 
@@ -185,12 +185,13 @@ def kept_factors(
 ) -> Factors:
     """The best factors found in the folders of these two stages.
 
-    With a `strength`, the last factors at that strength in place of the best.
+    With a `strength`, the last factors at that strength in place of the best, unless it is theirs.
     """
     neurons, _ = load_neurons(selected / "neurons.csv")
     state = best_state(config, selected, train)
-    theta_P = state.best_P if strength is None else at_strength(neurons, state, strength, config)
-    return Factors(neurons, np.asarray(theta_P))
+    if strength is None or strength == kept_strength(neurons, state, config, train):
+        return Factors(neurons, np.asarray(state.best_P))
+    return Factors(neurons, at_strength(neurons, state, strength, config))
 
 
 def chat_model(

@@ -13,11 +13,13 @@ from nt_jax.eval.judges.judge import Judge
 from nt_jax.generate.chat import ChatModel
 from nt_jax.mesh import host
 from nt_jax.models.neurons import Factors, NeuronSet
+from nt_jax.seal import reading
 from nt_jax.train.state import History, TuneState
 from nt_jax.train.theta import place, scatter
 from nt_jax.train.validate import Look, Validation, rises, score, validate
 
 STRENGTHS = "strengths.jsonl"
+ROUNDING = 1e-6  # of a factor that is moved in float32
 
 
 def scored(now: Look, base: Look, config: TuneConfig) -> dict[str, float]:
@@ -75,13 +77,38 @@ def at_strength(
     return last.at_strength(strength, *config.bounds).theta_P
 
 
+def past_bounds(neurons: NeuronSet, state: TuneState, strength: float, config: TuneConfig) -> int:
+    """How many of the last factors the bounds hold back at that strength."""
+    (low, high), last = config.bounds, Factors(neurons, np.asarray(host(state.average_P)))
+    theta_P = last.at_strength(strength).theta_P
+    return int(np.sum((theta_P < low) | (theta_P > high)))
+
+
+def kept_strength(
+    neurons: NeuronSet, state: TuneState, config: TuneConfig, folder: Path
+) -> float | None:
+    """The strength at which the last factors are the kept ones, to the rounding of float32.
+
+    None where an earlier epoch's were kept. Found by the factors themselves, as two strengths can
+    have one score.
+    """
+    rows = sorted(read_strengths(folder, state), key=lambda row: "kept" not in row)
+    best_P = np.asarray(host(state.best_P))
+    for strength in (*(row["strength"] for row in rows), 1.0):
+        theta_P = at_strength(neurons, state, strength, config)
+        if np.allclose(theta_P, best_P, rtol=ROUNDING, atol=ROUNDING):
+            return strength
+    return None
+
+
 def read_strengths(folder: Path, state: TuneState) -> list[dict]:
     """The lines of strengths.jsonl, that of the kept factors marked with kept = True.
 
     None is marked where an epoch's own validation won.
     """
     path = folder / STRENGTHS
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    with reading(path):
+        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     best = int(state.best_epoch), float(state.best_score)
     kept = next((row for row in rows if (row["epoch"], as_kept(row["score"])) == best), None)
     return [row | {"kept": True} if row is kept else row for row in rows]

@@ -104,6 +104,20 @@ def test_of_a_gguf_everything_but_changed_tensors_keeps_its_bytes(tmp_path, stor
     assert fields[0] == fields[1] and fields[0]["general.alignment"] == 64
 
 
+def test_float32_of_a_gguf_widens_nothing_and_it_is_said(tmp_path):
+    model = open_model(str(tiny.write_gguf(tiny.checkpoint("llama2"), tmp_path / "m.gguf", "F16")))
+    factors = factors_of()
+    reports = [gguf.write(model, factors, tmp_path / d, Wanted(d)) for d in ("source", "float32")]
+    source, wide = (tensors_of(tmp_path / d / "model.gguf") for d in ("source", "float32"))
+    assert source == wide
+    told = ["--dtype float32 widens nothing here" in " ".join(r.notes) for r in reports]
+    assert told == [False, True]
+    plain = gguf.write(
+        open_model(str(tiny.checkpoint("llama2"))), factors, tmp_path / "hf", Wanted("float32")
+    )
+    assert "widens nothing" not in " ".join(plain.notes)  # there it does
+
+
 def checkpoint_with(folder, **sizes):
     """A random LLaMA of other sizes, with the tiny tokenizer."""
     with mock.patch.dict(tiny._COMMON, sizes):

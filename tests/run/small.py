@@ -4,11 +4,14 @@ import contextlib
 import functools
 import hashlib
 import io
+import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import jax
@@ -91,6 +94,17 @@ def contents(folder: Path) -> dict[str, str]:
         for path in files
         if path.name not in (".lock", "run.json")
     }
+
+
+def changed(run: Path, folder: Path, settings: dict[str, Any], **facts: Any) -> Path:
+    """A copy of a run whose run.json holds other settings and facts."""
+    shutil.copytree(run, folder)
+    known = json.loads((folder / "run.json").read_text())
+    for dotted, value in settings.items():
+        *sections, name = dotted.split(".")
+        functools.reduce(dict.__getitem__, sections, known["config"])[name] = value
+    (folder / "run.json").write_text(json.dumps(known | facts))
+    return folder
 
 
 def main() -> None:

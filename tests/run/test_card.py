@@ -62,7 +62,7 @@ def test_every_format_has_a_card_whose_metadata_parses(exported, finished, kind)
     assert {r.metric_type for r in data.eval_results} == {"refusal_rate", "perplexity", "kl"}
     for words in ("## Limits", "## Undo", "24 MLP neurons", "14 safety and 10 utility"):
         assert words in card.text
-    assert "as chosen on validation answers" in card.text
+    assert "these are of epoch 2, which validation kept" in card.text
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -73,6 +73,7 @@ def test_the_manifest_names_base_hashes_strength_version_and_settings(exported, 
     assert (manifest["format"], manifest["nt_jax"], manifest["strength"]) == (
         kind, __version__, None
     )  # fmt: skip
+    assert "of epoch 2, which validation kept" in manifest["strength_means"]
     config = json.loads((finished.folder / "run.json").read_text())["config"]
     assert manifest["settings"]["tune"] == config["tune"]
     assert manifest["neurons"] == 24 and len(manifest["changed"]) == 2
@@ -139,9 +140,8 @@ def test_licences_are_kept_and_the_sources_card_is_not(finished, tmp_path):
         assert "Nothing was measured" in card.text
 
 
-@pytest.mark.parametrize("words", [["--strength", "0.5"], ["--rank", "2", "--format", "lora"]])
-def test_numbers_of_other_factors_are_not_claimed(finished, tmp_path, words):
-    assert export(finished.folder, tmp_path / "out", *words) == 0
+def test_numbers_of_other_factors_are_not_claimed(finished, tmp_path):
+    assert export(finished.folder, tmp_path / "out", "--strength", "0.5") == 0
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert card.data.eval_results is None and "Not measured: these are other" in card.text
     assert "| test set |" not in card.text
