@@ -43,9 +43,10 @@ def this_machine() -> dict[str, Any]:
 
 @functools.cache
 def source() -> str:
-    """The start of a hash of our own code: a version says nothing of what was changed since."""
+    """The start of a hash of our package: a version says nothing of what was changed since."""
     folder, found = Path(__file__).parent, hashlib.sha256()
-    for file in sorted(folder.rglob("*.py")):
+    kinds = (".py", ".json", ".jsonl", ".yaml", ".md", ".csv")
+    for file in sorted(path for path in folder.rglob("*") if path.suffix in kinds):
         found.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes())
     return found.hexdigest()[:12]
 

@@ -37,7 +37,8 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(
         ("fan_in_fan_out", "use_dora", "lora_bias", "use_qalora", "use_bdlora"), (None, False)
     ),
-    # Others (pissa, olora, corda, loftq, lora_ga) change the base model when PEFT loads them.
+    # Of others pissa, olora, corda, loftq and lora_ga change the base model when PEFT loads them,
+    # and the rest were not held against PEFT.
     "init_lora_weights": (None, True, False, "gaussian", "orthogonal"),
     **dict.fromkeys(("velora_config", "arrow_config", "kasa_config", "monteclora_config"), (None,)),
 }

@@ -44,7 +44,7 @@ def doctor(
     held against the devices here. `devices`: such devices by number and kind (devices_of), among
     whose meshes the best is found unless `mesh` names one. `logits`: a file of reference logits
     (read_reference), checked before anything is timed. `settings`: overrides of the recipe.
-    `prompt_tokens`: of a prompt, that memory is planned for.
+    `prompt_tokens`: tokens of a prompt that memory is planned for.
     """
     meant = None if devices is None else devices_of(devices)
     if meant is not None and name is None:
@@ -58,6 +58,8 @@ def doctor(
     if name is None:
         if logits is not None:
             raise ConfigError("--logits needs a MODEL (command line): whose logits?")
+        if prompt_tokens is not None:
+            raise ConfigError("--prompt-tokens needs a MODEL (command line): what is asked so?")
         say("recipes", ", ".join(recipe_names()))
         say("shapes", ", ".join(SHAPES))
         return found | {"recipes": recipe_names(), "shapes": [*SHAPES]}

@@ -32,11 +32,9 @@ def planned(
         raise ConfigError(
             f"--mesh {config.mesh} needs {config.mesh.devices} devices, --devices names {count}"
         )
-    at = (
-        layout(config, *rest, kind, subject.prompt_tokens)
-        if mesh is not None
-        else best or nearest(found)
-    )
+    at = best or nearest(found)
+    if mesh is not None:
+        at = layout(config, *rest, kind, subject.prompt_tokens)
     share = f"{at.room / GB:.0f} of {kind.memory / GB:.0f} GB each, which is what jax takes"
     say("planned", f"mesh {at} of {count} x {kind.name}, {share}; {config.model}")
     say("source", kind.source)

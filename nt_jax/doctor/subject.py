@@ -13,6 +13,7 @@ from nt_jax.doctor.shapes import SHAPES, Shape, published
 from nt_jax.errors import CheckpointError, ConfigError
 from nt_jax.models.config import ModelConfig
 from nt_jax.run.memory import WIDTH
+from nt_jax.train.validate import NEW_TOKENS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +55,11 @@ def find_subject(
         found = dataclasses.replace(found, config=found.config.model_copy(update=wanted))
     check_mesh(found.model, found.config.mesh.model_dump())
     if prompt_tokens is not None:
-        if prompt_tokens >= found.model.max_positions:
+        new = max(found.config.tune.answer_tokens, found.config.eval.max_new_tokens, NEW_TOKENS)
+        if prompt_tokens + new > found.model.max_positions:
             raise ConfigError(
-                f"--prompt-tokens {prompt_tokens} (command line) and an answer do not fit the "
-                f"model's context of {found.model.max_positions}."
+                f"--prompt-tokens {prompt_tokens} (command line) and an answer of {new} do not fit "
+                f"the model's context of {found.model.max_positions}."
             )
         found = dataclasses.replace(found, prompt_tokens=prompt_tokens)
     if settings:

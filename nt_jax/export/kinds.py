@@ -1,7 +1,7 @@
 """How a card speaks of each format, and the lines that use what was exported.
 
-The lines run as they stand in the folder of the export, or, of a pushed one, from anywhere; where
-the base has no hub id, once its place on the reader's disk is put in.
+The lines run as they stand in the folder of the export, and those of hf, ia3 and lora from anywhere
+once it is pushed; where the base has no hub id, once its place on the reader's disk is put in.
 """
 
 from typing import NamedTuple

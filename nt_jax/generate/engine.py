@@ -25,7 +25,7 @@ STEPS = 32  # tokens between two looks at what has ended, where no refill asks f
 SMALLEST = 8  # slots; fewer are hardly faster
 WORTHWHILE = 64  # steps that fewer slots must have to go, or compiling for them costs more
 EARLY_ROOM = 128  # columns of the cache past the longest prompt at first; it grows where needed
-REFILL_TOKENS = {"cpu": 256}  # that keep the device busy; 4096 elsewhere
+REFILL_TOKENS = {"cpu": 256}  # that keep a device busy; 4096 elsewhere
 
 OnBatch = Callable[[list[int], list[list[int]]], None]
 Finished = Iterator[tuple[list[int], list[list[int]]]]  # prompt numbers, their new tokens
@@ -143,9 +143,8 @@ def schedule_of(job: Job, prompts: Sequence[Sequence[int]], batch_size: int) -> 
     batch = min(batch_size, bucket(-(-len(prompts) // waves), SMALLEST * ways))
     tokens = REFILL_TOKENS.get(jax.devices()[0].platform, 4096)
     mean = max(128, sum(map(len, prompts)) / len(prompts))  # one size for all short prompts
-    many = min(batch, max(ways, 1 << int(np.log2(max(1, 4 * tokens / mean)))))
-    sizes = (ways, many // ways * ways)
-    return Schedule(prompts, batch, sizes, tokens, job.steer_RLD is not None)
+    rows = max(1, min(batch // ways, 1 << int(np.log2(max(1, 4 * tokens / mean)))))
+    return Schedule(prompts, batch, ways, rows, tokens, job.steer_RLD is not None)
 
 
 def enter(job: Job, slots: Slots, refill: Refill) -> Slots:

@@ -1,8 +1,9 @@
 """Which prompt is decoded when, in which slot, and whose prefix it takes over."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -48,6 +49,15 @@ def in_order(prompts: Sequence[Sequence[int]]) -> list[int]:
     )
 
 
+class Entry(NamedTuple):
+    """A prompt that enters a slot, and how much of its beginning which slot holds."""
+
+    row: int
+    slot: int
+    source: int
+    shared: int
+
+
 class Schedule:
     """The prompts that wait, and what each slot's part of the cache holds."""
 
@@ -55,18 +65,19 @@ class Schedule:
         self,
         prompts: Sequence[Sequence[int]],
         batch: int,
-        sizes: tuple[int, int],
+        ways: int,
+        rows: int,
         tokens: int,
         steered: bool = False,
     ):
-        """A refill has at most `tokens` tokens, or is one longer prompt.
+        """A refill has a group of prompts for each of `ways` devices.
 
-        `sizes`: rows of the arrays of such a prompt, and of others; the first is also what the
-        number of tokens is a multiple of. Where prompts are `steered`, the last token of each is
-        unlike any other prompt's, so it is never taken over.
+        A group has at most `rows` prompts and `tokens` tokens, or is one longer prompt. Where
+        prompts are `steered`, the last token of each is unlike any other prompt's, so it is never
+        taken over.
         """
         self.prompts = [np.asarray(ids, np.int32) for ids in prompts]
-        self.sizes, self.tokens, self.steered = sizes, tokens, steered
+        self.ways, self.rows, self.tokens, self.steered = ways, rows, tokens, steered
         self.waiting = in_order(prompts)[::-1]  # the next one is the last: pop() is cheap
         self.held = [np.zeros(0, np.int32)] * batch
 
@@ -76,24 +87,43 @@ class Schedule:
         A prompt whose successor shares more with it than with any slot goes alone: its successors
         then take its prefix over instead of running the same tokens again beside it.
         """
-        chosen: list[tuple[int, int, int, int]] = []
-        left, room = list(free), self.tokens
-        while self.waiting and left and len(chosen) < self.sizes[1]:
+        groups: list[list[Entry]] = [[] for _ in range(self.ways)]
+        left = list(free)
+        while self.waiting and left:
             row = self.waiting[-1]
             source, shared = self._source(row)
             leads = self._leads(row, shared)
-            room -= len(self.prompts[row]) - shared
-            if chosen and (leads or room < 0):
+            group = self._group_for(groups, len(self.prompts[row]) - shared)
+            if group is None or (leads and any(groups)):
                 break
             self.waiting.pop()
             slot = source if source in left else left[0]
             left.remove(slot)
-            chosen.append((row, slot, source, shared))
+            group.append(Entry(row, slot, source, shared))
             if leads:
                 break
-        for row, slot, _, _ in chosen:
+        for row, slot, _, _ in itertools.chain(*groups):
             self.held[slot] = self.prompts[row][:-1] if self.steered else self.prompts[row]
-        return self._pack(chosen) if chosen else None
+        return self._pack(groups) if any(groups) else None
+
+    def _group_for(self, groups: list[list[Entry]], own: int) -> list[Entry] | None:
+        """The emptiest group that has a row left, if so many tokens have room there.
+
+        Beside a prompt of more than `tokens` each group has one prompt: every row of a refill is
+        padded to its length.
+        """
+        longest = max([own, *(self._own([entry]) for entry in itertools.chain(*groups))])
+        long = longest > self.tokens
+        if long and any(len(group) > 1 for group in groups):
+            return None
+        free = [group for group in groups if len(group) < (1 if long else self.rows)]
+        group = min(free, key=self._own, default=None)
+        fits = group is not None and (long or self._own(group) + own <= self.tokens)
+        return group if fits else None
+
+    def _own(self, group: Sequence[Entry]) -> int:
+        """Tokens of a group that no slot holds yet."""
+        return sum(len(self.prompts[entry.row]) - entry.shared for entry in group)
 
     def _source(self, row: int) -> tuple[int, int]:
         """(slot that holds most of the prompt's beginning, how many tokens), or (0, 0)."""
@@ -103,31 +133,36 @@ class Schedule:
         return (best, shared[best]) if shared[best] >= MIN_SHARED else (0, 0)
 
     def _leads(self, row: int, shared: int) -> bool:
-        if len(self.waiting) < 2 or self.sizes[1] == 1:
+        if len(self.waiting) < 2 or self.ways * self.rows == 1:
             return False
         ids = self.prompts[row]
         with_next = shared_length(ids, self.prompts[self.waiting[-2]])
         return min(with_next, len(ids) - 1) >= shared + MIN_SHARED
 
-    def _pack(self, chosen: list[tuple[int, int, int, int]]) -> Refill:
-        lengths = [len(self.prompts[row]) - shared for row, _, _, shared in chosen]
-        ways = self.sizes[0]
-        rows = (ways if sum(lengths) > self.tokens else self.sizes[1]) // ways
-        groups = dealt(lengths, ways, rows)
-        most = ways * max(sum(lengths[n] for n in group) for group in groups)
+    def _pack(self, groups: list[list[Entry]]) -> Refill:
+        """The arrays of all groups.
+
+        Where there are fewer prompts than devices, the shortest is in the other groups as well:
+        equal rows are written to its slot, and no device has to know that it has none.
+        """
+        entries = list(itertools.chain(*groups))
+        shortest = min(entries, key=lambda entry: self._own([entry]))
+        groups = [group or [shortest] for group in groups]
+        most = max(map(self._own, groups))
         widths = (self.tokens // 4, self.tokens // 2, self.tokens, size_bucket(most))
-        width = bucket(next(width for width in widths if width >= most), ways) // ways
-        reach = size_bucket(max(lengths))
-        packed = [self._lay([chosen[n] for n in group], rows, width, reach) for group in groups]
+        width = next(width for width in widths if width >= most)
+        rows = 1 if most > self.tokens else self.rows
+        reach = size_bucket(max(self._own([entry]) for entry in entries))
+        packed = [self._lay(group, rows, width, reach) for group in groups]
         tokens, every = zip(*packed, strict=True)
         own: list[Any] = [np.stack(part) for part in zip(*tokens, strict=True)]
         return Refill(
-            [row for row, *_ in chosen],
+            [entry.row for entry in entries],
             Packed(*own, *(np.concatenate(part) for part in zip(*every, strict=True))),
         )
 
     def _lay(
-        self, group: list[tuple[int, int, int, int]], rows: int, width: int, reach: int
+        self, group: list[Entry], rows: int, width: int, reach: int
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """(what Packed has of a group's tokens, [N] each; of its rows, [R / W] each)."""
         row_R, slot_R, source_R, shared_R = np.array(group, np.int32).T
@@ -141,20 +176,6 @@ class Schedule:
         tokens = [_filled(part, width) for part in (np.concatenate(own), of_N, place_N)]
         every = (index_RT, length_R, shared_R, source_R, slot_R, row_R)
         return tokens, [_filled(part, rows) for part in every]
-
-
-def dealt(lengths: Sequence[int], ways: int, rows: int) -> list[list[int]]:
-    """Numbers of the prompts of each of `ways` groups: `rows` at most, about as many tokens each.
-
-    Where there are fewer prompts than groups, the shortest one is in all the others as well: no
-    device waits for it.
-    """
-    groups: list[list[int]] = [[] for _ in range(ways)]
-    for number in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
-        open_ = [group for group in groups if len(group) < rows]
-        min(open_, key=lambda group: sum(lengths[n] for n in group)).append(number)
-    shortest = min(range(len(lengths)), key=lambda n: lengths[n])
-    return [sorted(group) or [shortest] for group in groups]
 
 
 def _filled(part: np.ndarray, size: int) -> np.ndarray:

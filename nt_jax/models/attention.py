@@ -23,7 +23,7 @@ def together(length: int) -> int:
 
 
 def stored(length: int) -> int:
-    """Scores of one of so many queries that the way back finds stored: none of those in parts."""
+    """Scores that each of so many queries keeps for the way back: a row of them, in parts none."""
     return length if together(length) == length else 0
 
 
@@ -78,11 +78,12 @@ def earlier(first: Array, count: int, length: int) -> Bool[Array, "P T"]:
 def attend(
     q_BTNH: Array, keys: Sequence[Array], values: Sequence[Array], sees: Sequence[Sees]
 ) -> Float[Array, "B T N H"]:
-    """Softmax attention of q over several stretches of keys, each [B, S, K, H], and what it sees.
+    """Softmax attention of q over several stretches of keys, each [B, S, K, H].
 
-    Stretches are scored apart and share one softmax, so a prefix that many rows share is never
-    copied per row. A query that may see nothing gets the mean value, not NaN. More than WHOLE
-    queries are taken in parts, one after the other, whose scores the way back makes again.
+    `sees` says which keys of a stretch queries see. Stretches are scored apart and share one
+    softmax, so a prefix that many rows share is never copied per row. A query that may see nothing
+    gets the mean value, not NaN. More than WHOLE queries are taken in parts, one after the other,
+    whose scores the way back makes again.
     """
     batch, length, *heads = q_BTNH.shape
     size = together(length)

@@ -258,7 +258,7 @@ class Footprint:
         busy; where these are no whole steps, it pads the head, and widens it for that.
         """
         own = -(-side // self.data) * targets
-        most = max(1, LOGIT_BYTES // (WIDE * own))
+        most = max(1, LOGIT_BYTES // (WIDE * targets))
         width = self.part.vocab_size if self.model > 1 else min(self.whole.vocab_size, most)
         tiles = -(-self.part.width // TILE) * -(-own // TILE)
         parts = 1 << max(1, CORES // tiles).bit_length() - 1

@@ -172,6 +172,7 @@ def forward(
 ) -> Trace:
     """One pass over left- or right-padded tokens; `read_at` is the position whose neurons to keep.
 
+    `inputs_from`: the position from which the streams that enter layers are kept, None for none.
     `remat` recomputes each layer in the backward pass instead of storing its activations.
     """
     return run_layers(

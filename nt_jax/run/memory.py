@@ -83,10 +83,11 @@ def answering(config: RunConfig, held: Footprint, new: int, accelerator: bool, p
     room, most = size_bucket(prompt + EARLY_ROOM), size_bucket(prompt + new)
     grown = held.cache(slots, room) + held.cache(slots, most) if most > room else 0
     tokens, width = 4096 if accelerator else REFILL_TOKENS["cpu"], size_bucket(prompt)
-    rows = min(slots, max(held.data, 1 << max(1, 4 * tokens // prompt).bit_length() - 1))
+    rows = 1 << max(1, 4 * tokens // max(128, prompt)).bit_length() - 1  # of a device
+    rows = min(slots, held.data * rows)
     own = held.cache(rows, width)
     entered = held.cache(slots, room) + own + held.insert(rows, width)
-    temporaries = max(held.decode(slots), held.prefill(max(tokens, prompt), rows, width))
+    temporaries = max(held.decode(slots), held.prefill(held.data * max(tokens, width), rows, width))
     copies = held.layers if accelerator and not held.whole.int8 else 0  # generate/slots.py
     return Held(held.weights, copies, max(entered, grown), temporaries + held.gathered)
 

@@ -43,7 +43,7 @@ class GradientMemory:
         """What the gradient of a loss holds for one of so many tokens of a sequence.
 
         Activations, its row of attention weights where it is stored, and logits, should it be a
-        target.
+        target; not the scores of a part of a long sequence, which are made again.
         """
         model, item = self.model, self.itemsize
         attention = model.heads * stored(tokens) * (4 + item)

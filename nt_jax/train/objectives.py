@@ -60,7 +60,8 @@ def target_states(
 def over_stretches(rule: Callable[[PackedBatch], Any], batch: PackedBatch) -> Any:
     """The sum of `rule` (a pytree of sums: a loss, a gradient) over the stretches of a batch.
 
-    They run one after the other, so the activations of one are kept, not those of all. A stretch
+    They run one after the other, so the activations of one are kept, not those of all. Sequences
+    side by side are as many as devices share rows (row_ways). A stretch
     without rows is skipped; of one whose second half only fills, the first half runs.
     """
     rule = side_by_side(rule) if batch.token_BT.shape[1] > 1 else rule

@@ -40,7 +40,7 @@ def test_memory_follows_the_settings_that_cost_it(recipe, tmp_path):
     one, two, four = (stages(f"eval.batch_size={n}")["base"].cache for n in (8, 16, 32))
     assert four - two == 2 * (two - one) > 0
     off = "tune.validation_answers=0"
-    longest, twice = "tune.sequence_tokens=1000", "tune.sequence_tokens=2000"
+    longest, twice = "tune.sequence_tokens=500", "tune.sequence_tokens=1000"
     tuned, more = (stages(off, words)["train"].temporaries for words in (longest, twice))
     assert more > 2 * tuned  # attention grows faster
     above = stages(off, longest, "neurons.first_layer=1")["train"].temporaries
