@@ -122,6 +122,8 @@ def write_formats(
     with ExitStack() as opened:
         work = Path(from_first(lambda: str(opened.enter_context(appearing(out, 0)))))
         for name in formats:
+            if len(formats) > 1:
+                say("writing", name)
             folder = work if len(formats) == 1 else work / name
             report = load(FORMATS[name].writer)(model, about.factors, folder, wanted)
             if first():
