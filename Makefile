@@ -1,6 +1,6 @@
 # make demo   tune a real 135 M parameter chat model and report before / after (twenty minutes)
 # make test   the whole test suite
-# make test-fast  a part of every room, in about a minute: while you work
+# make test-fast  a part of every room, in a minute and a half: while you work
 # make bench  attribution and generation beside torch, and what options cost (JSON, a quarter hour)
 # make test-export   adapters by PEFT, GGUF by llama.cpp, cards, on tiny models and SmolLM2
 # make test-web   the report and the site in Chromium, at two widths, light and dark (apt install chromium)
@@ -19,12 +19,12 @@ OURS := $(PIP) --no-deps --no-build-isolation -e .
 # An oracle of the tests; which build fits depends on the machine, so its range alone is stated.
 TORCH := torch>=2.6,<3
 # Of every room the files that compile little.
-FAST := $(addprefix tests/,config data/test_attacks.py data/test_batching.py data/test_openings.py data/test_packing.py \
-  data/test_sources.py eval/judges models/test_attention.py models/test_footprint.py models/test_rope.py \
-  attribution/test_select.py attribution/test_suffix.py train/test_batcher.py train/test_theta.py train/test_validate.py \
-  generate/test_schedule.py generate/test_slots.py generate/test_likelihood.py checkpoints/test_checkpoint.py \
-  export/test_factors.py report/test_panels.py run/test_dry_run.py run/test_estimate.py test_architecture.py \
-  test_cli.py test_docs.py test_mesh.py test_rundir.py)
+FAST := $(addprefix tests/,config/test_load.py data/test_attacks.py data/test_batching.py data/test_openings.py \
+  data/test_sources.py models/test_attention.py models/test_footprint.py models/test_rope.py baselines/test_states.py \
+  attribution/test_select.py train/test_safety_targets.py train/test_theta.py train/test_validate.py \
+  generate/test_schedule.py generate/test_slots.py generate/test_likelihood.py eval/test_prompts.py \
+  export/test_factors.py report/test_panels.py run/test_dry_run.py test_architecture.py test_cli.py test_mesh.py \
+  test_rundir.py)
 COMPILE := $(BIN)/uv pip compile pyproject.toml - --universal --generate-hashes --no-header --no-annotate -q
 
 .DEFAULT_GOAL := help
