@@ -9,7 +9,6 @@ exponent is the slope between the logarithms of the last two lengths: 1 is linea
 
 import argparse
 import json
-import math
 import os
 import sys
 import time
@@ -21,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import absent_gpu
 from benchmarks.plan import QUICK
+from benchmarks.scaling import exponents
 
 ANSWER, ATTRIBUTED, ROWS, SLOTS = 128, 65, 4, 8
 GIB = 2**30
@@ -101,16 +101,14 @@ def measured(shape: str, tokens: int, wanted: list[str]) -> list[dict[str, Any]]
     return rows
 
 
-def exponents(rows: list[dict[str, Any]]) -> dict[str, float]:
+def last_exponents(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Of each program's temporaries in tokens, from its last two lengths."""
     found = {}
     for name in dict.fromkeys(row["program"] for row in rows):
         own = [row for row in rows if row["program"] == name and "temporaries_gib" in row]
-        if len(own) > 1 and own[-2]["temporaries_gib"] > 0:
-            (a, b), (x, y) = zip(
-                *((row["tokens"], row["temporaries_gib"]) for row in own[-2:]), strict=True
-            )
-            found[name] = round(math.log(y / x) / math.log(b / a), 2)
+        if len(own) > 1:
+            points, values = ([row[key] for row in own] for key in ("tokens", "temporaries_gib"))
+            found[name] = round(exponents(points, [GIB * value for value in values])[1], 2)
     return found
 
 
@@ -126,7 +124,7 @@ def main() -> None:
         for row in measured(args.shape, tokens, wanted)
     ]
     if args.json:
-        print(json.dumps({"shape": args.shape, "rows": rows, "exponents": exponents(rows)}))
+        print(json.dumps({"shape": args.shape, "rows": rows, "exponents": last_exponents(rows)}))
 
 
 if __name__ == "__main__":
