@@ -215,6 +215,9 @@ def test_long_prompts_are_planned_and_grow_by_their_length(capsys, monkeypatch):
         assert held[0] < held[1] < held[2] < 2.1 * held[1] < 2.1**2 * held[0], stage
     usual = asked(capsys, monkeypatch, *words)[1]
     assert asked(capsys, monkeypatch, *words, "--prompt-tokens", "256")[1] == usual
+    eight = ("llama3.1-8b", "--devices", "8xh100", "--mesh", "8x1", "--prompt-tokens", "32768")
+    spread = asked(capsys, monkeypatch, *eight)[1]["parts_per_device"]["answers"]
+    assert spread["temporaries"] >= plans[2]["answers"]["temporaries"]  # each has a whole prompt
 
 
 def test_settings_that_train_would_refuse_are_refused():
