@@ -10,6 +10,7 @@ that a program holds (arguments, temporaries, results), and its temporaries alon
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -49,7 +50,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
     parser.add_argument("--compile", action="store_true", help="add cells to the record")
     parser.add_argument("--shapes", default="llama3.1-8b", help="of nt_jax/doctor/shapes.py")
-    parser.add_argument("--meshes", default="1x1", help="data x model, e.g. 1x1,2x4")
+    parser.add_argument("--meshes", default="1x1", help="data x model (x fsdp), e.g. 1x1,2x4,1x1x8")
     parser.add_argument("--programs", default="meta-step,slopes,attribution 65,prefill,decode 64")
     parser.add_argument("--tools", type=Path, default=ROOT / ".cache" / "h100")
     return parser.parse_args()
@@ -87,8 +88,8 @@ def compiled_bytes(name: str, shape: str, words: str) -> dict[str, int]:
     from benchmarks.h100_cases import mesh_of
     from benchmarks.h100_programs import programs
 
-    data, model = map(int, words.split("x"))
-    mesh = mesh_of(absent_gpu.cards(data * model), (data, model))
+    layout = tuple(map(int, words.split("x")))
+    mesh = mesh_of(absent_gpu.cards(math.prod(layout)), layout)
     found = compiled(programs(shape, lambda: mesh)[name]()).memory_analysis()
     return {kind: getattr(found, f"{kind}_size_in_bytes") for kind in KINDS}
 
@@ -101,9 +102,11 @@ def planned(cell: Cell) -> Planned:
     from nt_jax.models.footprint import WIDE, Footprint
 
     model = SHAPES[cell["shape"]]
-    held = Footprint(model, 2, *map(int, cell["mesh"].split("x")))
+    data, ways, *shares = map(int, cell["mesh"].split("x"))
+    fsdp = math.prod(shares)
+    held = Footprint(model, 2, data * fsdp, ways, fsdp)
     part, weights, layers = held.part, held.weights, model.layers
-    unread = 0 if model.tied else held.item * part.vocab_size * part.width  # the embedding
+    unread = 0 if model.tied else held.item * part.vocab_size * held.stored.width  # the embedding
 
     def meta(remat: bool) -> Planned:
         sequences = max(gradients.STRETCHES, held.data) // held.data

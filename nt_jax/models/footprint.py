@@ -114,9 +114,12 @@ class Footprint:
 
     @property
     def gathered(self) -> int:
-        """What fsdp leaves whole here while it is used: a layer, or the head."""
-        head = self.part.vocab_size * self.part.width
-        return (self.fsdp > 1) * max(layer_bytes(self.part, self.item), self.item * head)
+        """What fsdp makes whole here in a way back: the head and a layer.
+
+        Two of each where mesh.model cuts them as well; XLA holds a little less or more by the mesh.
+        """
+        whole = self._whole_head + layer_bytes(self.part, self.item)
+        return whole * (2 if self.model > 1 else 1) if self.fsdp > 1 else 0
 
     def cache(self, rows: int, columns: int) -> int:
         """Keys and values of so many columns in every row."""
@@ -145,9 +148,11 @@ class Footprint:
         own = rows * tokens // self.data * layers
         if remat:
             streams = own * self.item * self.part.width
-            return max(streams + self._wide_head, self._recomputed(rows, tokens, layers, 1))
+            again = self._recomputed(rows, tokens, layers, 1) + self.gathered
+            return max(streams + self._wide_head, again)
         again = max(own * self.turned(tokens), self._wide_head, self._part(rows, tokens))
-        return own * self.kept(tokens) + again
+        beside = self.gathered // 2 if self.model > 1 else 0  # of the head that is widened there
+        return own * self.kept(tokens) + again + beside
 
     def meta_step(
         self, side: int, tokens: int, targets: int, layers: int, *, remat: bool, order: int = 2
@@ -156,9 +161,10 @@ class Footprint:
         head, own = self._head(side, targets), side * tokens // self.data * layers
         if remat:
             streams = order * own * self.item * self.part.width
-            return max(streams + head, self._recomputed(side, tokens, layers, order))
+            again = self._recomputed(side, tokens, layers, order) + self.gathered
+            return max(streams + head + 2 * self._whole_head, again)
         again = max(own * self.turned(tokens), head, order * self._part(side, tokens))
-        return order * own * self.kept(tokens) + again
+        return order * own * self.kept(tokens) + again + self.gathered
 
     def attribution(self, rows: int, prompt: int, answer: int) -> int:
         """Temporaries of attribution/integrated.py: rows of `answer` tokens behind a prompt."""
@@ -167,14 +173,14 @@ class Footprint:
         logits = WIDE * rows * answer * self.part.vocab_size
         gathered = answer == 1 and self.model > 1  # the logits, which takes more
         widened = 0 if gathered else max(0, self._widened(answer) - logits)
-        return turned + rows * self.attribution_row(prompt, answer) + widened
+        return turned + rows * self.attribution_row(prompt, answer) + widened + self.gathered
 
     def prefix(self, tokens: int, answer: int) -> int:
         """Temporaries of attribution/suffix.py's one pass over prompt and `answer` tokens."""
         part, own = self.part, self.item * tokens
         streams = 2 * own * part.width + self.item * part.layers * answer * part.width
         layer = max(3 * own * part.neurons, self._part(self.data, tokens) // 2)
-        return streams + self.data * self.cache(1, tokens) + layer
+        return streams + self.data * self.cache(1, tokens) + layer + self.gathered
 
     def attribution_row(self, prompt: int, answer: int) -> int:
         """Of one of these rows, on the device that has it.
@@ -202,6 +208,11 @@ class Footprint:
         return 0 if own else self._wide_head
 
     @property
+    def _whole_head(self) -> int:
+        """What fsdp gathers of the head; some programs hold it twice, as sent and turned."""
+        return (self.fsdp > 1) * self.item * self.part.vocab_size * self.part.width
+
+    @property
     def _wide_head(self) -> int:
         return WIDE * self.part.vocab_size * self.part.width
 
@@ -215,7 +226,8 @@ class Footprint:
         streams = (4 if self.model == 1 else 6) * self.item * tokens * part.width
         neurons = streams + 2 * self.item * tokens * part.neurons
         scores = 2 * self.item * rows * part.heads * together(width) * (width + shared)
-        return turned + max(neurons, scores + self.item * tokens * part.heads * part.head_dim)
+        attended = scores + self.item * tokens * part.heads * part.head_dim
+        return turned + max(neurons, attended) + self._whole_head
 
     def insert(self, rows: int, columns: int) -> int:
         """Temporaries of a refill's way into the slots: its rows are gathered on every device."""
@@ -228,7 +240,8 @@ class Footprint:
         logits = WIDE * rows * answer * part.vocab_size
         layer = 3 * part.width + part.neurons + max(part.width, part.neurons)
         layer *= self.item * rows * (prompt + answer)
-        return max(streams + logits, layer + self._part(rows * self.data, prompt + answer) // 2)
+        scores = self._part(rows * self.data, prompt + answer) // 2
+        return max(streams + logits, layer + scores) + 2 * self._whole_head
 
     def decode(self, slots: int) -> int:
         """Temporaries of generate/decode.py's decode: the logits of a step."""

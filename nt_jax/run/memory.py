@@ -59,17 +59,15 @@ def stage_memory(
     limit = limit or memory_limit()
     new = (config.tune.answer_tokens, NEW_TOKENS, config.eval.max_new_tokens)
     own, looked, asked = (answering(config, held, count, accelerator, prompt) for count in new)
-    tuned = Held(held.weights, temporaries=tuning(config, held, limit, prompt) + held.gathered)
+    tuned = Held(held.weights, temporaries=tuning(config, held, limit, prompt))
     return {
         "answers": own,
-        "attribute": Held(
-            held.weights, temporaries=attributing(config, held, limit, prompt) + held.gathered
-        ),
+        "attribute": Held(held.weights, temporaries=attributing(config, held, limit, prompt)),
         "train": max(tuned, looked, key=_total) if config.tune.validation_answers else tuned,
         "export": Held(held.weights, copies=held.read_again),  # beside the model
         "base": asked,
         "tuned": asked,
-        "eval": Held(held.weights, temporaries=scoring(config, held, prompt) + held.gathered),
+        "eval": Held(held.weights, temporaries=scoring(config, held, prompt)),
     }
 
 
@@ -89,7 +87,7 @@ def answering(config: RunConfig, held: Footprint, new: int, accelerator: bool, p
     entered = held.cache(slots, room) + own + held.insert(rows, width)
     temporaries = max(held.decode(slots), held.prefill(held.data * max(tokens, width), rows, width))
     copies = held.layers if accelerator and not held.whole.int8 else 0  # generate/slots.py
-    return Held(held.weights, copies, max(entered, grown), temporaries + held.gathered)
+    return Held(held.weights, copies, max(entered, grown), temporaries)
 
 
 def tuning(config: RunConfig, held: Footprint, limit: int, prompt: int) -> int:

@@ -48,13 +48,16 @@ def test_the_terms_of_an_8b_model_by_hand():
 
 
 def test_fsdp_shares_out_the_width_of_every_weight():
-    """Scales of neurons alone are whole; a layer or the head is while it is used."""
+    """Scales of neurons alone are whole; the head and a layer are while they are used."""
     one, four = Footprint(EIGHT, 2), Footprint(EIGHT, 2, 4, 1, 4)
     scale = 4 * 32 * 14336
     assert four.weights - scale == (one.weights - scale) // 4
     assert (four.layers - scale) * 4 == one.layers - scale
-    assert (one.gathered, four.gathered) == (0, 2 * 128256 * 4096)
-    assert Footprint(EIGHT, 2, 4, 8, 4).gathered == 2 * 128256 * 4096 // 8
+    head, layer = 2 * 128256 * 4096, 2 * (3 * 14336 + 2 * (32 + 8) * 128 + 2) * 4096
+    assert (one.gathered, four.gathered) == (0, head + layer)
+    norms = 2 * 2 * 4096  # nowhere cut
+    both = Footprint(EIGHT, 2, 4, 8, 4).gathered  # by mesh.model as well
+    assert both == 2 * ((head + layer - norms) // 8 + norms)
     biased = dataclasses.replace(EIGHT, qkv_bias=True)  # of a bias nothing is shared out
     more = Footprint(biased, 2, 4, 1, 4).weights - four.weights
     assert more == 2 * 32 * (32 + 2 * 8) * 128
