@@ -19,7 +19,8 @@ from tests.run import small
 
 ROOT = Path(__file__).parents[2]
 LISTENS = "0A"  # a state in /proc/net/tcp
-MESHES = {2: ("mesh.model=2",), 4: ("mesh.data=2", "mesh.model=2")}
+MESHES = {1: (), 2: ("mesh.model=2",), 4: ("mesh.data=2", "mesh.model=2")}
+SHARES = ("mesh.fsdp=2",)  # two processes, each with its share of all weights
 
 
 class Ended(NamedTuple):
@@ -119,9 +120,11 @@ def environment(cache: Path | None) -> dict[str, str]:
     return known
 
 
-def words(command: str, recipe: Path, folder: Path, count: int = 1) -> list[str]:
-    """The words of a command on the tiny run, on the mesh of so many processes."""
-    mesh = MESHES.get(count, ())
+def words(
+    command: str, recipe: Path, folder: Path, count: int = 1, mesh: Sequence[str] = ()
+) -> list[str]:
+    """The words of a command on the tiny run, on `mesh` or the usual one of so many processes."""
+    mesh = mesh or MESHES[count]
     return ["-m", f"nt_jax.{command}", "--config", str(recipe), *small.SETTINGS, *mesh,
             f"run_dir={folder}"]  # fmt: skip
 

@@ -4,32 +4,48 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from nt_jax import exits
-from tests.processes.group import Group, alone, words
+from tests.processes.group import MESHES, SHARES, Group, alone, words
 
 pytestmark = [pytest.mark.procs, pytest.mark.xdist_group("procs")]
 CLOSE = 1e-6
-COUNTS = (2, pytest.param(4, marks=pytest.mark.slow))
+SLOW = pytest.mark.slow
+CASES = (
+    pytest.param((2, MESHES[2]), id="2"),
+    pytest.param((4, MESHES[4]), id="4", marks=SLOW),
+    pytest.param((2, SHARES), id="2-fsdp", marks=SLOW),
+)
 MINUTE = 60
 FLOATS = ("value", "low", "high")
 
 
-@pytest.fixture(scope="session", params=COUNTS)
-def several(request, recipe, tmp_path_factory, programs) -> tuple[int, Path, set[str]]:
-    """(how many, the run by so many, where they listened)."""
+class Several(NamedTuple):
+    """The run by several processes."""
+
+    count: int
+    mesh: Sequence[str]
+    folder: Path
+    heard: set[str]  # where they listened
+
+
+@pytest.fixture(scope="session", params=CASES)
+def several(request, recipe, tmp_path_factory, programs) -> Several:
+    count, mesh = request.param
     folder = tmp_path_factory.mktemp("several") / "run"
-    group = Group(request.param, words("train", recipe, folder, request.param), programs)
+    group = Group(count, words("train", recipe, folder, mesh=mesh), programs)
     ended = group.ends(20 * MINUTE)
-    assert [each.code for each in ended] == [exits.DONE] * request.param, ended
+    assert [each.code for each in ended] == [exits.DONE] * count, ended
     said = [[line for line in each.out.splitlines() if "[Gloo]" not in line] for each in ended]
-    assert [bool(lines) for lines in said] == [True] + [False] * (request.param - 1)
-    return request.param, folder, group.heard
+    assert [bool(lines) for lines in said] == [True] + [False] * (count - 1)
+    return Several(count, mesh, folder, group.heard)
 
 
 def rows(folder: Path, name: str) -> list[dict]:
@@ -62,28 +78,30 @@ def same_answers(folder: Path, one: Path) -> None:
 
 
 def test_the_neurons_and_factors_are_those_of_one_process(several, one):
-    same_tuning(several[1], one)
+    same_tuning(several.folder, one)
 
 
 def test_the_answers_and_numbers_are_those_of_one_process(several, one):
-    same_answers(several[1], one)
+    same_answers(several.folder, one)
 
 
 def test_the_export_is_that_of_one_process(several, one):
-    mine, theirs = (load_file(path / "export/hf/model.safetensors") for path in (several[1], one))
+    mine, theirs = (
+        load_file(path / "export/hf/model.safetensors") for path in (several.folder, one)
+    )
     assert mine.keys() == theirs.keys()
     for name, tensor in theirs.items():
         assert np.abs(mine[name] - tensor).max() <= CLOSE * np.abs(tensor).max(), name
 
 
 def test_nothing_but_the_run_is_left_and_nobody_listened_elsewhere(several, one):
-    _, folder, heard = several
+    folder, heard = several.folder, several.heard
     assert {path.name for path in folder.iterdir()} == {path.name for path in one.iterdir()}
     assert heard and heard <= {"127.0.0.1", "::1"}, heard
 
 
 def test_export_and_eval_by_several(several, recipe, programs, tmp_path):
-    count, folder, _ = several
+    count, mesh, folder, _ = several
     out = tmp_path / "out"
     export = ["-m", "nt_jax.export", "--run", str(folder), "--out", str(out)]
     ended = Group(count, [*export, "--format", "hf,ia3,gguf"], programs).ends(5 * MINUTE)
@@ -91,7 +109,7 @@ def test_export_and_eval_by_several(several, recipe, programs, tmp_path):
     mine, theirs = (load_file(path / "hf/model.safetensors") for path in (out, folder / "export"))
     assert all((mine[name] == tensor).all() for name, tensor in theirs.items())
     assert {path.name for path in out.iterdir()} == {"hf", "ia3", "gguf"}
-    told = [*words("eval", recipe, tmp_path / "eval", count), "--model", str(out / "hf")]
+    told = [*words("eval", recipe, tmp_path / "eval", mesh=mesh), "--model", str(out / "hf")]
     ended = Group(count, told, programs).ends(10 * MINUTE)
     assert [each.code for each in ended] == [exits.DONE] * count, ended
     found, wanted = (rows(*place) for place in (
