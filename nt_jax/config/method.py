@@ -16,6 +16,7 @@ from nt_jax.config.paper import paper_section
 from nt_jax.config.registry import EXAMPLE_SCORES, SCORES
 
 Target = Literal["mean_logprob", "first_token", "sum_logprob"]
+Strength = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 ADAM_STEP = 0.03  # by how much Adam moves a factor, unless told
 LEAST_SLOPES = 8
 AttackType = Literal["pretending", "attention shifting", "privilege escalation", "emotion"]
@@ -190,7 +191,7 @@ class TuneConfig(Frozen):
     """the factors that are kept: of the best validated epoch, or of the last one"""
     patience: int = Field(default=0, ge=0)
     """validations without a new best before stopping; 0 = never stop early"""
-    strengths: tuple[float, ...] = (0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.4)
+    strengths: tuple[Strength, ...] = (0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.4)
     """how far to go from 1 to the learned factors: after the last epoch the strongest within the
     limits is searched for by halving, and the best that was seen is kept; [] = as learned"""
     max_over_refusal: float = Field(default=0.03, ge=0, le=1)

@@ -109,6 +109,10 @@ seed: 2
         ("tune.meta_lr=.nan", "must be a finite number"),
         ("tune.meta_lr=.inf", "must be a finite number"),
         ("tune.meta_lr=0", "must be greater than 0"),
+        (
+            "tune.strengths=[-1]",
+            "tune.strengths[0] = -1 (command line): must be greater than or equal to 0",
+        ),
         ("neurons.safety=2.5", "must be a valid integer"),
         ("model.revision=12345", "must be text; put it in quotes"),
         ("model.source=''", "model.source = '' (command line): must not be empty"),
