@@ -16,7 +16,7 @@ from nt_jax import cli
 from nt_jax.chat import screen  # before what it imports is replaced
 from nt_jax.config.load import load_config
 from tests import tiny
-from tests.test_cli import hand_over
+from tests.commands import hand_over
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ from nt_jax import cli
 from nt_jax.config.evaluation import CompareConfig
 from nt_jax.config.load import load_config
 from nt_jax.config.registry import METHODS, TABLES
-from tests.test_cli import HEAVY, python
+from tests.commands import HEAVY, python
 
 
 def chosen(*words: str) -> CompareConfig:
