@@ -41,7 +41,8 @@ def layer_path(
     slope_ALD, value_LA = layer_slopes(lm, prefix, difference_LF, alpha_A, options)
     every_L = jnp.arange(lm.config.layers, dtype=jnp.int32)
     mean_WLD = score.weighted(weight_WA, slope_ALD)
-    gradient_WLF = jnp.stack([to_neurons(lm, every_L, mean_LD) for mean_LD in mean_WLD])
+    each = range(len(weight_WA))  # not over the array, parts of which may lie in other processes
+    gradient_WLF = jnp.stack([to_neurons(lm, every_L, mean_WLD[way]) for way in each])
     return difference_LF[None] * gradient_WLF, value_LA[:, -1]
 
 
