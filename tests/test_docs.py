@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))]
 NAMES = sorted(set(re.findall(r"`(nt_jax(?:\.\w+)+)`", (ROOT / "docs/method.md").read_text())))
 
 
@@ -104,10 +105,19 @@ def late_lists(text: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_lists_and_tables_begin_behind_an_empty_line(page):
     assert late_lists(page.read_text()) == []
     assert late_lists("text\n- one\n\ntext\n| a |\n|---|\n") == ["- one", "| a |"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_prose_is_wrapped_at_100_columns(page):
+    """But for tables, code, pictures, comments, and what is one long word or span of code."""
+    text = re.sub(r"```.*?```|<!--.*?-->", "", page.read_text(), flags=re.DOTALL)
+    spared = re.compile(r"\s*(\||!\[)|    |\s*`[^`]*`\W?$|\s*\S+$")
+    long = [line for line in text.splitlines() if len(line) > 100 and not spared.match(line)]
+    assert not long, long
 
 
 def test_the_sizes_of_recipes_are_those_of_the_code():
