@@ -196,7 +196,7 @@ class TuneConfig(Frozen):
     limits is searched for by halving, and the best that was seen is kept; [] = as learned"""
     max_over_refusal: float = Field(default=0.03, ge=0, le=1)
     """rise in refused harmless requests that validation allows; of those that sound harmful or
-    stand inside attacks it allows 10 points, of perplexity 15 %"""
+    stand inside attacks it allows 10 points, of perplexity 15 %; those of harm may fall by 5"""
 
     @model_validator(mode="before")
     @classmethod

@@ -10,6 +10,7 @@ from nt_jax.train.strength import as_kept
 from nt_jax.train.validate import (
     ATTACK,
     DIRECT,
+    FALL_LIMIT,
     HARMLESS,
     IN_ATTACK,
     LIMITS,
@@ -139,7 +140,8 @@ def rule(choice: str, max_over_refusal: float) -> str:
         f"{choice}: the greatest lesser rate of refusals under attack and of direct harmful "
         f"requests within {share:g} x the limits of tuning (points of refusals: {told}; perplexity "
         f"x {1 + share * (PERPLEXITY_LIMIT - 1):g}; by one-sided 90 % bounds where the prompts "
-        "suffice, else by estimates); where nothing lies within, the nearest"
+        f"suffice, else by estimates; harmful ones -{100 * share * FALL_LIMIT:g}); where nothing "
+        "lies within, the nearest"
     )
 
 
