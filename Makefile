@@ -7,7 +7,7 @@
 # make site   the documents and the API as a site in build/site
 # make bench-h100  time and memory of the hot programs on H100s, compiled without one
 # make test-faults   damaged input, kills, full disks: docs/reliability.md (-long: 10,000 inputs)
-# make test-procs  two real processes carry one run, one is killed: docs/scaling.md (-slow: four)
+# make test-procs  two real processes carry one run, one is killed: docs/scaling.md (-slow: four, fsdp)
 # All make their own environment in .venv from Python 3.11 or newer; nothing else is needed.
 
 SHELL := /bin/bash
@@ -23,7 +23,7 @@ FAST := $(addprefix tests/,config/test_load.py data/test_attacks.py data/test_ba
   data/test_sources.py models/test_attention.py models/test_footprint.py models/test_rope.py baselines/test_states.py \
   attribution/test_select.py train/test_safety_targets.py train/test_theta.py train/test_validate.py \
   generate/test_schedule.py generate/test_slots.py generate/test_likelihood.py eval/test_prompts.py \
-  export/test_factors.py report/test_panels.py run/test_dry_run.py test_architecture.py test_cli.py test_mesh.py \
+  export/test_factors.py report/test_panels.py run/test_dry_run.py test_architecture.py test_cli.py test_cli_endings.py test_mesh.py \
   test_rundir.py)
 COMPILE := $(BIN)/uv pip compile pyproject.toml - --universal --generate-hashes --no-header --no-annotate -q
 

@@ -13,8 +13,8 @@ NOT_REACHED = "†"
 UNREACHED_NOTE = f"{NOT_REACHED} the paper's figure is better than ours."
 PAST_BOUND = "‡"
 PAST_BOUND_NOTE = (
-    f"{PAST_BOUND} no setting tried keeps refusals of harmless validation requests, and "
-    "perplexity, within their limits; the one that comes nearest stands here."
+    f"{PAST_BOUND} no setting tried keeps refusals of validation requests, harmless and "
+    "harmful, and perplexity within their limits; the one that comes nearest stands here."
 )
 
 ESCAPED = str.maketrans(  # what TeX would take for commands, or does not know

@@ -234,9 +234,9 @@ class CompareConfig(Frozen):
     tuning itself validates (epochs, strengths) and one, but 6 or more"""
     criterion: Literal["limits", "balance"] = "limits"
     """what the best setting is chosen by: limits = the lesser of refusals under attack and of
-    direct ones, while refusals of each harmless kind and perplexity rise within their limits, as
-    tuning chooses; balance = harmonic mean of refused harmful requests (attacked and direct) and
-    answered harmless ones"""
+    direct ones, while refusals of each harmless kind and perplexity rise, and those of harm fall,
+    within their limits, as tuning chooses; balance = harmonic mean of refused harmful requests
+    (attacked and direct) and answered harmless ones"""
     validation: int | None = Field(default=None, ge=1)
     """validation requests of each kind that a setting is tried on; null = all"""
     limit: int | None = Field(default=None, ge=1)

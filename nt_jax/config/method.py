@@ -192,11 +192,12 @@ class TuneConfig(Frozen):
     patience: int = Field(default=0, ge=0)
     """validations without a new best before stopping; 0 = never stop early"""
     strengths: tuple[Strength, ...] = (0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.4)
-    """how far to go from 1 to the learned factors: after the last epoch the strongest within the
-    limits is searched for by halving, and the best that was seen is kept; [] = as learned"""
+    """how far to go from 1 to the learned factors, 0 or more: after the last epoch the strongest
+    within the limits is searched for by halving, and the best seen is kept; [] = as learned"""
     max_over_refusal: float = Field(default=0.03, ge=0, le=1)
     """rise in refused harmless requests that validation allows; of those that sound harmful or
-    stand inside attacks it allows 10 points, of perplexity 15 %; those of harm may fall by 5"""
+    stand inside attacks it allows 10 points, of perplexity 15 %; refusals of harm may fall by 5
+    points"""
 
     @model_validator(mode="before")
     @classmethod

@@ -47,8 +47,8 @@ def calibrate(
 
     Strength s goes the share s of the way from 1 to the learned factors. Tuning decides which
     neurons to turn and how far against each other; how far in all trades refusals of harm for
-    refusals of harmless requests, and is cheap to choose afterwards. Both rise with it, so the
-    strongest within the limits is found by halving.
+    refusals of harmless requests, and is cheap to choose afterwards. Both are taken to rise with
+    it, and what falls to fall further, so the strongest within the limits is found by halving.
     """
     log, ones_LF = History(folder / STRENGTHS, 0), model.lm.ones_LF
     strengths = sorted(config.strengths) or ([] if config.validate_every else [1.0])

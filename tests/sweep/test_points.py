@@ -88,12 +88,21 @@ def test_where_nothing_lies_within_the_nearest_is_chosen():
 def test_other_kinds_and_perplexity_have_limits_of_their_own():
     plain = point(0.5, 0.5, 0.0)
     for harm in ({"refusal_sounds_harmful": 0.4}, {"refusal_attacked_harmless": 0.4},
-                 {"perplexity_ratio": 1.4}):  # fmt: skip
+                 {"perplexity_ratio": 1.4}, {"fall_direct": 0.2},
+                 {"fall_attack": 0.2}):  # fmt: skip
         assert pick([point(0.9, 0.9, 0.0, **harm), plain], "security", 0.03) is plain
+
+
+def test_how_far_refusals_of_harm_may_fall_is_of_the_dial_too():
+    plain = point(0.5, 0.5, 0.0)
+    for fall, allowed in ((0.04, {"balanced", "security"}), (0.08, {"security"})):
+        fallen = point(0.9, 0.9, 0.0, fall_direct=fall)
+        assert {name for name in PICKS if pick([fallen, plain], name, 0.03) is fallen} == allowed
 
 
 def test_the_rule_prints_the_limits_that_it_uses():
     text = rule("security", 0.03)
+    assert "harmful -10, by estimates" in text
     assert "harmless +6" in text and "perplexity x 1.3" in text
     assert f"sounds harmful +{200 * LIMITS['sounds_harmful']:g}" in text
     assert "0.5 x the limits" in rule("utility", 0.03) and "+1.5" in rule("utility", 0.03)
