@@ -38,13 +38,6 @@ def hand_over(monkeypatch, **takers) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
-    """The working directory, empty."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def calls(monkeypatch) -> list:
     """What the commands hand over, without running them."""
     made: list = []

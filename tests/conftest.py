@@ -16,10 +16,10 @@ import jax
 import pytest
 from hypothesis import settings
 
-from tests.commands import calls, folder
+from tests.commands import calls
 from tests.quick import quick_flags
 
-__all__ = ["calls", "folder"]  # fixtures
+__all__ = ["calls"]  # a fixture: what commands hand over
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -17,6 +17,13 @@ from nt_jax.version import __version__
 from tests.commands import HEAVY, ROOT, python
 
 
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """The working directory, empty."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.mark.parametrize(
     "entry",
     [
