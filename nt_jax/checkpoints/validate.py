@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from nt_jax.checkpoints.hf_fields import closest
 from nt_jax.checkpoints.keymap import hf_shapes
 from nt_jax.checkpoints.tensors import AGAIN, TensorInfo
+from nt_jax.limits import PROBLEMS
 from nt_jax.models.config import ModelConfig
 
 HEAD = "lm_head.weight"
@@ -26,12 +27,13 @@ def tensor_problems(
     expected = hf_shapes(config)
     missing = _by_kind(expected.keys() - tensors.keys() - set(lost))
     extra = _by_kind(n for n in tensors.keys() - expected.keys() if not _ignorable(n, config))
-    problems = [
-        f"tensor {_show(kind, layers)} is missing{_hint(kind, extra)}. {AGAIN}"
-        for kind, layers in missing.items()
-    ]
+    problems: list[str] = []  # hints cost the most: those that are only counted get none
+    for kind, layers in missing.items():
+        hint = _hint(kind, extra) if len(problems) < PROBLEMS.value else ""
+        problems.append(f"tensor {_show(kind, layers)} is missing{hint}. {AGAIN}")
+    ours = missing or _by_kind(expected)
     for kind, layers in extra.items():
-        hint = _nearest(kind, missing or _by_kind(expected))
+        hint = _nearest(kind, ours) if len(problems) < PROBLEMS.value else ""
         problems.append(
             f"tensor {_show(kind, layers)} is not part of this {config.family} model{hint}: "
             "the config and the weights do not belong together."

@@ -1,23 +1,26 @@
 """Inputs that would take a machine's time or memory: each is one file or folder, made in a moment.
 
 `python -m tests.faults.hostile FOLDER` tries each beside its good sibling, and prints one JSON
-object: name -> how it ended, what it said, CPU seconds and bytes beyond the good one.
+object: name -> how it ended, what it said, CPU seconds and bytes beyond the good one. Seconds are
+those of an ordinary core: a fixed piece of work is timed before and after each input, and where it
+takes twice its time, as on a core whose other half is busy, the input's seconds count half.
 """
 
 import json
 import struct
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from nt_jax.checkpoints import trial
 from tests import tiny
 from tests.faults import readers
-from tests.faults.box import attempt
+from tests.faults.box import Outcome, attempt
 
 Make = Callable[[Path], Path]  # a fresh folder -> what is read
 GIGABYTES = 10**10
+YARDSTICK_SECONDS = 0.12  # of the fixed piece of work, on an ordinary core
 
 
 def model(change: Callable[[Path], None] = lambda folder: None) -> Make:
@@ -208,19 +211,32 @@ def main() -> None:
         path = make(_fresh(root, f"good-{name}"))
         read(path)  # imports
         trial._problem.cache_clear()
-        outcome = attempt(lambda path=path, read=read: read(path) and None, cpu=60)
+        outcome = _timed(lambda path=path, read=read: read(path) and None)
         trial._problem.cache_clear()
         costs[name] = outcome
         found[f"good {name}"] = asdict(outcome)
     for name, (kind, make) in HOSTILE.items():
         path, read = make(_fresh(root, name.replace(" ", "-").replace("/", ""))), GOOD[kind][1]
-        outcome = attempt(lambda path=path, read=read: read(path) and None, cpu=60)
+        outcome = _timed(lambda path=path, read=read: read(path) and None)
         beyond = {
             "seconds": outcome.seconds - costs[kind].seconds,
             "memory": outcome.memory - costs[kind].memory,
         }
         found[name] = asdict(outcome) | beyond
     print(json.dumps(found))
+
+
+def _timed(work: Callable[[], object]) -> Outcome:
+    """What trying `work` gave, its seconds by the yardstick."""
+    before = attempt(_yardstick).seconds
+    outcome = attempt(work, cpu=60)
+    pace = (before + attempt(_yardstick).seconds) / 2 / YARDSTICK_SECONDS
+    return replace(outcome, seconds=outcome.seconds / max(1.0, pace))
+
+
+def _yardstick() -> int:
+    """Some work of an interpreter, always the same."""
+    return sum(len(json.loads(f'{{"a": [{n}, "b"]}}')) for n in range(40_000))
 
 
 def _fresh(root: Path, name: str) -> Path:

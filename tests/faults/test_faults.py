@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.faults import __main__ as faults
 from tests.faults import kills, sweeps
 from tests.faults.__main__ import CASES
 from tests.run import small
@@ -60,6 +61,25 @@ def test_a_planted_fault_makes_it_fail(fault, kind):
     assert code == 1
     assert int(counts.pop(kind)) > 0
     assert counts.pop("cases") == "15" and {*counts.values()} == {"0"}
+
+
+@pytest.mark.parametrize(
+    ("says", "code", "counts"),
+    [
+        (f"one\nfaults: 7 cases, {CLEAN}", 0, {"cases": 7}),
+        ("faults: 7 cases, 0 escapes, 1 hangs, 2 tracebacks, 3 silent differences", 1,
+         {"cases": 7, "hang": 1, "traceback": 2, "silent": 3}),
+        (f"faults: 7 cases, {CLEAN}", 3, {"traceback": 1}),
+        ("it dies before it counts", 0, {"traceback": 1}),
+        ("", -9, {"traceback": 1}),
+    ],
+)  # fmt: skip
+def test_a_part_of_its_own_process_counts_what_it_says(says, code, counts, capfd):
+    end = f"os.kill(os.getpid(), {-code})" if code < 0 else f"sys.exit({code})"
+    words = [sys.executable, "-c", f"import os, sys; print({says!r}, flush=True); {end}"]
+    part = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert +faults._counts(part) == counts
+    assert "faults: " not in capfd.readouterr().out  # of the sum alone
 
 
 def test_both_forms_are_as_long_as_they_say():
