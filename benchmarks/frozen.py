@@ -31,7 +31,7 @@ from nt_jax.mesh import host
 from nt_jax.run.contrast import scores_of
 from nt_jax.run.data import read_data
 from nt_jax.run.export import config_of
-from nt_jax.run.stages import chat_model
+from nt_jax.run.model import chat_model
 from nt_jax.train.cells import CELLS, OWN, cell_rows
 from nt_jax.train.outer import direction, preconditioner_of
 from nt_jax.train.own_answers import own_pools

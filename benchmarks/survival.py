@@ -49,7 +49,7 @@ from nt_jax.models.leaves import get_leaf, with_leaves
 from nt_jax.models.neurons import Factors
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.run.export import run_factors
-from nt_jax.run.stages import chat_model
+from nt_jax.run.model import chat_model
 
 SETS = "demo_attack,demo_direct,demo_harmless,demo_harmless_attack"
 SYSTEM = (

@@ -18,7 +18,7 @@ from nt_jax.generate import decode
 from nt_jax.generate.chat import ChatModel
 from nt_jax.generate.stream import stream
 from nt_jax.run.export import run_factors
-from nt_jax.run.stages import chat_model
+from nt_jax.run.model import chat_model
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from nt_jax.checkpoints.chat_template import render
 from nt_jax.checkpoints.checkpoint import Checkpoint
@@ -51,6 +51,8 @@ def _from_folder(directory: Path) -> Tokenizer:
     for path in directory.iterdir():
         if path.suffix in (".json", ".jinja", ".model", ".txt") and path.is_file():
             check_file(path, TOKENIZER_BYTES)
+    from transformers import AutoTokenizer  # here: it imports torch where there is one
+
     tokenizer = AutoTokenizer.from_pretrained(
         directory, local_files_only=True, trust_remote_code=False, use_fast=True
     )

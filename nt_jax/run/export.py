@@ -24,7 +24,8 @@ from nt_jax.models.neurons import Factors
 from nt_jax.processes import first, from_first
 from nt_jax.run.about import about_factors, about_run
 from nt_jax.run.kept import Kept, kept_at, kept_in_file, same_factors
-from nt_jax.run.stages import chat_model, check_same_weights
+from nt_jax.run.model import chat_model
+from nt_jax.run.stages import check_same_weights
 from nt_jax.rundir import RunDirectory
 
 PARTS_OF_THETA = ("select", "train")

@@ -13,7 +13,7 @@ from nt_jax.export.folder import appearing
 from nt_jax.export.peft import base_name
 from nt_jax.models.neurons import Factors, NeuronSet
 from nt_jax.run.export import of_run
-from nt_jax.run.stages import chat_model
+from nt_jax.run.model import chat_model
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,10 +32,10 @@ from nt_jax.run.export import export_stage, run_factors, show_numbers
 from nt_jax.run.hashes import record_results
 from nt_jax.run.kept import Kept, kept_at
 from nt_jax.run.log import logged
+from nt_jax.run.model import chat_model
 from nt_jax.run.preflight import Inputs, read_inputs
 from nt_jax.run.repeat import ON_HUB, sources_on_hub
 from nt_jax.run.said import finish, say_about_data, say_departures, say_time
-from nt_jax.run.stages import chat_model
 from nt_jax.run.start import start_factors
 from nt_jax.rundir import FAILED, RunDirectory, Stage
 from nt_jax.train.tuning_data import TuningData, tuning_data

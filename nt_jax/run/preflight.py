@@ -20,7 +20,7 @@ from nt_jax.generate.chat import ChatModel
 from nt_jax.models.config import ModelConfig
 from nt_jax.run.data import RunData, read_data
 from nt_jax.run.log import check_log
-from nt_jax.run.stages import chat_model
+from nt_jax.run.model import chat_model
 from nt_jax.run.start import start_factors, start_hash
 from nt_jax.run.texts import check_texts
 from nt_jax.rundir import RunDirectory

@@ -18,8 +18,7 @@ from nt_jax.eval.gate import gate_lines
 from nt_jax.eval.judges.judge import Judge
 from nt_jax.eval.measure import labels_with_counts, result_rows
 from nt_jax.eval.metrics.result import read_rows
-from nt_jax.generate.chat import ChatModel, open_model
-from nt_jax.mesh import make_mesh
+from nt_jax.generate.chat import ChatModel
 from nt_jax.models.neurons import Factors
 from nt_jax.report.attribution import write_attribution_report
 from nt_jax.report.run import SETTINGS, Tuning, write_report
@@ -192,26 +191,6 @@ def kept_factors(
     if strength is None or strength == kept_strength(neurons, state, config, train):
         return Factors(neurons, np.asarray(state.best_P))
     return Factors(neurons, at_strength(neurons, state, strength, config))
-
-
-def chat_model(
-    config: RunConfig, source: str | None = None, *, thinking: bool = True, placed: bool = True
-) -> ChatModel:
-    """The config's model, or the one at `source`, under the config's dtype and mesh.
-
-    Matrices of the config's own are kept as model.frozen says, no other's (judges, scorers).
-    Without `thinking` it answers at once, whatever the config says; without `placed` it is there to
-    be looked at, whatever devices there are.
-    """
-    return open_model(
-        source or config.model.source,
-        config.model.dtype,
-        make_mesh(**config.mesh.model_dump()) if placed else None,
-        revision=None if source else config.model.revision,
-        batch_size=config.eval.batch_size,
-        thinking=thinking and config.model.thinking,
-        frozen=config.model.frozen if source in (None, config.model.source) else None,
-    )
 
 
 def check_same_weights(source: ModelSourceConfig, run_dir: Path, known: str) -> None:

@@ -20,7 +20,7 @@ from nt_jax.eval.under_test import (
 from nt_jax.generate.chat import ChatModel
 from nt_jax.generate.served import Server, differing_counts
 from nt_jax.run.export import run_factors
-from nt_jax.run.stages import chat_model
+from nt_jax.run.model import chat_model
 
 
 def subjects(

@@ -22,7 +22,7 @@ from nt_jax.generate import decode
 from nt_jax.generate.engine import answer_prompts
 from nt_jax.generate.stream import stream
 from nt_jax.run.export import run_factors
-from nt_jax.run.stages import chat_model
+from nt_jax.run.model import chat_model
 from tests import tiny
 
 pytestmark = pytest.mark.xdist_group("run")
