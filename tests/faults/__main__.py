@@ -71,11 +71,12 @@ def side_by_side(words: list[str]) -> Counter[str]:
 def _counts(part: subprocess.Popen[str]) -> Counter[str]:
     """What a part counted; its lines are passed on. One that dies counts as a traceback."""
     last = ""
-    for line in part.stdout or ():
-        last = line.strip()
-        if not last.startswith(("faults: ", "time: ")):
-            say(last)
-    if part.wait() not in (0, 1) or not last.startswith("faults: "):
+    with part:
+        for line in part.stdout or ():
+            last = line.strip()
+            if not last.startswith(("faults: ", "time: ")):
+                say(last)
+    if part.returncode not in (0, 1) or not last.startswith("faults: "):
         say(f"  a part ended with {part.returncode}")
         return Counter(traceback=1)
     names = {words: kind for kind, words in KINDS.items()} | {"cases": "cases"}
