@@ -173,8 +173,8 @@ def _once(pairs: Iterable[Pair]) -> list[tuple[Prompt, list[int]]]:
 
 
 def validations_in(folder: Path) -> int:
-    """How many validations the tuning in `folder` has chosen from: of epochs, and of strengths."""
-    paths = (folder / "metrics.jsonl", folder / "strengths.jsonl")
+    """How many validations the tuning in `folder` chose from: of epochs, lifts and strengths."""
+    paths = [folder / f"{name}.jsonl" for name in ("metrics", "lifts", "strengths")]
     with reading(folder):
         texts = [path.read_text(encoding="utf-8") for path in paths if path.exists()]
         return sum("score" in json.loads(line) for text in texts for line in text.splitlines())

@@ -45,12 +45,12 @@ CRITERIA = {
 def budget(config: RunConfig) -> int:
     """How many settings each method may try; unless told, as many as the run's tuning does.
 
-    Tuning validates every `validate_every` epochs and at the strengths that halving meets; the
-    comparison looks once more.
+    Tuning validates every `validate_every` epochs and at the lifts and strengths that halving
+    meets; the comparison looks once more.
     """
     tune = config.tune
     inside = math.ceil(tune.epochs / tune.validate_every) if tune.validate_every else 0
-    inside += len(tune.strengths).bit_length()
+    inside += len(tune.lifts).bit_length() + len(tune.strengths).bit_length()
     return config.compare.search or min(max(LEAST_SETTINGS, inside + 1), MOST_SETTINGS)
 
 

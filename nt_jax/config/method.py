@@ -17,6 +17,7 @@ from nt_jax.config.registry import EXAMPLE_SCORES, SCORES
 
 Target = Literal["mean_logprob", "first_token", "sum_logprob"]
 Strength = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Nats = Annotated[float, Field(ge=-10, le=10)]
 ADAM_STEP = 0.03  # by how much Adam moves a factor, unless told
 LEAST_SLOPES = 8
 AttackType = Literal["pretending", "attention shifting", "privilege escalation", "emotion"]
@@ -107,8 +108,9 @@ class TuneConfig(Frozen):
     )
     """the first words of a refusal, learned where tune.target is opening"""
     epochs: int = Field(default=3, ge=1)
-    """outer updates (knob 3 of 3: how long). More: the factors go further; how far of that way is
-    kept is chosen afterwards (tune.strengths)"""
+    """outer updates (knob 3 of 3: how long). More: the factors go further; how near a refusal they
+    bring all prompts, and how far of the way is kept, is chosen afterwards (tune.lifts,
+    tune.strengths)"""
     order: Literal[2, 1] = 2
     """2 = exact meta-gradient; 1 = drops its second-order term, faster"""
     inner_steps: int = Field(default=1, ge=0, le=64)
@@ -178,12 +180,12 @@ class TuneConfig(Frozen):
     average: float = Field(default=0.0, ge=0, lt=1)
     """how much of their past the validated factors keep: an exponential mean over epochs; 0 = the
     last step's factors"""
-    validation_answers: int = Field(default=2400, ge=0)
-    """answers that validation may generate, over the untuned model and three strengths. More: rises
-    of refusals of harmless requests are known to be within their limits, not only estimated; 0 =
-    none, and the last factors are kept as they are"""
+    validation_answers: int = Field(default=3000, ge=0)
+    """answers that validation may generate, over the untuned model, three lifts and a strength.
+    More: rises of refusals of harmless requests are known to be within their limits, not only
+    estimated; 0 = none, and the last factors are kept as they are"""
     validate_every: int = Field(default=0, ge=0)
-    """epochs between validations; 0 = only at the end, for tune.strengths"""
+    """epochs between validations; 0 = only at the end, for tune.lifts and tune.strengths"""
     separation_every: int = Field(default=10, ge=0)
     """epochs between looks at how well refusals tell harmful from harmless validation prompts:
     cheaper than validation, as nothing is generated; 0 = never"""
@@ -191,9 +193,13 @@ class TuneConfig(Frozen):
     """the factors that are kept: of the best validated epoch, or of the last one"""
     patience: int = Field(default=0, ge=0)
     """validations without a new best before stopping; 0 = never stop early"""
-    strengths: tuple[Strength, ...] = (0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.4)
-    """how far to go from 1 to the learned factors, 0 or more: after the last epoch the strongest
-    within the limits is searched for by halving, and the best seen is kept; [] = as learned"""
+    lifts: tuple[Nats, ...] = (-0.5, 0.0, 0.3, 0.6, 0.9, 1.2, 1.5)
+    """nats by which the last factors may bring all prompts nearer a refusal: the highest lift
+    within the limits is searched for by halving, and the best seen is kept; [] = none. It is made
+    of slopes, so only under tune.outer = regression"""
+    strengths: tuple[Strength, ...] = (0.8, 1.0, 1.2)
+    """how far to go from 1 to the learned and lifted factors, 0 or more: the strongest within the
+    limits is searched for by halving, and the best seen is kept; [] = as learned"""
     max_over_refusal: float = Field(default=0.03, ge=0, le=1)
     """rise in refused harmless requests that validation allows; of those that sound harmful or
     stand inside attacks it allows 10 points, of perplexity 15 %; refusals of harm may fall by 5
@@ -214,6 +220,8 @@ class TuneConfig(Frozen):
             raw = raw | {"outer": "adam"}
         if raw.get("outer") == "adam" and "meta_lr" not in raw:
             raw = raw | {"meta_lr": ADAM_STEP}
+        if raw.get("outer", "regression") != "regression" and "lifts" not in raw:
+            raw = raw | {"lifts": ()}
         return raw
 
     @model_validator(mode="after")
@@ -224,6 +232,9 @@ class TuneConfig(Frozen):
         if 0 < self.metric_requests < LEAST_SLOPES:
             rule = f"is fewer than {LEAST_SLOPES}, two of each kind of prompt: give it more, or 0"
             raise conflict("tune.metric_requests", self.metric_requests, rule)
+        if self.lifts and self.outer != "regression":
+            rule = "is for tune.outer = regression, whose slopes a lift is made of: give it []"
+            raise conflict("tune.lifts", list(self.lifts), rule)
         return self
 
     @model_validator(mode="after")

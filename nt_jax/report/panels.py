@@ -87,6 +87,24 @@ def strengths(tried: Sequence[Mapping[str, Any]], before: Mapping[str, Any]) -> 
     return [Panel("Refusals of each kind of validation request by strength", 3.4, draw)]
 
 
+def lifts(tried: Sequence[Mapping[str, Any]]) -> list[Panel]:
+    """What validation refused at each lift that was tried; [] where none was."""
+    rows = sorted(tried, key=lambda row: row["lift"])
+    series = _series(rows, "lift", {name: name for name in KINDS}, 100.0)
+    kept = [row["lift"] for row in tried if row.get("kept")]
+    if not series:
+        return []
+
+    def draw(axes: Axes) -> None:
+        _draw_lines(axes, {KINDS[name]: points for name, points in series.items()}, kept)
+        axes.set_title("Refused in validation, by lift (%)")
+        axes.set_xlabel("nats by which all prompts are nearer a refusal")
+        axes.set_ylim(0, 103)
+        legend_below(axes, 2)
+
+    return [Panel("Refusals of each kind of validation request by lift", 3.4, draw)]
+
+
 def curves(history: Sequence[Mapping[str, Any]]) -> list[Panel]:
     """Losses, and measured shares such as validation SU-F1, over epochs; [] without either.
 

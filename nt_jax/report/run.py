@@ -26,12 +26,14 @@ class Tuning:
     """What a report says of how a model was tuned; nothing where it was not.
 
     `neurons` has arrays layer, index, set, score and factor (see neuron_panels.layers), `history`
-    the entries of metrics.jsonl, `strengths` those of strengths.jsonl (see panels.strengths).
+    the entries of metrics.jsonl, `strengths` and `lifts` those of strengths.jsonl and lifts.jsonl
+    (see panels.strengths).
     """
 
     neurons: Mapping[str, Any] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
     strengths: Sequence[Mapping[str, Any]] = ()
+    lifts: Sequence[Mapping[str, Any]] = ()
 
     @property
     def before(self) -> Mapping[str, Any]:
@@ -97,6 +99,7 @@ def pictures(
     chosen = tuning.neurons if len(tuning.neurons.get("layer", ())) else None
     drawn = {
         "before_after": panels.bars(rows, harmful, labels),
+        "lifts": panels.lifts(tuning.lifts),
         "strengths": panels.strengths(tuning.strengths, tuning.before),
         "layers": neuron_panels.layers(chosen) if chosen else [],
         "factors": neuron_panels.factors(chosen) if chosen else [],
@@ -147,6 +150,8 @@ def _context(
         "kept": tuning.kept and tuning.kept["strength"],
         "how_kept": _how_kept(tuning),
         "strength_table": tables.strength_table(tuning.strengths, tuning.before),
+        "lift_table": tables.lift_table(tuning.lifts),
+        "lift": next((row["lift"] for row in tuning.lifts if row.get("kept")), None),
     } | _made(settings, timings, machine, labels)
 
 

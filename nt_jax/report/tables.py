@@ -169,13 +169,21 @@ def arguable_sentence(answers: Sequence[Answer], base: str, tuned: str) -> str:
 
 def strength_table(tried: Sequence[Mapping[str, Any]], before: Mapping[str, Any]) -> Table:
     """What validation saw at each strength, the untuned model first."""
-    lines = []
-    for row in sorted([{**before, "strength": 0.0}, *tried], key=lambda row: row["strength"]):
-        rates = [terminal.percent(row[kind]) if kind in row else "" for kind in KINDS]
-        ratio = row.get("perplexity_ratio", 1.0)
-        kept = "kept" if row.get("kept") else "untuned" if not row["strength"] else ""
-        lines.append([f"{row['strength']:g}", *rates, f"x {ratio:.2f}", kept])
+    rows = sorted([{**before, "strength": 0.0}, *tried], key=lambda row: row["strength"])
+    lines = [_looked(row, "strength", "" if row["strength"] else "untuned") for row in rows]
     return Table(("strength", *KINDS.values(), "perplexity", ""), lines, 1)
+
+
+def lift_table(tried: Sequence[Mapping[str, Any]]) -> Table:
+    """What validation saw at each lift."""
+    lines = [_looked(row, "lift") for row in sorted(tried, key=lambda row: row["lift"])]
+    return Table(("lift, nats", *KINDS.values(), "perplexity", ""), lines, 1)
+
+
+def _looked(row: Mapping[str, Any], name: str, mark: str = "") -> list[str]:
+    rates = [terminal.percent(row[kind]) if kind in row else "" for kind in KINDS]
+    ratio, kept = row.get("perplexity_ratio", 1.0), "kept" if row.get("kept") else mark
+    return [f"{row[name]:g}", *rates, f"x {ratio:.2f}", kept]
 
 
 def stage_table(seconds: Mapping[str, float], facts: Mapping[str, Any]) -> Table:

@@ -15,6 +15,7 @@ from nt_jax.models.config import ModelConfig
 from nt_jax.models.grouping import laid_out
 from nt_jax.run.preflight import Inputs
 from nt_jax.run.work import Cost, Machine, Work, this_machine
+from nt_jax.train.level import PROMPTS
 from nt_jax.train.own_answers import ATTACKED_SHARE
 from nt_jax.train.validate import LOOKS, NEW_TOKENS, Validation
 
@@ -54,7 +55,8 @@ def stage_seconds(
     scored = cost.forward(2 * harmless * (asked + new), 2 * harmless * new)
     looked = len(Validation.of(records["validation"], tune.validation_answers or LOOKS))
     looks = tune.epochs // tune.validate_every if tune.validate_every else 0
-    looks += 1 + len(tune.strengths).bit_length()
+    looks += 1 + len(tune.lifts).bit_length() + len(tune.strengths).bit_length()
+    looks -= bool(tune.lifts and 1.0 in tune.strengths)  # a look of both
     seen = cost.answers(looked, mixed, NEW_TOKENS, side) * (
         looks if tune.validation_answers else 0.0
     )
@@ -103,8 +105,8 @@ def tuning(config: RunConfig, records: Parts, cost: Cost, prompt: float) -> Work
     if tune.outer == "regression":
         outer = tune.metric_requests
     rows = outer + inner * tune.inner_steps * (3 if tune.order == 2 else 1)
-    answer = tune.answer_tokens
-    return cost.gradient(prompt + answer, answer) * (tune.epochs * rows)
+    answer, lift = tune.answer_tokens, min(PROMPTS, tune.metric_requests) * bool(tune.lifts)
+    return cost.gradient(prompt + answer, answer) * (tune.epochs * rows + lift)
 
 
 def mean_tokens(prompts: Sequence[Prompt]) -> float:

@@ -27,6 +27,7 @@ from nt_jax.run.contrast import chosen_slopes
 from nt_jax.run.log import tracked_rows
 from nt_jax.rundir import RunDirectory
 from nt_jax.track import track
+from nt_jax.train.level import read_lifts
 from nt_jax.train.own_answers import FILE, HARMFUL, write_own_answers
 from nt_jax.train.safety_targets import SafetyTargets
 from nt_jax.train.slopes import CellSlopes
@@ -134,7 +135,8 @@ def write_run_report(directory: RunDirectory, config: RunConfig, layers: int, fo
     columns = {name: [row[name] for row in neurons] for name in names}
     best = best_state(config.tune, directory.read("select"), train)
     history, strengths = read_history(train, int(best.best_epoch)), read_strengths(train, best)
-    tuning = Tuning({**columns, "num_layers": layers}, history, strengths)
+    lifts = read_lifts(train)
+    tuning = Tuning({**columns, "num_layers": layers}, history, strengths, lifts)
     targets = SafetyTargets.read(directory.read("answers"))
     notes = [targets.line]
     if config.export.strength is not None:

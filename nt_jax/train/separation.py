@@ -100,3 +100,9 @@ def row_values(
         return None, log_likelihoods(lm, scale_LF, part, decay=decay).mean(axis=-1)
 
     return jax.lax.scan(one, None, batch)[1]
+
+
+def separation_note(row: dict) -> str:
+    """The separation of an epoch as the progress line shows it."""
+    names = [name for name in PAIRS if f"separation_{name}" in row]
+    return " ".join(f"{name} {row[f'separation_{name}']:.2f}" for name in names)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -42,8 +43,11 @@ def calibrate(
     state: TuneState,
     base: Look,
     folder: Path,
+    known: Mapping[str, float] | None = None,
 ) -> TuneState:
     """The state with the best strength of its last factors kept, where that beats every epoch.
+
+    `known`: what validation saw of strength 1 already (nt_jax/train/level.py).
 
     Strength s goes the share s of the way from 1 to the learned factors. Tuning decides which
     neurons to turn and how far against each other; how far in all trades refusals of harm for
@@ -51,15 +55,19 @@ def calibrate(
     it, and what falls to fall further, so the strongest within the limits is found by halving.
     """
     log, ones_LF = History(folder / STRENGTHS, 0), model.lm.ones_LF
-    strengths = sorted(config.strengths) or ([] if config.validate_every else [1.0])
+    as_learned = [] if config.validate_every and known is None else [1.0]
+    strengths = sorted(config.strengths) or as_learned
     low, high = 0, len(strengths)
     with progress("strength", len(strengths).bit_length(), "strengths") as advance:
         while low < high:
             middle = (low + high) // 2
             strength = strengths[middle]
             theta_P = at_strength(neurons, state, strength, config)
-            scale_LF = scatter(jnp.asarray(theta_P), place(neurons), ones_LF)
-            row = scored(validate(model, judge, prompts, scale_LF), base, config)
+            if strength == 1 and known is not None:
+                row = dict(known)
+            else:
+                scale_LF = scatter(jnp.asarray(theta_P), place(neurons), ones_LF)
+                row = scored(validate(model, judge, prompts, scale_LF), base, config)
             log.write({"epoch": int(state.epoch), "strength": strength, **row})
             if (kept := as_kept(row["score"])) > float(state.best_score):
                 best = {"best_P": theta_P, "best_epoch": state.epoch, "best_score": kept}

@@ -27,12 +27,14 @@ from nt_jax.models.neurons import Factors, NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.seal import reading
 from nt_jax.train.batcher import Batcher
+from nt_jax.train.level import lifted, unlifted
 from nt_jax.train.maml import MetaOptions, make_optimiser, meta_step
 from nt_jax.train.memory import GradientMemory, sequence_cost
 from nt_jax.train.outer import Regression, kept_slopes, preconditioner_of
 from nt_jax.train.own_answers import measured_wordings
 from nt_jax.train.pools import Pools, undivided
-from nt_jax.train.separation import PAIRS, Separation
+from nt_jax.train.preconditioner import Preconditioner
+from nt_jax.train.separation import Separation, separation_note
 from nt_jax.train.slopes import CellSlopes
 from nt_jax.train.state import History, TuneState, restore, save
 from nt_jax.train.strength import as_kept, calibrate, scored
@@ -65,8 +67,9 @@ def tune(
 ) -> Factors:
     """Learn one factor per chosen neuron; the best by validation (see validate.score).
 
-    `folder` keeps metrics.jsonl, strengths.jsonl and orbax/, and is gone on with from whatever it
-    holds; without one nothing is kept. `judge` says what refuses, the phrase judge unless given.
+    `folder` keeps metrics.jsonl, lifts.jsonl, strengths.jsonl and orbax/, and is gone on with from
+    whatever it holds; without one nothing is kept. `judge` says what refuses, the phrase judge
+    unless given.
     Batches are drawn with `seed`. `slopes`: those of these neurons, measured unless given.
     `start`: factors by neuron to go on from; neurons without one begin at those of the settings.
     Raises a DivergedError where losses or factors are not finite, a ConfigError where the model
@@ -79,11 +82,18 @@ def tune(
     folder, judge = Path(folder), judge or PhraseJudge()
     neurons.check(model.lm.config.layers, model.lm.config.neurons)
     _keep_to(folder, neurons, seed, start)
-    state, base = learn(model, neurons, data, config, judge, seed, folder, slopes, start)
+    tuned, prompts, metric = TunedLayers.of(model.lm, neurons), data.validation, None
+    if config.outer == "regression":
+        slopes = slopes or kept_slopes(model, tuned, data.pools, config, folder)
+        metric = preconditioner_of(slopes, config, model.lm)
+    state, base = learn(model, neurons, data, config, judge, seed, folder, metric, start)
     if base is None:
         state = dataclasses.replace(state, best_P=state.average_P, best_epoch=state.epoch)
     else:
-        state = calibrate(model, neurons, data.validation, config, judge, state, base, folder)
+        known, rest = None, (base, folder)
+        if metric is not None and config.lifts:
+            state, known = lifted(model, tuned, data, config, judge, metric, state, *rest)
+        state = calibrate(model, neurons, prompts, config, judge, state, *rest, known)
     save(folder / STATES, state)
     return Factors(neurons, np.asarray(host(state.best_P)))
 
@@ -96,10 +106,13 @@ def learn(
     judge: Judge,
     seed: int,
     folder: Path,
-    slopes: CellSlopes | None = None,
+    metric: Preconditioner | None = None,
     known: Factors | None = None,
 ) -> tuple[TuneState, Look | None]:
-    """(the state after the last epoch, the untuned model's validation if any is wanted)."""
+    """(the state after the last epoch, the untuned model's validation if any is wanted).
+
+    `metric`: in whose norm a regression steps.
+    """
     lm, placed, prompts = model.lm, place(neurons), data.validation
     tuned = TunedLayers.of(lm, neurons)
     batcher, remat = make_batcher(lm, tuned.count, model.encode, data.pools, config, seed)
@@ -107,12 +120,8 @@ def learn(
     options, optimiser = meta_options(config, remat), optimiser_of(config)
     constant = config.schedule == "constant"
     start = fresh_state(config, placed, lm.ones_LF.dtype, known)
-    state = restore(folder / STATES, start) or start
-    regression = None
-    if config.outer == "regression":
-        slopes = slopes or kept_slopes(model, tuned, data.pools, config, folder)
-        metric = preconditioner_of(slopes, config, lm)
-        regression = Regression(model, tuned, data.pools, config, metric)
+    state = unlifted(restore(folder / STATES, start) or start, folder)
+    regression = metric and Regression(model, tuned, data.pools, config, metric)
     log = History(folder / METRICS, int(state.epoch))
     base = untuned(model, judge, prompts, log, folder / BASE_ANSWERS) if looks(config) else None
     separation = None
@@ -250,12 +259,6 @@ def running_mean(average_P: Array, theta_P: Array, epoch: int, decay: float) -> 
     """
     keep = min(decay, (1 + epoch) / (10 + epoch))
     return keep * average_P + (1 - keep) * theta_P
-
-
-def separation_note(row: dict) -> str:
-    """The separation of an epoch as the progress line shows it."""
-    names = [name for name in PAIRS if f"separation_{name}" in row]
-    return " ".join(f"{name} {row[f'separation_{name}']:.2f}" for name in names)
 
 
 def _remember_best(state: TuneState, now: float, keep: str) -> TuneState:

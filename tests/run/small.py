@@ -42,6 +42,7 @@ DECISION = (
     "attribution.score=contrastive", "tune.target=opening", "tune.metric_requests=8",
     "tune.init_safety=1", "tune.init_utility=1", "tune.margin_weight=1", "tune.validate_every=0",
     "tune.meta_lr=0.1", "tune.average=0", "tune.epochs=2", "tune.outer=regression",
+    "tune.lifts=[0.5]",
 )  # fmt: skip
 STAGES = (
     "answers", "attribute", "select", "train", "export", "base", "tuned", "eval", "report",
