@@ -42,6 +42,10 @@ TUNING = report.Tuning(
         {"strength": 0.7, "refusal_attack": 0.9, "refusal_harmless": 0.2, "perplexity_ratio": 1.3},
         {"strength": 0.4, "refusal_attack": 0.5, "refusal_harmless": 0.0, "kept": True},
     ],
+    lifts=[
+        {"lift": 0.6, "refusal_attack": 0.9, "refusal_harmless": 0.2, "perplexity_ratio": 1.3},
+        {"lift": 0.0, "refusal_attack": 0.3, "refusal_harmless": 0.0, "kept": True},
+    ],
 )
 PNG = b"\x89PNG\r\n"
 COMMAND = "python -m nt_jax.train --config settings.yaml run_dir=again"
@@ -101,7 +105,7 @@ def test_screen_table_of_one_model_and_of_nothing():
 
 def test_report_files(folder):
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    drawn = {"before_after", "layers", "factors", "strengths", "tuning"}
+    drawn = {"before_after", "layers", "factors", "lifts", "strengths", "tuning"}
     written = {"results.json", "report.md", "report.html", "settings.yaml"}
     assert names == written | {f"figures/{name}.png" for name in drawn}
     assert read_rows(folder / "results.json") == ROWS
@@ -136,7 +140,7 @@ def test_markdown_report(folder):
 
 def test_html_report_is_one_file_and_escapes_answers(folder):
     page = (folder / "report.html").read_text()
-    assert page.count("<svg ") == page.count("</svg>") == 2 + 4 + 1 + 1 + 1
+    assert page.count("<svg ") == page.count("</svg>") == 2 + 4 + 1 + 1 + 1 + 1
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
     assert not re.findall(r"url\((?!#)", page)
     assert "&lt;b&gt;It&lt;/b&gt;" in page
@@ -176,6 +180,15 @@ def test_why_the_strength_is_kept(kept, says, tmp_path):
     tuning = report.Tuning(history=[{"epoch": 0, "refusal_attack": 0.1}], strengths=looks)
     path = report.write_report(tmp_path, ROWS, ANSWERS, SETTINGS, {}, tuning, MACHINE)
     assert says in path.read_text() and says in (tmp_path / "report.html").read_text()
+
+
+def test_the_lift_that_was_kept_is_said_with_what_was_tried(folder):
+    shown = tables.lift_table(TUNING.lifts)
+    assert [line[0] for line in shown.lines] == ["0", "0.6"]
+    assert shown.lines[0][-2:] == ["x 1.00", "kept"] and shown.lines[1][-2:] == ["x 1.30", ""]
+    for file in ("report.md", "report.html"):
+        text = (folder / file).read_text()
+        assert "Kept: a lift of 0 nats" in text and "lift, nats" in text
 
 
 def test_every_number_stands_in_the_report_with_its_interval(folder):

@@ -22,13 +22,18 @@ MACHINE = {
 
 
 def tuning(layers: int = 80) -> Tuning:
-    """Sixteen thousand neurons, 100 epochs and seven strengths."""
+    """Sixteen thousand neurons, 100 epochs, seven strengths and three lifts."""
     rng = np.random.default_rng(0)
     count = 16000
     looks = [
         {"strength": s, "perplexity_ratio": 1 + s / 10, "kept": s == 0.6}
         | {f"refusal_{kind}": min(1.0, s * rng.uniform(0.2, 1)) for kind in KINDS}
         for s in (0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2)
+    ]
+    lifts = [
+        {"lift": nats, "perplexity_ratio": 1.1, "kept": nats == 0.3}
+        | {f"refusal_{kind}": min(1.0, (nats + 1) * rng.uniform(0.2, 0.5)) for kind in KINDS}
+        for nats in (0.0, 0.3, 0.6)
     ]
     epochs = [
         {"epoch": n, "safety_loss": 3 / n, "utility_loss": 2.0, "loss": 2 + 1 / n}
@@ -43,7 +48,7 @@ def tuning(layers: int = 80) -> Tuning:
         "num_layers": layers,
     }
     before = {"epoch": 0} | {f"refusal_{kind}": 0.05 for kind in KINDS}
-    return Tuning(neurons, [before, *epochs], looks)
+    return Tuning(neurons, [before, *epochs], looks, lifts)
 
 
 def usual(folder: Path) -> Path:
