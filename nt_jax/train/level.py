@@ -38,7 +38,6 @@ from nt_jax.train.preconditioner import Preconditioner
 from nt_jax.train.slopes import DECISION, CellSlopes, measured_slopes
 from nt_jax.train.state import History, TuneState
 from nt_jax.train.strength import scored
-from nt_jax.train.theta import scatter
 from nt_jax.train.tuned_layers import TunedLayers
 from nt_jax.train.tuning_data import TuningData
 from nt_jax.train.validate import Look, over_limits, validate
@@ -110,7 +109,7 @@ def lifted(
         while low < high:
             middle = (low + high) // 2
             theta_P = lift.by(lifts[middle], config)
-            scale_LF = scatter(jnp.asarray(theta_P), tuned.neurons, model.lm.ones_LF)
+            scale_LF = tuned.scale_LF(jnp.asarray(theta_P))
             row = scored(validate(model, judge, data.validation, scale_LF), base, config)
             log.write({"epoch": int(state.epoch), "lift": lifts[middle], **row})
             if not kept or row["score"] > kept["score"]:

@@ -86,7 +86,7 @@ def tune(
     if config.outer == "regression":
         slopes = slopes or kept_slopes(model, tuned, data.pools, config, folder)
         metric = preconditioner_of(slopes, config, model.lm)
-    state, base = learn(model, neurons, data, config, judge, seed, folder, metric, start)
+    state, base = learn(model, neurons, tuned, data, config, judge, seed, folder, metric, start)
     if base is None:
         state = dataclasses.replace(state, best_P=state.average_P, best_epoch=state.epoch)
     else:
@@ -101,6 +101,7 @@ def tune(
 def learn(
     model: ChatModel,
     neurons: NeuronSet,
+    tuned: TunedLayers,
     data: TuningData,
     config: TuneConfig,
     judge: Judge,
@@ -114,7 +115,6 @@ def learn(
     `metric`: in whose norm a regression steps.
     """
     lm, placed, prompts = model.lm, place(neurons), data.validation
-    tuned = TunedLayers.of(lm, neurons)
     batcher, remat = make_batcher(lm, tuned.count, model.encode, data.pools, config, seed)
     say("plan", batcher.plan())
     options, optimiser = meta_options(config, remat), optimiser_of(config)

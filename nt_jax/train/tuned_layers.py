@@ -17,7 +17,7 @@ from nt_jax.mesh import put, sharding
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.objectives import residual_at
-from nt_jax.train.theta import place
+from nt_jax.train.theta import place, scatter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +49,11 @@ class TunedLayers:
     def ones_P(self) -> Float[Array, " P"]:
         """Factors that change nothing."""
         return jnp.ones(len(self.neurons), self.lm.ones_LF.dtype)
+
+    def scale_LF(self, theta_P: Float[Array, " P"]) -> Float[Array, "L F"]:
+        """The scale of the whole model under these factors."""
+        neurons = dataclasses.replace(self.neurons, layer_P=self.neurons.layer_P + self.first)
+        return scatter(theta_P, neurons, self.whole.ones_LF)
 
     def enter(self, batches: Any) -> Any:
         """Packed batches (or a pytree of them) on the mesh, run up to the first layer."""

@@ -19,14 +19,16 @@ from nt_jax.train.level import RIDGE, Lift, lift_of, lifted, read_lifts, unlifte
 from nt_jax.train.outer import divided
 from nt_jax.train.preconditioner import make_preconditioner
 from nt_jax.train.slopes import CellSlopes
-from nt_jax.train.theta import place
 from nt_jax.train.tune import fresh_state
+from nt_jax.train.tuned_layers import TunedLayers
 from nt_jax.train.validate import HARMLESS, Look
 from tests.run import small
 from tests.train.test_maml import NEURONS, THETA, model
 from tests.train.test_tune import REGRESSION, grouped
 from tests.train.test_validate import verdict
 
+# In the upper of two layers alone, which tuning then counts from 0.
+UPPER = dataclasses.replace(NEURONS, layer_P=np.ones_like(NEURONS.layer_P))
 LIFTS = (0.6, -0.5, 1.5, 0.0, 0.9, 0.3, 1.2)  # as they come: halving puts them in order
 LIFT = np.linspace(0.01, 0.02, len(THETA)).astype(np.float32)
 BASE = Look(
@@ -81,7 +83,7 @@ def searched(tmp_path, monkeypatch, limit: float, rises_from: float = -0.5, **se
     looked, config = [], TuneConfig(**{"lifts": LIFTS, **settings})
 
     def validate(chat, judge, prompts, scale_LF):
-        now_P = np.asarray(scale_LF)[NEURONS.layer_P, NEURONS.index_P]
+        now_P = np.asarray(scale_LF)[UPPER.layer_P, UPPER.index_P]
         looked.append(round(float((now_P[0] - THETA[0]) / LIFT[0]), 3))
         return look(looked[-1], limit, rises_from)
 
@@ -90,11 +92,11 @@ def searched(tmp_path, monkeypatch, limit: float, rises_from: float = -0.5, **se
 
     monkeypatch.setattr(level, "validate", validate)
     monkeypatch.setattr(level, "measured_lift", measured)
-    start = fresh_state(config, NEURONS)
+    start = fresh_state(config, UPPER)
     start = dataclasses.replace(start, average_P=jnp.asarray(THETA, jnp.float32), epoch=3)
     state = unlifted(start, tmp_path)
     chat, data = SimpleNamespace(lm=model()), SimpleNamespace(pools=None, validation=None)
-    tuned = SimpleNamespace(neurons=place(NEURONS))
+    tuned = TunedLayers.of(chat.lm, UPPER)
     rest = (config, None, None, state, BASE, tmp_path)
     state, kept = lifted(chat, tuned, data, *rest)
     return state, kept, looked
@@ -128,7 +130,7 @@ def test_where_nothing_lies_within_the_limits_the_nearest_is_kept(tmp_path, monk
 def test_a_lift_starts_from_the_unlifted_factors_however_often(tmp_path, monkeypatch):
     first, *_ = searched(tmp_path, monkeypatch, 0.9)
     config = TuneConfig(lifts=LIFTS)
-    after = dataclasses.replace(fresh_state(config, NEURONS), average_P=first.average_P, epoch=3)
+    after = dataclasses.replace(fresh_state(config, UPPER), average_P=first.average_P, epoch=3)
     np.testing.assert_array_equal(unlifted(after, tmp_path).average_P, THETA.astype(np.float32))
     later = dataclasses.replace(after, epoch=4)  # an epoch further it is another lift
     np.testing.assert_array_equal(unlifted(later, tmp_path).average_P, first.average_P)
