@@ -42,7 +42,7 @@ def test_paper_in_30_lines(tmp_path, capsys, monkeypatch):
     tiny.edit_json(source / "config.json", max_position_embeddings=1024)
     judge = Parity()
     monkeypatch.setattr(evaluate, "PhraseJudge", lambda: judge)
-    few = nt.TuneConfig(epochs=1, metric_requests=8, separation_every=0, strengths=())
+    few = nt.TuneConfig(epochs=1, metric_requests=8, separation_every=0, lifts=(), strengths=())
     with jax.numpy_dtype_promotion("standard"):  # Adam mixes its types
         main = runpy.run_path(str(EXAMPLE))["main"]
         rows = main(str(source), str(tuned), (14, 10), first=0, tune=few, limit=LIMIT)

@@ -87,11 +87,12 @@ def test_a_recipe_writes_down_only_what_it_changes(name):
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_no_recipe_tries_more_for_neurontune_than_a_rival_may(name):
-    """Tuning looks at epochs as it is told, and by halving at some of the strengths."""
+    """Tuning looks at epochs as it is told, and by halving at some lifts and strengths."""
     config = load_config(name)
-    every, left, looks = config.tune.validate_every, len(config.tune.strengths), 0
-    while left:  # the larger half is left at worst
-        looks, left = looks + 1, left // 2
+    every, looks = config.tune.validate_every, 0
+    for left in (len(config.tune.lifts), len(config.tune.strengths)):
+        while left:  # the larger half is left at worst
+            looks, left = looks + 1, left // 2
     if every:
         looks += len({*range(every, config.tune.epochs + 1, every), config.tune.epochs})
     assert budget(config) >= looks + 1
