@@ -2,9 +2,9 @@
 
 Epochs part harmful from harmless prompts (regression.py). Where the two end, nearer a refusal or
 farther from one, is hardly learned by that: a change of the factors of a hundredth (root mean
-square), a sixth of what the epochs change, lifts all decisions by a nat. So rounding alone, on
-another machine, moves the level of a run by more than its limits allow. Here it is chosen: the lift
-is the shortest change, in the norm that good answers set, by which every decision gains one nat,
+square), a sixth of what the epochs change, lifts all decisions by a nat. So runs end on different
+levels by chance (docs/tuning.md). Here the level is chosen: the lift is the shortest change, in the
+norm that good answers set, by which every decision gains one nat,
 
     min_d |d|_P^2  such that  s(x) . d = 1 for all x,   d = P S' (S P S' + r I)^-1 1,
 
