@@ -1,6 +1,6 @@
 # make demo   tune a real 135 M parameter chat model and report before / after (half an hour)
 # make test   the whole test suite
-# make test-fast  a part of every room, in a minute and a half: while you work
+# make test-fast  a part of every room, in about a minute: while you work
 # make bench  attribution and generation beside torch, and what options cost (JSON, a quarter hour)
 # make test-export   adapters by PEFT, GGUF by llama.cpp, cards, on tiny models and SmolLM2
 # make test-web   the report and the site in Chromium, at two widths, light and dark (apt install chromium)
