@@ -157,7 +157,7 @@ def search_section(
     if over := [labels[c.method] for c in found if c.tried > most]:
         lines.append(
             f"\n{', '.join(over)} tried more than that, by the validations inside their tuning "
-            "(tune.validate_every, tune.strengths): their rows are favoured. A higher "
+            "(tune.validate_every, tune.lifts, tune.strengths): their rows are favoured. A higher "
             f"compare.search ({MOST_SETTINGS} at most) or fewer validations there make the "
             "budgets equal."
         )

@@ -231,7 +231,7 @@ class CompareConfig(Frozen):
     )
     search: int | None = Field(default=None, ge=1, le=MOST_SETTINGS)
     """settings that each method may try on validation data, the same for all; null = as many as
-    tuning itself validates (epochs, strengths) and one, but 6 or more"""
+    tuning itself validates (epochs, lifts, strengths) and one, but 6 or more"""
     criterion: Literal["limits", "balance"] = "limits"
     """what the best setting is chosen by: limits = the lesser of refusals under attack and of
     direct ones, while refusals of each harmless kind and perplexity rise, and those of harm fall,

@@ -56,7 +56,7 @@ def stage_seconds(
     looked = len(Validation.of(records["validation"], tune.validation_answers or LOOKS))
     looks = tune.epochs // tune.validate_every if tune.validate_every else 0
     looks += 1 + len(tune.lifts).bit_length() + len(tune.strengths).bit_length()
-    looks -= bool(tune.lifts and 1.0 in tune.strengths)  # a look of both
+    looks -= bool(tune.lifts and 1.0 in tune.strengths)  # seen as a lift already
     seen = cost.answers(looked, mixed, NEW_TOKENS, side) * (
         looks if tune.validation_answers else 0.0
     )
@@ -105,7 +105,9 @@ def tuning(config: RunConfig, records: Parts, cost: Cost, prompt: float) -> Work
     if tune.outer == "regression":
         outer = tune.metric_requests
     rows = outer + inner * tune.inner_steps * (3 if tune.order == 2 else 1)
-    answer, lift = tune.answer_tokens, min(PROMPTS, tune.metric_requests) * bool(tune.lifts)
+    answer, lift = tune.answer_tokens, 0
+    if tune.lifts and tune.validation_answers:
+        lift = min(PROMPTS, tune.metric_requests)
     return cost.gradient(prompt + answer, answer) * (tune.epochs * rows + lift)
 
 

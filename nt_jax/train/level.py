@@ -164,11 +164,14 @@ def lift_of(slopes: CellSlopes, free_MP: Float[np.ndarray, "M P"]) -> Float[np.n
     slope_MP = np.concatenate([slopes.cells[name] for name in CELLS]).astype(np.float64)
     kernel_MM = slope_MP @ free_MP.T.astype(np.float64)
     ridge = RIDGE * np.trace(kernel_MM) / max(1, len(kernel_MM))
-    if not ridge > 0:
+    lift_P, gain = np.zeros(slope_MP.shape[1]), 0.0
+    if ridge > 0:
+        system_MM = kernel_MM + ridge * np.eye(len(kernel_MM))
+        lift_P = np.linalg.solve(system_MM, np.ones(len(kernel_MM))) @ free_MP.astype(np.float64)
+        gain = float((slope_MP @ lift_P).mean())
+    if not 0 < gain < np.inf:
         raise DivergedError(
-            "no change of the factors moves a decision to refuse: all slopes are 0. Choose other "
-            "neurons, or set tune.lifts=[]."
+            "no change of the factors lifts the decisions to refuse: their slopes are 0, or not "
+            "finite. Choose other neurons, or set tune.lifts=[]."
         )
-    system_MM = kernel_MM + ridge * np.eye(len(kernel_MM))
-    lift_P = np.linalg.solve(system_MM, np.ones(len(kernel_MM))) @ free_MP.astype(np.float64)
-    return lift_P / float((slope_MP @ lift_P).mean())
+    return np.asarray(lift_P) / gain

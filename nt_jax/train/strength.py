@@ -57,21 +57,28 @@ def calibrate(
     log, ones_LF = History(folder / STRENGTHS, 0), model.lm.ones_LF
     as_learned = [] if config.validate_every and known is None else [1.0]
     strengths = sorted(config.strengths) or as_learned
+
+    def remember(state: TuneState, strength: float, row: Mapping[str, float]) -> TuneState:
+        log.write({"epoch": int(state.epoch), "strength": strength, **row})
+        if (kept := as_kept(row["score"])) <= float(state.best_score):
+            return state
+        best_P = at_strength(neurons, state, strength, config)
+        return dataclasses.replace(state, best_P=best_P, best_epoch=state.epoch, best_score=kept)
+
+    if known is not None:
+        state = remember(state, 1.0, known)
     low, high = 0, len(strengths)
     with progress("strength", len(strengths).bit_length(), "strengths") as advance:
         while low < high:
             middle = (low + high) // 2
             strength = strengths[middle]
-            theta_P = at_strength(neurons, state, strength, config)
             if strength == 1 and known is not None:
-                row = dict(known)
+                row = known
             else:
+                theta_P = at_strength(neurons, state, strength, config)
                 scale_LF = scatter(jnp.asarray(theta_P), place(neurons), ones_LF)
                 row = scored(validate(model, judge, prompts, scale_LF), base, config)
-            log.write({"epoch": int(state.epoch), "strength": strength, **row})
-            if (kept := as_kept(row["score"])) > float(state.best_score):
-                best = {"best_P": theta_P, "best_epoch": state.epoch, "best_score": kept}
-                state = dataclasses.replace(state, **best)
+                state = remember(state, strength, row)
             low, high = (middle + 1, high) if row["score"] >= 0 else (low, middle)
             advance(1)
     return state

@@ -188,7 +188,7 @@ def test_the_lift_that_was_kept_is_said_with_what_was_tried(folder):
     assert shown.lines[0][-2:] == ["x 1.00", "kept"] and shown.lines[1][-2:] == ["x 1.30", ""]
     for file in ("report.md", "report.html"):
         text = (folder / file).read_text()
-        assert "Kept: a lift of 0 nats" in text and "lift, nats" in text
+        assert "Chosen of these: a lift of 0 nats" in text and "lift, nats" in text
 
 
 def test_every_number_stands_in_the_report_with_its_interval(folder):

@@ -65,10 +65,11 @@ def test_the_lift_is_the_shortest_change_by_which_all_gain_alike(x64):
     assert np.abs(slope_MP @ plain_P - 1).max() > 0.3
 
 
-def test_slopes_of_nothing_lift_nothing():
-    none = CellSlopes({name: np.zeros((2, 5), np.float32) for name in CELLS})
-    with pytest.raises(DivergedError, match=r"all slopes are 0.*tune\.lifts=\[\]"):
-        lift_of(none, np.zeros((8, 5)))
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_slopes_of_nothing_lift_nothing(value):
+    none = CellSlopes({name: np.full((2, 5), value, np.float32) for name in CELLS})
+    with pytest.raises(DivergedError, match=r"slopes are 0, or not finite.*tune\.lifts=\[\]"):
+        lift_of(none, np.full((8, 5), value))
 
 
 def look(lift: float, limit: float, rises_from: float) -> Look:
