@@ -50,7 +50,7 @@ def budget(config: RunConfig) -> int:
     """
     tune = config.tune
     inside = math.ceil(tune.epochs / tune.validate_every) if tune.validate_every else 0
-    inside += len(tune.lifts).bit_length() + len(tune.strengths).bit_length()
+    inside += tune.last_looks
     return config.compare.search or min(max(LEAST_SETTINGS, inside + 1), MOST_SETTINGS)
 
 

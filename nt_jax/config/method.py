@@ -249,6 +249,12 @@ class TuneConfig(Frozen):
         return self
 
     @property
+    def last_looks(self) -> int:
+        """Validations after the last epoch, at most: by halving; strength 1 was seen as a lift."""
+        both = bool(self.lifts and 1.0 in self.strengths)
+        return len(self.lifts).bit_length() + len(self.strengths).bit_length() - both
+
+    @property
     def bounds(self) -> tuple[float, float]:
         """(lowest, highest) factor; infinite where there is no bound."""
         low, high = self.factor_min, self.factor_max

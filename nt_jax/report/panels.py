@@ -71,38 +71,32 @@ def strengths(tried: Sequence[Mapping[str, Any]], before: Mapping[str, Any]) -> 
     `tried` are the lines of strengths.jsonl, `kept: true` in the chosen one; `before` has the rates
     of the untuned model, which is strength 0.
     """
-    rows = sorted([{**before, "strength": 0.0}, *tried], key=lambda row: row["strength"])
-    series = _series(rows, "strength", {name: name for name in KINDS}, 100.0)
-    kept = [row["strength"] for row in tried if row.get("kept")]
-    if not tried or not series:
-        return []
-
-    def draw(axes: Axes) -> None:
-        _draw_lines(axes, {KINDS[name]: points for name, points in series.items()}, kept)
-        axes.set_title("Refused in validation, by strength (%)")
-        axes.set_xlabel("strength of the factors (0 = untuned)")
-        axes.set_ylim(0, 103)
-        legend_below(axes, 2)
-
-    return [Panel("Refusals of each kind of validation request by strength", 3.4, draw)]
+    rows = [{**before, "strength": 0.0}, *tried] if tried else []
+    shows = "Refusals of each kind of validation request by strength"
+    return _looked_at(rows, "strength", "strength of the factors (0 = untuned)", shows)
 
 
 def lifts(tried: Sequence[Mapping[str, Any]]) -> list[Panel]:
     """What validation refused at each lift that was tried; [] where none was."""
-    rows = sorted(tried, key=lambda row: row["lift"])
-    series = _series(rows, "lift", {name: name for name in KINDS}, 100.0)
-    kept = [row["lift"] for row in tried if row.get("kept")]
+    shows = "Refusals of each kind of validation request by lift"
+    return _looked_at(tried, "lift", "nats by which all prompts are nearer a refusal", shows)
+
+
+def _looked_at(rows: Sequence[Mapping[str, Any]], name: str, label: str, shows: str) -> list[Panel]:
+    """Refusals of each kind over the number `name`; [] where there is nothing to draw."""
+    series = _series(sorted(rows, key=lambda row: row[name]), name, {k: k for k in KINDS}, 100.0)
+    kept = [row[name] for row in rows if row.get("kept")]
     if not series:
         return []
 
     def draw(axes: Axes) -> None:
-        _draw_lines(axes, {KINDS[name]: points for name, points in series.items()}, kept)
-        axes.set_title("Refused in validation, by lift (%)")
-        axes.set_xlabel("nats by which all prompts are nearer a refusal")
+        _draw_lines(axes, {KINDS[kind]: points for kind, points in series.items()}, kept)
+        axes.set_title(f"Refused in validation, by {name} (%)")
+        axes.set_xlabel(label)
         axes.set_ylim(0, 103)
         legend_below(axes, 2)
 
-    return [Panel("Refusals of each kind of validation request by lift", 3.4, draw)]
+    return [Panel(shows, 3.4, draw)]
 
 
 def curves(history: Sequence[Mapping[str, Any]]) -> list[Panel]:

@@ -55,8 +55,7 @@ def stage_seconds(
     scored = cost.forward(2 * harmless * (asked + new), 2 * harmless * new)
     looked = len(Validation.of(records["validation"], tune.validation_answers or LOOKS))
     looks = tune.epochs // tune.validate_every if tune.validate_every else 0
-    looks += 1 + len(tune.lifts).bit_length() + len(tune.strengths).bit_length()
-    looks -= bool(tune.lifts and 1.0 in tune.strengths)  # seen as a lift already
+    looks += 1 + tune.last_looks
     seen = cost.answers(looked, mixed, NEW_TOKENS, side) * (
         looks if tune.validation_answers else 0.0
     )

@@ -23,7 +23,7 @@ BASE = Look(
 )
 
 
-def calibrated(tmp_path, monkeypatch, limit: float, config=CONFIG, **given):
+def calibrated(tmp_path, monkeypatch, limit: float, config=CONFIG, known=None, **given):
     """(the state afterwards, the strengths that were looked at), where past `limit` is too far.
 
     Refusals of harm rise with the strength; past the limit those of harmless requests do.
@@ -43,7 +43,8 @@ def calibrated(tmp_path, monkeypatch, limit: float, config=CONFIG, **given):
     state = dataclasses.replace(state, average_P=last_P, epoch=7, **given)
     prompts = Validation({}, {})
     chat = SimpleNamespace(lm=model())
-    return calibrate(chat, NEURONS, prompts, config, None, state, BASE, tmp_path), looked
+    rest = (config, None, state, BASE, tmp_path, known)
+    return calibrate(chat, NEURONS, prompts, *rest), looked
 
 
 def at(share: float) -> np.ndarray:
@@ -102,3 +103,17 @@ def test_factors_stay_within_their_bounds(tmp_path, monkeypatch):
     config = TuneConfig(strengths=(1.0,), factor_min=0.9, factor_max=1.2)
     state, _ = calibrated(tmp_path, monkeypatch, 9.0, config)
     np.testing.assert_allclose(state.best_P, np.clip(THETA, 0.9, 1.2), rtol=1e-6)
+
+
+@pytest.mark.parametrize("strengths", [(), (1.0, 1.2), (0.4, 1.4)])
+def test_what_was_seen_as_a_lift_is_a_candidate_whatever_halving_meets(
+    tmp_path, monkeypatch, strengths
+):
+    known = {"score": 0.9, "lift": 0.6}  # strength 1, and better than any other of these
+    config = TuneConfig(strengths=strengths)
+    state, looked = calibrated(tmp_path, monkeypatch, 9.0, config, known)
+    np.testing.assert_allclose(state.best_P, THETA, rtol=1e-6)
+    assert float(state.best_score) == np.float32(0.9) and 1.0 not in looked
+    rows = read_strengths(tmp_path, state)
+    assert [row for row in rows if row.get("kept")] == [rows[0]]
+    assert (rows[0]["strength"], rows[0]["lift"]) == (1.0, 0.6)
