@@ -255,6 +255,11 @@ class TuneConfig(Frozen):
         return len(self.lifts).bit_length() + len(self.strengths).bit_length() - both
 
     @property
+    def lift_prompts(self) -> int:
+        """Prompts whose slopes make the lift: it is their mean that counts."""
+        return min(self.metric_requests, 240)
+
+    @property
     def bounds(self) -> tuple[float, float]:
         """(lowest, highest) factor; infinite where there is no bound."""
         low, high = self.factor_min, self.factor_max

@@ -15,7 +15,6 @@ from nt_jax.models.config import ModelConfig
 from nt_jax.models.grouping import laid_out
 from nt_jax.run.preflight import Inputs
 from nt_jax.run.work import Cost, Machine, Work, this_machine
-from nt_jax.train.level import PROMPTS
 from nt_jax.train.own_answers import ATTACKED_SHARE
 from nt_jax.train.validate import LOOKS, NEW_TOKENS, Validation
 
@@ -104,9 +103,8 @@ def tuning(config: RunConfig, records: Parts, cost: Cost, prompt: float) -> Work
     if tune.outer == "regression":
         outer = tune.metric_requests
     rows = outer + inner * tune.inner_steps * (3 if tune.order == 2 else 1)
-    answer, lift = tune.answer_tokens, 0
-    if tune.lifts and tune.validation_answers:
-        lift = min(PROMPTS, tune.metric_requests)
+    lift = tune.lift_prompts if tune.lifts and tune.validation_answers else 0
+    answer = tune.answer_tokens
     return cost.gradient(prompt + answer, answer) * (tune.epochs * rows + lift)
 
 

@@ -43,7 +43,6 @@ from nt_jax.train.tuning_data import TuningData
 from nt_jax.train.validate import Look, over_limits, validate
 
 LIFTS, FILE = "lifts.jsonl", "lift.npz"
-PROMPTS = 240  # whose slopes make the lift: it is their mean that counts
 RIDGE = 0.01  # r, of the mean of S P S'
 FALLS = "fall_"
 
@@ -145,8 +144,7 @@ def measured_lift(
 ) -> Lift:
     """The lift at the factors of the last epoch, over attacks that its slopes were not of."""
     last_P = np.asarray(host(state.average_P))
-    count = min(config.metric_requests, PROMPTS) // len(CELLS)
-    rows = cell_rows(pools, count, turn=int(state.epoch))
+    rows = cell_rows(pools, config.lift_prompts // len(CELLS), turn=int(state.epoch))
     at = functools.partial(measured_slopes, tuned, jnp.asarray(last_P), what=DECISION)
     slopes = measured_cells(model, rows, config, at)
     where = sharding(model.lm.mesh, "")
