@@ -63,6 +63,11 @@ def row_ways(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in ROWS)
 
 
+def on_cpu(mesh: Mesh) -> bool:
+    """Whether its devices are processors, not accelerators."""
+    return mesh.devices.flat[0].platform == "cpu"
+
+
 def filled(rows: int, mesh: Mesh) -> int:
     """The smallest batch of at least `rows` that the mesh cuts into equal parts."""
     ways = row_ways(mesh)

@@ -155,6 +155,13 @@ def cheapest_shape(
     return best
 
 
+def beside(shape: Shape, most: int) -> Shape:
+    """The shape with up to `most` of its stretches side by side, and no more than needed."""
+    stretches = -(-shape.stretches // most)
+    side = -(-shape.stretches // stretches) * shape.side
+    return dataclasses.replace(shape, stretches=stretches, side=side)
+
+
 def _tokens(rows: Sequence[Row], groups: Sequence[Sequence[int]]) -> list[int]:
     """Tokens of each sequence that do not fill."""
     shared = shared_by_all(rows)

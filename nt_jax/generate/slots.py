@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from nt_jax.mesh import sharding
+from nt_jax.mesh import on_cpu, sharding
 from nt_jax.models.transformer import LanguageModel
 
 Cache = tuple[Array, Array]  # keys [L, R, K, H, T] and values [L, R, K, T, H] of rows
@@ -72,8 +72,8 @@ def stack_sizes(lm: LanguageModel) -> list[int]:
     (8.7 against 21.5 ms a token of an 8B model on an H100, modelled), worth longer compiling. Such
     stacks are a second copy of the layers, which int8 is there to spare.
     """
-    layers, platform = lm.config.layers, lm.mesh.devices.flat[0].platform
-    return [layers] if platform == "cpu" or lm.config.int8 else [1] * layers
+    layers = lm.config.layers
+    return [layers] if on_cpu(lm.mesh) or lm.config.int8 else [1] * layers
 
 
 def empty_slots(

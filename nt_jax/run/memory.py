@@ -59,7 +59,7 @@ def stage_memory(
     limit = limit or memory_limit()
     new = (config.tune.answer_tokens, NEW_TOKENS, config.eval.max_new_tokens)
     own, looked, asked = (answering(config, held, count, accelerator, prompt) for count in new)
-    tuned = Held(held.weights, temporaries=tuning(config, held, limit, prompt))
+    tuned = Held(held.weights, temporaries=tuning(config, held, limit, accelerator, prompt))
     return {
         "answers": own,
         "attribute": Held(held.weights, temporaries=attributing(config, held, limit, prompt)),
@@ -90,14 +90,17 @@ def answering(config: RunConfig, held: Footprint, new: int, accelerator: bool, p
     return Held(held.weights, copies, max(entered, grown), temporaries)
 
 
-def tuning(config: RunConfig, held: Footprint, limit: int, prompt: int) -> int:
-    """Temporaries of a meta-step, a sequence on each device of the data axis."""
+def tuning(
+    config: RunConfig, held: Footprint, limit: int, accelerator: bool, prompt: int
+) -> int:
+    """Temporaries of a meta-step, as many sequences on each device as it may take at once."""
     memory, tune = gradient_memory(config, held), config.tune
     longest = prompt + tune.answer_tokens
-    tokens, remat, _ = memory.tuning(longest, tune.sequence_tokens, limit)
+    at_once = memory.tuning(longest, tune.sequence_tokens, limit, accelerator)
+    tokens, remat = at_once.tokens, at_once.remat
     targets = -(-tokens // longest) * tune.answer_tokens * (2 if tune.margin_weight else 1)
-    order = tune.order if tune.inner_steps else 1
-    return held.meta_step(held.data, tokens, targets, memory.layers, remat=remat, order=order)
+    order, side = tune.order if tune.inner_steps else 1, held.data * at_once.side
+    return held.meta_step(side, tokens, targets, memory.layers, remat=remat, order=order)
 
 
 def attributing(config: RunConfig, held: Footprint, limit: int, prompt: int) -> int:

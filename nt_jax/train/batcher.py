@@ -114,10 +114,14 @@ class Batcher:
         """Tokens of the longest row."""
         return max(row.tokens for name in self.sets for rows in self._planned(name) for row in rows)
 
-    def choose_shapes(self, most: int, cost: Cost) -> None:
-        """Settle the sequences of each set: the cheapest of at most `most` tokens."""
+    def choose_shapes(self, most: int, cost: Cost, beside: int = 1) -> None:
+        """Settle the sequences of each set: the cheapest of at most `most` tokens.
+
+        Up to `beside` of them lie side by side on each device, in as few stretches as that gives.
+        """
         for name in self.sets:
-            self.shapes[name] = packing.cheapest_shape(self._planned(name), self.side, most, cost)
+            shape = packing.cheapest_shape(self._planned(name), self.side, most, cost)
+            self.shapes[name] = packing.beside(shape, beside)
 
     def batch(self, epoch: int) -> MetaBatch:
         """The local and global batches of one epoch, in numpy arrays."""

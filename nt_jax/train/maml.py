@@ -153,7 +153,7 @@ def adapt(
         theta_P = theta_P + sign * options.inner_lr * jnp.where(is_safety_P, 0, g_P)  # line 16
         return theta_P, None
 
-    return jax.lax.scan(jax.checkpoint(step), theta_P, length=options.inner_steps)[0]
+    return jax.lax.scan(step, theta_P, length=options.inner_steps)[0]
 
 
 def meta_gradient(

@@ -12,6 +12,7 @@ from nt_jax.models.transformer import LanguageModel
 
 SLOPE_ROWS = 8  # at most; more are no faster
 SEQUENCE_TOKENS = 1024  # at most, as attention costs by the square
+SIDE = 4  # sequences side by side on a device, at most: more gain little
 HEAD_BYTES = 12  # of a logit and what its gradient needs, in float32
 
 
@@ -19,6 +20,16 @@ def sequence_cost(model: ModelConfig) -> Callable[[int], float]:
     """Multiplications of one layer over a sequence of so many tokens: weights, then attention."""
     weights = layer_parameters(model)
     return lambda tokens: tokens * (weights + 2 * tokens * model.heads * model.head_dim)
+
+
+@dataclasses.dataclass(frozen=True)
+class Together:
+    """What a device differentiates at once."""
+
+    tokens: int  # of a sequence, at most
+    side: int  # sequences, at most
+    remat: bool  # whether layers are recomputed
+    token_bytes: float  # that a token then holds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,34 +62,37 @@ class GradientMemory:
         return self.layers * layer + HEAD_BYTES * model.vocab_size
 
     def tuning(
-        self, longest: int, wanted: int = 0, limit: int | None = None
-    ) -> tuple[int, bool, float]:
-        """(most tokens differentiated together, whether to recompute layers, bytes of a token).
+        self, longest: int, wanted: int = 0, limit: int | None = None, accelerator: bool = False
+    ) -> Together:
+        """What tuning differentiates at once, by the memory of a device.
 
-        `longest` is the longest row, `wanted` what the user asks for, 0 for no wish, `limit` the
-        bytes of a device, unless those of the devices here are meant. Second order
+        `longest` is the longest row, `wanted` the tokens that the user asks for, 0 for no wish,
+        `limit` the bytes of a device, unless those of the devices here are meant. Second order
         holds about three times the activations of a stretch. As many tokens as fit a quarter of
-        the device's memory, at most SEQUENCE_TOKENS; layers are recomputed, a seventh slower or
-        more, only where the longest row does not fit half of it.
+        the memory, at most SEQUENCE_TOKENS. A CPU takes one sequence at a time, as it is no faster
+        otherwise, and recomputes layers, a seventh slower or more, only where the longest row does
+        not fit half of the memory. An accelerator recomputes them always: that makes room for
+        sequences side by side, which read weights once for all of them (docs/performance.md).
         """
         room = (limit or memory_limit()) // 4
         sizes = range(16, SEQUENCE_TOKENS + 1, 16)
         fits = [tokens for tokens in sizes if 3 * tokens * self.token_bytes(tokens) <= room]
-        remat = 3 * longest * self.token_bytes(longest) > 2 * room
+        remat = accelerator or 3 * longest * self.token_bytes(longest) > 2 * room
         most = max(wanted or max(fits, default=0), longest)
-        per_token = 3 * self.token_bytes(most)
+        per_token = 3.0 * self.token_bytes(most)
         if remat:  # what enters each layer, and one layer at a time
             one = per_token - 3 * HEAD_BYTES * self.model.vocab_size
             kept = self.itemsize * self.model.width * self.model.layers
             per_token -= one - one // self.layers - kept
-        return most, remat, per_token
+        side = min(SIDE, max(1, int(room // (most * per_token)))) if accelerator else 1
+        return Together(most, side, remat, per_token)
 
     def packed(self, rows: Sequence[Row], side: int, wanted: int = 0) -> PackedBatch:
         """All rows in the cheapest sequences that memory allows, numpy arrays [S, B, ...].
 
         `side`: sequences side by side (B).
         """
-        most, _, _ = self.tuning(max(row.tokens for row in rows), wanted)
+        most = self.tuning(max(row.tokens for row in rows), wanted).tokens
         return pack_rows(rows, cheapest_shape([rows], side, most, sequence_cost(self.model)))
 
     def slope_rows(self, tokens: int, side: int, limit: int | None = None) -> tuple[int, bool]:

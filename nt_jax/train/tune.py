@@ -22,7 +22,7 @@ from nt_jax.errors import DivergedError, RunError
 from nt_jax.eval.judges.judge import Judge
 from nt_jax.eval.judges.phrase_judge import PhraseJudge
 from nt_jax.generate.chat import ChatModel
-from nt_jax.mesh import host, put, row_ways, sharding
+from nt_jax.mesh import host, on_cpu, put, row_ways, sharding
 from nt_jax.models.neurons import Factors, NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.seal import reading
@@ -223,9 +223,9 @@ def make_batcher(
     pools = pools if config.inner_steps else undivided(pools)
     batcher = Batcher(pools, encode, config, seed, row_ways(lm.mesh))
     memory = GradientMemory.of(lm, layers)
-    most, remat, _ = memory.tuning(batcher.longest, config.sequence_tokens)
-    batcher.choose_shapes(most, sequence_cost(lm.config))
-    return batcher, remat
+    at_once = memory.tuning(batcher.longest, config.sequence_tokens, accelerator=not on_cpu(lm.mesh))
+    batcher.choose_shapes(at_once.tokens, sequence_cost(lm.config), at_once.side)
+    return batcher, at_once.remat
 
 
 def meta_options(config: TuneConfig, remat: bool) -> MetaOptions:

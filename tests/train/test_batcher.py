@@ -217,3 +217,23 @@ def test_prompts_of_the_lengths_that_users_have_need_little_padding(seed):
     tune = TuneConfig(epochs=8, answer_tokens=3, global_batch=24, local_batch=8)
     made = batcher(tune, utility=utility, wrapped=[], most=1024)
     assert made.padding(8) <= 0.15
+
+
+@pytest.mark.parametrize("ways", [1, 2])
+def test_sequences_lie_side_by_side_in_as_few_stretches_as_that_gives(ways):
+    tune = TUNE.model_copy(update={"global_batch": 40})
+    plain, made = batcher(tune, side=ways, most=32), batcher(tune, side=ways, most=32)
+    made.choose_shapes(32, cost, beside=4)
+    assert any(shape.stretches > 4 for shape in plain.shapes.values())
+    for name, shape in made.shapes.items():
+        before = plain.shapes[name]
+        assert shape.side % ways == 0 and shape.side <= 4 * ways
+        assert shape.stretches == -(-before.stretches // 4)
+        fewer = shape.stretches * (shape.side - ways)  # one less on each device would not do
+        assert fewer < before.stretches * before.side <= shape.stretches * shape.side
+    for epoch in range(12):
+        one, other = plain.batch(epoch), made.batch(epoch)
+        for name in SETS:
+            rows = [np.asarray(getattr(b, name).weight_BR).ravel() for b in (one, other)]
+            held = [np.sort(weight[weight > 0]) for weight in rows]
+            np.testing.assert_array_equal(*held)

@@ -144,6 +144,16 @@ def test_saving_memory_changes_nothing(x64):
         np.testing.assert_allclose(metrics[name], value, rtol=1e-10)
 
 
+def test_sequences_side_by_side_on_one_device_change_nothing(x64):
+    lm, chosen = model(jnp.float64), options(with_kl=True, inner_steps=2, remat=True)
+    expected_P, expected = jitted_gradient(THETA, lm, NEURONS, meta_batch(), chosen)
+    beside = packed(meta_rows(), dataclasses.replace(SHAPE, stretches=2, side=2))
+    found_P, metrics = jitted_gradient(THETA, lm, NEURONS, beside, chosen)
+    assert relative(found_P, expected_P) < 1e-10
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-10)
+
+
 def joint_loss(theta_P, lm, neurons, batch, options):
     adapted_P = adapt(theta_P, lm, neurons, batch, options)
     sides = ((safety_loss, batch.global_safety), (utility_loss, batch.global_utility))

@@ -5,7 +5,7 @@ import pytest
 from nt_jax.checkpoints.checkpoint import open_checkpoint
 from nt_jax.models.config import ModelConfig
 from nt_jax.models.footprint import parameters
-from nt_jax.train.memory import SEQUENCE_TOKENS, GradientMemory, sequence_cost
+from nt_jax.train.memory import SEQUENCE_TOKENS, SIDE, GradientMemory, sequence_cost
 from tests import tiny
 
 
@@ -32,13 +32,25 @@ def test_the_demo_model_has_its_134_5_million():
 
 
 def test_memory_decides_how_many_tokens_are_differentiated_together(memory):
-    most, remat, each = memory.tuning(100)
-    assert most == SEQUENCE_TOKENS and not remat
-    assert each == 3 * memory.token_bytes(most)
-    tokens, remat, less = memory.tuning(10_000_000)
-    assert tokens == 10_000_000 and remat and less < 0.8 * 3 * memory.token_bytes(tokens)
-    assert memory.tuning(30, wanted=40)[0] == 40
-    assert memory.tuning(100, wanted=40)[0] == 100  # a row is never cut
+    found = memory.tuning(100)
+    assert found.tokens == SEQUENCE_TOKENS and not found.remat and found.side == 1
+    assert found.token_bytes == 3 * memory.token_bytes(found.tokens)
+    long = memory.tuning(10_000_000)
+    assert long.tokens == 10_000_000 and long.remat and long.side == 1
+    assert long.token_bytes < 0.8 * 3 * memory.token_bytes(long.tokens)
+    assert memory.tuning(30, wanted=40).tokens == 40
+    assert memory.tuning(100, wanted=40).tokens == 100  # a row is never cut
+
+
+def test_an_accelerator_takes_sequences_side_by_side_as_its_memory_allows(memory):
+    held = memory.tuning(100, wanted=100, accelerator=True)
+    assert held.side == SIDE and held.remat
+    one = 4 * 100 * held.token_bytes  # a sequence in a quarter of the memory
+    sides = [
+        memory.tuning(100, 100, int(one * room), accelerator=True).side
+        for room in (0.5, 1.01, 2.01, 3.01, 9)
+    ]
+    assert sides == [1, 1, 2, 3, SIDE]
 
 
 def test_the_cost_of_a_sequence_is_its_weights_and_its_attention(memory):
