@@ -25,11 +25,14 @@ TOKENS, TARGETS, STRETCHES, INNER = 512, 128, 4, 3  # of a sequence, sequences, 
 SLOPE_ROWS, SLOPE_TOKENS, SLOPE_TARGETS = 8, 272, 16  # of rows whose slopes are taken
 
 
-def meta(model: str, mesh: Mesh, side: int = 1, remat: bool = True, length: int = TOKENS) -> Case:
-    """An epoch: K inner steps and the outer gradient, STRETCHES sequences a set."""
+def meta(model: str, mesh: Mesh, beside: int = 1, remat: bool = True, length: int = TOKENS) -> Case:
+    """An epoch: K inner steps and the outer gradient, STRETCHES sequences a set.
+
+    `beside`: sequences side by side on a card, where a set has so many.
+    """
     config = SHAPES[model]
     lm, size = abstract_model(config, "bfloat16", mesh), Size(config)
-    side = max(side, row_ways(mesh))
+    side = min(beside * row_ways(mesh), max(STRETCHES, row_ways(mesh)))
     shape = Shape(max(1, STRETCHES // side), side, length, TARGETS, 4)
     tokens = STRETCHES * length
     weights = size.layers + size.head * shape.targets / length
@@ -42,7 +45,7 @@ def meta(model: str, mesh: Mesh, side: int = 1, remat: bool = True, length: int 
     )  # fmt: skip
     arguments, optimiser = abstract_meta_step(lm, shape)
     options = MetaOptions(inner_steps=INNER, with_margin=True, remat=remat)
-    name = "meta-step" if remat else "stored meta-step"
+    name = ("" if remat else "stored ") + "meta-step" + f" {beside} beside" * (beside > 1)
     return Case(
         f"{name} {model}", mesh, floor, meta_step, arguments, {"optimiser": optimiser},
         {"options": options}, again=lambda arguments, made: (*made[:2], *arguments[2:]),

@@ -13,6 +13,7 @@ def programs(model: str, mesh: Callable[[], Mesh]) -> dict[str, Callable[[], Cas
     """What makes each program of a shape on a mesh."""
     return {
         "meta-step": lambda: meta(model, mesh()),
+        "meta-step 4 beside": lambda: meta(model, mesh(), beside=4),
         "stored meta-step": lambda: meta(model, mesh(), remat=False),
         "attribution 1": lambda: attribution(model, mesh(), 1, STEPS * 32),
         "attribution 65": lambda: attribution(model, mesh(), ANSWER, 72),

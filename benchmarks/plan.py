@@ -108,10 +108,11 @@ def planned(cell: Cell) -> Planned:
     part, weights, layers = held.part, held.weights, model.layers
     unread = 0 if model.tied else held.item * part.vocab_size * held.stored.width  # the embedding
 
-    def meta(remat: bool) -> Planned:
+    def meta(remat: bool, beside: int = 1) -> Planned:
         sequences = max(gradients.STRETCHES, held.data) // held.data
         streams = 4 * sequences * gradients.TOKENS * held.item * part.width
-        size = (held.data, gradients.TOKENS, gradients.TARGETS, layers)
+        side = min(beside * held.data, max(gradients.STRETCHES, held.data))
+        size = (side, gradients.TOKENS, gradients.TARGETS, layers)
         return Planned(weights + streams, held.meta_step(*size, remat=remat), 0)
 
     def slopes() -> Planned:
@@ -143,6 +144,7 @@ def planned(cell: Cell) -> Planned:
 
     made: dict[str, Callable[[], Planned]] = {
         "meta-step": lambda: meta(True),
+        "meta-step 4 beside": lambda: meta(True, 4),
         "stored meta-step": lambda: meta(False),
         "slopes": slopes,
         "attribution 1": lambda: attribution(gradients.STEPS * 32, 1),

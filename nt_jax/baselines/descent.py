@@ -31,13 +31,14 @@ from nt_jax.generate.chat import ChatModel
 from nt_jax.mesh import sharding
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
+from nt_jax.train.batcher import make_batcher
 from nt_jax.train.cells import CELLS, cell_rows
 from nt_jax.train.maml import Loss, MetaOptions, safety_loss, utility_loss
 from nt_jax.train.objectives import over_stretches
 from nt_jax.train.outer import direction, measured_cells, preconditioner_of
 from nt_jax.train.pools import Pools
 from nt_jax.train.slopes import DECISION, CellSlopes, Measured, by_rows, kept_cells, row_value
-from nt_jax.train.tune import at_epoch, make_batcher, meta_options, optimiser_of, running_mean
+from nt_jax.train.tune import at_epoch, meta_options, optimiser_of, running_mean
 from nt_jax.train.tuned_layers import TunedLayers
 
 NONE = np.zeros(0, np.int32)
@@ -70,7 +71,9 @@ def descend(
     """
     lm, config = model.lm, config.model_copy(update={"inner_steps": 0, "kl_weight": 0.0})
     tuned = TunedLayers.above(lm, adapter.first, NOBODY)
-    batcher, remat = make_batcher(lm, tuned.count, model.encode, pools, config, seed)
+    # Each of several sequences at once would hold a gradient of all adapted weights.
+    given = (model.encode, pools, config, seed)
+    batcher, remat = make_batcher(lm, tuned.count, *given, beside=False)
     options, optimiser = meta_options(config, remat), optimiser_of(config)
     form, theta_P, fixed = parted(adapter, lm, config.outer == "regression", seed)
     metric, rows = None, config.metric_requests // len(CELLS)

@@ -90,9 +90,7 @@ def answering(config: RunConfig, held: Footprint, new: int, accelerator: bool, p
     return Held(held.weights, copies, max(entered, grown), temporaries)
 
 
-def tuning(
-    config: RunConfig, held: Footprint, limit: int, accelerator: bool, prompt: int
-) -> int:
+def tuning(config: RunConfig, held: Footprint, limit: int, accelerator: bool, prompt: int) -> int:
     """Temporaries of a meta-step, as many sequences on each device as it may take at once."""
     memory, tune = gradient_memory(config, held), config.tune
     longest = prompt + tune.answer_tokens

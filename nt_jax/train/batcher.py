@@ -13,8 +13,11 @@ from nt_jax.data.packing import PackedBatch, Row, Shape
 from nt_jax.data.prompts import Prompt
 from nt_jax.data.records import Encode
 from nt_jax.data.training import far_apart
+from nt_jax.mesh import on_cpu, row_ways
+from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.maml import MetaBatch
-from nt_jax.train.pools import Pair, Pool, Pools
+from nt_jax.train.memory import GradientMemory, sequence_cost
+from nt_jax.train.pools import Pair, Pool, Pools, undivided
 
 PLANNED = 64  # epochs that shapes are chosen by; a later one may need a larger shape, and gets it
 
@@ -36,7 +39,7 @@ class Batcher:
     """
 
     def __init__(self, pools: Pools, encode: Encode, tune: TuneConfig, seed: int, side: int):
-        """`side`: sequences that run side by side, over the mesh's data axis."""
+        """`side`: parts in which the mesh cuts rows; a stretch has so many sequences or more."""
         self.encode, self.tune, self.seed, self.side = encode, tune, seed, side
         safety = (pools.local_safety, pools.global_safety)
         self.refusals = [pair.answer for pool in safety for pair in pool.direct]
@@ -117,7 +120,8 @@ class Batcher:
     def choose_shapes(self, most: int, cost: Cost, beside: int = 1) -> None:
         """Settle the sequences of each set: the cheapest of at most `most` tokens.
 
-        Up to `beside` of them lie side by side on each device, in as few stretches as that gives.
+        Up to `beside` of them lie side by side on each device, in as few stretches as that gives;
+        what is cheapest is told of one.
         """
         for name in self.sets:
             shape = packing.cheapest_shape(self._planned(name), self.side, most, cost)
@@ -179,3 +183,26 @@ class Batcher:
             declined = self.refusals[number % len(self.refusals)]
         width = self.tune.answer_tokens
         return Row(self.encode(prompt), pair.answer[:width], declined[:width])
+
+
+def make_batcher(
+    lm: LanguageModel,
+    layers: int,
+    encode: Encode,
+    pools: Pools,
+    config: TuneConfig,
+    seed: int,
+    beside: bool = True,
+) -> tuple[Batcher, bool]:
+    """(the batches, whether to recompute layers), as the memory allows.
+
+    `layers`: those that a gradient goes through. `beside`: whether an accelerator may take several
+    sequences at once. Without an inner loop nothing is kept apart for it.
+    """
+    pools = pools if config.inner_steps else undivided(pools)
+    batcher = Batcher(pools, encode, config, seed, row_ways(lm.mesh))
+    memory = GradientMemory.of(lm, layers)
+    beside = beside and not on_cpu(lm.mesh)
+    found = memory.tuning(batcher.longest, config.sequence_tokens, accelerator=beside)
+    batcher.choose_shapes(found.tokens, sequence_cost(lm.config), found.side)
+    return batcher, found.remat

@@ -29,7 +29,6 @@ class Together:
     tokens: int  # of a sequence, at most
     side: int  # sequences, at most
     remat: bool  # whether layers are recomputed
-    token_bytes: float  # that a token then holds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,23 +68,27 @@ class GradientMemory:
         `longest` is the longest row, `wanted` the tokens that the user asks for, 0 for no wish,
         `limit` the bytes of a device, unless those of the devices here are meant. Second order
         holds about three times the activations of a stretch. As many tokens as fit a quarter of
-        the memory, at most SEQUENCE_TOKENS. A CPU takes one sequence at a time, as it is no faster
-        otherwise, and recomputes layers, a seventh slower or more, only where the longest row does
-        not fit half of the memory. An accelerator recomputes them always: that makes room for
-        sequences side by side, which read weights once for all of them (docs/performance.md).
+        the memory with layers stored, at most SEQUENCE_TOKENS. A CPU takes one sequence at a time,
+        and recomputes layers, a seventh slower or more, only where the longest row does not fit
+        half of the memory. An accelerator recomputes them always: that makes room for sequences
+        side by side, which read weights once for all of them (docs/performance.md).
         """
         room = (limit or memory_limit()) // 4
         sizes = range(16, SEQUENCE_TOKENS + 1, 16)
         fits = [tokens for tokens in sizes if 3 * tokens * self.token_bytes(tokens) <= room]
-        remat = accelerator or 3 * longest * self.token_bytes(longest) > 2 * room
-        most = max(wanted or max(fits, default=0), longest)
-        per_token = 3.0 * self.token_bytes(most)
-        if remat:  # what enters each layer, and one layer at a time
-            one = per_token - 3 * HEAD_BYTES * self.model.vocab_size
-            kept = self.itemsize * self.model.width * self.model.layers
-            per_token -= one - one // self.layers - kept
-        side = min(SIDE, max(1, int(room // (most * per_token)))) if accelerator else 1
-        return Together(most, side, remat, per_token)
+        usual = max(*fits[-1:], longest) if fits else longest
+        tokens = max(wanted or usual, longest)
+        if not accelerator:
+            return Together(tokens, 1, 3 * longest * self.token_bytes(longest) > 2 * room)
+        most = max(tokens, usual)  # so fewer tokens do not bring more sequences
+        side = room // (most * self._recomputed(most))
+        return Together(tokens, min(SIDE, max(1, side)), True)
+
+    def _recomputed(self, tokens: int) -> int:
+        """What second order holds for one of so many tokens: streams, one layer and the head."""
+        head = 3 * HEAD_BYTES * self.model.vocab_size
+        stored = 3 * self.token_bytes(tokens) - head
+        return head + stored // self.layers + self.itemsize * self.model.width * self.model.layers
 
     def packed(self, rows: Sequence[Row], side: int, wanted: int = 0) -> PackedBatch:
         """All rows in the cheapest sequences that memory allows, numpy arrays [S, B, ...].

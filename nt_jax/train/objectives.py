@@ -61,8 +61,9 @@ def over_stretches(rule: Callable[[PackedBatch], Any], batch: PackedBatch) -> An
     """The sum of `rule` (a pytree of sums: a loss, a gradient) over the stretches of a batch.
 
     They run one after the other, so the activations of one are kept, not those of all. Sequences
-    side by side are as many as devices share rows (row_ways). A stretch
-    without rows is skipped; of one whose second half only fills, the first half runs.
+    side by side are as many as devices share rows (row_ways), on accelerators up to SIDE times as
+    many (memory.py). A stretch without rows is skipped; of one whose second half only fills, the
+    first half runs.
     """
     rule = side_by_side(rule) if batch.token_BT.shape[1] > 1 else rule
     shape = jax.eval_shape(rule, jax.tree.map(lambda leaf: leaf[0], batch))
@@ -83,8 +84,8 @@ def over_stretches(rule: Callable[[PackedBatch], Any], batch: PackedBatch) -> An
 def side_by_side(rule: Callable[[PackedBatch], Any]) -> Callable[[PackedBatch], Any]:
     """The sum of `rule` over the sequences of a stretch, each by itself.
 
-    They lie on several devices: a gradient in the chosen factors is then summed over these once,
-    where that in all neurons would be in every layer.
+    Where they lie on several devices, a gradient in the chosen factors is then summed over these
+    once, where that in all neurons would be in every layer.
     """
 
     def summed(part: PackedBatch) -> Any:

@@ -17,22 +17,18 @@ from jax.typing import DTypeLike
 from nt_jax.atomic import write_atomic
 from nt_jax.config.method import TuneConfig
 from nt_jax.console import progress, say
-from nt_jax.data.records import Encode
 from nt_jax.errors import DivergedError, RunError
 from nt_jax.eval.judges.judge import Judge
 from nt_jax.eval.judges.phrase_judge import PhraseJudge
 from nt_jax.generate.chat import ChatModel
-from nt_jax.mesh import host, on_cpu, put, row_ways, sharding
+from nt_jax.mesh import host, put, sharding
 from nt_jax.models.neurons import Factors, NeuronSet
-from nt_jax.models.transformer import LanguageModel
 from nt_jax.seal import reading
-from nt_jax.train.batcher import Batcher
+from nt_jax.train.batcher import make_batcher
 from nt_jax.train.level import lifted, unlifted
 from nt_jax.train.maml import MetaOptions, make_optimiser, meta_step
-from nt_jax.train.memory import GradientMemory, sequence_cost
 from nt_jax.train.outer import Regression, kept_slopes, preconditioner_of
 from nt_jax.train.own_answers import measured_wordings
-from nt_jax.train.pools import Pools, undivided
 from nt_jax.train.preconditioner import Preconditioner
 from nt_jax.train.separation import Separation, separation_note
 from nt_jax.train.slopes import CellSlopes
@@ -210,22 +206,6 @@ def _keep_to(folder: Path, neurons: NeuronSet, seed: int, start: Factors | None)
             f"{folder} holds a tuning of other neurons, from other first factors or of another "
             "seed. Name another folder, or delete it."
         )
-
-
-def make_batcher(
-    lm: LanguageModel, layers: int, encode: Encode, pools: Pools, config: TuneConfig, seed: int
-) -> tuple[Batcher, bool]:
-    """(the batches, whether to recompute layers), as the memory allows.
-
-    `layers`: those that a gradient goes through. Without an inner loop nothing is kept apart for
-    it.
-    """
-    pools = pools if config.inner_steps else undivided(pools)
-    batcher = Batcher(pools, encode, config, seed, row_ways(lm.mesh))
-    memory = GradientMemory.of(lm, layers)
-    at_once = memory.tuning(batcher.longest, config.sequence_tokens, accelerator=not on_cpu(lm.mesh))
-    batcher.choose_shapes(at_once.tokens, sequence_cost(lm.config), at_once.side)
-    return batcher, at_once.remat
 
 
 def meta_options(config: TuneConfig, remat: bool) -> MetaOptions:

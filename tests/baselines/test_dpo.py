@@ -18,8 +18,8 @@ from nt_jax.data.packing import PackedBatch, Row, Shape, pack_alone
 from nt_jax.data.prompts import text_of
 from nt_jax.errors import DataError
 from nt_jax.eval.judges.phrase_judge import PhraseJudge
+from nt_jax.train.batcher import make_batcher
 from nt_jax.train.maml import MetaOptions
-from nt_jax.train.tune import make_batcher
 from nt_jax.train.tuned_layers import TunedLayers
 from nt_jax.train.validate import NEW_TOKENS
 from tests import torch_twin

@@ -234,6 +234,8 @@ def test_sequences_lie_side_by_side_in_as_few_stretches_as_that_gives(ways):
     for epoch in range(12):
         one, other = plain.batch(epoch), made.batch(epoch)
         for name in SETS:
-            rows = [np.asarray(getattr(b, name).weight_BR).ravel() for b in (one, other)]
-            held = [np.sort(weight[weight > 0]) for weight in rows]
-            np.testing.assert_array_equal(*held)
+            sets = [getattr(batch, name) for batch in (one, other)]
+            weights = [np.asarray(part.weight_BR) for part in sets]
+            np.testing.assert_array_equal(*(np.sort(each[each > 0]) for each in weights))
+            targets = [part.target_BQ[np.asarray(part.answer_BQ) >= 0] for part in sets]
+            np.testing.assert_array_equal(*(np.sort(each) for each in targets))

@@ -5,7 +5,7 @@ import pytest
 from nt_jax.checkpoints.checkpoint import open_checkpoint
 from nt_jax.models.config import ModelConfig
 from nt_jax.models.footprint import parameters
-from nt_jax.train.memory import SEQUENCE_TOKENS, SIDE, GradientMemory, sequence_cost
+from nt_jax.train.memory import SEQUENCE_TOKENS, SIDE, GradientMemory, Together, sequence_cost
 from tests import tiny
 
 
@@ -32,25 +32,23 @@ def test_the_demo_model_has_its_134_5_million():
 
 
 def test_memory_decides_how_many_tokens_are_differentiated_together(memory):
-    found = memory.tuning(100)
-    assert found.tokens == SEQUENCE_TOKENS and not found.remat and found.side == 1
-    assert found.token_bytes == 3 * memory.token_bytes(found.tokens)
-    long = memory.tuning(10_000_000)
-    assert long.tokens == 10_000_000 and long.remat and long.side == 1
-    assert long.token_bytes < 0.8 * 3 * memory.token_bytes(long.tokens)
+    assert memory.tuning(100) == Together(SEQUENCE_TOKENS, 1, False)
+    assert memory.tuning(10_000_000) == Together(10_000_000, 1, True)
     assert memory.tuning(30, wanted=40).tokens == 40
     assert memory.tuning(100, wanted=40).tokens == 100  # a row is never cut
 
 
 def test_an_accelerator_takes_sequences_side_by_side_as_its_memory_allows(memory):
-    held = memory.tuning(100, wanted=100, accelerator=True)
-    assert held.side == SIDE and held.remat
-    one = 4 * 100 * held.token_bytes  # a sequence in a quarter of the memory
-    sides = [
-        memory.tuning(100, 100, int(one * room), accelerator=True).side
-        for room in (0.5, 1.01, 2.01, 3.01, 9)
-    ]
-    assert sides == [1, 1, 2, 3, SIDE]
+    assert memory.tuning(100, limit=10**15, accelerator=True) == Together(
+        SEQUENCE_TOKENS, SIDE, True
+    )
+    limits = [2**power for power in range(16, 50)]
+    found = [memory.tuning(100, 0, limit, accelerator=True) for limit in limits]
+    sides = [each.side for each in found]
+    assert sides == sorted(sides) and set(sides) > {1, SIDE} and all(each.remat for each in found)
+    for limit, usual in zip(limits, found, strict=True):
+        fewer = memory.tuning(100, 100, limit, accelerator=True)
+        assert fewer.tokens == 100 and fewer.side == usual.side  # so fewer tokens need less memory
 
 
 def test_the_cost_of_a_sequence_is_its_weights_and_its_attention(memory):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nt_jax.config.method import TuneConfig
 from nt_jax.data.openings import HELD_OUT, TOKENS
 from nt_jax.data.packing import Row
-from nt_jax.train.memory import GradientMemory
+from nt_jax.train.memory import GradientMemory, Together
 from nt_jax.train.own_answers import measured_wordings
 from nt_jax.train.separation import PAIRS, Separation, auc
 from nt_jax.train.tuned_layers import TunedLayers
@@ -41,7 +41,7 @@ def chat():
 
 @pytest.fixture
 def made(x64, chat, monkeypatch):
-    monkeypatch.setattr(GradientMemory, "tuning", lambda *_: (40, False, 0.0))
+    monkeypatch.setattr(GradientMemory, "tuning", lambda *_: Together(40, 1, False))
     tuned = TunedLayers.of(chat.lm, NEURONS)
     return Separation.of(chat, tuned, Validation(PROMPTS, PROMPTS), TUNE, measured_wordings(chat))
 

@@ -17,6 +17,7 @@ from nt_jax.errors import DivergedError
 from nt_jax.generate.chat import open_model
 from nt_jax.run.stages import best_state
 from nt_jax.train import outer, strength, tune
+from nt_jax.train.batcher import make_batcher
 from nt_jax.train.cells import CELLS, HARMFUL, OWN
 from nt_jax.train.maml import MetaOptions
 from nt_jax.train.pools import Pair, make_pools
@@ -280,6 +281,6 @@ def test_without_an_inner_loop_nothing_is_kept_apart_for_it(inner_steps):
     around = [AttackTemplate(str(n), f"{n} {{request}}") for n in range(4)]
     pools = make_pools(rows, around, rows, [], 0.25)
     config = TuneConfig(inner_steps=inner_steps)
-    batcher, _ = tune.make_batcher(model.lm, tiny.LAYERS, model.encode, pools, config, seed=0)
+    batcher, _ = make_batcher(model.lm, tiny.LAYERS, model.encode, pools, config, seed=0)
     pool, _, _ = batcher.sets["global_safety"]
     assert (len(pool.direct), len(pool.templates)) == ((8, 4) if inner_steps == 0 else (6, 3))
