@@ -12,6 +12,8 @@ from nt_jax.report.figures import MODEL_COLOURS, STYLE, png
 
 FIGURE = "trade_off.png"
 MARKS = "osD^vP*X"
+# There are more methods than kinds of model in a report.
+COLOURS = (*MODEL_COLOURS, "#1f8a8a", "#c0579b", "#7a5c2e", "#444c56")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +79,7 @@ def trade_off_png(found: Sequence[Point]) -> bytes:
         figure = Figure(figsize=(9.6, 5.6), layout="constrained")
         axes = figure.subplots()
         for n, point in enumerate(found):
-            colour = MODEL_COLOURS[n % len(MODEL_COLOURS)]
+            colour = COLOURS[n % len(COLOURS)]
             axes.errorbar(
                 point.rise[0], point.refused[0], xerr=whisker(*point.rise),
                 yerr=whisker(*point.refused), color=colour, linewidth=1,
