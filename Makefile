@@ -20,9 +20,9 @@ OURS := $(PIP) --no-deps --no-build-isolation -e .
 TORCH := torch>=2.6,<3
 # Of every room the files that compile little.
 FAST := $(addprefix tests/,config/test_load.py data/test_attacks.py data/test_batching.py \
-  data/test_sources.py models/test_attention.py models/test_footprint.py models/test_rope.py baselines/test_states.py \
+  models/test_attention.py models/test_footprint.py models/test_rope.py baselines/test_states.py \
   attribution/test_select.py train/test_safety_targets.py train/test_theta.py \
-  generate/test_schedule.py generate/test_slots.py generate/test_likelihood.py eval/test_prompts.py \
+  generate/test_schedule.py generate/test_slots.py eval/test_prompts.py \
   export/test_factors.py report/test_panels.py run/test_dry_run.py test_architecture.py test_cli.py test_cli_endings.py test_mesh.py \
   test_rundir.py)
 COMPILE := $(BIN)/uv pip compile pyproject.toml - --universal --generate-hashes --no-header --no-annotate -q
