@@ -76,7 +76,7 @@ class GradientMemory:
         room = (limit or memory_limit()) // 4
         sizes = range(16, SEQUENCE_TOKENS + 1, 16)
         fits = [tokens for tokens in sizes if 3 * tokens * self.token_bytes(tokens) <= room]
-        usual = max(*fits[-1:], longest) if fits else longest
+        usual = max([longest, *fits])
         tokens = max(wanted or usual, longest)
         if not accelerator:
             return Together(tokens, 1, 3 * longest * self.token_bytes(longest) > 2 * room)

@@ -284,3 +284,21 @@ def test_without_an_inner_loop_nothing_is_kept_apart_for_it(inner_steps):
     batcher, _ = make_batcher(model.lm, tiny.LAYERS, model.encode, pools, config, seed=0)
     pool, _, _ = batcher.sets["global_safety"]
     assert (len(pool.direct), len(pool.templates)) == ((8, 4) if inner_steps == 0 else (6, 3))
+
+
+@pytest.mark.parametrize(("cpu", "beside", "several"), [(0, True, 1), (0, False, 0), (1, True, 0)])
+def test_only_factors_on_an_accelerator_take_sequences_side_by_side(
+    cpu, beside, several, monkeypatch
+):
+    """An adapter's sequences would hold a gradient of all adapted weights each."""
+    monkeypatch.setattr("nt_jax.train.batcher.on_cpu", lambda mesh: bool(cpu))
+    model = open_model(str(tiny.checkpoint("smollm2")))
+    rows = [Pair("request " + "long " * 40 + str(n), [n + 1]) for n in range(8)]
+    pools = make_pools(
+        rows, [AttackTemplate(str(n), f"{n} {{request}}") for n in range(4)], rows, [], 0.25
+    )
+    config = TuneConfig(global_batch=6, sequence_tokens=16)
+    given = (model.encode, pools, config, 0, beside)
+    batcher, remat = make_batcher(model.lm, tiny.LAYERS, *given)
+    sides = [shape.side for shape in batcher.shapes.values()]
+    assert (max(sides) > 1, remat) == (bool(several), bool(several))
