@@ -3,6 +3,7 @@
 Letters are those of transformer.py; P queries of a part.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -81,9 +82,10 @@ def attend(
     """Softmax attention of q over several stretches of keys, each [B, S, K, H].
 
     `sees` says which keys of a stretch queries see. Stretches are scored apart and share one
-    softmax, so a prefix that many rows share is never copied per row. A query that may see nothing
-    gets the mean value, not NaN. More than WHOLE queries are taken in parts, one after the other,
-    whose scores the way back makes again.
+    softmax, so a prefix that many rows share is never copied per row, and no score is moved: what
+    they sum to divides the mixed values. A query that may see nothing gets the mean value, not NaN.
+    More than WHOLE queries are taken in parts, one after the other, whose scores the way back makes
+    again.
     """
     batch, length, *heads = q_BTNH.shape
     size = together(length)
@@ -110,15 +112,19 @@ def _attend(
     kv_heads = keys[0].shape[2]
     q_BTKGH = q_BTNH.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
     wide = wide_dtype(q_BTNH.dtype)
-    scores = []
+    least, scores = jnp.finfo(wide).min, []
     for k_BSKH, mask_BTS in zip(keys, masks, strict=True):
         part = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH).astype(wide) * head_dim**-0.5
-        scores.append(jnp.where(mask_BTS[:, None, None], part, jnp.finfo(wide).min))
-    weight_BKGTS = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)
-    weight_BKGTS = weight_BKGTS.astype(q_BTNH.dtype)
-    out, start = jnp.zeros_like(q_BTKGH), 0
-    for v_BSKH in values:
-        stop = start + v_BSKH.shape[1]
-        out = out + jnp.einsum("BKGTS,BSKH->BTKGH", weight_BKGTS[..., start:stop], v_BSKH)
-        start = stop
-    return out.reshape(batch, length, heads, head_dim)
+        scores.append(jnp.where(mask_BTS[:, None, None], part, least))
+    tops = [part.max(axis=-1, keepdims=True, initial=least) for part in scores]
+    # It cancels, so it has no part in a derivative of any order.
+    top_BKGT1 = jax.lax.stop_gradient(functools.reduce(jnp.maximum, tops))
+    out_BTKGH, total_BKGT = jnp.zeros(q_BTKGH.shape, wide), jnp.zeros((), wide)
+    for part, v_BSKH in zip(scores, values, strict=True):
+        odds_BKGTS = jnp.exp(part - top_BKGT1)
+        total_BKGT = total_BKGT + odds_BKGTS.sum(axis=-1)
+        odds_BKGTS = odds_BKGTS.astype(q_BTNH.dtype)
+        mixed_BTKGH = jnp.einsum("BKGTS,BSKH->BTKGH", odds_BKGTS, v_BSKH)
+        out_BTKGH = out_BTKGH + mixed_BTKGH.astype(wide)
+    out_BTKGH = out_BTKGH / jnp.moveaxis(total_BKGT, 3, 1)[..., None]
+    return out_BTKGH.astype(q_BTNH.dtype).reshape(batch, length, heads, head_dim)
