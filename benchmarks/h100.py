@@ -80,7 +80,7 @@ def measure(case, keep: Path | None) -> dict:
     if keep:
         keep.mkdir(parents=True, exist_ok=True)
         (keep / f"{case.name} {case.cards}.hlo".replace(" ", "_")).write_text(text)
-    read, memory = hlo_cost.Program(text, case.rounds), program.memory_analysis()
+    read, memory = hlo_cost.Program(text, case.rounds, case.seen), program.memory_analysis()
     floor = case.floor_seconds
     return {
         "name": case.name, "cards": case.cards,

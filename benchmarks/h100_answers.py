@@ -89,7 +89,7 @@ def decoding(model: str, mesh: Mesh, slots: int, columns: int = COLUMNS) -> Case
     return Case(
         f"decode {slots} slots {model}", mesh, floor, decode.decode,
         decode_arguments(lm, slots, columns), {"width": columns, "sampling": decode.GREEDY},
-        values=values, again=_next_tokens, turns=TURNS,
+        values=values, again=_next_tokens, turns=TURNS, seen=live / (slots * columns),
     )  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def filling(
     config = SHAPES[model]
     lm, size = abstract_model(config, "bfloat16", mesh), Size(config)
     packed, slots = _packed(lm, rows, fill, row), _slots(lm, 64, COLUMNS)
-    prefix = jax.eval_shape(lambda s, r: prefixes(s, r, SHARED), slots, packed.source_R)
+    prefix = jax.eval_shape(lambda lm, s, r: prefixes(lm, s, r, SHARED), lm, slots, packed.source_R)
     scale = _scale(lm)
     first, own = jax.eval_shape(
         lambda *a: decode.prefill(*a, decode.GREEDY), lm, scale, packed, prefix

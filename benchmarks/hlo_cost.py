@@ -3,8 +3,10 @@
 A kernel takes at least max(FLOPs / PEAK, bytes / BANDWIDTH) + LAUNCH. Bytes are those that it reads
 and writes in the device's memory: of an operand that it only slices, the slice. Loops count as
 often as they run; one whose number of rounds is settled at run time runs `rounds` times. Of the
-branches of a conditional the dearest counts. A kernel that cannot be looked into is refused: it
-would cost nothing here. FLOPs of float32 operands count twice, as they run at half the rate.
+branches of a conditional the dearest counts. FLOPs of float32 operands count twice, as they run at
+half the rate. A kernel that cannot be looked into is refused, as it would cost nothing here, but
+for the attention of decoding, which has a formula: queries and results once, of keys and values the
+share `seen` that holds tokens once, and two products of each query with that share.
 """
 
 import dataclasses
@@ -49,10 +51,13 @@ class Kernel:
 class Program:
     """A compiled program's kernels."""
 
-    def __init__(self, text: str, rounds: int = 1):
-        """`rounds`: of loops whose number of rounds the text does not hold."""
+    def __init__(self, text: str, rounds: int = 1, seen: float = 1.0):
+        """`rounds`: of loops whose number of rounds the text does not hold.
+
+        `seen`: the share of the cache's columns that hold tokens.
+        """
         self.computations, self.entry = parse(text)
-        self.rounds = rounds
+        self.rounds, self.seen = rounds, seen
 
     @functools.cached_property
     def kernels(self) -> list[Kernel]:
@@ -97,12 +102,23 @@ class Program:
             return Kernel(1, 0, part, part, each)
         if each.op == "dot":
             return Kernel(1, _product(each, shapes), read, result, each)
+        if each.op == "custom-call" and "__gpu$xla.gpu.triton" in each.rest:
+            return self._attention(each, shapes)
         if each.op == "custom-call":
             scratch = sum(size_of(part) for part in re.findall(r"s8\[\d+\]", each.shape))
             return Kernel(1, _custom(each, shapes), read, result - scratch, each)
         if each.op.endswith("-start") and each.op != "all-reduce-start":
             result -= read  # the others' results name their operands, too
         return Kernel(1, 0, read, result, each)
+
+    def _attention(self, each: Instruction, shapes: dict[str, str]) -> Kernel:
+        """The kernel of one query a row: q [P, G, H] over keys and values [P, shares, S, H]."""
+        query, *cache = (shapes[name] for name in each.operands[:3])
+        rows, heads, size = sizes_of(query)
+        columns = math.prod(sizes_of(cache[0])) / (rows * size)
+        flops = 2 * 2.0 * rows * heads * size * columns * self.seen
+        read = size_of(query) + int(self.seen * sum(map(size_of, cache)))
+        return Kernel(1, flops, read, size_of(each.shape), each)
 
     @property
     def seconds(self) -> float:

@@ -68,6 +68,11 @@ def on_cpu(mesh: Mesh) -> bool:
     return mesh.devices.flat[0].platform == "cpu"
 
 
+def on_gpu(mesh: Mesh) -> bool:
+    """Whether its devices are NVIDIA's GPUs."""
+    return mesh.devices.flat[0].platform in ("gpu", "cuda")
+
+
 def filled(rows: int, mesh: Mesh) -> int:
     """The smallest batch of at least `rows` that the mesh cuts into equal parts."""
     ways = row_ways(mesh)

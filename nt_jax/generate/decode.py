@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from nt_jax.generate.decode_attention import attend_by_kernel, attend_plain, key_axis
 from nt_jax.generate.slots import Cache, Packed, Slots, Stacks, is_eos, placed, stack_sizes
 from nt_jax.models.attention import attend, causal, equally
 from nt_jax.models.layers import Block, NeuronScale, at_layer, over_layers
@@ -36,7 +37,7 @@ GREEDY = Sampling()
 def prefill(
     lm: LanguageModel, scale_LF: Array, packed: Packed, prefix: Cache, sampling: Sampling
 ) -> tuple[Array, Cache]:
-    """(first new token [R], [L, R, K, H, T] keys and [L, R, K, T, H] values of own tokens).
+    """(first new token [R], keys and values of own tokens as a `Cache`).
 
     A row is the first `shared_R` columns of its prefix and then its own tokens. `steer_RLD` moves
     its last token only, so that what others may share stays what it is without.
@@ -60,8 +61,11 @@ def prefill(
     ]
     last_WR = jnp.take_along_axis(index_WRT, length_WR[:, :, None] - 1, axis=2)[:, :, 0]
 
+    to_key = (0, 2, 1, 3) if key_axis(lm) == 3 else (0, 2, 3, 1)
+    from_key = tuple(np.argsort(to_key).tolist())
+
     def layer(x_WND: Array, block: Block, per_layer: tuple):
-        past_keys_RKHP, past_values_RKPH, steer_RD = per_layer
+        past_keys, past_values_RKPH, steer_RD = per_layer
         own: list[Array] = []
 
         def mix(*packed_qkv: Array) -> Array:
@@ -69,8 +73,8 @@ def prefill(
                 in_groups(part, index_WRT).reshape(rows, width, *part.shape[2:])
                 for part in packed_qkv
             )
-            own.extend((jnp.transpose(k, (0, 2, 3, 1)), jnp.transpose(v, (0, 2, 1, 3))))
-            keys = jnp.transpose(past_keys_RKHP, (0, 3, 1, 2))
+            own.extend((jnp.transpose(k, to_key), jnp.transpose(v, (0, 2, 1, 3))))
+            keys = jnp.transpose(past_keys, from_key)
             values = jnp.transpose(past_values_RKPH, (0, 2, 1, 3))
             out = attend(q, [keys, k], [values, v], sees)
             back = lambda out_RT, of_N, place_N: out_RT[of_N, place_N]  # noqa: E731
@@ -160,7 +164,7 @@ def decode(
         length_B, count_B = (n + live_B.astype(jnp.int32) for n in (now.length_B, now.count_B))
         still_B = live_B & ~is_eos(lm, next_B) & (count_B < max_new)
         return step + 1, dataclasses.replace(
-            now, keys_LBKHS=keys, values_LBKSH=values, length_B=length_B, last_B=next_B,
+            now, keys=keys, values_LBKSH=values, length_B=length_B, last_B=next_B,
             count_B=count_B, live_B=still_B, new_BM=new_BM,
         )  # fmt: skip
 
@@ -190,11 +194,17 @@ def _one_token(
         def mix(q: Array, k: Array, v: Array) -> Array:
             nonlocal keys, values
             at, set_to = (index, slot_B11, head_1K1), {"mode": "drop", "unique_indices": True}
-            keys = keys.at[(*at, dim_11H, column_B11)].set(k[:, 0], **set_to)
             values = values.at[(*at, column_B11)].set(v[:, 0][:, :, None], **set_to)
+            if key_axis(lm) == 3:
+                keys = keys.at[(*at, column_B11)].set(k[:, 0][:, :, None], **set_to)
+                now_keys, now_values = at_layer((keys, values), index)
+                seen_B = slots.length_B + 1
+                out = attend_by_kernel(lm.mesh, q[:, 0], now_keys, now_values, seen_B)
+                return out[:, None]
+            keys = keys.at[(*at, dim_11H, column_B11)].set(k[:, 0], **set_to)
             now_keys, now_values = at_layer((keys, values), index)
             seen_keys, seen_values = now_keys[..., :width], now_values[:, :, :width]
-            return _attend_one(q[:, 0], seen_keys, seen_values, mask_BS)[:, None]
+            return attend_plain(q[:, 0], seen_keys, seen_values, mask_BS)[:, None]
 
         x_B1D, _ = block(x_B1D, rotary, config.rms_eps, mix)
         if steer_BD is not None:
@@ -204,7 +214,7 @@ def _one_token(
     x_B1D = jnp.take(embed_VD, slots.last_B, axis=0)[:, None]
     made: list[Cache] = []
     first = 0
-    for stack, *cache in zip(blocks, slots.keys_LBKHS, slots.values_LBKSH, strict=True):
+    for stack, *cache in zip(blocks, slots.keys, slots.values_LBKSH, strict=True):
         size = len(cache[0])
         steer = None if steer_LBD is None else steer_LBD[first : first + size]
         xs = (jnp.arange(size, dtype=jnp.int32), steer)
@@ -224,20 +234,6 @@ def steered(x: Array, steer: Array) -> Array:
     """The residual stream moved by `steer`, added in float32 or wider, in its own dtype."""
     wide = wide_dtype(x.dtype)
     return (x.astype(wide) + steer.astype(wide)).astype(x.dtype)
-
-
-def _attend_one(q_BNH: Array, keys_BKHS: Array, values_BKSH: Array, mask_BS: Array) -> Array:
-    """`attend` for one query per row, on keys and values as the cache holds them; [B, N, H].
-
-    Twice as fast on a CPU as transposing them would be.
-    """
-    batch, heads, head_dim = q_BNH.shape
-    wide = wide_dtype(q_BNH.dtype)
-    q_BKGH = q_BNH.reshape(batch, keys_BKHS.shape[1], -1, head_dim)
-    score_BKGS = jnp.einsum("BKGH,BKHS->BKGS", q_BKGH, keys_BKHS).astype(wide) * head_dim**-0.5
-    score_BKGS = jnp.where(mask_BS[:, None, None], score_BKGS, jnp.finfo(wide).min)
-    weight_BKGS = jax.nn.softmax(score_BKGS, axis=-1).astype(q_BNH.dtype)
-    return jnp.einsum("BKGS,BKSH->BKGH", weight_BKGS, values_BKSH).reshape(batch, heads, head_dim)
 
 
 def pick(

@@ -15,6 +15,7 @@ from nt_jax.data.batching import bucket
 from nt_jax.errors import DataError
 from nt_jax.generate import decode
 from nt_jax.generate.decode import GREEDY, Sampling
+from nt_jax.generate.decode_attention import by_kernel
 from nt_jax.generate.schedule import Refill, Schedule, size_bucket
 from nt_jax.generate.slots import Slots, choose, empty_slots, grow, insert, prefixes
 from nt_jax.mesh import filled, host, put, row_ways, sharding
@@ -156,7 +157,7 @@ def enter(job: Job, slots: Slots, refill: Refill) -> Slots:
     packed = dataclasses.replace(packed, row_R=job.stream_N[packed.row_R])
     slots = _grown(lm, slots, refill.room)
     packed = put(packed, sharding(lm.mesh, "R"))
-    prefix = prefixes(slots, packed.source_R, refill.prefix_width)
+    prefix = prefixes(lm, slots, packed.source_R, refill.prefix_width)
     first_R, own = decode.prefill(lm, job.scale_LF, packed, prefix, job.sampling)
     return insert(lm, slots, packed, prefix, own, first_R, jnp.int32(job.max_new))
 
@@ -167,7 +168,9 @@ def advance(
     """At most `steps` (STEPS) tokens more in each slot, until `wanted` slots are free."""
     longest = int(host(slots.length_B)[row_B >= 0].max())
     slots = _grown(job.lm, slots, longest + 1)
-    width = min(bucket(longest + 1, 64 if longest < 256 else 128), slots.room)
+    width = slots.room
+    if not by_kernel(job.lm):  # which looks no further than it must by itself
+        width = min(bucket(longest + 1, 64 if longest < 256 else 128), width)
     limits = (jnp.int32(n) for n in (steps or STEPS, len(row_B) - wanted, job.max_new))
     return decode.decode(job.lm, job.blocks, slots, *limits, width, job.sampling)
 

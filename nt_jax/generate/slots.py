@@ -15,10 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from nt_jax.generate.decode_attention import key_axis
 from nt_jax.mesh import on_cpu, sharding
 from nt_jax.models.transformer import LanguageModel
 
-Cache = tuple[Array, Array]  # keys [L, R, K, H, T] and values [L, R, K, T, H] of rows
+# Keys [L, R, K, H, T], or [L, R, K, T, H] (`key_axis`), and values [L, R, K, T, H] of rows.
+Cache = tuple[Array, Array]
 Stacks = tuple[Array, ...]  # of layers, see `stack_sizes`
 
 
@@ -27,7 +29,7 @@ Stacks = tuple[Array, ...]  # of layers, see `stack_sizes`
 class Slots:
     """Everything that decoding changes, as one pytree."""
 
-    keys_LBKHS: Stacks  # in the dtype of the model; columns last, so that scores need no transpose
+    keys: Stacks  # in the dtype of the model, [L, B, K, H, S], or like values (`key_axis`)
     values_LBKSH: Stacks
     length_B: Array  # int32: tokens in the cache
     last_B: Array  # int32: the token that was picked last and is not in the cache yet
@@ -86,8 +88,10 @@ def empty_slots(
     def zeros(shape: tuple[int, ...], dtype, letters: str = "B") -> Array:
         return jnp.zeros(shape, dtype, device=sharding(lm.mesh, letters))
 
-    keys = tuple(zeros((size, *lead, config.head_dim, room), dtype, "LBK") for size in sizes)
-    values = tuple(zeros((size, *lead, room, config.head_dim), dtype, "LBK") for size in sizes)
+    column = (room, config.head_dim)
+    key = column if key_axis(lm) == 3 else column[::-1]
+    keys = tuple(zeros((size, *lead, *key), dtype, "LBK") for size in sizes)
+    values = tuple(zeros((size, *lead, *column), dtype, "LBK") for size in sizes)
     length_B, last_B, row_B, count_B = (zeros((batch,), jnp.int32) for _ in range(4))
     live_B, new_BM = zeros((batch,), bool), zeros((batch, max_new), jnp.int32)
     steer_BLD = zeros((batch, config.layers, config.width), jnp.float32) if steered else None
@@ -97,10 +101,13 @@ def empty_slots(
 @functools.partial(jax.jit, static_argnames="room")
 def grow(lm: LanguageModel, slots: Slots, room: int) -> Slots:
     """The same slots with `room` cache columns, no fewer than before."""
-    none, more = (0, 0), (0, room - slots.room)
-    keys = tuple(jnp.pad(part, (*(none,) * 4, more)) for part in slots.keys_LBKHS)
-    values = tuple(jnp.pad(part, (*(none,) * 3, more, none)) for part in slots.values_LBKSH)
-    return placed(lm, dataclasses.replace(slots, keys_LBKHS=keys, values_LBKSH=values))
+
+    def longer(stacks: Stacks, axis: int) -> Stacks:
+        pad = [(0, (room - slots.room) * (axis == each)) for each in range(5)]
+        return tuple(jnp.pad(part, pad) for part in stacks)
+
+    keys, values = longer(slots.keys, key_axis(lm)), longer(slots.values_LBKSH, 3)
+    return placed(lm, dataclasses.replace(slots, keys=keys, values_LBKSH=values))
 
 
 @jax.jit
@@ -113,11 +120,14 @@ def choose(lm: LanguageModel, slots: Slots, slot_R: Array) -> Slots:
 
 
 @functools.partial(jax.jit, static_argnames="width")
-def prefixes(slots: Slots, source_R: Array, width: int) -> Cache:
-    """The first `width` columns of these slots: [L, R, K, H, P] and [L, R, K, P, H]."""
-    keys = [jnp.take(part[..., :width], source_R, axis=1) for part in slots.keys_LBKHS]
-    values = [jnp.take(part[:, :, :, :width], source_R, axis=1) for part in slots.values_LBKSH]
-    return jnp.concatenate(keys), jnp.concatenate(values)
+def prefixes(lm: LanguageModel, slots: Slots, source_R: Array, width: int) -> Cache:
+    """The first `width` columns of these slots."""
+
+    def firsts(stacks: Stacks, axis: int) -> Array:
+        cut = (jax.lax.slice_in_dim(part, 0, width, axis=axis) for part in stacks)
+        return jnp.concatenate([jnp.take(part, source_R, axis=1) for part in cut])
+
+    return firsts(slots.keys, key_axis(lm)), firsts(slots.values_LBKSH, 3)
 
 
 @functools.partial(jax.jit, donate_argnames="slots")
@@ -155,11 +165,13 @@ def insert(
             return tuple(jax.lax.dynamic_update_slice(x, y, place) for x, y in pairs)
 
         for start, part in ((zero, prefix), (shared_R[row], own)):
-            keys = put_at(keys, part[0], (zero, slot, zero, zero, start))
-            values = put_at(values, part[1], (zero, slot, zero, start, zero))
+            by_value = (zero, slot, zero, start, zero)
+            by_key = by_value if key_axis(lm) == 3 else (zero, slot, zero, zero, start)
+            keys = put_at(keys, part[0], by_key)
+            values = put_at(values, part[1], by_value)
         return keys, values
 
-    cache = (slots.keys_LBKHS, slots.values_LBKSH)
+    cache = (slots.keys, slots.values_LBKSH)
     keys, values = jax.lax.fori_loop(0, len(slot_R), put, cache)
     ended_R = is_eos(lm, first_R) | (max_new <= 1)
     steer_BLD = slots.steer_BLD

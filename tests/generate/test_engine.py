@@ -94,7 +94,7 @@ def test_weights_and_cache_in_several_stacks_give_the_same_tokens(mesh, monkeypa
     for module in (programs, slots):
         monkeypatch.setattr(module, "stack_sizes", lambda lm: [1, 2])
     lm = model(mesh=mesh)
-    assert [len(x) for x in empty_slots(lm, 8, 8, 4).keys_LBKHS] == [1, 2]
+    assert [len(x) for x in empty_slots(lm, 8, 8, 4).keys] == [1, 2]
     assert run(lm, batch_size=8) == endless()
 
 
@@ -169,7 +169,7 @@ def test_a_shared_beginning_is_run_once(monkeypatch):
 
 def test_memory_of_keys_and_values_is_in_the_dtype_of_the_model():
     lm = plain.random_model(plain.CONFIG, jnp.bfloat16)
-    assert empty_slots(lm, 2, 8, 4).keys_LBKHS[0].dtype == jnp.bfloat16
+    assert empty_slots(lm, 2, 8, 4).keys[0].dtype == jnp.bfloat16
     answers = run(lm, [[5, 9, 3], [7]])
     logits = np.asarray(plain.padded_logits(lm, [5, 9, 3])[-1], np.float32)
     assert logits[answers[0][0]] >= logits.max() - 0.05 * np.abs(logits).max()

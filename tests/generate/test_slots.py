@@ -23,7 +23,7 @@ def test_a_refill_is_gathered_once_and_not_once_a_row(mesh):
     refill = Schedule(prompts, ROWS, mesh[0], ROWS // mesh[0], 256).next_refill(range(ROWS))
     assert refill is not None and sorted(refill.rows) == list(range(ROWS))
     packed = jax.device_put(refill.packed, sharding(lm.mesh, "R"))
-    prefix = prefixes(slots, packed.source_R, refill.prefix_width)
+    prefix = prefixes(lm, slots, packed.source_R, refill.prefix_width)
     first_R, own = decode.prefill(lm, lm.ones_LF, packed, prefix, decode.GREEDY)
     lowered = insert.lower(lm, slots, packed, prefix, own, first_R, jnp.int32(8))
     as_it_is = {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"}
