@@ -50,7 +50,7 @@ def seconds_of(program: Compiled, case: Case, given: tuple[Any, ...], repeats: i
 def modelled(program: Compiled, case: Case) -> float | None:
     """The lower bound in ms that hlo_cost.py reads from the program as this card runs it."""
     try:
-        return round(1e3 * hlo_cost.Program(program.as_text(), case.rounds).seconds, 3)
+        return round(1e3 * hlo_cost.Program(program.as_text(), case.rounds, case.seen).seconds, 3)
     except (AssertionError, KeyError, ValueError) as error:
         print(f"no model of {case.name}: {error}", file=sys.stderr)
         return None
