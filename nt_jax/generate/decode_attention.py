@@ -24,10 +24,12 @@ LEAST = 128  # columns of a share
 def by_kernel(lm: LanguageModel) -> bool:
     """Whether the kernel is used: on a GPU, for 16 bits, and heads as wide as its tiles may be.
 
-    It multiplies float32 at a lower precision.
+    It multiplies float32 at a lower precision. It asks for whole queries, for which weights that
+    are shared out along fsdp would be gathered for every token; plain products move activations.
     """
-    size = lm.config.head_dim
-    return on_gpu(lm.mesh) and lm.dtype.itemsize == 2 and size >= 16 and size & (size - 1) == 0
+    size, whole = lm.config.head_dim, lm.mesh.shape["fsdp"] == 1
+    fits = lm.dtype.itemsize == 2 and size >= 16 and size & (size - 1) == 0
+    return whole and fits and on_gpu(lm.mesh)
 
 
 def key_axis(lm: LanguageModel) -> int:

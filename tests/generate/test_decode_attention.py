@@ -91,11 +91,13 @@ def test_answers_are_those_of_the_plain_path(mesh, monkeypatch):
 )
 def test_where_it_is_used(platform, dtype, head_dim, used):
     device = types.SimpleNamespace(platform=platform)
-    mesh = types.SimpleNamespace(devices=np.array([device], object))
+    mesh = types.SimpleNamespace(devices=np.array([device], object), shape={"fsdp": 1})
     config = types.SimpleNamespace(head_dim=head_dim)
     lm = types.SimpleNamespace(mesh=mesh, config=config, dtype=jnp.dtype(dtype))
     assert decode_attention.by_kernel(lm) == used
     assert decode_attention.key_axis(lm) == (3 if used else 4)
+    mesh.shape["fsdp"] = 2
+    assert not decode_attention.by_kernel(lm)
 
 
 def test_blocks_and_shares_cut_the_columns_evenly():
