@@ -68,9 +68,11 @@ def on_cpu(mesh: Mesh) -> bool:
     return mesh.devices.flat[0].platform == "cpu"
 
 
-def on_gpu(mesh: Mesh) -> bool:
-    """Whether its devices are NVIDIA's GPUs."""
-    return mesh.devices.flat[0].platform in ("gpu", "cuda")
+def runs_triton(mesh: Mesh) -> bool:
+    """Whether its devices run jax's Triton kernels: NVIDIA's from compute capability 8.0 on."""
+    device = mesh.devices.flat[0]
+    major = str(getattr(device, "compute_capability", "")).split(".")[0]  # of AMD's: gfx90a
+    return device.platform in ("gpu", "cuda") and major.isdigit() and int(major) >= 8
 
 
 def filled(rows: int, mesh: Mesh) -> int:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from nt_jax.mesh import on_cpu, on_gpu, sharding
+from nt_jax.mesh import on_cpu, runs_triton, sharding
 from nt_jax.models.precision import wide_dtype
 from nt_jax.models.transformer import LanguageModel
 
@@ -22,14 +22,14 @@ LEAST = 128  # columns of a share
 
 
 def by_kernel(lm: LanguageModel) -> bool:
-    """Whether the kernel is used: on a GPU, for 16 bits, and heads as wide as its tiles may be.
+    """Whether the kernel is used: on GPUs that run it, for 16 bits, heads as wide as its tiles.
 
     It multiplies float32 at a lower precision. It asks for whole queries, for which weights that
     are shared out along fsdp would be gathered for every token; plain products move activations.
     """
     size, whole = lm.config.head_dim, lm.mesh.shape["fsdp"] == 1
     fits = lm.dtype.itemsize == 2 and size >= 16 and size & (size - 1) == 0
-    return whole and fits and on_gpu(lm.mesh)
+    return whole and fits and runs_triton(lm.mesh)
 
 
 def key_axis(lm: LanguageModel) -> int:

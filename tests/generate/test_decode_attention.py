@@ -78,19 +78,22 @@ def test_answers_are_those_of_the_plain_path(mesh, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("platform", "dtype", "head_dim", "used"),
+    ("platform", "capability", "dtype", "head_dim", "used"),
     [
-        ("gpu", jnp.bfloat16, 128, True),
-        ("cuda", jnp.float16, 64, True),
-        ("gpu", jnp.float32, 128, False),
-        ("gpu", jnp.bfloat16, 96, False),
-        ("gpu", jnp.bfloat16, 8, False),
-        ("cpu", jnp.bfloat16, 128, False),
-        ("tpu", jnp.bfloat16, 128, False),
+        ("gpu", "9.0", jnp.bfloat16, 128, True),
+        ("cuda", "8.0", jnp.float16, 64, True),
+        ("gpu", "12.0", jnp.bfloat16, 128, True),
+        ("gpu", "7.5", jnp.float16, 128, False),
+        ("gpu", "gfx90a", jnp.bfloat16, 128, False),
+        ("gpu", "9.0", jnp.float32, 128, False),
+        ("gpu", "9.0", jnp.bfloat16, 96, False),
+        ("gpu", "9.0", jnp.bfloat16, 8, False),
+        ("cpu", "9.0", jnp.bfloat16, 128, False),
+        ("tpu", "", jnp.bfloat16, 128, False),
     ],
 )
-def test_where_it_is_used(platform, dtype, head_dim, used):
-    device = types.SimpleNamespace(platform=platform)
+def test_where_it_is_used(platform, capability, dtype, head_dim, used):
+    device = types.SimpleNamespace(platform=platform, compute_capability=capability)
     mesh = types.SimpleNamespace(devices=np.array([device], object), shape={"fsdp": 1})
     config = types.SimpleNamespace(head_dim=head_dim)
     lm = types.SimpleNamespace(mesh=mesh, config=config, dtype=jnp.dtype(dtype))
