@@ -102,7 +102,7 @@ class Program:
             return Kernel(1, 0, part, part, each)
         if each.op == "dot":
             return Kernel(1, _product(each, shapes), read, result, each)
-        if each.op == "custom-call" and "__gpu$xla.gpu.triton" in each.rest:
+        if each.op == "custom-call" and "mha_forward" in each.rest and "triton" in each.rest:
             return self._attention(each, shapes)
         if each.op == "custom-call":
             scratch = sum(size_of(part) for part in re.findall(r"s8\[\d+\]", each.shape))

@@ -26,8 +26,9 @@ def by_kernel(lm: LanguageModel) -> bool:
 
     It multiplies float32 at a lower precision. It asks for whole queries, for which weights that
     are shared out along fsdp would be gathered for every token; plain products move activations.
+    And for a layer's whole cache, which would be cut out of the one stack of an int8 model.
     """
-    size, whole = lm.config.head_dim, lm.mesh.shape["fsdp"] == 1
+    size, whole = lm.config.head_dim, lm.mesh.shape["fsdp"] == 1 and not lm.config.int8
     fits = lm.dtype.itemsize == 2 and size >= 16 and size & (size - 1) == 0
     return whole and fits and runs_triton(lm.mesh)
 

@@ -167,8 +167,7 @@ def insert(
         for start, part in ((zero, prefix), (shared_R[row], own)):
             by_value = (zero, slot, zero, start, zero)
             by_key = by_value if key_axis(lm) == 3 else (zero, slot, zero, zero, start)
-            keys = put_at(keys, part[0], by_key)
-            values = put_at(values, part[1], by_value)
+            keys, values = put_at(keys, part[0], by_key), put_at(values, part[1], by_value)
         return keys, values
 
     cache = (slots.keys, slots.values_LBKSH)

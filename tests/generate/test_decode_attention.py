@@ -59,22 +59,27 @@ def test_sixteen_bits_stay_near_float64():
     np.testing.assert_allclose(out.astype(jnp.float32), by_hand(*given, [40] * B), atol=0.03)
 
 
+@pytest.fixture
+def no_programs_kept():
+    """They are kept by shapes, which do not say how keys lie."""
+    yield jax.clear_caches
+    jax.clear_caches()
+
+
 @pytest.mark.parametrize("mesh", [(1, 1), (2, 2)])
-def test_answers_are_those_of_the_plain_path(mesh, monkeypatch):
+def test_answers_are_those_of_the_plain_path(mesh, monkeypatch, no_programs_kept):
     """The cache lies otherwise, too: refills, shared beginnings and a cache that grows."""
     config = dataclasses.replace(plain.MESH_CONFIG, max_positions=512)
     lm = plain.random_model(config, mesh=mesh)
     settings = {"max_new": 150, "batch_size": 4}
     prompts = [[*PROMPTS[n % 4], *range(3, 3 + n)] for n in range(9)]
     expected = answer_prompts(lm, lm.ones_LF, prompts, **settings)
-    jax.clear_caches()  # programs are kept by shapes, which do not say how keys lie
+    no_programs_kept()
     for module in (decode_attention, engine):
         monkeypatch.setattr(module, "by_kernel", lambda lm: True)
     assert empty_slots(lm, 4, 128, 8).keys[0].shape[3] == 128
     assert answer_prompts(lm, lm.ones_LF, prompts, **settings) == expected
     assert len({tuple(row) for row in expected}) == len(prompts)
-    monkeypatch.undo()
-    jax.clear_caches()
 
 
 @pytest.mark.parametrize(
@@ -95,11 +100,13 @@ def test_answers_are_those_of_the_plain_path(mesh, monkeypatch):
 def test_where_it_is_used(platform, capability, dtype, head_dim, used):
     device = types.SimpleNamespace(platform=platform, compute_capability=capability)
     mesh = types.SimpleNamespace(devices=np.array([device], object), shape={"fsdp": 1})
-    config = types.SimpleNamespace(head_dim=head_dim)
+    config = types.SimpleNamespace(head_dim=head_dim, int8=False)
     lm = types.SimpleNamespace(mesh=mesh, config=config, dtype=jnp.dtype(dtype))
     assert decode_attention.by_kernel(lm) == used
     assert decode_attention.key_axis(lm) == (3 if used else 4)
-    mesh.shape["fsdp"] = 2
+    config.int8 = True
+    assert not decode_attention.by_kernel(lm)
+    config.int8, mesh.shape["fsdp"] = False, 2
     assert not decode_attention.by_kernel(lm)
 
 
@@ -122,12 +129,13 @@ ENTRY %main (q: bf16[8,4,128], k: bf16[8,1,512,128], v: bf16[8,1,512,128], n: s3
   %k = bf16[8,1,512,128]{3,2,1,0} parameter(1)
   %v = bf16[8,1,512,128]{3,2,1,0} parameter(2)
   %n = s32[8]{0} parameter(3)
-  ROOT %out = bf16[8,1,4,128]{3,2,1,0} custom-call(%q, %k, %v, %n), custom_call_target="__gpu$xla.gpu.triton"
+  ROOT %out = bf16[8,1,4,128]{3,2,1,0} custom-call(%q, %k, %v, %n), custom_call_target="__gpu$xla.gpu.triton", metadata={op_name="jit(mqa)/vmap(mha_forward)/pallas_call"}
 }
 """  # noqa: E501
     (kernel,) = hlo_cost.Program(text, seen=0.5).kernels
     assert kernel.flops == 2 * 2 * 8 * 4 * 128 * 256
     assert kernel.read == 2 * (8 * 4 * 128 + 2 * 8 * 256 * 128)
     assert kernel.written == 2 * 8 * 4 * 128
-    with pytest.raises(ValueError, match="add its formula"):
-        _ = hlo_cost.Program(text.replace("xla.gpu.triton", "else")).kernels
+    for name, other in (("xla.gpu.triton", "else"), ("mha_forward", "another of Triton's")):
+        with pytest.raises(ValueError, match="add its formula"):
+            _ = hlo_cost.Program(text.replace(name, other)).kernels
