@@ -180,8 +180,8 @@ class TuneConfig(Frozen):
     average: float = Field(default=0.0, ge=0, lt=1)
     """how much of their past the validated factors keep: an exponential mean over epochs; 0 = the
     last step's factors"""
-    validation_answers: int = Field(default=3000, ge=0)
-    """answers that validation may generate, over the untuned model, three lifts and a strength.
+    validation_answers: int = Field(default=3600, ge=0)
+    """answers that validation may generate, over the untuned model, four lifts and a strength.
     More: rises of refusals of harmless requests are known to be within their limits, not only
     estimated; 0 = none, and the last factors are kept as they are"""
     validate_every: int = Field(default=0, ge=0)
@@ -193,13 +193,14 @@ class TuneConfig(Frozen):
     """the factors that are kept: of the best validated epoch, or of the last one"""
     patience: int = Field(default=0, ge=0)
     """validations without a new best before stopping; 0 = never stop early"""
-    lifts: tuple[Nats, ...] = (-0.5, 0.0, 0.3, 0.6, 0.9, 1.2, 1.5)
-    """nats by which the last factors may bring all prompts nearer a refusal: the highest lift
-    within the limits is searched for by halving, and the best seen is kept; [] = none. It is made
-    of slopes, so only under tune.outer = regression"""
+    lifts: tuple[Nats, ...] = (-0.6, -0.3, 0.0, 0.3, 0.6, 0.9, 1.2)
+    """nats by which the last factors may bring bare prompts, and those inside attacks, nearer a
+    refusal: of both the highest within the limits is searched for by halving, and the best seen is
+    kept; [] = none. They are made of slopes, so only under tune.outer = regression"""
     strengths: tuple[Strength, ...] = (0.8, 1.0, 1.2)
     """how far to go from 1 to the learned and lifted factors, 0 or more: the strongest within the
-    limits is searched for by halving, and the best seen is kept; [] = as learned"""
+    limits is searched for by halving, and the best seen is kept; [] = as learned. After
+    tune.lifts only those below 1 are, where no lift is within the limits"""
     max_over_refusal: float = Field(default=0.03, ge=0, le=1)
     """rise in refused harmless requests that validation allows; of those that sound harmful or
     stand inside attacks it allows 10 points, of perplexity 15 %; refusals of harm may fall by 5
@@ -251,8 +252,11 @@ class TuneConfig(Frozen):
     @property
     def last_looks(self) -> int:
         """Validations after the last epoch, at most: by halving; strength 1 was seen as a lift."""
-        both = bool(self.lifts and 1.0 in self.strengths)
-        return len(self.lifts).bit_length() + len(self.strengths).bit_length() - both
+        if not self.lifts:
+            return len(self.strengths).bit_length()
+        left = [strength for strength in self.strengths if strength <= 1]
+        lifts = len(self.lifts).bit_length() + (len(self.lifts) > 1)
+        return lifts + len(left).bit_length() - (1.0 in left)
 
     @property
     def lift_prompts(self) -> int:

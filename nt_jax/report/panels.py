@@ -29,6 +29,8 @@ KINDS = {
     "refusal_sounds_harmful": "only sounds harmful",
     "refusal_attacked_harmless": "harmless, attacked",
 }  # what validation asks, in words
+ATTACKED = ("refusal_attack", "refusal_attacked_harmless")
+BARE = tuple(kind for kind in KINDS if kind not in ATTACKED)
 LINES = (*MODEL_COLOURS[1:], MODEL_COLOURS[0])
 
 
@@ -77,21 +79,33 @@ def strengths(tried: Sequence[Mapping[str, Any]], before: Mapping[str, Any]) -> 
 
 
 def lifts(tried: Sequence[Mapping[str, Any]]) -> list[Panel]:
-    """What validation refused at each lift that was tried; [] where none was."""
-    shows = "Refusals of each kind of validation request by lift"
-    return _looked_at(tried, "lift", "nats by which all prompts are nearer a refusal", shows)
+    """What validation refused at each pair of lifts that was tried; [] where none was."""
+    shows = "Refusals of validation requests, {}, by lift"
+    words = "nats by which prompts {} are nearer a refusal"
+    sides = ("lift", "alone", BARE), ("lift_attacked", "inside attacks", ATTACKED)
+    return [
+        panel
+        for name, side, kinds in sides
+        for panel in _looked_at(tried, name, words.format(side), shows.format(side), kinds)
+    ]
 
 
-def _looked_at(rows: Sequence[Mapping[str, Any]], name: str, label: str, shows: str) -> list[Panel]:
-    """Refusals of each kind over the number `name`; [] where there is nothing to draw."""
-    series = _series(sorted(rows, key=lambda row: row[name]), name, {k: k for k in KINDS}, 100.0)
+def _looked_at(
+    rows: Sequence[Mapping[str, Any]],
+    name: str,
+    label: str,
+    shows: str,
+    kinds: Sequence[str] = tuple(KINDS),
+) -> list[Panel]:
+    """Refusals of these kinds over the number `name`; [] where there is nothing to draw."""
+    series = _series(sorted(rows, key=lambda row: row[name]), name, {k: k for k in kinds}, 100.0)
     kept = [row[name] for row in rows if row.get("kept")]
     if not series:
         return []
 
     def draw(axes: Axes) -> None:
         _draw_lines(axes, {KINDS[kind]: points for kind, points in series.items()}, kept)
-        axes.set_title(f"Refused in validation, by {name} (%)")
+        axes.set_title(f"Refused in validation, by {name.split('_')[0]} (%)")
         axes.set_xlabel(label)
         axes.set_ylim(0, 103)
         legend_below(axes, 2)

@@ -151,7 +151,7 @@ def _context(
         "how_kept": _how_kept(tuning),
         "strength_table": tables.strength_table(tuning.strengths, tuning.before),
         "lift_table": tables.lift_table(tuning.lifts),
-        "lift": next((row["lift"] for row in tuning.lifts if row.get("kept")), None),
+        "lift": next((row for row in tuning.lifts if row.get("kept")), None),
     } | _made(settings, timings, machine, labels)
 
 

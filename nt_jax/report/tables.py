@@ -175,9 +175,10 @@ def strength_table(tried: Sequence[Mapping[str, Any]], before: Mapping[str, Any]
 
 
 def lift_table(tried: Sequence[Mapping[str, Any]]) -> Table:
-    """What validation saw at each lift."""
-    lines = [_looked(row, "lift") for row in sorted(tried, key=lambda row: row["lift"])]
-    return Table(("lift, nats", *KINDS.values(), "perplexity", ""), lines, 1)
+    """What validation saw at each pair of lifts."""
+    rows = sorted(tried, key=lambda row: (row["lift"], row["lift_attacked"]))
+    lines = [[f"{row['lift']:g}", *_looked(row, "lift_attacked")] for row in rows]
+    return Table(("lift, nats", "in attacks", *KINDS.values(), "perplexity", ""), lines, 2)
 
 
 def _looked(row: Mapping[str, Any], name: str, mark: str = "") -> list[str]:

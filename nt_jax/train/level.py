@@ -1,22 +1,25 @@
-"""How near a refusal all prompts are: a last move of the factors that lifts every decision alike.
+"""How near a refusal prompts are: a last move of the factors that lifts decisions alike.
 
 Epochs part harmful from harmless prompts (regression.py). Where the two end, nearer a refusal or
 farther from one, is hardly learned by that: a change of the factors of a hundredth (root mean
 square), a sixth of what the epochs change, lifts all decisions by a nat. So runs end on different
-levels by chance (docs/tuning.md). Here the level is chosen: the lift is the shortest change, in the
-norm that good answers set, by which every decision gains one nat,
+levels by chance, and bare prompts on another one than those inside attacks (docs/tuning.md). Here
+both levels are chosen. There are two lifts, one of bare and one of attacked prompts: the shortest
+change, in the norm that good answers set, by which every decision of its side gains one nat and
+none of the other side moves,
 
-    min_d |d|_P^2  such that  s(x) . d = 1 for all x,   d = P S' (S P S' + r I)^-1 1,
+    min_d |d|_P^2  such that  s(x) . d = t(x) for all x,   d = P S' (S P S' + r I)^-1 t,
 
-measured at the factors of the last epoch, and validation answers say how many nats of it are kept.
-Refusals of every kind rise with it, so it is found by halving. M prompts, P neurons.
+t = 1 on its side and 0 on the other, measured at the factors of the last epoch. Validation answers
+say how many nats of each are kept: refusals of every kind of a side rise with its lift, so both are
+found by halving, in the same looks. M prompts, P neurons.
 """
 
 import dataclasses
 import functools
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -31,7 +34,14 @@ from nt_jax.eval.judges.judge import Judge
 from nt_jax.generate.chat import ChatModel
 from nt_jax.mesh import host, put, sharding
 from nt_jax.seal import reading
-from nt_jax.train.cells import CELLS, cell_rows
+from nt_jax.train.cells import (
+    ATTACKED_HARMFUL,
+    ATTACKED_HARMLESS,
+    CELLS,
+    HARMFUL,
+    HARMLESS,
+    cell_rows,
+)
 from nt_jax.train.outer import divided, measured_cells
 from nt_jax.train.pools import Pools
 from nt_jax.train.preconditioner import Preconditioner
@@ -40,24 +50,30 @@ from nt_jax.train.state import History, TuneState
 from nt_jax.train.strength import scored
 from nt_jax.train.tuned_layers import TunedLayers
 from nt_jax.train.tuning_data import TuningData
-from nt_jax.train.validate import Look, over_limits, validate
+from nt_jax.train.validate import IN_ATTACK, Look, over_limits, validate
 
 LIFTS, FILE = "lifts.jsonl", "lift.npz"
 RIDGE = 0.01  # r, of the mean of S P S'
 FALLS = "fall_"
+BARE, ATTACKED = "lift", "lift_attacked"  # the sides, as a line of lifts.jsonl names their nats
+SIDES = {BARE: (HARMFUL, HARMLESS), ATTACKED: (ATTACKED_HARMFUL, ATTACKED_HARMLESS)}
+Pair = tuple[float, float]  # nats of bare and of attacked prompts
 
 
 @dataclasses.dataclass(frozen=True)
 class Lift:
-    """The lift, and the factors that it starts from."""
+    """The two lifts, and the factors that they start from."""
 
-    epoch: int  # after which it was measured
+    epoch: int  # after which they were measured
     last_P: Float[np.ndarray, " P"]  # the factors of that epoch
-    lift_P: Float[np.ndarray, " P"]  # what one nat changes
+    bare_P: Float[np.ndarray, " P"]  # what one nat changes
+    attacked_P: Float[np.ndarray, " P"]
 
-    def by(self, nats: float, config: TuneConfig) -> Float[np.ndarray, " P"]:
+    def by(self, nats: Pair, config: TuneConfig) -> Float[np.ndarray, " P"]:
         """The factors, lifted by so many nats, within their bounds."""
-        return np.clip(self.last_P + np.float32(nats) * self.lift_P, *config.bounds)
+        bare, attacked = map(np.float32, nats)
+        moved_P = self.last_P + bare * self.bare_P + attacked * self.attacked_P
+        return np.clip(moved_P, *config.bounds)
 
     def save(self, folder: Path) -> None:
         """Write it as one file, whole or not at all."""
@@ -71,7 +87,9 @@ class Lift:
         if not (path := folder / FILE).exists():
             return None
         with reading(path), path.open("rb") as file, np.load(file) as arrays:
-            found = cls(int(arrays["epoch"]), arrays["last_P"], arrays["lift_P"])
+            found = cls(
+                int(arrays["epoch"]), *(arrays[f"{n}_P"] for n in ("last", "bare", "attacked"))
+            )
         return found if found.epoch == epoch else None
 
 
@@ -94,44 +112,89 @@ def lifted(
 ) -> tuple[TuneState, dict]:
     """(the state, its last factors lifted as validation likes best, the line of that look).
 
-    Of tune.lifts the highest within the limits on what rises is searched for by halving.
+    Of tune.lifts the highest of each side within the limits on what rises there.
     """
     lift = Lift.load(folder, int(state.epoch))
     if lift is None:
         lift = measured_lift(model, tuned, data.pools, config, preconditioner, state)
         lift.save(folder)
-    log, lifts = History(folder / LIFTS, 0), sorted(config.lifts)
-    asked = {kind: len(verdicts) for kind, verdicts in base.refused.items()}
-    kept, best = {}, lift.last_P
-    low, high = 0, len(lifts)
-    with progress("lift", len(lifts).bit_length(), "lifts") as advance:
-        while low < high:
-            middle = (low + high) // 2
-            theta_P = lift.by(lifts[middle], config)
-            scale_LF = tuned.scale_LF(jnp.asarray(theta_P))
+    log, asked = History(folder / LIFTS, 0), {k: len(v) for k, v in base.refused.items()}
+    looks = most_looks(len(config.lifts))
+    with progress("lift", looks, "lifts") as advance:
+
+        def look(nats: Pair) -> dict[str, float]:
+            scale_LF = tuned.scale_LF(jnp.asarray(lift.by(nats, config)))
             row = scored(validate(model, judge, data.validation, scale_LF), base, config)
-            log.write({"epoch": int(state.epoch), "lift": lifts[middle], **row})
-            if not kept or row["score"] > kept["score"]:
-                kept, best = row | {"lift": lifts[middle]}, theta_P
-            up = not past_rises(row, asked, config)
-            low, high = (middle + 1, high) if up else (low, middle)
+            log.write({"epoch": int(state.epoch), **dict(zip(SIDES, nats, strict=True)), **row})
             advance(1)
-    return dataclasses.replace(state, average_P=best), kept
+            return row
+
+        looked = searched(sorted(config.lifts), look, lambda row: past_rises(row, asked, config))
+    best = max(looked, key=lambda nats: looked[nats]["score"])  # the first of equals
+    kept = looked[best] | dict(zip(SIDES, best, strict=True))
+    return dataclasses.replace(state, average_P=lift.by(best, config)), kept
+
+
+def most_looks(count: int) -> int:
+    """How often `searched` looks at most, of so many lifts."""
+    return count.bit_length() + (count > 1)
+
+
+def searched(
+    lifts: Sequence[float],
+    look: Callable[[Pair], dict[str, float]],
+    past: Callable[[dict[str, float]], tuple[bool, bool]],
+) -> dict[Pair, dict[str, float]]:
+    """What `look` gave of each pair that was looked at, in order.
+
+    Each look halves what is left of `lifts`, in ascending order, on both sides; `past` says on
+    which of them something has risen too far. The last is at the highest of both sides that had
+    not, where no look was there before.
+    """
+    low, high = [0, 0], [len(lifts)] * 2
+    looked: dict[Pair, dict[str, float]] = {}
+    while True:
+        settled = low == high
+        places = [(a + b) // 2 if a < b else max(a - 1, 0) for a, b in zip(low, high, strict=True)]
+        nats = (lifts[places[0]], lifts[places[1]])
+        if nats not in looked:
+            looked[nats] = look(nats)
+        if settled:
+            return looked
+        for side, too_far in enumerate(past(looked[nats])):
+            if low[side] < high[side]:
+                bounds = high if too_far else low
+                bounds[side] = places[side] + (not too_far)
 
 
 def read_lifts(folder: Path) -> list[dict]:
-    """The lines of lifts.jsonl, that of the kept lift marked with kept = True."""
+    """The lines of lifts.jsonl, that of the kept lifts marked with kept = True.
+
+    Runs of earlier versions had one lift, of both sides.
+    """
     path = folder / LIFTS
     with reading(path):
         rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = [{ATTACKED: row[BARE]} | row for row in rows]
     best = max(rows, key=lambda row: row["score"], default=None)  # the first of equals, as above
     return [row | {"kept": True} if row is best else row for row in rows]
 
 
-def past_rises(row: Mapping[str, float], asked: Mapping[str, int], config: TuneConfig) -> bool:
-    """Whether something has risen past its limit; what falls too far calls for a higher lift."""
+def past_rises(
+    row: Mapping[str, float], asked: Mapping[str, int], config: TuneConfig
+) -> tuple[bool, bool]:
+    """Whether something of bare and of attacked prompts has risen past its limit.
+
+    What falls too far calls for a higher lift. Without harmless prompts inside attacks the two
+    sides go together.
+    """
     risen = {name: value for name, value in row.items() if not name.startswith(FALLS)}
-    return over_limits(risen, asked, config.max_over_refusal) > 1e-9
+    inside = {kind: count for kind, count in asked.items() if kind == IN_ATTACK}
+    bare = {kind: count for kind, count in asked.items() if kind != IN_ATTACK}
+    most = config.max_over_refusal
+    outside = over_limits(risen, bare, most) > 1e-9
+    attacked = over_limits(risen | {"perplexity_ratio": 1.0}, inside, most) > 1e-9
+    return outside, attacked if any(inside.values()) else outside
 
 
 def measured_lift(
@@ -142,7 +205,7 @@ def measured_lift(
     preconditioner: Preconditioner,
     state: TuneState,
 ) -> Lift:
-    """The lift at the factors of the last epoch, over attacks that its slopes were not of."""
+    """The lifts at the factors of the last epoch, over attacks that its slopes were not of."""
     last_P = np.asarray(host(state.average_P))
     rows = cell_rows(pools, config.lift_prompts // len(CELLS), turn=int(state.epoch))
     at = functools.partial(measured_slopes, tuned, jnp.asarray(last_P), what=DECISION)
@@ -150,23 +213,29 @@ def measured_lift(
     where = sharding(model.lm.mesh, "")
     slope_MP = np.concatenate([slopes.cells[name] for name in CELLS])
     free_MP = host(divided(preconditioner, put(slope_MP, where)))
-    return Lift(int(state.epoch), last_P, lift_of(slopes, np.asarray(free_MP)).astype(last_P.dtype))
+    lifts = (lift_of(slopes, np.asarray(free_MP), side).astype(last_P.dtype) for side in SIDES)
+    return Lift(int(state.epoch), last_P, *lifts)
 
 
-def lift_of(slopes: CellSlopes, free_MP: Float[np.ndarray, "M P"]) -> Float[np.ndarray, " P"]:
-    """The shortest change by which decisions gain one nat in the mean, all of them about alike.
+def lift_of(
+    slopes: CellSlopes, free_MP: Float[np.ndarray, "M P"], side: str
+) -> Float[np.ndarray, " P"]:
+    """The shortest change by which decisions of a side gain one nat in the mean, the others none.
 
-    `free_MP`: the cells' slopes, one after the other, divided by the preconditioner. Raises a
-    DivergedError where no change lifts them.
+    `free_MP`: the cells' slopes, one after the other, divided by the preconditioner. Zero for a
+    side without prompts. Raises a DivergedError where no change lifts the others.
     """
     slope_MP = np.concatenate([slopes.cells[name] for name in CELLS]).astype(np.float64)
+    mine_M = np.concatenate([np.full(len(slopes.cells[n]), n in SIDES[side]) for n in CELLS])
+    if not mine_M.any():
+        return np.zeros(slope_MP.shape[1])
     kernel_MM = slope_MP @ free_MP.T.astype(np.float64)
     ridge = RIDGE * np.trace(kernel_MM) / max(1, len(kernel_MM))
     lift_P, gain = np.zeros(slope_MP.shape[1]), 0.0
     if ridge > 0:
         system_MM = kernel_MM + ridge * np.eye(len(kernel_MM))
-        lift_P = np.linalg.solve(system_MM, np.ones(len(kernel_MM))) @ free_MP.astype(np.float64)
-        gain = float((slope_MP @ lift_P).mean())
+        lift_P = np.linalg.solve(system_MM, mine_M.astype(float)) @ free_MP.astype(np.float64)
+        gain = float((slope_MP @ lift_P)[mine_M].mean())
     if not 0 < gain < np.inf:
         raise DivergedError(
             "no change of the factors lifts the decisions to refuse: their slopes are 0, or not "

@@ -117,13 +117,16 @@ def test_the_strength_curve_begins_at_the_untuned_model_and_names_what_was_kept(
 
 def test_lifts_are_drawn_in_order_without_the_untuned_model():
     tried = [
-        {"lift": 0.6, "refusal_attack": 0.7, "kept": True},
-        {"lift": -0.5, "refusal_attack": 0.2},
+        {"lift": 0.6, "lift_attacked": 0.3, "refusal_attack": 0.7, "kept": True},
+        {"lift": -0.5, "lift_attacked": 0.9, "refusal_attack": 0.8, "refusal_direct": 0.2},
     ]
-    (panel,) = panels.lifts(tried)
-    curve, kept = drawn(panel).lines
-    assert curve.get_xydata() == pytest.approx(np.array([[-0.5, 20], [0.6, 70]]))
+    bare, attacked = panels.lifts(tried)
+    curve, kept = drawn(bare).lines
+    assert curve.get_xydata() == pytest.approx(np.array([[-0.5, 20]]))
     assert list(kept.get_xdata()) == [0.6, 0.6]
+    curve, kept = drawn(attacked).lines
+    assert curve.get_xydata() == pytest.approx(np.array([[0.3, 70], [0.9, 80]]))
+    assert list(kept.get_xdata()) == [0.3, 0.3]
     assert panels.lifts([]) == []
 
 
@@ -152,7 +155,12 @@ def test_no_legend_covers_a_curve():
         *panels.bars(ROWS, {}, labels_of({})),
         *panels.curves([{"epoch": n, "a_loss": 3.0 - n, "b_loss": 1.0 * n} for n in range(3)]),
         *panels.strengths([{"strength": 1.0, "refusal_attack": 0.7}], {"refusal_attack": 0.1}),
-        *panels.lifts([{"lift": 0.3, "refusal_attack": 0.7}, {"lift": 0.6, "refusal_attack": 0.8}]),
+        *panels.lifts(
+            [
+                {"lift": nats, "lift_attacked": nats, "refusal_attack": 0.7, "refusal_direct": 0.8}
+                for nats in (0.3, 0.6)
+            ]
+        ),
         neuron_panels.cumulative({"safety": np.array([0.5, 1.0])}, {"safety": 1}),
     ]
     for panel in every:

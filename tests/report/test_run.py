@@ -43,8 +43,8 @@ TUNING = report.Tuning(
         {"strength": 0.4, "refusal_attack": 0.5, "refusal_harmless": 0.0, "kept": True},
     ],
     lifts=[
-        {"lift": 0.6, "refusal_attack": 0.9, "refusal_harmless": 0.2, "perplexity_ratio": 1.3},
-        {"lift": 0.0, "refusal_attack": 0.3, "refusal_harmless": 0.0, "kept": True},
+        {"lift": 0.6, "lift_attacked": 0.3, "refusal_attack": 0.9, "perplexity_ratio": 1.3},
+        {"lift": 0.0, "lift_attacked": 0.9, "refusal_attack": 0.3, "kept": True},
     ],
 )
 PNG = b"\x89PNG\r\n"
@@ -184,11 +184,12 @@ def test_why_the_strength_is_kept(kept, says, tmp_path):
 
 def test_the_lift_that_was_kept_is_said_with_what_was_tried(folder):
     shown = tables.lift_table(TUNING.lifts)
-    assert [line[0] for line in shown.lines] == ["0", "0.6"]
+    assert [line[:2] for line in shown.lines] == [["0", "0.9"], ["0.6", "0.3"]]
     assert shown.lines[0][-2:] == ["x 1.00", "kept"] and shown.lines[1][-2:] == ["x 1.30", ""]
     for file in ("report.md", "report.html"):
         text = (folder / file).read_text()
-        assert "Chosen of these: a lift of 0 nats" in text and "lift, nats" in text
+        assert "Chosen of these: a lift of 0 nats, and of 0.9 inside attacks" in text
+        assert "lift, nats" in text
 
 
 def test_every_number_stands_in_the_report_with_its_interval(folder):

@@ -1,6 +1,7 @@
-"""The lift: as short as can be, the same for all prompts, and as high as validation allows."""
+"""The lifts: as short as can be, each of its side alone, and as high as validation allows."""
 
 import dataclasses
+import itertools
 import json
 from types import SimpleNamespace
 from unittest import mock
@@ -15,13 +16,26 @@ from nt_jax.errors import DivergedError
 from nt_jax.run.stages import best_state
 from nt_jax.train import level, tune
 from nt_jax.train.cells import CELLS
-from nt_jax.train.level import RIDGE, Lift, lift_of, lifted, read_lifts, unlifted
+from nt_jax.train.level import (
+    ATTACKED,
+    BARE,
+    RIDGE,
+    SIDES,
+    Lift,
+    lift_of,
+    lifted,
+    most_looks,
+    past_rises,
+    read_lifts,
+    searched,
+    unlifted,
+)
 from nt_jax.train.outer import divided
 from nt_jax.train.preconditioner import make_preconditioner
 from nt_jax.train.slopes import CellSlopes
 from nt_jax.train.tune import fresh_state
 from nt_jax.train.tuned_layers import TunedLayers
-from nt_jax.train.validate import HARMLESS, Look
+from nt_jax.train.validate import HARMLESS, IN_ATTACK, Look
 from tests.run import small
 from tests.train.test_maml import NEURONS, THETA, model
 from tests.train.test_tune import REGRESSION, grouped
@@ -30,9 +44,11 @@ from tests.train.test_validate import verdict
 # In the upper of two layers alone, which tuning then counts from 0.
 UPPER = dataclasses.replace(NEURONS, layer_P=np.ones_like(NEURONS.layer_P))
 LIFTS = (0.6, -0.5, 1.5, 0.0, 0.9, 0.3, 1.2)  # as they come: halving puts them in order
-LIFT = np.linspace(0.01, 0.02, len(THETA)).astype(np.float32)
+BARE_LIFT = np.linspace(0.01, 0.02, len(THETA)).astype(np.float32)
+ATTACKED_LIFT = np.linspace(0.03, 0.01, len(THETA)).astype(np.float32)
 BASE = Look(
-    {"refusal_attack": 0.4, "refusal_direct": 0.4, "perplexity": 9.0}, {HARMLESS: verdict(150, 0)}
+    {"refusal_attack": 0.4, "refusal_direct": 0.4, "perplexity": 9.0},
+    {HARMLESS: verdict(150, 0), IN_ATTACK: verdict(150, 0)},
 )
 
 
@@ -43,53 +59,80 @@ def drawn(rows: int = 3, neurons: int = 40) -> CellSlopes:
     return CellSlopes(cells, {name: np.zeros(rows) for name in CELLS})
 
 
-def test_the_lift_is_the_shortest_change_by_which_all_gain_alike(x64):
+@pytest.mark.parametrize("side", SIDES)
+def test_a_lift_is_the_shortest_change_by_which_its_side_alone_gains(x64, side):
     slopes, draw = drawn(), np.random.default_rng(1)
     own_MP = draw.normal(size=(20, 40))
     slope_MP = np.concatenate([slopes.cells[name] for name in CELLS]).astype(np.float64)
+    mine_M = np.repeat([("attacked" in name) == (side == ATTACKED) for name in CELLS], 3)
     free_MP = np.asarray(divided(make_preconditioner(own_MP, 1e-3), jnp.asarray(slope_MP)))
-    lift_P = lift_of(slopes, free_MP)
+    lift_P = lift_of(slopes, free_MP, side)
     # By hand, with the norm as one dense matrix, and as the minimum of what is minimised.
     fisher_PP = own_MP.T @ own_MP
     norm_PP = np.eye(40) + fisher_PP / (1e-3 * np.trace(fisher_PP))
     kernel_MM = slope_MP @ np.linalg.solve(norm_PP, slope_MP.T)
     ridge = RIDGE * np.trace(kernel_MM) / 12
     system_PP = slope_MP.T @ slope_MP / ridge + norm_PP
-    least_P = np.linalg.solve(system_PP, slope_MP.T @ np.ones(12) / ridge)
-    np.testing.assert_allclose(lift_P, least_P / (slope_MP @ least_P).mean(), rtol=1e-5)
+    least_P = np.linalg.solve(system_PP, slope_MP.T @ mine_M.astype(float) / ridge)
+    np.testing.assert_allclose(lift_P, least_P / (slope_MP @ least_P)[mine_M].mean(), rtol=1e-5)
     moved_M = slope_MP @ lift_P
-    assert moved_M.mean() == pytest.approx(1) and np.abs(moved_M - 1).max() < 0.1
-    plain_P = slope_MP.mean(axis=0)  # a change that is as good in the mean, and longer
-    plain_P /= (slope_MP @ plain_P).mean()
-    assert lift_P @ norm_PP @ lift_P < plain_P @ norm_PP @ plain_P
-    assert np.abs(slope_MP @ plain_P - 1).max() > 0.3
+    assert moved_M[mine_M].mean() == pytest.approx(1)
+    assert np.abs(moved_M - mine_M).max() < 0.1  # all alike, the other side not at all
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan])
 def test_slopes_of_nothing_lift_nothing(value):
     none = CellSlopes({name: np.full((2, 5), value, np.float32) for name in CELLS})
     with pytest.raises(DivergedError, match=r"slopes are 0, or not finite.*tune\.lifts=\[\]"):
-        lift_of(none, np.full((8, 5), value))
+        lift_of(none, np.full((8, 5), value), BARE)
 
 
-def look(lift: float, limit: float, rises_from: float) -> Look:
-    """Refusals of harm rise with the lift, from below the untuned model's; past the limit others"""
-    rate = 0.4 + 0.2 * (lift - rises_from)
-    rates = {"refusal_attack": rate, "refusal_direct": rate + 0.1, "perplexity": 9.0}
-    return Look(rates, {HARMLESS: verdict(150, 60 if lift > limit else 0)})
+def test_a_side_without_prompts_has_no_lift():
+    whole = drawn()
+    cells = {n: s[: 0 if "attacked" in n else 3] for n, s in whole.cells.items()}
+    slopes = CellSlopes(cells, {name: np.zeros(len(rows)) for name, rows in cells.items()})
+    free_MP = np.concatenate([cells[name] for name in CELLS])
+    assert not lift_of(slopes, free_MP, ATTACKED).any() and lift_of(slopes, free_MP, BARE).any()
 
 
-def searched(tmp_path, monkeypatch, limit: float, rises_from: float = -0.5, **settings):
-    """(the state afterwards, the line of the kept lift, the lifts that were looked at)."""
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 8])
+def test_the_highest_of_both_sides_is_found_wherever_the_limits_are(count):
+    """Brute force: every pair of limits, below the lowest lift and above the highest as well."""
+    lifts = [0.3 * n for n in range(count)]
+
+    def found(limits):
+        def past(row):
+            return tuple(place > m for place, m in zip(row["places"], limits, strict=True))
+
+        return searched(lifts, lambda nats: {"places": [*map(lifts.index, nats)]}, past)
+
+    for limits in itertools.product(range(-1, count), repeat=2):
+        looked = found(limits)
+        assert len(looked) <= most_looks(count)
+        assert tuple(lifts[max(limit, 0)] for limit in limits) in looked
+
+
+def look(nats, limits, rises_from: float) -> Look:
+    """Refusals of harm rise with the lifts, from below the untuned model's; past limits others."""
+    bare, attacked = (0.4 + 0.2 * (each - rises_from) for each in nats)
+    rates = {"refusal_attack": attacked, "refusal_direct": bare + 0.1, "perplexity": 9.0}
+    refused = {HARMLESS: verdict(150, 60 if nats[0] > limits[0] else 0)}
+    return Look(rates, refused | {IN_ATTACK: verdict(150, 60 if nats[1] > limits[1] else 0)})
+
+
+def lifted_within(tmp_path, monkeypatch, limits, rises_from: float = -0.5, **settings):
+    """(the state afterwards, the line of the kept lifts, the lifts that were looked at)."""
     looked, config = [], TuneConfig(**{"lifts": LIFTS, **settings})
+    moves_2P = np.stack([BARE_LIFT, ATTACKED_LIFT])
 
     def validate(chat, judge, prompts, scale_LF):
-        now_P = np.asarray(scale_LF)[UPPER.layer_P, UPPER.index_P]
-        looked.append(round(float((now_P[0] - THETA[0]) / LIFT[0]), 3))
-        return look(looked[-1], limit, rises_from)
+        now_P = np.asarray(scale_LF)[UPPER.layer_P, UPPER.index_P] - THETA
+        nats = np.linalg.lstsq(moves_2P.T, now_P, rcond=None)[0]
+        looked.append(tuple(float(each) for each in np.round(nats, 3) + 0.0))
+        return look(looked[-1], limits, rises_from)
 
     def measured(chat, tuned, pools, config, metric, state):
-        return Lift(int(state.epoch), np.asarray(state.average_P), LIFT)
+        return Lift(int(state.epoch), np.asarray(state.average_P), BARE_LIFT, ATTACKED_LIFT)
 
     monkeypatch.setattr(level, "validate", validate)
     monkeypatch.setattr(level, "measured_lift", measured)
@@ -103,44 +146,66 @@ def searched(tmp_path, monkeypatch, limit: float, rises_from: float = -0.5, **se
     return state, kept, looked
 
 
-@pytest.mark.parametrize("limit", sorted(LIFTS))
-def test_the_highest_within_the_limits_is_found_in_three_looks_of_seven(
-    tmp_path, monkeypatch, limit
-):
-    state, kept, looked = searched(tmp_path, monkeypatch, limit)
-    assert len(looked) == len(set(looked)) == 3 and looked[0] == 0.6 and limit in looked
-    np.testing.assert_allclose(state.average_P, THETA + limit * LIFT, rtol=1e-5)
-    assert kept["lift"] == limit and kept["score"] == pytest.approx(0.4 + 0.2 * (limit + 0.5))
+@pytest.mark.parametrize("limits", [(0.6, 0.6), (-0.5, 1.5), (0.9, 0.0), (0.3, 1.2)])
+def test_the_best_within_the_limits_is_kept_and_written_down(tmp_path, monkeypatch, limits):
+    state, kept, looked = lifted_within(tmp_path, monkeypatch, limits)
+    assert looked[0] == (0.6, 0.6) and limits in looked and len(looked) <= 4
+    wanted_P = THETA + limits[0] * BARE_LIFT + limits[1] * ATTACKED_LIFT
+    np.testing.assert_allclose(state.average_P, wanted_P, rtol=1e-5)
+    assert (kept[BARE], kept[ATTACKED]) == limits
+    least = min(0.4 + 0.2 * (limits[1] + 0.5), 0.5 + 0.2 * (limits[0] + 0.5))
+    assert kept["score"] == pytest.approx(least)
     rows = read_lifts(tmp_path)
-    assert [row["lift"] for row in rows] == looked
-    assert [row["lift"] for row in rows if row.get("kept")] == [limit]
+    assert [(row[BARE], row[ATTACKED]) for row in rows] == looked
+    assert [(row[BARE], row[ATTACKED]) for row in rows if row.get("kept")] == [limits]
+
+
+def test_lines_of_one_lift_are_read_as_of_both_sides(tmp_path):
+    (tmp_path / "lifts.jsonl").write_text('{"lift": 0.3, "score": 0.5}\n')
+    assert read_lifts(tmp_path) == [{BARE: 0.3, ATTACKED: 0.3, "score": 0.5, "kept": True}]
 
 
 def test_where_refusals_of_harm_fell_too_far_the_search_goes_up(tmp_path, monkeypatch):
     """Fewer refusals than untuned below 1.2: that is no reason to go lower still."""
-    _, kept, looked = searched(tmp_path, monkeypatch, limit=9, rises_from=1.1)
-    assert looked == [0.6, 1.2, 1.5] and kept["lift"] == 1.5
+    _, kept, looked = lifted_within(tmp_path, monkeypatch, limits=(9, 9), rises_from=1.1)
+    assert looked == [(0.6, 0.6), (1.2, 1.2), (1.5, 1.5)] and kept[BARE] == 1.5
 
 
 def test_where_nothing_lies_within_the_limits_the_nearest_is_kept(tmp_path, monkeypatch):
-    _, kept, looked = searched(tmp_path, monkeypatch, limit=-9)
-    assert looked == [0.6, 0.0, -0.5] and kept["score"] < -1
-    assert kept["lift"] == 0.6  # all are as far from them: the lesser of two, in thousandths
+    _, kept, looked = lifted_within(tmp_path, monkeypatch, limits=(-9, -9))
+    assert looked == [(0.6, 0.6), (0.0, 0.0), (-0.5, -0.5)] and kept["score"] < -1
+    assert kept[BARE] == 0.6  # all are as far from them: the lesser of two, in thousandths
+
+
+def test_each_side_has_its_own_limits_and_both_go_together_without_prompts_in_attacks():
+    rises = {"rise_harmless": 0.2, "rise_harmless_bound": 0.2, "rise_attacked_harmless": 0.0,
+             "rise_attacked_harmless_bound": 0.0, "perplexity_ratio": 1.0}  # fmt: skip
+    asked, config = {HARMLESS: 150, IN_ATTACK: 150}, TuneConfig()
+    assert past_rises(rises, asked, config) == (True, False)
+    other = {name: 0.2 if IN_ATTACK in name else 0.0 for name in rises}
+    assert past_rises(other, asked, config) == (False, True)
+    assert past_rises(rises | {"rise_harmless_bound": 0.0, "perplexity_ratio": 1.2}, asked, config)[
+        0
+    ]
+    assert past_rises(rises, {HARMLESS: 150}, config) == (True, True)
+    fallen = {name: 0.0 for name in rises} | {"fall_attack": 0.9, "fall_direct": 0.9}
+    assert past_rises(fallen, asked, config) == (False, False)
 
 
 def test_a_lift_starts_from_the_unlifted_factors_however_often(tmp_path, monkeypatch):
-    first, *_ = searched(tmp_path, monkeypatch, 0.9)
+    first, *_ = lifted_within(tmp_path, monkeypatch, (0.9, 0.3))
     config = TuneConfig(lifts=LIFTS)
     after = dataclasses.replace(fresh_state(config, UPPER), average_P=first.average_P, epoch=3)
     np.testing.assert_array_equal(unlifted(after, tmp_path).average_P, THETA.astype(np.float32))
     later = dataclasses.replace(after, epoch=4)  # an epoch further it is another lift
     np.testing.assert_array_equal(unlifted(later, tmp_path).average_P, first.average_P)
-    again, *_ = searched(tmp_path, monkeypatch, 0.9)
+    again, *_ = lifted_within(tmp_path, monkeypatch, (0.9, 0.3))
     np.testing.assert_array_equal(again.average_P, first.average_P)
 
 
 def test_lifted_factors_keep_to_their_bounds(tmp_path, monkeypatch):
-    state, *_ = searched(tmp_path, monkeypatch, limit=1.5, factor_max=float(THETA.max()))
+    settings = {"factor_max": float(THETA.max())}
+    state, *_ = lifted_within(tmp_path, monkeypatch, limits=(1.5, 1.5), **settings)
     assert np.max(state.average_P) == np.float32(THETA.max())
     assert np.min(state.average_P) > np.min(THETA)
 
@@ -173,10 +238,12 @@ def test_a_lifted_run_resumes_byte_for_byte(finished, tmp_path, stop):
     train = tmp_path / "whole" / "train"
     kept = next(row for row in read_lifts(train) if row.get("kept"))
     lift = Lift.load(train, 2)
-    np.testing.assert_array_equal(whole.average_P, lift.by(kept["lift"], TuneConfig()))
+    np.testing.assert_array_equal(
+        whole.average_P, lift.by((kept[BARE], kept[ATTACKED]), TuneConfig())
+    )
     np.testing.assert_array_equal(lift.last_P, np.asarray(whole.theta_P))
-    assert np.abs(lift.lift_P).max() > 0
+    assert np.abs(lift.bare_P).max() > 0 and np.abs(lift.attacked_P).max() > 0
     log = [json.loads(line) for line in (train / "strengths.jsonl").read_text().splitlines()]
-    assert {row["strength"]: row.get("lift") for row in log}[1.0] == kept["lift"]
+    assert {row["strength"]: row.get(BARE) for row in log}[1.0] == kept[BARE]
     cut = (tmp_path / "cut" / "train" / "lifts.jsonl").read_bytes()
     assert cut == (train / "lifts.jsonl").read_bytes()

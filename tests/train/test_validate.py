@@ -48,7 +48,7 @@ def records(harmful=40, plain=60, hard=20, templates=4) -> Records:
 
 
 def test_every_kind_has_its_share_of_the_answers():
-    found, answers = Validation.of(records(), 500), 500
+    found, answers = Validation.of(records(), 600), 600
     assert sum(KINDS.values()) == pytest.approx(1)
     assert list(found.prompts) == list(found.asked) == list(KINDS)
     for kind, share in KINDS.items():
@@ -58,7 +58,7 @@ def test_every_kind_has_its_share_of_the_answers():
 
 
 def test_prompts_are_taken_evenly_over_the_blocks_of_a_file():
-    found = Validation.of(records(), 500)
+    found = Validation.of(records(), 600)
     numbers = {kind: [int(text.split()[-1]) for text in found.asked[kind]] for kind in KINDS}
     assert numbers[ATTACK] == numbers[DIRECT] == [40 * n // 18 for n in range(18)]
     assert numbers[HARMLESS] == [60 * n // 26 for n in range(26)]
@@ -69,19 +69,19 @@ def test_prompts_are_taken_evenly_over_the_blocks_of_a_file():
 
 
 def test_only_requests_that_sound_harmless_stand_for_the_harmless_ones():
-    found = Validation.of(records(), 500)
+    found = Validation.of(records(), 600)
     for kind in (HARMLESS, IN_ATTACK):
         assert all(text.startswith("ask") for text in found.asked[kind])
     assert all(text.startswith("hard") for text in found.prompts[SOUNDS_HARMFUL])
     assert not set(found.asked[HARMLESS]) & set(found.asked[IN_ATTACK])
-    few = Validation.of(records(plain=35), 500)  # 26 bare, and 18 in attacks: 9 are asked twice
+    few = Validation.of(records(plain=35), 600)  # 26 bare, and 18 in attacks: 9 are asked twice
     assert len(set(few.asked[HARMLESS]) & set(few.asked[IN_ATTACK])) == 9
-    only = Validation.of(records(plain=0), 500)  # data that know no other kind
+    only = Validation.of(records(plain=0), 600)  # data that know no other kind
     assert len(only.prompts[HARMLESS]) == 20 and not only.prompts[SOUNDS_HARMFUL]
 
 
 def test_attacked_prompts_are_the_requests_inside_attacks():
-    found, made = Validation.of(records(), 500), records()
+    found, made = Validation.of(records(), 600), records()
     around = [template.text for template in made.templates]
     for kind in (ATTACK, IN_ATTACK):
         used = set()

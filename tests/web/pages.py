@@ -31,7 +31,7 @@ def tuning(layers: int = 80) -> Tuning:
         for s in (0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2)
     ]
     lifts = [
-        {"lift": nats, "perplexity_ratio": 1.1, "kept": nats == 0.3}
+        {"lift": nats, "lift_attacked": nats, "perplexity_ratio": 1.1, "kept": nats == 0.3}
         | {f"refusal_{kind}": min(1.0, (nats + 1) * rng.uniform(0.2, 0.5)) for kind in KINDS}
         for nats in (0.0, 0.3, 0.6)
     ]
