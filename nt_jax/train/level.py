@@ -110,9 +110,10 @@ def lifted(
     base: Look,
     folder: Path,
 ) -> tuple[TuneState, dict]:
-    """(the state, its last factors lifted as validation likes best, the line of that look).
+    """(the state with its last factors lifted, the line of that look).
 
-    Of tune.lifts the highest of each side within the limits on what rises there.
+    By the highest of tune.lifts on each side within the limits on what rises there; where the two
+    together are past a limit, by what scored best of all that was looked at.
     """
     lift = Lift.load(folder, int(state.epoch))
     if lift is None:
@@ -129,8 +130,13 @@ def lifted(
             advance(1)
             return row
 
-        looked = searched(sorted(config.lifts), look, lambda row: past_rises(row, asked, config))
-    best = max(looked, key=lambda nats: looked[nats]["score"])  # the first of equals
+        def past(row: Mapping[str, float]) -> tuple[bool, bool]:
+            return past_rises(row, asked, config)
+
+        looked, best = searched(sorted(config.lifts), look, past)
+    if looked[best]["score"] < 0:
+        best = max(looked, key=lambda nats: looked[nats]["score"])  # the first of equals
+    mark_kept(folder / LIFTS, best)
     kept = looked[best] | dict(zip(SIDES, best, strict=True))
     return dataclasses.replace(state, average_P=lift.by(best, config)), kept
 
@@ -144,8 +150,8 @@ def searched(
     lifts: Sequence[float],
     look: Callable[[Pair], dict[str, float]],
     past: Callable[[dict[str, float]], tuple[bool, bool]],
-) -> dict[Pair, dict[str, float]]:
-    """What `look` gave of each pair that was looked at, in order.
+) -> tuple[dict[Pair, dict[str, float]], Pair]:
+    """(what `look` gave of each pair that was looked at, in order; the highest within the limits).
 
     Each look halves what is left of `lifts`, in ascending order, on both sides; `past` says on
     which of them something has risen too far. The last is at the highest of both sides that had
@@ -160,7 +166,7 @@ def searched(
         if nats not in looked:
             looked[nats] = look(nats)
         if settled:
-            return looked
+            return looked, nats
         for side, too_far in enumerate(past(looked[nats])):
             if low[side] < high[side]:
                 bounds = high if too_far else low
@@ -170,14 +176,23 @@ def searched(
 def read_lifts(folder: Path) -> list[dict]:
     """The lines of lifts.jsonl, that of the kept lifts marked with kept = True.
 
-    Runs of earlier versions had one lift, of both sides.
+    Runs of earlier versions had one lift, of both sides, and kept the best score.
     """
     path = folder / LIFTS
     with reading(path):
         rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    rows = [{ATTACKED: row[BARE]} | row for row in rows]
-    best = max(rows, key=lambda row: row["score"], default=None)  # the first of equals, as above
-    return [row | {"kept": True} if row is best else row for row in rows]
+        rows = [{ATTACKED: row[BARE]} | row for row in rows]
+        if rows and not any(row.get("kept") for row in rows):
+            max(rows, key=lambda row: row["score"])["kept"] = True  # the first of equals
+    return rows
+
+
+def mark_kept(path: Path, best: Pair) -> None:
+    """Write kept = True into the line of these lifts."""
+    with reading(path):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        mine = [row | {"kept": True} if (row[BARE], row[ATTACKED]) == best else row for row in rows]
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in mine).encode())
 
 
 def past_rises(

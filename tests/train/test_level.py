@@ -107,20 +107,20 @@ def test_the_highest_of_both_sides_is_found_wherever_the_limits_are(count):
         return searched(lifts, lambda nats: {"places": [*map(lifts.index, nats)]}, past)
 
     for limits in itertools.product(range(-1, count), repeat=2):
-        looked = found(limits)
-        assert len(looked) <= most_looks(count)
-        assert tuple(lifts[max(limit, 0)] for limit in limits) in looked
+        looked, highest = found(limits)
+        assert len(looked) <= most_looks(count) and highest in looked
+        assert highest == tuple(lifts[max(limit, 0)] for limit in limits)
 
 
-def look(nats, limits, rises_from: float) -> Look:
+def look(nats, limits, rises_from: float, more_direct: float = 0.1) -> Look:
     """Refusals of harm rise with the lifts, from below the untuned model's; past limits others."""
     bare, attacked = (0.4 + 0.2 * (each - rises_from) for each in nats)
-    rates = {"refusal_attack": attacked, "refusal_direct": bare + 0.1, "perplexity": 9.0}
+    rates = {"refusal_attack": attacked, "refusal_direct": bare + more_direct, "perplexity": 9.0}
     refused = {HARMLESS: verdict(150, 60 if nats[0] > limits[0] else 0)}
     return Look(rates, refused | {IN_ATTACK: verdict(150, 60 if nats[1] > limits[1] else 0)})
 
 
-def lifted_within(tmp_path, monkeypatch, limits, rises_from: float = -0.5, **settings):
+def lifted_within(tmp_path, monkeypatch, limits, rates=(-0.5, 0.1), **settings):
     """(the state afterwards, the line of the kept lifts, the lifts that were looked at)."""
     looked, config = [], TuneConfig(**{"lifts": LIFTS, **settings})
     moves_2P = np.stack([BARE_LIFT, ATTACKED_LIFT])
@@ -129,7 +129,7 @@ def lifted_within(tmp_path, monkeypatch, limits, rises_from: float = -0.5, **set
         now_P = np.asarray(scale_LF)[UPPER.layer_P, UPPER.index_P] - THETA
         nats = np.linalg.lstsq(moves_2P.T, now_P, rcond=None)[0]
         looked.append(tuple(float(each) for each in np.round(nats, 3) + 0.0))
-        return look(looked[-1], limits, rises_from)
+        return look(looked[-1], limits, *rates)
 
     def measured(chat, tuned, pools, config, metric, state):
         return Lift(int(state.epoch), np.asarray(state.average_P), BARE_LIFT, ATTACKED_LIFT)
@@ -160,6 +160,13 @@ def test_the_best_within_the_limits_is_kept_and_written_down(tmp_path, monkeypat
     assert [(row[BARE], row[ATTACKED]) for row in rows if row.get("kept")] == [limits]
 
 
+def test_a_side_goes_up_to_its_limit_though_the_score_is_that_of_the_other(tmp_path, monkeypatch):
+    """Direct requests are refused less often than attacked ones at whatever lift."""
+    _, kept, looked = lifted_within(tmp_path, monkeypatch, (0.6, 1.5), rates=(-0.5, -0.3))
+    assert looked[0] == (0.6, 0.6) and kept["score"] == pytest.approx(0.32)
+    assert (kept[BARE], kept[ATTACKED]) == (0.6, 1.5)
+
+
 def test_lines_of_one_lift_are_read_as_of_both_sides(tmp_path):
     (tmp_path / "lifts.jsonl").write_text('{"lift": 0.3, "score": 0.5}\n')
     assert read_lifts(tmp_path) == [{BARE: 0.3, ATTACKED: 0.3, "score": 0.5, "kept": True}]
@@ -167,7 +174,7 @@ def test_lines_of_one_lift_are_read_as_of_both_sides(tmp_path):
 
 def test_where_refusals_of_harm_fell_too_far_the_search_goes_up(tmp_path, monkeypatch):
     """Fewer refusals than untuned below 1.2: that is no reason to go lower still."""
-    _, kept, looked = lifted_within(tmp_path, monkeypatch, limits=(9, 9), rises_from=1.1)
+    _, kept, looked = lifted_within(tmp_path, monkeypatch, limits=(9, 9), rates=(1.1, 0.1))
     assert looked == [(0.6, 0.6), (1.2, 1.2), (1.5, 1.5)] and kept[BARE] == 1.5
 
 
