@@ -162,8 +162,8 @@ def test_the_best_within_the_limits_is_kept_and_written_down(tmp_path, monkeypat
 
 def test_a_side_goes_up_to_its_limit_though_the_score_is_that_of_the_other(tmp_path, monkeypatch):
     """Direct requests are refused less often than attacked ones at whatever lift."""
-    _, kept, looked = lifted_within(tmp_path, monkeypatch, (0.6, 1.5), rates=(-0.5, -0.3))
-    assert looked[0] == (0.6, 0.6) and kept["score"] == pytest.approx(0.32)
+    _, kept, looked = lifted_within(tmp_path, monkeypatch, (0.6, 1.5), rates=(-0.5, -0.2))
+    assert looked[0] == (0.6, 0.6) and kept["score"] == pytest.approx(0.42)
     assert (kept[BARE], kept[ATTACKED]) == (0.6, 1.5)
 
 
