@@ -181,7 +181,7 @@ class TuneConfig(Frozen):
     """how much of their past the validated factors keep: an exponential mean over epochs; 0 = the
     last step's factors"""
     validation_answers: int = Field(default=3600, ge=0)
-    """answers that validation may generate, over the untuned model, four lifts and a strength.
+    """answers that validation may generate, over the untuned model, five lifts.
     More: rises of refusals of harmless requests are known to be within their limits, not only
     estimated; 0 = none, and the last factors are kept as they are"""
     validate_every: int = Field(default=0, ge=0)
@@ -197,10 +197,9 @@ class TuneConfig(Frozen):
     """nats by which the last factors may bring bare prompts, and those inside attacks, nearer a
     refusal: of both the highest within the limits is searched for by halving, and the best seen is
     kept; [] = none. They are made of slopes, so only under tune.outer = regression"""
-    strengths: tuple[Strength, ...] = (0.8, 1.0, 1.2)
+    strengths: tuple[Strength, ...] = ()
     """how far to go from 1 to the learned and lifted factors, 0 or more: the strongest within the
-    limits is searched for by halving, and the best seen is kept; [] = as learned. After
-    tune.lifts only those below 1 are, where no lift is within the limits"""
+    limits is searched for by halving, and the best seen is kept; [] = as learned"""
     max_over_refusal: float = Field(default=0.03, ge=0, le=1)
     """rise in refused harmless requests that validation allows; of those that sound harmful or
     stand inside attacks it allows 10 points, of perplexity 15 %; refusals of harm may fall by 5
@@ -252,11 +251,8 @@ class TuneConfig(Frozen):
     @property
     def last_looks(self) -> int:
         """Validations after the last epoch, at most: by halving; strength 1 was seen as a lift."""
-        if not self.lifts:
-            return len(self.strengths).bit_length()
-        left = [strength for strength in self.strengths if strength <= 1]
-        lifts = len(self.lifts).bit_length() + (len(self.lifts) > 1)
-        return lifts + len(left).bit_length() - (1.0 in left)
+        lifts = len(self.lifts).bit_length() + 2 * (len(self.lifts) > 1)
+        return lifts + len(self.strengths).bit_length() - bool(lifts and 1.0 in self.strengths)
 
     @property
     def lift_prompts(self) -> int:

@@ -56,7 +56,6 @@ DEPARTURES = (
     Row("tune.attacked_harmless_fraction", 0.0, "an attack alone is no reason to refuse"),
     Row("tune.sounds_harmful_fraction", 0.0, "words alone are no reason to refuse"),
     Row("tune.lifts", (), "how near a refusal all prompts are is chosen, not left to chance"),
-    Row("tune.strengths", (), "how far to go is chosen once the direction is known"),
     Row("eval.datasets", FIVE_SETS, "runs without a gated data set"),
     Row("eval.judges", (CLASSIFIER, "phrases"), "needs no torch"),
     Row("eval.max_new_tokens", 600, "a refusal shows in its first sentences"),
@@ -71,6 +70,7 @@ AS_PRINTED = {
     "attribution.examples_per_type": 1, "neurons.first_layer": 0,
     "tune.order": 2, "tune.utility_sign": "printed", "tune.kl_weight": 0.0,
     "tune.token_decay": 1.0, "tune.average": 0.0, "tune.schedule": "constant",
+    "tune.strengths": (),
 }  # fmt: skip
 # The paper prints nothing, or counts for one model: ours in both, or the dial of a run.
 OURS = frozenset({

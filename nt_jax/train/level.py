@@ -143,7 +143,7 @@ def lifted(
 
 def most_looks(count: int) -> int:
     """How often `searched` looks at most, of so many lifts."""
-    return count.bit_length() + (count > 1)
+    return count.bit_length() + 2 * (count > 1)
 
 
 def searched(
@@ -154,10 +154,10 @@ def searched(
     """(what `look` gave of each pair that was looked at, in order; the highest within the limits).
 
     Each look halves what is left of `lifts`, in ascending order, on both sides; `past` says on
-    which of them something has risen too far. The last is at the highest of both sides that had
-    not, where no look was there before.
+    which of them something has risen too far. Then comes the highest of both sides that had not,
+    and where the two together have, once, the next lower one.
     """
-    low, high = [0, 0], [len(lifts)] * 2
+    low, high, lowered = [0, 0], [len(lifts)] * 2, False
     looked: dict[Pair, dict[str, float]] = {}
     while True:
         settled = low == high
@@ -165,12 +165,16 @@ def searched(
         nats = (lifts[places[0]], lifts[places[1]])
         if nats not in looked:
             looked[nats] = look(nats)
-        if settled:
+        too_far = past(looked[nats])
+        if settled and (lowered or not any(too_far)):
             return looked, nats
-        for side, too_far in enumerate(past(looked[nats])):
-            if low[side] < high[side]:
-                bounds = high if too_far else low
-                bounds[side] = places[side] + (not too_far)
+        for side, down in enumerate(too_far):
+            if settled and down:
+                low[side] = high[side] = places[side]
+            elif low[side] < high[side]:
+                bounds = high if down else low
+                bounds[side] = places[side] + (not down)
+        lowered = settled
 
 
 def read_lifts(folder: Path) -> list[dict]:

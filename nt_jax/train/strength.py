@@ -47,8 +47,7 @@ def calibrate(
 ) -> TuneState:
     """The state with the best strength of its last factors kept, where that beats every epoch.
 
-    `known`: what validation saw of strength 1 already (nt_jax/train/level.py). Lifts are the better
-    way up, so no strength above 1 is tried then.
+    `known`: what validation saw of strength 1 already (nt_jax/train/level.py).
 
     Strength s goes the share s of the way from 1 to the learned factors. Tuning decides which
     neurons to turn and how far against each other; how far in all trades refusals of harm for
@@ -58,8 +57,6 @@ def calibrate(
     log, ones_LF = History(folder / STRENGTHS, 0), model.lm.ones_LF
     as_learned = [] if config.validate_every and known is None else [1.0]
     strengths = sorted(config.strengths) or as_learned
-    if known is not None:
-        strengths = [strength for strength in strengths if strength <= 1]
 
     def remember(state: TuneState, strength: float, row: Mapping[str, float]) -> TuneState:
         log.write({"epoch": int(state.epoch), "strength": strength, **row})

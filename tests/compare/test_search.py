@@ -130,11 +130,11 @@ def test_validations_inside_a_fit_use_up_the_budget(data, tmp_path):
 @pytest.mark.parametrize(
     ("tune", "expected"),
     [
-        ({}, 6),  # four lifts and one strength: too few to search anything
+        ({}, 6),  # five lifts and one more: too few to search anything
         (
             {"epochs": 45, "validate_every": 5},
             15,
-        ),  # nine epochs, four lifts, one strength, one more
+        ),  # nine epochs, five lifts, one more
         ({"epochs": 11, "validate_every": 2, "strengths": (0.5, 0.7, 2), "lifts": ()}, 9),
         ({"epochs": 12, "validate_every": 2, "strengths": (), "lifts": ()}, 7),
         ({"epochs": 100, "validate_every": 5}, 15),  # more than the grids hold: the report says

@@ -112,6 +112,19 @@ def test_the_highest_of_both_sides_is_found_wherever_the_limits_are(count):
         assert highest == tuple(lifts[max(limit, 0)] for limit in limits)
 
 
+@pytest.mark.parametrize("most", [0.6, 0.3])  # of the second the lower pair is past it as well
+def test_where_the_two_together_are_past_a_limit_the_next_lower_is_looked_at_once(most):
+    """Bare prompts bear 0.6 nats while attacked ones have as many, and `most` are too many else."""
+
+    def past(row):
+        bare, attacked = row["nats"]
+        return bare > 0.6 or (attacked < 0.6 and bare >= most), attacked > 0.3
+
+    looked, highest = searched([0.0, 0.3, 0.6, 0.9], lambda nats: {"nats": nats}, past)
+    assert [*looked] == [(0.6, 0.6), (0.9, 0.3), (0.6, 0.3), (0.3, 0.3)]
+    assert highest == (0.3, 0.3) and len(looked) <= most_looks(4)
+
+
 def look(nats, limits, rises_from: float, more_direct: float = 0.1) -> Look:
     """Refusals of harm rise with the lifts, from below the untuned model's; past limits others."""
     bare, attacked = (0.4 + 0.2 * (each - rises_from) for each in nats)
