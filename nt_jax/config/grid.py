@@ -16,6 +16,7 @@ from nt_jax.errors import ConfigError
 SECTIONS = ("neurons", "tune")  # what may differ between cells
 COMPARED_BY = ("tune.validation_answers", "tune.max_over_refusal")  # the same for all of them
 MOST_CELLS = 400
+STRENGTHS = (0.8, 1.0, 1.2)  # of a cell, unless told: more points of it for the plot
 Axes = dict[str, list[str]]  # key -> its values as written
 
 
@@ -79,7 +80,7 @@ def cells_of(
     for values in itertools.product(*axes.values()):
         settings = dict(zip(axes, values, strict=True))
         words = [f"{key}={value}" for key, value in settings.items()]
-        cell = Cell(settings, load_config(recipe, [*rest, *words]))
+        cell = Cell(settings, with_strengths(load_config(recipe, [*rest, *words])))
         text, said = cell.config.model_dump_json(), " ".join(words)
         if text in seen:
             raise ConfigError(f"{said} is the same cell as {seen[text]} (command line)")
@@ -90,6 +91,14 @@ def cells_of(
             "tune.validation_answers = 0: cells are compared on validation answers. Ask for some."
         )
     return cells
+
+
+def with_strengths(config: RunConfig) -> RunConfig:
+    """`config` with STRENGTHS, if nothing is said of them: they are what a dial is turned by."""
+    if "strengths" in config.tune.model_fields_set or config.tune.algorithm == "paper":
+        return config
+    tune = config.tune.model_copy(update={"strengths": STRENGTHS})
+    return config.model_copy(update={"tune": tune})
 
 
 def _check_axis(key: str) -> None:

@@ -181,9 +181,10 @@ class TuneConfig(Frozen):
     """how much of their past the validated factors keep: an exponential mean over epochs; 0 = the
     last step's factors"""
     validation_answers: int = Field(default=3600, ge=0)
-    """answers that validation may generate, over the untuned model, five lifts.
-    More: rises of refusals of harmless requests are known to be within their limits, not only
-    estimated; 0 = none, and the last factors are kept as they are"""
+    """answers that validation may generate of the untuned model and of five lifts together; looks
+    at epochs and strengths come on top. More: rises of refusals of harmless requests are known to
+    be within their limits, not only estimated; 0 = none, and the last factors are kept as they
+    are"""
     validate_every: int = Field(default=0, ge=0)
     """epochs between validations; 0 = only at the end, for tune.lifts and tune.strengths"""
     separation_every: int = Field(default=10, ge=0)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nt_jax import cli
-from nt_jax.config.grid import MOST_CELLS, cells_of, read_axes
+from nt_jax.config.grid import MOST_CELLS, STRENGTHS, cells_of, read_axes
 from nt_jax.errors import ConfigError
 
 RECIPE = "smollm2-135m"
@@ -86,6 +86,19 @@ def test_a_dry_run_lists_the_cells_and_writes_nothing(capsys, tmp_path, monkeypa
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "neurons.safety=5 tune.epochs=1" and lines[-1].startswith("4 cells")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_cells_look_at_strengths_unless_something_is_said_of_them():
+    axes, _ = read_axes(["neurons.safety=5,6"])
+    said = {
+        (): STRENGTHS,
+        ("tune.strengths=[]",): (),
+        ("tune.strengths=[2]",): (2.0,),
+        ("tune.algorithm=paper",): (),
+    }
+    for rest, expected in said.items():
+        cells = cells_of("smollm2-135m", axes, rest)
+        assert [cell.config.tune.strengths for cell in cells] == [expected] * 2
 
 
 KEYS = st.sampled_from(["neurons.safety", "tune.epochs", "seed", "tune.strengths", "x", "", "data"])
