@@ -203,8 +203,8 @@ class TuneConfig(Frozen):
     limits is searched for by halving, and the best seen is kept; [] = as learned"""
     max_over_refusal: float = Field(default=0.03, ge=0, le=1)
     """rise in refused harmless requests that validation allows; of those that sound harmful or
-    stand inside attacks it allows 10 points, of perplexity 15 %; refusals of harm may fall by 5
-    points"""
+    stand inside attacks it allows 10 points, of all bare ones together 2 points more than this, of
+    perplexity 15 %; refusals of harm may fall by 5 points"""
 
     @model_validator(mode="before")
     @classmethod

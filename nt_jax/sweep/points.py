@@ -13,9 +13,9 @@ from nt_jax.train.validate import (
     FALL_LIMIT,
     HARMLESS,
     IN_ATTACK,
-    LIMITS,
     PERPLEXITY_LIMIT,
     SOUNDS_HARMFUL,
+    limits,
     over_limits,
     worth,
 )
@@ -134,8 +134,8 @@ def pick(points: Sequence[Point], choice: str, max_over_refusal: float) -> Point
 def rule(choice: str, max_over_refusal: float) -> str:
     """How `pick` decides, in words."""
     share = PICKS[choice]
-    limits = LIMITS | {HARMLESS: max_over_refusal}
-    told = ", ".join(f"{kind.replace('_', ' ')} +{100 * share * limits[kind]:g}" for kind in limits)
+    most = limits(max_over_refusal)
+    told = ", ".join(f"{kind.replace('_', ' ')} +{100 * share * most[kind]:g}" for kind in most)
     return (
         f"{choice}: the greatest lesser rate of refusals under attack and of direct harmful "
         f"requests within {share:g} x the limits of tuning (points of refusals: {told}, by "
