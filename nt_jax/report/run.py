@@ -179,7 +179,9 @@ def _how_kept(tuning: Tuning) -> str:
     said = f"Kept: strength {tuning.kept['strength']:g}, "
     if tuning.kept.get("score", 0.0) < 0:  # see nt_jax.train.validate.score
         return f"{said}which comes nearest to the limits: none that was tried lies within them."
-    return f"{said}the strongest within the limits on refusals and on perplexity."
+    one = len(tuning.strengths) == 1
+    which = "the only one looked at," if one else "the strongest"
+    return f"{said}{which} within the limits on refusals and on perplexity."
 
 
 def _labelled(labels: Labels, counts: Mapping[str, int]) -> dict[str, int]:

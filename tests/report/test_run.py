@@ -168,15 +168,17 @@ def test_figures_hold_no_colour_that_dark_mode_could_not_change(folder):
 
 
 @pytest.mark.parametrize(
-    ("kept", "says"),
+    ("kept", "others", "says"),
     [
-        ({"kept": True, "score": 0.4}, "Kept: strength 0.5, the strongest within the limits"),
-        ({"kept": True, "score": -1.2}, "Kept: strength 0.5, which comes nearest to the limits"),
-        ({"score": 0.4}, "No strength that was tried beat the best epoch."),
+        ({"kept": True, "score": 0.4}, 1, "Kept: strength 0.5, the strongest within the limits"),
+        ({"kept": True, "score": 0.4}, 0, "Kept: strength 0.5, the only one looked at, within the"),
+        ({"kept": True, "score": -1.2}, 0, "Kept: strength 0.5, which comes nearest to the limits"),
+        ({"score": 0.4}, 0, "No strength that was tried beat the best epoch."),
     ],
 )
-def test_why_the_strength_is_kept(kept, says, tmp_path):
+def test_why_the_strength_is_kept(kept, others, says, tmp_path):
     looks = [{"strength": 0.5, "refusal_attack": 0.5, **kept}]
+    looks += [{"strength": 0.9, "refusal_attack": 0.9}] * others
     tuning = report.Tuning(history=[{"epoch": 0, "refusal_attack": 0.1}], strengths=looks)
     path = report.write_report(tmp_path, ROWS, ANSWERS, SETTINGS, {}, tuning, MACHINE)
     assert says in path.read_text() and says in (tmp_path / "report.html").read_text()
