@@ -196,8 +196,8 @@ class TuneConfig(Frozen):
     """validations without a new best before stopping; 0 = never stop early"""
     lifts: tuple[Nats, ...] = (-0.6, -0.3, 0.0, 0.3, 0.6, 0.9, 1.2)
     """nats by which the last factors may bring bare prompts, and those inside attacks, nearer a
-    refusal: of both the highest within the limits is searched for by halving, and the best seen is
-    kept; [] = none. They are made of slopes, so only under tune.outer = regression"""
+    refusal: of both the highest within the limits is searched for by halving and kept; [] = none.
+    They are made of slopes, so only under tune.outer = regression"""
     strengths: tuple[Strength, ...] = ()
     """how far to go from 1 to the learned and lifted factors, 0 or more: the strongest within the
     limits is searched for by halving, and the best seen is kept; [] = as learned"""
@@ -252,8 +252,13 @@ class TuneConfig(Frozen):
     @property
     def last_looks(self) -> int:
         """Validations after the last epoch, at most: by halving; strength 1 was seen as a lift."""
-        lifts = len(self.lifts).bit_length() + 2 * (len(self.lifts) > 1)
-        return lifts + len(self.strengths).bit_length() - bool(lifts and 1.0 in self.strengths)
+        both = bool(self.lifts and 1.0 in self.strengths)
+        return self.lift_looks + len(self.strengths).bit_length() - both
+
+    @property
+    def lift_looks(self) -> int:
+        """How often lifts are looked at, at most: by halving, where both sides meet, one lower."""
+        return len(self.lifts).bit_length() + 2 * (len(self.lifts) > 1)
 
     @property
     def lift_prompts(self) -> int:

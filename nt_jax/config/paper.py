@@ -55,7 +55,7 @@ DEPARTURES = (
     Row("tune.direct_fraction", 0.0, "bare harmful requests are learned only if shown"),
     Row("tune.attacked_harmless_fraction", 0.0, "an attack alone is no reason to refuse"),
     Row("tune.sounds_harmful_fraction", 0.0, "words alone are no reason to refuse"),
-    Row("tune.lifts", (), "how near a refusal all prompts are is chosen, not left to chance"),
+    Row("tune.lifts", (), "how near a refusal prompts are is chosen, not left to chance"),
     Row("eval.datasets", FIVE_SETS, "runs without a gated data set"),
     Row("eval.judges", (CLASSIFIER, "phrases"), "needs no torch"),
     Row("eval.max_new_tokens", 600, "a refusal shows in its first sentences"),

@@ -120,8 +120,7 @@ def lifted(
         lift = measured_lift(model, tuned, data.pools, config, preconditioner, state)
         lift.save(folder)
     log, asked = History(folder / LIFTS, 0), {k: len(v) for k, v in base.refused.items()}
-    looks = most_looks(len(config.lifts))
-    with progress("lift", looks, "lifts") as advance:
+    with progress("lift", config.lift_looks, "lifts") as advance:
 
         def look(nats: Pair) -> dict[str, float]:
             scale_LF = tuned.scale_LF(jnp.asarray(lift.by(nats, config)))
@@ -139,11 +138,6 @@ def lifted(
     mark_kept(folder / LIFTS, best)
     kept = looked[best] | dict(zip(SIDES, best, strict=True))
     return dataclasses.replace(state, average_P=lift.by(best, config)), kept
-
-
-def most_looks(count: int) -> int:
-    """How often `searched` looks at most, of so many lifts."""
-    return count.bit_length() + 2 * (count > 1)
 
 
 def searched(

@@ -24,7 +24,6 @@ from nt_jax.train.level import (
     Lift,
     lift_of,
     lifted,
-    most_looks,
     past_rises,
     read_lifts,
     searched,
@@ -108,7 +107,7 @@ def test_the_highest_of_both_sides_is_found_wherever_the_limits_are(count):
 
     for limits in itertools.product(range(-1, count), repeat=2):
         looked, highest = found(limits)
-        assert len(looked) <= most_looks(count) and highest in looked
+        assert len(looked) <= TuneConfig(lifts=tuple(lifts)).lift_looks and highest in looked
         assert highest == tuple(lifts[max(limit, 0)] for limit in limits)
 
 
@@ -122,7 +121,7 @@ def test_where_the_two_together_are_past_a_limit_the_next_lower_is_looked_at_onc
 
     looked, highest = searched([0.0, 0.3, 0.6, 0.9], lambda nats: {"nats": nats}, past)
     assert [*looked] == [(0.6, 0.6), (0.9, 0.3), (0.6, 0.3), (0.3, 0.3)]
-    assert highest == (0.3, 0.3) and len(looked) <= most_looks(4)
+    assert highest == (0.3, 0.3) and len(looked) == 4
 
 
 def look(nats, limits, rises_from: float, more_direct: float = 0.1) -> Look:
@@ -204,9 +203,8 @@ def test_each_side_has_its_own_limits_and_both_go_together_without_prompts_in_at
     assert past_rises(rises, asked, config) == (True, False)
     other = {name: 0.2 if IN_ATTACK in name else 0.0 for name in rises}
     assert past_rises(other, asked, config) == (False, True)
-    assert past_rises(rises | {"rise_harmless_bound": 0.0, "perplexity_ratio": 1.2}, asked, config)[
-        0
-    ]
+    wordy = dict.fromkeys(rises, 0.0) | {"perplexity_ratio": 1.2}  # of bare prompts' answers
+    assert past_rises(wordy, asked, config) == (True, False)
     assert past_rises(rises, {HARMLESS: 150}, config) == (True, True)
     fallen = {name: 0.0 for name in rises} | {"fall_attack": 0.9, "fall_direct": 0.9}
     assert past_rises(fallen, asked, config) == (False, False)
