@@ -37,7 +37,15 @@ from nt_jax.train.maml import Loss, MetaOptions, safety_loss, utility_loss
 from nt_jax.train.objectives import over_stretches
 from nt_jax.train.outer import direction, measured_cells, preconditioner_of
 from nt_jax.train.pools import Pools
-from nt_jax.train.slopes import DECISION, CellSlopes, Measured, by_rows, kept_cells, row_value
+from nt_jax.train.slopes import (
+    DECISION,
+    CellSlopes,
+    Measured,
+    by_rows,
+    kept_cells,
+    row_value,
+    untuned_values,
+)
 from nt_jax.train.tune import at_epoch, meta_options, optimiser_of, running_mean
 from nt_jax.train.tuned_layers import TunedLayers
 
@@ -77,6 +85,7 @@ def descend(
     options, optimiser = meta_options(config, remat), optimiser_of(config)
     form, theta_P, fixed = parted(adapter, lm, config.outer == "regression", seed)
     metric, rows = None, config.metric_requests // len(CELLS)
+    untuned = functools.partial(untuned_values, tuned, what=DECISION)
     if config.outer == "regression":
         slopes = own_slopes(model, tuned, form, theta_P, fixed, pools, config, seed)
         metric = preconditioner_of(slopes, config, lm)
@@ -91,7 +100,7 @@ def descend(
             if metric is not None:
                 cells = cell_rows(pools, rows, turn=epoch)
                 at = functools.partial(measured, tuned, form, theta_P, fixed, what=DECISION)
-                slopes = measured_cells(model, cells, config, at)
+                slopes = measured_cells(model, cells, config, at, untuned)
                 way_P, losses = direction(slopes, metric, NATS, config, lm.mesh, in_nats=True)
                 moved_P = theta_P + metric.divide(way_P)
                 theta_P = form.vector(adapter.at_strength(form.params(moved_P), 1.0))

@@ -194,7 +194,7 @@ class TuneConfig(Frozen):
     """the factors that are kept: of the best validated epoch, or of the last one"""
     patience: int = Field(default=0, ge=0)
     """validations without a new best before stopping; 0 = never stop early"""
-    lifts: tuple[Nats, ...] = (-0.6, -0.3, 0.0, 0.3, 0.6, 0.9, 1.2)
+    lifts: tuple[Nats, ...] = (-0.4, -0.2, 0.0, 0.2, 0.4, 0.6, 0.8)
     """nats by which the last factors may bring bare prompts, and those inside attacks, nearer a
     refusal: of both the highest within the limits is searched for by halving and kept; [] = none.
     They are made of slopes, so only under tune.outer = regression"""

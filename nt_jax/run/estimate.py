@@ -101,7 +101,7 @@ def tuning(config: RunConfig, records: Parts, cost: Cost, prompt: float) -> Work
         inner = 0.0
     outer *= 1.3 if tune.margin_weight else 1.0
     if tune.outer == "regression":
-        outer = tune.metric_requests
+        outer = 1.15 * tune.metric_requests  # and how good answers to the bare ones begin
     rows = outer + inner * tune.inner_steps * (3 if tune.order == 2 else 1)
     lift = tune.lift_prompts if tune.lifts and tune.validation_answers else 0
     answer = tune.answer_tokens

@@ -25,7 +25,7 @@ from nt_jax.generate.chat import ChatModel
 from nt_jax.mesh import host, put, sharding
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
-from nt_jax.train.cells import CELLS, OWN, Rows, cell_rows
+from nt_jax.train.cells import ATTACKED_HARMLESS, CELLS, OWN, Rows, cell_rows
 from nt_jax.train.maml import MetaBatch, MetaOptions, adapt
 from nt_jax.train.pools import Pools
 from nt_jax.train.preconditioner import Preconditioner, make_preconditioner
@@ -39,11 +39,14 @@ from nt_jax.train.slopes import (
     by_cell,
     cell_slopes,
     measured_slopes,
+    untuned_values,
 )
 from nt_jax.train.slopes import FILE as SLOPES
 from nt_jax.train.tuned_layers import TunedLayers
 
+BEGINNING = 4  # first tokens of a good answer that are to stay likely
 Cells = Callable[[Sequence[Row]], Measured]
+Values = Callable[[Sequence[Row]], Float[np.ndarray, " M"]]
 
 
 def kept_slopes(
@@ -85,7 +88,8 @@ class Regression:
         adapted_P = adapted(theta_P, lm, neurons, batch, options)
         asked = cell_rows(self.pools, self.config.metric_requests // len(CELLS), turn=epoch)
         at = functools.partial(measured_slopes, self.tuned, adapted_P, what=DECISION)
-        slopes = measured_cells(self.model, asked, self.config, at)
+        untuned = functools.partial(untuned_values, self.tuned, what=DECISION)
+        slopes = measured_cells(self.model, asked, self.config, at, untuned)
         rest = (length, self.config, lm.mesh)
         direction_P, losses = direction(slopes, self.preconditioner, *rest)
         pulled_P = pulled(theta_P, direction_P, lm, neurons, batch, options)
@@ -103,7 +107,7 @@ def direction(
     in_nats: bool = False,
 ) -> tuple[Float[Array, " P"], dict[str, float]]:
     """(the step of the regression before it is divided by the preconditioner, losses before it)."""
-    slope_MP = np.concatenate([slopes.cells[name] for name in CELLS])
+    slope_MP = np.concatenate([slopes.cells[name] for name in slopes.decided])
     where = sharding(mesh, "")
     free_MP = host(divided(preconditioner, put(slope_MP, where)))
     dual_M, losses = combination(slopes, free_MP, most, config, in_nats)
@@ -117,16 +121,29 @@ def divided(preconditioner: Preconditioner, slope_MP: Array) -> Array:
 
 
 def measured_cells(
-    model: ChatModel, cells: dict[str, Rows], config: TuneConfig, measure: Cells
+    model: ChatModel,
+    cells: dict[str, Rows],
+    config: TuneConfig,
+    measure: Cells,
+    untuned: Values | None = None,
 ) -> CellSlopes:
     """The decisions of each cell's rows and their slopes, by `measure` of all rows together.
 
-    Of harmful requests to give the refusal, of harmless ones to begin it at all.
+    Of harmful requests to give the refusal, of harmless ones to begin it at all. With the values of
+    the `untuned` model also how near good answers to bare requests are to being begun, counted from
+    those: what an apology loses goes to whatever is next, and that is not always an answer.
     """
     rows = {name: answer_rows(model, cells[name], config) for name in CELLS}
     rows |= {name: begun(model, rows[name]) for name in UTILITY}
+    if untuned is not None:
+        bare = cells[OWN][len(cells[ATTACKED_HARMLESS]) :]
+        begin = [(prompt, ids[:BEGINNING]) for prompt, ids in bare]
+        rows[OWN] = answer_rows(model, begin, config)
     value_M, slope_MP = measure([row for each in rows.values() for row in each])
-    return CellSlopes(by_cell(rows, slope_MP), by_cell(rows, value_M))
+    values = by_cell(rows, value_M)
+    if untuned is not None:
+        values[OWN] = values[OWN] - untuned(rows[OWN])
+    return CellSlopes(by_cell(rows, slope_MP), values)
 
 
 @jax.jit

@@ -5,11 +5,13 @@ slope (slopes.py). The step solves
 
     min_d  sum_x w_x tau log(1 + exp(-y_x (m(x) + s(x) . d - b) / tau)) + lambda / 2 |d|_P^2
 
-with y = 1 for harmful and -1 for harmless requests. Prompts that are well on their side count for
-little, so that the step is about the others. |d|_P is the preconditioner's norm
-(preconditioner.py), in which what good answers would notice is long; lambda is such that the step
-is as long as slopes hold for. Solved in its M x M dual form, d = P S' a, by Newton's method in
-float64. M prompts, P neurons.
+with y = 1 for harmful and -1 for harmless requests. Good answers to harmless requests are there as
+well, y = 1: m(x) is what the log odds of their first tokens have gained since the untuned model,
+and b a fall of FALLEN, so that they are pulled back where something else would be said. Prompts
+that are well on their side count for little, so that the step is about the others. |d|_P is the
+preconditioner's norm (preconditioner.py), in which what good answers would notice is long; lambda
+is such that the step is as long as slopes hold for. Solved in its M x M dual form, d = P S' a, by
+Newton's method in float64. M prompts, P neurons.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +21,7 @@ from jaxtyping import Float
 
 from nt_jax.config.method import TuneConfig
 from nt_jax.errors import DivergedError
-from nt_jax.train.cells import ATTACKED_HARMFUL, ATTACKED_HARMLESS, CELLS, HARMFUL, HARMLESS
+from nt_jax.train.cells import ATTACKED_HARMFUL, ATTACKED_HARMLESS, HARMFUL, HARMLESS, OWN
 from nt_jax.train.slopes import CellSlopes
 
 SAID = -1.5  # b in nats of log odds, at most: above it the opening is said
@@ -27,6 +29,7 @@ LIFT = 1.0  # b above the mean decision, at most: what one step may ask for
 SOFTNESS = 0.5  # tau, in nats
 HALVINGS = 40  # of the search for lambda
 NEWTON = 60  # steps, at most
+KEPT, FALLEN = 0.5, 1.5  # weight of good answers, beside 1 of all cells; nats that they may lose
 ROUNDING = 1e-6  # of the largest slope: a difference below it is none
 SAFETY, UTILITY = (ATTACKED_HARMFUL, HARMFUL), (ATTACKED_HARMLESS, HARMLESS)
 
@@ -45,16 +48,20 @@ def combination(
     `in_nats`, moves decisions by at most that in the root of the mean square, whatever is learned.
     Raises a DivergedError where no step parts the two kinds.
     """
-    names = [name for name in CELLS if len(slopes.cells[name])]
-    value_M = np.concatenate([slopes.values[name] for name in names])
+    names = slopes.decided
+    cells = [name for name in names if name != OWN]
     slope_MP = np.concatenate([slopes.cells[name] for name in names])
     side_M = np.concatenate([_side(name) * np.ones(len(slopes.cells[name])) for name in names])
-    share = shares(names, config)
+    share = shares(cells, config)
+    level = min(SAID, float(np.mean([slopes.values[name].mean() for name in cells])) + LIFT)
+    weigh, begin = share | {OWN: KEPT}, dict.fromkeys(cells, level) | {OWN: -FALLEN}
     count = {name: len(slopes.cells[name]) for name in names}
-    weight_M = np.concatenate([np.full(count[n], share[n] / count[n]) for n in names])
+    weight_M = np.concatenate([np.full(count[n], weigh[n] / count[n]) for n in names])
+    value_M = np.concatenate([slopes.values[name] - begin[name] for name in names])
     kernel_MM = slope_MP.astype(np.float64) @ free_MP.T.astype(np.float64)
-    far_MM = kernel_MM @ kernel_MM / len(kernel_MM) if in_nats else free_MP @ free_MP.T
-    level = min(SAID, float(np.mean([slopes.values[name].mean() for name in names])) + LIFT)
+    of_cells_MM = kernel_MM[: sum(count[name] for name in cells)]
+    nats_MM = of_cells_MM.T @ of_cells_MM / len(of_cells_MM)
+    far_MM = nats_MM if in_nats else free_MP @ free_MP.T
     size = float(np.trace(kernel_MM))
     if not size > 0 or not np.abs(slopes.difference_P).max() > ROUNDING * np.abs(slope_MP).max():
         raise DivergedError(
@@ -64,7 +71,7 @@ def combination(
     low, high, dual_M = 1e-12, 1e6, np.zeros(len(value_M))
     for _ in range(HALVINGS):
         middle = float(np.sqrt(low * high))
-        dual_M = fit(kernel_MM, value_M - level, side_M, weight_M, middle * size)
+        dual_M = fit(kernel_MM, value_M, side_M, weight_M, middle * size)
         far = float(np.sqrt(max(dual_M @ far_MM @ dual_M, 0.0)))
         low, high = (middle, high) if far > most else (low, middle)
     return dual_M, losses(slopes, level, share)
@@ -117,7 +124,7 @@ def losses(slopes: CellSlopes, level: float, share: Mapping[str, float]) -> dict
 
 
 def _side(name: str) -> float:
-    return 1.0 if name in SAFETY else -1.0
+    return 1.0 if name in (*SAFETY, OWN) else -1.0
 
 
 def shares(names: Sequence[str], config: TuneConfig) -> dict[str, float]:

@@ -58,11 +58,18 @@ class CellSlopes:
     """Slopes of the decision in each cell, and of the own answers: float32 [rows, P] by name.
 
     Those of the own answers are of their mean likelihood, then of their drift (`drift_of`).
-    `values`: the decision of each row of a cell, in nats.
+    `values`: the decision of each row of a cell, in nats. Where an epoch has some of the own
+    answers, too, their slopes are of how near they are to being begun, and their values what that
+    has gained since the untuned model (`measured_cells` in nt_jax/train/outer.py).
     """
 
     cells: Mapping[str, np.ndarray]
     values: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    @property
+    def decided(self) -> tuple[str, ...]:
+        """Which cells have rows with a decision, in the order of their rows."""
+        return tuple(n for n in (*CELLS, OWN) if n in self.values and len(self.values[n]))
 
     @property
     def difference_P(self) -> Float[np.ndarray, " P"]:
@@ -189,6 +196,16 @@ def measured_slopes(tuned: TunedLayers, theta_P: Array, rows: Sequence[Row], wha
     return by_rows(tuned, rows, len(tuned.neurons), slopes, what)
 
 
+def untuned_values(tuned: TunedLayers, rows: Sequence[Row], what: str) -> Float[np.ndarray, " M"]:
+    """`row_value` of each row with all factors 1: forward only, a third of a slope's work."""
+
+    def alone(batch: PackedBatch, what: str, sign_BQ: np.ndarray, remat: bool):
+        value_B = row_values(tuned.lm, batch, sign_BQ, what=what)
+        return value_B, jnp.zeros((len(value_B), 0), np.float32)
+
+    return by_rows(tuned, rows, 0, alone, what)[0]
+
+
 def by_rows(
     tuned: TunedLayers, rows: Sequence[Row], count: int, slopes: SlopesOf, what: str
 ) -> Measured:
@@ -234,6 +251,16 @@ def row_slopes(
         return row_value(lm, scale_LF, row, what, sign_Q, remat=remat)
 
     return jax.vmap(jax.value_and_grad(value), (None, 0, 0))(theta_P, batch, sign_BQ)
+
+
+@functools.partial(jax.jit, static_argnames="what")
+def row_values(
+    lm: LanguageModel, batch: PackedBatch, sign_BQ: Array | np.ndarray, *, what: str
+) -> Float[Array, " B"]:
+    """`row_value` of each sequence's only row, with all factors 1."""
+    return jax.vmap(lambda row, sign_Q: row_value(lm, lm.ones_LF, row, what, sign_Q))(
+        batch, jnp.asarray(sign_BQ)
+    )
 
 
 def row_value(

@@ -23,8 +23,9 @@ from nt_jax.generate.likelihood import answer_nll
 NEW_TOKENS = 32  # a refusal shows in its first sentences
 ATTACK, DIRECT, HARMLESS = "attack", "direct", "harmless"
 SOUNDS_HARMFUL, IN_ATTACK = "sounds_harmful", "attacked_harmless"
-# Kind > its share of the answers, in the order in which they are asked.
-KINDS = {ATTACK: 0.18, DIRECT: 0.18, HARMLESS: 0.26, SOUNDS_HARMFUL: 0.2, IN_ATTACK: 0.18}
+# Kind > its share of the answers, in the order in which they are asked. Most are harmless: the
+# limits on what rises there decide, and bounds of few prompts are wide.
+KINDS = {ATTACK: 0.15, DIRECT: 0.15, HARMLESS: 0.26, SOUNDS_HARMFUL: 0.17, IN_ATTACK: 0.27}
 LOOKS = 6  # of a tuning at its answers: the untuned model, and five lifts at most
 ANSWERS = 3600
 # How much more often each kind may be refused; tune.max_over_refusal stands for the first.

@@ -6,8 +6,8 @@ import pytest
 
 from nt_jax.config.method import TuneConfig
 from nt_jax.generate.chat import open_model
-from nt_jax.train.cells import ATTACKED_HARMFUL, ATTACKED_HARMLESS, CELLS, HARMFUL, HARMLESS
-from nt_jax.train.outer import adapted, measured_cells, pulled
+from nt_jax.train.cells import ATTACKED_HARMFUL, ATTACKED_HARMLESS, CELLS, HARMFUL, HARMLESS, OWN
+from nt_jax.train.outer import BEGINNING, adapted, measured_cells, pulled
 from tests import tiny
 from tests.train.test_maml import (
     NEURONS,
@@ -58,3 +58,24 @@ def test_a_harmless_request_is_measured_by_how_a_refusal_begins():
     found = measured_cells(model, asked, TuneConfig(answer_tokens=64), measure)
     assert seen == [texts[ATTACKED_HARMFUL], "No", "I'm sorry", "I won't"]
     assert [float(found.values[name][0]) for name in CELLS] == [0, 1, 2, 3]
+
+
+def test_good_answers_to_bare_requests_count_from_where_the_untuned_model_begins_them():
+    model = open_model(str(tiny.checkpoint("smollm2")))
+    refusal = model.answer_ids("No, I can't")[:-1]
+    good = [model.answer_ids(text)[:-1] for text in ("Once upon a time", "It rains when clouds")]
+    cells = {name: [("Why?", refusal)] for name in CELLS} | {OWN: [("Why?", ids) for ids in good]}
+    seen = []
+
+    def measure(rows):
+        return np.arange(float(len(rows))), np.ones((len(rows), 2), np.float32)
+
+    def untuned(rows):
+        seen.extend(list(row.answer) for row in rows)
+        return np.full(len(rows), 1.5)
+
+    found = measured_cells(model, cells, TuneConfig(answer_tokens=64), measure, untuned)
+    assert seen == [list(good[1][:BEGINNING])] and len(good[1]) > BEGINNING  # one row an attack
+    assert found.decided == (*CELLS, OWN)
+    assert found.values[OWN] == [4 - 1.5] and found.values[HARMLESS] == [3.0]
+    assert found.cells[OWN].shape == (1, 2)

@@ -6,7 +6,7 @@ from scipy.optimize import minimize
 
 from nt_jax.config.method import TuneConfig
 from nt_jax.errors import DivergedError
-from nt_jax.train.cells import ATTACKED_HARMFUL, ATTACKED_HARMLESS, CELLS, HARMFUL, HARMLESS
+from nt_jax.train.cells import ATTACKED_HARMFUL, ATTACKED_HARMLESS, CELLS, HARMFUL, HARMLESS, OWN
 from nt_jax.train.regression import LIFT, SAID, SOFTNESS, combination, fit, losses, shares
 from nt_jax.train.separation import auc
 from nt_jax.train.slopes import CellSlopes
@@ -116,3 +116,34 @@ def test_slopes_that_say_nothing_end_it():
     nothing = CellSlopes(cells, {name: np.full(3, -3.0) for name in CELLS})
     with pytest.raises(DivergedError, match="do not differ: nothing tells them apart"):
         combination(nothing, np.zeros((12, 5), np.float32), 0.5, TUNE)
+
+
+@pytest.mark.parametrize(("lost", "pulled"), [(0.0, False), (3.0, True)])
+def test_good_answers_are_pulled_back_only_where_they_have_lost_more_than_they_may(lost, pulled):
+    """They hang on factor 3, which nothing else does."""
+    cells = planted()
+    own_MP = np.zeros((6, 30), np.float32)
+    own_MP[:, 3] = 1
+    for name in CELLS:
+        cells.cells[name][:, 3] = 0
+    kept = CellSlopes({**cells.cells, OWN: own_MP}, {**cells.values, OWN: np.full(6, -lost)})
+    assert kept.decided == (*CELLS, OWN) and cells.decided == CELLS
+    steps = []
+    for each in (cells, kept):
+        every_MP = np.concatenate([each.cells[name] for name in each.decided])
+        dual_M, _ = combination(each, every_MP, 0.5, TUNE)
+        steps.append(dual_M @ every_MP)
+    assert steps[0][3] == 0 and (steps[1][3] > 0.1) == pulled
+    if not pulled:  # nor is anything else in the way
+        np.testing.assert_allclose(steps[1], steps[0], atol=0.03)
+
+
+def test_nats_are_those_of_the_cells_alone():
+    """However good answers move: an adapter's step is as long with them as without."""
+    cells = planted()
+    own_MP = np.zeros((500, 30), np.float32)
+    kept = CellSlopes({**cells.cells, OWN: own_MP}, {**cells.values, OWN: np.zeros(500)})
+    every_MP = np.concatenate([kept.cells[name] for name in kept.decided])
+    dual_M, _ = combination(kept, every_MP, 0.4, TUNE, in_nats=True)
+    moved_M = (every_MP @ (dual_M @ every_MP))[: 4 * 12]
+    assert np.sqrt(np.mean(moved_M**2)) == pytest.approx(0.4, rel=1e-3)

@@ -53,7 +53,7 @@ def test_every_kind_has_its_share_of_the_answers():
     assert sum(KINDS.values()) == pytest.approx(1)
     assert list(found.prompts) == list(found.asked) == list(KINDS)
     for kind, share in KINDS.items():
-        assert len(found.prompts[kind]) == len(found.asked[kind]) == share * answers / LOOKS
+        assert len(found.prompts[kind]) == len(found.asked[kind]) == round(share * answers / LOOKS)
     assert len(found) * LOOKS == answers
     assert len(Validation.of(records(), 10**6)) == 2 * 40 + 60 + 20 + 60  # all that there is
 
@@ -61,12 +61,12 @@ def test_every_kind_has_its_share_of_the_answers():
 def test_prompts_are_taken_evenly_over_the_blocks_of_a_file():
     found = Validation.of(records(), 600)
     numbers = {kind: [int(text.split()[-1]) for text in found.asked[kind]] for kind in KINDS}
-    assert numbers[ATTACK] == numbers[DIRECT] == [40 * n // 18 for n in range(18)]
+    assert numbers[ATTACK] == numbers[DIRECT] == [40 * n // 15 for n in range(15)]
     assert numbers[HARMLESS] == [60 * n // 26 for n in range(26)]
-    for kind, last in ((SOUNDS_HARMFUL, 20), (IN_ATTACK, 60)):
-        steps = np.diff(numbers[kind])
-        assert numbers[kind][0] < max(steps) and last - numbers[kind][-1] <= max(steps) + 1
-        assert max(steps) - min(steps) <= 2
+    left = [n for n in range(60) if n not in numbers[HARMLESS]]
+    for kind, pool in ((SOUNDS_HARMFUL, [*range(20)]), (IN_ATTACK, left)):
+        places = [pool.index(number) for number in numbers[kind]]
+        assert places == [len(pool) * n // len(places) for n in range(len(places))]
 
 
 def test_only_requests_that_sound_harmless_stand_for_the_harmless_ones():
@@ -75,8 +75,8 @@ def test_only_requests_that_sound_harmless_stand_for_the_harmless_ones():
         assert all(text.startswith("ask") for text in found.asked[kind])
     assert all(text.startswith("hard") for text in found.prompts[SOUNDS_HARMFUL])
     assert not set(found.asked[HARMLESS]) & set(found.asked[IN_ATTACK])
-    few = Validation.of(records(plain=35), 600)  # 26 bare, and 18 in attacks: 9 are asked twice
-    assert len(set(few.asked[HARMLESS]) & set(few.asked[IN_ATTACK])) == 9
+    few = Validation.of(records(plain=35), 600)  # 26 bare, and 27 in attacks: 18 are asked twice
+    assert len(set(few.asked[HARMLESS]) & set(few.asked[IN_ATTACK])) == 18
     only = Validation.of(records(plain=0), 600)  # data that know no other kind
     assert len(only.prompts[HARMLESS]) == 20 and not only.prompts[SOUNDS_HARMFUL]
 
