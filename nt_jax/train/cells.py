@@ -15,6 +15,7 @@ ATTACKED_HARMFUL, HARMFUL = "attacked_harmful", "harmful"
 ATTACKED_HARMLESS, HARMLESS = "attacked_harmless", "harmless"
 CELLS = (ATTACKED_HARMFUL, HARMFUL, ATTACKED_HARMLESS, HARMLESS)
 OWN = "own"  # beside the cells: good answers to the prompts of both harmless ones
+BEGINNINGS = "beginnings"  # and, of an epoch: how those to bare prompts begin
 Item = TypeVar("Item")
 Rows = list[tuple[Prompt, list[int]]]  # a prompt, an answer as token ids
 

@@ -25,7 +25,7 @@ from nt_jax.generate.chat import ChatModel
 from nt_jax.mesh import host, put, sharding
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
-from nt_jax.train.cells import ATTACKED_HARMLESS, CELLS, OWN, Rows, cell_rows
+from nt_jax.train.cells import ATTACKED_HARMLESS, BEGINNINGS, CELLS, OWN, Rows, cell_rows
 from nt_jax.train.maml import MetaBatch, MetaOptions, adapt
 from nt_jax.train.pools import Pools
 from nt_jax.train.preconditioner import Preconditioner, make_preconditioner
@@ -44,7 +44,7 @@ from nt_jax.train.slopes import (
 from nt_jax.train.slopes import FILE as SLOPES
 from nt_jax.train.tuned_layers import TunedLayers
 
-BEGINNING = 4  # first tokens of a good answer that are to stay likely
+FIRST = 4  # first tokens of a good answer that are to stay likely
 Cells = Callable[[Sequence[Row]], Measured]
 Values = Callable[[Sequence[Row]], Float[np.ndarray, " M"]]
 
@@ -137,12 +137,12 @@ def measured_cells(
     rows |= {name: begun(model, rows[name]) for name in UTILITY}
     if untuned is not None:
         bare = cells[OWN][len(cells[ATTACKED_HARMLESS]) :]
-        begin = [(prompt, ids[:BEGINNING]) for prompt, ids in bare]
-        rows[OWN] = answer_rows(model, begin, config)
+        begin = [(prompt, ids[:FIRST]) for prompt, ids in bare]
+        rows[BEGINNINGS] = answer_rows(model, begin, config)
     value_M, slope_MP = measure([row for each in rows.values() for row in each])
     values = by_cell(rows, value_M)
     if untuned is not None:
-        values[OWN] = values[OWN] - untuned(rows[OWN])
+        values[BEGINNINGS] = values[BEGINNINGS] - untuned(rows[BEGINNINGS])
     return CellSlopes(by_cell(rows, slope_MP), values)
 
 

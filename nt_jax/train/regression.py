@@ -21,7 +21,13 @@ from jaxtyping import Float
 
 from nt_jax.config.method import TuneConfig
 from nt_jax.errors import DivergedError
-from nt_jax.train.cells import ATTACKED_HARMFUL, ATTACKED_HARMLESS, HARMFUL, HARMLESS, OWN
+from nt_jax.train.cells import (
+    ATTACKED_HARMFUL,
+    ATTACKED_HARMLESS,
+    BEGINNINGS,
+    HARMFUL,
+    HARMLESS,
+)
 from nt_jax.train.slopes import CellSlopes
 
 SAID = -1.5  # b in nats of log odds, at most: above it the opening is said
@@ -49,12 +55,12 @@ def combination(
     Raises a DivergedError where no step parts the two kinds.
     """
     names = slopes.decided
-    cells = [name for name in names if name != OWN]
+    cells = [name for name in names if name != BEGINNINGS]
     slope_MP = np.concatenate([slopes.cells[name] for name in names])
     side_M = np.concatenate([_side(name) * np.ones(len(slopes.cells[name])) for name in names])
     share = shares(cells, config)
     level = min(SAID, float(np.mean([slopes.values[name].mean() for name in cells])) + LIFT)
-    weigh, begin = share | {OWN: KEPT}, dict.fromkeys(cells, level) | {OWN: -FALLEN}
+    weigh, begin = share | {BEGINNINGS: KEPT}, dict.fromkeys(cells, level) | {BEGINNINGS: -FALLEN}
     count = {name: len(slopes.cells[name]) for name in names}
     weight_M = np.concatenate([np.full(count[n], weigh[n] / count[n]) for n in names])
     value_M = np.concatenate([slopes.values[name] - begin[name] for name in names])
@@ -124,7 +130,7 @@ def losses(slopes: CellSlopes, level: float, share: Mapping[str, float]) -> dict
 
 
 def _side(name: str) -> float:
-    return 1.0 if name in (*SAFETY, OWN) else -1.0
+    return 1.0 if name in (*SAFETY, BEGINNINGS) else -1.0
 
 
 def shares(names: Sequence[str], config: TuneConfig) -> dict[str, float]:

@@ -34,6 +34,7 @@ from nt_jax.seal import reading
 from nt_jax.train.cells import (
     ATTACKED_HARMFUL,
     ATTACKED_HARMLESS,
+    BEGINNINGS,
     CELLS,
     HARMFUL,
     HARMLESS,
@@ -58,9 +59,9 @@ class CellSlopes:
     """Slopes of the decision in each cell, and of the own answers: float32 [rows, P] by name.
 
     Those of the own answers are of their mean likelihood, then of their drift (`drift_of`).
-    `values`: the decision of each row of a cell, in nats. Where an epoch has some of the own
-    answers, too, their slopes are of how near they are to being begun, and their values what that
-    has gained since the untuned model (`measured_cells` in nt_jax/train/outer.py).
+    `values`: the decision of each row of a cell, in nats. An epoch has BEGINNINGS as
+    well: how near good answers are to being begun, as what that has gained since the untuned model
+    (`measured_cells` in nt_jax/train/outer.py).
     """
 
     cells: Mapping[str, np.ndarray]
@@ -69,7 +70,7 @@ class CellSlopes:
     @property
     def decided(self) -> tuple[str, ...]:
         """Which cells have rows with a decision, in the order of their rows."""
-        return tuple(n for n in (*CELLS, OWN) if n in self.values and len(self.values[n]))
+        return tuple(n for n in (*CELLS, BEGINNINGS) if n in self.values and len(self.values[n]))
 
     @property
     def difference_P(self) -> Float[np.ndarray, " P"]:

@@ -6,8 +6,16 @@ import pytest
 
 from nt_jax.config.method import TuneConfig
 from nt_jax.generate.chat import open_model
-from nt_jax.train.cells import ATTACKED_HARMFUL, ATTACKED_HARMLESS, CELLS, HARMFUL, HARMLESS, OWN
-from nt_jax.train.outer import BEGINNING, adapted, measured_cells, pulled
+from nt_jax.train.cells import (
+    ATTACKED_HARMFUL,
+    ATTACKED_HARMLESS,
+    BEGINNINGS,
+    CELLS,
+    HARMFUL,
+    HARMLESS,
+    OWN,
+)
+from nt_jax.train.outer import FIRST, adapted, measured_cells, pulled
 from tests import tiny
 from tests.train.test_maml import (
     NEURONS,
@@ -75,7 +83,7 @@ def test_good_answers_to_bare_requests_count_from_where_the_untuned_model_begins
         return np.full(len(rows), 1.5)
 
     found = measured_cells(model, cells, TuneConfig(answer_tokens=64), measure, untuned)
-    assert seen == [list(good[1][:BEGINNING])] and len(good[1]) > BEGINNING  # one row an attack
-    assert found.decided == (*CELLS, OWN)
-    assert found.values[OWN] == [4 - 1.5] and found.values[HARMLESS] == [3.0]
-    assert found.cells[OWN].shape == (1, 2)
+    assert seen == [list(good[1][:FIRST])] and len(good[1]) > FIRST  # one row an attack
+    assert found.decided == (*CELLS, BEGINNINGS)
+    assert found.values[BEGINNINGS] == [4 - 1.5] and found.values[HARMLESS] == [3.0]
+    assert found.cells[BEGINNINGS].shape == (1, 2)

@@ -6,7 +6,14 @@ from scipy.optimize import minimize
 
 from nt_jax.config.method import TuneConfig
 from nt_jax.errors import DivergedError
-from nt_jax.train.cells import ATTACKED_HARMFUL, ATTACKED_HARMLESS, CELLS, HARMFUL, HARMLESS, OWN
+from nt_jax.train.cells import (
+    ATTACKED_HARMFUL,
+    ATTACKED_HARMLESS,
+    BEGINNINGS,
+    CELLS,
+    HARMFUL,
+    HARMLESS,
+)
 from nt_jax.train.regression import LIFT, SAID, SOFTNESS, combination, fit, losses, shares
 from nt_jax.train.separation import auc
 from nt_jax.train.slopes import CellSlopes
@@ -126,8 +133,10 @@ def test_good_answers_are_pulled_back_only_where_they_have_lost_more_than_they_m
     own_MP[:, 3] = 1
     for name in CELLS:
         cells.cells[name][:, 3] = 0
-    kept = CellSlopes({**cells.cells, OWN: own_MP}, {**cells.values, OWN: np.full(6, -lost)})
-    assert kept.decided == (*CELLS, OWN) and cells.decided == CELLS
+    kept = CellSlopes(
+        {**cells.cells, BEGINNINGS: own_MP}, {**cells.values, BEGINNINGS: np.full(6, -lost)}
+    )
+    assert kept.decided == (*CELLS, BEGINNINGS) and cells.decided == CELLS
     steps = []
     for each in (cells, kept):
         every_MP = np.concatenate([each.cells[name] for name in each.decided])
@@ -142,7 +151,9 @@ def test_nats_are_those_of_the_cells_alone():
     """However good answers move: an adapter's step is as long with them as without."""
     cells = planted()
     own_MP = np.zeros((500, 30), np.float32)
-    kept = CellSlopes({**cells.cells, OWN: own_MP}, {**cells.values, OWN: np.zeros(500)})
+    kept = CellSlopes(
+        {**cells.cells, BEGINNINGS: own_MP}, {**cells.values, BEGINNINGS: np.zeros(500)}
+    )
     every_MP = np.concatenate([kept.cells[name] for name in kept.decided])
     dual_M, _ = combination(kept, every_MP, 0.4, TUNE, in_nats=True)
     moved_M = (every_MP @ (dual_M @ every_MP))[: 4 * 12]
