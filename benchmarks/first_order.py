@@ -28,6 +28,7 @@ from nt_jax.console import shown_on
 from nt_jax.data.prompts import text_of
 from nt_jax.run.pipeline import run
 from nt_jax.run.preflight import read_inputs
+from nt_jax.train.cell_slopes import FILE, CellSlopes
 from nt_jax.train.cells import (
     ATTACKED_HARMFUL,
     ATTACKED_HARMLESS,
@@ -39,7 +40,6 @@ from nt_jax.train.cells import (
 )
 from nt_jax.train.own_answers import own_pools
 from nt_jax.train.separation import auc
-from nt_jax.train.slopes import FILE, CellSlopes
 
 Slopes = dict[str, np.ndarray]
 Rule = Callable[[Slopes], np.ndarray]

@@ -32,10 +32,11 @@ from nt_jax.run.contrast import scores_of
 from nt_jax.run.data import read_data
 from nt_jax.run.export import config_of
 from nt_jax.run.model import chat_model
+from nt_jax.train.cell_slopes import FILE, CellSlopes, cell_slopes
 from nt_jax.train.cells import CELLS, OWN, cell_rows
 from nt_jax.train.outer import direction, preconditioner_of
 from nt_jax.train.own_answers import own_pools
-from nt_jax.train.slopes import FILE, CellSlopes, cell_slopes, every_neuron
+from nt_jax.train.slopes import every_neuron
 from nt_jax.train.tuned_layers import TunedLayers
 
 TOP = 1000

@@ -25,9 +25,9 @@ from nt_jax.eval.metrics.result import read_rows, write_rows
 from nt_jax.finished import finished_now
 from nt_jax.rundir import RunDirectory
 from nt_jax.seal import reading
+from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.own_answers import read_own_answers
 from nt_jax.train.safety_targets import SafetyTargets
-from nt_jax.train.slopes import CellSlopes
 from nt_jax.train.state import read_history
 from tests.advice import KEY, carried, deleted, followed, unprivileged
 from tests.attribution.test_store import example

@@ -16,8 +16,8 @@ from nt_jax.attribution.integrated import integrated_gradients
 from nt_jax.attribution.score import Options
 from nt_jax.config.load import load_config
 from nt_jax.eval.metrics.result import ResultRow, write_rows
+from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.cells import CELLS, OWN
-from nt_jax.train.slopes import CellSlopes
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent

@@ -32,20 +32,13 @@ from nt_jax.mesh import sharding
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.batcher import make_batcher
+from nt_jax.train.cell_slopes import CellSlopes, kept_cells
 from nt_jax.train.cells import CELLS, cell_rows
 from nt_jax.train.maml import Loss, MetaOptions, safety_loss, utility_loss
 from nt_jax.train.objectives import over_stretches
 from nt_jax.train.outer import direction, measured_cells, preconditioner_of
 from nt_jax.train.pools import Pools
-from nt_jax.train.slopes import (
-    DECISION,
-    CellSlopes,
-    Measured,
-    by_rows,
-    kept_cells,
-    row_value,
-    untuned_values,
-)
+from nt_jax.train.slopes import DECISION, Measured, by_rows, row_value, untuned_values
 from nt_jax.train.tune import at_epoch, meta_options, optimiser_of, running_mean
 from nt_jax.train.tuned_layers import TunedLayers
 

@@ -19,9 +19,9 @@ from nt_jax.run.contrast import chosen_slopes
 from nt_jax.run.preflight import Inputs
 from nt_jax.rundir import RunDirectory
 from nt_jax.seal import reading
+from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.own_answers import own_pools
 from nt_jax.train.pools import Pair, Pools, safety_rows, with_refusals
-from nt_jax.train.slopes import CellSlopes
 from nt_jax.train.validate import (
     ANSWERS,
     ATTACK,

@@ -15,9 +15,10 @@ from nt_jax.console import say
 from nt_jax.generate.chat import ChatModel
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.run.attribute import SETS, active_at_end
+from nt_jax.train.cell_slopes import FILE, CellSlopes, cell_slopes
 from nt_jax.train.cells import ATTACKED_HARMFUL, CELLS, cell_rows
 from nt_jax.train.pools import Pools
-from nt_jax.train.slopes import FILE, CellSlopes, cell_slopes, every_neuron
+from nt_jax.train.slopes import every_neuron
 from nt_jax.train.tuned_layers import TunedLayers
 
 ACTIVE = 4  # attacked prompts that the report's tokens are read from

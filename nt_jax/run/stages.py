@@ -27,10 +27,10 @@ from nt_jax.run.contrast import chosen_slopes
 from nt_jax.run.log import tracked_rows
 from nt_jax.rundir import RunDirectory
 from nt_jax.track import track
+from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.level import read_lifts
 from nt_jax.train.own_answers import FILE, HARMFUL, write_own_answers
 from nt_jax.train.safety_targets import SafetyTargets
-from nt_jax.train.slopes import CellSlopes
 from nt_jax.train.state import TuneState, read_history, restore
 from nt_jax.train.strength import at_strength, kept_strength, read_strengths
 from nt_jax.train.tune import STATES, fresh_state, tune

@@ -34,6 +34,7 @@ from nt_jax.eval.judges.judge import Judge
 from nt_jax.generate.chat import ChatModel
 from nt_jax.mesh import host, put, sharding
 from nt_jax.seal import reading
+from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.cells import (
     ATTACKED_HARMFUL,
     ATTACKED_HARMLESS,
@@ -45,7 +46,7 @@ from nt_jax.train.cells import (
 from nt_jax.train.outer import divided, measured_cells
 from nt_jax.train.pools import Pools
 from nt_jax.train.preconditioner import Preconditioner
-from nt_jax.train.slopes import DECISION, CellSlopes, measured_slopes
+from nt_jax.train.slopes import DECISION, measured_slopes
 from nt_jax.train.state import History, TuneState
 from nt_jax.train.strength import scored
 from nt_jax.train.tuned_layers import TunedLayers

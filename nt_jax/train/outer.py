@@ -25,6 +25,8 @@ from nt_jax.generate.chat import ChatModel
 from nt_jax.mesh import host, put, sharding
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
+from nt_jax.train.cell_slopes import FILE as SLOPES
+from nt_jax.train.cell_slopes import CellSlopes, by_cell, cell_slopes
 from nt_jax.train.cells import ATTACKED_HARMLESS, BEGINNINGS, CELLS, OWN, Rows, cell_rows
 from nt_jax.train.maml import MetaBatch, MetaOptions, adapt
 from nt_jax.train.pools import Pools
@@ -32,16 +34,12 @@ from nt_jax.train.preconditioner import Preconditioner, make_preconditioner
 from nt_jax.train.regression import UTILITY, combination
 from nt_jax.train.slopes import (
     DECISION,
-    CellSlopes,
     Measured,
     answer_rows,
     begun,
-    by_cell,
-    cell_slopes,
     measured_slopes,
     untuned_values,
 )
-from nt_jax.train.slopes import FILE as SLOPES
 from nt_jax.train.tuned_layers import TunedLayers
 
 FIRST = 4  # first tokens of a good answer that are to stay likely

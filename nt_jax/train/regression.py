@@ -21,6 +21,7 @@ from jaxtyping import Float
 
 from nt_jax.config.method import TuneConfig
 from nt_jax.errors import DivergedError
+from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.cells import (
     ATTACKED_HARMFUL,
     ATTACKED_HARMLESS,
@@ -28,7 +29,6 @@ from nt_jax.train.cells import (
     HARMFUL,
     HARMLESS,
 )
-from nt_jax.train.slopes import CellSlopes
 
 SAID = -1.5  # b in nats of log odds, at most: above it the opening is said
 LIFT = 1.0  # b above the mean decision, at most: what one step may ask for

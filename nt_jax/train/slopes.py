@@ -9,18 +9,13 @@ the two (nt_jax/train/regression.py); those of good answers say which change lea
 
 import dataclasses
 import functools
-import io
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nt_jax import cache
-from nt_jax.atomic import write_atomic
 from nt_jax.config.method import TuneConfig
 from nt_jax.console import progress
 from nt_jax.data.batching import bucket
@@ -30,90 +25,19 @@ from nt_jax.mesh import host, row_ways
 from nt_jax.models.head import target_log_probs
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
-from nt_jax.seal import reading
 from nt_jax.train.cells import (
-    ATTACKED_HARMFUL,
-    ATTACKED_HARMLESS,
-    BEGINNINGS,
-    CELLS,
-    HARMFUL,
-    HARMLESS,
-    OWN,
     Rows,
 )
 from nt_jax.train.memory import GradientMemory
-from nt_jax.train.objectives import DECISION_TOKENS, decisions, log_likelihoods, target_states
+from nt_jax.train.objectives import decisions, log_likelihoods, target_states
 from nt_jax.train.theta import scatter
 from nt_jax.train.tuned_layers import TunedLayers
 
-FILE = "slopes.npz"
 TARGET_STEP = 8  # answers' widths are multiples of this: few shapes, few compilations
 DECISION, LIKELIHOOD, DRIFT = "decision", "likelihood", "drift"  # what a slope is one of
 # Of a batch, what is wanted, signs of its tokens, whether to recompute layers: values and slopes.
 SlopesOf = Callable[[PackedBatch, str, np.ndarray, bool], tuple[Array, Array]]
 Measured = tuple[Float[np.ndarray, " M"], Float[np.ndarray, "M P"]]
-
-
-@dataclasses.dataclass(frozen=True)
-class CellSlopes:
-    """Slopes of the decision in each cell, and of the own answers: float32 [rows, P] by name.
-
-    Those of the own answers are of their mean likelihood, then of their drift (`drift_of`).
-    `values`: the decision of each row of a cell, in nats. An epoch has BEGINNINGS as
-    well: how near good answers are to being begun, as what that has gained since the untuned model
-    (`measured_cells` in nt_jax/train/outer.py).
-    """
-
-    cells: Mapping[str, np.ndarray]
-    values: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-
-    @property
-    def decided(self) -> tuple[str, ...]:
-        """Which cells have rows with a decision, in the order of their rows."""
-        return tuple(n for n in (*CELLS, BEGINNINGS) if n in self.values and len(self.values[n]))
-
-    @property
-    def difference_P(self) -> Float[np.ndarray, " P"]:
-        """How much nearer a factor brings refusals of harmful than of harmless requests.
-
-        In nats, of bare requests. What tells these apart tells attacked ones apart, too, and better
-        than the difference of attacked ones does, in which the attacks are much.
-        """
-        return self.cells[HARMFUL].mean(axis=0) - self.cells[HARMLESS].mean(axis=0)
-
-    @property
-    def unwanted_MP(self) -> Float[np.ndarray, "M P"]:
-        """What the factors should not move: everything harmless, and differences between harms."""
-        harmful = [_centred(self.cells[name]) for name in (ATTACKED_HARMFUL, HARMFUL)]
-        harmless = [self.cells[name] for name in (OWN, ATTACKED_HARMLESS, HARMLESS)]
-        return np.concatenate([*harmless, *harmful])
-
-    def of(self, columns_P: np.ndarray) -> "CellSlopes":
-        """Those of some of the neurons."""
-        cells = {name: slope[:, columns_P] for name, slope in self.cells.items()}
-        return CellSlopes(cells, self.values)
-
-    def save(self, path: Path) -> None:
-        """Write them as one file, whole or not at all."""
-        content = io.BytesIO()
-        values = {_value(name): each for name, each in self.values.items()}
-        np.savez(content, **self.cells, **values)  # type: ignore[arg-type]
-        write_atomic(path, content.getvalue())
-
-    @classmethod
-    def load(cls, path: Path) -> "CellSlopes":
-        """What `save` wrote."""
-        with reading(path), path.open("rb") as file, np.load(file) as arrays:
-            cells = {name: arrays[name] for name in (*CELLS, OWN)}
-            return cls(cells, {name: arrays[_value(name)] for name in CELLS})
-
-
-def _value(cell: str) -> str:
-    return f"decision_{cell}"
-
-
-def _centred(slope_MP: np.ndarray) -> np.ndarray:
-    return slope_MP - slope_MP.mean(axis=0) if len(slope_MP) else slope_MP
 
 
 def every_neuron(layers: int, width: int, first_layer: int) -> NeuronSet:
@@ -122,50 +46,6 @@ def every_neuron(layers: int, width: int, first_layer: int) -> NeuronSet:
     return NeuronSet(
         layer_P.astype(np.int32), index_P.astype(np.int32), np.ones(len(layer_P), bool)
     )
-
-
-def cell_slopes(
-    model: ChatModel, tuned: TunedLayers, cells: Mapping[str, Rows], config: TuneConfig
-) -> CellSlopes:
-    """The slopes of these rows in the neurons of `tuned`, kept between runs (nt_jax/cache.py)."""
-    places = [np.asarray(leaf).tolist() for leaf in (tuned.neurons.layer_P, tuned.neurons.index_P)]
-    about = {"first": tuned.first, "neurons": places}
-
-    def measure(rows: Sequence[Row], what: str) -> Measured:
-        return measured_slopes(tuned, tuned.ones_P, rows, what)
-
-    return kept_cells(model, cells, config, about, measure)
-
-
-def kept_cells(
-    model: ChatModel,
-    cells: Mapping[str, Rows],
-    config: TuneConfig,
-    about: Mapping[str, Any],
-    measure: Callable[[Sequence[Row], str], Measured],
-) -> CellSlopes:
-    """What `measure` (of rows, and of what) says, in whatever `about` names."""
-    rows = {name: answer_rows(model, each, config) for name, each in cells.items()}
-    every = [(list(row.prompt), list(row.answer)) for each in rows.values() for row in each]
-    said = {"tokens": DECISION_TOKENS, "model": model.identity}
-    made_from = {"slopes of": every, **about, **said}
-    asked = {name: rows[name] for name in CELLS}
-
-    def make() -> dict[str, np.ndarray]:
-        drift_MP = measure(rows[OWN], DRIFT)[1]
-        likelihood_MP = measure(rows[OWN], LIKELIHOOD)[1]
-        value_M, slope_MP = measure([row for each in asked.values() for row in each], DECISION)
-        own_MP = np.concatenate([likelihood_MP, drift_MP])
-        return {"slope_MP": slope_MP, "value_M": value_M, "own_MP": own_MP}
-
-    slope_MP, value_M, own_MP = cache.kept(made_from, make).values()
-    return CellSlopes(by_cell(asked, slope_MP) | {OWN: own_MP}, by_cell(asked, value_M))
-
-
-def by_cell(rows: Mapping[str, Sequence[Row]], every_M: np.ndarray) -> dict[str, np.ndarray]:
-    """What was found of all `rows`, one cell after the other, by the names of the cells."""
-    ends = np.cumsum([len(each) for each in rows.values()])[:-1]
-    return dict(zip(rows, np.split(every_M, ends), strict=True))
 
 
 def answer_rows(model: ChatModel, rows: Rows, config: TuneConfig) -> list[Row]:

@@ -25,13 +25,13 @@ from nt_jax.mesh import host, put, sharding
 from nt_jax.models.neurons import Factors, NeuronSet
 from nt_jax.seal import reading
 from nt_jax.train.batcher import make_batcher
+from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.level import lifted, unlifted
 from nt_jax.train.maml import MetaOptions, make_optimiser, meta_step
 from nt_jax.train.outer import Regression, kept_slopes, preconditioner_of
 from nt_jax.train.own_answers import measured_wordings
 from nt_jax.train.preconditioner import Preconditioner
 from nt_jax.train.separation import Separation, separation_note
-from nt_jax.train.slopes import CellSlopes
 from nt_jax.train.state import History, TuneState, restore, save
 from nt_jax.train.strength import as_kept, calibrate, scored
 from nt_jax.train.theta import initial_theta, place, scatter, with_known

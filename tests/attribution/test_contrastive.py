@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from nt_jax.attribution.contrastive import DAMPING, contrastive_score
 from nt_jax.run.contrast import scores_of, split_half
+from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.cells import ATTACKED_HARMFUL, ATTACKED_HARMLESS, CELLS, HARMFUL, HARMLESS, OWN
-from nt_jax.train.slopes import CellSlopes
 
 NEURONS, ROWS = 30, 40
 

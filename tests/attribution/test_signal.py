@@ -21,8 +21,8 @@ from nt_jax.attribution.signal import (
 from nt_jax.errors import DataError
 from nt_jax.models.transformer import assemble
 from nt_jax.run.contrast import check_slopes
+from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.cells import CELLS, OWN
-from nt_jax.train.slopes import CellSlopes
 from tests import plain
 
 EXAMPLE = EncodedExample([5, 9, 3], [17, 30, 5, 9, 3, 22], [21, 6, 33], "safety")

@@ -14,9 +14,9 @@ from nt_jax.data.shipped import shipped_refusal
 from nt_jax.data.training import Records
 from nt_jax.errors import DataError
 from nt_jax.models.neurons import NeuronSet
+from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.cells import CELLS, OWN
 from nt_jax.train.pools import Pair, make_pools
-from nt_jax.train.slopes import CellSlopes
 
 EOS, CONTEXT = 2, WHOLE + 30
 OPENING = [99]

@@ -14,9 +14,9 @@ from nt_jax.generate.chat import open_model
 from nt_jax.run import contrast
 from nt_jax.run.contrast import chosen_slopes, scores_of
 from nt_jax.train import outer, tune
+from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.cells import CELLS, OWN, cell_rows
 from nt_jax.train.own_answers import opening_ids
-from nt_jax.train.slopes import CellSlopes
 from nt_jax.train.tuning_data import tuning_data
 from tests import tiny
 from tests.run import small

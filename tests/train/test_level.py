@@ -15,6 +15,7 @@ from nt_jax.config.schema import TuneConfig
 from nt_jax.errors import DivergedError
 from nt_jax.run.stages import best_state
 from nt_jax.train import level, tune
+from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.cells import CELLS
 from nt_jax.train.level import (
     ATTACKED,
@@ -31,7 +32,6 @@ from nt_jax.train.level import (
 )
 from nt_jax.train.outer import divided
 from nt_jax.train.preconditioner import make_preconditioner
-from nt_jax.train.slopes import CellSlopes
 from nt_jax.train.tune import fresh_state
 from nt_jax.train.tuned_layers import TunedLayers
 from nt_jax.train.validate import HARMLESS, IN_ATTACK, Look

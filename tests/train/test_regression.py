@@ -6,6 +6,7 @@ from scipy.optimize import minimize
 
 from nt_jax.config.method import TuneConfig
 from nt_jax.errors import DivergedError
+from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.cells import (
     ATTACKED_HARMFUL,
     ATTACKED_HARMLESS,
@@ -16,7 +17,6 @@ from nt_jax.train.cells import (
 )
 from nt_jax.train.regression import LIFT, SAID, SOFTNESS, combination, fit, losses, shares
 from nt_jax.train.separation import auc
-from nt_jax.train.slopes import CellSlopes
 
 TUNE = TuneConfig()
 

@@ -13,14 +13,13 @@ from nt_jax.config.method import TuneConfig
 from nt_jax.data.packing import Row, Shape, pack_alone
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.train import slopes
+from nt_jax.train.cell_slopes import CellSlopes, cell_slopes
 from nt_jax.train.cells import ATTACKED_HARMFUL, ATTACKED_HARMLESS, CELLS, HARMFUL, HARMLESS, OWN
 from nt_jax.train.objectives import DECISION_TOKENS
 from nt_jax.train.slopes import (
     DECISION,
     DRIFT,
     LIKELIHOOD,
-    CellSlopes,
-    cell_slopes,
     every_neuron,
     measured_slopes,
     row_slopes,

@@ -18,11 +18,11 @@ from nt_jax.generate.chat import open_model
 from nt_jax.run.stages import best_state
 from nt_jax.train import outer, strength, tune
 from nt_jax.train.batcher import make_batcher
+from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.cells import CELLS, HARMFUL, OWN
 from nt_jax.train.maml import MetaOptions
 from nt_jax.train.pools import Pair, make_pools
 from nt_jax.train.regression import SAFETY
-from nt_jax.train.slopes import CellSlopes
 from nt_jax.train.tuning_data import TuningData
 from nt_jax.train.validate import HARMLESS, Look, Validation
 from tests import tiny
