@@ -12,7 +12,7 @@ from nt_jax import cache
 from nt_jax.config.method import TuneConfig
 from nt_jax.data.packing import Row, Shape, pack_alone
 from nt_jax.models.neurons import NeuronSet
-from nt_jax.train import slopes
+from nt_jax.train import cell_slopes as cell_slopes_file
 from nt_jax.train.cell_slopes import CellSlopes, cell_slopes
 from nt_jax.train.cells import ATTACKED_HARMFUL, ATTACKED_HARMLESS, CELLS, HARMFUL, HARMLESS, OWN
 from nt_jax.train.objectives import DECISION_TOKENS
@@ -254,7 +254,7 @@ def test_cells_get_their_own_rows_which_are_measured_once(tmp_path, monkeypatch)
         found = [[row.prompt[0], sign * row.answer[0]] for row in rows]
         return np.arange(len(rows)) / 4, np.array(found, np.float32)
 
-    monkeypatch.setattr(slopes, "measured_slopes", measured)
+    monkeypatch.setattr(cell_slopes_file, "measured_slopes", measured)
     chat = SimpleNamespace(encode=lambda text: [*text.encode()], identity="m")
     rows = {name: [(chr(65 + place) * 2, [n] * 9) for n in range(place)]
             for place, name in enumerate(NAMES)}  # fmt: skip
