@@ -19,7 +19,7 @@ import dataclasses
 import functools
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -43,6 +43,7 @@ from nt_jax.train.cells import (
     HARMLESS,
     cell_rows,
 )
+from nt_jax.train.lift_search import Pair, past_rises, raised, searched
 from nt_jax.train.outer import divided, measured_cells
 from nt_jax.train.pools import Pools
 from nt_jax.train.preconditioner import Preconditioner
@@ -51,14 +52,12 @@ from nt_jax.train.state import History, TuneState
 from nt_jax.train.strength import scored
 from nt_jax.train.tuned_layers import TunedLayers
 from nt_jax.train.tuning_data import TuningData
-from nt_jax.train.validate import IN_ATTACK, Look, over_limits, validate
+from nt_jax.train.validate import Look, validate
 
 LIFTS, FILE = "lifts.jsonl", "lift.npz"
 RIDGE = 0.01  # r, of the mean of S P S'
-FALLS = "fall_"
 BARE, ATTACKED = "lift", "lift_attacked"  # the sides, as a line of lifts.jsonl names their nats
 SIDES = {BARE: (HARMFUL, HARMLESS), ATTACKED: (ATTACKED_HARMFUL, ATTACKED_HARMLESS)}
-Pair = tuple[float, float]  # nats of bare and of attacked prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +112,9 @@ def lifted(
 ) -> tuple[TuneState, dict]:
     """(the state with its last factors lifted, the line of that look).
 
-    By the highest of tune.lifts on each side within the limits on what rises there; where the two
-    together are past a limit, by what scored best of all that was looked at.
+    By the highest of tune.lifts on each side within the limits on what rises there, or above all of
+    them (`raised`); where the two together are past a limit, by what scored best of all that was
+    looked at.
     """
     lift = Lift.load(folder, int(state.epoch))
     if lift is None:
@@ -133,43 +133,14 @@ def lifted(
         def past(row: Mapping[str, float]) -> tuple[bool, bool]:
             return past_rises(row, asked, config)
 
-        looked, best = searched(sorted(config.lifts), look, past)
+        lifts = sorted(config.lifts)
+        looked, best = searched(lifts, look, past)
+        best = raised(lifts, best, looked, look, past, config.lift_looks)
     if looked[best]["score"] < 0:
         best = max(looked, key=lambda nats: looked[nats]["score"])  # the first of equals
     mark_kept(folder / LIFTS, best)
     kept = looked[best] | dict(zip(SIDES, best, strict=True))
     return dataclasses.replace(state, average_P=lift.by(best, config)), kept
-
-
-def searched(
-    lifts: Sequence[float],
-    look: Callable[[Pair], dict[str, float]],
-    past: Callable[[dict[str, float]], tuple[bool, bool]],
-) -> tuple[dict[Pair, dict[str, float]], Pair]:
-    """(what `look` gave of each pair that was looked at, in order; the highest within the limits).
-
-    Each look halves what is left of `lifts`, in ascending order, on both sides; `past` says on
-    which of them something has risen too far. Then comes the highest of both sides that had not,
-    and where the two together have, once, the next lower one.
-    """
-    low, high, lowered = [0, 0], [len(lifts)] * 2, False
-    looked: dict[Pair, dict[str, float]] = {}
-    while True:
-        settled = low == high
-        places = [(a + b) // 2 if a < b else max(a - 1, 0) for a, b in zip(low, high, strict=True)]
-        nats = (lifts[places[0]], lifts[places[1]])
-        if nats not in looked:
-            looked[nats] = look(nats)
-        too_far = past(looked[nats])
-        if settled and (lowered or not any(too_far)):
-            return looked, nats
-        for side, down in enumerate(too_far):
-            if settled and down:
-                low[side] = high[side] = places[side]
-            elif low[side] < high[side]:
-                bounds = high if down else low
-                bounds[side] = places[side] + (not down)
-        lowered = settled
 
 
 def read_lifts(folder: Path) -> list[dict]:
@@ -192,23 +163,6 @@ def mark_kept(path: Path, best: Pair) -> None:
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         mine = [row | {"kept": True} if (row[BARE], row[ATTACKED]) == best else row for row in rows]
     write_atomic(path, "".join(json.dumps(row) + "\n" for row in mine).encode())
-
-
-def past_rises(
-    row: Mapping[str, float], asked: Mapping[str, int], config: TuneConfig
-) -> tuple[bool, bool]:
-    """Whether something of bare and of attacked prompts has risen past its limit.
-
-    What falls too far calls for a higher lift. Without harmless prompts inside attacks the two
-    sides go together.
-    """
-    risen = {name: value for name, value in row.items() if not name.startswith(FALLS)}
-    inside = {kind: count for kind, count in asked.items() if kind == IN_ATTACK}
-    bare = {kind: count for kind, count in asked.items() if kind != IN_ATTACK}
-    most = config.max_over_refusal
-    outside = over_limits(risen, bare, most) > 1e-9
-    attacked = over_limits(risen | {"perplexity_ratio": 1.0}, inside, most) > 1e-9
-    return outside, attacked if any(inside.values()) else outside
 
 
 def measured_lift(

@@ -25,11 +25,10 @@ from nt_jax.train.level import (
     Lift,
     lift_of,
     lifted,
-    past_rises,
     read_lifts,
-    searched,
     unlifted,
 )
+from nt_jax.train.lift_search import past_rises, raised, searched
 from nt_jax.train.outer import divided
 from nt_jax.train.preconditioner import make_preconditioner
 from nt_jax.train.tune import fresh_state
@@ -161,7 +160,7 @@ def lifted_within(tmp_path, monkeypatch, limits, rates=(-0.5, 0.1), **settings):
 @pytest.mark.parametrize("limits", [(0.6, 0.6), (-0.5, 1.5), (0.9, 0.0), (0.3, 1.2)])
 def test_the_best_within_the_limits_is_kept_and_written_down(tmp_path, monkeypatch, limits):
     state, kept, looked = lifted_within(tmp_path, monkeypatch, limits)
-    assert looked[0] == (0.6, 0.6) and limits in looked and len(looked) <= 4
+    assert looked[0] == (0.6, 0.6) and limits in looked and len(looked) <= 4 + (1.5 in limits)
     wanted_P = THETA + limits[0] * BARE_LIFT + limits[1] * ATTACKED_LIFT
     np.testing.assert_allclose(state.average_P, wanted_P, rtol=1e-5)
     assert (kept[BARE], kept[ATTACKED]) == limits
@@ -187,7 +186,46 @@ def test_lines_of_one_lift_are_read_as_of_both_sides(tmp_path):
 def test_where_refusals_of_harm_fell_too_far_the_search_goes_up(tmp_path, monkeypatch):
     """Fewer refusals than untuned below 1.2: that is no reason to go lower still."""
     _, kept, looked = lifted_within(tmp_path, monkeypatch, limits=(9, 9), rates=(1.1, 0.1))
-    assert looked == [(0.6, 0.6), (1.2, 1.2), (1.5, 1.5)] and kept[BARE] == 1.5
+    above = [(2.4, 2.4), (3.3, 3.3)]  # nothing holds it back, and there are looks left
+    assert looked == [(0.6, 0.6), (1.2, 1.2), (1.5, 1.5), *above] and kept[BARE] == 3.3
+
+
+@pytest.mark.parametrize(
+    ("limits", "looks", "highest"),
+    [
+        ((3.0, 2.0), [(0.9, 0.9), (1.8, 1.8), (2.7, 2.7), (2.7, 1.8)], (2.7, 1.8)),
+        ((1.0, 1.0), [(0.9, 0.9), (1.8, 1.8)], (0.9, 0.9)),  # no higher on either side
+        ((1.0, 9.0), [(0.9, 0.9), (1.8, 1.8), (0.9, 1.8), (0.9, 2.7)], (0.9, 2.7)),
+    ],
+)
+def test_beyond_the_highest_lift_each_side_goes_on_to_its_own_limit(limits, looks, highest):
+    def past(row):
+        return tuple(nats > limit for nats, limit in zip(row["nats"], limits, strict=True))
+
+    def look(nats):
+        return {"nats": nats}
+
+    looked = {(0.9, 0.9): look((0.9, 0.9))}
+    found = raised([0.3, 0.6, 0.9], (0.9, 0.9), looked, look, past, most=4)
+    assert found == highest and [*looked] == looks
+
+
+def test_no_side_is_raised_from_below_the_highest_lift_or_past_a_limit():
+    rows = {(0.3, 0.6): {"far": False}, (0.9, 0.9): {"far": True}}
+
+    def never(nats):
+        raise AssertionError(nats)
+
+    for best in rows:
+        found = raised([0.3, 0.6, 0.9], best, rows, never, lambda row: (row["far"],) * 2, most=9)
+        assert found == best
+    both = {(0.3, 0.9): {"far": (False, False)}}
+
+    def look(nats):
+        return {"far": (True, False)}  # as when perplexity is that of bare prompts
+
+    assert raised([0.3, 0.6, 0.9], (0.3, 0.9), both, look, lambda row: row["far"], 9) == (0.3, 0.9)
+    assert [*both] == [(0.3, 0.9), (0.3, 1.8)]
 
 
 def test_where_nothing_lies_within_the_limits_the_nearest_is_kept(tmp_path, monkeypatch):
