@@ -196,8 +196,9 @@ class TuneConfig(Frozen):
     """validations without a new best before stopping; 0 = never stop early"""
     lifts: tuple[Nats, ...] = (-0.4, -0.2, 0.0, 0.2, 0.4, 0.6, 0.8)
     """nats by which the last factors may bring bare prompts, and those inside attacks, nearer a
-    refusal: of both the highest within the limits is searched for by halving and kept; [] = none.
-    They are made of slopes, so only under tune.outer = regression"""
+    refusal: of both the highest within the limits is searched for by halving and kept, or more than
+    the highest of these where that is within them; [] = none. They are made of slopes, so only
+    under tune.outer = regression"""
     strengths: tuple[Strength, ...] = ()
     """how far to go from 1 to the learned and lifted factors, 0 or more: the strongest within the
     limits is searched for by halving, and the best seen is kept; [] = as learned"""

@@ -67,6 +67,8 @@ def raised(
     while any(up) and len(looked) < most:
         step = ABOVE * (lifts[-1] - lifts[-2])
         bare, attacked = (round(n + step * more, 6) for n, more in zip(best, up, strict=True))
+        if (bare, attacked) in looked:  # lifts of one size
+            return best
         looked[bare, attacked] = look((bare, attacked))
         too_far = past(looked[bare, attacked])
         if not any(too_far):

@@ -210,6 +210,14 @@ def test_beyond_the_highest_lift_each_side_goes_on_to_its_own_limit(limits, look
     assert found == highest and [*looked] == looks
 
 
+@pytest.mark.parametrize("lifts", [[0.5, 0.5], [0.5, 0.5 + 1e-9], [0.5]])
+def test_lifts_of_one_size_are_not_gone_on_from(lifts):
+    best = (lifts[-1], lifts[-1])
+    looked, once = {best: {}}, iter([{}])  # another look would be one too many
+    found = raised(lifts, best, looked, lambda nats: next(once), lambda row: (False, False), most=5)
+    assert found == pytest.approx(best) and len(looked) <= 2
+
+
 def test_no_side_is_raised_from_below_the_highest_lift_or_past_a_limit():
     rows = {(0.3, 0.6): {"far": False}, (0.9, 0.9): {"far": True}}
 
