@@ -67,14 +67,12 @@ def raised(
     while any(up) and len(looked) < most:
         step = ABOVE * (lifts[-1] - lifts[-2])
         bare, attacked = (round(n + step * more, 6) for n, more in zip(best, up, strict=True))
-        if (bare, attacked) in looked:  # lifts of one size
+        if (bare, attacked) in looked:  # no further: lifts of one size, or the other side is past
             return best
         looked[bare, attacked] = look((bare, attacked))
         too_far = past(looked[bare, attacked])
         if not any(too_far):
             best = bare, attacked
-        elif not any(more and far for more, far in zip(up, too_far, strict=True)):
-            return best  # it is the other side, which has not moved
         up = [more and not far for more, far in zip(up, too_far, strict=True)]
     return best
 
