@@ -17,6 +17,7 @@ found by halving, in the same looks. M prompts, P neurons.
 
 import dataclasses
 import functools
+import hashlib
 import io
 import json
 from collections.abc import Mapping
@@ -56,6 +57,7 @@ from nt_jax.train.validate import Look, validate
 
 LIFTS, FILE = "lifts.jsonl", "lift.npz"
 RIDGE = 0.01  # r, of the mean of S P S'
+AGAINST = "against"  # what a line's look was made with (`against`)
 BARE, ATTACKED = "lift", "lift_attacked"  # the sides, as a line of lifts.jsonl names their nats
 SIDES = {BARE: (HARMFUL, HARMLESS), ATTACKED: (ATTACKED_HARMFUL, ATTACKED_HARMLESS)}
 
@@ -120,13 +122,16 @@ def lifted(
     if lift is None:
         lift = measured_lift(model, tuned, data.pools, config, preconditioner, state)
         lift.save(folder)
+    about = {"epoch": int(state.epoch), AGAINST: against(base, lift, config)}
+    seen = seen_looks(folder / LIFTS, about)
     log, asked = History(folder / LIFTS, 0), {k: len(v) for k, v in base.refused.items()}
     with progress("lift", config.lift_looks, "lifts") as advance:
 
         def look(nats: Pair) -> dict[str, float]:
-            scale_LF = tuned.scale_LF(jnp.asarray(lift.by(nats, config)))
-            row = scored(validate(model, judge, data.validation, scale_LF), base, config)
-            log.write({"epoch": int(state.epoch), **dict(zip(SIDES, nats, strict=True)), **row})
+            if (row := seen.get(nats)) is None:
+                scale_LF = tuned.scale_LF(jnp.asarray(lift.by(nats, config)))
+                row = scored(validate(model, judge, data.validation, scale_LF), base, config)
+            log.write(about | dict(zip(SIDES, nats, strict=True)) | row)
             advance(1)
             return row
 
@@ -141,6 +146,29 @@ def lifted(
     mark_kept(folder / LIFTS, best)
     kept = looked[best] | dict(zip(SIDES, best, strict=True))
     return dataclasses.replace(state, average_P=lift.by(best, config)), kept
+
+
+def against(base: Look, lift: Lift, config: TuneConfig) -> str:
+    """What a look depends on besides its nats, as a hash: the lifts, and what it is held against.
+
+    The untuned model's rates stand for the prompts and the judge.
+    """
+    arrays = b"".join(part.tobytes() for part in (lift.last_P, lift.bare_P, lift.attacked_P))
+    text = json.dumps([base.rates, config.max_over_refusal], sort_keys=True)
+    return hashlib.sha256(arrays + text.encode()).hexdigest()[:12]
+
+
+def seen_looks(path: Path, about: Mapping[str, int | str]) -> dict[Pair, dict[str, float]]:
+    """What a run that was stopped had seen `about` these lifts: a look is minutes of answers."""
+    with reading(path):
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        rows = [json.loads(line) for line in lines if line.endswith("}")]  # the last may be cut
+        mine = [row for row in rows if about.items() <= row.items()]
+        aside = {*about, *SIDES, "kept"}
+        return {
+            (row[BARE], row[ATTACKED]): {k: v for k, v in row.items() if k not in aside}
+            for row in mine
+        }
 
 
 def read_lifts(folder: Path) -> list[dict]:

@@ -178,6 +178,21 @@ def test_a_side_goes_up_to_its_limit_though_the_score_is_that_of_the_other(tmp_p
     assert (kept[BARE], kept[ATTACKED]) == (0.6, 1.5)
 
 
+def test_a_stopped_search_goes_on_after_the_last_look_that_it_made(tmp_path, monkeypatch):
+    limits = (0.3, 1.2)
+    first, kept, looked = lifted_within(tmp_path, monkeypatch, limits)
+    path = tmp_path / "lifts.jsonl"
+    whole = path.read_text().splitlines(keepends=True)
+    assert len(whole) == len(looked) == 4
+    path.write_text("".join(whole[:2]) + whole[2][:40])  # killed while it wrote the third
+    again, same, rest = lifted_within(tmp_path, monkeypatch, limits)
+    assert rest == looked[2:] and same == kept and path.read_text() == "".join(whole)
+    np.testing.assert_array_equal(again.average_P, first.average_P)
+    # Seen against another limit, it is no look of this search.
+    _, _, other = lifted_within(tmp_path, monkeypatch, limits, max_over_refusal=0.2)
+    assert other[0] == looked[0] and len(other) >= 4
+
+
 def test_lines_of_one_lift_are_read_as_of_both_sides(tmp_path):
     (tmp_path / "lifts.jsonl").write_text('{"lift": 0.3, "score": 0.5}\n')
     assert read_lifts(tmp_path) == [{BARE: 0.3, ATTACKED: 0.3, "score": 0.5, "kept": True}]
