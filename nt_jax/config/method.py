@@ -107,7 +107,7 @@ class TuneConfig(Frozen):
         "I'm sorry, but I can't"
     )
     """the first words of a refusal, learned where tune.target is opening"""
-    epochs: int = Field(default=3, ge=1)
+    epochs: int = Field(default=5, ge=1)
     """outer updates (knob 3 of 3: how long). More: the factors go further; how near a refusal they
     bring all prompts, and how far of the way is kept, is chosen afterwards (tune.lifts,
     tune.strengths)"""
@@ -194,7 +194,7 @@ class TuneConfig(Frozen):
     """the factors that are kept: of the best validated epoch, or of the last one"""
     patience: int = Field(default=0, ge=0)
     """validations without a new best before stopping; 0 = never stop early"""
-    lifts: tuple[Nats, ...] = (-0.4, -0.2, 0.0, 0.2, 0.4, 0.6, 0.8)
+    lifts: tuple[Nats, ...] = (-0.8, -0.6, -0.4, -0.2, 0.0, 0.2, 0.4)
     """nats by which the last factors may bring bare prompts, and those inside attacks, nearer a
     refusal: of both the highest within the limits is searched for by halving and kept, or more than
     the highest of these where that is within them; [] = none. They are made of slopes, so only
