@@ -34,6 +34,7 @@ from nt_jax.errors import DivergedError
 from nt_jax.eval.judges.judge import Judge
 from nt_jax.generate.chat import ChatModel
 from nt_jax.mesh import host, put, sharding
+from nt_jax.processes import from_first
 from nt_jax.seal import reading
 from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.cells import (
@@ -49,7 +50,7 @@ from nt_jax.train.outer import divided, measured_cells
 from nt_jax.train.pools import Pools
 from nt_jax.train.preconditioner import Preconditioner
 from nt_jax.train.slopes import DECISION, measured_slopes
-from nt_jax.train.state import History, TuneState
+from nt_jax.train.state import TuneState
 from nt_jax.train.strength import scored
 from nt_jax.train.tuned_layers import TunedLayers
 from nt_jax.train.tuning_data import TuningData
@@ -123,17 +124,20 @@ def lifted(
         lift = measured_lift(model, tuned, data.pools, config, preconditioner, state)
         lift.save(folder)
     about = {"epoch": int(state.epoch), AGAINST: against(base, lift, config)}
-    seen = seen_looks(folder / LIFTS, about)
-    log, asked = History(folder / LIFTS, 0), {k: len(v) for k, v in base.refused.items()}
+    log, asked = folder / LIFTS, {k: len(v) for k, v in base.refused.items()}
+    seen = {(row[BARE], row[ATTACKED]): row for row in from_first(lambda: seen_looks(log, about))}
+    write_atomic(log, "".join(json.dumps(row) + "\n" for row in seen.values()).encode())
     with progress("lift", config.lift_looks, "lifts") as advance:
 
         def look(nats: Pair) -> dict[str, float]:
-            if (row := seen.get(nats)) is None:
+            if nats not in seen:
                 scale_LF = tuned.scale_LF(jnp.asarray(lift.by(nats, config)))
                 row = scored(validate(model, judge, data.validation, scale_LF), base, config)
-            log.write(about | dict(zip(SIDES, nats, strict=True)) | row)
+                seen[nats] = about | dict(zip(SIDES, nats, strict=True)) | row
+                with log.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(seen[nats]) + "\n")
             advance(1)
-            return row
+            return {k: v for k, v in seen[nats].items() if k not in (*about, *SIDES)}
 
         def past(row: Mapping[str, float]) -> tuple[bool, bool]:
             return past_rises(row, asked, config)
@@ -151,24 +155,21 @@ def lifted(
 def against(base: Look, lift: Lift, config: TuneConfig) -> str:
     """What a look depends on besides its nats, as a hash: the lifts, and what it is held against.
 
-    The untuned model's rates stand for the prompts and the judge.
+    The untuned model's verdicts stand for the prompts and the judge.
     """
+    refused = {kind: verdicts.tolist() for kind, verdicts in base.refused.items()}
+    limits = json.dumps([refused, config.bounds, config.max_over_refusal], sort_keys=True)
     arrays = b"".join(part.tobytes() for part in (lift.last_P, lift.bare_P, lift.attacked_P))
-    text = json.dumps([base.rates, config.max_over_refusal], sort_keys=True)
-    return hashlib.sha256(arrays + text.encode()).hexdigest()[:12]
+    return hashlib.sha256(arrays + limits.encode()).hexdigest()[:12]
 
 
-def seen_looks(path: Path, about: Mapping[str, int | str]) -> dict[Pair, dict[str, float]]:
-    """What a run that was stopped had seen `about` these lifts: a look is minutes of answers."""
+def seen_looks(path: Path, about: Mapping[str, int | str]) -> list[dict]:
+    """The lines that a run which was stopped wrote `about` these lifts: each took minutes."""
     with reading(path):
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         rows = [json.loads(line) for line in lines if line.endswith("}")]  # the last may be cut
-        mine = [row for row in rows if about.items() <= row.items()]
-        aside = {*about, *SIDES, "kept"}
-        return {
-            (row[BARE], row[ATTACKED]): {k: v for k, v in row.items() if k not in aside}
-            for row in mine
-        }
+        mine = [row for row in rows if about.items() <= row.items() and {*SIDES} <= {*row}]
+    return [{name: value for name, value in row.items() if name != "kept"} for row in mine]
 
 
 def read_lifts(folder: Path) -> list[dict]:
