@@ -97,7 +97,7 @@ class History:
         """Append one line and return it."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        if not {"strength", "lift"} & {*row}:  # those are tried after the last epoch
+        if "strength" not in row:  # those are tried after the last epoch
             track(row["epoch"], {name: value for name, value in row.items() if name != "epoch"})
         return row
 

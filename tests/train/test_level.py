@@ -188,6 +188,8 @@ def test_a_stopped_search_goes_on_after_the_last_look_that_it_made(tmp_path, mon
     again, same, rest = lifted_within(tmp_path, monkeypatch, limits)
     assert rest == looked[2:] and same == kept and path.read_text() == "".join(whole)
     np.testing.assert_array_equal(again.average_P, first.average_P)
+    _, same, none = lifted_within(tmp_path, monkeypatch, limits)  # killed when all was looked at
+    assert none == [] and same == kept and path.read_text() == "".join(whole)
     # Seen against another limit, it is no look of this search.
     _, _, other = lifted_within(tmp_path, monkeypatch, limits, max_over_refusal=0.2)
     assert other[0] == looked[0] and len(other) >= 4
