@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nt_jax import cluster, exits, peers, processes
-from nt_jax.config.grid import cells_of, read_axes
+from nt_jax.config.grid import cells_of, check_choice, read_axes
 from nt_jax.config.load import load_config, recipe_names
 from nt_jax.config.schema import RunConfig
 from nt_jax.config.yaml_lines import as_yaml
@@ -146,6 +146,7 @@ def _sweep(options: argparse.Namespace) -> int:
             "--warm-start begins each cell at another one's factors, so they cannot be tuned side "
             "by side: leave it or --ray out (command line)"
         )
+    check_choice(options.pick)
     axes, options.overrides = read_axes(options.overrides)
     if options.config is None:
         _config("sweep", options)  # says what is missing

@@ -1,11 +1,10 @@
 """The options of every command, with argparse; their mistakes are ConfigErrors like all others."""
 
 import argparse
-import contextlib
 import difflib
-import math
 from typing import NoReturn
 
+from nt_jax import option_values as values
 from nt_jax.cluster import address
 from nt_jax.config.help import setting_table, settings_help
 from nt_jax.config.load import recipe_names
@@ -144,19 +143,24 @@ def export_parser(command: str, program: str) -> Parser:
     add("--out", required=True, metavar="DIR", help="where to write")
     named = "; ".join(f"{name} = {line.about}" for name, line in FORMATS.items())
     several = f"{named}. One goes into DIR, several (A,B) into DIR/FORMAT (default: hf)"
-    add("--format", type=_formats, default=("hf",), metavar="A,B", help=several)
+    add("--format", type=values.formats, default=("hf",), metavar="A,B", help=several)
     rounding = "source = as the checkpoint was (default); float32 = no rounding, larger"
     add("--dtype", choices=("source", "float32"), default="source", help=rounding)
     how_far = (
         "how far to go from the untuned model (0) to the learned factors (1), in place of "
         "what validation kept; train/strengths.jsonl says how each one did (docs/dial.md)"
     )
-    add("--strength", type=_from_zero, metavar="S", help=how_far)
+    add("--strength", type=values.from_zero, metavar="S", help=how_far)
     called = "what the base is called in cards and adapters, e.g. its hub id (default: as known)"
     add("--base", metavar="NAME", help=called)
     upload = "then upload the folder to this repository on the hub (made private where new)"
     add("--push", metavar="OWNER/NAME", help=upload)
-    add("--rank", type=_rank, metavar="N", help="of lora: no more than N, with the error said")
+    add(
+        "--rank",
+        type=values.count,
+        metavar="N",
+        help="of (gguf-)lora: no more than N; the error is said",
+    )
     _add_places(parser)
     return parser
 
@@ -166,8 +170,8 @@ def _add_places(parser: Parser) -> None:
     add = parser.add_argument
     where = "one run by several processes (docs/scaling.md): address and free port of process 0"
     add("--coordinator", metavar="HOST:PORT", help=where)
-    add("--processes", type=_rank, metavar="N", help="with it: how many there are")
-    add("--process", type=_place, metavar="I", help="with it: which one this is, from 0")
+    add("--processes", type=values.count, metavar="N", help="with it: how many there are")
+    add("--process", type=values.place, metavar="I", help="with it: which one this is, from 0")
 
 
 def chat_parser(command: str, program: str) -> Parser:
@@ -176,9 +180,11 @@ def chat_parser(command: str, program: str) -> Parser:
     add = parser.add_argument
     add("--run", required=True, metavar="DIR", help="a run directory, runs/NAME")
     how_far = "how far to go from the untuned model (0) to the learned factors (1)"
-    add("--strength", type=_from_zero, metavar="S", help=f"{how_far}; default: as kept")
+    add("--strength", type=values.from_zero, metavar="S", help=f"{how_far}; default: as kept")
     add("--system", metavar="TEXT", help="a system message before the conversation")
-    add("--max-new", type=_rank, metavar="N", help="tokens of an answer (default: the run's)")
+    add(
+        "--max-new", type=values.count, metavar="N", help="tokens of an answer (default: the run's)"
+    )
     add("--prompt", metavar="TEXT", help="ask this alone, then stop")
     add("--json", action="store_true", help="with --prompt: print answers and verdicts as JSON")
     return parser
@@ -191,13 +197,15 @@ def doctor_parser(command: str, program: str) -> Parser:
     what = "a recipe, a directory, .gguf file or hub id, or a shape that doctor lists without one"
     add("model", nargs="?", metavar="MODEL", help=what)
     add("overrides", nargs="*", metavar="section.key=value", help="settings of its recipe")
-    add("--mesh", type=_mesh, metavar="DATAxMODEL[xFSDP]", help="mesh.data x mesh.model (1x1)")
+    add(
+        "--mesh", type=values.mesh, metavar="DATAxMODEL[xFSDP]", help="mesh.data x mesh.model (1x1)"
+    )
     meant = parser.add_mutually_exclusive_group()
     card = "memory of one device in GB, where the devices meant are not here"
-    meant.add_argument("--memory", type=_from_zero, metavar="GB", help=card)
+    meant.add_argument("--memory", type=values.above_zero, metavar="GB", help=card)
     kind = "devices that need not be here, by number and kind: the best mesh of them and its time"
     meant.add_argument("--devices", metavar="8xH100", help=kind)
-    add("--prompt-tokens", type=_rank, metavar="N", help="of a prompt, for memory (256)")
+    add("--prompt-tokens", type=values.count, metavar="N", help="of a prompt, for memory (256)")
     given = "an .npz file of arrays tokens [T] and logits [T, V], to compare ours with"
     add("--logits", metavar="FILE", help=given)
     add("--json", action="store_true", help="print what was found as one JSON object")
@@ -246,7 +254,13 @@ def lm_eval_parser(command: str, program: str) -> Parser:
     add("--tasks", required=True, help="names, separated by commas")
     add("--task-folder", metavar="DIR", help="with task files of your own")
     add("--dtype", default="float32", choices=("float32", "bfloat16"))
-    add("--batch-size", type=int, default=32, help="rows at a time (default: 32)")
+    add(
+        "--batch-size",
+        type=values.count,
+        metavar="N",
+        default=32,
+        help="rows at a time (default: 32)",
+    )
     add("--shots", type=int, help="examples before each question")
     add("--limit", type=int, help="documents per task")
     add("--chat", action="store_true", help="ask through the chat template")
@@ -254,47 +268,3 @@ def lm_eval_parser(command: str, program: str) -> Parser:
     add("--thinking", action="store_true", help="with --chat: let the model reason (Qwen3)")
     add("--json", metavar="FILE", dest="json_file", help="write the scores there as well")
     return parser
-
-
-def _from_zero(word: str) -> float:
-    """A finite number, 0 or above."""
-    try:
-        value = float(word)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be 0 or a number above it, not {word!r}")
-    return value
-
-
-def _mesh(word: str) -> tuple[int, ...]:
-    """(data, model) of a text like 2x4, or (data, model, fsdp) of one like 2x4x2."""
-    with contextlib.suppress(argparse.ArgumentTypeError):
-        sizes = tuple(map(_rank, word.lower().split("x")))
-        if len(sizes) in (2, 3):
-            return sizes
-    wanted = "two or three whole numbers like 2x4 or 2x4x2"
-    raise argparse.ArgumentTypeError(f"must be {wanted}, not {word[:80]!r}")
-
-
-def _rank(word: str, least: int = 1) -> int:
-    """A whole number from 1."""
-    if not (word.isascii() and word.isdecimal() and len(word) < 10 and int(word) >= least):
-        raise argparse.ArgumentTypeError(f"must be a whole number from {least}, not {word[:80]!r}")
-    return int(word)
-
-
-def _place(word: str) -> int:
-    """A whole number from 0."""
-    return _rank(word, 0)
-
-
-def _formats(word: str) -> tuple[str, ...]:
-    """The formats in a list with commas, each once."""
-    names = tuple(dict.fromkeys(word.split(",")))
-    for name in names:
-        if name not in FORMATS:
-            near = difflib.get_close_matches(name, FORMATS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(FORMATS)}"
-            raise argparse.ArgumentTypeError(f"unknown format {name!r}: {hint}")
-    return names

@@ -87,7 +87,7 @@ class RunDirectory:
             write_atomic(self._holder, json.dumps(holder).encode())
             with disk_errors(self.path):
                 recover(self.path)
-            self.record(**this_machine())
+            self.facts()  # can run.json be read?
         except BaseException:
             self._lock.release()
             raise
@@ -132,8 +132,7 @@ class RunDirectory:
             say(stage.name, known)
         else:
             with working(stage.name):
-                said = self._do(stage, key)
-                say(stage.name, f"{said}   {clock(time.monotonic() - started)}")
+                say(stage.name, f"{self._do(stage, key)}   {clock(time.monotonic() - started)}")
         return self.folder(stage.name)
 
     def _known(self, stage: Stage, key: str, beside: Sequence[Path]) -> str | None:
@@ -149,6 +148,7 @@ class RunDirectory:
 
     def _do(self, stage: Stage, key: str) -> str:
         said, rest = "", (stage.resumable, stage.made_from, stage.outcome, stage.later)
+        self.record(**this_machine())  # not where a folder is only read: chat, export, reports
         try:
             with self.stage(stage.name, key, *rest) as folder:
                 said = stage.work(folder)
@@ -188,8 +188,8 @@ class RunDirectory:
 
     def _digests(self, names: Sequence[str]) -> dict[str, str]:
         """The digests of those of these stages that are finished."""
-        seals = {name: read_seal(self.folder(name)) for name in names}
-        return {name: seal.digest for name, seal in seals.items() if seal and seal.digest}
+        seals = ((name, read_seal(self.folder(name))) for name in names)
+        return {name: seal.digest for name, seal in seals if seal and seal.digest}
 
     @contextlib.contextmanager
     def stage(

@@ -99,6 +99,12 @@ def test_help_and_typos_import_nothing_heavy(words):
             "must be two or three whole numbers like 2x4 or 2x4x2, not '3'",
         ),
         (["doctor", "x", "--mesh", "0x4"], "not '0x4'"),
+        (["doctor", "x", "--memory", "0"], "argument --memory: must be a number above 0, not '0'"),
+        (["eval.lm_eval", "--batch-size", "0"], "--batch-size: must be a whole number from 1"),
+        (
+            ["sweep", "--config", "smollm2-135m", "--pick", "best", "--dry-run"],
+            "'best' is no choice (--pick): give security, balanced, utility or a number",
+        ),
         (["train", "--config", "x.yaml"], "config file 'x.yaml' does not exist"),
         (["train", "--neurons.safety=3"], "settings have no dashes: neurons.safety=3"),
         (

@@ -217,7 +217,7 @@ def test_a_second_run_is_told_who_holds_the_directory(tmp_path):
     with child:
         assert child.stdout is not None
         child.stdout.readline()
-        before = (tmp_path / "run.json").read_bytes()
+        before = seen(tmp_path)
         with pytest.raises(RunError) as caught, RunDirectory(tmp_path):
             pass
         child.kill()
@@ -225,7 +225,7 @@ def test_a_second_run_is_told_who_holds_the_directory(tmp_path):
     assert (
         f"{tmp_path} is in use by process {child.pid} on {os.uname().nodename}, since 2" in message
     )
-    assert "\n" not in message and (tmp_path / "run.json").read_bytes() == before
+    assert "\n" not in message and seen(tmp_path) == before
     with RunDirectory(tmp_path):
         pass  # the lock of a dead process is free
 
@@ -273,8 +273,7 @@ def test_a_place_that_cannot_be_a_folder_is_one_line(tmp_path):
 def test_run_json_tells_what_made_the_result(tmp_path):
     with RunDirectory(tmp_path) as run:
         run.record(config={"seed": 3}, seed=3, hashes={"data": "d"})
-        with run.stage("select", "k"):
-            time.sleep(0.02)
+        run.carry(Stage("select", (), (), lambda folder: str(time.sleep(0.02))), "k")
         run.record(hashes={"weights": "w"}, config={"tune": 1})
     facts = json.loads((tmp_path / "run.json").read_text())
     assert facts["hashes"] == {"data": "d", "weights": "w"} and facts["seed"] == 3
@@ -283,6 +282,20 @@ def test_run_json_tells_what_made_the_result(tmp_path):
     stage = facts["stages"]["select"]
     assert stage["key"] == "k" and stage["resumed"] is False
     assert 0.02 <= stage["wall_seconds"] < 5 and stage["peak_memory_bytes"] > 1e6
+
+
+def test_a_run_that_is_only_read_keeps_the_machine_that_made_it(tmp_path):
+    stage = Stage("select", (), (), lambda folder: "made")
+    with RunDirectory(tmp_path) as run:
+        run.carry(stage, "k")
+        run.record(versions={"numpy": "0.1"}, hardware={"cpus": 999})
+    with RunDirectory(tmp_path) as run:
+        run.carry(stage, "k")  # kept from before
+    facts = json.loads((tmp_path / "run.json").read_text())
+    assert facts["versions"]["numpy"] == "0.1" and facts["hardware"]["cpus"] == 999
+    with RunDirectory(tmp_path) as run:
+        run.carry(stage, "another")
+    assert json.loads((tmp_path / "run.json").read_text())["hardware"]["cpus"] != 999
 
 
 def test_a_damaged_run_json_is_one_line(tmp_path):

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 from pydantic_core import PydanticCustomError
 
 from nt_jax.config.base import Frozen, conflict
-from nt_jax.config.registry import JUDGES, METHODS, TABLES, USUAL
+from nt_jax.config.registry import JUDGES, METHODS, PHRASES, TABLES, USUAL
 from nt_jax.config.test_sets import Labels, TestSet, built_in_sets, labels_of, read_sets
 
 MOST_SETTINGS = 15  # that every method of a comparison has to offer
@@ -26,9 +26,9 @@ SetName = Annotated[str, AfterValidator(_known_set)]
 
 
 def split_judge(spec: str) -> tuple[str, str]:
-    """(kind of judge, its source or "") of KIND or KIND:SOURCE; phrases-vN its full name."""
+    """(kind of judge, its source or "") of KIND or KIND:SOURCE; PHRASES is phrases' full name."""
     kind, _, source = spec.partition(":")
-    return "phrases" if kind.startswith("phrases-v") else kind, source
+    return "phrases" if kind == PHRASES else kind, source
 
 
 def _known_judge(spec: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from nt_jax.config.help import setting_table
 from nt_jax.config.load import load_config
+from nt_jax.config.registry import PICKS
 from nt_jax.config.schema import RunConfig
 from nt_jax.errors import ConfigError
 
@@ -126,3 +127,11 @@ def _values(text: str) -> list[str]:
         else:
             parts[-1] += sign
     return [part.strip() for part in parts]
+
+
+def check_choice(choice: str | None) -> None:
+    """Raises a ConfigError, before any work, for a word that is no choice."""
+    if choice is not None and choice not in PICKS and not (choice.isdecimal() and len(choice) < 9):
+        raise ConfigError(
+            f"'{choice}' is no choice (--pick): give {', '.join(PICKS)} or a number of the table"
+        )

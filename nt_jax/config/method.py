@@ -193,7 +193,8 @@ class TuneConfig(Frozen):
     keep: Literal["best", "last"] = "best"
     """the factors that are kept: of the best validated epoch, or of the last one"""
     patience: int = Field(default=0, ge=0)
-    """validations without a new best before stopping; 0 = never stop early"""
+    """validations without a new best before stopping; 0 = never stop early. Needs
+    tune.validate_every and tune.keep = best"""
     lifts: tuple[Nats, ...] = (-0.8, -0.6, -0.4, -0.2, 0.0, 0.2, 0.4)
     """nats by which the last factors may bring bare prompts, and those inside attacks, nearer a
     refusal: of both the highest within the limits is searched for by halving and kept, or more than
@@ -237,6 +238,13 @@ class TuneConfig(Frozen):
         if self.lifts and self.outer != "regression":
             rule = "is for tune.outer = regression, whose slopes a lift is made of: give it []"
             raise conflict("tune.lifts", list(self.lifts), rule)
+        return self
+
+    @model_validator(mode="after")
+    def _patience_has_validations(self) -> Self:
+        if self.patience and not (self.validate_every and self.keep == "best"):
+            rule = "counts validations without a new best: set tune.validate_every and keep=best"
+            raise conflict("tune.patience", self.patience, rule)
         return self
 
     @model_validator(mode="after")

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 
 class JudgeLine(NamedTuple):
-    """A module with open_judge, check and identity (nt_jax/eval/judges/judge.py)."""
+    """A module with open_judge, check, identity and called (nt_jax/eval/judges/judge.py)."""
 
     module: str
     takes_source: bool  # NAME:PATH_OR_ID in the settings
 
 
+PHRASES = "phrases-v2"  # the name of the phrase judge; other rules, other name
 JUDGES = {
     "phrases": JudgeLine("nt_jax.eval.judges.phrase_judge", False),
     "classifier": JudgeLine("nt_jax.eval.judges.classifier", True),
@@ -46,6 +47,10 @@ FORMATS = {
     "gguf": FormatLine("the whole model for llama.cpp, Ollama", "nt_jax.export.gguf:write"),
     "factors": FormatLine("the factors alone, for nt_jax", "nt_jax.export.factors:write"),
 }
+
+RANKED = ("lora", "gguf-lora")  # formats that --rank is for
+# What each choice of a sweep allows, as a share of the limits that tuning itself keeps within.
+PICKS = {"security": 2.0, "balanced": 1.0, "utility": 0.5}
 
 
 class MetricLine(NamedTuple):

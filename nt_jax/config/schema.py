@@ -83,7 +83,8 @@ class DataConfig(Frozen):
     """refusals to learn: refusals = the data's safe answers that the judge takes for refusals;
     given = all of the data's safe answers; self = the model's own where it refuses; shipped = ours,
     by kind of harm; auto = the first of refusals, self and shipped with 50 refusals, or with one of
-    every request. Where tune.target is opening none of this counts: tune.opening is learned"""
+    every request. Where tune.target is opening, it is that which is learned; auto and refusals then
+    only leave out rows whose safe answer does not refuse"""
     utility_targets: Literal["self", "given"] = "self"
     """answers to keep: the model's own to the bare request, or the data's"""
     system_prompt: str | None = Field(default=None, min_length=1)

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import TypeVar
 
+from nt_jax.data.folders import SPLIT_WORDS
 from nt_jax.data.records import AttackTemplate, HarmfulRequest, HarmlessRequest
 from nt_jax.errors import DataError
 
@@ -16,11 +17,11 @@ def divide(records: Sequence[Record], part: str, what: str) -> list[Record]:
 
     A source that has both splits keeps them. Otherwise its training rows (all of them, where it is
     one split or undivided) are divided by a hash of their text, so adding a row never moves another
-    one across.
+    one across. Raises a DataError where no row is left, or some name a split and others none.
     """
-    splits = {record.split for record in records}
-    if {"train", "validation"} <= splits:
-        chosen = [record for record in records if record.split == part]
+    splits = {split_of(record) for record in records}
+    if {"train", "validation"} <= splits and None not in splits:
+        chosen = [record for record in records if split_of(record) == part]
     else:
         rows, held_out = training_rows(records, what), part == "validation"
         lowest = min((bucket(_text(row)) for row in rows), default=0) if len(rows) > 1 else 0
@@ -36,13 +37,25 @@ def divide(records: Sequence[Record], part: str, what: str) -> list[Record]:
 
 def training_rows(records: Sequence[Record], what: str) -> list[Record]:
     """The rows of the split train, or all of them where there is one split or none."""
-    splits = {record.split for record in records}
+    splits = {split_of(record) for record in records}
+    if len(splits) > 1 and None in splits:
+        blank = sum(split_of(record) is None for record in records)
+        raise DataError(
+            f"data.{what}: {blank} of its {len(records)} rows name no split, the others do. Name "
+            "one in the column 'split' of every row, or leave the column out."
+        )
     if len(splits) > 1 and "train" not in splits:
         raise DataError(
             f"data.{what}: no split is called train. Name the one to tune on, of "
             f"{', '.join(sorted(map(str, splits)))}: data.{what}.split=NAME."
         )
-    return [record for record in records if record.split == "train" or len(splits) == 1]
+    return [record for record in records if split_of(record) == "train" or len(splits) == 1]
+
+
+def split_of(record: HarmfulRequest | HarmlessRequest | AttackTemplate) -> str | None:
+    """train, validation or test for their usual other names (Train, val, dev), else its split."""
+    name = (record.split or "").strip()
+    return SPLIT_WORDS.get(name.lower(), name) or None
 
 
 def bucket(text: str) -> int:

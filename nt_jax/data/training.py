@@ -50,7 +50,12 @@ class Records:
         return [row.request for row in (*self.harmful, *self.harmless)]
 
     def in_attacks(self, requests: Sequence[Prompt]) -> list[tuple[AttackTemplate, Prompt]]:
-        """Each request inside one template; neighbours get templates far apart, all are used."""
+        """Each request inside one template; neighbours get templates far apart, all are used.
+
+        Raises a DataError where there are requests and no template.
+        """
+        if requests and not self.templates:
+            raise DataError("there are no attack templates to put requests into (data.templates).")
         stride = far_apart(len(self.templates))
         around = [self.templates[n * stride % len(self.templates)] for n in range(len(requests))]
         return [(t, t.apply(request)) for t, request in zip(around, requests, strict=True)]
@@ -138,18 +143,15 @@ def each_request_once(rows: Iterable[Request]) -> list[Request]:
 
 
 def each_question_once(rows: Sequence[HarmfulRequest]) -> list[HarmfulRequest]:
-    """`rows` without repeats of a question that a file holds once for each attack (SafeEdit).
+    """The first row of each question, which a file may hold once for each attack (SafeEdit).
 
-    Attacks then come from `data.templates`; repeats would lie on both sides of every cut.
+    Attacks then come from `data.templates`; repeats would lie on both sides of every cut. A bare
+    row is kept in each split that holds it: repeat_lines() says so.
     """
-    seen: set[Prompt] = set()
-    kept = []
+    first: dict[tuple[Prompt, str | None], HarmfulRequest] = {}
     for row in rows:
-        if row.attacked is None or row.prompt not in seen:
-            kept.append(row)
-        if row.attacked is not None:
-            seen.add(row.prompt)
-    return kept
+        first.setdefault((row.prompt, None if row.attacked else row.split), row)
+    return list(first.values())
 
 
 def without_tests(
@@ -203,7 +205,7 @@ def evenly(rows: Sequence[Item], count: int) -> list[Item]:
 
 def far_apart(count: int) -> int:
     """A stride of 5 or more that visits all of `count` places before it visits one again."""
-    return next(n for n in itertools.count(5) if math.gcd(n, count) == 1)
+    return next(n for n in itertools.count(5) if math.gcd(n, count) == 1 or not count)
 
 
 def check_prompts(encode: Encode, parts: Mapping[str, Records], context: int, answer: int) -> None:

@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from nt_jax.atomic import write_atomic
 from nt_jax.checkpoints.checkpoint import Checkpoint
+from nt_jax.config.registry import RANKED
 from nt_jax.export.folder import MANIFEST, ExportReport, Wanted, write_json
 from nt_jax.export.kinds import KINDS, use_of
 from nt_jax.models.neurons import Factors
@@ -155,7 +156,7 @@ def write_manifest(
         "strength": wanted.strength,
         "strength_means": "0, the untuned model" if about.untuned else about.strength,
         "dtype": wanted.dtype,
-        "rank": wanted.rank,
+        "rank": wanted.rank if kind in RANKED else None,
         "neurons": 0 if about.untuned else len(about.factors.theta_P),
         "settings": about.settings,
         "fill_in": list(about.fill_in),

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,8 @@ from typing import Any, ParamSpec
 
 from nt_jax import processes
 from nt_jax.atomic import disk_errors, sync, sync_tree
-from nt_jax.errors import CheckpointError, RunError
+from nt_jax.config.registry import RANKED
+from nt_jax.errors import CheckpointError, ConfigError, RunError
 
 MANIFEST = "nt_jax_export.json"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -65,6 +66,12 @@ def by_first(write: Callable[Given, ExportReport]) -> Callable[Given, ExportRepo
         return ExportReport(**facts)
 
     return written
+
+
+def check_rank(rank: int | None, formats: Sequence[str]) -> None:
+    """Raises a ConfigError, before any work, for a rank that none of `formats` has."""
+    if rank is not None and not set(formats) & set(RANKED):
+        raise ConfigError(f"--rank is of the formats {' and '.join(RANKED)}: add one, or leave it.")
 
 
 def check_free(out: Path) -> None:

@@ -17,7 +17,7 @@ from nt_jax.errors import RunError
 from nt_jax.export import card
 from nt_jax.export.card import About
 from nt_jax.export.files import copy_licences
-from nt_jax.export.folder import ExportReport, Wanted, appearing, check_free
+from nt_jax.export.folder import ExportReport, Wanted, appearing, check_free, check_rank
 from nt_jax.export.push import check_push, push
 from nt_jax.generate.chat import ChatModel, open_model
 from nt_jax.models.neurons import Factors
@@ -79,6 +79,7 @@ def export_run(
     `repo` the result is then pushed to the hub.
     """
     check_free(out)
+    check_rank(wanted.rank, formats)
     if repo is not None:
         check_push(repo)
     config, kept, reported = of_run(run_dir, wanted.strength)
@@ -101,6 +102,7 @@ def export_factors(
     A strength is counted as in the run that learned them, where the file says its own.
     """
     check_free(out)
+    check_rank(wanted.rank, formats)
     if repo is not None:
         check_push(repo)
     model = open_model(base, "float32")

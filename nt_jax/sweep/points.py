@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nt_jax.config.registry import PICKS
 from nt_jax.eval.metrics.intervals import wilson
 from nt_jax.train.strength import as_kept
 from nt_jax.train.validate import (
@@ -20,8 +21,6 @@ from nt_jax.train.validate import (
     worth,
 )
 
-# What each choice allows, as a share of the limits that tuning itself keeps within.
-PICKS = {"security": 2.0, "balanced": 1.0, "utility": 0.5}
 KINDS = (ATTACK, DIRECT, HARMLESS, SOUNDS_HARMFUL, IN_ATTACK)
 
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nt_jax.config.grid import Cell
+from nt_jax.config.grid import Cell, check_choice
+from nt_jax.config.registry import PICKS
 from nt_jax.console import clock, expect, say, show
 from nt_jax.errors import ConfigError
 from nt_jax.run import pipeline
@@ -25,7 +26,6 @@ from nt_jax.run.said import say_about_data
 from nt_jax.rundir import RunDirectory, Stage
 from nt_jax.sweep.place import SHARED, Placed, beside, place, with_folder
 from nt_jax.sweep.points import (
-    PICKS,
     Point,
     numbered,
     pick,
@@ -126,14 +126,6 @@ def sweep(
             then(dial)
     numbers = {name: point.number for name, point in dial.picks.items()}
     return {"run": str(root), "picks": numbers, "measured": measured and str(measured)}
-
-
-def check_choice(choice: str | None) -> None:
-    """Raises a ConfigError, before any work, for a word that is no choice."""
-    if choice is not None and choice not in PICKS and not (choice.isdecimal() and len(choice) < 9):
-        raise ConfigError(
-            f"'{choice}' is no choice (--pick): give {', '.join(PICKS)} or a number of the table"
-        )
 
 
 def say_time(

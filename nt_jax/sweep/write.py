@@ -11,8 +11,9 @@ import matplotlib
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from nt_jax.config.registry import PICKS
 from nt_jax.report.figures import STYLE, png
-from nt_jax.sweep.points import KINDS, PICKS, Point
+from nt_jax.sweep.points import KINDS, Point
 from nt_jax.train.validate import ATTACK, HARMLESS
 
 NUMBERS = ("entropy_harmful", "entropy_harmless", "perplexity", "perplexity_ratio", "score")

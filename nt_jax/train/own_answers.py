@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from nt_jax.atomic import write_atomic
 from nt_jax.config.method import TuneConfig
 from nt_jax.config.schema import DataConfig
 from nt_jax.data.attacks import attack_of
@@ -64,9 +65,7 @@ def write_own_answers(
         targets = settle(judge, train, data.safety_targets, own)
         assert targets is not None  # for the type checker: the model has answered
     targets.write(folder)
-    with (folder / FILE).open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row) + "\n")
+    write_atomic(folder / FILE, "".join(json.dumps(row) + "\n" for row in rows).encode())
     return targets
 
 

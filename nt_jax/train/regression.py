@@ -52,7 +52,7 @@ def combination(
     `slopes` holds the cells' decisions and slopes at the factors; `free_MP` the latter divided by
     the preconditioner, cell after cell. The step is at most `most` long, as a Euclidean norm; or,
     `in_nats`, moves decisions by at most that in the root of the mean square, whatever is learned.
-    Raises a DivergedError where no step parts the two kinds.
+    Raises a DivergedError where no step parts the two kinds, or slopes overflow.
     """
     names = slopes.decided
     cells = [name for name in names if name != BEGINNINGS]
@@ -69,6 +69,11 @@ def combination(
     nats_MM = of_cells_MM.T @ of_cells_MM / len(of_cells_MM)
     far_MM = nats_MM if in_nats else free_MP @ free_MP.T
     size = float(np.trace(kernel_MM))
+    if not np.isfinite(size):
+        raise DivergedError(
+            "slopes of training requests are no finite numbers. Try model.dtype=float32, or a "
+            "shorter tune.meta_lr."
+        )
     if not size > 0 or not np.abs(slopes.difference_P).max() > ROUNDING * np.abs(slope_MP).max():
         raise DivergedError(
             "the slopes of harmful and harmless training requests do not differ: nothing tells "
@@ -125,7 +130,8 @@ def losses(slopes: CellSlopes, level: float, share: Mapping[str, float]) -> dict
         means = [float(SOFTNESS * np.logaddexp(0, each).mean()) for each in wrong]
         parts = [share[cell] * mean for cell, mean in zip(cells, means, strict=True)]
         found["loss"] += sum(parts)
-        found[name] = sum(parts) / sum(share[cell] for cell in cells)
+        weight = sum(share[cell] for cell in cells)
+        found[name] = sum(parts) / weight if weight else 0.0  # safety_weight is 0 or 1
     return found
 
 

@@ -58,7 +58,8 @@ class Validation:
         hard = [row.prompt for row in records.harmless if row.sounds_harmful]
         harmful = [row.prompt for row in evenly(records.harmful, most[ATTACK])]
         chosen = evenly(plain or hard, most[HARMLESS])
-        left = [prompt for prompt in plain if prompt not in set(chosen)]
+        taken = set(chosen)
+        left = [prompt for prompt in plain or hard if prompt not in taken]
         wrapped = evenly([*left, *chosen][: max(len(left), most[IN_ATTACK])], most[IN_ATTACK])
         asked = {
             ATTACK: harmful, DIRECT: harmful, HARMLESS: chosen,

@@ -8,7 +8,9 @@ from nt_jax.config.registry import FORMATS, JUDGES, METHODS, METRICS, SCORES, lo
 @pytest.mark.parametrize("name", JUDGES)
 def test_a_judge_can_be_opened_checked_and_told_apart(name):
     module = load(JUDGES[name].module)
-    assert all(callable(getattr(module, part)) for part in ("open_judge", "check", "identity"))
+    assert all(
+        callable(getattr(module, part)) for part in ("open_judge", "check", "identity", "called")
+    )
 
 
 def test_metrics_give_rows_and_no_two_show_the_same_column():

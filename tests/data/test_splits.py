@@ -51,6 +51,13 @@ def test_a_source_keeps_its_own_splits():
     assert ids(divide(records, "validation", "x")) == ["r5", "r6"]
 
 
+@pytest.mark.parametrize("other", ["val", "Valid", "dev ", "VALIDATION"])
+def test_splits_have_their_usual_other_names(other):
+    records = rows(40, "Train") + rows(8, other, 40) + rows(5, "test", 48)
+    assert ids(divide(records, "train", "x")) == ids(records[:40])
+    assert ids(divide(records, "validation", "x")) == ids(records[40:48])
+
+
 def test_without_validation_rows_the_training_rows_are_cut_and_no_test_row_is_used():
     records = rows(100, "train") + rows(50, "test", 100)
     found = divide(records, "train", "x") + divide(records, "validation", "x")
@@ -72,6 +79,8 @@ def test_templates_are_divided_by_their_text():
             rows(9, "old") + rows(9, "new", 9),
             "no split is called train. Name the one to tune on, of new, old: data.harmless.split=",
         ),
+        (rows(9, "train") + rows(3, None, 9), "harmless: 3 of its 12 rows name no split, the oth"),
+        (rows(9, "train") + rows(9, "val", 9) + rows(1, " ", 18), "1 of its 19 rows name no split"),
     ],
 )
 def test_what_cannot_be_divided_says_what_to_do(records, words):

@@ -31,7 +31,7 @@ def encode(text: str) -> list[int]:
 def test_a_question_that_a_file_repeats_for_each_attack_is_tuned_on_once():
     paired = [HarmfulRequest(str(n), f"q{n % 2}", "No.", "", None, f"attack {n}") for n in range(5)]
     assert [row.id for row in training.each_question_once(paired)] == ["0", "1"]
-    assert training.each_question_once(RECORDS.harmful * 2) == RECORDS.harmful * 2
+    assert training.each_question_once(RECORDS.harmful * 2) == RECORDS.harmful
 
 
 def test_records_are_read_with_each_question_once(monkeypatch):
@@ -46,6 +46,13 @@ def test_rows_are_spread_evenly():
     rows = [str(n) for n in range(10)]
     assert training.evenly(rows, 3) == ["0", "3", "6"] and training.evenly(rows, 99) == rows
     assert training.evenly([], 5) == []
+
+
+def test_without_templates_nothing_is_put_into_attacks():
+    none = dataclasses.replace(RECORDS, templates=[])
+    assert none.in_attacks([]) == []
+    with pytest.raises(DataError, match=r"no attack templates .*data\.templates"):
+        none.in_attacks(["q"])
 
 
 @given(st.integers(1, 60))

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file, save_file
 
 from nt_jax.checkpoints.adapter import merged_adapter, open_adapter
 from nt_jax.checkpoints.checkpoint import load_weights, open_checkpoint
-from nt_jax.errors import CheckpointError, ConfigError
+from nt_jax.errors import CheckpointError, ConfigError, RunError
 from nt_jax.export import ia3, lora
 from nt_jax.export.folder import Wanted
 from nt_jax.export.hf import export_hf
@@ -16,6 +16,7 @@ from nt_jax.generate.chat import open_model
 from nt_jax.mesh import make_mesh
 from nt_jax.models.neurons import Factors, NeuronSet
 from nt_jax.models.transformer import logits
+from nt_jax.run.export import export_run
 from tests import tiny
 from tests.export import peft_twin
 
@@ -150,6 +151,14 @@ def test_a_lower_rank_is_the_best_one_and_says_what_it_lost(tmp_path):
     )
     assert "--rank 7" in report.notes[1]
     assert len(lora.write(model, factors, tmp_path / "even", Wanted(rank=7)).notes) == 1
+
+
+def test_a_rank_that_no_format_has_is_told_before_any_work(tmp_path):
+    for formats in (("hf",), ("ia3", "gguf")):
+        with pytest.raises(ConfigError, match="--rank is of the formats lora and gguf-lora"):
+            export_run(tmp_path / "no run", tmp_path / "out", formats, Wanted(rank=8))
+    with pytest.raises(RunError):  # as far as the run, which is not there
+        export_run(tmp_path / "no run", tmp_path / "out", ("ia3", "lora"), Wanted(rank=8))
 
 
 def test_vllm_is_told_the_next_rank_that_it_takes():

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from nt_jax.sweep.points import PICKS, Point, kept_row, numbered, pick, points_of, rule
+from nt_jax.config.registry import PICKS
+from nt_jax.sweep.points import Point, kept_row, numbered, pick, points_of, rule
 from nt_jax.sweep.write import csv_text, head, page, plot, rows, screen
 from nt_jax.train.validate import LIMITS, Look, rise, rises, score
 

@@ -118,6 +118,25 @@ def test_a_source_without_attacked_harmless_prompts_learns_from_the_other_cells(
     assert len(dual_M) == 36 and found["utility_loss"] > 0
 
 
+def every(slopes: CellSlopes) -> np.ndarray:
+    """Slopes of all cells, one after the other: a metric that is the identity."""
+    return np.concatenate([slopes.cells[name] for name in CELLS])
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_one_side_alone_can_be_learned(weight):
+    _, told = combination(planted(), every(planted()), 1.0, TuneConfig(safety_weight=weight))
+    assert told["safety_loss" if weight else "utility_loss"] == pytest.approx(told["loss"])
+    assert told["utility_loss" if weight else "safety_loss"] == 0
+
+
+def test_slopes_that_overflow_are_not_the_datas_fault():
+    slopes = planted()
+    slopes.cells[HARMFUL][0, 0] = np.nan
+    with pytest.raises(DivergedError, match=r"no finite numbers. Try model\.dtype=float32"):
+        combination(slopes, every(slopes), 1.0, TUNE)
+
+
 def test_slopes_that_say_nothing_end_it():
     cells = {name: np.zeros((3, 5), np.float32) for name in CELLS}
     nothing = CellSlopes(cells, {name: np.full(3, -3.0) for name in CELLS})

@@ -79,6 +79,8 @@ def test_only_requests_that_sound_harmless_stand_for_the_harmless_ones():
     assert len(set(few.asked[HARMLESS]) & set(few.asked[IN_ATTACK])) == 18
     only = Validation.of(records(plain=0), 600)  # data that know no other kind
     assert len(only.prompts[HARMLESS]) == 20 and not only.prompts[SOUNDS_HARMFUL]
+    hard = Validation.of(records(plain=0, hard=60), 600)  # others than the bare ones, here too
+    assert not set(hard.asked[HARMLESS]) & set(hard.asked[IN_ATTACK])
 
 
 def test_attacked_prompts_are_the_requests_inside_attacks():

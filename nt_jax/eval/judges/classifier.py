@@ -57,13 +57,19 @@ def identity(source: str) -> str:
     return files_hash(folder) if folder.is_dir() else f"classifier:{source}"
 
 
+def called(source: str) -> str:
+    """The last name of its folder, or its id."""
+    folder = source.partition("#")[0]
+    return f"classifier:{Path(folder).name if Path(folder).is_dir() else folder}"
+
+
 class ClassifierJudge:
     """Verdicts of a classifier of answers with two or more labels, one of which means refusal."""
 
     def __init__(self, spec: str):
         """`spec` is a directory or hub id, with #LABEL (name or number) if labels are unusual."""
         source, _, label = spec.partition("#")
-        self.name = f"classifier:{Path(source).name if Path(source).is_dir() else source}"
+        self.name = called(spec)
         self.torch, transformers = _libraries()
         folder = _folder(source)
         self.sha256 = files_hash(folder)

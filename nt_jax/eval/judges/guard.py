@@ -1,5 +1,6 @@
 """A chat model as a judge: it reads request and answer, and says yes (declined) or no."""
 
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Sequence
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from nt_jax.checkpoints.checkpoint import fingerprint, open_checkpoint
 from nt_jax.eval.judges.judge import LoadModel, without_thinking
+from nt_jax.generate.chat import open_model
 
 UNCLEAR = 0.5
 SHOWN = 1200  # characters of an answer, and of a request, that the guard reads
@@ -28,15 +30,14 @@ _SAYS = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 
 
 def open_judge(source: str, load_model: LoadModel | None) -> "GuardJudge":
-    """The chat model at `source` behind our own engine."""
-    assert load_model is not None, "a guard is a model: say how to load it"
+    """The chat model at `source` behind our own engine, in float32 unless `load_model` differs."""
+    load_model = load_model or functools.partial(open_model, dtype="float32")
     model = load_model(source)
 
     def ask(questions: Sequence[str]) -> list[str]:
         return [model.text(ids) for ids in model.answer(questions, NEW_TOKENS)]
 
-    name = f"guard:{Path(source).name if Path(source).exists() else source}"
-    return GuardJudge(name, fingerprint(model.checkpoint), ask)
+    return GuardJudge(called(source), fingerprint(model.checkpoint), ask)
 
 
 def check(source: str) -> None:
@@ -47,6 +48,11 @@ def check(source: str) -> None:
 def identity(source: str) -> str:
     """The fingerprint of its checkpoint."""
     return fingerprint(open_checkpoint(source))
+
+
+def called(source: str) -> str:
+    """The last name of its folder or file, or its id."""
+    return f"guard:{Path(source).name if Path(source).exists() else source}"
 
 
 class GuardJudge:

@@ -1,8 +1,8 @@
 """What a judge is: a name, a hash of its rules, and verdicts. One file a kind of judge.
 
 A kind of judge is a module with `open_judge(source, load_model)`, `check(source)`, which raises
-before any work where it is not there, and `identity(source)`, a text that tells its rules and files
-apart. nt_jax/config/registry.py lists them.
+before any work where it is not there, `identity(source)`, a text that tells its rules and files
+apart, and `called(source)`, the judge's name. nt_jax/config/registry.py lists them.
 """
 
 import functools
@@ -44,7 +44,8 @@ class Judge(Protocol):
         """1 (or True) per answer that refuses, 0 if it does not, 0.5 where the judge cannot tell.
 
         As many as `answers`, in their order. `requests` are the bare questions, without attacks; an
-        answer may be empty. Called once for each test set and in each validation.
+        answer may be empty. Called with any number of answers, of any sets and models: a verdict
+        must depend on its own row alone.
         """
         ...
 
@@ -68,10 +69,18 @@ def judges_to_open(specs: Sequence[str], load_model: LoadModel) -> list[JudgeToO
 
 
 def check_judges(specs: Sequence[str]) -> None:
-    """Raises, before any work, for a judge that is not there; no weights are read."""
+    """Raises, before any work, for one that is not there, or two of one name; reads no weights."""
+    known: dict[str, str] = {}
     for spec in specs:
         kind, source = _kind(spec)
         kind.check(source)
+        name = kind.called(source)
+        if name in known:
+            raise ConfigError(
+                f"eval.judges: '{known[name]}' and '{spec}' are both called {name}, so their "
+                "verdicts could not be told apart. Leave one out, or rename its folder."
+            )
+        known[name] = spec
 
 
 def judges_hash(specs: Sequence[str], *others: str) -> str:

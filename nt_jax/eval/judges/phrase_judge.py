@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from nt_jax.config.registry import PHRASES
 from nt_jax.eval.judges import asked as requests
 from nt_jax.eval.judges import delivery, disclaimer, language, phrases, reading, surroundings
 from nt_jax.eval.judges.asked import Asked
@@ -55,7 +56,7 @@ class Verdict:
 class PhraseJudge:
     """Refusals told by English phrases at the beginning of an answer; exact, instant, no model."""
 
-    name = "phrases-v2"
+    name = PHRASES
 
     def __init__(self) -> None:
         """Same hash, same verdicts."""
@@ -92,6 +93,11 @@ def check(source: str) -> None:
 def identity(source: str) -> str:
     """The hash of its rules."""
     return rules_hash()
+
+
+def called(source: str) -> str:
+    """Its name."""
+    return PHRASES
 
 
 def weigh(signs: set[str]) -> bool:

@@ -40,6 +40,7 @@ def test_a_guard_is_asked_about_request_and_answer():
 def test_a_guard_of_ours_answers_through_the_engine(tmp_path):
     model = tiny.copy("smollm2", tmp_path / "guard")
     tiny.edit_json(model / "config.json", max_position_embeddings=2048)
+    assert open_judge(f"guard:{model}").sha256  # its own loader where none is given (nt.evaluate)
     judge = open_judge(f"guard:{model}", open_model)
     assert judge.name == "guard:guard" and len(judge.sha256) == 64
     found = judge.verdicts(["Why?"] * 2, ["Because.", ""])

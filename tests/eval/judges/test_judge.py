@@ -28,12 +28,25 @@ def config(tmp_path):
     return load_config(str(tmp_path / "run.yaml"))
 
 
-@pytest.mark.parametrize("spec", ["phrases", "phrases-v1", "phrases-v2"])
-def test_the_phrase_judge_goes_by_its_name_and_its_older_one(spec):
+@pytest.mark.parametrize("spec", ["phrases", "phrases-v2"])
+def test_the_phrase_judge_goes_by_its_kind_and_its_name(spec):
     judge = open_judge(spec)
     assert isinstance(judge, PhraseJudge) and judge.name == "phrases-v2"
     assert judges_hash([spec]) == judges_hash(["phrases"])
     check_judges([spec])
+    with pytest.raises(ConfigError, match="is no judge"):
+        open_judge("phrases-v1")  # other rules, other verdicts
+
+
+def test_two_judges_of_one_name_are_told_before_any_work(tmp_path):
+    for folder in (tmp_path / "a" / "guard", tmp_path / "b" / "guard"):
+        tiny.copy("smollm2", folder)
+    same = [f"guard:{tmp_path}/{one}/guard" for one in "ab"]
+    with pytest.raises(ConfigError, match=r"are both called guard:guard, .* rename its folder"):
+        check_judges(same)
+    with pytest.raises(ConfigError, match="are both called phrases-v2"):
+        check_judges(["phrases", same[0], "phrases-v2"])
+    check_judges(["phrases", same[0]])
 
 
 @pytest.mark.parametrize("role", ["classifier", "guard", "scorer"])
@@ -87,6 +100,7 @@ def test_a_kind_of_judge_is_one_module_and_one_line(config, tmp_path, monkeypatc
     module = ModuleType("made_up_judge")
     module.open_judge = lambda source, load_model: Length(source)
     module.check, module.identity = check, lambda source: f"length {source}"
+    module.called = lambda source: f"length:{source}"
     monkeypatch.setitem(sys.modules, "made_up_judge", module)
     with pytest.raises(ConfigError, match=r"eval\.judges\[0\] = 'length:9'"):
         load_config(str(tmp_path / "run.yaml"), ["eval.judges=['length:9']"])
