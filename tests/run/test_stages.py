@@ -304,10 +304,16 @@ def test_several_formats_lie_in_folders_of_their_own_and_all_or_none_appear(
     assert export(finished.folder, out, "--format", "ia3,hf,lora", "--rank", "2") == 0
     shown = capsys.readouterr().out
     assert f"{out / 'lora'}   2 of 20 tensors changed" in shown and "--max-lora-rank 8" in shown
-    assert {path.name for path in out.iterdir()} == {"hf", "ia3", "lora"}
+    made_in = {path.name for path in out.iterdir()}
+    assert made_in == {"hf", "ia3", "lora"}
     made, own = (small.contents(folder) for folder in (out / "hf", finished.folder / "export/hf"))
-    other = {"nt_jax_export.json"}  # it names the rank that was asked for
-    assert {n for n in made if made[n] != own[n]} == other and made.keys() == own.keys()
+    assert made == own  # the rank is the adapter's, and not named beside the others
+    told = {name: json.loads((out / name / "nt_jax_export.json").read_text()) for name in made_in}
+    assert {name: each["rank"] for name, each in told.items()} == {
+        "hf": None,
+        "ia3": None,
+        "lora": 2,
+    }
     with mock.patch.object(lora, "write_adapter", side_effect=RunError("no")):
         assert export(finished.folder, tmp_path / "other", "--format", "ia3,lora") == 2
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
