@@ -132,7 +132,8 @@ class RunDirectory:
             say(stage.name, known)
         else:
             with working(stage.name):
-                say(stage.name, f"{self._do(stage, key)}   {clock(time.monotonic() - started)}")
+                said = self._do(stage, key)
+                say(stage.name, f"{said}   {clock(time.monotonic() - started)}")
         return self.folder(stage.name)
 
     def _known(self, stage: Stage, key: str, beside: Sequence[Path]) -> str | None:
@@ -258,8 +259,7 @@ class RunDirectory:
 
     def seconds(self) -> dict[str, float]:
         """Wall time of the stages that run.json knows of: of all, unless it was deleted."""
-        stages = self.facts().get("stages", {})
-        return {name: stage["wall_seconds"] for name, stage in stages.items()}
+        return {n: stage["wall_seconds"] for n, stage in self.facts().get("stages", {}).items()}
 
     def record(self, **facts: Any) -> None:
         """Add facts to run.json; a dict adds to what is there, key by key, the rest replaces."""

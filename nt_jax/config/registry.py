@@ -49,6 +49,7 @@ FORMATS = {
 }
 
 RANKED = ("lora", "gguf-lora")  # formats that --rank is for
+
 # What each choice of a sweep allows, as a share of the limits that tuning itself keeps within.
 PICKS = {"security": 2.0, "balanced": 1.0, "utility": 0.5}
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from nt_jax.data.prompts import Prompt, plain_text, text_of
 from nt_jax.data.records import SLOT, AttackTemplate, HarmfulRequest
-from nt_jax.data.splits import VALIDATION_PERCENT, bucket, split_of, training_rows
+from nt_jax.data.splits import VALIDATION_PERCENT, bucket, split_of, splits_of, training_rows
 from nt_jax.errors import DataError
 
 Link = tuple[Prompt, str]  # a request and an attack around it
@@ -50,6 +50,7 @@ def divide_attacked(rows: Sequence[HarmfulRequest]) -> dict[str, list[HarmfulReq
     Published splits are kept where that is true of them. Otherwise a hash of an attack's name and
     one of its request settle the side of each, and rows whose two sides differ are left out.
     """
+    splits_of(rows, "harmful")  # told where only some rows name one
     published = {part: [row for row in rows if split_of(row) == part] for part in PARTS}
     if all(published.values()):
         if not _shared(*published.values()):

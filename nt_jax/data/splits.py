@@ -19,8 +19,7 @@ def divide(records: Sequence[Record], part: str, what: str) -> list[Record]:
     one split or undivided) are divided by a hash of their text, so adding a row never moves another
     one across. Raises a DataError where no row is left, or some name a split and others none.
     """
-    splits = {split_of(record) for record in records}
-    if {"train", "validation"} <= splits and None not in splits:
+    if {"train", "validation"} <= splits_of(records, what):
         chosen = [record for record in records if split_of(record) == part]
     else:
         rows, held_out = training_rows(records, what), part == "validation"
@@ -37,19 +36,24 @@ def divide(records: Sequence[Record], part: str, what: str) -> list[Record]:
 
 def training_rows(records: Sequence[Record], what: str) -> list[Record]:
     """The rows of the split train, or all of them where there is one split or none."""
-    splits = {split_of(record) for record in records}
-    if len(splits) > 1 and None in splits:
-        blank = sum(split_of(record) is None for record in records)
-        raise DataError(
-            f"data.{what}: {blank} of its {len(records)} rows name no split, the others do. Name "
-            "one in the column 'split' of every row, or leave the column out."
-        )
+    splits = splits_of(records, what)
     if len(splits) > 1 and "train" not in splits:
         raise DataError(
             f"data.{what}: no split is called train. Name the one to tune on, of "
             f"{', '.join(sorted(map(str, splits)))}: data.{what}.split=NAME."
         )
     return [record for record in records if split_of(record) == "train" or len(splits) == 1]
+
+
+def splits_of(records: Sequence[Record], what: str) -> set[str | None]:
+    """The splits that the records name, or None alone; a DataError where only some name one."""
+    named = [split_of(record) for record in records]
+    if (blank := named.count(None)) not in (0, len(named)):
+        raise DataError(
+            f"data.{what}: {blank} of its {len(named)} rows name no split, the others do. Name one "
+            "in the column 'split' of every row, or leave the column out."
+        )
+    return set(named)
 
 
 def split_of(record: HarmfulRequest | HarmlessRequest | AttackTemplate) -> str | None:

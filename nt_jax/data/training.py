@@ -54,7 +54,9 @@ class Records:
 
         Raises a DataError where there are requests and no template.
         """
-        if requests and not self.templates:
+        if not requests:
+            return []
+        if not self.templates:
             raise DataError("there are no attack templates to put requests into (data.templates).")
         stride = far_apart(len(self.templates))
         around = [self.templates[n * stride % len(self.templates)] for n in range(len(requests))]
@@ -205,7 +207,7 @@ def evenly(rows: Sequence[Item], count: int) -> list[Item]:
 
 def far_apart(count: int) -> int:
     """A stride of 5 or more that visits all of `count` places before it visits one again."""
-    return next(n for n in itertools.count(5) if math.gcd(n, count) == 1 or not count)
+    return next(n for n in itertools.count(5) if math.gcd(n, count) == 1)
 
 
 def check_prompts(encode: Encode, parts: Mapping[str, Records], context: int, answer: int) -> None:

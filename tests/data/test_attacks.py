@@ -98,6 +98,11 @@ def test_published_splits_are_kept_where_they_share_nothing_and_cut_anew_where_t
     assert not attacks[0] & attacks[1] and not requests[0] & requests[1]
 
 
+def test_a_row_without_a_split_beside_others_is_told_here_too():
+    with pytest.raises(DataError, match=r"data\.harmful: 1 of its 8 rows name no split"):
+        divide_attacked([*grid(6, 1, split="train"), row(9, "z", "validation"), row(8, "y")])
+
+
 # ---- as a run reads them
 
 

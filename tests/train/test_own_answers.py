@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import json
 import types
+from unittest import mock
 
 import pytest
 
@@ -14,6 +15,7 @@ from nt_jax.data.records import AttackTemplate, HarmfulRequest, HarmlessRequest
 from nt_jax.data.training import Records
 from nt_jax.errors import DataError
 from nt_jax.eval.judges.phrase_judge import PhraseJudge
+from nt_jax.train import own_answers
 from nt_jax.train.own_answers import (
     own_pools,
     read_own_answers,
@@ -94,6 +96,14 @@ def test_of_the_given_answers_those_that_refuse_are_learned():
 # --- the model's own answers ---------------------------------------------------------------------
 
 ASKED = [f"ask {n}" for n in range(3)] + RECORDS.attacked(["ask 0", "ask 2"])
+
+
+def test_a_write_that_is_interrupted_leaves_no_file_that_looks_whole(tmp_path, monkeypatch):
+    lines = mock.Mock(side_effect=["{}", KeyboardInterrupt])
+    monkeypatch.setattr(own_answers, "json", types.SimpleNamespace(dumps=lines))
+    with pytest.raises(KeyboardInterrupt):
+        own_file(tmp_path)
+    assert lines.call_count == 2 and not (tmp_path / own_answers.FILE).exists()
 
 
 def rows_of(folder) -> list[dict]:
