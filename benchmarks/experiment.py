@@ -1,7 +1,7 @@
 """Settings x seeds, each tuned and looked at: what decides between recipes, and at which interval.
 
-    python benchmarks/experiment.py benchmarks/experiments/target.yaml --config runs/real_data.yaml
-    python benchmarks/experiment.py benchmarks/experiments/target.yaml --summary
+    python benchmarks/experiment.py benchmarks/experiments/neurons.yaml --config runs/real_data.yaml
+    python benchmarks/experiment.py benchmarks/experiments/neurons.yaml --summary
 
 A plan is a YAML file of NAME: [settings that differ from --config]; its first line is what the
 others are compared with. Every cell is a run of its own up to its factors, in a folder named by its
@@ -51,7 +51,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=Path("runs/experiment"))
     parser.add_argument("--summary", action="store_true", help="only read the lines there are")
     parser.add_argument("settings", nargs="*", help="of all cells, as key=value, behind the plan")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()  # settings may stand behind options
 
 
 def cell(config: RunConfig) -> dict:
