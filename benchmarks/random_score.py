@@ -1,4 +1,4 @@
-"""Neurons by chance: the control of every score, as attribution.score=benchmarks.random_score:drawn."""
+"""Neurons by chance, the control of scores: attribution.score=benchmarks.random_score:drawn."""
 
 import numpy as np
 
