@@ -50,8 +50,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--folder", type=Path, default=Path("runs/experiment"))
     parser.add_argument("--summary", action="store_true", help="only read the lines there are")
-    parser.add_argument("settings", nargs="*", help="of all cells, as key=value, behind the plan")
-    return parser.parse_intermixed_args()  # settings may stand behind options
+    parser.add_argument("settings", nargs="*", help="of all cells, as key=value")
+    return parser.parse_intermixed_args()  # before options or behind them
 
 
 def cell(config: RunConfig) -> dict:

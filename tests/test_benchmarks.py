@@ -119,7 +119,7 @@ def said_by(*words: str) -> str:
 def test_an_experiment_has_a_line_a_cell_and_goes_on_where_it_was(recipe, tmp_path):
     plan = tmp_path / "plan.yaml"
     plan.write_text("default: []\nfurther: [tune.meta_lr=3]\n")
-    fixed = [plan, *SMALL, "--config", recipe, "--folder", tmp_path / "runs", "--seeds", "0"]
+    fixed = [plan, "--config", recipe, *SMALL, "--folder", tmp_path / "runs", "--seeds", "0"]
     said_by("benchmarks/experiment.py", *fixed)
     lines = plan.with_suffix(".jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
