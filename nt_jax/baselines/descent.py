@@ -77,7 +77,7 @@ def descend(
     batcher, remat = make_batcher(lm, tuned.count, *given, beside=False)
     options, optimiser = meta_options(config, remat), optimiser_of(config)
     form, theta_P, fixed = parted(adapter, lm, config.outer == "regression", seed)
-    metric, rows = None, config.metric_requests // len(CELLS)
+    metric = None
     untuned = functools.partial(untuned_values, tuned, what=DECISION)
     if config.outer == "regression":
         slopes = own_slopes(model, tuned, form, theta_P, fixed, pools, config, seed)
@@ -91,7 +91,7 @@ def descend(
         for epoch in range(config.epochs):
             now = options if constant else at_epoch(options, epoch, config.epochs)
             if metric is not None:
-                cells = cell_rows(pools, rows, turn=epoch)
+                cells = cell_rows(pools, config.step_requests(epoch) // len(CELLS), turn=epoch)
                 at = functools.partial(measured, tuned, form, theta_P, fixed, what=DECISION)
                 slopes = measured_cells(model, cells, config, at, untuned)
                 way_P, losses = direction(slopes, metric, NATS, config, lm.mesh, in_nats=True)

@@ -16,6 +16,7 @@ from nt_jax.config.paper import paper_section
 from nt_jax.config.registry import EXAMPLE_SCORES, SCORES
 
 Target = Literal["mean_logprob", "first_token", "sum_logprob"]
+Times = Annotated[float, Field(gt=0, le=100)]
 Strength = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Nats = Annotated[float, Field(ge=-10, le=10)]
 ADAM_STEP = 0.03  # by how much Adam moves a factor, unless told
@@ -149,6 +150,9 @@ class TuneConfig(Frozen):
     """training prompts whose slopes are measured, a quarter each attacked or bare, harmful or
     harmless: each epoch of tune.outer = regression is made of so many, and the contrastive score;
     0 = adam, unless tune.outer says sgd"""
+    step_prompts: tuple[Times, ...] = Field(default=(1.0,), min_length=1)
+    """prompts of each epoch's regression, in multiples of tune.metric_requests; the last counts for
+    the epochs after it. More: what is learned is less about just these prompts"""
     metric_damping: float = Field(default=0.0001, gt=0)
     """how much movement of good answers a regression tolerates. Lower: they keep closer to the
     untuned model's, and less is learned"""
@@ -200,6 +204,9 @@ class TuneConfig(Frozen):
     refusal: of both the highest within the limits is searched for by halving and kept, or more than
     the highest of these where that is within them; [] = none. They are made of slopes, so only
     under tune.outer = regression"""
+    lift_from: float = Field(default=1.0, gt=0, le=1)
+    """how far of the way from the first factors to the last ones the lifts start: 1 = all of it.
+    Less: good answers are kept, and harm is parted nearly as well"""
     strengths: tuple[Strength, ...] = ()
     """how far to go from 1 to the learned and lifted factors, 0 or more: the strongest within the
     limits is searched for by halving, and the best seen is kept; [] = as learned"""
@@ -235,6 +242,10 @@ class TuneConfig(Frozen):
         if 0 < self.metric_requests < LEAST_SLOPES:
             rule = f"is fewer than {LEAST_SLOPES}, two of each kind of prompt: give it more, or 0"
             raise conflict("tune.metric_requests", self.metric_requests, rule)
+        least = round(min(self.step_prompts) * self.metric_requests)
+        if self.outer == "regression" and least < LEAST_SLOPES:
+            rule = f"makes an epoch of {least} prompts; {LEAST_SLOPES} are the fewest"
+            raise conflict("tune.step_prompts", list(self.step_prompts), rule)
         if self.lifts and self.outer != "regression":
             rule = "is for tune.outer = regression, whose slopes a lift is made of: give it []"
             raise conflict("tune.lifts", list(self.lifts), rule)
@@ -271,6 +282,11 @@ class TuneConfig(Frozen):
         Looks that are left go to what is above the highest, where that is within the limits.
         """
         return len(self.lifts).bit_length() + 2 * (len(self.lifts) > 1)
+
+    def step_requests(self, epoch: int) -> int:
+        """Prompts whose slopes an epoch is made of, epochs counted from 0."""
+        times = self.step_prompts[min(epoch, len(self.step_prompts) - 1)]
+        return round(times * self.metric_requests)
 
     @property
     def lift_prompts(self) -> int:

@@ -82,6 +82,7 @@ OURS = frozenset({
 # Sources, sizes of machines, what is looked at on the way: nothing of the method.
 NO_PART = frozenset({
     "attribution.chunk", "tune.algorithm", "tune.metric_damping", "tune.sequence_tokens",
+    "tune.step_prompts", "tune.lift_from",
     "tune.validate_every", "tune.validation_answers", "tune.separation_every",
     "tune.patience", "tune.max_over_refusal", "tune.opening",
     "eval.extra", "eval.sources", "eval.batch_size", "eval.engine", "eval.judge",

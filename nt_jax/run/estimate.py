@@ -100,12 +100,12 @@ def tuning(config: RunConfig, records: Parts, cost: Cost, prompt: float) -> Work
     if not tune.inner_steps:
         inner = 0.0
     outer *= 1.3 if tune.margin_weight else 1.0
-    if tune.outer == "regression":
-        outer = 1.15 * tune.metric_requests  # and how good answers to the bare ones begin
-    rows = outer + inner * tune.inner_steps * (3 if tune.order == 2 else 1)
+    if tune.outer == "regression":  # 1.15: and how good answers to the bare ones begin
+        outer = 1.15 * sum(map(tune.step_requests, range(tune.epochs))) / tune.epochs
+    steps = tune.epochs * (outer + inner * tune.inner_steps * (3 if tune.order == 2 else 1))
     lift = tune.lift_prompts if tune.lifts and tune.validation_answers else 0
     answer = tune.answer_tokens
-    return cost.gradient(prompt + answer, answer) * (tune.epochs * rows + lift)
+    return cost.gradient(prompt + answer, answer) * (steps + lift)
 
 
 def mean_tokens(prompts: Sequence[Prompt]) -> float:

@@ -10,9 +10,10 @@ none of the other side moves,
 
     min_d |d|_P^2  such that  s(x) . d = t(x) for all x,   d = P S' (S P S' + r I)^-1 t,
 
-t = 1 on its side and 0 on the other, measured at the factors of the last epoch. Validation answers
-say how many nats of each are kept: refusals of every kind of a side rise with its lift, so both are
-found by halving, in the same looks. M prompts, P neurons.
+t = 1 on its side and 0 on the other, measured where the lifts start: `tune.lift_from` of the way
+from the first factors to those of the last epoch. The rest of the way costs good answers more than
+it parts harm. Validation answers say how many nats of each lift are kept: refusals of every kind of
+a side rise with its lift, so both are found by halving, in the same looks. M prompts, P neurons.
 """
 
 import dataclasses
@@ -25,6 +26,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jaxtyping import Float
 
 from nt_jax.atomic import write_atomic
@@ -69,13 +71,14 @@ class Lift:
 
     epoch: int  # after which they were measured
     last_P: Float[np.ndarray, " P"]  # the factors of that epoch
+    start_P: Float[np.ndarray, " P"]  # what is lifted: part of the way to them
     bare_P: Float[np.ndarray, " P"]  # what one nat changes
     attacked_P: Float[np.ndarray, " P"]
 
     def by(self, nats: Pair, config: TuneConfig) -> Float[np.ndarray, " P"]:
         """The factors, lifted by so many nats, within their bounds."""
         bare, attacked = map(np.float32, nats)
-        moved_P = self.last_P + bare * self.bare_P + attacked * self.attacked_P
+        moved_P = self.start_P + bare * self.bare_P + attacked * self.attacked_P
         return np.clip(moved_P, *config.bounds)
 
     def save(self, folder: Path) -> None:
@@ -90,9 +93,10 @@ class Lift:
         if not (path := folder / FILE).exists():
             return None
         with reading(path), path.open("rb") as file, np.load(file) as arrays:
-            found = cls(
-                int(arrays["epoch"]), *(arrays[f"{n}_P"] for n in ("last", "bare", "attacked"))
-            )
+            last_P = arrays["last_P"]
+            start_P = arrays.get("start_P", last_P)  # none before 30 November
+            lifts = (arrays[f"{side}_P"] for side in ("bare", "attacked"))
+            found = cls(int(arrays["epoch"]), last_P, start_P, *lifts)
         return found if found.epoch == epoch else None
 
 
@@ -110,10 +114,11 @@ def lifted(
     judge: Judge,
     preconditioner: Preconditioner,
     state: TuneState,
+    first_P: Float[Array, " P"],
     base: Look,
     folder: Path,
 ) -> tuple[TuneState, dict]:
-    """(the state with its last factors lifted, the line of that look).
+    """(the state with its last factors lifted, the line of that look); `first_P`: it began there.
 
     By the highest of tune.lifts on each side within the limits on what rises there, or above all of
     them (`raised`); where the two together are past a limit, by what scored best of all that was
@@ -121,7 +126,7 @@ def lifted(
     """
     lift = Lift.load(folder, int(state.epoch))
     if lift is None:
-        lift = measured_lift(model, tuned, data.pools, config, preconditioner, state)
+        lift = measured_lift(model, tuned, data.pools, config, preconditioner, state, first_P)
         lift.save(folder)
     about = {"epoch": int(state.epoch), AGAINST: against(base, lift, config)}
     log, asked = folder / LIFTS, {k: len(v) for k, v in base.refused.items()}
@@ -159,7 +164,7 @@ def against(base: Look, lift: Lift, config: TuneConfig) -> str:
     """
     refused = {kind: verdicts.tolist() for kind, verdicts in base.refused.items()}
     limits = json.dumps([refused, config.bounds, config.max_over_refusal], sort_keys=True)
-    arrays = b"".join(part.tobytes() for part in (lift.last_P, lift.bare_P, lift.attacked_P))
+    arrays = b"".join(part.tobytes() for part in (lift.start_P, lift.bare_P, lift.attacked_P))
     return hashlib.sha256(arrays + limits.encode()).hexdigest()[:12]
 
 
@@ -201,17 +206,20 @@ def measured_lift(
     config: TuneConfig,
     preconditioner: Preconditioner,
     state: TuneState,
+    first_P: Float[Array, " P"],
 ) -> Lift:
-    """The lifts at the factors of the last epoch, over attacks that its slopes were not of."""
+    """The lifts near the factors of the last epoch, over attacks that its slopes were not of."""
     last_P = np.asarray(host(state.average_P))
+    way_P = last_P - np.asarray(host(first_P))
+    start_P = (last_P - (1 - config.lift_from) * way_P).astype(last_P.dtype)
     rows = cell_rows(pools, config.lift_prompts // len(CELLS), turn=int(state.epoch))
-    at = functools.partial(measured_slopes, tuned, jnp.asarray(last_P), what=DECISION)
+    at = functools.partial(measured_slopes, tuned, jnp.asarray(start_P), what=DECISION)
     slopes = measured_cells(model, rows, config, at)
     where = sharding(model.lm.mesh, "")
     slope_MP = np.concatenate([slopes.cells[name] for name in CELLS])
     free_MP = host(divided(preconditioner, put(slope_MP, where)))
     lifts = (lift_of(slopes, np.asarray(free_MP), side).astype(last_P.dtype) for side in SIDES)
-    return Lift(int(state.epoch), last_P, *lifts)
+    return Lift(int(state.epoch), last_P, start_P, *lifts)
 
 
 def lift_of(

@@ -1,9 +1,10 @@
 """Line 21 of Algorithm 1 as it is taken by default: one regression over many prompts.
 
 A meta-gradient of ten prompts is mostly what these ten have in common. Here each epoch measures
-the decision of `tune.metric_requests` training prompts and its slope at the adapted factors theta'
-(lines 9-17), one by one, and steps by their logistic regression (regression.py), pulled back
-through the inner steps like any meta-gradient. M prompts, P neurons.
+the decisions of some hundred training prompts (`tune.metric_requests`, later epochs more:
+`tune.step_prompts`) and their slopes at the adapted factors theta' (lines 9-17), one by one, and
+steps by their logistic regression (regression.py), pulled back through the inner steps like any
+meta-gradient. M prompts, P neurons.
 """
 
 import dataclasses
@@ -84,7 +85,8 @@ class Regression:
         lm, neurons = self.tuned.lm, self.tuned.neurons
         length = options.meta_lr * math.sqrt(self.tuned.count * lm.config.neurons)
         adapted_P = adapted(theta_P, lm, neurons, batch, options)
-        asked = cell_rows(self.pools, self.config.metric_requests // len(CELLS), turn=epoch)
+        count = self.config.step_requests(epoch) // len(CELLS)
+        asked = cell_rows(self.pools, count, turn=epoch)
         at = functools.partial(measured_slopes, self.tuned, adapted_P, what=DECISION)
         untuned = functools.partial(untuned_values, self.tuned, what=DECISION)
         slopes = measured_cells(self.model, asked, self.config, at, untuned)

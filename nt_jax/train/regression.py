@@ -82,7 +82,7 @@ def combination(
     low, high, dual_M = 1e-12, 1e6, np.zeros(len(value_M))
     for _ in range(HALVINGS):
         middle = float(np.sqrt(low * high))
-        dual_M = fit(kernel_MM, value_M, side_M, weight_M, middle * size)
+        dual_M = fit(kernel_MM, value_M, side_M, weight_M, middle * size, dual_M)
         far = float(np.sqrt(max(dual_M @ far_MM @ dual_M, 0.0)))
         low, high = (middle, high) if far > most else (low, middle)
     return dual_M, losses(slopes, level, share)
@@ -94,9 +94,14 @@ def fit(
     side_M: Float[np.ndarray, " M"],
     weight_M: Float[np.ndarray, " M"],
     ridge: float,
+    start_M: Float[np.ndarray, " M"] | None = None,
 ) -> Float[np.ndarray, " M"]:
-    """The coefficients a at lambda = `ridge`, of decisions `value_M` that are counted from b."""
-    dual_M, identity = np.zeros(len(value_M)), np.eye(len(value_M))
+    """The coefficients a at lambda = `ridge`, of decisions `value_M` that are counted from b.
+
+    `start_M`: those of another lambda, from which Newton's method needs fewer steps.
+    """
+    dual_M = np.zeros(len(value_M)) if start_M is None else start_M
+    identity = np.eye(len(value_M))
 
     def cost(dual_M: np.ndarray) -> float:
         moved_M = kernel_MM @ dual_M

@@ -88,7 +88,9 @@ def tune(
     else:
         known, rest = None, (base, folder)
         if metric is not None and config.lifts:
-            state, known = lifted(model, tuned, data, config, judge, metric, state, *rest)
+            first_P = fresh_state(config, place(neurons), model.lm.ones_LF.dtype, start).theta_P
+            given = (model, tuned, data, config, judge, metric, state, first_P)
+            state, known = lifted(*given, *rest)
         state = calibrate(model, neurons, prompts, config, judge, state, *rest, known)
     save(folder / STATES, state)
     return Factors(neurons, np.asarray(host(state.best_P)))

@@ -37,6 +37,12 @@ ADVISED = [  # (a call that is refused, words of its message, the call as they a
         [M, "tune.metric_requests=0", "tune.outer=sgd"],
     ),
     (
+        [M, "tune.metric_requests=16", "tune.step_prompts=[1, 0.2]"],
+        "makes an epoch of 3 prompts; 8 are the fewest",
+        [M, "tune.metric_requests=16", "tune.step_prompts=[1, 0.5]"],
+    ),
+    ([M, "tune.step_prompts=[]"], "must not be empty", [M, "tune.step_prompts=[1]"]),
+    (
         [M, "eval.engine=openai"],
         "needs eval.url and eval.served",
         [M, "eval.engine=openai", "eval.url=http://127.0.0.1:1/v1", "eval.served=m"],

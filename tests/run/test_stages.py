@@ -102,6 +102,8 @@ SLOPES_READ = {
     "neurons.safety=9": {"select", *TUNED},
     "tune.metric_damping=0.1": TUNED,
     "tune.meta_lr=0.7": TUNED,
+    "tune.step_prompts=[1, 2]": TUNED,
+    "tune.lift_from=0.5": TUNED,
     "tune.opening=Never": {"answers", "attribute", "select", *TUNED},
 }
 

@@ -142,8 +142,9 @@ def lifted_within(tmp_path, monkeypatch, limits, rates=(-0.5, 0.1), **settings):
         looked.append(tuple(float(each) for each in np.round(nats, 3) + 0.0))
         return look(looked[-1], limits, *rates)
 
-    def measured(chat, tuned, pools, config, metric, state):
-        return Lift(int(state.epoch), np.asarray(state.average_P), BARE_LIFT, ATTACKED_LIFT)
+    def measured(chat, tuned, pools, config, metric, state, first_P):
+        last_P = np.asarray(state.average_P)
+        return Lift(int(state.epoch), last_P, last_P, BARE_LIFT, ATTACKED_LIFT)
 
     monkeypatch.setattr(level, "validate", validate)
     monkeypatch.setattr(level, "measured_lift", measured)
@@ -152,7 +153,7 @@ def lifted_within(tmp_path, monkeypatch, limits, rates=(-0.5, 0.1), **settings):
     state = unlifted(start, tmp_path)
     chat, data = SimpleNamespace(lm=model()), SimpleNamespace(pools=None, validation=None)
     tuned = TunedLayers.of(chat.lm, UPPER)
-    rest = (config, None, None, state, BASE, tmp_path)
+    rest = (config, None, None, state, start.theta_P, BASE, tmp_path)
     state, kept = lifted(chat, tuned, data, *rest)
     return state, kept, looked
 
@@ -284,6 +285,16 @@ def test_a_lift_starts_from_the_unlifted_factors_however_often(tmp_path, monkeyp
     np.testing.assert_array_equal(again.average_P, first.average_P)
 
 
+def test_a_lift_of_an_earlier_version_starts_at_the_last_factors(tmp_path):
+    moves = {"bare_P": BARE_LIFT, "attacked_P": ATTACKED_LIFT}
+    np.savez(tmp_path / "lift.npz", epoch=3, last_P=np.float32(THETA), **moves)
+    lift = Lift.load(tmp_path, 3)
+    np.testing.assert_array_equal(lift.start_P, np.float32(THETA))
+    lift = dataclasses.replace(lift, start_P=lift.start_P / 2)
+    lift.save(tmp_path)
+    np.testing.assert_array_equal(Lift.load(tmp_path, 3).start_P, np.float32(THETA) / 2)
+
+
 def test_lifted_factors_keep_to_their_bounds(tmp_path, monkeypatch):
     settings = {"factor_max": float(THETA.max())}
     state, *_ = lifted_within(tmp_path, monkeypatch, limits=(1.5, 1.5), **settings)
@@ -295,7 +306,7 @@ def test_lifted_factors_keep_to_their_bounds(tmp_path, monkeypatch):
 @pytest.mark.parametrize("stop", [1, 2, 3])
 def test_a_lifted_run_resumes_byte_for_byte(finished, tmp_path, stop):
     """Stopped after its first epoch, its last one, and when all is saved but the stage's mark."""
-    words = (*REGRESSION, "tune.lifts=[0.25,0.5]", "tune.strengths=[0.5,1]")
+    words = (*REGRESSION, "tune.lifts=[0.25,0.5]", "tune.strengths=[0.5,1]", "tune.lift_from=0.8")
 
     def trained(folder, save=tune.save):
         config = small.settings(finished.recipe, folder, *words)
@@ -323,6 +334,9 @@ def test_a_lifted_run_resumes_byte_for_byte(finished, tmp_path, stop):
         whole.average_P, lift.by((kept[BARE], kept[ATTACKED]), TuneConfig())
     )
     np.testing.assert_array_equal(lift.last_P, np.asarray(whole.theta_P))
+    way_P = np.float64(lift.last_P) - 1  # it began at 1
+    assert np.abs(way_P).max() > 1e-3
+    np.testing.assert_allclose(lift.start_P - 1, 0.8 * way_P, atol=1e-7)
     assert np.abs(lift.bare_P).max() > 0 and np.abs(lift.attacked_P).max() > 0
     log = [json.loads(line) for line in (train / "strengths.jsonl").read_text().splitlines()]
     assert {row["strength"]: row.get(BARE) for row in log}[1.0] == kept[BARE]

@@ -6,6 +6,7 @@ import pytest
 
 from nt_jax.config.method import TuneConfig
 from nt_jax.generate.chat import open_model
+from nt_jax.train import outer
 from nt_jax.train.cells import (
     ATTACKED_HARMFUL,
     ATTACKED_HARMLESS,
@@ -15,7 +16,8 @@ from nt_jax.train.cells import (
     HARMLESS,
     OWN,
 )
-from nt_jax.train.outer import FIRST, adapted, measured_cells, pulled
+from nt_jax.train.outer import FIRST, Regression, adapted, measured_cells, pulled
+from nt_jax.train.tuned_layers import TunedLayers
 from tests import tiny
 from tests.train.test_maml import (
     NEURONS,
@@ -87,3 +89,22 @@ def test_good_answers_to_bare_requests_count_from_where_the_untuned_model_begins
     assert found.decided == (*CELLS, BEGINNINGS)
     assert found.values[BEGINNINGS] == [4 - 1.5] and found.values[HARMLESS] == [3.0]
     assert found.cells[BEGINNINGS].shape == (1, 2)
+
+
+@pytest.mark.parametrize(("epoch", "prompts"), [(0, 3), (1, 4), (2, 8), (5, 8)])
+def test_an_epoch_asks_for_as_many_prompts_of_each_cell_as_the_settings_say(
+    monkeypatch, epoch, prompts
+):
+    class AskedError(Exception):
+        pass
+
+    def cell_rows(pools, count, turn):
+        raise AskedError(count, turn)
+
+    monkeypatch.setattr(outer, "cell_rows", cell_rows)
+    config = TuneConfig(metric_requests=16, step_prompts=(0.75, 1, 2))
+    lm, rest = model(), options(inner_steps=0)
+    step = Regression(None, TunedLayers.of(lm, NEURONS), None, config, None).step
+    with pytest.raises(AskedError) as asked:
+        step(jnp.asarray(THETA, jnp.float32), meta_batch(), epoch, rest)
+    assert asked.value.args == (prompts, epoch)
