@@ -118,15 +118,19 @@ def lifted(
     base: Look,
     folder: Path,
 ) -> tuple[TuneState, dict]:
-    """(the state with its last factors lifted, the line of that look); `first_P`: it began there.
+    """(the state with its last factors lifted, the line of that look).
 
+    The lifts start tune.lift_from of the way from `first_P`, the factors before the first epoch.
     By the highest of tune.lifts on each side within the limits on what rises there, or above all of
     them (`raised`); where the two together are past a limit, by what scored best of all that was
     looked at.
     """
+    last_P = np.asarray(host(state.average_P))
+    way_P = last_P - np.asarray(host(first_P))
+    start_P = (last_P - (1 - config.lift_from) * way_P).astype(last_P.dtype)
     lift = Lift.load(folder, int(state.epoch))
-    if lift is None:
-        lift = measured_lift(model, tuned, data.pools, config, preconditioner, state, first_P)
+    if lift is None or not np.array_equal(lift.start_P, start_P):
+        lift = measured_lift(model, tuned, data.pools, config, preconditioner, state, start_P)
         lift.save(folder)
     about = {"epoch": int(state.epoch), AGAINST: against(base, lift, config)}
     log, asked = folder / LIFTS, {k: len(v) for k, v in base.refused.items()}
@@ -206,12 +210,10 @@ def measured_lift(
     config: TuneConfig,
     preconditioner: Preconditioner,
     state: TuneState,
-    first_P: Float[Array, " P"],
+    start_P: Float[np.ndarray, " P"],
 ) -> Lift:
-    """The lifts near the factors of the last epoch, over attacks that its slopes were not of."""
+    """The lifts at `start_P`, over attacks that the slopes of the last epoch were not of."""
     last_P = np.asarray(host(state.average_P))
-    way_P = last_P - np.asarray(host(first_P))
-    start_P = (last_P - (1 - config.lift_from) * way_P).astype(last_P.dtype)
     rows = cell_rows(pools, config.lift_prompts // len(CELLS), turn=int(state.epoch))
     at = functools.partial(measured_slopes, tuned, jnp.asarray(start_P), what=DECISION)
     slopes = measured_cells(model, rows, config, at)

@@ -51,6 +51,7 @@ def test_time_follows_the_settings_that_cost_it(data):
     plain = expected(data)
     more = expected(data, "tune.epochs=48")
     assert more["train"] > plain["train"] + 20 and more["attribute"] == plain["attribute"]
+    assert expected(data, "tune.step_prompts=[1, 2]")["train"] > plain["train"] + 20
     assert expected(data, "neurons.first_layer=0")["train"] > plain["train"] + 20
     assert expected(data, "tune.validation_answers=0")["train"] < plain["train"] - 20
     assert expected(data, "eval.max_new_tokens=96")["base"] > plain["base"] * 1.2

@@ -142,9 +142,9 @@ def lifted_within(tmp_path, monkeypatch, limits, rates=(-0.5, 0.1), **settings):
         looked.append(tuple(float(each) for each in np.round(nats, 3) + 0.0))
         return look(looked[-1], limits, *rates)
 
-    def measured(chat, tuned, pools, config, metric, state, first_P):
+    def measured(chat, tuned, pools, config, metric, state, start_P):
         last_P = np.asarray(state.average_P)
-        return Lift(int(state.epoch), last_P, last_P, BARE_LIFT, ATTACKED_LIFT)
+        return Lift(int(state.epoch), last_P, start_P, BARE_LIFT, ATTACKED_LIFT)
 
     monkeypatch.setattr(level, "validate", validate)
     monkeypatch.setattr(level, "measured_lift", measured)
@@ -283,6 +283,13 @@ def test_a_lift_starts_from_the_unlifted_factors_however_often(tmp_path, monkeyp
     np.testing.assert_array_equal(unlifted(later, tmp_path).average_P, first.average_P)
     again, *_ = lifted_within(tmp_path, monkeypatch, (0.9, 0.3))
     np.testing.assert_array_equal(again.average_P, first.average_P)
+
+
+def test_lifts_that_start_elsewhere_are_measured_anew(tmp_path, monkeypatch):
+    lifted_within(tmp_path, monkeypatch, (0.9, 0.3))
+    assert np.array_equal(Lift.load(tmp_path, 3).start_P, THETA.astype(np.float32))
+    lifted_within(tmp_path, monkeypatch, (0.9, 0.3), lift_from=0.5)
+    np.testing.assert_allclose(Lift.load(tmp_path, 3).start_P, (1 + THETA) / 2, rtol=1e-6)
 
 
 def test_a_lift_of_an_earlier_version_starts_at_the_last_factors(tmp_path):
