@@ -94,7 +94,7 @@ def test_the_recipe_is_one(tmp_path):
     path = tmp_path / "my-model.yaml"
     path.write_text(block.text)
     config = load_config(str(path))
-    assert (config.name, config.neurons.safety, config.tune.epochs) == ("my-model", 500, 5)
+    assert (config.name, config.neurons.safety, config.tune.epochs) == ("my-model", 500, 7)
 
 
 def test_commands_named_in_the_map_exist():

@@ -108,7 +108,7 @@ class TuneConfig(Frozen):
         "I'm sorry, but I can't"
     )
     """the first words of a refusal, learned where tune.target is opening"""
-    epochs: int = Field(default=5, ge=1)
+    epochs: int = Field(default=7, ge=1)
     """outer updates (knob 3 of 3: how long). More: the factors go further; how near a refusal they
     bring all prompts, and how far of the way is kept, is chosen afterwards (tune.lifts,
     tune.strengths)"""
@@ -150,7 +150,7 @@ class TuneConfig(Frozen):
     """training prompts whose slopes are measured, a quarter each attacked or bare, harmful or
     harmless: each epoch of tune.outer = regression is made of so many, and the contrastive score;
     0 = adam, unless tune.outer says sgd"""
-    step_prompts: tuple[Times, ...] = Field(default=(1.0,), min_length=1)
+    step_prompts: tuple[Times, ...] = Field(default=(1.0, 1.0, 1.0, 1.0, 2.0), min_length=1)
     """prompts of each epoch's regression, in multiples of tune.metric_requests; the last counts for
     the epochs after it. More: what is learned is less about just these prompts"""
     metric_damping: float = Field(default=0.0001, gt=0)
@@ -204,7 +204,7 @@ class TuneConfig(Frozen):
     refusal: of both the highest within the limits is searched for by halving and kept, or more than
     the highest of these where that is within them; [] = none. They are made of slopes, so only
     under tune.outer = regression"""
-    lift_from: float = Field(default=1.0, gt=0, le=1)
+    lift_from: float = Field(default=0.85, gt=0, le=1)
     """how far of the way from the first factors to the last ones the lifts start: 1 = all of it.
     Less: good answers are kept, and harm is parted nearly as well"""
     strengths: tuple[Strength, ...] = ()

@@ -15,9 +15,9 @@ from nt_jax.run.work import Machine
 from tests.run import small
 
 # Seconds of the demo's stages, nothing cached, on two cores that multiply at 240 GFLOP/s and were
-# idle. Train is of slower ones, in ratio: 768 s for attribute, 2,075 for three epochs and their
-# looks, 1,200 for two more epochs.
-DEMO = {"attribute": 202, "train": 860, "base": 45, "tuned": 45, "eval": 41}
+# idle. Train is of slower ones, in ratio: 768 s for attribute, 2,075 for three epochs of 720
+# prompts and their looks, 600 for another and 1,200 for each of three of 1,440.
+DEMO = {"attribute": 202, "train": 1650, "base": 45, "tuned": 45, "eval": 41}
 IDLE = Machine(240e9, 10e9)
 
 

@@ -133,7 +133,7 @@ def look(nats, limits, rises_from: float, more_direct: float = 0.1) -> Look:
 
 def lifted_within(tmp_path, monkeypatch, limits, rates=(-0.5, 0.1), **settings):
     """(the state afterwards, the line of the kept lifts, the lifts that were looked at)."""
-    looked, config = [], TuneConfig(**{"lifts": LIFTS, **settings})
+    looked, config = [], TuneConfig(**{"lifts": LIFTS, "lift_from": 1.0, **settings})
     moves_2P = np.stack([BARE_LIFT, ATTACKED_LIFT])
 
     def validate(chat, judge, prompts, scale_LF):
