@@ -1,4 +1,4 @@
-# make demo   tune a real 135 M parameter chat model and report before / after (65 minutes)
+# make demo   tune a real 135 M parameter chat model and report before / after (70 minutes)
 # make test   the whole test suite
 # make test-fast  a part of every room, in about a minute: while you work
 # make bench  attribution and generation beside torch, and what options cost (JSON, a quarter hour)
