@@ -15,6 +15,7 @@ def run(config, until=None, **more) -> None:
     from jax.sharding import NamedSharding, PartitionSpec
 
     from nt_jax import processes
+    from nt_jax.atomic import write_atomic
     from nt_jax.errors import RunError
     from nt_jax.mesh import host, make_mesh
     from nt_jax.rundir import RunDirectory
@@ -30,7 +31,7 @@ def run(config, until=None, **more) -> None:
             step += 1
             assert float(total) == step * processes.count()
             assert (host(ones) == step + 1).all()
-            (folder / "step").write_text(str(step))
+            write_atomic(folder / "step", str(step).encode())  # a signal may come within a write
             if how == "ends" and step == 5:
                 return
             if how == f"fails-{index}" and step == 5:
