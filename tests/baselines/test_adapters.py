@@ -48,7 +48,8 @@ def test_ia3_of_down_projections_is_descent_on_the_factors_of_every_neuron(
 ):
     """Tuning itself, with K = 0, all neurons and steps of its length: another program."""
     model = data.double_model()
-    config = data.CONFIG.model_copy(update={"inner_steps": 0, "outer": outer, "meta_lr": 0.2})
+    own = {"inner_steps": 0, "outer": outer, "meta_lr": 0.2, "step_prompts": (0.5, 1.0)}
+    config = data.CONFIG.model_copy(update=own)
     size = model.lm.config
     neurons = every_neuron(size.layers, size.neurons, first)
     nothing = TuningData(data.pools(), Validation({}, {}))
