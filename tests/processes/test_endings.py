@@ -39,7 +39,7 @@ def begin(tmp_path, count) -> Iterator:
 def busy(tmp_path: Path):
     """Whether process 0 has taken some steps."""
     step = tmp_path / "run" / ".train.tmp" / "step"
-    return lambda: step.exists() and int(step.read_text() or 0) > 20
+    return lambda: step.exists() and int(step.read_text()) > 20
 
 
 def resumes(tmp_path: Path) -> None:
