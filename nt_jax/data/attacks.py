@@ -1,6 +1,7 @@
 """Attacks that harmful records hold themselves: what names them, and how they are kept apart."""
 
 import hashlib
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 
@@ -29,6 +30,11 @@ def derived_templates(rows: Iterable[HarmfulRequest]) -> list[AttackTemplate]:
         if literal and (name := attack_of(row)) not in found:
             found[name] = AttackTemplate(name, _text(row), row.attack_types)
     return list(found.values())
+
+
+def far_apart(count: int) -> int:
+    """A stride of 5 or more that visits all of `count` places before it visits one again."""
+    return next(n for n in itertools.count(5) if math.gcd(n, count) == 1)
 
 
 def few_requests(links: Iterable[Link], attacks: set[str], drawn: set[Prompt]) -> set[Prompt]:

@@ -2,9 +2,7 @@
 
 import dataclasses
 import hashlib
-import itertools
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -16,7 +14,9 @@ from nt_jax.data.attacks import (
     check_enough,
     derived_templates,
     divide_attacked,
+    far_apart,
 )
+from nt_jax.data.nested import nested
 from nt_jax.data.prompts import Prompt, plain_text
 from nt_jax.data.records import AttackTemplate, Encode, HarmfulRequest, HarmlessRequest
 from nt_jax.data.sources import load_harmful, load_harmless, load_templates
@@ -205,15 +205,11 @@ def evenly(rows: Sequence[Item], count: int) -> list[Item]:
     return [rows[len(rows) * n // count] for n in range(count)]
 
 
-def far_apart(count: int) -> int:
-    """A stride of 5 or more that visits all of `count` places before it visits one again."""
-    return next(n for n in itertools.count(5) if math.gcd(n, count) == 1)
-
-
 def check_prompts(encode: Encode, parts: Mapping[str, Records], context: int, answer: int) -> None:
     """Raises a DataError for the first prompt that leaves no room for `answer` tokens in `context`.
 
-    Each template is tried around the longest request, which some later batch may well draw.
+    Each template is tried around the longest request, which some later batch may well draw, and so
+    are templates inside each other, which validation asks as well.
     """
 
     def check(where: str, prompt: Prompt) -> None:
@@ -236,6 +232,6 @@ def check_prompts(encode: Encode, parts: Mapping[str, Records], context: int, an
             check(f"data.harmful, row {row.id} in its attack", row.attacked or "")
         rows = [*records.harmful, *records.harmless]
         longest = max(rows, key=lambda row: len(encode(row.prompt)))
-        for template in records.templates:
+        for template in (*records.templates, *nested(records.templates, len(records.templates))):
             where = f"data.templates, row {template.id} around the longest request ({longest.id})"
             check(where, template.apply(longest.prompt))

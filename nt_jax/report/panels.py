@@ -28,9 +28,10 @@ KINDS = {
     "refusal_harmless": "harmless",
     "refusal_sounds_harmful": "only sounds harmful",
     "refusal_attacked_harmless": "harmless, attacked",
+    "refusal_nested_harmless": "harmless, nested",
 }  # what validation asks, in words
-ATTACKED = ("refusal_attack", "refusal_attacked_harmless")
-BARE = tuple(kind for kind in KINDS if kind not in ATTACKED)
+ATTACKED, NESTED = ("refusal_attack", "refusal_attacked_harmless"), ("refusal_nested_harmless",)
+BARE = tuple(kind for kind in KINDS if kind not in (*ATTACKED, *NESTED))
 LINES = (*MODEL_COLOURS[1:], MODEL_COLOURS[0])
 
 
@@ -79,15 +80,19 @@ def strengths(tried: Sequence[Mapping[str, Any]], before: Mapping[str, Any]) -> 
 
 
 def lifts(tried: Sequence[Mapping[str, Any]]) -> list[Panel]:
-    """What validation refused at each pair of lifts that was tried; [] where none was."""
+    """What validation refused at all lifts that were tried; [] where none was."""
     shows = "Refusals of validation requests, {}, by lift"
     words = "nats by which prompts {} are nearer a refusal"
-    sides = ("lift", "alone", BARE), ("lift_attacked", "inside attacks", ATTACKED)
-    return [
-        panel
-        for name, side, kinds in sides
-        for panel in _looked_at(tried, name, words.format(side), shows.format(side), kinds)
-    ]
+    sides = {
+        "lift": ("alone", BARE),
+        "lift_attacked": ("inside attacks", ATTACKED),
+        "lift_nested": ("inside nested attacks", NESTED),
+    }
+    found = []
+    for name, (side, kinds) in sides.items():
+        rows = [row for row in tried if name in row]  # earlier versions lifted fewer sides
+        found += _looked_at(rows, name, words.format(side), shows.format(side), kinds)
+    return found
 
 
 def _looked_at(

@@ -170,21 +170,27 @@ def arguable_sentence(answers: Sequence[Answer], base: str, tuned: str) -> str:
 def strength_table(tried: Sequence[Mapping[str, Any]], before: Mapping[str, Any]) -> Table:
     """What validation saw at each strength, the untuned model first."""
     rows = sorted([{**before, "strength": 0.0}, *tried], key=lambda row: row["strength"])
-    lines = [_looked(row, "strength", "" if row["strength"] else "untuned") for row in rows]
+    marks = ["" if row["strength"] else "untuned" for row in rows]
+    lines = [
+        [f"{row['strength']:g}", *_looked(row, mark)] for row, mark in zip(rows, marks, strict=True)
+    ]
     return Table(("strength", *KINDS.values(), "perplexity", ""), lines, 1)
 
 
 def lift_table(tried: Sequence[Mapping[str, Any]]) -> Table:
-    """What validation saw at each pair of lifts."""
-    rows = sorted(tried, key=lambda row: (row["lift"], row["lift_attacked"]))
-    lines = [[f"{row['lift']:g}", *_looked(row, "lift_attacked")] for row in rows]
-    return Table(("lift, nats", "in attacks", *KINDS.values(), "perplexity", ""), lines, 2)
+    """What validation saw at all lifts that were tried."""
+    sides = "lift", "lift_attacked", "lift_nested"
+    rows = sorted(tried, key=lambda row: [row.get(side, 0.0) for side in sides])
+    nats = [[f"{row[side]:g}" if side in row else "" for side in sides] for row in rows]
+    lines = [[*mine, *_looked(row)] for mine, row in zip(nats, rows, strict=True)]
+    heads = ("lift, nats", "in attacks", "nested", *KINDS.values(), "perplexity", "")
+    return Table(heads, lines, 3)
 
 
-def _looked(row: Mapping[str, Any], name: str, mark: str = "") -> list[str]:
+def _looked(row: Mapping[str, Any], mark: str = "") -> list[str]:
     rates = [terminal.percent(row[kind]) if kind in row else "" for kind in KINDS]
     ratio, kept = row.get("perplexity_ratio", 1.0), "kept" if row.get("kept") else mark
-    return [f"{row[name]:g}", *rates, f"x {ratio:.2f}", kept]
+    return [*rates, f"x {ratio:.2f}", kept]
 
 
 def stage_table(seconds: Mapping[str, float], facts: Mapping[str, Any]) -> Table:

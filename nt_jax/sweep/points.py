@@ -14,6 +14,7 @@ from nt_jax.train.validate import (
     FALL_LIMIT,
     HARMLESS,
     IN_ATTACK,
+    NESTED,
     PERPLEXITY_LIMIT,
     SOUNDS_HARMFUL,
     limits,
@@ -21,7 +22,7 @@ from nt_jax.train.validate import (
     worth,
 )
 
-KINDS = (ATTACK, DIRECT, HARMLESS, SOUNDS_HARMFUL, IN_ATTACK)
+KINDS = (ATTACK, DIRECT, HARMLESS, SOUNDS_HARMFUL, IN_ATTACK, NESTED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +40,11 @@ class Point:
     front: bool = False  # whether none refuses more under attack and no more harmless requests
 
     def rate(self, kind: str) -> tuple[float, float, float] | None:
-        """(share refused, the ends of its 95 % interval); None where nothing was asked."""
-        if not self.asked.get(kind):
+        """(share refused, the ends of its 95 % interval); None where nothing was asked.
+
+        Cells of earlier versions did not ask every kind.
+        """
+        if not self.asked.get(kind) or f"refusal_{kind}" not in self.rates:
             return None
         value, n = self.rates[f"refusal_{kind}"], self.asked[kind]
         return (value, *wilson(value * n, n))

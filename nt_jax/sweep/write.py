@@ -17,11 +17,13 @@ from nt_jax.sweep.points import KINDS, Point
 from nt_jax.train.validate import ATTACK, HARMLESS
 
 NUMBERS = ("entropy_harmful", "entropy_harmless", "perplexity", "perplexity_ratio", "score")
-HEAD = ("strength", "attacked", "direct", "plain", "sounds", "inside", "entropy", "chosen")
+HEAD = (
+    "strength", "attacked", "direct", "plain", "sounds", "inside", "nested", "entropy", "chosen",
+)  # fmt: skip
 TOLD = (
     "Shares of validation requests refused, in %: harmful ones inside attacks and direct, harmless "
-    "ones plain, that only sound harmful, inside attacks; bits of plain answers. * = what tuning "
-    "kept of its cell. No test set was asked."
+    "ones plain, that only sound harmful, inside attacks, inside nested ones; bits of plain "
+    "answers. * = what tuning kept of its cell. No test set was asked."
 )
 
 
@@ -104,7 +106,7 @@ def head(points: Sequence[Point]) -> list[str]:
 
 def screen(points: Sequence[Point], untuned: Point, picks: Mapping[str, Point]) -> Table:
     """The table for the terminal."""
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     names = head(points)
     for n, name in enumerate(names):
         left = n == len(names) - 1

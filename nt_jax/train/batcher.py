@@ -8,11 +8,11 @@ import numpy as np
 
 from nt_jax.config.method import TuneConfig
 from nt_jax.data import packing
+from nt_jax.data.attacks import far_apart
 from nt_jax.data.batching import bucket, draw
 from nt_jax.data.packing import PackedBatch, Row, Shape
 from nt_jax.data.prompts import Prompt
 from nt_jax.data.records import Encode
-from nt_jax.data.training import far_apart
 from nt_jax.mesh import on_cpu, row_ways
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.maml import MetaBatch

@@ -4,16 +4,18 @@ Refusals of attacked harmful requests alone teach what an attack is; of bare har
 words are. Cells of one size, with the same attacks around both kinds, leave the harm.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from nt_jax.data.prompts import Prompt
 from nt_jax.data.training import evenly
-from nt_jax.train.pools import Pair, Pool, Pools, attacked_once, under_attack
+from nt_jax.train.pools import Pair, Pool, Pools, attacked_once, nested_once, under_attack
 
 ATTACKED_HARMFUL, HARMFUL = "attacked_harmful", "harmful"
 ATTACKED_HARMLESS, HARMLESS = "attacked_harmless", "harmless"
 CELLS = (ATTACKED_HARMFUL, HARMFUL, ATTACKED_HARMLESS, HARMLESS)
+NESTED_HARMFUL, NESTED_HARMLESS = "nested_harmful", "nested_harmless"
+NESTED = (NESTED_HARMFUL, NESTED_HARMLESS)  # inside attacks inside attacks: no step is made of them
 OWN = "own"  # beside the cells: good answers to the prompts of both harmless ones
 BEGINNINGS = "beginnings"  # and, of an epoch: how those to bare prompts begin
 Item = TypeVar("Item")
@@ -46,6 +48,24 @@ def cell_rows(pools: Pools, count: int, turn: int = 0) -> dict[str, Rows]:
     return found | {OWN: own}
 
 
+def nested_rows(pools: Pools, count: int, turn: int = 0) -> dict[str, Rows]:
+    """Refusals of at most `count` harmful and harmless training prompts inside nested attacks.
+
+    Each has the first words that its bare requests have there. {} without templates to nest.
+    """
+    safety = (pools.local_safety, pools.global_safety)
+    harmful = [pair for pool in safety for pair in nested_once(pool, turn)]
+    harmless = _in_other_attacks(pools, turn, nested_once)
+    if not harmful:
+        return {}
+    asked = _others(harmful, count, turn), _others(harmless, count, turn)
+    answers = [pair.answer for pair in asked[0]]
+    return {
+        name: [(pair.request, answers[n % len(answers)]) for n, pair in enumerate(pairs)]
+        for name, pairs in zip(NESTED, asked, strict=True)
+    }
+
+
 def _others(rows: Sequence[Item], count: int, turn: int) -> list[Item]:
     """At most `count` of the rows, evenly over them; each turn begins one row later.
 
@@ -55,14 +75,16 @@ def _others(rows: Sequence[Item], count: int, turn: int) -> list[Item]:
     return evenly([*rows[start:], *rows[:start]], count)
 
 
-def _in_other_attacks(pools: Pools, turn: int) -> list[Pair]:
+def _in_other_attacks(
+    pools: Pools, turn: int, once: Callable[[Pool, int], list[Pair]] = attacked_once
+) -> list[Pair]:
     """Harmless requests in attacks of the safety sets, where those are templates."""
     sides = (pools.local_safety, pools.local_utility), (pools.global_safety, pools.global_utility)
     found: list[Pair] = []
     for safety, utility in sides:
         if safety.templates:
             bare = list({pair.request: pair for pair in utility.direct}.values())
-            found += attacked_once(Pool(bare, (), safety.templates), turn)
+            found += once(Pool(bare, (), safety.templates), turn)
     return found
 
 

@@ -3,17 +3,17 @@
 Epochs part harmful from harmless prompts (regression.py). Where the two end, nearer a refusal or
 farther from one, is hardly learned by that: a change of the factors of a hundredth (root mean
 square), an eighth of what the epochs change, lifts all decisions by a nat. So runs end on different
-levels by chance, and bare prompts on another one than those inside attacks (docs/tuning.md). Here
-both levels are chosen. There are two lifts, one of bare and one of attacked prompts: the shortest
-change, in the norm that good answers set, by which every decision of its side gains one nat and
-none of the other side moves,
+levels by chance, and bare prompts on another one than those inside attacks, or inside attacks
+inside attacks (docs/tuning.md). Here all three levels are chosen. There are three lifts, of bare,
+attacked and nested prompts: the shortest change, in the norm that good answers set, by which every
+decision of its side gains one nat and none of the others moves,
 
     min_d |d|_P^2  such that  s(x) . d = t(x) for all x,   d = P S' (S P S' + r I)^-1 t,
 
-t = 1 on its side and 0 on the other, measured where the lifts start: `tune.lift_from` of the way
+t = 1 on its side and 0 elsewhere, measured where the lifts start: `tune.lift_from` of the way
 from the first factors to those of the last epoch. The rest of the way costs good answers more than
 it parts harm. Validation answers say how many nats of each lift are kept: refusals of every kind of
-a side rise with its lift, so both are found by halving, in the same looks. M prompts, P neurons.
+a side rise with its lift, so all are found by halving, in the same looks. M prompts, P neurons.
 """
 
 import dataclasses
@@ -42,12 +42,14 @@ from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.cells import (
     ATTACKED_HARMFUL,
     ATTACKED_HARMLESS,
-    CELLS,
     HARMFUL,
     HARMLESS,
+    NESTED_HARMFUL,
+    NESTED_HARMLESS,
     cell_rows,
+    nested_rows,
 )
-from nt_jax.train.lift_search import Pair, past_rises, raised, searched
+from nt_jax.train.lift_search import Nats, past_rises, raised, searched
 from nt_jax.train.outer import divided, measured_cells
 from nt_jax.train.pools import Pools
 from nt_jax.train.preconditioner import Preconditioner
@@ -61,24 +63,33 @@ from nt_jax.train.validate import Look, validate
 LIFTS, FILE = "lifts.jsonl", "lift.npz"
 RIDGE = 0.01  # r, of the mean of S P S'
 AGAINST = "against"  # what a line's look was made with (`against`)
-BARE, ATTACKED = "lift", "lift_attacked"  # the sides, as a line of lifts.jsonl names their nats
-SIDES = {BARE: (HARMFUL, HARMLESS), ATTACKED: (ATTACKED_HARMFUL, ATTACKED_HARMLESS)}
+# The sides, as a line of lifts.jsonl names their nats.
+BARE, ATTACKED, NESTED = "lift", "lift_attacked", "lift_nested"
+SIDES = {
+    BARE: (HARMFUL, HARMLESS),
+    ATTACKED: (ATTACKED_HARMFUL, ATTACKED_HARMLESS),
+    NESTED: (NESTED_HARMFUL, NESTED_HARMLESS),
+}
+# Of tune.lifts, on each side: inside long attacks decisions end farther from where they should.
+TIMES = {BARE: 1.0, ATTACKED: 1.0, NESTED: 2.0}
 
 
 @dataclasses.dataclass(frozen=True)
 class Lift:
-    """The two lifts, and the factors that they start from."""
+    """The lifts, and the factors that they start from."""
 
     epoch: int  # after which they were measured
     last_P: Float[np.ndarray, " P"]  # the factors of that epoch
     start_P: Float[np.ndarray, " P"]  # what is lifted: part of the way to them
     bare_P: Float[np.ndarray, " P"]  # what one nat changes
     attacked_P: Float[np.ndarray, " P"]
+    nested_P: Float[np.ndarray, " P"]  # empty in files of before there was one
 
-    def by(self, nats: Pair, config: TuneConfig) -> Float[np.ndarray, " P"]:
-        """The factors, lifted by so many nats, within their bounds."""
-        bare, attacked = map(np.float32, nats)
-        moved_P = self.start_P + bare * self.bare_P + attacked * self.attacked_P
+    def by(self, nats: Nats, config: TuneConfig) -> Float[np.ndarray, " P"]:
+        """The factors, lifted by so many nats of each side, within their bounds."""
+        lifts, moved_P = (self.bare_P, self.attacked_P, self.nested_P), self.start_P
+        for each, lift_P in zip(nats, lifts, strict=True):
+            moved_P = moved_P + np.float32(each) * lift_P
         return np.clip(moved_P, *config.bounds)
 
     def save(self, folder: Path) -> None:
@@ -95,7 +106,7 @@ class Lift:
         with reading(path), path.open("rb") as file, np.load(file) as arrays:
             last_P = arrays["last_P"]
             start_P = arrays.get("start_P", last_P)  # none before 30 November
-            lifts = (arrays[f"{side}_P"] for side in ("bare", "attacked"))
+            lifts = arrays["bare_P"], arrays["attacked_P"], arrays.get("nested_P", np.zeros(0))
             found = cls(int(arrays["epoch"]), last_P, start_P, *lifts)
         return found if found.epoch == epoch else None
 
@@ -121,24 +132,24 @@ def lifted(
     """(the state with its last factors lifted, the line of that look).
 
     The lifts start tune.lift_from of the way from `first_P`, the factors before the first epoch.
-    By the highest of tune.lifts on each side within the limits on what rises there, or above all of
-    them (`raised`); where the two together are past a limit, by what scored best of all that was
-    looked at.
+    By the highest of tune.lifts (TIMES) on each side within the limits on what rises there, or
+    above all of them (`raised`); where they together are past a limit, by what scored best of all
+    that was looked at.
     """
     last_P = np.asarray(host(state.average_P))
     way_P = last_P - np.asarray(host(first_P))
     start_P = (last_P - (1 - config.lift_from) * way_P).astype(last_P.dtype)
     lift = Lift.load(folder, int(state.epoch))
-    if lift is None or not np.array_equal(lift.start_P, start_P):
+    if lift is None or not lift.nested_P.size or not np.array_equal(lift.start_P, start_P):
         lift = measured_lift(model, tuned, data.pools, config, preconditioner, state, start_P)
         lift.save(folder)
     about = {"epoch": int(state.epoch), AGAINST: against(base, lift, config)}
     log, asked = folder / LIFTS, {k: len(v) for k, v in base.refused.items()}
-    seen = {(row[BARE], row[ATTACKED]): row for row in from_first(lambda: seen_looks(log, about))}
+    seen = {nats_of(row): row for row in from_first(lambda: seen_looks(log, about))}
     write_atomic(log, "".join(json.dumps(row) + "\n" for row in seen.values()).encode())
     with progress("lift", config.lift_looks, "lifts") as advance:
 
-        def look(nats: Pair) -> dict[str, float]:
+        def look(nats: Nats) -> dict[str, float]:
             if nats not in seen:
                 scale_LF = tuned.scale_LF(jnp.asarray(lift.by(nats, config)))
                 row = scored(validate(model, judge, data.validation, scale_LF), base, config)
@@ -148,10 +159,10 @@ def lifted(
             advance(1)
             return {k: v for k, v in seen[nats].items() if k not in (*about, *SIDES)}
 
-        def past(row: Mapping[str, float]) -> tuple[bool, bool]:
+        def past(row: Mapping[str, float]) -> tuple[bool, ...]:
             return past_rises(row, asked, config)
 
-        lifts = sorted(config.lifts)
+        lifts = [sorted(round(n * times, 6) for n in config.lifts) for times in TIMES.values()]
         looked, best = searched(lifts, look, past)
         best = raised(lifts, best, looked, look, past, config.lift_looks)
     if looked[best]["score"] < 0:
@@ -168,8 +179,14 @@ def against(base: Look, lift: Lift, config: TuneConfig) -> str:
     """
     refused = {kind: verdicts.tolist() for kind, verdicts in base.refused.items()}
     limits = json.dumps([refused, config.bounds, config.max_over_refusal], sort_keys=True)
-    arrays = b"".join(part.tobytes() for part in (lift.start_P, lift.bare_P, lift.attacked_P))
+    parts = (lift.start_P, lift.bare_P, lift.attacked_P, lift.nested_P)
+    arrays = b"".join(part.tobytes() for part in parts)
     return hashlib.sha256(arrays + limits.encode()).hexdigest()[:12]
+
+
+def nats_of(row: Mapping[str, float]) -> Nats:
+    """How far a line of lifts.jsonl lifted each side."""
+    return tuple(row[side] for side in SIDES)
 
 
 def seen_looks(path: Path, about: Mapping[str, int | str]) -> list[dict]:
@@ -184,7 +201,8 @@ def seen_looks(path: Path, about: Mapping[str, int | str]) -> list[dict]:
 def read_lifts(folder: Path) -> list[dict]:
     """The lines of lifts.jsonl, that of the kept lifts marked with kept = True.
 
-    Runs of earlier versions had one lift, of both sides, and kept the best score.
+    Runs of earlier versions had no lift of nested attacks; those before them one of both sides,
+    and kept the best score.
     """
     path = folder / LIFTS
     with reading(path):
@@ -195,11 +213,11 @@ def read_lifts(folder: Path) -> list[dict]:
     return rows
 
 
-def mark_kept(path: Path, best: Pair) -> None:
+def mark_kept(path: Path, best: Nats) -> None:
     """Write kept = True into the line of these lifts."""
     with reading(path):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
-        mine = [row | {"kept": True} if (row[BARE], row[ATTACKED]) == best else row for row in rows]
+        mine = [row | {"kept": True} if nats_of(row) == best else row for row in rows]
     write_atomic(path, "".join(json.dumps(row) + "\n" for row in mine).encode())
 
 
@@ -214,11 +232,12 @@ def measured_lift(
 ) -> Lift:
     """The lifts at `start_P`, over attacks that the slopes of the last epoch were not of."""
     last_P = np.asarray(host(state.average_P))
-    rows = cell_rows(pools, config.lift_prompts // len(CELLS), turn=int(state.epoch))
+    each, turn = config.lift_prompts // sum(map(len, SIDES.values())), int(state.epoch)
+    rows = cell_rows(pools, each, turn) | nested_rows(pools, each, turn)
     at = functools.partial(measured_slopes, tuned, jnp.asarray(start_P), what=DECISION)
     slopes = measured_cells(model, rows, config, at)
     where = sharding(model.lm.mesh, "")
-    slope_MP = np.concatenate([slopes.cells[name] for name in CELLS])
+    slope_MP = np.concatenate([*slopes.cells.values()])
     free_MP = host(divided(preconditioner, put(slope_MP, where)))
     lifts = (lift_of(slopes, np.asarray(free_MP), side).astype(last_P.dtype) for side in SIDES)
     return Lift(int(state.epoch), last_P, start_P, *lifts)
@@ -227,13 +246,14 @@ def measured_lift(
 def lift_of(
     slopes: CellSlopes, free_MP: Float[np.ndarray, "M P"], side: str
 ) -> Float[np.ndarray, " P"]:
-    """The shortest change by which decisions of a side gain one nat in the mean, the others none.
+    """The shortest change by which decisions of a side gain one nat in the mean, others none.
 
     `free_MP`: the cells' slopes, one after the other, divided by the preconditioner. Zero for a
     side without prompts. Raises a DivergedError where no change lifts the others.
     """
-    slope_MP = np.concatenate([slopes.cells[name] for name in CELLS]).astype(np.float64)
-    mine_M = np.concatenate([np.full(len(slopes.cells[n]), n in SIDES[side]) for n in CELLS])
+    cells = slopes.cells
+    slope_MP = np.concatenate([*cells.values()]).astype(np.float64)
+    mine_M = np.concatenate([np.full(len(each), n in SIDES[side]) for n, each in cells.items()])
     if not mine_M.any():
         return np.zeros(slope_MP.shape[1])
     kernel_MM = slope_MP @ free_MP.T.astype(np.float64)

@@ -1,4 +1,4 @@
-"""Which lifts are looked at: halving on both sides at once, then above the highest.
+"""Which lifts are looked at: halving on all sides at once, then above the highest.
 
 Refusals of every kind of a side rise with its lift (nt_jax/train/level.py), so the highest within
 the limits is found in few looks, each of which asks every validation prompt.
@@ -7,32 +7,32 @@ the limits is found in few looks, each of which asks every validation prompt.
 from collections.abc import Callable, Mapping, Sequence
 
 from nt_jax.config.method import TuneConfig
-from nt_jax.train.validate import IN_ATTACK, over_limits
+from nt_jax.train.validate import IN_ATTACK, NESTED, over_limits
 
 ABOVE = 3  # times the distance of the highest two lifts, beyond them
 FALLS = "fall_"
-Pair = tuple[float, float]  # nats of bare and of attacked prompts
+Nats = tuple[float, ...]  # of each side
 Seen = dict[str, float]  # what a look gave
-Past = Callable[[Seen], tuple[bool, bool]]  # on which sides something has risen too far
+Past = Callable[[Seen], tuple[bool, ...]]  # on which sides something has risen too far
 
 
 def searched(
-    lifts: Sequence[float],
-    look: Callable[[Pair], Seen],
+    lifts: Sequence[Sequence[float]],
+    look: Callable[[Nats], Seen],
     past: Past,
-) -> tuple[dict[Pair, Seen], Pair]:
-    """(what `look` gave of each pair that was looked at, in order; the highest within the limits).
+) -> tuple[dict[Nats, Seen], Nats]:
+    """(what `look` gave of all nats that were looked at, in order; the highest within the limits).
 
-    Each look halves what is left of `lifts`, in ascending order, on both sides; `past` says on
-    which of them something has risen too far. Then comes the highest of both sides that had not,
-    and where the two together have, once, the next lower one.
+    Each look halves what is left of each side's `lifts`, as many on each and in ascending order;
+    `past` says on which of them something has risen too far. Then comes the highest of all sides
+    that had not, and where they together have, once, the next lower one.
     """
-    low, high, lowered = [0, 0], [len(lifts)] * 2, False
-    looked: dict[Pair, Seen] = {}
+    low, high, lowered = [0] * len(lifts), [len(lifts[0])] * len(lifts), False
+    looked: dict[Nats, Seen] = {}
     while True:
         settled = low == high
         places = [(a + b) // 2 if a < b else max(a - 1, 0) for a, b in zip(low, high, strict=True)]
-        nats = (lifts[places[0]], lifts[places[1]])
+        nats = tuple(mine[place] for mine, place in zip(lifts, places, strict=True))
         if nats not in looked:
             looked[nats] = look(nats)
         too_far = past(looked[nats])
@@ -48,47 +48,50 @@ def searched(
 
 
 def raised(
-    lifts: Sequence[float],
-    best: Pair,
-    looked: dict[Pair, Seen],
-    look: Callable[[Pair], Seen],
+    lifts: Sequence[Sequence[float]],
+    best: Nats,
+    looked: dict[Nats, Seen],
+    look: Callable[[Nats], Seen],
     past: Past,
     most: int,
-) -> Pair:
-    """`best` with the sides that stand at the highest of `lifts` raised beyond it.
+) -> Nats:
+    """`best` with the sides that stand at the highest of their `lifts` raised beyond it.
 
     By ABOVE times the distance of the highest two at once, until something has risen too far or
     `looked`, which each look is added to, holds `most`. A model that refuses much by itself may end
     its epochs far from a refusal, with room on all sides.
     """
-    up = [len(lifts) > 1 and nats == lifts[-1] for nats in best]
+    up = [len(mine) > 1 and nats == mine[-1] for mine, nats in zip(lifts, best, strict=True)]
     if any(past(looked[best])):
         return best
     while any(up) and len(looked) < most:
-        step = ABOVE * (lifts[-1] - lifts[-2])
-        bare, attacked = (round(n + step * more, 6) for n, more in zip(best, up, strict=True))
-        if (bare, attacked) in looked:  # no further: lifts of one size, or the other side is past
+        steps = [more * ABOVE * (mine[-1] - mine[-2]) if more else 0.0
+                 for mine, more in zip(lifts, up, strict=True)]  # fmt: skip
+        nats = tuple(round(n + step, 6) for n, step in zip(best, steps, strict=True))
+        if nats in looked:  # no further: lifts of one size, or another side is past
             return best
-        looked[bare, attacked] = look((bare, attacked))
-        too_far = past(looked[bare, attacked])
+        looked[nats] = look(nats)
+        too_far = past(looked[nats])
         if not any(too_far):
-            best = bare, attacked
+            best = nats
         up = [more and not far for more, far in zip(up, too_far, strict=True)]
     return best
 
 
 def past_rises(
     row: Mapping[str, float], asked: Mapping[str, int], config: TuneConfig
-) -> tuple[bool, bool]:
-    """Whether something of bare and of attacked prompts has risen past its limit.
+) -> tuple[bool, bool, bool]:
+    """Whether something of bare, of attacked and of nested prompts has risen past its limit.
 
-    What falls too far calls for a higher lift. Without harmless prompts inside attacks the two
-    sides go together.
+    What falls too far calls for a higher lift. A side without harmless prompts goes with the one
+    before it.
     """
     risen = {name: value for name, value in row.items() if not name.startswith(FALLS)}
-    inside = {kind: count for kind, count in asked.items() if kind == IN_ATTACK}
-    bare = {kind: count for kind, count in asked.items() if kind != IN_ATTACK}
-    most = config.max_over_refusal
-    outside = over_limits(risen, bare, most) > 1e-9
-    attacked = over_limits(risen | {"perplexity_ratio": 1.0}, inside, most) > 1e-9
-    return outside, attacked if any(inside.values()) else outside
+    inside, most = (IN_ATTACK, NESTED), config.max_over_refusal
+    bare = {kind: count for kind, count in asked.items() if kind not in inside}
+    found = [over_limits(risen, bare, most) > 1e-9]
+    for kind in inside:
+        count = asked.get(kind, 0)
+        over = over_limits(risen | {"perplexity_ratio": 1.0}, {kind: count}, most) > 1e-9
+        found.append(over if count else found[-1])
+    return found[0], found[1], found[2]

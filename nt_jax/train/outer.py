@@ -28,7 +28,15 @@ from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.cell_slopes import FILE as SLOPES
 from nt_jax.train.cell_slopes import CellSlopes, by_cell, cell_slopes
-from nt_jax.train.cells import ATTACKED_HARMLESS, BEGINNINGS, CELLS, OWN, Rows, cell_rows
+from nt_jax.train.cells import (
+    ATTACKED_HARMLESS,
+    BEGINNINGS,
+    CELLS,
+    NESTED_HARMLESS,
+    OWN,
+    Rows,
+    cell_rows,
+)
 from nt_jax.train.maml import MetaBatch, MetaOptions, adapt
 from nt_jax.train.pools import Pools
 from nt_jax.train.preconditioner import Preconditioner, make_preconditioner
@@ -133,8 +141,8 @@ def measured_cells(
     the `untuned` model also how near good answers to bare requests are to being begun, counted from
     those: what an apology loses goes to whatever is next, and that is not always an answer.
     """
-    rows = {name: answer_rows(model, cells[name], config) for name in CELLS}
-    rows |= {name: begun(model, rows[name]) for name in UTILITY}
+    rows = {name: answer_rows(model, each, config) for name, each in cells.items() if name != OWN}
+    rows |= {name: begun(model, rows[name]) for name in (*UTILITY, NESTED_HARMLESS) if name in rows}
     if untuned is not None:
         bare = cells[OWN][len(cells[ATTACKED_HARMLESS]) :]
         begin = [(prompt, ids[:FIRST]) for prompt, ids in bare]

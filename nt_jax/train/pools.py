@@ -8,10 +8,11 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from nt_jax.data.attacks import few_requests
+from nt_jax.data.attacks import far_apart, few_requests
+from nt_jax.data.nested import nested
 from nt_jax.data.prompts import Prompt
 from nt_jax.data.records import AttackTemplate
-from nt_jax.data.training import evenly, far_apart
+from nt_jax.data.training import evenly
 from nt_jax.errors import DataError
 
 
@@ -222,3 +223,13 @@ def attacked_once(pool: Pool, turn: int = 0) -> list[Pair]:
         held.setdefault(pair.about, []).append(pair)
     every = enumerate(held.get(pair.request, [pair]) for pair in pool.direct)
     return [pairs[(place + turn) % len(pairs)] for place, pairs in every]
+
+
+def nested_once(pool: Pool, turn: int = 0) -> list[Pair]:
+    """Each of the pool's requests under one of its attacks inside others (nt_jax/data/nested.py).
+
+    [] where the pool has no templates to nest.
+    """
+    around = nested(pool.templates, len(pool.direct), turn)
+    pairs = zip(around, pool.direct if around else (), strict=True)
+    return [Pair(t.apply(p.request), p.answer, False, p.request, t.id) for t, p in pairs]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from nt_jax.config.schema import DataConfig
 from nt_jax.data import training
+from nt_jax.data.attacks import far_apart
 from nt_jax.data.records import AttackTemplate, HarmfulRequest, HarmlessRequest
 from nt_jax.data.training import Records
 from nt_jax.errors import DataError
@@ -57,7 +58,7 @@ def test_without_templates_nothing_is_put_into_attacks():
 
 @given(st.integers(1, 60))
 def test_neighbours_are_far_apart_and_every_place_is_visited(count):
-    stride = training.far_apart(count)
+    stride = far_apart(count)
     assert stride >= 5 and len({place * stride % count for place in range(count)}) == count
 
 
@@ -76,10 +77,12 @@ def test_the_data_hash_hears_of_every_field():
 
 
 def test_a_prompt_that_leaves_no_room_is_named_before_any_work():
-    longest = len("0 says harm 0")
+    longest = len("2 says 1 says 0 says harm 0")  # validation asks templates inside each other
     training.check_prompts(encode, {"train": RECORDS}, longest + 4, 4)
-    with pytest.raises(DataError, match="row t0 around the longest request") as error:
+    with pytest.raises(DataError, match=r"row t\d\+t\d\+t\d around the longest request") as error:
         training.check_prompts(encode, {"train": RECORDS}, longest + 3, 4)
     assert f"has {longest} tokens; with 4 of its answer" in str(error.value)
+    with pytest.raises(DataError, match="row t0 around the longest request"):
+        training.check_prompts(encode, {"train": RECORDS}, len("0 says harm 0") + 3, 4)
     with pytest.raises(DataError, match=r"data\.harmful, row h0: the prompt has 6 tokens"):
         training.check_prompts(encode, {"train": RECORDS}, 9, 4)

@@ -115,18 +115,24 @@ def test_the_strength_curve_begins_at_the_untuned_model_and_names_what_was_kept(
     assert panels.strengths([], {"refusal_attack": 0.1}) == []
 
 
+NESTED = {"lift_nested": -0.8, "refusal_nested_harmless": 0.25}
+
+
 def test_lifts_are_drawn_in_order_without_the_untuned_model():
     tried = [
-        {"lift": 0.6, "lift_attacked": 0.3, "refusal_attack": 0.7, "kept": True},
+        {"lift": 0.6, "lift_attacked": 0.3, "refusal_attack": 0.7, "kept": True, **NESTED},
         {"lift": -0.5, "lift_attacked": 0.9, "refusal_attack": 0.8, "refusal_direct": 0.2},
     ]
-    bare, attacked = panels.lifts(tried)
+    bare, attacked, nested = panels.lifts(tried)
     curve, kept = drawn(bare).lines
     assert curve.get_xydata() == pytest.approx(np.array([[-0.5, 20]]))
     assert list(kept.get_xdata()) == [0.6, 0.6]
     curve, kept = drawn(attacked).lines
     assert curve.get_xydata() == pytest.approx(np.array([[0.3, 70], [0.9, 80]]))
     assert list(kept.get_xdata()) == [0.3, 0.3]
+    curve, kept = drawn(nested).lines  # the other row is of an earlier version
+    assert curve.get_xydata() == pytest.approx(np.array([[-0.8, 25]]))
+    assert list(kept.get_xdata()) == [-0.8, -0.8]
     assert panels.lifts([]) == []
 
 

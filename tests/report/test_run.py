@@ -127,7 +127,7 @@ def test_markdown_report(folder):
         "| tune | 5:04 | 3.0 GiB | gone on with |",
         "| all | 6:02 |  |  |",
         "strength 0.4, as validation chose",
-        "| 0.4 | 50 % |  | 0 % |  |  | x 1.00 | kept |",
+        "| 0.4 | 50 % |  | 0 % |  |  |  | x 1.00 | kept |",
         COMMAND,
     ):
         assert part in text, part

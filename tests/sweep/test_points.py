@@ -1,6 +1,7 @@
 """Points, fronts and choices, against rules written out by hand."""
 
 import csv
+import dataclasses
 import io
 import itertools
 
@@ -20,6 +21,7 @@ ASKED = {
     "harmless": 1000,
     "sounds_harmful": 60,
     "attacked_harmless": 60,
+    "nested_harmless": 60,
 }
 
 
@@ -28,10 +30,11 @@ def point(attack, direct, harmless, strength=1.0, cell="c", kept=False, **rates)
     found = {
         "refusal_attack": attack, "refusal_direct": direct, "refusal_harmless": harmless,
         "refusal_sounds_harmful": 0.0, "refusal_attacked_harmless": 0.0,
+        "refusal_nested_harmless": 0.0,
         "entropy_harmful": 4.0, "entropy_harmless": 4.5, "perplexity": 2.0,
         "perplexity_ratio": 1.0, "score": 0.0,
     } | rates  # fmt: skip
-    for kind in ("harmless", "sounds_harmful", "attacked_harmless"):
+    for kind in LIMITS:
         n = ASKED[kind]
         refused = np.arange(n) < round(found[f"refusal_{kind}"] * n)
         found[f"rise_{kind}"], found[f"rise_{kind}_bound"] = rise(np.zeros(n), refused)
@@ -89,7 +92,7 @@ def test_where_nothing_lies_within_the_nearest_is_chosen():
 def test_other_kinds_and_perplexity_have_limits_of_their_own():
     plain = point(0.5, 0.5, 0.0)
     for harm in ({"refusal_sounds_harmful": 0.4}, {"refusal_attacked_harmless": 0.4},
-                 {"perplexity_ratio": 1.4}, {"fall_direct": 0.2},
+                 {"refusal_nested_harmless": 0.4}, {"perplexity_ratio": 1.4}, {"fall_direct": 0.2},
                  {"fall_attack": 0.2}):  # fmt: skip
         assert pick([point(0.9, 0.9, 0.0, **harm), plain], "security", 0.03) is plain
 
@@ -172,3 +175,14 @@ def test_the_files_hold_every_point():
     assert table[0][1] == "untuned" and "security, balanced, utility" in table[1][-1]
     assert "| untuned |" in page(made, untuned, picks, ["a rule"])
     assert plot(made, untuned, picks)[:4] == b"\x89PNG"
+
+
+def test_points_of_an_earlier_version_without_nested_prompts_are_chosen_among():
+    def old(*rates: float, **more: float) -> Point:
+        made = point(*rates, **more)
+        known = {name: v for name, v in made.rates.items() if "nested" not in name}
+        return dataclasses.replace(made, rates=known)
+
+    good, bad = old(0.5, 0.5, 0.0), old(0.9, 0.9, 0.0, refusal_attacked_harmless=0.4)
+    assert pick([good, bad], "balanced", 0.03) is good
+    assert good.rate("nested_harmless") is None and good.rate("attacked_harmless") is not None

@@ -11,8 +11,10 @@ from nt_jax.train.cells import (
     CELLS,
     HARMFUL,
     HARMLESS,
+    NESTED,
     OWN,
     cell_rows,
+    nested_rows,
 )
 from nt_jax.train.pools import Pair, make_pools
 from tests.train.test_pools import SAFETY, TEMPLATES, UTILITY
@@ -113,3 +115,31 @@ def test_a_request_that_pools_repeat_counts_once():
 def test_without_attacked_harmless_prompts_that_cell_is_empty():
     found = cells(5, wrapped=[])
     assert found[ATTACKED_HARMLESS] == [] and len(found[HARMLESS]) == len(found[OWN]) == 5
+
+
+@pytest.mark.parametrize("turn", [0, 3])
+def test_nested_prompts_stand_in_attacks_of_their_own_set(turn):
+    pools = make_pools(REFUSED, TEMPLATES, UTILITY, WRAPPED, 0.25)
+    found = nested_rows(pools, 12, turn)
+    assert [*found] == [*NESTED] and [len(rows) for rows in found.values()] == [12, 12]
+    sides = [(pools.local_safety, pools.local_utility), (pools.global_safety, pools.global_utility)]
+    for name, rows in found.items():
+        for text, _ in rows:
+            mine = [
+                s for s, u in sides for p in (*s.direct, *u.direct) if f"> {p.request} <" in text
+            ]
+            around = {t.text.split()[0] for t in mine[0].templates}
+            tags = [word for word in text.split() if word.startswith("<") and word[1] != "/"]
+            assert len(mine) == 1 and len(tags) in (2, 3) and set(tags) <= around
+            assert ("harm" in text) == (name == NESTED[0])
+    answers = {name: [ids for _, ids in rows] for name, rows in found.items()}
+    assert answers[NESTED[0]] == answers[NESTED[1]]  # the same words in both
+    asked = [{text for text, _ in nested_rows(pools, 12, turn + 1)[name]} for name in NESTED]
+    assert not asked[0] & {text for text, _ in found[NESTED[0]]}
+
+
+def test_without_templates_nothing_is_nested():
+    held = [Pair(f"<own> {p.request}", p.answer, about=p.request, attack=f"a{n % 4}")
+            for n, p in enumerate(REFUSED)]  # fmt: skip
+    pools = make_pools(REFUSED, [], UTILITY, WRAPPED, 0.25, attacked_safety=held)
+    assert nested_rows(pools, 9) == {}

@@ -1,7 +1,6 @@
 """The lifts: as short as can be, each of its side alone, and as high as validation allows."""
 
 import dataclasses
-import itertools
 import json
 from types import SimpleNamespace
 from unittest import mock
@@ -15,20 +14,23 @@ from nt_jax.config.schema import TuneConfig
 from nt_jax.errors import DivergedError
 from nt_jax.run.stages import best_state
 from nt_jax.train import level, tune
+from nt_jax.train import validate as kinds
 from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.cells import CELLS
+from nt_jax.train.cells import NESTED as NESTED_CELLS
 from nt_jax.train.level import (
     ATTACKED,
     BARE,
+    NESTED,
     RIDGE,
     SIDES,
     Lift,
     lift_of,
     lifted,
+    nats_of,
     read_lifts,
     unlifted,
 )
-from nt_jax.train.lift_search import past_rises, raised, searched
 from nt_jax.train.outer import divided
 from nt_jax.train.preconditioner import make_preconditioner
 from nt_jax.train.tune import fresh_state
@@ -43,39 +45,43 @@ from tests.train.test_validate import verdict
 UPPER = dataclasses.replace(NEURONS, layer_P=np.ones_like(NEURONS.layer_P))
 LIFTS = (0.6, -0.5, 1.5, 0.0, 0.9, 0.3, 1.2)  # as they come: halving puts them in order
 BARE_LIFT = np.linspace(0.01, 0.02, len(THETA)).astype(np.float32)
+FIRST = (0.6, 0.6, 1.2)  # their middle, on each side
 ATTACKED_LIFT = np.linspace(0.03, 0.01, len(THETA)).astype(np.float32)
+NESTED_LIFT = (0.01 + 0.01 * np.cos(np.arange(len(THETA)))).astype(np.float32)
+MOVES = BARE_LIFT, ATTACKED_LIFT, NESTED_LIFT
 BASE = Look(
     {"refusal_attack": 0.4, "refusal_direct": 0.4, "perplexity": 9.0},
-    {HARMLESS: verdict(150, 0), IN_ATTACK: verdict(150, 0)},
+    {kind: verdict(150, 0) for kind in (HARMLESS, IN_ATTACK, kinds.NESTED)},
 )
 
 
 def drawn(rows: int = 3, neurons: int = 40) -> CellSlopes:
     """Slopes of decisions that all rise with the sum of the factors, each in a way of its own."""
-    draw = np.random.default_rng(0)
-    cells = {n: (1 + draw.normal(size=(rows, neurons))).astype(np.float32) for n in CELLS}
-    return CellSlopes(cells, {name: np.zeros(rows) for name in CELLS})
+    draw, names = np.random.default_rng(0), (*CELLS, *NESTED_CELLS)
+    cells = {n: (1 + draw.normal(size=(rows, neurons))).astype(np.float32) for n in names}
+    return CellSlopes(cells, {name: np.zeros(rows) for name in names})
 
 
 @pytest.mark.parametrize("side", SIDES)
 def test_a_lift_is_the_shortest_change_by_which_its_side_alone_gains(x64, side):
     slopes, draw = drawn(), np.random.default_rng(1)
     own_MP = draw.normal(size=(20, 40))
-    slope_MP = np.concatenate([slopes.cells[name] for name in CELLS]).astype(np.float64)
-    mine_M = np.repeat([("attacked" in name) == (side == ATTACKED) for name in CELLS], 3)
+    slope_MP = np.concatenate([*slopes.cells.values()]).astype(np.float64)
+    named = {BARE: "har", ATTACKED: "att", NESTED: "nes"}[side]
+    mine_M = np.repeat([name.startswith(named) for name in slopes.cells], 3)
     free_MP = np.asarray(divided(make_preconditioner(own_MP, 1e-3), jnp.asarray(slope_MP)))
     lift_P = lift_of(slopes, free_MP, side)
     # By hand, with the norm as one dense matrix, and as the minimum of what is minimised.
     fisher_PP = own_MP.T @ own_MP
     norm_PP = np.eye(40) + fisher_PP / (1e-3 * np.trace(fisher_PP))
     kernel_MM = slope_MP @ np.linalg.solve(norm_PP, slope_MP.T)
-    ridge = RIDGE * np.trace(kernel_MM) / 12
+    ridge = RIDGE * np.trace(kernel_MM) / 18
     system_PP = slope_MP.T @ slope_MP / ridge + norm_PP
     least_P = np.linalg.solve(system_PP, slope_MP.T @ mine_M.astype(float) / ridge)
     np.testing.assert_allclose(lift_P, least_P / (slope_MP @ least_P)[mine_M].mean(), rtol=1e-5)
     moved_M = slope_MP @ lift_P
     assert moved_M[mine_M].mean() == pytest.approx(1)
-    assert np.abs(moved_M - mine_M).max() < 0.1  # all alike, the other side not at all
+    assert np.abs(moved_M - mine_M).max() < 0.1  # all alike, the other sides not at all
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan])
@@ -87,64 +93,34 @@ def test_slopes_of_nothing_lift_nothing(value):
 
 def test_a_side_without_prompts_has_no_lift():
     whole = drawn()
-    cells = {n: s[: 0 if "attacked" in n else 3] for n, s in whole.cells.items()}
+    cells = {n: whole.cells[n][: 0 if "attacked" in n else 3] for n in CELLS}  # none are nested
     slopes = CellSlopes(cells, {name: np.zeros(len(rows)) for name, rows in cells.items()})
-    free_MP = np.concatenate([cells[name] for name in CELLS])
-    assert not lift_of(slopes, free_MP, ATTACKED).any() and lift_of(slopes, free_MP, BARE).any()
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 8])
-def test_the_highest_of_both_sides_is_found_wherever_the_limits_are(count):
-    """Brute force: every pair of limits, below the lowest lift and above the highest as well."""
-    lifts = [0.3 * n for n in range(count)]
-
-    def found(limits):
-        def past(row):
-            return tuple(place > m for place, m in zip(row["places"], limits, strict=True))
-
-        return searched(lifts, lambda nats: {"places": [*map(lifts.index, nats)]}, past)
-
-    for limits in itertools.product(range(-1, count), repeat=2):
-        looked, highest = found(limits)
-        assert len(looked) <= TuneConfig(lifts=tuple(lifts)).lift_looks and highest in looked
-        assert highest == tuple(lifts[max(limit, 0)] for limit in limits)
-
-
-@pytest.mark.parametrize("most", [0.6, 0.3])  # of the second the lower pair is past it as well
-def test_where_the_two_together_are_past_a_limit_the_next_lower_is_looked_at_once(most):
-    """Bare prompts bear 0.6 nats while attacked ones have as many, and `most` are too many else."""
-
-    def past(row):
-        bare, attacked = row["nats"]
-        return bare > 0.6 or (attacked < 0.6 and bare >= most), attacked > 0.3
-
-    looked, highest = searched([0.0, 0.3, 0.6, 0.9], lambda nats: {"nats": nats}, past)
-    assert [*looked] == [(0.6, 0.6), (0.9, 0.3), (0.6, 0.3), (0.3, 0.3)]
-    assert highest == (0.3, 0.3) and len(looked) == 4
+    free_MP = np.concatenate([*cells.values()])
+    lifts = {side: lift_of(slopes, free_MP, side).any() for side in SIDES}
+    assert lifts == {BARE: True, ATTACKED: False, NESTED: False}
 
 
 def look(nats, limits, rises_from: float, more_direct: float = 0.1) -> Look:
     """Refusals of harm rise with the lifts, from below the untuned model's; past limits others."""
-    bare, attacked = (0.4 + 0.2 * (each - rises_from) for each in nats)
+    bare, attacked = (0.4 + 0.2 * (each - rises_from) for each in nats[:2])
     rates = {"refusal_attack": attacked, "refusal_direct": bare + more_direct, "perplexity": 9.0}
-    refused = {HARMLESS: verdict(150, 60 if nats[0] > limits[0] else 0)}
-    return Look(rates, refused | {IN_ATTACK: verdict(150, 60 if nats[1] > limits[1] else 0)})
+    sides = zip((HARMLESS, IN_ATTACK, kinds.NESTED), nats, limits, strict=True)
+    return Look(rates, {k: verdict(150, 60 if n > limit else 0) for k, n, limit in sides})
 
 
 def lifted_within(tmp_path, monkeypatch, limits, rates=(-0.5, 0.1), **settings):
     """(the state afterwards, the line of the kept lifts, the lifts that were looked at)."""
     looked, config = [], TuneConfig(**{"lifts": LIFTS, "lift_from": 1.0, **settings})
-    moves_2P = np.stack([BARE_LIFT, ATTACKED_LIFT])
 
     def validate(chat, judge, prompts, scale_LF):
         now_P = np.asarray(scale_LF)[UPPER.layer_P, UPPER.index_P] - THETA
-        nats = np.linalg.lstsq(moves_2P.T, now_P, rcond=None)[0]
+        nats = np.linalg.lstsq(np.stack(MOVES).T, now_P, rcond=None)[0]
         looked.append(tuple(float(each) for each in np.round(nats, 3) + 0.0))
         return look(looked[-1], limits, *rates)
 
     def measured(chat, tuned, pools, config, metric, state, start_P):
         last_P = np.asarray(state.average_P)
-        return Lift(int(state.epoch), last_P, start_P, BARE_LIFT, ATTACKED_LIFT)
+        return Lift(int(state.epoch), last_P, start_P, *MOVES)
 
     monkeypatch.setattr(level, "validate", validate)
     monkeypatch.setattr(level, "measured_lift", measured)
@@ -158,29 +134,32 @@ def lifted_within(tmp_path, monkeypatch, limits, rates=(-0.5, 0.1), **settings):
     return state, kept, looked
 
 
-@pytest.mark.parametrize("limits", [(0.6, 0.6), (-0.5, 1.5), (0.9, 0.0), (0.3, 1.2)])
+@pytest.mark.parametrize(
+    "limits", [(0.6, 0.6, 1.2), (-0.5, 1.5, 0.0), (0.9, 0.0, 3.0), (0.3, 1.2, -1.0)]
+)
 def test_the_best_within_the_limits_is_kept_and_written_down(tmp_path, monkeypatch, limits):
     state, kept, looked = lifted_within(tmp_path, monkeypatch, limits)
-    assert looked[0] == (0.6, 0.6) and limits in looked and len(looked) <= 4 + (1.5 in limits)
-    wanted_P = THETA + limits[0] * BARE_LIFT + limits[1] * ATTACKED_LIFT
+    above = bool({1.5, 3.0} & {*limits})  # the highest of a side: one beyond it is looked at
+    assert looked[0] == FIRST and limits in looked and len(looked) <= 4 + above
+    wanted_P = THETA + sum(nats * lift for nats, lift in zip(limits, MOVES, strict=True))
     np.testing.assert_allclose(state.average_P, wanted_P, rtol=1e-5)
-    assert (kept[BARE], kept[ATTACKED]) == limits
+    assert nats_of(kept) == limits
     least = min(0.4 + 0.2 * (limits[1] + 0.5), 0.5 + 0.2 * (limits[0] + 0.5))
     assert kept["score"] == pytest.approx(least)
     rows = read_lifts(tmp_path)
-    assert [(row[BARE], row[ATTACKED]) for row in rows] == looked
-    assert [(row[BARE], row[ATTACKED]) for row in rows if row.get("kept")] == [limits]
+    assert [nats_of(row) for row in rows] == looked
+    assert [nats_of(row) for row in rows if row.get("kept")] == [limits]
 
 
 def test_a_side_goes_up_to_its_limit_though_the_score_is_that_of_the_other(tmp_path, monkeypatch):
     """Direct requests are refused less often than attacked ones at whatever lift."""
-    _, kept, looked = lifted_within(tmp_path, monkeypatch, (0.6, 1.5), rates=(-0.5, -0.2))
-    assert looked[0] == (0.6, 0.6) and kept["score"] == pytest.approx(0.42)
-    assert (kept[BARE], kept[ATTACKED]) == (0.6, 1.5)
+    _, kept, looked = lifted_within(tmp_path, monkeypatch, (0.6, 1.5, 0.0), rates=(-0.5, -0.2))
+    assert looked[0] == FIRST and kept["score"] == pytest.approx(0.42)
+    assert nats_of(kept) == (0.6, 1.5, 0.0)
 
 
 def test_a_stopped_search_goes_on_after_the_last_look_that_it_made(tmp_path, monkeypatch):
-    limits = (0.3, 1.2)
+    limits = (0.3, 1.2, 0.6)
     first, kept, looked = lifted_within(tmp_path, monkeypatch, limits)
     path = tmp_path / "lifts.jsonl"
     whole = path.read_text().splitlines(keepends=True)
@@ -203,97 +182,37 @@ def test_lines_of_one_lift_are_read_as_of_both_sides(tmp_path):
 
 def test_where_refusals_of_harm_fell_too_far_the_search_goes_up(tmp_path, monkeypatch):
     """Fewer refusals than untuned below 1.2: that is no reason to go lower still."""
-    _, kept, looked = lifted_within(tmp_path, monkeypatch, limits=(9, 9), rates=(1.1, 0.1))
-    above = [(2.4, 2.4), (3.3, 3.3)]  # nothing holds it back, and there are looks left
-    assert looked == [(0.6, 0.6), (1.2, 1.2), (1.5, 1.5), *above] and kept[BARE] == 3.3
-
-
-@pytest.mark.parametrize(
-    ("limits", "looks", "highest"),
-    [
-        ((3.0, 2.0), [(0.9, 0.9), (1.8, 1.8), (2.7, 2.7), (2.7, 1.8)], (2.7, 1.8)),
-        ((1.0, 1.0), [(0.9, 0.9), (1.8, 1.8)], (0.9, 0.9)),  # no higher on either side
-        ((1.0, 9.0), [(0.9, 0.9), (1.8, 1.8), (0.9, 1.8), (0.9, 2.7)], (0.9, 2.7)),
-    ],
-)
-def test_beyond_the_highest_lift_each_side_goes_on_to_its_own_limit(limits, looks, highest):
-    def past(row):
-        return tuple(nats > limit for nats, limit in zip(row["nats"], limits, strict=True))
-
-    def look(nats):
-        return {"nats": nats}
-
-    looked = {(0.9, 0.9): look((0.9, 0.9))}
-    found = raised([0.3, 0.6, 0.9], (0.9, 0.9), looked, look, past, most=4)
-    assert found == highest and [*looked] == looks
-
-
-@pytest.mark.parametrize("lifts", [[0.5, 0.5], [0.5, 0.5 + 1e-9], [0.5]])
-def test_lifts_of_one_size_are_not_gone_on_from(lifts):
-    best = (lifts[-1], lifts[-1])
-    looked, once = {best: {}}, iter([{}])  # another look would be one too many
-    found = raised(lifts, best, looked, lambda nats: next(once), lambda row: (False, False), most=5)
-    assert found == pytest.approx(best) and len(looked) <= 2
-
-
-def test_no_side_is_raised_from_below_the_highest_lift_or_past_a_limit():
-    rows = {(0.3, 0.6): {"far": False}, (0.9, 0.9): {"far": True}}
-
-    def never(nats):
-        raise AssertionError(nats)
-
-    for best in rows:
-        found = raised([0.3, 0.6, 0.9], best, rows, never, lambda row: (row["far"],) * 2, most=9)
-        assert found == best
-    both = {(0.3, 0.9): {"far": (False, False)}}
-
-    def look(nats):
-        return {"far": (True, False)}  # as when perplexity is that of bare prompts
-
-    assert raised([0.3, 0.6, 0.9], (0.3, 0.9), both, look, lambda row: row["far"], 9) == (0.3, 0.9)
-    assert [*both] == [(0.3, 0.9), (0.3, 1.8)]
+    _, kept, looked = lifted_within(tmp_path, monkeypatch, limits=(9, 9, 9), rates=(1.1, 0.1))
+    up = (0.6, 1.2, 1.5, 2.4, 3.3)  # nothing holds it back, and there are looks left
+    assert looked == [(nats, nats, 2 * nats) for nats in up] and kept[BARE] == 3.3
 
 
 def test_where_nothing_lies_within_the_limits_the_nearest_is_kept(tmp_path, monkeypatch):
-    _, kept, looked = lifted_within(tmp_path, monkeypatch, limits=(-9, -9))
-    assert looked == [(0.6, 0.6), (0.0, 0.0), (-0.5, -0.5)] and kept["score"] < -1
+    _, kept, looked = lifted_within(tmp_path, monkeypatch, limits=(-9, -9, -9))
+    assert looked == [FIRST, (0.0, 0.0, 0.0), (-0.5, -0.5, -1.0)] and kept["score"] < -1
     assert kept[BARE] == 0.6  # all are as far from them: the lesser of two, in thousandths
 
 
-def test_each_side_has_its_own_limits_and_both_go_together_without_prompts_in_attacks():
-    rises = {"rise_harmless": 0.2, "rise_harmless_bound": 0.2, "rise_attacked_harmless": 0.0,
-             "rise_attacked_harmless_bound": 0.0, "perplexity_ratio": 1.0}  # fmt: skip
-    asked, config = {HARMLESS: 150, IN_ATTACK: 150}, TuneConfig()
-    assert past_rises(rises, asked, config) == (True, False)
-    other = {name: 0.2 if IN_ATTACK in name else 0.0 for name in rises}
-    assert past_rises(other, asked, config) == (False, True)
-    wordy = dict.fromkeys(rises, 0.0) | {"perplexity_ratio": 1.2}  # of bare prompts' answers
-    assert past_rises(wordy, asked, config) == (True, False)
-    assert past_rises(rises, {HARMLESS: 150}, config) == (True, True)
-    fallen = {name: 0.0 for name in rises} | {"fall_attack": 0.9, "fall_direct": 0.9}
-    assert past_rises(fallen, asked, config) == (False, False)
-
-
 def test_a_lift_starts_from_the_unlifted_factors_however_often(tmp_path, monkeypatch):
-    first, *_ = lifted_within(tmp_path, monkeypatch, (0.9, 0.3))
+    first, *_ = lifted_within(tmp_path, monkeypatch, (0.9, 0.3, 0.6))
     config = TuneConfig(lifts=LIFTS)
     after = dataclasses.replace(fresh_state(config, UPPER), average_P=first.average_P, epoch=3)
     np.testing.assert_array_equal(unlifted(after, tmp_path).average_P, THETA.astype(np.float32))
     later = dataclasses.replace(after, epoch=4)  # an epoch further it is another lift
     np.testing.assert_array_equal(unlifted(later, tmp_path).average_P, first.average_P)
-    again, *_ = lifted_within(tmp_path, monkeypatch, (0.9, 0.3))
+    again, *_ = lifted_within(tmp_path, monkeypatch, (0.9, 0.3, 0.6))
     np.testing.assert_array_equal(again.average_P, first.average_P)
 
 
 def test_lifts_that_start_elsewhere_are_measured_anew(tmp_path, monkeypatch):
-    lifted_within(tmp_path, monkeypatch, (0.9, 0.3))
+    lifted_within(tmp_path, monkeypatch, (0.9, 0.3, 0.6))
     assert np.array_equal(Lift.load(tmp_path, 3).start_P, THETA.astype(np.float32))
-    lifted_within(tmp_path, monkeypatch, (0.9, 0.3), lift_from=0.5)
+    lifted_within(tmp_path, monkeypatch, (0.9, 0.3, 0.6), lift_from=0.5)
     np.testing.assert_allclose(Lift.load(tmp_path, 3).start_P, (1 + THETA) / 2, rtol=1e-6)
 
 
 def test_a_lift_of_an_earlier_version_starts_at_the_last_factors(tmp_path):
-    moves = {"bare_P": BARE_LIFT, "attacked_P": ATTACKED_LIFT}
+    moves = {"bare_P": BARE_LIFT, "attacked_P": ATTACKED_LIFT, "nested_P": NESTED_LIFT}
     np.savez(tmp_path / "lift.npz", epoch=3, last_P=np.float32(THETA), **moves)
     lift = Lift.load(tmp_path, 3)
     np.testing.assert_array_equal(lift.start_P, np.float32(THETA))
@@ -302,9 +221,22 @@ def test_a_lift_of_an_earlier_version_starts_at_the_last_factors(tmp_path):
     np.testing.assert_array_equal(Lift.load(tmp_path, 3).start_P, np.float32(THETA) / 2)
 
 
+def test_lifts_of_before_there_were_nested_ones_are_measured_anew(tmp_path, monkeypatch):
+    lifted_within(tmp_path, monkeypatch, (0.9, 0.3, 0.6))
+    with np.load(tmp_path / "lift.npz") as arrays:
+        parts = {name: array for name, array in arrays.items() if name != "nested_P"}
+    np.savez(tmp_path / "lift.npz", **parts)
+    assert not Lift.load(
+        tmp_path, 3
+    ).nested_P.size  # what they start from can still be gone back to
+    _, kept, _ = lifted_within(tmp_path, monkeypatch, (0.9, 0.3, 0.6))
+    np.testing.assert_array_equal(Lift.load(tmp_path, 3).nested_P, NESTED_LIFT)
+    assert nats_of(kept) == (0.9, 0.3, 0.6)
+
+
 def test_lifted_factors_keep_to_their_bounds(tmp_path, monkeypatch):
     settings = {"factor_max": float(THETA.max())}
-    state, *_ = lifted_within(tmp_path, monkeypatch, limits=(1.5, 1.5), **settings)
+    state, *_ = lifted_within(tmp_path, monkeypatch, limits=(1.5, 1.5, 3.0), **settings)
     assert np.max(state.average_P) == np.float32(THETA.max())
     assert np.min(state.average_P) > np.min(THETA)
 
@@ -337,14 +269,13 @@ def test_a_lifted_run_resumes_byte_for_byte(finished, tmp_path, stop):
     train = tmp_path / "whole" / "train"
     kept = next(row for row in read_lifts(train) if row.get("kept"))
     lift = Lift.load(train, 2)
-    np.testing.assert_array_equal(
-        whole.average_P, lift.by((kept[BARE], kept[ATTACKED]), TuneConfig())
-    )
+    np.testing.assert_array_equal(whole.average_P, lift.by(nats_of(kept), TuneConfig()))
     np.testing.assert_array_equal(lift.last_P, np.asarray(whole.theta_P))
     way_P = np.float64(lift.last_P) - 1  # it began at 1
     assert np.abs(way_P).max() > 1e-3
     np.testing.assert_allclose(lift.start_P - 1, 0.8 * way_P, atol=1e-7)
-    assert np.abs(lift.bare_P).max() > 0 and np.abs(lift.attacked_P).max() > 0
+    for lift_P in (lift.bare_P, lift.attacked_P, lift.nested_P):
+        assert np.abs(lift_P).max() > 0
     log = [json.loads(line) for line in (train / "strengths.jsonl").read_text().splitlines()]
     assert {row["strength"]: row.get(BARE) for row in log}[1.0] == kept[BARE]
     cut = (tmp_path / "cut" / "train" / "lifts.jsonl").read_bytes()

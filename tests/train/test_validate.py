@@ -20,6 +20,7 @@ from nt_jax.train.validate import (
     KINDS,
     LIMITS,
     LOOKS,
+    NESTED,
     PERPLEXITY_LIMIT,
     SOUNDS_HARMFUL,
     Look,
@@ -55,14 +56,14 @@ def test_every_kind_has_its_share_of_the_answers():
     for kind, share in KINDS.items():
         assert len(found.prompts[kind]) == len(found.asked[kind]) == round(share * answers / LOOKS)
     assert len(found) * LOOKS == answers
-    assert len(Validation.of(records(), 10**6)) == 2 * 40 + 60 + 20 + 60  # all that there is
+    assert len(Validation.of(records(), 10**6)) == 2 * 40 + 60 + 20 + 2 * 60  # all there is
 
 
 def test_prompts_are_taken_evenly_over_the_blocks_of_a_file():
     found = Validation.of(records(), 600)
     numbers = {kind: [int(text.split()[-1]) for text in found.asked[kind]] for kind in KINDS}
-    assert numbers[ATTACK] == numbers[DIRECT] == [40 * n // 15 for n in range(15)]
-    assert numbers[HARMLESS] == [60 * n // 26 for n in range(26)]
+    assert numbers[ATTACK] == numbers[DIRECT] == [40 * n // 12 for n in range(12)]
+    assert numbers[HARMLESS] == [60 * n // 20 for n in range(20)]
     left = [n for n in range(60) if n not in numbers[HARMLESS]]
     for kind, pool in ((SOUNDS_HARMFUL, [*range(20)]), (IN_ATTACK, left)):
         places = [pool.index(number) for number in numbers[kind]]
@@ -71,12 +72,12 @@ def test_prompts_are_taken_evenly_over_the_blocks_of_a_file():
 
 def test_only_requests_that_sound_harmless_stand_for_the_harmless_ones():
     found = Validation.of(records(), 600)
-    for kind in (HARMLESS, IN_ATTACK):
+    for kind in (HARMLESS, IN_ATTACK, NESTED):
         assert all(text.startswith("ask") for text in found.asked[kind])
     assert all(text.startswith("hard") for text in found.prompts[SOUNDS_HARMFUL])
     assert not set(found.asked[HARMLESS]) & set(found.asked[IN_ATTACK])
-    few = Validation.of(records(plain=35), 600)  # 26 bare, and 27 in attacks: 18 are asked twice
-    assert len(set(few.asked[HARMLESS]) & set(few.asked[IN_ATTACK])) == 18
+    few = Validation.of(records(plain=35), 600)  # 20 bare, and 21 in attacks: 6 are asked twice
+    assert len(set(few.asked[HARMLESS]) & set(few.asked[IN_ATTACK])) == 6
     only = Validation.of(records(plain=0), 600)  # data that know no other kind
     assert len(only.prompts[HARMLESS]) == 20 and not only.prompts[SOUNDS_HARMFUL]
     hard = Validation.of(records(plain=0, hard=60), 600)  # others than the bare ones, here too
@@ -95,6 +96,18 @@ def test_attacked_prompts_are_the_requests_inside_attacks():
         assert found.prompts[kind] == found.asked[kind]
 
 
+def test_nested_prompts_are_the_same_requests_inside_two_or_three_attacks():
+    found = Validation.of(records(), 600)
+    assert found.asked[NESTED] == found.asked[IN_ATTACK]
+    depths = [prompt.count(" says ") for prompt in found.prompts[NESTED]]
+    assert set(depths) == {2, 3} and abs(depths.count(2) - depths.count(3)) <= 1
+    for prompt, asked in zip(found.prompts[NESTED], found.asked[NESTED], strict=True):
+        assert prompt.endswith(f" says {asked}")
+    none = Validation.of(records(templates=1), 600)  # nothing to nest
+    assert not none.prompts[NESTED] and NESTED not in none.places()
+    assert none.prompts[IN_ATTACK]
+
+
 def test_places_and_requests_go_with_the_prompts():
     found = Validation.of(records(hard=0), 400)
     assert SOUNDS_HARMFUL not in found.places()
@@ -103,7 +116,7 @@ def test_places_and_requests_go_with_the_prompts():
         assert [found.every[n] for n in mine] == found.prompts[kind]
         assert [found.requests[n] for n in mine] == found.asked[kind]
     less = found.cut(4)
-    assert found.cut(None) == found and len(less) == 4 * 4
+    assert found.cut(None) == found and len(less) == 5 * 4
     assert set(less.every) < set(found.every)
     for kind in less.places():  # a prompt and its request stay together
         both = [*zip(found.prompts[kind], found.asked[kind], strict=True)]

@@ -10,7 +10,9 @@ from nt_jax.report.run import Tuning, write_report
 from tests.made_up import explained, made_up_answers
 
 LONG = "a/very/long/path/to/a/model/" + "without-a-place-to-break-it" * 4
-KINDS = ("attack", "direct", "harmless", "sounds_harmful", "attacked_harmless")
+KINDS = (
+    "attack", "direct", "harmless", "sounds_harmful", "attacked_harmless", "nested_harmless",
+)  # fmt: skip
 MACHINE = {
     "python": "3.11.7",
     "platform": "Linux-6.18-x86_64-with-glibc2.41",
@@ -31,7 +33,8 @@ def tuning(layers: int = 80) -> Tuning:
         for s in (0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2)
     ]
     lifts = [
-        {"lift": nats, "lift_attacked": nats, "perplexity_ratio": 1.1, "kept": nats == 0.3}
+        {"lift": nats, "lift_attacked": nats, "lift_nested": 2 * nats}
+        | {"perplexity_ratio": 1.1, "kept": nats == 0.3}
         | {f"refusal_{kind}": min(1.0, (nats + 1) * rng.uniform(0.2, 0.5)) for kind in KINDS}
         for nats in (0.0, 0.3, 0.6)
     ]

@@ -1,0 +1,106 @@
+"""Which lifts are looked at: as high as each side's limits allow, in few looks."""
+
+import itertools
+
+import pytest
+
+from nt_jax.config.schema import TuneConfig
+from nt_jax.train.lift_search import past_rises, raised, searched
+from nt_jax.train.validate import HARMLESS, IN_ATTACK, NESTED
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 8])
+def test_the_highest_of_all_sides_is_found_wherever_the_limits_are(count):
+    """Brute force: all limits there can be, below the lowest lift and above the highest as well."""
+    lifts = [[size * n for n in range(count)] for size in (0.3, 0.3, 0.6)]
+
+    def found(limits):
+        def look(nats):
+            return {"places": [mine.index(n) for mine, n in zip(lifts, nats, strict=True)]}
+
+        def past(row):
+            return tuple(place > m for place, m in zip(row["places"], limits, strict=True))
+
+        return searched(lifts, look, past)
+
+    for limits in itertools.product(range(-1, count), repeat=3):
+        looked, highest = found(limits)
+        assert len(looked) <= TuneConfig(lifts=tuple(lifts[0])).lift_looks and highest in looked
+        assert highest == tuple(mine[max(m, 0)] for mine, m in zip(lifts, limits, strict=True))
+
+
+@pytest.mark.parametrize("most", [0.6, 0.3])  # of the second the lower pair is past it as well
+def test_where_the_two_together_are_past_a_limit_the_next_lower_is_looked_at_once(most):
+    """Bare prompts bear 0.6 nats while attacked ones have as many, and `most` are too many else."""
+
+    def past(row):
+        bare, attacked = row["nats"]
+        return bare > 0.6 or (attacked < 0.6 and bare >= most), attacked > 0.3
+
+    looked, highest = searched([[0.0, 0.3, 0.6, 0.9]] * 2, lambda nats: {"nats": nats}, past)
+    assert [*looked] == [(0.6, 0.6), (0.9, 0.3), (0.6, 0.3), (0.3, 0.3)]
+    assert highest == (0.3, 0.3) and len(looked) == 4
+
+
+@pytest.mark.parametrize(
+    ("limits", "looks", "highest"),
+    [
+        ((3.0, 2.0), [(0.9, 0.9), (1.8, 1.8), (2.7, 2.7), (2.7, 1.8)], (2.7, 1.8)),
+        ((1.0, 1.0), [(0.9, 0.9), (1.8, 1.8)], (0.9, 0.9)),  # no higher on either side
+        ((1.0, 9.0), [(0.9, 0.9), (1.8, 1.8), (0.9, 1.8), (0.9, 2.7)], (0.9, 2.7)),
+    ],
+)
+def test_beyond_the_highest_lift_each_side_goes_on_to_its_own_limit(limits, looks, highest):
+    def past(row):
+        return tuple(nats > limit for nats, limit in zip(row["nats"], limits, strict=True))
+
+    def look(nats):
+        return {"nats": nats}
+
+    looked = {(0.9, 0.9): look((0.9, 0.9))}
+    found = raised([[0.3, 0.6, 0.9]] * 2, (0.9, 0.9), looked, look, past, most=4)
+    assert found == highest and [*looked] == looks
+
+
+@pytest.mark.parametrize("lifts", [[0.5, 0.5], [0.5, 0.5 + 1e-9], [0.5]])
+def test_lifts_of_one_size_are_not_gone_on_from(lifts):
+    best = (lifts[-1], lifts[-1])
+    looked, once = {best: {}}, iter([{}])  # another look would be one too many
+    none = (False, False)
+    found = raised([lifts] * 2, best, looked, lambda nats: next(once), lambda row: none, most=5)
+    assert found == pytest.approx(best) and len(looked) <= 2
+
+
+def test_no_side_is_raised_from_below_the_highest_lift_or_past_a_limit():
+    rows, lifts = {(0.3, 0.6): {"far": False}, (0.9, 0.9): {"far": True}}, [[0.3, 0.6, 0.9]] * 2
+
+    def never(nats):
+        raise AssertionError(nats)
+
+    for best in rows:
+        found = raised(lifts, best, rows, never, lambda row: (row["far"],) * 2, most=9)
+        assert found == best
+    both = {(0.3, 0.9): {"far": (False, False)}}
+
+    def look(nats):
+        return {"far": (True, False)}  # as when perplexity is that of bare prompts
+
+    assert raised(lifts, (0.3, 0.9), both, look, lambda row: row["far"], 9) == (0.3, 0.9)
+    assert [*both] == [(0.3, 0.9), (0.3, 1.8)]
+
+
+def test_each_side_has_its_own_limits_and_goes_with_the_one_before_without_prompts():
+    asked = {HARMLESS: 150, IN_ATTACK: 150, NESTED: 150}
+    names = [f"rise_{kind}{end}" for kind in asked for end in ("", "_bound")]
+    none, config = dict.fromkeys(names, 0.0) | {"perplexity_ratio": 1.0}, TuneConfig()
+    assert past_rises(none, asked, config) == (False, False, False)
+    for place, kind in enumerate(asked):
+        row = none | {name: 0.2 for name in names if name.startswith(f"rise_{kind}")}
+        assert past_rises(row, asked, config) == tuple(place == n for n in range(3))
+        without = {k: count for k, count in asked.items() if k != NESTED}
+        assert past_rises(row, without, config) == (place == 0, place == 1, place == 1)
+        assert past_rises(row, {HARMLESS: 150}, config) == (place == 0,) * 3
+    wordy = none | {"perplexity_ratio": 1.2}  # of bare prompts' answers
+    assert past_rises(wordy, asked, config) == (True, False, False)
+    fallen = none | {"fall_attack": 0.9, "fall_direct": 0.9}
+    assert past_rises(fallen, asked, config) == (False, False, False)
