@@ -17,9 +17,8 @@ from nt_jax.sweep.points import KINDS, Point
 from nt_jax.train.validate import ATTACK, HARMLESS
 
 NUMBERS = ("entropy_harmful", "entropy_harmless", "perplexity", "perplexity_ratio", "score")
-HEAD = (
-    "strength", "attacked", "direct", "plain", "sounds", "inside", "nested", "entropy", "chosen",
-)  # fmt: skip
+ASKED = ("attacked", "direct", "plain", "sounds", "inside", "nested")  # KINDS, in short
+HEAD = ("strength", *ASKED, "entropy", "chosen")
 TOLD = (
     "Shares of validation requests refused, in %: harmful ones inside attacks and direct, harmless "
     "ones plain, that only sound harmful, inside attacks, inside nested ones; bits of plain "

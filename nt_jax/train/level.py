@@ -5,14 +5,15 @@ farther from one, is hardly learned by that: a change of the factors of a hundre
 square), an eighth of what the epochs change, lifts all decisions by a nat. So runs end on different
 levels by chance, and bare prompts on another one than those inside attacks, or inside attacks
 inside attacks (docs/tuning.md). Here all three levels are chosen. There are three lifts, of bare,
-attacked and nested prompts: the shortest change, in the norm that good answers set, by which every
-decision of its side gains one nat and none of the others moves,
+attacked and nested prompts: the shortest change, in the norm that good answers set, by which the
+decisions of its side gain one nat in the mean and those of the other sides none, each prompt as
+near to the mean of its side as is worth the way,
 
-    min_d |d|_P^2  such that  s(x) . d = t(x) for all x,   d = P S' (S P S' + r I)^-1 t,
+    min_d |d|_P^2 + sum_x (s(x) . d - t(x))^2 / r,      d = P S' (S P S' + r I)^-1 t,
 
-t = 1 on its side and 0 elsewhere, measured where the lifts start: `tune.lift_from` of the way
-from the first factors to those of the last epoch. The rest of the way costs good answers more than
-it parts harm. Validation answers say how many nats of each lift are kept: refusals of every kind of
+t alike on each side, and such that the means are met exactly. Measured where the lifts start:
+`tune.lift_from` of the way from the first factors to those of the last epoch. The rest of the way
+costs good answers more than it parts harm. Validation answers say how many nats of each lift are kept: refusals of every kind of
 a side rise with its lift, so all are found by halving, in the same looks. M prompts, P neurons.
 """
 
@@ -61,7 +62,8 @@ from nt_jax.train.tuning_data import TuningData
 from nt_jax.train.validate import Look, validate
 
 LIFTS, FILE = "lifts.jsonl", "lift.npz"
-RIDGE = 0.01  # r, of the mean of S P S'
+RIDGE = 0.3  # r, of the mean of S P S': less makes lifts longer, and prompts of a side no closer
+MOST = 1e6  # condition of what lifts do to each side: above it no change lifts one side alone
 AGAINST = "against"  # what a line's look was made with (`against`)
 # The sides, as a line of lifts.jsonl names their nats.
 BARE, ATTACKED, NESTED = "lift", "lift_attacked", "lift_nested"
@@ -239,33 +241,35 @@ def measured_lift(
     where = sharding(model.lm.mesh, "")
     slope_MP = np.concatenate([*slopes.cells.values()])
     free_MP = host(divided(preconditioner, put(slope_MP, where)))
-    lifts = (lift_of(slopes, np.asarray(free_MP), side).astype(last_P.dtype) for side in SIDES)
+    lifts = (each.astype(last_P.dtype) for each in lifts_of(slopes, np.asarray(free_MP)).values())
     return Lift(int(state.epoch), last_P, start_P, *lifts)
 
 
-def lift_of(
-    slopes: CellSlopes, free_MP: Float[np.ndarray, "M P"], side: str
-) -> Float[np.ndarray, " P"]:
-    """The shortest change by which decisions of a side gain one nat in the mean, others none.
+def lifts_of(
+    slopes: CellSlopes, free_MP: Float[np.ndarray, "M P"]
+) -> dict[str, Float[np.ndarray, " P"]]:
+    """The shortest changes by which decisions of each side gain one nat in the mean, others none.
 
     `free_MP`: the cells' slopes, one after the other, divided by the preconditioner. Zero for a
-    side without prompts. Raises a DivergedError where no change lifts the others.
+    side without prompts. Raises a DivergedError where no change lifts one side alone.
     """
-    cells = slopes.cells
+    cells, sides = slopes.cells, np.array([*SIDES])
     slope_MP = np.concatenate([*cells.values()]).astype(np.float64)
-    mine_M = np.concatenate([np.full(len(each), n in SIDES[side]) for n, each in cells.items()])
-    if not mine_M.any():
-        return np.zeros(slope_MP.shape[1])
+    side_of = {name: side for side, mine in SIDES.items() for name in mine}
+    of_M = [side_of[name] for name, each in cells.items() for _ in each]
+    there = np.isin(sides, of_M)
+    mine_MS = (np.array(of_M)[:, None] == sides[there]).astype(float)
     kernel_MM = slope_MP @ free_MP.T.astype(np.float64)
-    ridge = RIDGE * np.trace(kernel_MM) / max(1, len(kernel_MM))
-    lift_P, gain = np.zeros(slope_MP.shape[1]), 0.0
-    if ridge > 0:
-        system_MM = kernel_MM + ridge * np.eye(len(kernel_MM))
-        lift_P = np.linalg.solve(system_MM, mine_M.astype(float)) @ free_MP.astype(np.float64)
-        gain = float((slope_MP @ lift_P)[mine_M].mean())
-    if not 0 < gain < np.inf:
+    ridge, condition = RIDGE * np.trace(kernel_MM) / len(kernel_MM), np.inf
+    if 0 < ridge < np.inf:
+        dual_MS = np.linalg.solve(kernel_MM + ridge * np.eye(len(kernel_MM)), mine_MS)
+        gain_SS = mine_MS.T @ kernel_MM @ dual_MS / mine_MS.sum(axis=0)[:, None]
+        condition = np.linalg.cond(gain_SS)
+    if not condition < MOST:
         raise DivergedError(
             "no change of the factors lifts the decisions to refuse: their slopes are 0, or not "
             "finite. Choose other neurons, or set tune.lifts=[]."
         )
-    return np.asarray(lift_P) / gain
+    lifts_SP = np.zeros((len(sides), slope_MP.shape[1]))
+    lifts_SP[there] = np.linalg.solve(gain_SS.T, dual_MS.T) @ free_MP.astype(np.float64)
+    return dict(zip(SIDES, lifts_SP, strict=True))

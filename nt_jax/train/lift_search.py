@@ -65,9 +65,9 @@ def raised(
     if any(past(looked[best])):
         return best
     while any(up) and len(looked) < most:
-        steps = [more * ABOVE * (mine[-1] - mine[-2]) if more else 0.0
-                 for mine, more in zip(lifts, up, strict=True)]  # fmt: skip
-        nats = tuple(round(n + step, 6) for n, step in zip(best, steps, strict=True))
+        higher = (n + ABOVE * (each[-1] - each[-2]) for n, each in zip(best, lifts, strict=True))
+        choice = zip(up, higher, best, strict=True)
+        nats = tuple(round(high if more else n, 6) for more, high, n in choice)
         if nats in looked:  # no further: lifts of one size, or another side is past
             return best
         looked[nats] = look(nats)
