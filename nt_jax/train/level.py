@@ -13,8 +13,9 @@ near to the mean of its side as is worth the way,
 
 t alike on each side, and such that the means are met exactly. Measured where the lifts start:
 `tune.lift_from` of the way from the first factors to those of the last epoch. The rest of the way
-costs good answers more than it parts harm. Validation answers say how many nats of each lift are kept: refusals of every kind of
-a side rise with its lift, so all are found by halving, in the same looks. M prompts, P neurons.
+costs good answers more than it parts harm. Validation answers say how many nats of each lift are
+kept: refusals of every kind of a side rise with its lift, so all are found by halving, in the same
+looks. M prompts, P neurons.
 """
 
 import dataclasses
