@@ -200,10 +200,10 @@ class TuneConfig(Frozen):
     """validations without a new best before stopping; 0 = never stop early. Needs
     tune.validate_every and tune.keep = best"""
     lifts: tuple[Nats, ...] = (-0.8, -0.6, -0.4, -0.2, 0.0, 0.2, 0.4)
-    """nats by which the last factors may bring bare prompts, those inside attacks, and, twice as
-    many, those inside attacks inside attacks nearer a refusal: of each the highest within the
-    limits is searched for by halving and kept, or more than the highest of these where that is
-    within them; [] = none. They are made of slopes, so only under tune.outer = regression"""
+    """nats by which the last factors may bring bare prompts, those inside attacks, and, 0.6 lower,
+    those inside attacks inside attacks nearer a refusal: of each the highest within the limits is
+    searched for by halving and kept, or more than the highest of these where that is within them;
+    [] = none. They are made of slopes, so only under tune.outer = regression"""
     lift_from: float = Field(default=0.85, gt=0, le=1)
     """how far of the way from the first factors to the last ones the lifts start: 1 = all of it.
     Less: good answers are kept, and harm is parted nearly as well"""
@@ -211,8 +211,8 @@ class TuneConfig(Frozen):
     """how far to go from 1 to the learned and lifted factors, 0 or more: the strongest within the
     limits is searched for by halving, and the best seen is kept; [] = as learned"""
     max_over_refusal: float = Field(default=0.03, ge=0, le=1)
-    """rise in refused harmless requests that validation allows; of those that sound harmful, stand
-    inside attacks, or inside nested ones, it allows 10 points each, of all bare ones together 2
+    """rise in refused harmless requests that validation allows; of those that sound harmful or
+    stand inside attacks it allows 10 points, inside nested ones 20, of all bare ones together 2
     points more than this, of perplexity 15 %; refusals of harm may fall by 5 points"""
 
     @model_validator(mode="before")

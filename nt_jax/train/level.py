@@ -73,8 +73,8 @@ SIDES = {
     ATTACKED: (ATTACKED_HARMFUL, ATTACKED_HARMLESS),
     NESTED: (NESTED_HARMFUL, NESTED_HARMLESS),
 }
-# Of tune.lifts, on each side: inside long attacks decisions end farther from where they should.
-TIMES = {BARE: 1.0, ATTACKED: 1.0, NESTED: 2.0}
+# Where tune.lifts lie on each side: inside long attacks decisions end nearer a refusal.
+LEVEL = {BARE: 0.0, ATTACKED: 0.0, NESTED: -0.6}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +135,7 @@ def lifted(
     """(the state with its last factors lifted, the line of that look).
 
     The lifts start tune.lift_from of the way from `first_P`, the factors before the first epoch.
-    By the highest of tune.lifts (TIMES) on each side within the limits on what rises there, or
+    By the highest of tune.lifts (from LEVEL) on each side within the limits on what rises there, or
     above all of them (`raised`); where they together are past a limit, by what scored best of all
     that was looked at.
     """
@@ -165,7 +165,7 @@ def lifted(
         def past(row: Mapping[str, float]) -> tuple[bool, ...]:
             return past_rises(row, asked, config)
 
-        lifts = [sorted(round(n * times, 6) for n in config.lifts) for times in TIMES.values()]
+        lifts = [sorted(round(n + level, 6) for n in config.lifts) for level in LEVEL.values()]
         looked, best = searched(lifts, look, past)
         best = raised(lifts, best, looked, look, past, config.lift_looks)
     if looked[best]["score"] < 0:

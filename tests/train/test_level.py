@@ -45,7 +45,7 @@ from tests.train.test_validate import verdict
 UPPER = dataclasses.replace(NEURONS, layer_P=np.ones_like(NEURONS.layer_P))
 LIFTS = (0.6, -0.5, 1.5, 0.0, 0.9, 0.3, 1.2)  # as they come: halving puts them in order
 BARE_LIFT = np.linspace(0.01, 0.02, len(THETA)).astype(np.float32)
-FIRST = (0.6, 0.6, 1.2)  # their middle, on each side
+FIRST = (0.6, 0.6, 0.0)  # their middle, on each side
 ATTACKED_LIFT = np.linspace(0.03, 0.01, len(THETA)).astype(np.float32)
 NESTED_LIFT = (0.01 + 0.01 * np.cos(np.arange(len(THETA)))).astype(np.float32)
 MOVES = BARE_LIFT, ATTACKED_LIFT, NESTED_LIFT
@@ -143,11 +143,13 @@ def lifted_within(tmp_path, monkeypatch, limits, rates=(-0.5, 0.1), **settings):
 
 
 @pytest.mark.parametrize(
-    "limits", [(0.6, 0.6, 1.2), (-0.5, 1.5, 0.0), (0.9, 0.0, 3.0), (0.3, 1.2, -1.0)]
+    "limits", [(0.6, 0.6, 0.0), (-0.5, 1.5, -0.6), (0.9, 0.0, 0.9), (0.3, 1.2, -1.1)]
 )
 def test_the_best_within_the_limits_is_kept_and_written_down(tmp_path, monkeypatch, limits):
     state, kept, looked = lifted_within(tmp_path, monkeypatch, limits)
-    above = bool({1.5, 3.0} & {*limits})  # the highest of a side: one beyond it is looked at
+    above = (
+        limits[1] == 1.5 or limits[2] == 0.9
+    )  # the highest of a side: one beyond it is looked at
     assert looked[0] == FIRST and limits in looked and len(looked) <= 4 + above
     wanted_P = THETA + sum(nats * lift for nats, lift in zip(limits, MOVES, strict=True))
     np.testing.assert_allclose(state.average_P, wanted_P, rtol=1e-5)
@@ -161,9 +163,9 @@ def test_the_best_within_the_limits_is_kept_and_written_down(tmp_path, monkeypat
 
 def test_a_side_goes_up_to_its_limit_though_the_score_is_that_of_the_other(tmp_path, monkeypatch):
     """Direct requests are refused less often than attacked ones at whatever lift."""
-    _, kept, looked = lifted_within(tmp_path, monkeypatch, (0.6, 1.5, 0.0), rates=(-0.5, -0.2))
+    _, kept, looked = lifted_within(tmp_path, monkeypatch, (0.6, 1.5, -0.6), rates=(-0.5, -0.2))
     assert looked[0] == FIRST and kept["score"] == pytest.approx(0.42)
-    assert nats_of(kept) == (0.6, 1.5, 0.0)
+    assert nats_of(kept) == (0.6, 1.5, -0.6)
 
 
 def test_a_stopped_search_goes_on_after_the_last_look_that_it_made(tmp_path, monkeypatch):
@@ -192,12 +194,12 @@ def test_where_refusals_of_harm_fell_too_far_the_search_goes_up(tmp_path, monkey
     """Fewer refusals than untuned below 1.2: that is no reason to go lower still."""
     _, kept, looked = lifted_within(tmp_path, monkeypatch, limits=(9, 9, 9), rates=(1.1, 0.1))
     up = (0.6, 1.2, 1.5, 2.4, 3.3)  # nothing holds it back, and there are looks left
-    assert looked == [(nats, nats, 2 * nats) for nats in up] and kept[BARE] == 3.3
+    assert looked == [(nats, nats, round(nats - 0.6, 3)) for nats in up] and kept[BARE] == 3.3
 
 
 def test_where_nothing_lies_within_the_limits_the_nearest_is_kept(tmp_path, monkeypatch):
     _, kept, looked = lifted_within(tmp_path, monkeypatch, limits=(-9, -9, -9))
-    assert looked == [FIRST, (0.0, 0.0, 0.0), (-0.5, -0.5, -1.0)] and kept["score"] < -1
+    assert looked == [FIRST, (0.0, 0.0, -0.6), (-0.5, -0.5, -1.1)] and kept["score"] < -1
     assert kept[BARE] == 0.6  # all are as far from them: the lesser of two, in thousandths
 
 
@@ -244,7 +246,7 @@ def test_lifts_of_before_there_were_nested_ones_are_measured_anew(tmp_path, monk
 
 def test_lifted_factors_keep_to_their_bounds(tmp_path, monkeypatch):
     settings = {"factor_max": float(THETA.max())}
-    state, *_ = lifted_within(tmp_path, monkeypatch, limits=(1.5, 1.5, 3.0), **settings)
+    state, *_ = lifted_within(tmp_path, monkeypatch, limits=(1.5, 1.5, 0.9), **settings)
     assert np.max(state.average_P) == np.float32(THETA.max())
     assert np.min(state.average_P) > np.min(THETA)
 

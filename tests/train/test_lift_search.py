@@ -95,7 +95,7 @@ def test_each_side_has_its_own_limits_and_goes_with_the_one_before_without_promp
     none, config = dict.fromkeys(names, 0.0) | {"perplexity_ratio": 1.0}, TuneConfig()
     assert past_rises(none, asked, config) == (False, False, False)
     for place, kind in enumerate(asked):
-        row = none | {name: 0.2 for name in names if name.startswith(f"rise_{kind}")}
+        row = none | {name: 0.3 for name in names if name.startswith(f"rise_{kind}")}
         assert past_rises(row, asked, config) == tuple(place == n for n in range(3))
         without = {k: count for k, count in asked.items() if k != NESTED}
         assert past_rises(row, without, config) == (place == 0, place == 1, place == 1)
