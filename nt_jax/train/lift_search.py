@@ -83,15 +83,21 @@ def past_rises(
 ) -> tuple[bool, bool, bool]:
     """Whether something of bare, of attacked and of nested prompts has risen past its limit.
 
-    What falls too far calls for a higher lift. A side without harmless prompts goes with the one
-    before it.
+    What falls too far calls for a higher lift. Perplexity rises most as prompts inside attacks are
+    parted from the others (docs/tuning.md), so it is theirs. A side without harmless prompts goes
+    with the one before it.
     """
-    risen = {name: value for name, value in row.items() if not name.startswith(FALLS)}
     inside, most = (IN_ATTACK, NESTED), config.max_over_refusal
     bare = {kind: count for kind, count in asked.items() if kind not in inside}
-    found = [over_limits(risen, bare, most) > 1e-9]
-    for kind in inside:
-        count = asked.get(kind, 0)
-        over = over_limits(risen | {"perplexity_ratio": 1.0}, {kind: count}, most) > 1e-9
-        found.append(over if count else found[-1])
-    return found[0], found[1], found[2]
+    risen = {name: value for name, value in row.items() if not name.startswith(FALLS)}
+    alone = risen | {"perplexity_ratio": 1.0}
+
+    def past(row: Mapping[str, float], asked: Mapping[str, int]) -> bool:
+        return over_limits(row, asked, most) > 1e-9
+
+    if not asked.get(IN_ATTACK):
+        everywhere = past(risen, bare)
+        return everywhere, everywhere, everywhere
+    attacked = past(risen, {IN_ATTACK: asked[IN_ATTACK]})
+    nested = past(alone, {NESTED: asked[NESTED]}) if asked.get(NESTED) else attacked
+    return past(alone, bare), attacked, nested

@@ -83,7 +83,7 @@ def test_no_side_is_raised_from_below_the_highest_lift_or_past_a_limit():
     both = {(0.3, 0.9): {"far": (False, False)}}
 
     def look(nats):
-        return {"far": (True, False)}  # as when perplexity is that of bare prompts
+        return {"far": (True, False)}  # the other side is past a limit
 
     assert raised(lifts, (0.3, 0.9), both, look, lambda row: row["far"], 9) == (0.3, 0.9)
     assert [*both] == [(0.3, 0.9), (0.3, 1.8)]
@@ -100,7 +100,8 @@ def test_each_side_has_its_own_limits_and_goes_with_the_one_before_without_promp
         without = {k: count for k, count in asked.items() if k != NESTED}
         assert past_rises(row, without, config) == (place == 0, place == 1, place == 1)
         assert past_rises(row, {HARMLESS: 150}, config) == (place == 0,) * 3
-    wordy = none | {"perplexity_ratio": 1.2}  # of bare prompts' answers
-    assert past_rises(wordy, asked, config) == (True, False, False)
+    wordy = none | {"perplexity_ratio": 1.2}
+    assert past_rises(wordy, asked, config) == (False, True, False)
+    assert past_rises(wordy, {HARMLESS: 150}, config) == (True, True, True)
     fallen = none | {"fall_attack": 0.9, "fall_direct": 0.9}
     assert past_rises(fallen, asked, config) == (False, False, False)
