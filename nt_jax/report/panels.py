@@ -82,7 +82,7 @@ def strengths(tried: Sequence[Mapping[str, Any]], before: Mapping[str, Any]) -> 
 def lifts(tried: Sequence[Mapping[str, Any]]) -> list[Panel]:
     """What validation refused at all lifts that were tried; [] where none was."""
     shows = "Refusals of validation requests, {}, by lift"
-    words = "nats by which prompts {} are nearer a refusal"
+    words = "nats nearer a refusal, prompts {}"
     sides = {
         "lift": ("alone", BARE),
         "lift_attacked": ("inside attacks", ATTACKED),

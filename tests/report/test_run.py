@@ -44,7 +44,8 @@ TUNING = report.Tuning(
     ],
     lifts=[
         {"lift": 0.6, "lift_attacked": 0.3, "refusal_attack": 0.9, "perplexity_ratio": 1.3},
-        {"lift": 0.0, "lift_attacked": 0.9, "refusal_attack": 0.3, "kept": True},
+        {"lift": 0.0, "lift_attacked": 0.9, "lift_nested": -1.2, "refusal_attack": 0.3}
+        | {"kept": True, "score": -1.02},
     ],
 )
 PNG = b"\x89PNG\r\n"
@@ -186,11 +187,13 @@ def test_why_the_strength_is_kept(kept, others, says, tmp_path):
 
 def test_the_lift_that_was_kept_is_said_with_what_was_tried(folder):
     shown = tables.lift_table(TUNING.lifts)
-    assert [line[:2] for line in shown.lines] == [["0", "0.9"], ["0.6", "0.3"]]
+    nats = [line[:3] for line in shown.lines]
+    assert nats == [["0", "0.9", "-1.2"], ["0.6", "0.3", ""]]  # the second of an earlier version
     assert shown.lines[0][-2:] == ["x 1.00", "kept"] and shown.lines[1][-2:] == ["x 1.30", ""]
     for file in ("report.md", "report.html"):
         text = (folder / file).read_text()
-        assert "Chosen of these: a lift of 0 nats, and of 0.9 inside attacks" in text
+        said = "Chosen of these: a lift of 0 nats, of 0.9 inside attacks and of -1.2 inside nested"
+        assert said in text and "None of them keeps within every limit" in text
         assert "lift, nats" in text
 
 
