@@ -58,7 +58,7 @@ def test_it_looks_chats_exports_and_asks_the_tests(dial, monkeypatch):
 )
 def test_a_mistake_ends_nothing(dial, monkeypatch, line):
     text = said(dial, monkeypatch, line, "look 2", "quit", "look 1")
-    assert text.count("refused, ") == 5  # of the one that was looked at
+    assert text.count("refused, ") == 6  # of the one that was looked at
 
 
 def test_the_end_of_the_input_ends_it(dial, monkeypatch):
