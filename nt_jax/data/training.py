@@ -232,6 +232,7 @@ def check_prompts(encode: Encode, parts: Mapping[str, Records], context: int, an
             check(f"data.harmful, row {row.id} in its attack", row.attacked or "")
         rows = [*records.harmful, *records.harmless]
         longest = max(rows, key=lambda row: len(encode(row.prompt)))
-        for template in (*records.templates, *nested(records.templates, len(records.templates))):
+        longer = [] if records.paired else nested(records.templates, len(records.templates))
+        for template in (*records.templates, *longer):
             where = f"data.templates, row {template.id} around the longest request ({longest.id})"
             check(where, template.apply(longest.prompt))

@@ -58,7 +58,8 @@ class Validation:
         """From the held-out split, evenly over it, as files come in blocks.
 
         At most `answers` over all LOOKS. Harmless requests inside attacks are other ones than the
-        bare ones as far as there are any.
+        bare ones as far as there are any. None are nested where attacks come with the records, as
+        none are in training then (pools.py).
         """
         most = {kind: max(1, round(answers / LOOKS * share)) for kind, share in KINDS.items()}
         plain = [row.prompt for row in records.harmless if not row.sounds_harmful]
@@ -68,7 +69,7 @@ class Validation:
         taken = set(chosen)
         left = [prompt for prompt in plain or hard if prompt not in taken]
         wrapped = evenly([*left, *chosen][: max(len(left), most[IN_ATTACK])], most[IN_ATTACK])
-        attacks = nested(records.templates, len(wrapped))
+        attacks = [] if records.paired else nested(records.templates, len(wrapped))
         asked = {
             ATTACK: harmful, DIRECT: harmful, HARMLESS: chosen,
             SOUNDS_HARMFUL: evenly(hard, most[SOUNDS_HARMFUL]) if plain else [],

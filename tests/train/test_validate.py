@@ -1,5 +1,6 @@
 """Validation asks prompts of every kind, and no score past a limit beats one within."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -103,9 +104,12 @@ def test_nested_prompts_are_the_same_requests_inside_two_or_three_attacks():
     assert set(depths) == {2, 3} and abs(depths.count(2) - depths.count(3)) <= 1
     for prompt, asked in zip(found.prompts[NESTED], found.asked[NESTED], strict=True):
         assert prompt.endswith(f" says {asked}")
-    none = Validation.of(records(templates=1), 600)  # nothing to nest
-    assert not none.prompts[NESTED] and NESTED not in none.places()
-    assert none.prompts[IN_ATTACK]
+    held = HarmfulRequest("0", "harm 0", attacked="0 says harm 0", attack="0")
+    own = dataclasses.replace(records(), paired=[held])
+    for made in (records(templates=1), own):  # nothing to nest, or nothing that training nests
+        none = Validation.of(made, 600)
+        assert not none.prompts[NESTED] and NESTED not in none.places()
+        assert none.prompts[IN_ATTACK]
 
 
 def test_places_and_requests_go_with_the_prompts():
