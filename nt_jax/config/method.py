@@ -277,7 +277,7 @@ class TuneConfig(Frozen):
 
     @property
     def lift_looks(self) -> int:
-        """How often lifts are looked at, at most: by halving, where both sides meet, one lower.
+        """How often lifts are looked at, at most: by halving, where all sides meet, one lower.
 
         Looks that are left go to what is above the highest, where that is within the limits.
         """

@@ -16,7 +16,7 @@ from nt_jax.data.attacks import (
     divide_attacked,
     far_apart,
 )
-from nt_jax.data.nested import nested
+from nt_jax.data.nested import longest as longest_nested
 from nt_jax.data.prompts import Prompt, plain_text
 from nt_jax.data.records import AttackTemplate, Encode, HarmfulRequest, HarmlessRequest
 from nt_jax.data.sources import load_harmful, load_harmless, load_templates
@@ -209,7 +209,7 @@ def check_prompts(encode: Encode, parts: Mapping[str, Records], context: int, an
     """Raises a DataError for the first prompt that leaves no room for `answer` tokens in `context`.
 
     Each template is tried around the longest request, which some later batch may well draw, and so
-    are templates inside each other, which validation asks as well.
+    is the longest attack of templates inside each other, which validation may ask.
     """
 
     def check(where: str, prompt: Prompt) -> None:
@@ -232,7 +232,7 @@ def check_prompts(encode: Encode, parts: Mapping[str, Records], context: int, an
             check(f"data.harmful, row {row.id} in its attack", row.attacked or "")
         rows = [*records.harmful, *records.harmless]
         longest = max(rows, key=lambda row: len(encode(row.prompt)))
-        longer = [] if records.paired else nested(records.templates, len(records.templates))
+        longer = [] if records.paired else longest_nested(records.templates)
         for template in (*records.templates, *longer):
             where = f"data.templates, row {template.id} around the longest request ({longest.id})"
             check(where, template.apply(longest.prompt))

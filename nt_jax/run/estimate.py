@@ -52,10 +52,10 @@ def stage_seconds(
     both = cost.answers(len(tests.prompts), asked, new, side)
     harmless = sum(not row.harmful for row in tests.prompts)
     scored = cost.forward(2 * harmless * (asked + new), 2 * harmless * new)
-    looked = len(Validation.of(records["validation"], tune.validation_answers or LOOKS))
+    looked = Validation.of(records["validation"], tune.validation_answers or LOOKS).every
     looks = tune.epochs // tune.validate_every if tune.validate_every else 0
     looks += 1 + tune.last_looks
-    seen = cost.answers(looked, mixed, NEW_TOKENS, side) * (
+    seen = cost.answers(len(looked), mean_tokens(looked), NEW_TOKENS, side) * (
         looks if tune.validation_answers else 0.0
     )
     work = {

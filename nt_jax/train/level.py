@@ -40,6 +40,7 @@ from nt_jax.generate.chat import ChatModel
 from nt_jax.mesh import host, put, sharding
 from nt_jax.processes import from_first
 from nt_jax.seal import reading
+from nt_jax.train import validate as kinds
 from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.cells import (
     ATTACKED_HARMFUL,
@@ -53,7 +54,6 @@ from nt_jax.train.cells import (
 )
 from nt_jax.train.lift_search import Nats, past_rises, raised, searched
 from nt_jax.train.outer import divided, measured_cells
-from nt_jax.train.pools import Pools
 from nt_jax.train.preconditioner import Preconditioner
 from nt_jax.train.slopes import DECISION, measured_slopes
 from nt_jax.train.state import TuneState
@@ -144,7 +144,7 @@ def lifted(
     start_P = (last_P - (1 - config.lift_from) * way_P).astype(last_P.dtype)
     lift = Lift.load(folder, int(state.epoch))
     if lift is None or not lift.nested_P.size or not np.array_equal(lift.start_P, start_P):
-        lift = measured_lift(model, tuned, data.pools, config, preconditioner, state, start_P)
+        lift = measured_lift(model, tuned, data, config, preconditioner, state, start_P)
         lift.save(folder)
     about = {"epoch": int(state.epoch), AGAINST: against(base, lift, config)}
     log, asked = folder / LIFTS, {k: len(v) for k, v in base.refused.items()}
@@ -166,6 +166,8 @@ def lifted(
             return past_rises(row, asked, config)
 
         lifts = [sorted(round(n + level, 6) for n in config.lifts) for level in LEVEL.values()]
+        if not lift.nested_P.any():
+            lifts[-1] = [0.0] * len(lifts[-1])  # nothing is nested
         looked, best = searched(lifts, look, past)
         best = raised(lifts, best, looked, look, past, config.lift_looks)
     if looked[best]["score"] < 0:
@@ -227,16 +229,21 @@ def mark_kept(path: Path, best: Nats) -> None:
 def measured_lift(
     model: ChatModel,
     tuned: TunedLayers,
-    pools: Pools,
+    data: TuningData,
     config: TuneConfig,
     preconditioner: Preconditioner,
     state: TuneState,
     start_P: Float[np.ndarray, " P"],
 ) -> Lift:
-    """The lifts at `start_P`, over attacks that the slopes of the last epoch were not of."""
+    """The lifts at `start_P`, over attacks that the slopes of the last epoch were not of.
+
+    None of nested prompts where validation asks none: what cannot be seen is left as it is.
+    """
     last_P = np.asarray(host(state.average_P))
     each, turn = config.lift_prompts // sum(map(len, SIDES.values())), int(state.epoch)
-    rows = cell_rows(pools, each, turn) | nested_rows(pools, each, turn)
+    rows = cell_rows(data.pools, each, turn)
+    if data.validation.prompts.get(kinds.NESTED):
+        rows |= nested_rows(data.pools, each, turn)
     at = functools.partial(measured_slopes, tuned, jnp.asarray(start_P), what=DECISION)
     slopes = measured_cells(model, rows, config, at)
     where = sharding(model.lm.mesh, "")
@@ -249,7 +256,7 @@ def measured_lift(
 def lifts_of(
     slopes: CellSlopes, free_MP: Float[np.ndarray, "M P"]
 ) -> dict[str, Float[np.ndarray, " P"]]:
-    """The shortest changes by which decisions of each side gain one nat in the mean, others none.
+    """Changes by which decisions of each side gain one nat in the mean, others none (see above).
 
     `free_MP`: the cells' slopes, one after the other, divided by the preconditioner. Zero for a
     side without prompts. Raises a DivergedError where no change lifts one side alone.

@@ -1,10 +1,12 @@
 """Attacks inside attacks: as many as asked for, all different ones around each other."""
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nt_jax.data.nested import MOST_WORDS, inside, nested, words
+from nt_jax.data.nested import MOST_WORDS, inside, longest, nested, words
 from nt_jax.data.records import AttackTemplate
 
 
@@ -41,6 +43,19 @@ def test_no_attack_is_longer_than_the_most_words():
     assert {attack.id.count("+") for attack in found} == {1}
     assert max(map(words, found)) <= MOST_WORDS
     assert {t.id.count("+") for t in nested(templates(6, MOST_WORDS // 3), 12)} == {1, 2}
+
+
+def test_none_is_longer_than_the_longest():
+    """Two of 51 words among ten: at turn 0, ten attacks do not hold the longest pair and third."""
+    made = [*templates(10, 4)]
+    for place in (1, 8):
+        made[place] = dataclasses.replace(templates(10, 51)[place])
+    every = [t for turn in range(20) for t in nested(made, 160, turn)]
+    most = max(len(t.text) for t in every)
+    (found,) = longest(made)
+    assert len(found.text) >= most > max(len(t.text) for t in nested(made, 10))
+    assert words(found) <= MOST_WORDS
+    assert longest(made[:1]) == [] and longest(templates(3, MOST_WORDS)) == []
 
 
 @pytest.mark.parametrize(

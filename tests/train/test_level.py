@@ -116,7 +116,7 @@ def look(nats, limits, rises_from: float, more_direct: float = 0.1) -> Look:
     return Look(rates, {k: verdict(150, 60 if n > limit else 0) for k, n, limit in sides})
 
 
-def lifted_within(tmp_path, monkeypatch, limits, rates=(-0.5, 0.1), **settings):
+def lifted_within(tmp_path, monkeypatch, limits, rates=(-0.5, 0.1), moves=MOVES, **settings):
     """(the state afterwards, the line of the kept lifts, the lifts that were looked at)."""
     looked, config = [], TuneConfig(**{"lifts": LIFTS, "lift_from": 1.0, **settings})
 
@@ -128,7 +128,7 @@ def lifted_within(tmp_path, monkeypatch, limits, rates=(-0.5, 0.1), **settings):
 
     def measured(chat, tuned, pools, config, metric, state, start_P):
         last_P = np.asarray(state.average_P)
-        return Lift(int(state.epoch), last_P, start_P, *MOVES)
+        return Lift(int(state.epoch), last_P, start_P, *moves)
 
     monkeypatch.setattr(level, "validate", validate)
     monkeypatch.setattr(level, "measured_lift", measured)
@@ -159,6 +159,14 @@ def test_the_best_within_the_limits_is_kept_and_written_down(tmp_path, monkeypat
     rows = read_lifts(tmp_path)
     assert [nats_of(row) for row in rows] == looked
     assert [nats_of(row) for row in rows if row.get("kept")] == [limits]
+
+
+def test_without_a_nested_lift_that_side_stays(tmp_path, monkeypatch):
+    """Nothing nested to measure it on: its nats are 0, not below the others."""
+    moves = (BARE_LIFT, ATTACKED_LIFT, np.zeros_like(NESTED_LIFT))
+    _, kept, looked = lifted_within(tmp_path, monkeypatch, (0.6, 1.5, 0.0), moves=moves)
+    assert nats_of(kept) == (0.6, 1.5, 0.0) and len(looked) <= 5
+    assert {row[NESTED] for row in read_lifts(tmp_path)} == {0.0}
 
 
 def test_a_side_goes_up_to_its_limit_though_the_score_is_that_of_the_other(tmp_path, monkeypatch):
