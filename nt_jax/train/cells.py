@@ -51,7 +51,7 @@ def cell_rows(pools: Pools, count: int, turn: int = 0) -> dict[str, Rows]:
 def nested_rows(pools: Pools, count: int, turn: int = 0) -> dict[str, Rows]:
     """Refusals of at most `count` harmful and harmless training prompts inside nested attacks.
 
-    Each has the first words that its bare requests have there. {} without templates to nest.
+    Both are refused in the same words, as cells are. {} without templates to nest.
     """
     safety = (pools.local_safety, pools.global_safety)
     harmful = [pair for pool in safety for pair in nested_once(pool, turn)]

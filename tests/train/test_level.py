@@ -32,12 +32,15 @@ from nt_jax.train.level import (
     unlifted,
 )
 from nt_jax.train.outer import divided
+from nt_jax.train.pools import make_pools
 from nt_jax.train.preconditioner import make_preconditioner
 from nt_jax.train.tune import fresh_state
 from nt_jax.train.tuned_layers import TunedLayers
 from nt_jax.train.validate import HARMLESS, IN_ATTACK, Look
 from tests.run import small
+from tests.train.test_cells import REFUSED, WRAPPED
 from tests.train.test_maml import NEURONS, THETA, model
+from tests.train.test_pools import TEMPLATES, UTILITY
 from tests.train.test_tune import REGRESSION, grouped
 from tests.train.test_validate import verdict
 
@@ -167,6 +170,28 @@ def test_without_a_nested_lift_that_side_stays(tmp_path, monkeypatch):
     _, kept, looked = lifted_within(tmp_path, monkeypatch, (0.6, 1.5, 0.0), moves=moves)
     assert nats_of(kept) == (0.6, 1.5, 0.0) and len(looked) <= 5
     assert {row[NESTED] for row in read_lifts(tmp_path)} == {0.0}
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_nested_prompts_are_measured_where_validation_asks_such(monkeypatch, asks):
+    """What no look can see is not moved."""
+
+    class MeasuredError(Exception):
+        """What was asked to be measured."""
+
+    def measured(model, rows, config, measure):
+        raise MeasuredError([*rows])
+
+    monkeypatch.setattr(level, "measured_cells", measured)
+    validation = SimpleNamespace(prompts={kinds.NESTED: ["a prompt"] if asks else []})
+    pools = make_pools(REFUSED, TEMPLATES, UTILITY, WRAPPED, 0.25)
+    data, chat = SimpleNamespace(pools=pools, validation=validation), SimpleNamespace(lm=model())
+    config, tuned = TuneConfig(lifts=LIFTS), TunedLayers.of(chat.lm, UPPER)
+    state = fresh_state(config, UPPER)
+    with pytest.raises(MeasuredError) as found:
+        level.measured_lift(chat, tuned, data, config, None, state, THETA)
+    asked = {*NESTED_CELLS} & {*found.value.args[0]}
+    assert asked == ({*NESTED_CELLS} if asks else set())
 
 
 def test_a_side_goes_up_to_its_limit_though_the_score_is_that_of_the_other(tmp_path, monkeypatch):
