@@ -67,19 +67,22 @@ def drawn(rows: int = 3, neurons: int = 40) -> CellSlopes:
 
 def test_lifts_are_the_shortest_changes_by_which_each_side_alone_gains(x64):
     slopes, draw = drawn(), np.random.default_rng(1)
+    cells = {n: s[: 2 if n.startswith("nes") else 3] for n, s in slopes.cells.items()}
+    slopes = CellSlopes(cells, {})  # sides need not be of one size
     own_MP = draw.normal(size=(20, 40))
     slope_MP = np.concatenate([*slopes.cells.values()]).astype(np.float64)
     begins = {BARE: "har", ATTACKED: "att", NESTED: "nes"}
-    of = {side: np.repeat([n.startswith(b) for n in slopes.cells], 3) for side, b in begins.items()}
+    names = [name for name, rows in cells.items() for _ in rows]
+    of = {side: np.array([n.startswith(b) for n in names]) for side, b in begins.items()}
     free_MP = np.asarray(divided(make_preconditioner(own_MP, 1e-3), jnp.asarray(slope_MP)))
     found = lifts_of(slopes, free_MP)
     # By hand: with the norm as one dense matrix, the minimum over the change and over what its
     # sides are to gain, where their means are given (Lagrange's conditions, solved at once).
     fisher_PP = own_MP.T @ own_MP
     norm_PP = np.eye(40) + fisher_PP / (1e-3 * np.trace(fisher_PP))
-    ridge = RIDGE * np.trace(slope_MP @ np.linalg.solve(norm_PP, slope_MP.T)) / 18
+    ridge = RIDGE * np.trace(slope_MP @ np.linalg.solve(norm_PP, slope_MP.T)) / 16
     mine_MS = np.stack([*of.values()], axis=1).astype(float)
-    mean_SP = mine_MS.T @ slope_MP / 6
+    mean_SP = mine_MS.T @ slope_MP / mine_MS.sum(axis=0)[:, None]
     for place, side in enumerate(SIDES):
         wanted_S = np.eye(3)[place]
 

@@ -14,6 +14,8 @@ from nt_jax.train.cells import (
     CELLS,
     HARMFUL,
     HARMLESS,
+    NESTED_HARMFUL,
+    NESTED_HARMLESS,
     OWN,
 )
 from nt_jax.train.outer import FIRST, Regression, adapted, measured_cells, pulled
@@ -56,18 +58,27 @@ def test_a_harmless_request_is_measured_by_how_a_refusal_begins():
     texts = {
         ATTACKED_HARMFUL: "I'm sorry, but I can't", HARMFUL: "No",
         ATTACKED_HARMLESS: "I'm sorry, but I can't, so", HARMLESS: "I won't",
+        NESTED_HARMFUL: "I'm sorry, but I can't", NESTED_HARMLESS: "I'm sorry, but I can't",
     }  # fmt: skip
     ids = {name: model.answer_ids(text)[:-1] for name, text in texts.items()}
-    asked = {name: [("Why?", ids[name])] for name in CELLS}
+    asked = {name: [("Why?", ids[name])] for name in texts}
     seen = []
 
     def measure(rows):
         seen.extend(model.text(row.answer) for row in rows)
-        return np.arange(4.0), np.zeros((4, 2), np.float32)
+        return np.arange(6.0), np.zeros((6, 2), np.float32)
 
     found = measured_cells(model, asked, TuneConfig(answer_tokens=64), measure)
-    assert seen == [texts[ATTACKED_HARMFUL], "No", "I'm sorry", "I won't"]
-    assert [float(found.values[name][0]) for name in CELLS] == [0, 1, 2, 3]
+    cut = [
+        texts[ATTACKED_HARMFUL],
+        "No",
+        "I'm sorry",
+        "I won't",
+        texts[NESTED_HARMFUL],
+        "I'm sorry",
+    ]
+    assert seen == cut
+    assert [float(found.values[name][0]) for name in texts] == [0, 1, 2, 3, 4, 5]
 
 
 def test_good_answers_to_bare_requests_count_from_where_the_untuned_model_begins_them():
