@@ -12,7 +12,7 @@ safety neuron). Negative: turning it up does the opposite (a utility neuron).
 
 Not in the paper. On slopes that it was not fitted on, few neurons chosen by it tell the two apart
 better than random ones, or than those of equation 4; after two steps of tuning equation 4's do as
-well or a little better (docs/tuning.md, Few neurons).
+well or a little better (docs/experiments.md, Few neurons).
 M rows, P neurons.
 """
 
