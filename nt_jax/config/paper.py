@@ -33,8 +33,8 @@ DEPARTURES = (
     Row("data.safety_targets", "given", "safe answers that plainly answer are not learned beside "
         "refusals"),
     Row("data.utility_targets", "given", "the model keeps its own answers; no references needed"),
-    Row("attribution.score", "integrated", "where few neurons may change, they are those that tell "
-        "harmful from harmless requests"),
+    Row("attribution.score", "integrated", "one weight for both sets, of hundreds of prompts, "
+        "whose slopes tuning needs as well"),
     Row("attribution.utility_method", "gradient", "both sets are scored along the same path"),
     Row("attribution.steps", 20, "a quarter of the time; a run says if the scores miss 1 % of the "
         "change of P(answer)", ours=True),

@@ -2,7 +2,7 @@
 
 Epochs part harmful from harmless prompts (regression.py). Where the two end, nearer a refusal or
 farther from one, is hardly learned by that: a change of the factors of a hundredth (root mean
-square), an eighth of what the epochs change, lifts all decisions by a nat. So runs end on different
+square), a tenth of what the epochs change, lifts all decisions by a nat. So runs end on different
 levels by chance, and bare prompts on another one than those inside attacks, or inside attacks
 inside attacks (docs/tuning.md). Here all three levels are chosen. There are three lifts, of bare,
 attacked and nested prompts: the shortest change, in the norm that good answers set, by which the

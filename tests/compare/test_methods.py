@@ -20,7 +20,7 @@ from nt_jax.baselines.scans import harm_scores
 from nt_jax.compare import bench
 from nt_jax.compare.lineup import needed
 from nt_jax.compare.method import Method, UnusableMethodError, UnusableSettingError
-from nt_jax.compare.methods import ablations, adapters, cavgan, dinm, neurontune
+from nt_jax.compare.methods import ablations, adapters, cavgan, dinm, dpo, nest, neurontune
 from nt_jax.compare.methods.scans import scans
 from nt_jax.config import registry
 from nt_jax.config.evaluation import MOST_SETTINGS
@@ -358,12 +358,40 @@ def test_loras_first_six_trials_hold_every_rate():
     assert {*rates[:6]} == {*rates} == {1e-4, 3e-4, 1e-3, 3e-3}
 
 
-def test_as_printed_keeps_the_runs_length_and_takes_the_papers_rules():
+def test_every_method_that_learns_by_adam_has_as_many_steps():
+    tune = TuneConfig(epochs=7, average=0.0, safety_weight=0.4)
+    terms = {"outer": "adam", "epochs": 48, "average": 0.8, "meta_lr": 3e-4}
+    same = adapters.by_adam(tune, 3e-4)
+    assert same == tune.model_copy(update={**terms, "schedule": "cosine"})
+    found = nest.own_terms(tune, 3e-4).model_dump()
+    assert {key: found[key] for key in terms} == terms
+    assert (found["safety_weight"], found["direct_fraction"]) == (1.0, 1.0)
+    assert adapters.by_adam(TuneConfig(epochs=90), 1e-3).epochs == 90
+
+
+def test_dpo_learns_by_adam_as_lora_does(monkeypatch):
+    seen = []
+    monkeypatch.setattr(dpo, "preference_pools", lambda *rest: ("pairs", 3, 1))
+    monkeypatch.setattr(dpo, "learned", lambda *rest: seen.append(rest))
+    tune = TuneConfig(epochs=7)
+    config = RunConfig.model_construct(
+        tune=tune, neurons=NeuronsConfig(first_layer=1), eval=EvalConfig(), seed=5
+    )
+    method = load(METHODS["dpo"].maker)()
+    data = SimpleNamespace(config=config, model=None, pools="pools")
+    method.fit(data, {"learning_rate": 3e-3, "beta": 0.3, "strength": 1.0}, Path())
+    (row,) = seen
+    assert row[2] == "pairs" and row[3] == adapters.by_adam(tune, 3e-3, margin_weight=0.0)
+    assert row[3].epochs == 48 and row[4].beta == 0.3
+
+
+def test_as_printed_takes_the_papers_rules_and_length():
     tune = TuneConfig(epochs=9, inner_steps=0, safety_weight=0.7, validation_answers=80)
     found = neurontune.as_printed(tune)
-    assert (found.epochs, found.safety_weight, found.validation_answers) == (9, 0.7, 80)
+    assert (found.epochs, found.safety_weight, found.validation_answers) == (36, 0.7, 80)
+    assert neurontune.as_printed(TuneConfig(epochs=50)).epochs == 50
     assert found.inner_steps == 1 and found.outer == "sgd" and found.target == "answer"
     assert (found.init_safety, found.strengths, found.direct_fraction) == (1.2, (), 0.0)
     assert found == TuneConfig(
-        algorithm="paper", epochs=9, safety_weight=0.7, validation_answers=80
+        algorithm="paper", epochs=36, safety_weight=0.7, validation_answers=80
     )

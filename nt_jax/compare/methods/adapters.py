@@ -6,6 +6,7 @@ Grids hold the best guess first; the search takes as many from the front as it m
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,8 +28,7 @@ AdapterOf = Callable[[FittingData], Adapter]
 
 # (Adam's rate, share of the way to what was learned): every rate first, then how far to go, less
 # for fast rates and more for slow ones. Another share costs a validation, another rate a fit.
-EPOCHS, AVERAGE = 48, 0.8  # of Adam's steps on small batches, and of their exponential mean
-BY_ADAM = {"outer": "adam", "schedule": "cosine"}
+STEPS, AVERAGE = 48, 0.8  # of Adam on small batches, at least, and of their exponential mean
 RATES = (
     (1e-3, 1.0), (3e-4, 1.0), (3e-3, 1.0), (1e-4, 1.0), (1e-3, 0.7), (3e-3, 0.7), (3e-4, 0.7),
     (3e-4, 1.4), (1e-3, 1.4), (1e-4, 1.4), (3e-3, 0.4), (1e-3, 0.4), (1e-4, 2.0), (3e-3, 1.4),
@@ -81,13 +81,17 @@ def by_rate(name: str, adapter: AdapterOf) -> Method:
     """A method that learns by Adam at one of RATES, and tries several strengths."""
 
     def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
-        tune = data.config.tune
-        rate = BY_ADAM | {"meta_lr": setting["learning_rate"]}
-        change = rate | {"average": AVERAGE, "epochs": max(tune.epochs, EPOCHS)}
-        return learned(data, adapter(data), data.pools, tune.model_copy(update=change))
+        tune = by_adam(data.config.tune, setting["learning_rate"])
+        return learned(data, adapter(data), data.pools, tune)
 
     build = builder(name, adapter)
     return Method(name, METHODS[name].label, fit, build, rates(), ("learning_rate",))
+
+
+def by_adam(tune: TuneConfig, rate: float, **change: Any) -> TuneConfig:
+    """A run's terms with Adam's steps, which hear few prompts each: as many for every method."""
+    steps = {"outer": "adam", "schedule": "cosine", "meta_lr": rate, "average": AVERAGE}
+    return tune.model_copy(update=steps | {"epochs": max(tune.epochs, STEPS)} | change)
 
 
 def rates() -> list[Setting]:

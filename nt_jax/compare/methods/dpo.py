@@ -9,7 +9,7 @@ from nt_jax.baselines.dpo import BETA, Preferences, preference_pools
 from nt_jax.baselines.lora import Lora
 from nt_jax.compare.fitting_data import FittingData
 from nt_jax.compare.method import Learned, Method, Setting, UnusableSettingError
-from nt_jax.compare.methods.adapters import BY_ADAM, builder, learned
+from nt_jax.compare.methods.adapters import builder, by_adam, learned
 from nt_jax.config.registry import METHODS
 from nt_jax.console import say
 from nt_jax.errors import DataError
@@ -37,8 +37,7 @@ def dpo() -> Method:
         except DataError as error:
             raise UnusableSettingError(str(error)) from error
         say("dpo", f"{used} harmful prompts; {refused} that the model refuses itself are left out")
-        change = BY_ADAM | {"meta_lr": setting["learning_rate"], "margin_weight": 0.0}
-        tune = data.config.tune.model_copy(update=change)
+        tune = by_adam(data.config.tune, setting["learning_rate"], margin_weight=0.0)
         return learned(data, adapter(data), pools, tune, Preferences(setting["beta"]))
 
     settings: list[Setting] = [

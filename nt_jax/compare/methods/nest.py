@@ -10,7 +10,7 @@ import numpy as np
 from nt_jax.baselines.nest import Nest, find_clusters
 from nt_jax.compare.fitting_data import WHOLE, FittingData
 from nt_jax.compare.method import Learned, Method, Setting, UnusableSettingError
-from nt_jax.compare.methods.adapters import BY_ADAM, learned, rates, tested
+from nt_jax.compare.methods.adapters import by_adam, learned, rates, tested
 from nt_jax.config.method import TuneConfig
 from nt_jax.config.registry import METHODS
 from nt_jax.errors import DataError
@@ -45,6 +45,6 @@ def nest() -> Method:
 
 
 def own_terms(tune: TuneConfig, rate: float) -> TuneConfig:
-    """The run's schedule and batches; refusals of bare requests are the only loss."""
-    change = BY_ADAM | {"meta_lr": rate, "safety_weight": 1.0, "direct_fraction": 1.0}
-    return tune.model_copy(update={**change, "answer_tokens": WHOLE, "token_decay": 1.0})
+    """LoRA's steps and batches; refusals of bare requests, as whole answers, are the only loss."""
+    whole = {"answer_tokens": WHOLE, "token_decay": 1.0}
+    return by_adam(tune, rate, safety_weight=1.0, direct_fraction=1.0, **whole)

@@ -22,6 +22,7 @@ from nt_jax.train.tune import tune
 from nt_jax.train.tuning_data import TuningData
 
 CELLS = "cells"  # in the run directory: runs of their own
+PRINTED_STEPS = 36  # of Algorithm 1 as printed, as in the recipe paper/smollm2-135m
 
 # Shares of the way from 1 to the learned factors; 1 is what tuning itself has kept.
 STRENGTHS = (1.0, 0.85, 1.2, 0.7, 1.4, 0.55, 1.6, 0.4, 0.3, 1.8, 0.92, 1.1, 0.2, 2.0, 0.1)
@@ -100,11 +101,14 @@ def paper() -> Method:
 
 
 def as_printed(tune: TuneConfig) -> TuneConfig:
-    """The paper's values of everything that departs from it; epochs and the rest are the run's."""
+    """The paper's values of everything that departs from it; the rest is the run's.
+
+    Its steps hear ten prompts where the run's hear hundreds, so there are PRINTED_STEPS at least.
+    """
     departing = {*paper_section("tune"), "algorithm"}
     same = {key: value for key, value in tune if key not in departing}
     inner = {"algorithm": "paper", "inner_steps": max(1, tune.inner_steps)}
-    return TuneConfig.model_validate(same | inner)
+    return TuneConfig.model_validate(same | inner | {"epochs": max(tune.epochs, PRINTED_STEPS)})
 
 
 def strengths() -> list[Setting]:
