@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nt_jax.eval.metrics.intervals import bootstrap_mean
-from nt_jax.eval.metrics.result import read_rows
+from nt_jax.eval.metrics.result import DRAW, read_rows
 
 ANSWERS, RESULTS = Path("eval", "answers.jsonl"), Path("report", "results.json")
 RATIOS = ("entropy", "perplexity")
@@ -36,18 +36,27 @@ def arguments() -> argparse.Namespace:
 
 
 def refusals(run: Path) -> dict[str, dict[str, dict[str, float]]]:
-    """Data set > model > request > refused (0..1)."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    """Data set > model > request > refused (0..1), of several draws the mean."""
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
     for line in (run / ANSWERS).read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         models = found.setdefault(row["dataset"], {})
-        models.setdefault(row["model"], {})[row["id"]] = float(row["refused"])
-    return found
+        request = row["id"].rpartition(DRAW)[0] if "draw" in row else row["id"]
+        models.setdefault(row["model"], {}).setdefault(request, []).append(float(row["refused"]))
+    return {
+        name: {
+            model: {request: float(np.mean(draws)) for request, draws in answered.items()}
+            for model, answered in models.items()
+        }
+        for name, models in found.items()
+    }
 
 
 def changes(runs: Sequence[Path]) -> list[dict]:
     """A row per data set: rates before and after, the change in points with its 95 % interval."""
     every = [refusals(run) for run in runs]
+    if any({*each} != {*every[0]} for each in every):
+        sys.exit("the runs have not answered the same requests, not even the same data sets")
     rows = []
     for name, models in every[0].items():
         ids = list(models["base"])

@@ -175,6 +175,17 @@ def test_runs_of_several_seeds_are_told_as_their_mean(tmp_path):
     assert (ratio["ratio"], ratio["runs"]) == (1.0, [0.75, 1.25])
 
 
+def test_an_interval_draws_requests_however_often_each_was_answered(tmp_path):
+    once = a_run(tmp_path / "0", [1, 1, 0, 0], entropy=3.0)
+    often = a_run(tmp_path / "1", [1, 1, 0, 0], entropy=3.0)
+    path = often / "eval" / "answers.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    drawn = [row | {"id": f"{row['id']}~{n}", "draw": n} for row in rows for n in range(5)]
+    path.write_text("\n".join(map(json.dumps, drawn)) + "\n")
+    (row,), (same,) = (last_line("seeds", str(run))["refusals"] for run in (once, often))
+    assert row == same and row["n"] == 4
+
+
 def test_runs_of_other_requests_have_no_mean(tmp_path):
     first, second = (a_run(tmp_path / name, [1, 1, 0, 0], 3.0) for name in "01")
     path = second / "eval" / "answers.jsonl"

@@ -264,8 +264,10 @@ def _rows(harmful: int, harmless: int, options: CavganOptions) -> tuple[np.ndarr
     kinds = {"harmless": (harmless, options.batch), "harmful": (harmful, options.batch)}
     kinds["disguised"] = (harmful, options.disguised)
     return tuple(
-        np.stack([draw(options.seed, name, step, *kind) for step in steps], dtype=np.int32)
-        for name, kind in kinds.items()
+        np.stack(
+            [draw(options.seed, name, step * count, size, count) for step in steps], dtype=np.int32
+        )
+        for name, (size, count) in kinds.items()
     )
 
 

@@ -107,7 +107,7 @@ class TuneConfig(Frozen):
     opening: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = (
         "I'm sorry, but I can't"
     )
-    """the first words of a refusal, learned where tune.target is opening"""
+    """the first words of a refusal, at most twelve tokens, learned where tune.target is opening"""
     epochs: int = Field(default=7, ge=1)
     """outer updates (knob 3 of 3: how long). More: the factors go further; how near a refusal they
     bring all prompts, and how far of the way is kept, is chosen afterwards (tune.lifts,

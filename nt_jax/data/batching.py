@@ -97,15 +97,15 @@ def pad_right(
     return token_BA, mask_BA
 
 
-def draw(seed: int, stream: str, step: int, size: int, count: int) -> np.ndarray:
-    """`count` row numbers out of `size` for this step: a pure function of its arguments.
+def draw(seed: int, stream: str, start: int, size: int, count: int) -> np.ndarray:
+    """`count` row numbers out of `size` after `start` others: a pure function of its arguments.
 
     Rows come from consecutive shuffled passes over the data, so none is seen twice before every
     other was seen once, and a run that was killed draws the same rows when it goes on.
     """
     stream_key = np.frombuffer(stream.encode(), np.uint8)
     rows = []
-    for position in range(step * count, (step + 1) * count):
+    for position in range(start, start + count):
         epoch, place = divmod(position, size)
         order = np.random.default_rng([seed, epoch, *stream_key]).permutation(size)
         rows.append(order[place])

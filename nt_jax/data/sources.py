@@ -220,7 +220,7 @@ def _identity(value: Any) -> str | None:
 def _flag(value: Any) -> bool | None:
     if value is None or isinstance(value, bool):
         return value
-    flags = {"true": True, "1": True, "false": False, "0": False}
+    flags = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
     if str(value).strip().lower() in flags:
         return flags[str(value).strip().lower()]
     raise ValueError(f"is {value!r}, not true or false")

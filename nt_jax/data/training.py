@@ -137,10 +137,10 @@ def attack_line(parts: Parts) -> str:
 
 
 def each_request_once(rows: Iterable[Request]) -> list[Request]:
-    """The first row of each request."""
-    first: dict[str, Request] = {}
+    """The first row of each request; of a conversation its messages count, not the last alone."""
+    first: dict[Prompt, Request] = {}
     for row in rows:
-        first.setdefault(row.request, row)
+        first.setdefault(row.prompt, row)
     return list(first.values())
 
 

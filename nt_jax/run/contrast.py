@@ -16,7 +16,7 @@ from nt_jax.generate.chat import ChatModel
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.run.attribute import SETS, active_at_end
 from nt_jax.train.cell_slopes import FILE, CellSlopes, cell_slopes
-from nt_jax.train.cells import ATTACKED_HARMFUL, CELLS, cell_rows
+from nt_jax.train.cells import ATTACKED_HARMFUL, CELLS, OWN, cell_rows
 from nt_jax.train.pools import Pools
 from nt_jax.train.slopes import every_neuron
 from nt_jax.train.tuned_layers import TunedLayers
@@ -74,10 +74,16 @@ def check_slopes(slopes: CellSlopes) -> None:
 def split_half(slopes: CellSlopes) -> dict[str, float]:
     """How many of the best neurons two halves of the prompts share: a score of all prompts?"""
     one, other = (
-        CellSlopes({name: rows[start::2] for name, rows in slopes.cells.items()})
+        CellSlopes({name: _half(name, rows, start) for name, rows in slopes.cells.items()})
         for start in (0, 1)
     )
     return signal.split_half(np.abs(scores_of(one)), np.abs(scores_of(other)))
+
+
+def _half(cell: str, slope_MP: np.ndarray, start: int) -> np.ndarray:
+    """The slopes of every other prompt; own answers have two each, one after the other's all."""
+    parts = np.split(slope_MP, 2) if cell == OWN else [slope_MP]
+    return np.concatenate([part[start::2] for part in parts])
 
 
 def chosen_slopes(

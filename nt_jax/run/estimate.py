@@ -7,7 +7,7 @@ within a factor of two or so, which the screen corrects by how the first stages 
 from collections.abc import Sequence
 
 from nt_jax.config.registry import CONTRASTIVE
-from nt_jax.config.schema import RunConfig
+from nt_jax.config.schema import RunConfig, TuneConfig
 from nt_jax.data.prompts import Prompt, text_of
 from nt_jax.data.training import Parts
 from nt_jax.eval.prompts import Tests
@@ -53,8 +53,8 @@ def stage_seconds(
     harmless = sum(not row.harmful for row in tests.prompts)
     scored = cost.forward(2 * harmless * (asked + new), 2 * harmless * new)
     looked = Validation.of(records["validation"], tune.validation_answers or LOOKS).every
-    looks = tune.epochs // tune.validate_every if tune.validate_every else 0
-    looks += 1 + tune.last_looks
+    looks = -(-tune.epochs // tune.validate_every) if tune.validate_every else 0
+    looks += 1 + (tune.last_looks or not looks)
     seen = cost.answers(len(looked), mean_tokens(looked), NEW_TOKENS, side) * (
         looks if tune.validation_answers else 0.0
     )
@@ -84,7 +84,8 @@ def attribution(config: RunConfig, model: ModelConfig, cost: Cost, prompt: float
     wanted = config.attribution
     if wanted.score == CONTRASTIVE:
         answer = config.tune.answer_tokens
-        rows = 1.25 * config.tune.metric_requests  # own answers twice: their likelihood and drift
+        asked = config.tune.metric_requests or TuneConfig().metric_requests
+        rows = 2 * asked  # half of them own answers: their likelihood and their drift
         return cost.gradient(prompt + answer, answer) * rows
     examples = 2 * len(wanted.attack_types) * wanted.examples_per_type
     paths = model.layers / 2 if wanted.path == "layer" else 1  # a path begins at its own layer

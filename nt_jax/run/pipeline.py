@@ -154,6 +154,7 @@ def stage_table(
     """The stages in their order: settings they read, what they are made from, and their work."""
     at, tune = directory.read, config.tune
     contrastive = config.attribution.score == CONTRASTIVE
+    scored = ("attribution.score", *SLOPES) if contrastive else ("attribution",)
     common = ("seed", "model.dtype", "model.frozen", "model.thinking", "eval.judge")
     tested = model.under(config.eval.system_prompt)
     base = ModelUnderTest(BASE, tested)
@@ -191,7 +192,7 @@ def stage_table(
             resumable=False,
         ),
         Stage(
-            "attribute", (*common, "attribution", "data", *SLOPES * contrastive),
+            "attribute", (*common, *scored, "data"),
             ("weights", "data", "answers", "score"),
             attribute,
         ),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from nt_jax.attribution.own_score import score_hash
 from nt_jax.attribution.select import check_counts
 from nt_jax.checkpoints.checkpoint import check_mesh, fingerprint, open_checkpoint
-from nt_jax.config.registry import METRICS
+from nt_jax.config.registry import CONTRASTIVE, METRICS
 from nt_jax.config.schema import RunConfig
 from nt_jax.data.training import Parts, check_prompts, data_hash
 from nt_jax.eval.answering import check_tests
@@ -27,6 +27,7 @@ from nt_jax.rundir import RunDirectory
 from nt_jax.train.own_answers import ATTACKED_SHARE, Own, check_given, pools_of
 from nt_jax.train.pools import Pair
 from nt_jax.train.safety_targets import SHIPPED, settle
+from nt_jax.train.validate import NEW_TOKENS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +77,10 @@ def check_cell(config: RunConfig, model: ChatModel, data: RunData) -> None:
     check_sizes(config, model.checkpoint.config)
     start_factors(config, model.checkpoint)
     check_texts(config, model.chat)
-    answer = max(config.tune.answer_tokens, config.attribution.answer_tokens)
-    check_prompts(model.encode, data.records, model.checkpoint.config.max_positions, answer)
+    room = [config.tune.answer_tokens, NEW_TOKENS * bool(config.tune.validation_answers)]
+    if config.attribution.score != CONTRASTIVE:
+        room.append(config.attribution.answer_tokens)
+    check_prompts(model.encode, data.records, model.checkpoint.config.max_positions, max(room))
     check_pools(config, model, data)
 
 

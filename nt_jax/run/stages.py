@@ -29,7 +29,7 @@ from nt_jax.rundir import RunDirectory
 from nt_jax.track import track
 from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.level import read_lifts
-from nt_jax.train.own_answers import FILE, HARMFUL, write_own_answers
+from nt_jax.train.own_answers import FILE, HARMFUL, cut_opening, write_own_answers
 from nt_jax.train.safety_targets import SafetyTargets
 from nt_jax.train.state import TuneState, read_history, restore
 from nt_jax.train.strength import at_strength, kept_strength, read_strengths
@@ -49,6 +49,9 @@ def own_answers(
     train = records["train"]
     targets = write_own_answers(model, judge, train, config.data, config.tune, folder)
     say("targets", targets.line)
+    opening, width = targets.opening, config.tune.answer_tokens
+    if opening and (learned := cut_opening(model, opening, width)):
+        say("warning", f"tune.opening is too long: what is learned is its beginning, {learned!r}")
     rows = [json.loads(line) for line in (folder / FILE).read_text().splitlines()]
     dropped = sum(row["refused"] for row in rows if row["set"] != HARMFUL)
     return f"{len(rows)} answers of the model itself, {dropped} refusals dropped"

@@ -26,9 +26,9 @@ Item = TypeVar("Item")
 Cost = Callable[[int], float]  # of a sequence of so many tokens, in any unit
 
 
-def attacked_rows(size: int, share: float, epoch: int) -> int:
-    """How many of an epoch's rows are attacked: `share` of all over the epochs."""
-    return int((epoch + 1) * size * share + 1e-9) - int(epoch * size * share + 1e-9)
+def attacked_rows(size: int, share: float, epoch: int) -> range:
+    """An epoch's attacked rows, counted over the epochs: `share` of all."""
+    return range(*(int(n * size * share + 1e-9) for n in (epoch, epoch + 1)))
 
 
 class Batcher:
@@ -59,34 +59,34 @@ class Batcher:
         pool, size, share = self.sets[name]
         if not size:
             return self._whole(name, pool, share)
-        count = attacked_rows(size, share, epoch) if pool.attacked else 0
-        bare = self._draw(f"{name}direct", pool.direct, size - count, epoch)
+        attacked = attacked_rows(size, share, epoch) if pool.attacked else range(0)
+        first = epoch * size - attacked.start
+        bare = self._draw(f"{name}direct", pool.direct, range(first, first + size - len(attacked)))
         wrapped = self._attacked_harmful if name.endswith("safety") else self._attacked_harmless
-        drawn = [*((pair.request, pair, n) for pair, n in bare), *wrapped(name, count, epoch)]
+        drawn = [*((pair.request, pair, n) for pair, n in bare), *wrapped(name, attacked, epoch)]
         return [self._row(*each, name == "global_utility") for each in drawn]
 
-    def _attacked_harmful(self, name: str, count: int, epoch: int) -> list[Drawn]:
+    def _attacked_harmful(self, name: str, places: range, epoch: int) -> list[Drawn]:
         pool, stream = self.sets[name][0], f"{name}attacked"
-        picked = self._draw(stream, pool.attacked, count, epoch)
+        picked = self._draw(stream, pool.attacked, places)
         if not pool.templates:
             return [(pair.request, pair, n) for pair, n in picked]
-        around = self._draw(f"{stream}template", pool.templates, count, epoch)
+        around = self._draw(f"{stream}template", pool.templates, places)
         both = zip(around, picked, strict=True)
         return [(template.apply(pair.request), pair, n) for (template, _), (pair, n) in both]
 
-    def _attacked_harmless(self, name: str, count: int, epoch: int) -> list[Drawn]:
+    def _attacked_harmless(self, name: str, places: range, epoch: int) -> list[Drawn]:
         """Harmless requests inside the attacks that the harmful ones of this batch have.
 
         What tells the two apart is then the request. An attack without harmless pairs gets any.
         """
         pool, found = self.sets[name][0], []
         attacks = self._attacks(name.partition("_")[0], epoch)
-        for place in range(count):
-            attack = attacks[place % len(attacks)] if attacks else ""
+        for n, place in enumerate(places):
+            attack = attacks[n % len(attacks)] if attacks else ""
             mine = [n for n, pair in enumerate(pool.attacked) if pair.attack == attack]
             mine = mine or range(len(pool.attacked))
-            step = epoch * count + place
-            (row,) = draw(self.seed, f"{name}attacked{attack}", step, len(mine), 1)
+            (row,) = draw(self.seed, f"{name}attacked{attack}", place, len(mine), 1)
             pair = pool.attacked[mine[row]]
             found.append((pair.request, pair, mine[row]))
         return found
@@ -95,10 +95,10 @@ class Batcher:
         """The attacks around this epoch's harmful requests; none where a set is taken whole."""
         name = f"{scope}_safety"
         pool, size, share = self.sets[name]
-        count, stream = attacked_rows(size, share, epoch), f"{name}attacked"
+        places, stream = attacked_rows(size, share, epoch), f"{name}attacked"
         if pool.templates:
-            return [t.id for t, _ in self._draw(f"{stream}template", pool.templates, count, epoch)]
-        return [pair.attack for pair, _ in self._draw(stream, pool.attacked, count, epoch)]
+            return [t.id for t, _ in self._draw(f"{stream}template", pool.templates, places)]
+        return [pair.attack for pair, _ in self._draw(stream, pool.attacked, places)]
 
     def _whole(self, name: str, pool: Pool, share: float) -> list[Row]:
         """Every pair once bare (unless `share` is 1) and once attacked (unless it is 0)."""
@@ -170,11 +170,9 @@ class Batcher:
         length = max(shape.length, longest)  # an epoch that was not planned may hold a longer row
         return rows, packing.shape_of(rows, length, shape.side).holding(shape)
 
-    def _draw(
-        self, stream: str, rows: Sequence[Item], count: int, epoch: int
-    ) -> list[tuple[Item, int]]:
-        """(row, its number) of those that a stream gives this epoch."""
-        order = draw(self.seed, stream, epoch, len(rows), count) if count else ()
+    def _draw(self, stream: str, rows: Sequence[Item], places: range) -> list[tuple[Item, int]]:
+        """(row, its number) of those that a stream has at these places."""
+        order = draw(self.seed, stream, places.start, len(rows), len(places)) if places else ()
         return [(rows[n], int(n)) for n in order]
 
     def _row(self, prompt: Prompt, pair: Pair, number: int, with_margin: bool) -> Row:

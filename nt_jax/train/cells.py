@@ -40,7 +40,7 @@ def cell_rows(pools: Pools, count: int, turn: int = 0) -> dict[str, Rows]:
     own: Rows = []
     for name in (ATTACKED_HARMLESS, HARMLESS):
         every = _once(pools, attacked=name == ATTACKED_HARMLESS)
-        if turn and name == ATTACKED_HARMLESS:
+        if turn and every and name == ATTACKED_HARMLESS:
             every = _in_other_attacks(pools, turn) or every
         pairs = _others(every, count, turn)
         found[name] = [(p.request, refusals[n % len(refusals)]) for n, p in enumerate(pairs)]

@@ -162,12 +162,14 @@ def lifted(
             advance(1)
             return {k: v for k, v in seen[nats].items() if k not in (*about, *SIDES)}
 
-        def past(row: Mapping[str, float]) -> tuple[bool, ...]:
-            return past_rises(row, asked, config)
-
         lifts = [sorted(round(n + level, 6) for n in config.lifts) for level in LEVEL.values()]
-        if not lift.nested_P.any():
-            lifts[-1] = [0.0] * len(lifts[-1])  # nothing is nested
+        if not (apart := bool(lift.nested_P.any())):
+            lifts[-1] = [0.0] * len(lifts[-1])  # training nests nothing
+
+        def past(row: Mapping[str, float]) -> tuple[bool, ...]:
+            bare, attacked, nested = past_rises(row, asked, config)
+            return (bare, attacked, nested) if apart else (bare, attacked or nested, False)
+
         looked, best = searched(lifts, look, past)
         best = raised(lifts, best, looked, look, past, config.lift_looks)
     if looked[best]["score"] < 0:

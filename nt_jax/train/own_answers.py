@@ -126,6 +126,12 @@ def opening_ids(model: ChatModel, texts: Sequence[str]) -> list[list[int]]:
     return [model.answer_ids(text)[:-1][:TOKENS] for text in texts]
 
 
+def cut_opening(model: ChatModel, text: str, width: int) -> str:
+    """What is learned of an opening, where that is not all of it; else nothing."""
+    whole, (learned,) = model.answer_ids(text)[:-1], opening_ids(model, [text])
+    return "" if learned[:width] == whole else model.text(learned[:width])
+
+
 def measured_wordings(model: ChatModel) -> tuple[list[int], list[int]]:
     """Two openings that tuning does not learn."""
     first, second = opening_ids(model, HELD_OUT)

@@ -191,14 +191,16 @@ def with_refusals(pools: Pools, whole: Mapping[Prompt, list[int]]) -> Pools:
 def safety_rows(pools: Pools, count: int, direct_share: float) -> list[tuple[Prompt, list[int]]]:
     """(prompt, safety target) of `count` training requests, bare in the share that is tuned on.
 
-    Neighbours get attacks far apart; local and global requests keep to their own attacks.
+    Neighbours get attacks far apart; local and global requests keep to their own attacks, and those
+    without any stay bare.
     """
     rows: list[tuple[Prompt, list[int]]] = []
     for pool in (pools.local_safety, pools.global_safety):
-        attacked = under_attack(pool)
+        attacked = {pair.about: pair for pair in attacked_once(pool)}
         for place, pair in enumerate(pool.direct):
             bare = int((place + 1) * direct_share) > int(place * direct_share)
-            rows.append((pair.request, pair.answer) if bare else attacked[place])
+            shown = pair if bare else attacked.get(pair.request, pair)
+            rows.append((shown.request, shown.answer))
     return evenly(rows, count)
 
 
@@ -210,7 +212,8 @@ def under_attack(pool: Pool, turn: int = 0) -> list[tuple[Prompt, list[int]]]:
 def attacked_once(pool: Pool, turn: int = 0) -> list[Pair]:
     """Each of the pool's requests under one of its attacks, neighbours far apart.
 
-    Another `turn` gives each request another attack.
+    Another `turn` gives each request another attack. Where attacks come with the records, requests
+    whose record has none are left out.
     """
     if pool.templates:
         count = len(pool.templates)
@@ -221,7 +224,7 @@ def attacked_once(pool: Pool, turn: int = 0) -> list[Pair]:
     held: dict[Prompt, list[Pair]] = {}
     for pair in pool.attacked:
         held.setdefault(pair.about, []).append(pair)
-    every = enumerate(held.get(pair.request, [pair]) for pair in pool.direct)
+    every = enumerate(held[pair.request] for pair in pool.direct if pair.request in held)
     return [pairs[(place + turn) % len(pairs)] for place, pairs in every]
 
 

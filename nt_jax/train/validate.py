@@ -58,9 +58,9 @@ class Validation:
     def of(cls, records: Records, answers: int = ANSWERS) -> "Validation":
         """From the held-out split, evenly over it, as files come in blocks.
 
-        At most `answers` over all LOOKS. Harmless requests inside attacks are other ones than the
-        bare ones as far as there are any. None are nested where attacks come with the records, as
-        none are in training then (pools.py).
+        About `answers` over all LOOKS, and one of each kind at least. Harmless requests inside
+        attacks are other ones than the bare ones as far as there are any. None are nested where
+        attacks come with the records, as none are in training then (pools.py).
         """
         most = {kind: max(1, round(answers / LOOKS * share)) for kind, share in KINDS.items()}
         plain = [row.prompt for row in records.harmless if not row.sounds_harmful]

@@ -140,6 +140,16 @@ def test_harmless_layouts(tmp_path, row, expected):
     assert (record.request, record.answer, record.sounds_harmful) == expected
 
 
+@pytest.mark.parametrize("flags", [("1", ""), ("true", ""), ("1", "0"), ("True", "false")])
+def test_a_flag_may_be_left_blank_in_a_table(tmp_path, flags):
+    """Blanks turn a column of numbers into floats."""
+    path = tmp_path / "x.csv"
+    path.write_text(
+        "request,sounds_harmful\n" + "".join(f"r{n},{f}\n" for n, f in enumerate(flags))
+    )
+    assert [row.sounds_harmful for row in load_harmless(str(path))] == [True, False]
+
+
 def test_safe_edit_keeps_its_own_attack(tmp_path):
     (record,) = load_harmful(write(tmp_path / "x.json", [SAFE_EDIT]))
     assert record.attacked == SAFE_EDIT["adversarial prompt"]

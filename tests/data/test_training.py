@@ -35,6 +35,14 @@ def test_a_question_that_a_file_repeats_for_each_attack_is_tuned_on_once():
     assert training.each_question_once(RECORDS.harmful * 2) == RECORDS.harmful
 
 
+def test_conversations_that_end_alike_are_several_requests():
+    before = [(("user", about), ("assistant", "Yes.")) for about in ("bread", "planes")]
+    rows = [
+        HarmlessRequest(str(n), "Tell me more.", "Sure.", before=before[n % 2]) for n in range(3)
+    ]
+    assert [row.id for row in training.each_request_once(rows)] == ["0", "1"]
+
+
 def test_records_are_read_with_each_question_once(monkeypatch):
     rows = [HarmfulRequest(str(n), "q", "No.", "", "train", f"attack {n}") for n in range(3)]
     monkeypatch.setattr(training, "load_harmful", lambda *_, **__: rows)

@@ -57,6 +57,13 @@ def test_time_follows_the_settings_that_cost_it(data):
     assert expected(data, "eval.max_new_tokens=96")["base"] > plain["base"] * 1.2
     assert expected(data, "eval.perplexity=false")["eval"] < 10
     assert expected(data, "attribution.score=integrated")["attribute"] != plain["attribute"]
+    once = expected(data, "tune.lifts=[]", "tune.strengths=[]")  # one look after the last epoch
+    by_adam = expected(data, "tune.lifts=[]", "tune.strengths=[]", "tune.validate_every=7")
+    assert once["train"] == by_adam["train"] < plain["train"] - 20
+    assert (
+        expected(data, "tune.outer=adam", "tune.metric_requests=0")["attribute"]
+        == plain["attribute"]
+    )
     spread = expected(data, "mesh.data=8")
     assert spread["train"] < plain["train"] / 2
 

@@ -18,7 +18,7 @@ from nt_jax.attribution.store import load_neurons
 from nt_jax.errors import RunError
 from nt_jax.eval.answer_file import RecordFile
 from nt_jax.export import hf, lora
-from nt_jax.run import pipeline, stages
+from nt_jax.run import pipeline, preflight, stages
 from nt_jax.run.export import export_run
 from nt_jax.rundir import RunDirectory
 from nt_jax.train import tune
@@ -94,6 +94,9 @@ def test_a_changed_setting_repeats_the_stages_that_read_it(recipe, tmp_path, cha
 
 SLOPES_READ = {
     "neurons.first_layer=1": {"attribute", "select", *TUNED},
+    "attribution.steps=3": set(),
+    "attribution.answer_tokens=5": set(),
+    "attribution.score=integrated": {"attribute", "select", *TUNED},
     "tune.metric_requests=12": {"attribute", "select", *TUNED},
     "tune.token_decay=0.5": TUNED,
     "tune.local_fraction=0.5": {"attribute", "select", *TUNED},
@@ -113,6 +116,23 @@ def test_slopes_are_measured_anew_where_a_setting_changes_them(recipe, tmp_path,
     before = keys(small.settings(recipe, tmp_path, *small.DECISION))
     after = keys(small.settings(recipe, tmp_path, *small.DECISION, change))
     assert changed(before, after) == SLOPES_READ[change]
+
+
+@pytest.mark.parametrize(
+    ("words", "room"),
+    [
+        ((*small.DECISION, "attribution.answer_tokens=500"), 32),  # validation's; nothing reads it
+        ((*small.DECISION, "tune.validation_answers=0"), 4),
+        (("attribution.answer_tokens=500",), 500),
+        ((*small.DECISION, "tune.answer_tokens=99"), 99),
+    ],
+)
+def test_room_is_checked_for_all_that_is_written(recipe, tmp_path, monkeypatch, words, room):
+    asked = []
+    monkeypatch.setattr(preflight, "check_prompts", lambda *rest: asked.append(rest[-1]))
+    config = small.settings(recipe, tmp_path, *words)
+    preflight.read_inputs(config)
+    assert asked == [room]
 
 
 @pytest.mark.parametrize("name", ["weights", "data"])

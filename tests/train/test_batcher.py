@@ -132,6 +132,25 @@ def test_sets_have_their_shares_and_divide_over_the_mesh(local, outer, side, dir
         assert getattr(batch, name).token_BT.shape[1] == side
 
 
+@pytest.mark.parametrize(("size", "direct"), [(5, 0.5), (1, 0.5), (6, 0.25), (3, 1 / 3)])
+def test_no_request_comes_twice_before_every_other_came_once(size, direct):
+    """Also where an epoch has more attacked ones than the next."""
+    shares = {"direct_fraction": direct, "attacked_harmless_fraction": 1 - direct}
+    sizes = {"local_batch": size, "global_batch": size}
+    made = batcher(TUNE.model_copy(update=sizes | shares))
+    for name in SETS[:3:2]:
+        pool = made.sets[name][0]
+        for attacked, held in ((False, pool.direct), (True, pool.attacked)):
+            shown = [
+                answer
+                for epoch in range(40)
+                for text, answer in texts(made, name, epoch)
+                if is_attacked(text) == attacked
+            ]
+            for start in range(0, len(shown) - len(held) + 1, len(held)):
+                assert sorted(shown[start : start + len(held)]) == sorted(p.answer[0] for p in held)
+
+
 def test_without_attacked_harmless_requests_all_are_bare():
     made = batcher(wrapped=[])
     both = [*texts(made, "local_utility", 0), *texts(made, "global_utility", 0)]

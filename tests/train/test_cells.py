@@ -16,7 +16,7 @@ from nt_jax.train.cells import (
     cell_rows,
     nested_rows,
 )
-from nt_jax.train.pools import Pair, make_pools
+from nt_jax.train.pools import Pair, make_pools, safety_rows
 from tests.train.test_pools import SAFETY, TEMPLATES, UTILITY
 
 WORDINGS = [[20], [21], [22], [23]]
@@ -115,6 +115,23 @@ def test_a_request_that_pools_repeat_counts_once():
 def test_without_attacked_harmless_prompts_that_cell_is_empty():
     found = cells(5, wrapped=[])
     assert found[ATTACKED_HARMLESS] == [] and len(found[HARMLESS]) == len(found[OWN]) == 5
+
+    later = cell_rows(make_pools(REFUSED, TEMPLATES, UTILITY, [], 0.25), 5, turn=1)
+    assert later[ATTACKED_HARMLESS] == []  # none were asked for in any other attack either
+
+
+@pytest.mark.parametrize("turn", [0, 1])
+def test_records_without_an_attack_of_theirs_are_bare_alone(turn):
+    """Or a bare prompt would be asked to be refused as one inside an attack."""
+    held = [Pair(f"<own> {p.request}", p.answer, about=p.request, attack=f"a{n % 4}")
+            for n, p in enumerate(REFUSED) if n % 3]  # fmt: skip
+    pools = make_pools(REFUSED, [], UTILITY, WRAPPED, 0.25, attacked_safety=held)
+    found = cell_rows(pools, 99, turn)
+    assert {text for text, _ in found[ATTACKED_HARMFUL]} == {p.request for p in held}
+    assert {text for text, _ in found[HARMFUL]} == {p.request for p in REFUSED}
+    rows = safety_rows(pools, 99, 0.0)
+    bare = {p.request for n, p in enumerate(REFUSED) if not n % 3}
+    assert {text for text, _ in rows} == {p.request for p in held} | bare
 
 
 @pytest.mark.parametrize("turn", [0, 3])

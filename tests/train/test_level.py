@@ -175,6 +175,20 @@ def test_without_a_nested_lift_that_side_stays(tmp_path, monkeypatch):
     assert {row[NESTED] for row in read_lifts(tmp_path)} == {0.0}
 
 
+def test_without_a_nested_lift_nested_prompts_go_with_the_attacked(tmp_path, monkeypatch):
+    """Where validation nests and training cannot: what rises there lowers what moves it."""
+    moves, rises = (BARE_LIFT, ATTACKED_LIFT, np.zeros_like(NESTED_LIFT)), level.past_rises
+
+    def past_rises(row, asked, config):
+        bare, attacked, _ = rises(row, asked, config)
+        return bare, attacked, row["refusal_attack"] > 0.4 + 0.2 * (0.0 + 0.5) + 1e-9
+
+    monkeypatch.setattr(level, "past_rises", past_rises)
+    limits = (0.6, 1.5, 0.0)
+    _, kept, _ = lifted_within(tmp_path, monkeypatch, limits, moves=moves)
+    assert nats_of(kept) == (0.6, 0.0, 0.0)
+
+
 @pytest.mark.parametrize("asks", [True, False])
 def test_nested_prompts_are_measured_where_validation_asks_such(monkeypatch, asks):
     """What no look can see is not moved."""

@@ -17,6 +17,7 @@ from nt_jax.errors import DataError
 from nt_jax.eval.judges.phrase_judge import PhraseJudge
 from nt_jax.train import own_answers
 from nt_jax.train.own_answers import (
+    cut_opening,
     own_pools,
     read_own_answers,
     safety_pairs,
@@ -204,6 +205,8 @@ def test_one_opening_is_learned_everywhere_and_nobody_is_asked_for_refusals(tmp_
     assert [pair.request for pair in pairs] == [row.prompt for row in rows]
     expected = [list(b"No way, Jose!")[:TOKENS]] * 11
     assert [pair.answer for pair in pairs] == expected  # and no end: the rest is the model's own
+    told = [cut_opening(model, text, 99) for text in ("No way, Jose!", "No way, Joe")]
+    assert told == ["No way, Jose", ""] and cut_opening(model, "Never", 3) == "Nev"
 
 
 def test_targets_from_the_data():
