@@ -38,7 +38,8 @@ def tuning_data(
 
     The model first answers its harmless requests itself (minutes on a CPU), since those answers are
     what tuning keeps; they are written to `folder`, and read from there if it holds any: name
-    another folder for another model, other records or settings. Raises a DataError where answers or refusals are too few.
+    another folder for another model, other records or settings. Raises a DataError where
+    answers or refusals are too few.
     """
     if folder is None:
         with tempfile.TemporaryDirectory() as name:
