@@ -65,8 +65,9 @@ def tune(
 
     `folder` keeps metrics.jsonl, lifts.jsonl, strengths.jsonl and orbax/, and is gone on with from
     whatever it holds (name another for other data or settings); without one nothing is kept.
-    `judge` says what refuses, the phrase judge unless given. Batches are drawn
-    with `seed`. `slopes`: those of these neurons, measured unless given. `start`: factors by neuron to go on from; neurons without one begin at those of the settings.
+    `judge` says what refuses, the phrase judge unless given. Batches are drawn with `seed`.
+    `slopes`: those of these neurons, measured unless given. `start`: factors by neuron to go on
+    from; neurons without one begin at those of the settings.
     Raises a DivergedError where losses or factors are not finite, a ConfigError where the model
     lacks a neuron, a RunError where `folder` holds other neurons' factors.
     """
