@@ -85,7 +85,7 @@ def attribution(config: RunConfig, model: ModelConfig, cost: Cost, prompt: float
     if wanted.score == CONTRASTIVE:
         answer = config.tune.answer_tokens
         asked = config.tune.metric_requests or TuneConfig().metric_requests
-        rows = 2 * asked  # half of them own answers: their likelihood and their drift
+        rows = 1.4 * asked  # by time, as measured: own answers are half as many, and come twice
         return cost.gradient(prompt + answer, answer) * rows
     examples = 2 * len(wanted.attack_types) * wanted.examples_per_type
     paths = model.layers / 2 if wanted.path == "layer" else 1  # a path begins at its own layer
