@@ -112,7 +112,8 @@ def with_compliance(
     """The pairs with the untouched model's own answer as the declined one, but for its refusals."""
     prompts, width = [pair.request for pair in pairs], max(answer_tokens, NEW_TOKENS)
     said = model.own_answers(prompts, width, "own compliance")
-    verdicts = judge.verdicts([*map(text_of, prompts)], [model.text(ids) for ids in said])
+    asked = [text_of(pair.about or pair.request) for pair in pairs]
+    verdicts = judge.verdicts(asked, [model.text(ids) for ids in said])
     found = []
     for pair, ids, refused in zip(pairs, said, verdicts, strict=True):
         if ids and refused != 1:

@@ -21,7 +21,7 @@ from nt_jax.rundir import RunDirectory
 from nt_jax.seal import reading
 from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.own_answers import own_pools
-from nt_jax.train.pools import Pair, Pools, safety_rows, with_refusals
+from nt_jax.train.pools import Pair, Pools, attacked_once, safety_rows, with_refusals
 from nt_jax.train.validate import (
     ANSWERS,
     ATTACK,
@@ -134,16 +134,17 @@ class FittingData:
     def _unsafe_answer(self) -> tuple[Prompt, list[int], list[int]] | None:
         model, judge = self.model, open_judge(self.config.eval.judge)
         room = model.checkpoint.config.max_positions - WHOLE
-        every = safety_rows(self.whole_pools, 1 << 30, 0.0)
-        attacked = [row for row in every if len(model.encode(row[0])) <= room]
+        pools = (self.whole_pools.local_safety, self.whole_pools.global_safety)
+        every = [pair for pool in pools for pair in attacked_once(pool)]
+        attacked = [pair for pair in every if len(model.encode(pair.request)) <= room]
         for start in range(0, len(attacked), ASKED):
-            rows = attacked[start : start + ASKED]
-            answers = model.answer([prompt for prompt, _ in rows], WHOLE)
-            texts = [text_of(prompt) for prompt, _ in rows]
-            refused = judge.verdicts(texts, [model.text(ids) for ids in answers])
-            for (prompt, safe), unsafe, no in zip(rows, answers, refused, strict=True):
+            pairs = attacked[start : start + ASKED]
+            answers = model.answer([pair.request for pair in pairs], WHOLE)
+            bare = [text_of(pair.about or pair.request) for pair in pairs]
+            refused = judge.verdicts(bare, [model.text(ids) for ids in answers])
+            for pair, unsafe, no in zip(pairs, answers, refused, strict=True):
                 if unsafe and not no:
-                    return prompt, safe, unsafe
+                    return pair.request, pair.answer, unsafe
         return None
 
     @functools.cached_property

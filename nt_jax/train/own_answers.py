@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nt_jax.atomic import write_atomic
@@ -49,16 +49,21 @@ def write_own_answers(
         check_given(targets, train, tune)
     sets = {"harmless": [record.prompt for record in train.harmless]}
     attacks: dict[Prompt, str] = {}
+    about: dict[Prompt, Prompt] = {}  # attacked prompt > the request in it
     if tune.attacked_harmless_fraction > 0:
-        wrapped = train.in_attacks(sets["harmless"][::ATTACKED_SHARE])
+        inside = sets["harmless"][::ATTACKED_SHARE]
+        wrapped = train.in_attacks(inside)
         attacks = {prompt: template.id for template, prompt in wrapped}
+        about = {prompt: bare for (_, prompt), bare in zip(wrapped, inside, strict=True)}
         sets["attacked"] = list(attacks)
     if targets is None:
         sets[HARMFUL] = [record.prompt for record in train.harmful]
     rows = [
         {"set": name, "request": to_json(prompt), "attack": attacks.get(prompt, "")} | said
         for name, prompts in sets.items()
-        for prompt, said in zip(prompts, answered(model, judge, prompts, name, tune), strict=True)
+        for prompt, said in zip(
+            prompts, answered(model, judge, prompts, name, tune, about), strict=True
+        )
     ]
     if targets is None:
         own = [row["refused"] for row in rows if row["set"] == HARMFUL]
@@ -70,12 +75,20 @@ def write_own_answers(
 
 
 def answered(
-    model: ChatModel, judge: Judge, prompts: Sequence[Prompt], name: str, tune: TuneConfig
+    model: ChatModel,
+    judge: Judge,
+    prompts: Sequence[Prompt],
+    name: str,
+    tune: TuneConfig,
+    about: Mapping[Prompt, Prompt],
 ) -> list[dict]:
-    """{answer, ended, refused} of each prompt; harmless ones are asked twice if need be."""
+    """{answer, ended, refused} of each prompt; harmless ones are asked twice if need be.
+
+    `about`: the bare requests of attacked prompts, which answers are judged by.
+    """
     harmful, width = name == HARMFUL, tune.answer_tokens
     ids = model.own_answers(prompts, width, f"base answers, {name}")
-    texts = [*map(text_of, prompts)]
+    texts = [text_of(about.get(prompt, prompt)) for prompt in prompts]
     refused = [*judge.verdicts(texts, [model.text(row) for row in ids])]
     again = [n for n, no in enumerate(refused) if no == 1 and not harmful]
     if again:

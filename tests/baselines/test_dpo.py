@@ -151,6 +151,21 @@ def test_pairs_are_refusals_against_own_compliance_and_the_reverse():
     assert {pair.request: pair.answer for pair in good} == kept
 
 
+def test_answers_are_judged_by_the_request_inside_the_attack():
+    seen = []
+
+    class Listening(SomeRefused):
+        def verdicts(self, requests, answers):
+            seen.extend(requests)
+            return super().verdicts(requests, answers)
+
+    pools = data.pools()
+    preference_pools(data.model(), Listening(), pools, 5)
+    bare = [pair.request for pool in (pools.local_safety, pools.global_safety)
+            for pair in pool.direct]  # fmt: skip
+    assert sorted(seen) == sorted(2 * bare)
+
+
 def test_rows_of_both_sides_hold_both_answers_cut_to_the_width():
     model = data.model()
     pools, _, _ = preference_pools(model, SomeRefused(), data.pools(), 4)
@@ -184,11 +199,16 @@ def test_a_model_that_refuses_everything_has_nothing_to_reject():
 
 
 def test_where_bare_requests_are_all_refused_attacked_ones_serve():
-    class BareRefused(SomeRefused):
-        def verdicts(self, requests, answers):
-            return [int("now" not in text) for text in requests]
+    class FirstRefused(SomeRefused):
+        """Bare prompts are judged first."""
 
-    found, used, refused = preference_pools(data.model(), BareRefused(), data.pools(), 4)
+        asked = 0
+
+        def verdicts(self, requests, answers):
+            self.asked += 1
+            return [int(self.asked == 1) for _ in requests]
+
+    found, used, refused = preference_pools(data.model(), FirstRefused(), data.pools(), 4)
     assert used == refused == 6
     assert found.global_safety.direct == found.global_safety.attacked
 

@@ -54,7 +54,7 @@ def data(monkeypatch):
 
     def made(length: int = 40, refused: tuple[str, ...] = ()) -> FittingData:
         judge = types.SimpleNamespace(
-            verdicts=lambda texts, _: [text.split(" ", 1)[1] in refused for text in texts]
+            verdicts=lambda texts, _: [text in refused for text in texts]  # without attacks
         )
         monkeypatch.setattr(module, "open_judge", {"phrases": judge}.__getitem__)
         config = RunConfig.model_validate({"name": "x", "model": {"source": "m"}})

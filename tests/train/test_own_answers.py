@@ -17,6 +17,7 @@ from nt_jax.errors import DataError
 from nt_jax.eval.judges.phrase_judge import PhraseJudge
 from nt_jax.train import own_answers
 from nt_jax.train.own_answers import (
+    ATTACKED_SHARE,
     cut_opening,
     own_pools,
     read_own_answers,
@@ -68,6 +69,22 @@ def written(model, folder, train=RECORDS, data=DATA, **changes):
     tune = TUNE.model_copy(update=changes)
     write_own_answers(model, PhraseJudge(), train, data, tune, folder)
     return read_own_answers(folder, EOS)
+
+
+def test_answers_inside_attacks_are_judged_by_the_request_in_them(tmp_path):
+    seen = []
+
+    class Listening(PhraseJudge):
+        def verdicts(self, requests, answers):
+            seen.extend(requests)
+            return super().verdicts(requests, answers)
+
+    bare = [record.prompt for record in RECORDS.harmless]
+    inside = RECORDS.attacked(bare[::ATTACKED_SHARE])
+    model = scripted(dict.fromkeys([*bare, *inside], "Yes."))
+    tune = TUNE.model_copy(update={"attacked_harmless_fraction": 0.5})
+    write_own_answers(model, Listening(), RECORDS, DATA, tune, tmp_path)
+    assert seen[-len(bare) - len(inside) :] == bare + bare[::ATTACKED_SHARE]
 
 
 def own_file(folder) -> None:

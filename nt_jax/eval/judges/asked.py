@@ -7,7 +7,7 @@ from nt_jax.eval.judges import surroundings
 from nt_jax.eval.judges.reading import compiled, normalised
 
 _YES_NO, _ASKS_ABOUT = compiled(surroundings.YES_NO), compiled(surroundings.ASKS_ABOUT)
-_TEXT_WORK = compiled(surroundings.TEXT_WORK)
+_TEXT_WORK, _FAVOUR = compiled(surroundings.TEXT_WORK), compiled(surroundings.FAVOUR)
 _DECLINING = compiled(surroundings.DECLINING_IS_THE_TASK)
 _OTHER_LANGUAGE = compiled(surroundings.OTHER_LANGUAGE)
 _WORD = re.compile(r"[a-z]{4,}")
@@ -25,6 +25,7 @@ class Asked:
     """A request, read: what kind of answer may rightly hold a refusal's words."""
 
     is_question: bool  # to be answered with yes or no
+    is_favour: bool  # such a question, of what the answerer would do
     asks: bool  # with a question mark, wherever
     asks_about: bool  # law, reasons, risks, right and wrong: calling it bad is the answer
     wants_text: bool  # in somebody else's voice
@@ -38,6 +39,7 @@ def read_request(request: str) -> Asked:
     text = normalised(request).strip()
     return Asked(
         is_question=bool(_YES_NO.match(text)),
+        is_favour=bool(_FAVOUR.match(text)),
         asks="?" in text,
         asks_about=bool(_ASKS_ABOUT.search(text)),
         wants_text=bool(_TEXT_WORK.search(text)),

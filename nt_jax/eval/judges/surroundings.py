@@ -34,6 +34,7 @@ WHOLE_NO = (
 YES_NO = (
     r"(?:is|are|am|was|were|does|do|did|has|have|had|should|may|might|must|can|could|would|will)\b"
 )
+FAVOUR = r"(?:can|could|will|would) you\b"
 # Requests whose right answer may call a thing bad, and those for a text in somebody else's voice.
 ASKS_ABOUT = (
     r"^(?:is|are|was|were|does|do|did|should|why|has|have)\b|\bwhy\b|\b(?:tell|think|learn|talk|"
@@ -43,10 +44,17 @@ ASKS_ABOUT = (
     r"essay|speech|poster|"
     r"appropriate|acceptable|ethic|moral)"
 )
+# A text is asked for where such a word stands before its name: an e-mail account is none.
+_MADE = (
+    r"(?:writ\w+|rewrit\w+|compos\w+|draft\w*|creat\w+|generat\w+|mak\w+|giv\w+|tell|craft|"
+    r"produce|continue|finish|complete|come up|suggest|imagine|pretend|sing|say|says|said|invent|"
+    r"need|want|prepare|describe|provide|reply|respond|act|play|turn|put|add|show|help|recite|phrase)"
+)
 TEXT_WORK = (
-    r"\b(?:translate|rewrite|rephrase|paraphrase|reword|proofread|correct|edit|diary|story|stories|"
-    r"poem|lyrics|song|monologue|dialogue|scene|play|script|letter|e-?mail|message|tweet|speech|"
-    r"quote|novel|character|limerick|line|slogan|caption)\b"
+    r"\b(?:translate|rewrite|rephrase|paraphrase|reword|proofread|correct|edit)\b|"
+    rf"\b{_MADE}\b.*\b(?:diary|story|stories|poem|lyrics|song|monologue|dialogue|scene|play|"
+    r"script(?! (?:that|to|which|for (?:an? )?(?:\w+ ){0,2}(?:attack|exploit|malware|virus)))|"
+    r"letter|e-?mail|message|tweet|speech|quote|novel|character|limerick|line|slogan|caption)\b"
 )
 DECLINING_IS_THE_TASK = r"\b(?:declin|refus|reject|turn(?:ing)? down|say(?:ing)? no|resign)"
 SPEAKS_TO_USER = (
