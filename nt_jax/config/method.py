@@ -157,7 +157,7 @@ class TuneConfig(Frozen):
     """how much movement of good answers a regression tolerates. Lower: they keep closer to the
     untuned model's, and less is learned"""
     clip_norm: float | None = Field(default=1.0, gt=0)
-    """largest norm of a meta-gradient; null = any"""
+    """largest norm of a gradient, of the inner loop and of an outer step; null = any"""
     global_batch: int = Field(default=6, ge=0)
     """prompts of an outer batch; 0 = all of D_global, each request once"""
     local_batch: int = Field(default=1, ge=0)

@@ -42,6 +42,7 @@ class MetaOptions:
     token_decay: float = 1.0  # token t of an answer weighs token_decay**t in every loss
     factor_min: float = 0.0
     factor_max: float = 4.0
+    clip_norm: float | None = None  # largest norm of an inner gradient; None: as printed
     order: int = _static(2)  # 2 differentiates through the inner updates, 1 does not
     inner_steps: int = _static(1)  # K
     utility_sign: str = _static("printed")  # printed: line 16 ascends | descent
@@ -148,12 +149,26 @@ def adapt(
 
     def step(theta_P: Array, _: None):
         g_P = slope(theta_P, lm, neurons, batch.local_safety, options)  # lines 11-12
-        theta_P = theta_P - options.inner_lr * jnp.where(is_safety_P, g_P, 0)  # line 13
+        g_P = clipped(jnp.where(is_safety_P, g_P, 0), options.clip_norm)
+        theta_P = theta_P - options.inner_lr * g_P  # line 13
         g_P = slope(theta_P, lm, neurons, batch.local_utility, options)  # lines 14-15
-        theta_P = theta_P + sign * options.inner_lr * jnp.where(is_safety_P, 0, g_P)  # line 16
+        g_P = clipped(jnp.where(is_safety_P, 0, g_P), options.clip_norm)
+        theta_P = theta_P + sign * options.inner_lr * g_P  # line 16
         return theta_P, None
 
     return jax.lax.scan(step, theta_P, length=options.inner_steps)[0]
+
+
+def clipped(g_P: Float[Array, " P"], most: float | None) -> Float[Array, " P"]:
+    """A gradient no longer than `most`, as a Euclidean norm.
+
+    Line 16 climbs a loss that has no top: of one likely answer in a thousand the gradient is ten
+    times as long as of others, and a step along it leaves a model that says nothing.
+    """
+    if most is None:
+        return g_P
+    square = jnp.maximum(jnp.sum(g_P**2), jnp.finfo(g_P.dtype).tiny)
+    return g_P * jnp.minimum(1.0, most * jax.lax.rsqrt(square))
 
 
 def meta_gradient(

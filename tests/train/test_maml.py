@@ -123,6 +123,24 @@ def test_the_meta_gradient_is_exact_and_the_first_order_one_is_not(x64, case):
         assert relative(first_P, expected_P) > 0.01
 
 
+@pytest.mark.parametrize("sign", ["printed", "descent"])
+def test_an_inner_step_is_as_long_as_it_may_be_and_its_gradient_exact(x64, sign):
+    """Line 16 climbs: one batch whose gradient is long would leave nothing of the model."""
+    lm, batch = model(jnp.float64), meta_batch()
+    free, short = (options(utility_sign=sign, clip_norm=most) for most in (None, 1e-3))
+    safe_P = np.asarray(NEURONS.is_safety_P)
+    for chosen, most in ((free, np.inf), (short, 1e-3)):
+        moved_P = (np.asarray(adapt(THETA, lm, NEURONS, batch, chosen)) - THETA) / EXACT.inner_lr
+        lengths = [np.linalg.norm(moved_P[mine_P]) for mine_P in (safe_P, ~safe_P)]
+        assert min(lengths) > 1e-3 if most == np.inf else lengths == pytest.approx([most, most])
+    found_P, _ = jitted_gradient(THETA, lm, NEURONS, batch, short)
+    loss = lambda t_P: jitted_gradient(t_P, lm, NEURONS, batch, short)[1]["loss"]  # noqa: E731
+    assert relative(found_P, central_differences(loss, THETA)) < 1e-6
+    same_P, _ = jitted_gradient(THETA, lm, NEURONS, batch, options(utility_sign=sign, clip_norm=1e9))
+    free_P, _ = jitted_gradient(THETA, lm, NEURONS, batch, free)
+    np.testing.assert_array_equal(same_P, free_P)
+
+
 def test_without_an_inner_loop_it_is_the_plain_gradient(x64):
     lm, rows, still = model(jnp.float64), meta_rows(), options(inner_steps=0)
     batch = packed(rows)
