@@ -79,9 +79,12 @@ def fraction_table(results: Results, models: Sequence[str]) -> Table:
 
 
 def choice_columns(results: Results) -> list[Column]:
-    """One column for each set of choice questions, by letter likelihood, then those as written."""
+    """One column for each set of choice questions, by letter likelihood, then those as written.
+
+    A set that was asked in one of the two ways has that column alone.
+    """
     sets = choice_sets(results)
-    heads = [f"{results.sets[d]} by letter" for d in sets]
+    heads = [f"{results.sets[d]} by letter" for d in sets if lettered(results, d)]
     heads += [f"{results.sets[d]} as written" for d in sets if written(results, d)]
     return [Column(head, PERCENT, "higher") for head in heads]
 
@@ -98,9 +101,15 @@ def choice_cells(results: Results, model: str, paper: Mapping[str, float]) -> li
         if written(results, dataset):
             as_written.append(results.cell(dataset, "generate_accuracy", model, 100, printed))
             printed = None
-        cell = results.cell(dataset, "letter_accuracy", model, 100, printed)
-        by_letter.append(Cell(paper=printed, note=reason) if cell.value is None else cell)
+        if lettered(results, dataset):
+            cell = results.cell(dataset, "letter_accuracy", model, 100, printed)
+            by_letter.append(Cell(paper=printed, note=reason) if cell.value is None else cell)
     return by_letter + as_written
+
+
+def lettered(results: Results, dataset: str) -> bool:
+    """Whether the questions of a set were asked by letter, of any model."""
+    return any((r.dataset, r.metric) == (dataset, "letter_accuracy") for r in results.rows)
 
 
 def written(results: Results, dataset: str) -> bool:
@@ -117,6 +126,8 @@ def choice_sets(results: Results) -> list[str]:
 def ability_table(results: Results, models: Sequence[str]) -> Table:
     """Table 3: general ability, fluency, entropy and the paper's average of the three."""
     sets, name = choice_sets(results), "+".join(results.pair)
+    averages = (row.dataset for row in results.rows if row.metric == "table3_average")
+    over = next((each for each in averages if each.endswith(f"+{name}")), "")  # average.py chose it
     columns = [
         *choice_columns(results),
         Column("fluency (n-gram entropy, bit)", "{:.2f}", "higher"),
@@ -129,8 +140,7 @@ def ability_table(results: Results, models: Sequence[str]) -> Table:
         cells = choice_cells(results, model, paper)
         cells.append(results.cell(name, "fluency", model, 1, paper.get("fluency")))
         cells.append(results.cell(name, "entropy_sum", model, 1, paper.get("entropy")))
-        printed = paper.get("average") if sets[:1] == ["mmlu"] else None
-        over = f"{sets[0]}+{name}" if sets else ""
+        printed = paper.get("average") if over == f"mmlu+{name}" else None
         average = results.cell(over, "table3_average", model, 1, printed)
         if average.value is None and sets:
             average = Cell(paper=printed, note=results.reasons.get(model, ""))

@@ -124,6 +124,10 @@ class InspectModel(ModelAPI):
                 self._answer([asked for asked in some if asked.how == how], *how)
 
     def _answer(self, some: Sequence[Asked], new: int, sampling: Sampling) -> None:
+        # A cancelled sample takes no answer; of the others none can be cancelled from here on.
+        some = [asked for asked in some if asked.answer.set_running_or_notify_cancel()]
+        if not some:
+            return
         try:
             found = self.model.answer(
                 [""] * len(some), new, prompts=[asked.ids for asked in some],

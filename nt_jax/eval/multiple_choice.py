@@ -16,15 +16,25 @@ ASK = " Answer the last one: write the letter of the right choice."
 
 _L = rf"[{LETTERS}]"
 _CLOSED = r"(?![A-Za-z0-9'\u2019])"  # the letter is a word of its own
-_MARKED = re.compile(
-    rf"(?:answer|choice|option)(?: is|:| would be| should be| must be)*\W*\b({_L}){_CLOSED}"
-    rf"|\boption ({_L}){_CLOSED}|\\boxed\{{({_L})\}}",
+_IS = r"(?: is|:| would be| should be| must be)"
+_STATED = re.compile(
+    rf"(?:answer|\b(?:right|correct|best) (?:choice|option)){_IS}+\W*(?:(?:choice|option)\W+)?"
+    rf"\b({_L}){_CLOSED}|\\boxed\{{({_L})\}}",
+    re.IGNORECASE,
+)
+_NAMED = re.compile(
+    rf"(?:answer|choice|option){_IS}*\W*\b({_L}){_CLOSED}"
+    rf"|(?<!or )(?<!and )\b({_L})\)? is (?:right|correct){_CLOSED}",
     re.IGNORECASE,
 )
 _FIRST = re.compile(rf"\W*({_L})(?:[).:,\]]|\s*$|\s*\n|\s+[-\u2013]\s)")
 _OR = re.compile(rf"\W*\b(?:or|and)\b\W*{_L}{_CLOSED}")  # (A) or (B): neither is chosen
 _BRACKETED = re.compile(rf"[(\[]({_L})[)\]]|(?:^|\s)({_L})[).:](?:\s|$)")
-_NOT_THIS = re.compile(rf"\b(?:not|isn't|incorrect|wrong)\b\W*(?:option |choice )?{_L}{_CLOSED}")
+_NOT_THIS = re.compile(
+    rf"(?:(?i:\boption |\bchoice |\banswer ))?\(?\b{_L}\)? is (?:wrong|incorrect)\b"
+    rf"|\b(?:not|isn't|incorrect|wrong)\b[^\w.;!?]*"  # within one sentence
+    rf"(?:(?:option|choice|answer) (?:is )?)?\(?{_L}{_CLOSED}"
+)
 
 
 def question_text(question: ChoiceQuestion, solved: bool) -> str:
@@ -50,18 +60,19 @@ def prompt_text(choice: TestChoice, shots: int, ask: str = "") -> str:
 def parse_choice(answer: str, choices: Sequence[str]) -> int | None:
     """The number of the choice that a written answer takes, or None where it takes none.
 
-    In order: what follows the last "answer is" or "Answer:"; a letter at the very start; the only
-    letter set off as (B) or "B."; the only choice whose text the answer repeats.
+    In order: what follows the last "answer is", "Answer:" or "correct option is"; a letter at the
+    very start; the last of "option B" and "B is right"; the only letter set off as (B) or "B."; the
+    only choice whose text the answer repeats. What is said to be wrong counts nowhere.
     """
-    text = _NOT_THIS.sub(" ", without_thinking(answer)).replace("*", "")
+    text = _NOT_THIS.sub(" ", without_thinking(answer).replace("*", ""))
     letters = LETTERS[: len(choices)]
-    marked = [next(filter(None, match.groups())) for match in _MARKED.finditer(text)]
-    marked = [letter for letter in marked if letter.isupper()]
-    if marked and marked[-1] in letters:
-        return letters.index(marked[-1])
+    if (stated := _last(_STATED, text)) and stated in letters:
+        return letters.index(stated)
     first = _FIRST.match(text)
     if first and first[1] in letters and not _OR.match(text, first.end(1)):
         return letters.index(first[1])
+    if (named := _last(_NAMED, text)) and named in letters:
+        return letters.index(named)
     bracketed = {next(filter(None, match.groups())) for match in _BRACKETED.finditer(text)}
     if len(bracketed) == 1 and (letter := bracketed.pop()) in letters:
         return letters.index(letter)
@@ -71,6 +82,12 @@ def parse_choice(answer: str, choices: Sequence[str]) -> int | None:
     longer = {n: {texts[m] for m in repeated} - {texts[n]} for n in repeated}
     meant = [n for n in repeated if not any(_says(other, texts[n]) for other in longer[n])]
     return meant[0] if len(meant) == 1 else None
+
+
+def _last(pattern: re.Pattern[str], text: str) -> str | None:
+    """The letter of the last match that is a capital: "a" is a word."""
+    found = [next(filter(None, match.groups())) for match in pattern.finditer(text)]
+    return next((letter for letter in reversed(found) if letter.isupper()), None)
 
 
 def _plain(text: str) -> str:

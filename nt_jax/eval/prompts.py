@@ -214,10 +214,13 @@ def tests_hash(tests: Tests, config: EvalConfig) -> str:
 
 
 def overlap(prompts: Iterable[TestPrompt], tuned_on: Iterable[str]) -> dict[str, int]:
-    """By test set, how many of its requests were also tuned on; sets without any are left out."""
+    """By test set, how many of its requests were also tuned on; sets without any are left out.
+
+    A request counts once, however many answers to it are drawn.
+    """
     known = {plain_text(text) for text in tuned_on}
-    shared = (p.dataset for p in prompts if plain_text(p.request) in known)
-    return dict(Counter(shared))
+    once = (prompt for prompt in prompts if not prompt.draw)
+    return dict(Counter(p.dataset for p in once if plain_text(p.request) in known))
 
 
 def attack_overlap(
@@ -235,7 +238,7 @@ def attack_overlap(
         if entry.templates is not None:
             shared[name] = len({plain_text(t.text) for t in _templates(entry.templates)} & texts)
         elif entry.prompt == "attacked" and entry.kind == "harmful":
-            rows = [row for row in read_set(name, entry)[: config.limit] if row.attacked]
+            rows = [row for row in read_set(name, entry) if row.attacked][: config.limit]
             same = {attack_of(row) for row in rows if plain_text(attack_of(row)) in called}
             same |= {t.id for t in derived_templates(rows) if plain_text(t.text) in texts}
             shared[name] = len(same)
@@ -268,7 +271,10 @@ def _ordered(name: str, entry: TestSet) -> list:
             f"test set {name}: {error} A copy of yours is read with eval.sources.{name}=FILE."
         ) from error
     if entry.distinct:
-        rows = list({row.request: row for row in reversed(rows)}.values())[::-1]
+        first: dict[str, Any] = {}
+        for row in rows:
+            first.setdefault(row.request, row)
+        rows = list(first.values())
     if entry.seed is not None:
         rows = by_hash(rows, entry.seed)
     if entry.hold_out and len(rows) <= entry.hold_out:

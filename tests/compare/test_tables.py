@@ -117,6 +117,22 @@ def test_an_average_over_other_questions_has_not_the_papers_beside_it(results):
     assert (cells["average"].value, cells["average"].paper) == (20.5, None)
 
 
+def test_sets_that_are_asked_in_one_way_have_one_column_and_the_average_is_found(results):
+    """Set A by letter, set B in writing: average.py takes B, as the paper reads written answers."""
+    rows = [one for one in results.rows if "mmlu" not in one.dataset]
+    rows += [
+        ResultRow("arc", "letter_accuracy", "base", 0.25, 20, 0.1, 0.4),
+        ResultRow("mmlu", "generate_accuracy", "base", 0.5, 20, 0.4, 0.6),
+        ResultRow("mmlu+safeedit+alpaca", "table3_average", "base", 20.5, 100, 19, 22),
+    ]
+    cells = row(made(dataclasses.replace(results, rows=rows), "3"), "Default")
+    assert [name for name in cells if "by letter" in name or "as written" in name] == [
+        "arc by letter", "MMLU as written"
+    ]  # fmt: skip
+    assert cells["arc by letter"].value == 25 and cells["MMLU as written"].value == 50
+    assert (cells["average"].value, cells["average"].paper) == (20.5, 28.55)
+
+
 def test_table_4_has_the_mean_over_draws(results):
     table = made(results, "4")
     labels = [label for label, _ in table.rows]

@@ -10,7 +10,7 @@ from nt_jax.config.load import load_config
 from nt_jax.errors import ConfigError
 from nt_jax.eval.answer_file import RecordFile, asked
 from nt_jax.eval.answering import answer_all, answers_path
-from nt_jax.eval.metrics import intervals, refusal, suf1, text
+from nt_jax.eval.metrics import agreement, average, intervals, refusal, suf1, text
 from nt_jax.eval.metrics.result import Measurements, find, per_request
 from nt_jax.eval.prompts import TestPrompt, Tests, read_tests
 from nt_jax.eval.prompts import tests_hash as hash_of
@@ -88,3 +88,30 @@ def test_rates_are_means_over_draws_and_intervals_go_by_request():
     np.testing.assert_array_equal(per_request(answers[20:40], [1.0] * 20), np.ones(5))
     plain = [{"id": "a~1"}, {"id": "a~2"}]  # an id of a user's own
     np.testing.assert_array_equal(per_request(plain, [1, 3]), [1, 3])
+
+
+def test_answers_that_are_repeated_make_no_interval_narrower():
+    """Kappa and table 3 too; a request of two sets may have one id."""
+    once, often = ([*made_up("base", [0.0, 1.0, 1.0, 0.0, 1.0, 1.0], draws=n),
+                    *made_up("base", [0.0, 1.0, 0.0], harmful=False, draws=n)]
+                   for n in (1, 10))  # fmt: skip
+    choices = [
+        {"dataset": "sums", "id": str(n), "model": "base", "key": 0, "letter": n % 2}
+        for n in range(6)
+    ]
+    found = []
+    for answers in (once, often):
+        for row in answers:
+            other = row["id"].startswith(("1", "4")) and row["harmful"]
+            row["answer"] = "a b c d e f g h i"[: 5 + 2 * int(row["id"][0])]
+            row["verdicts"] = {"one": float(row["refused"]), "two": float(other)}
+        measured = Measurements(answers, choices, judges={"one": "0", "two": "1"}, seed=3)
+        rows = average.rows(measured) + agreement.rows(measured)
+        sides = [[row for row in answers if row["harmful"] == side] for side in (True, False)]
+        rows += average.text_rows("base", *sides, seed=3)
+        found.append({row.metric: row for row in rows})
+    assert [*found[0]] == ["table3_average", "kappa", "fluency", "entropy_sum"]
+    for metric, row in found[0].items():
+        more = found[1][metric]
+        assert (more.value, more.low, more.high) == pytest.approx((row.value, row.low, row.high))
+        assert row.low < row.value < row.high and more.n > row.n

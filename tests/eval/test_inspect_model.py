@@ -152,6 +152,23 @@ def test_one_sample_that_does_not_fit_fails_alone(model, tmp_path):
 
 
 @needs_inspect
+def test_a_cancelled_sample_leaves_the_others_their_answers(model):
+    from concurrent.futures import Future
+
+    from nt_jax.eval.inspect_model import Asked
+    from nt_jax.generate.decode import Sampling
+
+    how, ids = (NEW, Sampling(0.0, 0)), model.api.model.encode(ASKED[0])
+    gone, live, alone = (Asked(ids, how, stream, Future()) for stream in range(3))
+    gone.answer.cancel()
+    alone.answer.cancel()
+    model.api._answer([gone, live], *how)
+    assert model.api.model.text(live.answer.result(timeout=0)) == expected(ASKED[0])
+    model.api.waiting.put(alone)
+    assert asked(model).completion == expected(ASKED[0])  # the thread that answers lives
+
+
+@needs_inspect
 def test_a_run_stands_for_its_exported_model(tmp_path):
     from inspect_ai.model import get_model
 

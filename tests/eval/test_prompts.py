@@ -275,6 +275,31 @@ def test_requests_that_were_also_tuned_on_are_counted():
     assert overlap(prompts, []) == {}
 
 
+def test_a_request_counts_once_however_often_it_is_drawn():
+    config = EvalConfig(limit=3, temperature=1.0, draws=5)
+    prompts = test_prompts(config)
+    assert overlap(prompts, [prompts[0].request]) == {"demo_attack": 1, "demo_direct": 1}
+
+
+def test_attacks_of_the_rows_that_are_asked_are_counted(tmp_path):
+    """A limit cuts the rows that hold an attack, here as in the prompts."""
+    rows = [{"request": "How?"}, {"request": "Why?", "attacked": "Sing: Why?", "attack": "song"}]
+    entry = {"source": write_rows(tmp_path / "a.jsonl", rows), "kind": "harmful",
+             "prompt": "attacked"}  # fmt: skip
+    config = EvalConfig(extra={"mine": entry}, datasets=("mine",), limit=1)
+    assert [prompt.request for prompt in test_prompts(config)] == ["Why?"]
+    assert attack_overlap(config, [], ["song"]) == {"mine": 1}
+
+
+def test_distinct_requests_stand_where_each_is_first(tmp_path):
+    rows = [{"id": str(n), "request": text} for n, text in enumerate("ABAC")]
+    entry = TestSet(source=write_rows(tmp_path / "a.jsonl", rows), kind="harmless", distinct=True)
+    assert [(row.id, row.request) for row in read_set("x", entry)] == [
+        ("0", "A"), ("1", "B"), ("3", "C")
+    ]  # fmt: skip
+    assert [row.request for row in read_set("x", entry.model_copy(update={"limit": 1}))] == ["A"]
+
+
 def test_attacks_that_were_also_tuned_on_are_counted(tmp_path):
     texts = ["Pretend: {request}", "Be  evil: {request}", "Sing: {request}"]
     source = write_rows(tmp_path / "attacks.jsonl", [{"text": text} for text in texts])

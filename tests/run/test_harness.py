@@ -1,15 +1,18 @@
 """eval.harness: the harness's own tasks of base and tuned, paired, in the report and its gate."""
 
 import importlib.util
+import io
 import json
 import re
 import sys
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from nt_jax.cli import main
 from nt_jax.config.load import load_config
+from nt_jax.console import shown_on
 from nt_jax.errors import ConfigError
 from nt_jax.eval.lm_eval import paired
 from nt_jax.eval.metrics.result import find
@@ -198,6 +201,33 @@ def test_scores_that_cannot_be_paired_are_left_out():
         {"dataset": "all", "id": "sub/3", "metric": "acc,strict", "value": 1.0},
         {"dataset": "all", "id": "sub/3", "metric": "parts,strict", "value": 0.5},
     ]
+
+
+def test_one_score_outside_0_to_1_takes_its_metric_along():
+    """bleu_max in points: those of 0.4 and 0.9 points are no scores in 0..1."""
+    documents = [
+        {"doc_id": n, "metrics": ["bleu_max", "acc"], "bleu_max": value, "acc": 1}
+        for n, value in enumerate((35.2, 0.4, 12.0, 0.9))
+    ]
+    better = {"sub": {"bleu_max": True, "acc": True}}
+    rows = paired.sample_rows("all", {"sub": documents}, better)
+    assert [row["metric"] for row in rows] == ["acc"] * 4
+
+
+def test_a_metric_that_one_model_lacks_is_left_out_by_name(tmp_path):
+    config = load_config(None, ["eval.harness=[one]", "model.source=x"]).eval
+    folders = [tmp_path / name for name in ("base", "tuned")]
+    for folder, metrics in zip(folders, (["acc", "bleu_max"], ["acc"]), strict=True):
+        folder.mkdir()
+        rows = [{"dataset": "one", "id": "0", "metric": m, "value": 0.5} for m in metrics]
+        text = "".join(json.dumps({"model": folder.name, **row}) + "\n" for row in rows)
+        (folder / "tasks-0.jsonl").write_text(text)
+    screen = io.StringIO()
+    with shown_on(Console(file=screen, width=120)):
+        paired.join_tasks(folders, config, tmp_path)
+    found = [(row["model"], row["metric"]) for row in lines_of(tmp_path / "tasks.jsonl")]
+    assert found == [("base", "acc"), ("tuned", "acc")]
+    assert "bleu_max of one: outside 0..1 for some model" in screen.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Tasks of lm-evaluation-harness on models under test, question by question (eval.harness).
 
 Every model gets the same questions, so that changes can be paired (nt_jax/eval/metrics/tasks.py).
-Scores in 0..1 of which more is better are kept; others, such as perplexities, are named.
+Metrics whose scores all lie in 0..1 and of which more is better are kept, if every model has them;
+others, such as perplexities, are named on the screen.
 """
 
 import json
@@ -13,6 +14,7 @@ from typing import Any
 
 from nt_jax.atomic import write_atomic
 from nt_jax.config.evaluation import EvalConfig
+from nt_jax.console import say
 from nt_jax.errors import ConfigError
 from nt_jax.eval.lm_eval.tasks import imported, known_tasks
 from nt_jax.eval.measure import TASKS
@@ -85,9 +87,20 @@ def run_paired(subject: ModelUnderTest, config: EvalConfig, thinking: bool, fold
 
 
 def join_tasks(folders: Sequence[Path], config: EvalConfig, out: Path) -> None:
-    """The scores of all models in one file."""
-    places = [where / f"tasks-{n}.jsonl" for where in folders for n in range(len(config.harness))]
-    (out / TASKS).write_bytes(b"".join(path.read_bytes() for path in places))
+    """The scores of all models in one file; metrics that not all of them have are left out."""
+    models = [_rows(where, len(config.harness)) for where in folders]
+    known = [in_order((row["dataset"], row["metric"]) for row in rows) for rows in models]
+    shared = set(known[0]).intersection(*known[1:])
+    for task, metric in in_order(place for places in known for place in places):
+        if (task, metric) not in shared:
+            say("left out", f"{metric} of {task}: outside 0..1 for some model")
+    kept = [row for rows in models for row in rows if (row["dataset"], row["metric"]) in shared]
+    (out / TASKS).write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+
+
+def _rows(folder: Path, tasks: int) -> list[dict]:
+    paths = [folder / f"tasks-{number}.jsonl" for number in range(tasks)]
+    return [json.loads(ln) for path in paths for ln in path.read_text("utf-8").splitlines()]
 
 
 def task_rows(lm: Any, name: str, config: EvalConfig) -> list[dict]:
@@ -104,32 +117,44 @@ def task_rows(lm: Any, name: str, config: EvalConfig) -> list[dict]:
         confirm_run_unsafe_code=os.environ.get(UNSAFE) == "1",
     )
     rows = sample_rows(name, found["samples"], found["higher_is_better"])
+    documents = [row for docs in found["samples"].values() for row in docs]
+    others = in_order(_called(row, metric) for row in documents for metric in row["metrics"])
+    others = [metric for metric in others if metric not in {row["metric"] for row in rows}]
     if not rows:
-        metrics = in_order(
-            m for docs in found["samples"].values() for d in docs[:1] for m in d["metrics"]
-        )
         raise ConfigError(
             f"eval.harness: '{name}' has no score of single questions in 0..1 of which more is "
-            f"better ({', '.join(metrics)}). Leave it out: it cannot be paired."
+            f"better ({', '.join(others)}). Leave it out: it cannot be paired."
         )
+    if others:
+        say("left out", f"{', '.join(others)} of {name}: not all in 0..1, or less is better")
     return rows
 
 
 def sample_rows(
     name: str, samples: Mapping[str, Sequence[Mapping]], better: Mapping[str, Mapping]
 ) -> list[dict]:
-    """The same of the harness's samples, by subtask."""
-    rows = []
+    """The same of the harness's samples, by subtask.
+
+    One score outside 0..1 shows that its metric has another scale: the others in 0..1 go as well.
+    """
+    rows, beyond = [], set()
     for task, documents in samples.items():
         for document in documents:
-            which = document.get("filter", "none")
             for metric in document["metrics"]:
-                value = score(document[metric])
-                if value is not None and better.get(task, {}).get(metric):
-                    called = metric if which == "none" else f"{metric},{which}"
-                    place = {"dataset": name, "id": f"{task}/{document['doc_id']}"}
-                    rows.append({**place, "metric": called, "value": value})
-    return rows
+                if not better.get(task, {}).get(metric):
+                    continue
+                value, called = score(document[metric]), _called(document, metric)
+                if value is None:
+                    beyond.add(called)
+                place = {"dataset": name, "id": f"{task}/{document['doc_id']}"}
+                rows.append({**place, "metric": called, "value": value})
+    return [row for row in rows if row["metric"] not in beyond]
+
+
+def _called(document: Mapping, metric: str) -> str:
+    """The name of a metric of one sample, with the filter that its answer went through."""
+    which = document.get("filter", "none")
+    return metric if which == "none" else f"{metric},{which}"
 
 
 def score(value: Any) -> float | None:

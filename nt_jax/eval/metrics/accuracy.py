@@ -35,7 +35,7 @@ def rows(measured: Measurements) -> list[ResultRow]:
                 was_N, is_N = (
                     np.array([right(pair[n], field) for pair in pairs], float) for n in (0, 1)
                 )
-                found += change_rows(dataset, metric, model, was_N, is_N, measured.seed)
+                found += change_rows(dataset, metric, model, was_N, is_N)
         written = [row for row in group if "answer" in row]
         if written:
             unparsed = [row["parsed"] is None for row in written]

@@ -1,4 +1,4 @@
-"""How far two judges agree beyond chance: Cohen's kappa, with a bootstrap interval over answers."""
+"""How far two judges agree beyond chance: Cohen's kappa, with a bootstrap interval by request."""
 
 import itertools
 from collections.abc import Sequence
@@ -7,7 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nt_jax.eval.metrics import intervals
-from nt_jax.eval.metrics.result import Column, Measurements, ResultRow, in_order, verdict
+from nt_jax.eval.metrics.result import (
+    Column,
+    Measurements,
+    ResultRow,
+    in_order,
+    per_request,
+    verdict,
+)
 
 COLUMNS = {"kappa": Column("agreement of judges (kappa)", "{:.2f}")}
 
@@ -28,7 +35,7 @@ def rows(measured: Measurements) -> list[ResultRow]:
         for model in in_order(answer["model"] for answer in measured.answers):
             group = [answer for answer in measured.answers if answer["model"] == model]
             said = [[verdict(answer, name) == 1 for answer in group] for name in (one, other)]
-            table = _table(*said)
+            table = per_request(group, _table(*said))
             low, high = intervals.bootstrap([table], lambda means: _kappa(means[0]), measured.seed)
             value, pair = float(_kappa(table.mean(axis=0)[:, None])[0]), f"{one} / {other}"
             found.append(ResultRow("all", "kappa", model, value, len(group), low, high, pair))

@@ -81,6 +81,7 @@ def table3_average(accuracy: Any, fluency: Any, entropy_sum: Any) -> Any:
 
 
 def _texts(group: Sequence[Answer]) -> NDArray[np.float64]:
-    """[n, 2]: unigram and n-gram entropy of each answer, bits."""
+    """[requests, 2]: unigram and n-gram entropy of the answers to each request, bits."""
     texts = [answer["answer"] for answer in group]
-    return np.array([[entropy.unigram_entropy(t), entropy.ngram_entropy(t)] for t in texts])
+    both = [[entropy.unigram_entropy(t), entropy.ngram_entropy(t)] for t in texts]
+    return result.per_request(group, both)

@@ -33,6 +33,20 @@ def bootstrap_mean(
     return bootstrap([values], lambda means: means[0], seed, resamples, level)
 
 
+def paired_change(changes: ArrayLike, level: float = LEVEL) -> tuple[float, float]:
+    """Interval (low, high) of the mean of paired changes [n], n > 0; all of them in -1..1.
+
+    The normal one of all changes and z * z more that nobody saw, half of them +1 and half -1: where
+    nothing changed it is as wide as Wilson's. A bootstrap would be [0, 0] there for any n.
+    """
+    change_N, z = np.asarray(changes, float), float(special.ndtri(0.5 + level / 2))
+    n, unseen = len(change_N), z * z
+    middle = float(change_N.sum()) / (n + unseen)
+    squares = (float((change_N**2).sum()) + unseen) / (n + unseen)
+    half = z * math.sqrt((squares - middle**2) / (n + unseen))
+    return max(-1.0, middle - half), min(1.0, middle + half)
+
+
 def bootstrap(
     samples: Sequence[ArrayLike],
     statistic: Callable[[list[NDArray[np.float64]]], ArrayLike],

@@ -149,7 +149,8 @@ def per_request(answers: Sequence[Answer], values: ArrayLike) -> NDArray[np.floa
     if not any("draw" in answer for answer in answers):
         return rows
     for place, answer in enumerate(answers):
-        places.setdefault(answer["id"].rpartition(DRAW)[0], []).append(place)
+        request = answer["dataset"], answer["id"].rpartition(DRAW)[0]
+        places.setdefault(request, []).append(place)
     return np.array([rows[mine].mean(axis=0) for mine in places.values()])
 
 

@@ -11,8 +11,8 @@ COLUMNS: dict[str, Column] = {}  # metrics go by the names that their tasks give
 def rows(measured: Measurements) -> list[ResultRow]:
     """Per task, metric and model, with the change from the base model on the same questions.
 
-    Scores lie in 0..1, more is better. A metric NAME has NAME_change (bootstrap interval) and,
-    where all scores are 0 or 1, NAME_mcnemar_p.
+    Scores lie in 0..1, more is better. A metric NAME has NAME_change and, where all scores
+    are 0 or 1, NAME_mcnemar_p.
     """
     found = []
     for dataset, metric in in_order((row["dataset"], row["metric"]) for row in measured.tasks):
@@ -28,7 +28,7 @@ def rows(measured: Measurements) -> list[ResultRow]:
                 was_N, is_N = (
                     np.array([pair[n]["value"] for pair in pairs], float) for n in (0, 1)
                 )
-                found += change_rows(dataset, metric, model, was_N, is_N, measured.seed)
+                found += change_rows(dataset, metric, model, was_N, is_N)
     return found
 
 
@@ -38,11 +38,10 @@ def change_rows(
     model: str,
     before_N: np.ndarray,
     after_N: np.ndarray,
-    seed: int,
 ) -> list[ResultRow]:
     """The mean change of paired scores with its interval, and McNemar's p of right and wrong."""
     change_N = after_N - before_N
-    ends, place = intervals.bootstrap_mean(change_N, seed), (dataset, f"{metric}_change", model)
+    ends, place = intervals.paired_change(change_N), (dataset, f"{metric}_change", model)
     found = [ResultRow(*place, float(change_N.mean()), len(change_N), *ends)]
     if np.isin([before_N, after_N], (0, 1)).all():
         p = intervals.mcnemar(before_N == 1, after_N == 1)

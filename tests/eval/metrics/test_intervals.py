@@ -78,3 +78,21 @@ def test_bootstrap_edge_cases():
     assert intervals.bootstrap_mean([2.5]) == (2.5, 2.5)
     with pytest.raises(ValueError, match="at least one"):
         intervals.bootstrap_mean([])
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=60))
+def test_the_interval_of_a_change_holds_it(changes):
+    low, high = intervals.paired_change(changes)
+    assert -1 <= low < np.mean(changes) + 1e-9 and np.mean(changes) - 1e-9 < high <= 1
+
+
+@given(st.integers(1, 5000))
+def test_where_nothing_changed_its_interval_is_as_wide_as_wilsons(n):
+    low, high = intervals.paired_change([0.0] * n)
+    assert high == -low == pytest.approx(intervals.wilson(0, n)[1])
+
+
+def test_of_many_changes_the_interval_is_that_of_the_bootstrap():
+    changes = np.random.default_rng(2).choice([-1, 0, 1], 5000, p=[0.05, 0.92, 0.03])
+    expected = intervals.bootstrap_mean(changes, resamples=20000)
+    assert intervals.paired_change(changes) == pytest.approx(expected, abs=3e-4)

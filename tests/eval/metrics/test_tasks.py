@@ -6,7 +6,7 @@ from scipy import stats
 
 from nt_jax.config.test_sets import Labels
 from nt_jax.eval.gate import FELL, HELD, OPEN, gate_lines, verdict
-from nt_jax.eval.metrics import tasks
+from nt_jax.eval.metrics import intervals, tasks
 from nt_jax.eval.metrics.result import Measurements, ResultRow, find
 
 
@@ -70,6 +70,26 @@ def test_the_gate_has_a_line_for_each_task_and_none_for_refusals():
     rows += [ResultRow("t", "refusal_change", "tuned", 0.5, 10, 0.2, 0.8),
              ResultRow("t", "refusal_rate", "base", 0.5, 10, 0.2, 0.8)]  # fmt: skip
     (line,) = gate_lines(rows, 0.05, Labels({"t": "small task"}))
-    assert line.startswith("small task, acc: 100.0 % to 75.0 % (tuned), -25.0 points (-31")
+    assert line.startswith("small task, acc: 100.0 % to 75.0 % (tuned), -25.0 points (-30.7")
     assert "over 200 questions: FELL, margin 5 points" in line
     assert gate_lines(rows_of(scores("m", [1, 0])), 0.05, Labels()) == []  # nothing to pair with
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(1, OPEN), (5, OPEN), (10, OPEN), (120, OPEN), (130, HELD), (14042, HELD)]
+)
+def test_few_questions_never_hold_although_nothing_changed(count, said):
+    rows = rows_of(scores("base", [1] * count), scores("tuned", [1] * count))
+    (line,) = gate_lines(rows, 0.03, Labels())
+    assert f"over {count} questions: {said}, margin 3 points" in line
+
+
+@pytest.mark.parametrize("count", [20, 65, 130, 300])
+@pytest.mark.parametrize("flips", [0.03, 0.06, 0.2])
+def test_what_fell_by_the_margin_is_seldom_called_held(count, flips):
+    """One side of 95 %: 2.5 %. A bootstrap holds up to three in four of them."""
+    changes = np.random.default_rng(0).choice(
+        [1, -1, 0], (1000, count), p=[(flips - 0.03) / 2, (flips + 0.03) / 2, 1 - flips]
+    )
+    held = [verdict(*intervals.paired_change(row), 0.03) == HELD for row in changes]
+    assert np.mean(held) < 0.04
