@@ -1,7 +1,7 @@
 """Settings x seeds, each tuned and looked at: what decides between recipes, and at which interval.
 
     python benchmarks/experiment.py benchmarks/experiments/neurons.yaml --config runs/real_data.yaml
-    python benchmarks/experiment.py benchmarks/experiments/neurons.yaml --summary
+    python benchmarks/experiment.py benchmarks/experiments/neurons.yaml --config ... --summary
 
 A plan is a YAML file of NAME: [settings that differ from --config]; its first line is what the
 others are compared with. Every cell is a run of its own up to its factors, in a folder named by its
@@ -9,7 +9,8 @@ settings, so a killed cell goes on where it was; own answers and slopes come fro
 (nt_jax/cache.py). Nothing is generated: a cell is judged by how well refusals in wordings that
 tuning never sees tell harmful from harmless validation prompts, attacked (A), direct (D), and by
 how far the template alone raises them (T; 0.5 is ideal). One JSON line a cell goes beside the plan.
-The summary has means over seeds and, of the differences, paired bootstrap intervals over prompts.
+The summary has means over seeds and, of the differences, paired bootstrap intervals over prompts;
+lines of another --config, of other settings or of an older plan are left out of it.
 These are validation prompts: they choose recipes, they are no results.
 """
 
@@ -87,15 +88,36 @@ def run_cells(args: argparse.Namespace, plan: dict[str, list[str]], lines: Path)
     done = {(row["name"], row["seed"], row["key"]) for row in read(lines)}
     for seed in args.seeds:
         for name, settings in plan.items():
-            words = [*args.settings, *settings, *PLAIN, f"seed={seed}"]
-            key = hashlib.sha256(json.dumps([args.config, words]).encode()).hexdigest()[:16]
+            key = key_of(args, settings, seed)
             if (name, seed, key) in done:
                 continue
+            words = words_of(args, settings, seed)
             config = load_config(args.config, [*words, f"run_dir={args.folder / key}"])
             row = {"name": name, "seed": seed, "key": key, "settings": settings} | cell(config)
             with lines.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             print(name, seed, json.dumps(aucs(row["tuned"])), f"{row['seconds']} s", flush=True)
+
+
+def words_of(args: argparse.Namespace, settings: list[str], seed: int) -> list[str]:
+    """The settings of one cell that differ from --config."""
+    return [*args.settings, *settings, *PLAIN, f"seed={seed}"]
+
+
+def key_of(args: argparse.Namespace, settings: list[str], seed: int) -> str:
+    """What tells one cell from every other."""
+    words = words_of(args, settings, seed)
+    return hashlib.sha256(json.dumps([args.config, words]).encode()).hexdigest()[:16]
+
+
+def present(rows: list[dict], plan: dict[str, list[str]], args: argparse.Namespace) -> list[dict]:
+    """The lines of the plan, config and settings as they are now; how many are not is said."""
+    known = [row for row in rows if row["name"] in plan]
+    mine = [row for row in known if row["key"] == key_of(args, plan[row["name"]], row["seed"])]
+    if other := len(rows) - len(mine):
+        said = "they are of another --config, of other settings or of an older plan"
+        print(f"{other} of {len(rows)} lines left out: {said}.", file=sys.stderr)
+    return mine
 
 
 def read(lines: Path) -> list[dict]:
@@ -157,7 +179,8 @@ def main() -> None:
     lines = args.plan.with_suffix(".jsonl")
     if not args.summary:
         run_cells(args, plan, lines)
-    print(json.dumps({"plan": str(args.plan), "cells": summary(read(lines), plan)}, indent=1))
+    rows = present(read(lines), plan, args)
+    print(json.dumps({"plan": str(args.plan), "cells": summary(rows, plan)}, indent=1))
 
 
 if __name__ == "__main__":

@@ -196,6 +196,8 @@ def _config(command: str, options: argparse.Namespace) -> RunConfig:
             "eval.harness asks finished models, so it is for python -m nt_jax.eval --model RUN "
             "(or a model, with --beside-base) only."
         )
+    if getattr(options, "beside_base", False) and not (alone or config.eval.url):
+        raise ConfigError("--beside-base is beside a model: name that with --model or --adapter.")
     return config
 
 

@@ -172,8 +172,9 @@ class RunDirectory:
             if (seal := read_seal(other / name)) is not None and self._is_of(seal, key):
                 with self._writing(name, key, False, *rest) as folder:
                     take(other / name, seal, folder)
-                facts = self.facts()["stages"][name] | read_facts(other)["stages"].get(name, {})
-                self.record(stages={name: facts | {"taken_from": str(other)}})
+                theirs = read_facts(other).get("stages", {}).get(name, {})  # none if deleted
+                facts = self.facts()["stages"][name] | theirs | {"taken_from": str(other)}
+                self.record(stages={name: facts})
                 return other
         return None
 
@@ -262,14 +263,13 @@ class RunDirectory:
         return {n: stage["wall_seconds"] for n, stage in self.facts().get("stages", {}).items()}
 
     def record(self, **facts: Any) -> None:
-        """Add facts to run.json; a dict adds to what is there, key by key, the rest replaces."""
+        """Put facts into run.json in place of those of their names; `stages` are added to it."""
         if not first():
             return
         known = self.facts()
-        for name, value in facts.items():
-            adds = isinstance(value, dict) and isinstance(known.get(name), dict)
-            known[name] = known[name] | value if adds else value
-        text = json.dumps(known, indent=2, ensure_ascii=False)
+        if "stages" in facts:
+            facts["stages"] = known.get("stages", {}) | facts["stages"]
+        text = json.dumps(known | facts, indent=2, ensure_ascii=False)
         write_atomic(self.path / "run.json", f"{text}\n".encode())
 
     def check_free(self) -> None:

@@ -1,5 +1,6 @@
 """The benchmarks run on a tiny model, and their torch reference gives our scores."""
 
+import hashlib
 import json
 import os
 import runpy
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import frozen
+from benchmarks import experiment, frozen
 from benchmarks.attribution_nodes import by_rules, made_up
 from nt_jax.attribution.integrated import integrated_gradients
 from nt_jax.attribution.score import Options
@@ -18,6 +19,7 @@ from nt_jax.config.load import load_config
 from nt_jax.eval.metrics.result import ResultRow, write_rows
 from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.cells import CELLS, OWN
+from nt_jax.train.separation import PAIRS
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -135,6 +137,31 @@ def test_an_experiment_has_a_line_a_cell_and_goes_on_where_it_was(recipe, tmp_pa
     assert found["low"] <= found["difference"] <= found["high"]
     means = [table[name]["direct"]["mean"] for name in ("further", "default")]
     assert found["difference"] == pytest.approx(means[0] - means[1], abs=2e-4)
+
+
+def test_a_summary_is_of_the_plan_the_config_and_the_settings_of_now(tmp_path, monkeypatch, capsys):
+    plan, values = tmp_path / "plan.yaml", {}
+    plan.write_text("default: []\nfurther: [tune.meta_lr=3]\n")
+    for kind in {kind for pair in PAIRS.values() for kind in pair}:
+        values[kind] = [0.1, 0.9]
+    rows = []
+    for seed, meta_lr in ((0, 3), (1, 2)):  # the line of seed 1 is of an older plan
+        for name, settings in (("default", []), ("further", [f"tune.meta_lr={meta_lr}"])):
+            words = [*settings, *experiment.PLAIN, f"seed={seed}"]
+            key = hashlib.sha256(json.dumps(["small", words]).encode()).hexdigest()[:16]
+            rows.append({"name": name, "seed": seed, "key": key, "tuned": values})
+    lines = "".join(json.dumps(row | {"untuned": values}) + "\n" for row in rows)
+    plan.with_suffix(".jsonl").write_text(lines)
+
+    def seeds(*words: str) -> dict[str, list[int]]:
+        monkeypatch.setattr(sys, "argv", ["experiment.py", str(plan), "--summary", *words])
+        experiment.main()
+        cells = json.loads(capsys.readouterr().out)["cells"]
+        return {name: cells[name]["seeds"] for name in ("default", "further")}
+
+    assert seeds("--config", "small") == {"default": [0, 1], "further": [0]}
+    assert seeds("--config", "other") == {"default": [], "further": []}
+    assert seeds("--config", "small", "tune.epochs=3") == {"default": [], "further": []}
 
 
 def test_what_slopes_alone_say_is_asked_of_the_other_half(recipe, tmp_path):

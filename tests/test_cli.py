@@ -176,6 +176,13 @@ def test_eval_with_a_model_measures_it_and_trains_nothing(calls):
     assert calls[0][0].eval.limit == 2
 
 
+def test_beside_base_without_a_model_is_refused_and_trains_nothing(calls, capsys):
+    assert cli.main("eval", ["--config", "smollm2-135m", "--beside-base"]) == 2
+    told = capsys.readouterr().err
+    assert not calls and told.count("\n") == 1
+    assert "--beside-base is beside a model: name that with --model or --adapter." in told
+
+
 def test_eval_with_an_adapter_needs_no_config(calls, capsys):
     words = ["--model", "a: b#c", "--adapter", "out/lora", "eval.limit=2"]
     assert cli.main("eval", words) == 0

@@ -274,14 +274,25 @@ def test_run_json_tells_what_made_the_result(tmp_path):
     with RunDirectory(tmp_path) as run:
         run.record(config={"seed": 3}, seed=3, hashes={"data": "d"})
         run.carry(Stage("select", (), (), lambda folder: str(time.sleep(0.02))), "k")
-        run.record(hashes={"weights": "w"}, config={"tune": 1})
+        run.record(hashes={"data": "e", "weights": "w"}, config={"tune": 1})
     facts = json.loads((tmp_path / "run.json").read_text())
-    assert facts["hashes"] == {"data": "d", "weights": "w"} and facts["seed"] == 3
+    assert facts["hashes"] == {"data": "e", "weights": "w"} and facts["seed"] == 3
     assert facts["versions"]["numpy"] and facts["python"] and facts["platform"]
     assert facts["hardware"]["cpus"] >= 1 and facts["hardware"]["memory_bytes"] > 1e8
     stage = facts["stages"]["select"]
     assert stage["key"] == "k" and stage["resumed"] is False
     assert 0.02 <= stage["wall_seconds"] < 5 and stage["peak_memory_bytes"] > 1e6
+
+
+def test_facts_that_no_longer_hold_leave_run_json_and_stages_stay(tmp_path):
+    with RunDirectory(tmp_path) as run:
+        run.record(overlap={"advbench": 100}, hashes={"data": "d", "start": "s"})
+        run.carry(Stage("select", (), (), lambda folder: "made"), "k")
+        run.carry(Stage("train", (), (), lambda folder: "made"), "k")
+        run.record(overlap={}, hashes={"data": "d"})
+        facts = run.facts()
+    assert facts["overlap"] == {} and facts["hashes"] == {"data": "d"}
+    assert set(facts["stages"]) == {"select", "train"}
 
 
 def test_a_run_that_is_only_read_keeps_the_machine_that_made_it(tmp_path):
@@ -351,6 +362,18 @@ def test_what_another_run_has_made_from_the_same_things_is_taken_over(tmp_path):
     with RunDirectory(one) as run:
         assert run.done("select", "key") and not run.done("select", "other")
         assert run.done("select", "other", [two])
+
+
+@pytest.mark.parametrize("left", [None, "{}"])
+def test_stages_are_taken_over_from_a_run_whose_run_json_says_nothing_of_them(tmp_path, left):
+    one, two = tmp_path / "one", tmp_path / "two"
+    carried(one, "key", [])
+    (one / "run.json").unlink()
+    if left is not None:
+        (one / "run.json").write_text(left)
+    assert carried(two, "key", [one], "never made")[0] == "made"
+    facts = json.loads((two / "run.json").read_text())["stages"]["select"]
+    assert facts["taken_from"] == str(one) and facts["key"] == "key"
 
 
 def test_another_key_and_a_half_finished_stage_are_not_taken_over(tmp_path):

@@ -14,6 +14,7 @@ from nt_jax.compare.search import Chosen, built, read_chosen, search
 from nt_jax.compare.write import read_tables, write_comparison
 from nt_jax.config.schema import RunConfig, config_key
 from nt_jax.console import say, show
+from nt_jax.errors import DataError
 from nt_jax.eval.answering import answer_all
 from nt_jax.eval.metrics.result import BASE, read_rows
 from nt_jax.eval.prompts import Tests
@@ -23,7 +24,7 @@ from nt_jax.rundir import RunDirectory, Stage
 
 FITTING = (
     "seed", "model.dtype", "model.thinking", "eval.judge", "tune", "data", "neurons.first_layer",
-    "compare.search", "compare.criterion", "compare.validation", "export.strength",
+    "compare.search", "compare.criterion", "compare.validation",
 )  # fmt: skip
 TABLES = ("name", "seed", "compare", "model.source", "tune")
 
@@ -62,12 +63,15 @@ class Bench:
         return self.inner.carry(stage, self.known[name], self.beside)
 
     def method(self, method: Method, settings: Sequence[Setting]) -> tuple[Chosen, Path]:
-        """(what the search chose, where the numbers lie) of one method."""
+        """(what the search chose, where the numbers lie) of one method.
+
+        Raises an UnusableMethodError where it cannot be fitted, or a test prompt be asked its way.
+        """
         known, name = self.known, method.name
         tried = repr([sorted(setting.items()) for setting in settings])
         inputs = [known[part] for part in ("weights", "data", "answers", *method.inputs)]
         fit = self.stage(
-            f"fit-{name}", FITTING, [*inputs, name, tried],
+            f"fit-{name}", (*FITTING, *method.reads), [*inputs, name, tried],
             lambda to: said(method, search(self.data, method, settings, to)),
         )  # fmt: skip
         chosen, learned = read_chosen(fit)
@@ -80,7 +84,10 @@ class Bench:
             given = method.answered(self.data, chosen.setting)
             if given is not None:
                 take_over(*given, name, folder)
-            return answer_all(model(), self.tests, self.config.eval, folder)
+            try:
+                return answer_all(model(), self.tests, self.config.eval, folder)
+            except DataError as error:  # the untuned model has answered them: it is the method's
+                raise UnusableMethodError(str(error)) from error
 
         made_from = [known[f"fit-{name}"], known["tests"], known["limit"]]
         answers = self.stage(f"answers-{name}", pipeline.ANSWERING, made_from, answer)

@@ -46,6 +46,7 @@ class Method:
     fit_on: tuple[str, ...] = ()
     follows: str | None = None  # a method whose chosen setting these settings are added to
     inputs: tuple[str, ...] = ()  # stages of the run that `fit` reads
+    reads: tuple[str, ...] = ()  # settings that it reads, beside those that all methods read
     units: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of settings, in words
     # Where the run has answered the tests with exactly this setting, and under which name.
     answered: Callable[[FittingData, Setting], tuple[Path, str] | None] = lambda *_: None

@@ -27,6 +27,7 @@ from nt_jax.compare.method import (
 from nt_jax.config.evaluation import MOST_SETTINGS
 from nt_jax.config.schema import RunConfig
 from nt_jax.console import progress
+from nt_jax.errors import DataError
 from nt_jax.eval.answer_file import RecordFile
 from nt_jax.eval.judges.judge import open_judge
 from nt_jax.eval.under_test import ModelUnderTest
@@ -116,18 +117,22 @@ def search(data: FittingData, method: Method, settings: Sequence[Setting], folde
 
 
 def _trial(data: FittingData, method: Method, setting: Setting, folder: Path) -> dict[str, Any]:
-    """Validation rates and score of one setting, or why it failed."""
+    """Validation rates and score of one setting, or why it failed.
+
+    A prompt that a method lengthens past the model's context is such a failure.
+    """
+    looks = 0
     try:
         learned = _fitted(data, method, setting, folder)
-        model = built(data, method, setting, learned)
-    except UnusableSettingError as error:
-        return {"failed": str(error), TRIED: 0}
-    found = validate_model(data, model)
+        looks = int(learned.get(TRIED, 0))
+        found = validate_model(data, built(data, method, setting, learned))
+    except (UnusableSettingError, DataError) as error:
+        return {"failed": str(error), TRIED: looks}
     if data.config.compare.criterion == "balance":
         value = balance(found.rates)
     else:  # as tuning chooses its strength
         value = score(found, data.untuned, data.config.tune.max_over_refusal)
-    return {**found.rates, "score": value, TRIED: int(learned.get(TRIED, 0))}
+    return {**found.rates, "score": value, TRIED: looks}
 
 
 def built(data: FittingData, method: Method, setting: Setting, learned: Learned) -> ModelUnderTest:

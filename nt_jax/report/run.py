@@ -124,12 +124,16 @@ def _context(
     found, types = examples.cells(answers, base, tuned), tables.type_table(answers)
     names = [([labels[name] for name in pair], pair) for pair in su_f1_pairs(answers)]
     said = terminal.judge_names(rows)
+    asked = settings.get("export", {}).get("strength")
+    sides = tables.names_in_words(base, tuned)
     return {
         "name": settings.get("name", "run"),
         "model": model,
         "headline": tables.headline(rows, answers),
         "lines": lines,
-        "before_after": tables.before_after_table(lines),
+        "before_after": tables.before_after_table(lines, sides),
+        "sides": sides,
+        "interval_of": "after tuning" if sides[1] == "after" else f"of {tuned}",
         "noise": terminal.noise_sentence(rows, labels, base, tuned),
         "judges": terminal.judge_names(rows, hashes=True) or "none",
         "judge_error": " ".join(tables.MEASURED_ERROR.get(name, "") for name in said.split(", ")),
@@ -144,11 +148,12 @@ def _context(
         "answer_tokens": settings.get("eval", {}).get("max_new_tokens"),
         "cells": tables.cell_table(found, examples.EACH),
         "arguable": tables.arguable_sentence(answers, base, tuned),
+        "several": bool(tables.answers_to(answers)),
         "examples": examples.draw_examples(found),
         "seed": examples.SEED,
         "neuron_counts": tuning.counts(),
-        "kept": tuning.kept and tuning.kept["strength"],
-        "how_kept": _how_kept(tuning),
+        "strength": _strength(tuning, asked),
+        "how_kept": _how_kept(tuning, asked),
         "strength_table": tables.strength_table(tuning.strengths, tuning.before),
         "lift_table": tables.lift_table(tuning.lifts),
         "lift": next((row for row in tuning.lifts if row.get("kept")), None),
@@ -172,16 +177,31 @@ def _made(
     }
 
 
-def _how_kept(tuning: Tuning) -> str:
-    """Why the kept strength is that one, in a sentence."""
+def _strength(tuning: Tuning, asked: float | None) -> str:
+    """The strength that the numbers are at and who chose it; "" where it is an epoch's factors."""
+    if asked is not None:
+        return f"strength {asked:g}, chosen by export.strength"
     if tuning.kept is None:
-        return "No strength that was tried beat the best epoch."
-    said = f"Kept: strength {tuning.kept['strength']:g}, "
+        return ""
+    return f"strength {tuning.kept['strength']:g}, as validation chose"
+
+
+def _how_kept(tuning: Tuning, asked: float | None) -> str:
+    """Why validation kept that strength; and which one the numbers are at where it was `asked`."""
+    other = "" if asked is None else f" The numbers above are at {_strength(tuning, asked)}."
+    if tuning.kept is None:
+        return f"No strength that was tried beat the best epoch.{other}"
+    mine = tuning.kept["strength"]
+    said, limits = f"Kept: strength {mine:g},", "within the limits on refusals and on perplexity"
     if tuning.kept.get("score", 0.0) < 0:  # see nt_jax.train.validate.score
-        return f"{said}which comes nearest to the limits: none that was tried lies within them."
-    one = len(tuning.strengths) == 1
-    which = "the only one looked at," if one else "the strongest"
-    return f"{said}{which} within the limits on refusals and on perplexity."
+        why = "which comes nearest to the limits: none that was tried lies within them"
+    elif len(tuning.strengths) == 1:
+        why = f"the only one looked at, {limits}"
+    elif any(row["strength"] > mine and row.get("score", -1.0) >= 0 for row in tuning.strengths):
+        why = f"which scored best (the lesser of refusals under attack and direct ones) {limits}"
+    else:
+        why = f"the strongest {limits}"
+    return f"{said} {why}.{other}"
 
 
 def _labelled(labels: Labels, counts: Mapping[str, int]) -> dict[str, int]:

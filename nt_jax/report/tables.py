@@ -7,7 +7,16 @@ from nt_jax.config.test_sets import Labels
 from nt_jax.console import clock
 from nt_jax.eval.judges.grounds import arguable
 from nt_jax.eval.metrics import result
-from nt_jax.eval.metrics.result import BASE, TUNED, Answer, Column, ResultRow, find, in_order
+from nt_jax.eval.metrics.result import (
+    BASE,
+    DRAW,
+    TUNED,
+    Answer,
+    Column,
+    ResultRow,
+    find,
+    in_order,
+)
 from nt_jax.eval.metrics.rows import columns
 from nt_jax.eval.metrics.suf1 import su_f1_pairs
 from nt_jax.report import terminal
@@ -47,12 +56,27 @@ def headline(rows: Sequence[ResultRow], answers: Sequence[Answer]) -> list[str]:
     for name in pair[1:]:
         before, after = (find(rows, name, "perplexity", model) for model in (base, tuned))
         if before and after:
+            went = f"went from {before.value:.2f} to {after.value:.2f}"
+            if tuned != TUNED:
+                went = f"is {before.value:.2f} for {base} and {after.value:.2f} for {tuned}"
             sentences.append(
                 f"Perplexity of the answers to harmless requests, as {after.judge} scores them, "
-                f"went from {before.value:.2f} to {after.value:.2f} (x "
-                f"{after.value / before.value:.2f}; more is worse)."
+                f"{went} (x {after.value / before.value:.2f}; more is worse)."
             )
     return in_order(filter(None, sentences))
+
+
+def names_in_words(base: str, tuned: str) -> tuple[str, str]:
+    """What two models are called: before and after tuning, or by name where none was tuned here."""
+    return ("before", "after") if tuned == TUNED else (base, tuned)
+
+
+def answers_to(answers: Sequence[Answer]) -> str:
+    """As in "answers to 10 ", of the requests that several answers were drawn to; "" of others."""
+    if not any("draw" in answer for answer in answers):
+        return ""
+    asked = {(answer["dataset"], answer["id"].rpartition(DRAW)[0]) for answer in answers}
+    return f"answers to {len(asked)} "
 
 
 def _refusals(
@@ -60,7 +84,7 @@ def _refusals(
 ) -> str:
     """What two models refuse of one dataset, in a sentence; "" without both numbers."""
     group = [answer for answer in answers if answer["dataset"] == dataset]
-    plain = "harmful requests" if group[0]["harmful"] else "harmless requests"
+    plain = answers_to(group) + ("harmful" if group[0]["harmful"] else "harmless")
     under = " under attack" if any(result.is_attacked(answer) for answer in group) else ""
     before, after = (find(rows, dataset, "refusal_rate", name) for name in (base, tuned))
     if before is None or after is None:
@@ -68,20 +92,22 @@ def _refusals(
     counts = [terminal.counted(row) for row in (before, after)]
     change = terminal.rate_difference(before, after, find(rows, dataset, "mcnemar_p", tuned))
     rates = f"{terminal.percent(before.value)} to {terminal.percent(after.value)}"
-    return (
-        f"Of {after.n} {plain}{under}, the model refused {counts[0]} before tuning and "
-        f"{counts[1]} after ({rates}: {change})."
-    )
+    said = f"the model refused {counts[0]} before tuning and {counts[1]} after"
+    if tuned != TUNED:
+        said = f"{base} refused {counts[0]} and {tuned} {counts[1]}"
+    return f"Of {after.n} {plain} requests{under}, {said} ({rates}: {change})."
 
 
-def before_after_table(lines: Sequence[terminal.Line]) -> Table:
-    """What the screen shows too, a count beside its rate."""
+def before_after_table(
+    lines: Sequence[terminal.Line], names: Sequence[str] = ("before", "after")
+) -> Table:
+    """What the screen shows too, a count beside its rate; `names` are those of the two models."""
     cells = [
         [line.label, _counted(line.before, line.before_count),
          _counted(line.after, line.after_count), line.interval, line.difference]
         for line in lines
     ]  # fmt: skip
-    return Table(("", "before", "after", "95 % interval", "difference"), cells)
+    return Table(("", *names, "95 % interval", "difference"), cells)
 
 
 def _counted(value: str, count: str) -> str:
@@ -136,26 +162,29 @@ def type_table(answers: Sequence[Answer]) -> Table:
             group = [a for a in attacked if a["model"] == model and kind in attack_types(a)]
             refused = sum(bool(answer["refused"]) for answer in group)
             share = f" ({terminal.percent(refused / len(group))})" if group else ""
-            cells.append(f"{refused} of {len(group)}{share}")
+            several = answers_to(group)
+            count = f"{len(group)} {several}requests" if several else str(len(group))
+            cells.append(f"{refused} of {count}{share}")
         lines.append([kind, *cells])
     return Table(("attack", *models), lines)
 
 
 def cell_table(found: Sequence[Cell], each: int) -> Table:
-    """How many requests each cell holds, and how many of them are shown."""
+    """How many requests each cell holds, or answers to them, and how many of these are shown."""
     lines = [
         ["good" if cell.good else "bad", cell.kind, str(len(cell.pairs)),
          str(min(each, len(cell.pairs)))]
         for cell in found
     ]  # fmt: skip
-    return Table(("", "what happened", "requests", "shown"), lines, 2)
+    counted = answers_to([answer for cell in found for _, answer in cell.pairs])
+    return Table(("", "what happened", f"{counted}requests", "shown"), lines, 2)
 
 
 def arguable_sentence(answers: Sequence[Answer], base: str, tuned: str) -> str:
     """How many refusals of each model are arguable; "" where no verdict has a class."""
     refusals = [answer for answer in answers if answer.get("class") == "refusal"]
     counts = []
-    for model, words in ((base, "before"), (tuned, "after")):
+    for model, words in zip((base, tuned), names_in_words(base, tuned), strict=True):
         mine = [answer for answer in refusals if answer["model"] == model]
         doubtful = sum(arguable(answer["class"], answer.get("reason")) for answer in mine)
         counts.append(f"{doubtful} of {len(mine)} {words}")

@@ -88,12 +88,12 @@ def evaluate_model(
         told = {"config": config.model_dump(mode="json"), "source": measured, "base": source}
         told |= {"measured": [*map(told_of, models)], "devices": devices(), "hashes": hashes}
         told["command"] = _command(source, beside_base, adapter)
-        directory.record(**told)
-        for subject in models:
-            say(subject.name, model_line(subject.model.checkpoint.config))
         table = stage_table(config, directory, models, scorer, tests)
         keys = pipeline.stage_keys(config, table, hashes)
         processes.check_same(json.dumps(keys), "files or settings")
+        directory.record(**told, keys=keys)
+        for subject in models:
+            say(subject.name, model_line(subject.model.checkpoint.config))
         for stage in table:
             directory.carry(stage, keys[stage.name])
         finish(config, directory)
@@ -149,8 +149,14 @@ def stage_table(
 
 
 def check_same_source(directory: RunDirectory, source: str) -> None:
-    """Raises a RunError if `directory` holds the evaluation of a model from elsewhere."""
-    before = directory.facts().get("source", source)
+    """Raises a RunError if `directory` holds a run, or the evaluation of a model from elsewhere."""
+    facts = directory.facts()
+    if "train" in facts.get("keys", {}):
+        raise RunError(
+            f"{directory.path} holds a run, whose report an evaluation would replace. Choose "
+            "another folder with --run-dir DIR; nothing was changed."
+        )
+    before = facts.get("source", source)
     if _place(before) != _place(source):
         raise RunError(
             f"{directory.path} holds the evaluation of {before}, which that of {source} would "
@@ -172,7 +178,8 @@ def report_stage(config: RunConfig, directory: RunDirectory, folder: Path) -> st
     """results.json, report.md and report.html of the models that were measured."""
     notes = []
     if config.eval.engine == "openai":
-        notes = served_notes(read_lines(directory.folder("eval") / "answers.jsonl"))
+        files = (directory.folder("eval") / f"{name}.jsonl" for name in ("answers", "choices"))
+        notes = served_notes([row for file in files for row in read_lines(file)])
         say("served", "; ".join(notes))
     return write_measured(directory, config, folder, directory.facts()["command"], notes)
 

@@ -40,7 +40,8 @@ def kept_at(config: TuneConfig, selected: Path, train: Path, strength: float | N
     if share is None:
         which = f"epoch {int(state.best_epoch)}, which validation kept"
         return Kept(factors, None, f"no share of what was learned last: these are of {which}")
-    how = "as kept on validation answers" if strength is None else "as asked for"
+    looked = "as kept on validation answers" if config.validation_answers else "as learned"
+    how = looked if strength is None else "as asked for"
     cut = _cut(past_bounds(neurons, state, share, config), len(factors.theta_P), config)
     return Kept(factors, share, f"{way(share)}, {how}", cut)
 

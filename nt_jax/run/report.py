@@ -10,7 +10,8 @@ from nt_jax.run.export import config_of
 from nt_jax.run.stages import write_run_report
 from nt_jax.rundir import RunDirectory
 
-READ = ("answers", "attribute", "select", "train")  # by the report of a run, not of an evaluation
+# What a report reads; an evaluation has `eval` alone of them, one of an older version no keys.
+READ = ("answers", "attribute", "select", "train", "eval")
 
 
 def report_again(run_dir: Path) -> Path:

@@ -143,7 +143,7 @@ def write_run_report(directory: RunDirectory, config: RunConfig, layers: int, fo
     targets = SafetyTargets.read(directory.read("answers"))
     notes = [targets.line]
     if config.export.strength is not None:
-        notes.append(f"factors at strength {config.export.strength:g}, not what validation kept")
+        notes.append(f"factors at strength {config.export.strength:g}, chosen by export.strength")
     command = f"python -m nt_jax.train --config {SETTINGS} run_dir=again"
     said = write_measured(directory, config, folder, command, notes, tuning)
     track(int(best.epoch), tracked_rows(read_rows(folder / "results.json")))

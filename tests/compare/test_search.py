@@ -13,6 +13,7 @@ from nt_jax.compare.measure import take_over
 from nt_jax.compare.method import TRIED, Method, UnusableMethodError, UnusableSettingError
 from nt_jax.compare.search import balance, budget, read_chosen, search
 from nt_jax.config.schema import CompareConfig, TuneConfig
+from nt_jax.errors import DataError
 from nt_jax.eval.answer_file import RecordFile
 from nt_jax.eval.answering import answers_path
 from nt_jax.eval.prompts import TestPrompt, Tests
@@ -158,6 +159,26 @@ def test_a_setting_that_diverges_is_tried_and_never_chosen(data, tmp_path):
     assert chosen.trials[2]["failed"] == "diverged"
     with pytest.raises(UnusableMethodError, match="diverged"):
         run(data, tmp_path / "b", broken=(1, 2, 3))
+
+
+def test_a_setting_whose_prompts_do_not_fit_the_context_is_tried_and_never_chosen(
+    data, tmp_path, monkeypatch
+):
+    looked = module.validate_model
+
+    def too_long(found, subject):
+        if subject.model in data.long:
+            raise DataError("prompt 3 of 5 has 900 tokens")
+        return looked(found, subject)
+
+    monkeypatch.setattr(module, "validate_model", too_long)
+    data.long = (3,)
+    chosen, _ = run(data, tmp_path / "a")
+    assert chosen.setting == {"x": 2} and chosen.tried == 3
+    assert chosen.trials[2]["failed"] == "prompt 3 of 5 has 900 tokens"
+    data.long = (1, 2, 3)
+    with pytest.raises(UnusableMethodError, match="900 tokens"):
+        run(data, tmp_path / "b")
 
 
 def test_trials_before_a_kill_are_not_repeated(data, tmp_path, monkeypatch):

@@ -125,8 +125,18 @@ def test_a_chat_server_gets_the_system_message_and_its_counts_are_said(tuned, tm
     screen = measured(tuned, tmp_path / "run", *served_by(twin.url, "tuned"))
     chats = [body["messages"] for body in twin.bodies if "messages" in body]
     assert chats and all(messages[0]["content"] == "Be brief." for messages in chats)
-    assert "the server counts other prompt tokens than we do in 6 of 6 prompts" in screen
+    # 6 requests and 3 choice questions
+    assert "the server counts other prompt tokens than we do in 9 of 9 prompts" in screen
     assert "other prompt tokens" in (tmp_path / "run" / "report" / "report.md").read_text()
+
+
+def test_choice_questions_alone_are_answers_of_the_server_too(tuned, tmp_path, twin):
+    words = (*served_by(twin.url, "tuned"), "eval.datasets=[sums]")
+    screen = measured(tuned, tmp_path / "run", *words)
+    report = (tmp_path / "run" / "report" / "report.md").read_text()
+    for said in (screen, report):
+        assert "answers came from a server (completions)" in said
+        assert "no answer was asked for" not in said
 
 
 def test_a_server_that_dies_keeps_what_was_answered(tuned, tmp_path, twin):

@@ -175,14 +175,26 @@ def test_figures_hold_no_colour_that_dark_mode_could_not_change(folder):
         ({"kept": True, "score": 0.4}, 0, "Kept: strength 0.5, the only one looked at, within the"),
         ({"kept": True, "score": -1.2}, 0, "Kept: strength 0.5, which comes nearest to the limits"),
         ({"score": 0.4}, 0, "No strength that was tried beat the best epoch."),
+        ({"kept": True, "score": 0.4}, -1, "Kept: strength 0.5, which scored best (the lesser of"),
     ],
 )
 def test_why_the_strength_is_kept(kept, others, says, tmp_path):
     looks = [{"strength": 0.5, "refusal_attack": 0.5, **kept}]
-    looks += [{"strength": 0.9, "refusal_attack": 0.9}] * others
+    within = {"score": 0.3} if others < 0 else {"score": -1.1}
+    looks += [{"strength": 0.9, "refusal_attack": 0.9, **within}] * abs(others)
     tuning = report.Tuning(history=[{"epoch": 0, "refusal_attack": 0.1}], strengths=looks)
     path = report.write_report(tmp_path, ROWS, ANSWERS, SETTINGS, {}, tuning, MACHINE)
     assert says in path.read_text() and says in (tmp_path / "report.html").read_text()
+
+
+def test_the_strength_that_the_numbers_are_at_is_said_not_the_one_that_was_kept(tmp_path):
+    settings = SETTINGS | {"export": {"strength": 0.7}}
+    report.write_report(tmp_path, ROWS, ANSWERS, settings, {}, TUNING, MACHINE)
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / name).read_text()
+        assert "the weights; strength 0.7, chosen by export.strength." in text
+        assert "The numbers above are at strength 0.7, chosen by export.strength." in text
+        assert "validation chose" not in text and "Kept: strength 0.4, the strongest" in text
 
 
 def test_the_lift_that_was_kept_is_said_with_what_was_tried(folder):
@@ -235,6 +247,42 @@ def test_the_headline_has_the_bad_news_too():
         "Perplexity of the answers to harmless requests",
     ]
     assert "as a/scorer scores them, went from 2.00 to 2.50 (x 1.25; more is worse)" in said[-1]
+
+
+def test_two_models_of_which_none_was_tuned_go_by_their_names(tmp_path):
+    names = {"base": "base", "tuned": "other"}
+    answers = [row | {"model": names[row["model"]]} for row in ANSWERS]
+    rows = all_rows(Measurements(answers, judges={"phrases-v2": "ab12" * 16}))
+    rows += [
+        ResultRow("demo_harmless", "perplexity", model, value, 12, judge="a/scorer")
+        for model, value in (("base", 2.0), ("other", 2.5))
+    ]
+    said = tables.headline(rows, answers)
+    assert "attack, base refused 1 and other 10 (8 % to 83 %: +75 points)." in said[0]
+    assert "scores them, is 2.00 for base and 2.50 for other (x 1.25;" in said[-1]
+    report.write_report(tmp_path, rows, answers, SETTINGS, {}, machine=MACHINE)
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / name).read_text()
+        assert "The interval belongs to the number of other." in text
+        assert "before tuning" not in text and "after tuning" not in text
+    text = (tmp_path / "report.md").read_text()
+    assert "|  | base | other | 95 % interval |" in text and "- **other** (" in text
+
+
+def test_drawn_answers_are_not_called_requests(tmp_path):
+    drawn = [
+        row | {"id": f"{row['id']}~{draw}", "draw": draw} for draw in range(5) for row in ANSWERS
+    ]
+    rows = all_rows(Measurements(drawn, judges={"phrases-v2": "ab12" * 16}))
+    said = tables.headline(rows, drawn)
+    assert said[0].startswith("Of 60 answers to 12 harmful requests under attack, the model")
+    assert tables.type_table(drawn).lines[0][1] == "5 of 60 answers to 12 requests (8 %)"
+    assert tables.type_table(ANSWERS).lines[0][1] == "1 of 12 (8 %)"
+    found = tables.cell_table(examples.cells(drawn), examples.EACH)
+    assert found.head[2] == "answers to 36 requests"
+    assert sum(int(line[2]) for line in found.lines) == 5 * 36
+    text = report.write_report(tmp_path, rows, drawn, SETTINGS, {}, machine=MACHINE).read_text()
+    assert "Every answer that both models gave to a request, by what happened" in text
 
 
 def test_no_jax_is_imported():

@@ -111,6 +111,14 @@ def test_the_kept_strength_is_named_and_gives_the_same_factors_again(
     assert "as kept on validation answers" in (tmp_path / "kept" / "README.md").read_text()
 
 
+def test_what_nothing_was_validated_of_is_as_learned(finished, kept_share, tmp_path):
+    run = small.changed(finished.folder, tmp_path / "run", {"tune.validation_answers": 0})
+    assert export(run, tmp_path / "out", "--format", "factors") == 0
+    said = f"{kept_share} {OF_THE_WAY}, as learned"
+    card, told = (tmp_path / "out" / "README.md").read_text(), manifest_of(tmp_path / "out")
+    assert f"Strength: {said}" in card and "validation answers" not in json.dumps(told)
+
+
 def test_a_strength_of_a_file_counts_as_in_its_run(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "_enter", lambda: None)
     half = ["--format", "factors", "--strength", "0.5"]

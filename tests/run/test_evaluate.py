@@ -335,6 +335,36 @@ def test_the_default_folder_is_named_after_recipe_and_model(recipe, models, tmp_
     assert (folder / "report" / "report.md").is_file()
 
 
+def test_a_run_s_own_folder_is_no_place_for_an_evaluation(recipe, models, tmp_path):
+    known = json.dumps({"keys": {"train": "k"}, "hashes": {"weights": "w"}})
+    (tmp_path / "run.json").write_text(known)
+    with pytest.raises(RunError, match="holds a run, whose report an evaluation would replace"):
+        measured(recipe, tmp_path, models / "second", *FEW)
+    assert (tmp_path / "run.json").read_text() == known
+
+
+def test_a_report_of_other_settings_is_not_written_anew(recipe, models, tmp_path, monkeypatch):
+    """An evaluation that was begun with other settings, and killed, has the old numbers."""
+
+    def die(*_):
+        raise Killed
+
+    measured(recipe, tmp_path, models / "second", *FEW)
+    assert report_again(tmp_path).exists()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(RecordFile, "append", die)
+        measured(recipe, tmp_path, models / "second", *FEW, "eval.max_new_tokens=5")
+    with pytest.raises(RunError, match="no finished report of its present settings"):
+        report_again(tmp_path)
+    measured(recipe, tmp_path, models / "second", *FEW)
+    assert report_again(tmp_path).exists()
+    known = json.loads((tmp_path / "run.json").read_text())
+    known["keys"]["eval"] = "of other settings"  # measured anew, its report not written
+    (tmp_path / "run.json").write_text(json.dumps(known))
+    with pytest.raises(RunError, match="no finished report of its present settings"):
+        report_again(tmp_path)
+
+
 def test_an_evaluation_s_report_can_be_written_anew(both, tmp_path):
     folder = shutil.copytree(both[0], tmp_path / "both")
     before = rows_of(folder)

@@ -12,6 +12,7 @@ from nt_jax.attribution.store import load_scores
 from nt_jax.compare.fitting_data import FittingData
 from nt_jax.compare.method import Learned, Method, Setting, UnusableSettingError
 from nt_jax.compare.methods.neurontune import (
+    OF_RUN,
     answered_in_run,
     build_factors,
     learned_in_cell,
@@ -123,7 +124,9 @@ def counts(safety: int, utility: int) -> Method:
 
     name, label, alone = f"neurons_{safety}_{utility}", f"{safety}/{utility}", strengths()[:1]
     reads = ("attribute", "train")
-    return Method(name, label, fit, build_factors, alone, inputs=reads, answered=answered)
+    return Method(
+        name, label, fit, build_factors, alone, inputs=reads, reads=OF_RUN, answered=answered
+    )
 
 
 def chosen_neurons(data: FittingData, scores: Path) -> NeuronSet:

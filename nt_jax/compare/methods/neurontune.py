@@ -22,6 +22,7 @@ from nt_jax.train.tune import tune
 from nt_jax.train.tuning_data import TuningData
 
 CELLS = "cells"  # in the run directory: runs of their own
+OF_RUN = ("export.strength",)  # settings that the run's own factors depend on, beside training's
 PRINTED_STEPS = 36  # of Algorithm 1 as printed, as in the recipe paper/smollm2-135m
 
 # Shares of the way from 1 to the learned factors; 1 is what tuning itself has kept.
@@ -37,6 +38,7 @@ def neurontune() -> Method:
         build_factors,
         strengths(),
         inputs=("train",),
+        reads=OF_RUN,
         answered=answered_in_run,
     )
 
