@@ -3,7 +3,8 @@
 Slopes and own answers of a model are the same for every run that asks for them: minutes of work
 that another seed, another number of neurons or another recipe need not repeat. An entry is named by
 the sha256 of all that it depends on, and holds the sha256 of its content: a damaged one is made
-anew. `NT_JAX_CACHE=off` does without; another value names the folder in place of ~/.cache/nt_jax.
+anew. `NT_JAX_CACHE=off` does without; another value names the folder in place of
+~/.cache/nt_jax/base.
 """
 
 import contextlib

@@ -17,14 +17,25 @@ from jaxtyping import Array, Float
 from nt_jax.attribution.plan import Plan, make_plan
 from nt_jax.attribution.suffix import Prefix, run_prefix, target_value
 from nt_jax.data.batching import bucket, pad_left
+from nt_jax.errors import ConfigError
 from nt_jax.mesh import host
 from nt_jax.models.precision import wide_dtype
 from nt_jax.models.transformer import LanguageModel, forward
 
+CHOICES = {  # of Options; the first of each is the default
+    "nodes": ("gauss-legendre", "midpoint", "left", "right"),
+    "weighting": ("alpha", "standard"),
+    "path": ("layer", "joint"),
+    "target": ("mean_logprob", "first_token", "sum_logprob"),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How the integral is formed; each choice is explained in docs/method.md."""
+    """How the integral is formed; each choice is explained in docs/method.md.
+
+    Raises a ConfigError that names what there is where a word is none of it or a count is below 1.
+    """
 
     steps: int = 4
     nodes: str = "gauss-legendre"  # gauss-legendre | midpoint | left | right
@@ -33,6 +44,14 @@ class Options:
     target: str = "mean_logprob"  # mean_logprob | first_token | sum_logprob
     answer_tokens: int = 32
     chunk: int = 0  # rows per program; 0 lets the memory model choose
+
+    def __post_init__(self) -> None:
+        for name, known in CHOICES.items():
+            if (given := getattr(self, name)) not in known:
+                raise ConfigError(f"{name} = {given!r} is not one of {', '.join(known)}.")
+        for name, least in (("steps", 1), ("answer_tokens", 1), ("chunk", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} = {getattr(self, name)} must be at least {least}.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,7 @@ def ask_once(
 ) -> dict[str, Any]:
     """One question to both sides: their answers, verdicts and reasons, as plain JSON."""
     check_prompt(prompt)
+    check_system(system)
     sides = open_sides(run_dir, strength, system, max_new)
     answers: dict[str, list[int]] = {}
     for now in sides.answers(Talk.new().prompts(prompt)):
@@ -46,9 +47,20 @@ def ask_once(
 
 
 def check_prompt(prompt: str) -> None:
-    """Raises a ConfigError where nothing is asked."""
+    """Raises a ConfigError where nothing is asked, or no text."""
     if not prompt.strip():
         raise ConfigError("--prompt is empty (command line): nothing to answer")
+    _check_text("--prompt", prompt)
+
+
+def check_system(system: str | None) -> None:
+    """Raises a ConfigError for a system message that is no text."""
+    _check_text("--system", system or "")
+
+
+def _check_text(option: str, text: str) -> None:
+    if any("\ud800" <= char <= "\udfff" for char in text):  # how Python keeps bytes of no UTF-8
+        raise ConfigError(f"{option} is no UTF-8 text (command line): write it in UTF-8")
 
 
 def shown_once(found: Mapping[str, Any]) -> None:
@@ -64,6 +76,7 @@ def chat(
     max_new: int | None = None,
 ) -> None:
     """Ask until the input ends or says /quit; both sides remember what was said."""
+    check_system(system)
     sides, talk = open_sides(run_dir, strength, system, max_new), Talk.new()
     say("chat", f"{run_dir}   untuned and tuned side by side, judge {sides.judge.name}")
     say("", HELP)
@@ -126,11 +139,11 @@ def words(verdict: Mapping[str, Any], answer: str) -> str:
 def changed(
     line: str, strength: float | None, system: str | None
 ) -> tuple[float | None, str | None]:
-    """(strength, system prompt) after a command; a ConfigError where it is none."""
+    """(strength, system prompt, "" for none) after a command; a ConfigError where it is none."""
     command, _, value = line.partition(" ")
     value = value.strip()
     if command == "/system":
-        return strength, value or None
+        return strength, value
     if command == "/strength":
         try:
             number = float(value) if value else None

@@ -63,12 +63,13 @@ class Sides:
 def open_sides(
     run_dir: Path, strength: float | None, system: str | None, max_new: int | None
 ) -> Sides:
-    """Both sides of a run, asked under `system`, else under its eval.system_prompt.
+    """Both sides of a run, asked under `system` ("": none), else under its eval.system_prompt.
 
     Raises a RunError where the folder is no run or has no factors.
     """
     config, factors = run_factors(run_dir, strength)
-    model = chat_model(config).under(system or config.eval.system_prompt)
+    system = config.eval.system_prompt if system is None else system
+    model = chat_model(config).under(system or None)
     size = model.checkpoint.config
     new = max_new or config.eval.max_new_tokens
     if new >= size.max_positions:

@@ -1,5 +1,6 @@
 """A checkpoint's chat template: conversations as one text, and what closes an answer in it."""
 
+import datetime
 from collections.abc import Sequence
 
 from jinja2.exceptions import TemplateError
@@ -14,6 +15,16 @@ from nt_jax.errors import CheckpointError, DataError, brief
 # Templates of LLaMA-3.1 and later write today's date, so the same prompt would differ from day to
 # day; this is the date they fall back to.
 TEMPLATE_DATE = "26 Jul 2024"
+_DAY, _LETTERS = datetime.datetime(2024, 7, 26), "aAbBcCdDeFgGhHIjklmMnpRSTuUVwWxXyYzZ"
+_WORDS = {code: _DAY.strftime(code) for c in _LETTERS for code in (f"%-{c}", f"%{c}")}
+# Others ask for it by strftime_now(FORMAT). transformers gives them no function of ours, so that
+# one is put before the template; its line break is trimmed, as behind every block.
+_TODAY = (
+    "{% macro strftime_now(format) %}{% set said = namespace(text=format) %}"
+    f"{{% for code, word in {_WORDS}.items() %}}"
+    "{% set said.text = said.text.replace(code, word) %}{% endfor %}"
+    "{{ said.text }}{% endmacro %}\n"
+)
 STOPS = 5  # ids that a message lists
 # What rendering raises: the template's own refusals, and its mistakes.
 _BROKEN = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
@@ -40,13 +51,19 @@ def render(
     settings = {"enable_thinking": thinking, "date_string": TEMPLATE_DATE}
     opened = {"tokenize": False, "add_generation_prompt": not answered}
     try:
-        template = tokenizer.get_chat_template()
+        template = dated(tokenizer.get_chat_template())
         known = {**tokenizer.special_tokens_map, **settings}
         try_template(template, known, str(tokenizer.name_or_path))
+        opened |= {"chat_template": template}
         return str(tokenizer.apply_chat_template(list(messages), **opened, **settings))
     except _BROKEN as error:
         about = _about(messages)
         raise DataError(f"The model's chat template refuses {about}: {brief(error)}.") from error
+
+
+def dated(template: str) -> str:
+    """The template, with TEMPLATE_DATE for today where it asks `strftime_now` for the date."""
+    return _TODAY + template if "strftime_now" in template else template
 
 
 def _about(messages: Sequence[Message]) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,7 @@ def load_weights(
     Beside what is placed, the host holds one leaf; a CPU device adopts that leaf without a copy.
     `frozen` "int8" keeps the matrices of the layers so (nt_jax/models/int8.py).
     """
+    check_frozen(frozen)
     if dtype not in MODEL_DTYPES:
         raise ConfigError(f"model.dtype = '{dtype}' is not one of {', '.join(MODEL_DTYPES)}.")
     checkpoint = open_checkpoint(source, revision) if isinstance(source, str) else source
@@ -96,6 +98,12 @@ def load_weights(
         read = _load_int8 if config.int8 and rule.ours in CHANNELS else _load_leaf
         leaves |= read(checkpoint, rule, MODEL_DTYPES[dtype], mesh)
     return assemble(config, leaves, mesh)
+
+
+def check_frozen(frozen: str | None) -> None:
+    """Raises a ConfigError for a type of frozen matrices that is not computed."""
+    if frozen not in (None, "int8"):
+        raise ConfigError(f"model.frozen = '{frozen}' is not int8. Write int8, or leave it out.")
 
 
 def check_mesh(config: ModelConfig, shape: Mapping[str, int]) -> None:
@@ -202,15 +210,17 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     """sha256 that tells two checkpoints apart without reading all of their weights.
 
     Covers the configuration, the tokenizer and chat template, and every tensor's name, shape, dtype
-    and first 64 KiB: a model tuned by us differs from its source in a few columns of `down_proj`
-    only, and those show in its first rows.
+    and first 64 KiB, or first row where that is longer: a model tuned by us differs from its source
+    in a few columns of `down_proj` only, and those show in a whole row.
     """
     digest = hashlib.sha256(repr(checkpoint.config).encode())
     for name, info in sorted(checkpoint.tensors.items()):
         digest.update(json.dumps([name, list(info.shape), str(info.dtype)]).encode())
         with info.file.open("rb") as file:
             file.seek(info.start)
-            digest.update(file.read(min(SAMPLE_BYTES, info.stop - info.start)))
+            size = info.stop - info.start
+            row = size // max(1, math.prod(info.shape[:-1]))
+            digest.update(file.read(min(max(SAMPLE_BYTES, row), size)))
     if checkpoint.directory is None:  # a GGUF file keeps all the rest before its first tensor
         with checkpoint.path.open("rb") as file:
             digest.update(file.read(min(info.start for info in checkpoint.tensors.values())))

@@ -174,12 +174,13 @@ def _token_id(metadata: dict[str, Any], name: str) -> int | None:
 
 
 def _rope_scaling(given: dict[str, Any]) -> dict[str, Any] | None:
-    """The `rope_scaling` that the metadata describes, both old and new spelling."""
-    kind = given.get("rope.scaling.type", "none")
-    factor = given.get("rope.scaling.factor", 1.0)
-    if kind == "none" and given.get("rope.scale_linear", 1.0) not in (0.0, 1.0):
-        kind, factor = "linear", given["rope.scale_linear"]
-    if kind == "none":
+    """The `rope_scaling` that the metadata describes, in the old or the new spelling.
+
+    As llama.cpp reads it: linear unless it says otherwise, and a factor of 0 is none.
+    """
+    kind = given.get("rope.scaling.type", "linear")
+    factor = given.get("rope.scaling.factor", given.get("rope.scale_linear", 1.0))
+    if kind == "none" or (kind == "linear" and factor in (0.0, 1.0)):
         return None
     return {"rope_type": kind, "factor": _shortest(factor)}
 

@@ -29,6 +29,7 @@ SPLITS: dict[str, str] = {
     "gpt-2": "", "smollm": _ONE_DIGIT, "qwen2": _QWEN2, "deepseek-r1-qwen": _QWEN2,
     "llama-bpe": _LLAMA3, "llama3": _LLAMA3, "llama-v3": _LLAMA3, "tekken": _TEKKEN,
 }  # fmt: skip
+_WHOLE = (_LLAMA3, _TEKKEN)  # a piece that is a token is not merged up to it, and texts have a BOS
 
 
 def build_tokenizer(metadata: dict[str, Any], where: object) -> Tokenizer:
@@ -50,7 +51,7 @@ def build_tokenizer(metadata: dict[str, Any], where: object) -> Tokenizer:
     tokenizer.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in special])
     plain = [token for token, kind in added if kind == USER_DEFINED]
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in plain])
-    _add_bos(tokenizer, metadata, tokens, default=kind == "llama")
+    _add_bos(tokenizer, metadata, tokens)
     return tokenizer
 
 
@@ -65,8 +66,7 @@ def _byte_level(
         raise problems_error(where, [f"{problem}{supported}. Use a newer conversion."])
     vocab = {t: i for i, (t, kind) in enumerate(zip(tokens, types, strict=True)) if kind != UNUSED}
     merges = [tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]]
-    whole = SPLITS[pre] in (_LLAMA3, _TEKKEN)  # a piece that is a token is not merged up to it
-    tokenizer = Tokenizer(BPE(vocab=vocab, merges=merges, ignore_merges=whole))
+    tokenizer = Tokenizer(BPE(vocab=vocab, merges=merges, ignore_merges=SPLITS[pre] in _WHOLE))
     if SPLITS[pre] == _QWEN2:
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = _splitter(SPLITS[pre])
@@ -130,10 +130,13 @@ def merges_from_scores(
     return [(left, right) for _, left, right in pairs]
 
 
-def _add_bos(
-    tokenizer: Tokenizer, metadata: dict[str, Any], tokens: list[str], default: bool
-) -> None:
-    """Make a plain `encode` start with BOS where the file asks for it (chat templates do not)."""
+def _add_bos(tokenizer: Tokenizer, metadata: dict[str, Any], tokens: list[str]) -> None:
+    """Make a plain `encode` start with BOS where the file asks for it (chat templates do not).
+
+    Where it does not say, llama.cpp adds one for sentencepiece, LLaMA-3 and Tekken.
+    """
+    sentencepiece = metadata["tokenizer.ggml.model"] == "llama"
+    default = sentencepiece or SPLITS[metadata["tokenizer.ggml.pre"]] in _WHOLE
     bos = metadata.get("tokenizer.ggml.bos_token_id")
     if bos is not None and metadata.get("tokenizer.ggml.add_bos_token", default):
         start = tokens[bos]

@@ -21,13 +21,14 @@ class Marks:
     """The added tokens of a tokenizer, special or not; use `marks_of` to get them.
 
     Left aside are those of blanks alone, which are nothing but text, and those of one character,
-    which nothing can be put into.
+    which nothing can be put into; and, for `special` ones alone, all that are not.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast):
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, special: bool = False):
         self.tokenizer = tokenizer
         added = tokenizer.added_tokens_decoder.items()
-        self.ids = {t.content: n for n, t in added if len(t.content) > 1 and t.content.strip()}
+        found = {t.content: n for n, t in added if t.special or not special}
+        self.ids = {mark: n for mark, n in found.items() if len(mark) > 1 and mark.strip()}
         longest_first = sorted(self.ids, key=len, reverse=True)
         self._any = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._starts = re.compile(f"(?={self._any.pattern})")
@@ -102,7 +103,7 @@ def _hide(model: dict, marks: Mapping[str, int]) -> None:
     model["unk_token"] = hidden.get(model["unk_token"], model["unk_token"])
 
 
-@functools.lru_cache(maxsize=8)
-def marks_of(tokenizer: PreTrainedTokenizerFast) -> Marks:
-    """The marks of a tokenizer, collected once."""
-    return Marks(tokenizer)
+@functools.lru_cache(maxsize=16)
+def marks_of(tokenizer: PreTrainedTokenizerFast, special: bool = False) -> Marks:
+    """The marks of a tokenizer, or its `special` ones alone, collected once."""
+    return Marks(tokenizer, special)

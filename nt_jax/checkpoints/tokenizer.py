@@ -108,13 +108,17 @@ def encode_chat(
 
     `system` is put before it where it has no system message of its own. Text that spells an added
     token stays text, unless the prompt says that it is forged on purpose; ids of all other prompts
-    are those of `apply_chat_template`. Raises a DataError where the template refuses the prompt.
+    are those of `apply_chat_template`. In the model's own turns only special tokens are text: it
+    writes the others itself, and templates look for them (Qwen3 cuts reasoning at "</think>").
+    Raises a DataError where the template refuses the prompt.
     """
     messages, marks = messages_under(prompt, system), marks_of(tokenizer)
     text = render(tokenizer, messages, thinking)
     texts = [message["content"] for message in messages]
     char = marks.unused([*texts, text])
-    broken = [marks.broken(content, char) for content in texts]
+    own = marks_of(tokenizer, special=True)
+    kinds = [own if message["role"] == "assistant" else marks for message in messages]
+    broken = [kind.broken(content, char) for kind, content in zip(kinds, texts, strict=True)]
     spelled = any(map(marks.spelled_by, texts))
     if (spelled or broken != texts) and not as_conversation(prompt).forged:
         changed = [m | {"content": t} for m, t in zip(messages, broken, strict=True)]

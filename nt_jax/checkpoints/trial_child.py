@@ -16,6 +16,7 @@ def main() -> int:
     from jinja2.exceptions import TemplateError
     from transformers.utils.chat_template_utils import render_jinja_template
 
+    broken = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
     job = json.load(sys.stdin)
     _limit(job["seconds"], job["memory"])
     print("ready", flush=True)
@@ -27,7 +28,7 @@ def main() -> int:
                         [chat], chat_template=job["template"], add_generation_prompt=opened,
                         **job["settings"],
                     )  # fmt: skip
-                except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError):
+                except broken:
                     continue  # the render in earnest says the same, with its reason
                 if len(texts[0]) > job["characters"]:
                     return 3

@@ -8,7 +8,7 @@ from nt_jax.errors import DataError
 def known_ids(tokenizer: Tokenizer, ids: list[int], said: Prompt, size: int) -> list[int]:
     """`ids` as they are; a DataError where one of them is beyond the model's `size` token ids.
 
-    An array would be read past its end without a word, and give whatever its last row is.
+    `jnp.take` reads past the end of an array without a word, and gives NaN.
     """
     if not ids or max(ids) < size:
         return ids

@@ -131,6 +131,8 @@ def _copied(checkpoint: Checkpoint, weights: bool) -> list[Path]:
             continue
         if file.name.upper().startswith("README") or file.name == MANIFEST:
             continue  # they speak of the untuned model
+        if file.name == "adapter_config.json":
+            continue  # its weights are left behind, and transformers would load its base instead
         is_weights = file.suffix in _WEIGHT_FILES or file.name.endswith(".index.json")
         if not is_weights or (weights and file in used):
             found.append(file)

@@ -75,7 +75,15 @@ def check_rank(rank: int | None, formats: Sequence[str]) -> None:
 
 
 def check_free(out: Path) -> None:
-    """Raises a CheckpointError where something stands in the place of `out`, or of its parents."""
+    """Raises a CheckpointError where something stands in the place of `out`, or of its parents.
+
+    Also where it is a folder that no other can take the place of.
+    """
+    if out.resolve() == Path.cwd() or out.is_mount():
+        raise CheckpointError(
+            f"{out} is the working directory or a disk of its own, which an export cannot take "
+            "the place of. Name a new folder, there or elsewhere."
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} exists already. Remove it first, or choose another name.")
     above = next((parent for parent in out.parents if parent.exists()), out.parent)
@@ -87,6 +95,7 @@ def check_free(out: Path) -> None:
 def appearing(out: Path, size: int) -> Iterator[Path]:
     """A temporary sibling of `out` that becomes `out` at the end, or vanishes on any error."""
     check_free(out)
+    out = out.resolve()  # behind a link, where the link leads
     with disk_errors(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(out.parent).free

@@ -52,7 +52,7 @@ def write(model: ChatModel, factors: Factors, out: Path, wanted: Wanted) -> Expo
         difference = verify_export(model, scale_LF, out / FILE)
     except BaseException:
         if processes.first():
-            shutil.rmtree(out)
+            shutil.rmtree(out.resolve())
         raise
     return dataclasses.replace(report, max_logit_difference=difference)
 

@@ -5,6 +5,7 @@ llama.cpp knows tokenizers by name. The name is right if the tokenizer that it s
 """
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,7 @@ from nt_jax.errors import CheckpointError
 from nt_jax.export.gguf_file import Value, typed
 from nt_jax.models.config import ModelConfig
 
+NAMED = 5  # tokens that a message lists
 PROBES = (
     "Hello world", " two  spaces and   three", "It's we'll DON'T I'M", "", "   ",
     "12 345 6789 3.14 1,000,000", "camelCase HTTPServer x1y2 3D v2.0", "a_b.c(d)[e]{f}=>g;//h",
@@ -66,7 +68,7 @@ def _candidates(
     if model.get("type") != "BPE":
         return
     merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
-    common = _special_ids(tokenizer, config) | _template(tokenizer)
+    common = _special_ids(tokenizer, config) | _templates(tokenizer)
     bos = config.bos_id
     adds_bos = bos is not None and tokenizer.encode("a")[:1] == [bos]
     common["tokenizer.ggml.add_bos_token"] = adds_bos
@@ -95,7 +97,14 @@ def _candidates(
 def _tokens(
     model: dict[str, Any], added: list[dict[str, Any]], size: int
 ) -> tuple[list[str], list[int]]:
-    """(every token by id, its kind); ids that no token has are filled up, as the converter does."""
+    """(every token by id, its kind); ids that no token has are filled up, as the converter does.
+
+    Added tokens past the `size` ids of the model (a [PAD] that was never trained) are left out: no
+    prompt that holds one is answered (nt_jax/checkpoints/vocabulary.py), and text that spells it is
+    text. Ordinary ones are what text is cut into, so those are refused.
+    """
+    added = [entry for entry in added if entry["id"] < size]
+    _check_ids(model["vocab"], size)
     tokens, types = [f"[PAD{index}]" for index in range(size)], [UNUSED] * size
     for token, index in model["vocab"].items():
         byte = model.get("byte_fallback") and len(token) == 6 and token.startswith("<0x")
@@ -108,13 +117,34 @@ def _tokens(
     return tokens, types
 
 
+def _check_ids(vocab: dict[str, int], size: int) -> None:
+    """Raises a CheckpointError for ordinary tokens that the model has no row for."""
+    over = [f"{token!r} ({index})" for token, index in vocab.items() if index >= size]
+    if over:
+        more = f" and {len(over) - NAMED:,} more" if len(over) > NAMED else ""
+        raise CheckpointError(
+            f"A GGUF file holds the model's {size} tokens (vocab_size), but its tokenizer has "
+            f"{', '.join(over[:NAMED])}{more} beyond them. Export --format hf, or copy the "
+            "tokenizer's files from the model's original."
+        )
+
+
 def _special_ids(tokenizer: PreTrainedTokenizerFast, config: ModelConfig) -> dict[str, Any]:
     """The ids of special tokens; a model that ends answers with several tokens has eot and eom."""
     ids = dict(zip(("eos", "eot", "eom"), config.eos_ids, strict=False))
     ids |= {"bos": config.bos_id, "padding": config.pad_id, "unknown": tokenizer.unk_token_id}
-    return {f"tokenizer.ggml.{name}_token_id": i for name, i in ids.items() if i is not None}
+    known = {name: i for name, i in ids.items() if isinstance(i, int) and i < config.vocab_size}
+    return {f"tokenizer.ggml.{name}_token_id": i for name, i in known.items()}
 
 
-def _template(tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
+def _templates(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """The chat template; of several the default one, and the others by their names."""
     template = tokenizer.chat_template
-    return {"tokenizer.chat_template": template} if isinstance(template, str) else {}
+    named = dict(template) if isinstance(template, dict) else {}
+    default = named.pop("default", None) if isinstance(template, dict) else template
+    found = {"tokenizer.chat_template": default} if default is not None else {}
+    if named:  # as llama.cpp's converter names them
+        safe = {re.sub(r"[^A-Za-z0-9]", "_", name): text for name, text in named.items()}
+        found["tokenizer.chat_templates"] = [*safe]
+        found |= {f"tokenizer.chat_template.{name}": text for name, text in safe.items()}
+    return found

@@ -42,7 +42,7 @@ def save_model(
         difference = verify_export(model, scale_LF, out)
     except BaseException:
         if processes.first():
-            shutil.rmtree(out)
+            shutil.rmtree(out.resolve())
         raise
     return dataclasses.replace(report, max_logit_difference=difference)
 

@@ -16,7 +16,13 @@ from jax.sharding import Mesh
 
 from nt_jax import cache
 from nt_jax.checkpoints.chat_template import answer_end, plain_turn_end
-from nt_jax.checkpoints.checkpoint import Checkpoint, fingerprint, load_weights, open_checkpoint
+from nt_jax.checkpoints.checkpoint import (
+    Checkpoint,
+    check_frozen,
+    fingerprint,
+    load_weights,
+    open_checkpoint,
+)
 from nt_jax.checkpoints.keymap import hf_shapes
 from nt_jax.checkpoints.tensors import DTYPES
 from nt_jax.checkpoints.tokenizer import (
@@ -226,6 +232,7 @@ def open_model(
     layers so (nt_jax/models/int8.py). Raises a CheckpointError that names everything wrong with the
     files.
     """
+    check_frozen(frozen)
     checkpoint = open_checkpoint(source, revision)
 
     @functools.cache

@@ -83,7 +83,9 @@ def answer_prompts(
     """
     check_lengths(lm.config.max_positions, prompts, max_new)
     answers: list[list[int]] = [[] for _ in prompts]
-    if not prompts:
+    if not prompts or max_new == 0:
+        if prompts and on_batch is not None:
+            on_batch([*range(len(prompts))], answers)
         return answers
     if steer_RLD is not None:
         chex.assert_shape(steer_RLD, (len(prompts), lm.config.layers, lm.config.width))

@@ -133,7 +133,7 @@ def answer_kl(
 
     `base` and `other` are models with their factors; they share one vocabulary.
     """
-    scores = np.array([[0.0, len(answer)] for answer in answers])
+    scores = np.array([[0.0, len(answer)] for answer in answers]).reshape(-1, 2)
     for rows, batch in answer_batches(prompts, answers, KL_ROWS, base[0].mesh):
         scores[rows, 0] = host(batch_kl(*base, *other, batch))[: len(rows)]
         on_batch(len(rows))

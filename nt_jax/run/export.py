@@ -105,7 +105,8 @@ def export_factors(
     check_rank(wanted.rank, formats)
     if repo is not None:
         check_push(repo)
-    model = open_model(base, "float32")
+    # Read to be compared with what is written: in 16 bits only where that is rounded to them, too.
+    model = open_model(base, "float32" if wanted.dtype == "float32" else "auto")
     kept = kept_in_file(path, read_factors(path, model.checkpoint), wanted.strength)
     wanted = dataclasses.replace(wanted, strength=kept.strength)
     about = about_factors(kept, model.checkpoint, wanted)

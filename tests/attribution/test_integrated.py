@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,9 @@ import pytest
 
 from nt_jax.attribution.gradient import gradient_times_activation
 from nt_jax.attribution.integrated import integrated_gradients
-from nt_jax.attribution.score import EncodedExample, Options, rule_of
+from nt_jax.attribution.score import CHOICES, EncodedExample, Options, rule_of
+from nt_jax.config.method import AttributionConfig
+from nt_jax.errors import ConfigError
 from tests import plain
 from tests.attribution import slow
 
@@ -245,3 +248,27 @@ def test_examples_of_one_shape_share_their_programs():
     other = EncodedExample([9], [*EXAMPLE.attacked[::-1], 1, 2], [7, 7])
     found = integrated_gradients(lm, other, options(nodes="left", weighting="standard"))
     assert row_gradients._cache_size() == before and jax.tree.all(np.isfinite(found.score_LF).all())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"target": "sum_logprobs"}, "target = 'sum_logprobs' is not one of mean_logprob, first_"),
+        ({"weighting": "Alpha"}, "weighting = 'Alpha' is not one of alpha, standard."),
+        ({"nodes": "middle"}, "nodes = 'middle' is not one of gauss-legendre, midpoint, left, r"),
+        ({"path": "layers"}, "path = 'layers' is not one of layer, joint."),
+        ({"steps": 0}, "steps = 0 must be at least 1."),
+        ({"answer_tokens": 0}, "answer_tokens = 0 must be at least 1."),
+        ({"chunk": -1}, "chunk = -1 must be at least 0."),
+    ],
+)
+def test_options_that_there_are_not_are_refused(wrong, words):
+    with pytest.raises(ConfigError) as caught:
+        options(**wrong)
+    assert str(caught.value).startswith(words)
+
+
+def test_options_know_what_settings_know():
+    fields = AttributionConfig.model_fields
+    assert {name: get_args(fields[name].annotation) for name in CHOICES} == CHOICES
+    assert Options() == Options(**{name: known[0] for name, known in CHOICES.items()})

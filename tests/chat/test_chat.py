@@ -14,6 +14,7 @@ from rich.console import Console
 
 from nt_jax import cli
 from nt_jax.chat import screen
+from nt_jax.chat import sides as sides_of
 from nt_jax.chat.sides import Talk, open_sides
 from nt_jax.console import shown_on
 from nt_jax.errors import ConfigError, DataError, RunError
@@ -137,6 +138,21 @@ def test_a_system_prompt_is_put_before_the_question(finished):
     assert text.index("Be brief.") < text.index(ASKED)
 
 
+def test_a_system_prompt_of_the_run_is_switched_off_by_an_empty_one(finished, monkeypatch):
+    config, factors = run_factors(finished.folder)
+    told = config.eval.model_copy(update={"system_prompt": "Be kind."})
+    changed = config.model_copy(update={"eval": told})
+    monkeypatch.setattr(sides_of, "run_factors", lambda *rest: (changed, factors))
+    systems = {
+        given: open_sides(finished.folder, None, given, NEW).model.chat.system
+        for given in (None, "Be brief.", "")
+    }
+    assert systems == {None: "Be kind.", "Be brief.": "Be brief.", "": None}
+    assert screen.changed("/system", 0.5, "Be brief.") == (0.5, "")
+    assert screen.changed("/system Be kind.", None, "") == (None, "Be kind.")
+    assert screen.changed("/strength 2", None, "") == (2.0, "")
+
+
 def run_lines(monkeypatch, folder, *lines: str) -> str:
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines) + "\n"))
     out = io.StringIO()
@@ -180,6 +196,9 @@ def test_the_command_prints_one_line_of_json(finished, capsys, monkeypatch):
     [
         (["--run", "x", "--json"], "--json belongs to --prompt"),
         (["--run", "x", "--prompt", "  "], "--prompt is empty"),
+        (["--run", "x", "--prompt", "a\udcff"], "--prompt is no UTF-8 text"),
+        (["--run", "x", "--prompt", "x", "--system", "a\udcff"], "--system is no UTF-8 text"),
+        (["--run", "x", "--system", "a\udcff"], "--system is no UTF-8 text"),
         (["--run", "nowhere", "--prompt", "x"], "nowhere is not a run directory"),
         (["--run", "x", "--strength", "-1"], "must be 0 or a number above it"),
         (["--prompt", "x"], "the following arguments are required: --run"),

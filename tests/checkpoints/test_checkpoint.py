@@ -12,6 +12,7 @@ from nt_jax.checkpoints import keymap
 from nt_jax.checkpoints.checkpoint import check_mesh, load_weights, open_checkpoint
 from nt_jax.checkpoints.hf_config import config_from_hf
 from nt_jax.errors import CheckpointError, ConfigError
+from nt_jax.generate.chat import open_model
 from nt_jax.mesh import make_mesh, sharding
 from nt_jax.models.transformer import leaf_axes
 from tests import tiny
@@ -113,6 +114,18 @@ def test_a_mesh_that_does_not_divide_neurons_or_vocabulary_is_refused():
 def test_an_unknown_dtype_is_refused():
     with pytest.raises(ConfigError, match="'int8' is not one of float32, bfloat16"):
         load_weights(str(tiny.checkpoint()), "int8", MESH)
+
+
+@pytest.mark.parametrize("frozen", ["INT8", "int4", ""])
+def test_an_unknown_type_of_frozen_matrices_is_refused(frozen):
+    wrong = f"model.frozen = '{frozen}' is not int8. Write int8, or leave it out."
+    for load in (
+        lambda: load_weights(str(tiny.checkpoint()), "float32", MESH, frozen=frozen),
+        lambda: open_model(str(tiny.checkpoint()), frozen=frozen),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            load()
+        assert str(caught.value) == wrong
 
 
 def test_rope_buffers_and_a_tied_head_are_no_extra_tensors(tmp_path):

@@ -62,3 +62,26 @@ def test_a_gguf_file_has_a_fingerprint_of_its_tokenizer_too(tmp_path):
     ]
     one, same, other = (fingerprint(open_checkpoint(str(path))) for path in paths)
     assert one == same != other
+
+
+def test_a_fingerprint_sees_a_whole_row_however_wide(tmp_path):
+    """64 KiB of a float32 matrix are 16,384 columns: a fold past them has to be seen."""
+    copy, wide = tiny.copy("llama2", tmp_path / "copy"), SAMPLE_BYTES // 4 + 16
+    tiny.edit_json(copy / "config.json", intermediate_size=wide)
+    tensors = load_file(copy / "model.safetensors")
+    for name, weight in tensors.items():
+        if ".mlp." in name:
+            shape = [wide if size == tiny.NEURONS else size for size in weight.shape]
+            tensors[name] = np.ones(shape, np.float32)
+
+    def with_one(name: str, place: tuple[int, int]) -> str:
+        changed = tensors[f"model.layers.1.mlp.{name}.weight"].copy()
+        changed[place] = 2
+        save_file(
+            tensors | {f"model.layers.1.mlp.{name}.weight": changed}, copy / "model.safetensors"
+        )
+        return fingerprint(open_checkpoint(str(copy)))
+
+    plain = with_one("up_proj", (wide - 1, 0))  # rows are short: the sample is what it was
+    assert plain == with_one("up_proj", (wide - 2, 0)) == with_one("down_proj", (1, 0))
+    assert with_one("down_proj", (0, wide - 1)) not in (plain, with_one("down_proj", (0, wide - 2)))

@@ -280,10 +280,25 @@ def test_metadata_we_do_not_compute_is_refused_by_name(tmp_path, metadata, words
         assert word in message
 
 
-def test_old_linear_scaling_is_read(tmp_path):
-    metadata = {"llama.rope.scale_linear": 4.0}
+@pytest.mark.parametrize(
+    ("scaling", "factor"),
+    [
+        ({"scale_linear": 4.0}, 4.0),
+        ({"scaling.factor": 4.0}, 4.0),
+        ({"scaling.factor": 2.0, "scale_linear": 4.0}, 2.0),
+        ({"scaling.type": "linear", "scale_linear": 4.0}, 4.0),
+        ({"scaling.type": "none", "scaling.factor": 4.0}, None),
+        ({"scaling.type": "none", "scale_linear": 4.0}, None),
+        ({"scaling.type": "linear"}, None),
+        ({"scaling.type": "linear", "scaling.factor": 0.0}, None),
+        ({"scaling.factor": 1.0}, None),
+    ],
+)
+def test_rotary_scaling_is_what_llama_cpp_reads(tmp_path, scaling, factor):
+    metadata = {f"llama.rope.{name}": value for name, value in scaling.items()}
     path = tiny.write_gguf(tiny.checkpoint("llama2"), tmp_path / "m.gguf", metadata=metadata)
-    assert open_checkpoint(str(path)).config.rope == RopeConfig("linear", 10000.0, 4.0)
+    expected = RopeConfig("linear", 10000.0, factor) if factor else RopeConfig(theta=10000.0)
+    assert open_checkpoint(str(path)).config.rope == expected
 
 
 def test_every_end_of_turn_token_ends_an_answer(tmp_path):

@@ -95,6 +95,31 @@ def test_thinking_is_off_and_the_date_stands_still(directory):
     assert decode(tokenizer, encode_chat(tokenizer, "hi")) == "answer 26 Jul 2024"
 
 
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{{ strftime_now('%d %B %Y') }}", "26 July 2024"),
+        ("{{ strftime_now('%Y') | int + 1 }} {{ strftime_now('%-m, %A') }}", "2025 7, Friday"),
+        (  # as LLaMA-3.2's
+            "  {% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}"
+            "{% endif %}\n\n{{ date_string }}",
+            "\n26 Jul 2024",
+        ),
+    ],
+)
+def test_todays_date_stands_still_however_a_template_asks_for_it(directory, template, expected):
+    set_template(directory, template)
+    tokenizer = tokenizer_of(directory)
+    assert decode(tokenizer, encode_chat(tokenizer, "hi")) == expected
+
+
+def test_a_templates_own_mistake_is_told_as_what_it_is(directory):
+    set_template(directory, "{{ 5 | wordwrap }}")  # which Jinja answers with an AttributeError
+    tokenizer = tokenizer_of(directory)
+    with pytest.raises(DataError, match=r"template refuses this message: 'int' object has no"):
+        encode_chat(tokenizer, "hi")
+
+
 def test_a_template_that_refuses_a_system_message_says_so(directory):
     set_template(
         directory,
@@ -177,6 +202,18 @@ def test_llama3_prefers_whole_tokens_and_qwen_composes_accents():
     qwen = build_tokenizer(metadata, "here")
     assert len(qwen.encode("zqj").ids) == 3
     assert qwen.encode("e\u0301").ids == qwen.encode("\u00e9").ids  # NFC
+
+
+@pytest.mark.parametrize(
+    ("pre", "starts"),
+    [("llama-bpe", True), ("llama3", True), ("tekken", True), ("gpt-2", False), ("qwen2", False)],
+)
+def test_a_text_starts_with_bos_where_llama_cpp_adds_it_unasked(pre, starts):
+    metadata = _byte_level_metadata(pre) | {"tokenizer.ggml.bos_token_id": 1}
+    assert (build_tokenizer(metadata, "here").encode("a").ids[0] == 1) == starts
+    for said in (False, True):
+        asked = build_tokenizer(metadata | {"tokenizer.ggml.add_bos_token": said}, "here")
+        assert (asked.encode("a").ids[0] == 1) == said
 
 
 def test_special_unused_and_user_tokens(tmp_path):

@@ -14,8 +14,10 @@ from nt_jax.errors import CheckpointError, ConfigError
 from nt_jax.export import factors as format_of_factors
 from nt_jax.export import ia3
 from nt_jax.export.folder import Wanted
+from nt_jax.export.hf import export_hf
 from nt_jax.generate.chat import open_model
 from nt_jax.models.neurons import Factors, NeuronSet
+from nt_jax.run import export as run_export
 from nt_jax.run.factors import compare_factors, product, show_factors
 from nt_jax.version import __version__
 from tests import tiny
@@ -164,3 +166,26 @@ def test_what_cannot_be_compared_leaves_nothing(tmp_path):
     with pytest.raises(ConfigError):
         show_factors(tmp_path / "one", tmp_path / "wide", tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"one", "wide"}
+
+
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+def test_the_base_is_read_in_its_own_type_and_what_is_written_does_not_depend_on_it(
+    tmp_path, monkeypatch, stored
+):
+    """A 14B model in float32 has 56 GB."""
+    base, factors, seen = str(tiny.checkpoint(dtype=stored)), factors_of(), []
+    written(tmp_path / "one", factors)
+    writes = run_export.write_formats
+
+    def noted(model, *rest):
+        seen.append(model.lm.dtype.name)
+        writes(model, *rest)
+
+    monkeypatch.setattr(run_export, "write_formats", noted)
+    for dtype in ("source", "float32"):
+        out = tmp_path / dtype
+        run_export.export_factors(tmp_path / "one", base, out, wanted=Wanted(dtype))
+        export_hf(open_checkpoint(base), scale_of(factors), tmp_path / f"{dtype} again", dtype)
+        for file in (tmp_path / f"{dtype} again").iterdir():
+            assert (out / file.name).read_bytes() == file.read_bytes(), file.name
+    assert seen == [stored, "float32"]

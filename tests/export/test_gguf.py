@@ -205,6 +205,53 @@ def test_the_tokenizer_of_smollm2_is_known_again():
             assert value.value == checkpoint.gguf.metadata[name], name
 
 
+def described(folder) -> dict:
+    """The metadata that the tokenizer of a checkpoint becomes."""
+    checkpoint = open_checkpoint(str(folder))
+    found = vocabulary(load_tokenizer(checkpoint), checkpoint.config)
+    return {name: value.value for name, value in found.items()}
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_several_chat_templates_are_all_kept_the_default_one_as_the_template(tmp_path, default):
+    folder = tiny.copy("llama2", tmp_path / "m")
+    (folder / "chat_template.jinja").unlink()
+    named = {"default": tiny.CHAT_TEMPLATE} if default else {}
+    named |= {"tool_use": "{{ tools }}", "rag-2": "{{ documents }}"}
+    listed = [{"name": name, "template": text} for name, text in named.items()]
+    tiny.edit_json(folder / "tokenizer_config.json", chat_template=listed)
+    found = described(folder)
+    assert found.get("tokenizer.chat_template") == (tiny.CHAT_TEMPLATE if default else None)
+    assert found["tokenizer.chat_templates"] == ["tool_use", "rag_2"]
+    assert found["tokenizer.chat_template.tool_use"] == "{{ tools }}"
+    assert found["tokenizer.chat_template.rag_2"] == "{{ documents }}"
+    if default:
+        model = open_model(str(folder))
+        gguf.write(model, factors_of(), tmp_path / "out", Wanted())
+        again = load_tokenizer(open_checkpoint(str(tmp_path / "out" / "model.gguf")))
+        assert encode_chat(again, "Hi") == model.encode("Hi")
+
+
+def with_pad(folder):
+    """The checkpoint with a [PAD] past its vocabulary, as fine-tunes of LLaMA-2 have it."""
+    entry = {"id": tiny.VOCAB, "content": "[PAD]", "special": True, "normalized": False}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+    fields = json.loads((folder / "tokenizer.json").read_text())
+    tiny.edit_json(folder / "tokenizer.json", added_tokens=[*fields["added_tokens"], entry | flags])
+    return folder
+
+
+def test_an_added_token_past_the_vocabulary_is_left_out(tmp_path):
+    plain = described(tiny.checkpoint("llama2"))
+    folder = with_pad(tiny.copy("llama2", tmp_path / "m"))
+    assert load_tokenizer(open_checkpoint(str(folder))).encode("[PAD]") == [tiny.VOCAB]
+    assert described(folder) == plain and len(plain["tokenizer.ggml.tokens"]) == tiny.VOCAB
+    model = open_model(str(folder))
+    gguf.write(model, factors_of(), tmp_path / "out", Wanted())
+    again = load_tokenizer(open_checkpoint(str(tmp_path / "out" / "model.gguf")))
+    assert encode_chat(again, "a [PAD] b") == model.encode("a [PAD] b")
+
+
 # --- what cannot be written ----------------------------------------------------------------------
 
 
@@ -216,6 +263,18 @@ def test_a_tokenizer_that_llama_cpp_does_not_know_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"convert_hf_to_gguf\.py"):
         gguf.write(open_model(str(folder)), factors_of(), tmp_path / "out", Wanted())
     assert {path.name for path in tmp_path.iterdir()} == {"m"}
+
+
+def test_ordinary_tokens_past_the_vocabulary_are_refused_by_name(tmp_path):
+    folder = tiny.copy("llama2", tmp_path / "m")
+    fields = json.loads((folder / "tokenizer.json").read_text())
+    fields["model"]["vocab"] |= {"~": 400, "zqj": 401}
+    (folder / "tokenizer.json").write_text(json.dumps(fields))
+    with pytest.raises(CheckpointError) as caught:
+        gguf.write(open_model(str(folder)), factors_of(), tmp_path / "out", Wanted())
+    said = str(caught.value)
+    assert "320 tokens (vocab_size), but its tokenizer has '~' (400), 'zqj' (401) beyond" in said
+    assert "\n" not in said and not (tmp_path / "out").exists()
 
 
 def test_a_file_that_does_not_answer_like_the_model_is_not_kept(tmp_path, monkeypatch):

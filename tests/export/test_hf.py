@@ -18,11 +18,13 @@ from nt_jax.checkpoints.checkpoint import load_weights, open_checkpoint
 from nt_jax.checkpoints.tokenizer import encode_chat, load_tokenizer
 from nt_jax.errors import CheckpointError, ConfigError, RunError
 from nt_jax.export import files as export
-from nt_jax.export import folder
-from nt_jax.export.hf import export_hf
+from nt_jax.export import folder, hf
+from nt_jax.export.hf import export_hf, save_model
+from nt_jax.generate.chat import open_model
 from nt_jax.mesh import make_mesh
 from nt_jax.models.transformer import logits
 from tests import tiny
+from tests.export.test_adapters import factors_of
 
 MESH = make_mesh(1, 1)
 SHAPE = (tiny.LAYERS, tiny.NEURONS)
@@ -165,6 +167,8 @@ def test_other_copies_of_the_weights_are_left_behind(tmp_path):
     source = tiny.copy("llama2", tmp_path / "m")
     for name in ("pytorch_model.bin", "m.gguf", "other.safetensors", ".secret", "tf_model.h5"):
         (source / name).write_bytes(b"x")
+    for name in ("adapter_model.safetensors", "adapter_config.json"):  # of another model
+        (source / name).write_text('{"base_model_name_or_path": "other"}')
     (source / "pytorch_model.bin.index.json").write_text("{}")
     (source / "onnx").mkdir()
     (source / "README.md").write_text("licence: x")  # the card of the untuned model
@@ -246,6 +250,37 @@ def test_an_existing_output_is_never_overwritten(tmp_path):
         export_hf(checkpoint, scale_of(), out / "config.json")
     with pytest.raises(CheckpointError, match=r"config\.json is a file, so .*new cannot be"):
         export_hf(checkpoint, scale_of(), out / "config.json" / "below" / "new")
+
+
+def test_the_working_directory_is_refused_before_any_work(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "link").symlink_to("here")
+    monkeypatch.chdir(tmp_path / "here")
+    for out in (Path("."), tmp_path / "here", tmp_path / "link"):
+        with pytest.raises(CheckpointError, match="is the working directory or a disk of its own"):
+            folder.check_free(out)
+    assert not list((tmp_path / "here").iterdir())
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_behind_a_link_the_export_lies_where_it_leads(tmp_path, made):
+    (tmp_path / "link").symlink_to(tmp_path / "place")
+    if made:
+        (tmp_path / "place").mkdir()
+    save_model(open_model(str(tiny.checkpoint())), factors_of(), tmp_path / "link")
+    assert {path.name for path in tmp_path.iterdir()} == {"link", "place"}
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "place" / "config.json").is_file()
+
+
+def test_a_spoilt_export_behind_a_link_is_taken_away(tmp_path, monkeypatch):
+    def wrong(*rest):
+        raise RunError("wrong")
+
+    (tmp_path / "link").symlink_to(tmp_path / "place")
+    monkeypatch.setattr(hf, "verify_export", wrong)
+    with pytest.raises(RunError, match="wrong"):
+        save_model(open_model(str(tiny.checkpoint())), factors_of(), tmp_path / "link")
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
 
 
 def test_a_fold_that_overflows_names_the_tensor_and_the_way_out(tmp_path):

@@ -65,6 +65,18 @@ def test_every_answer_is_what_its_prompt_gets_alone(config, batch_size):
     assert len({tuple(row) for row in expected}) == len(PROMPTS) and len(set().union(*expected)) > 9
 
 
+def test_no_new_tokens_are_empty_answers_all_of_which_are_heard_of():
+    heard = []
+
+    def on_batch(rows, answers):
+        heard.extend(zip(rows, answers, strict=True))
+
+    answers = run(model(), max_new=0, on_batch=on_batch)
+    assert answers == [[] for _ in PROMPTS]
+    assert heard == [(row, []) for row in range(len(PROMPTS))]
+    assert run(model(), [], max_new=0) == []
+
+
 def test_the_scale_acts_on_the_prompt_and_on_every_new_token():
     lm = model()
     scale_LF = np.random.default_rng(0).uniform(0, 2, lm.ones_LF.shape).astype(np.float32)

@@ -79,3 +79,10 @@ def test_a_model_does_not_diverge_from_itself():
     lm = load_weights(str(tiny.checkpoint("llama2")), "float32", make_mesh())
     model = (lm, lm.ones_LF)
     assert np.abs(answer_kl(model, model, PROMPTS, ANSWERS)[:, 0]).max() < 1e-5
+
+
+def test_no_answers_give_no_rows():
+    lm = load_weights(str(tiny.checkpoint("llama2")), "float32", make_mesh())
+    model = (lm, lm.ones_LF)
+    assert answer_kl(model, model, [], []).shape == (0, 2)
+    assert answer_nll(*model, [], [], batch_size=2).shape == (0, 2)

@@ -136,7 +136,9 @@ def test_an_inner_step_is_as_long_as_it_may_be_and_its_gradient_exact(x64, sign)
     found_P, _ = jitted_gradient(THETA, lm, NEURONS, batch, short)
     loss = lambda t_P: jitted_gradient(t_P, lm, NEURONS, batch, short)[1]["loss"]  # noqa: E731
     assert relative(found_P, central_differences(loss, THETA)) < 1e-6
-    same_P, _ = jitted_gradient(THETA, lm, NEURONS, batch, options(utility_sign=sign, clip_norm=1e9))
+    same_P, _ = jitted_gradient(
+        THETA, lm, NEURONS, batch, options(utility_sign=sign, clip_norm=1e9)
+    )
     free_P, _ = jitted_gradient(THETA, lm, NEURONS, batch, free)
     np.testing.assert_array_equal(same_P, free_P)
 
