@@ -12,7 +12,7 @@ from jax import Array
 from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
 from lm_eval.models.utils import normalize_gen_kwargs  # pyright: ignore[reportMissingImports]
 
-from nt_jax.checkpoints.chat_template import TEMPLATE_DATE
+from nt_jax.checkpoints.chat_template import TEMPLATE_DATE, dated
 from nt_jax.checkpoints.checkpoint import load_weights, open_checkpoint
 from nt_jax.checkpoints.tokenizer import decode, load_tokenizer
 from nt_jax.checkpoints.vocabulary import known_ids
@@ -95,6 +95,7 @@ class JaxLM(TemplateLM):
             continue_final_message=not add_generation_prompt,
             enable_thinking=self.thinking,
             date_string=TEMPLATE_DATE,
+            chat_template=dated(self.tokenizer.get_chat_template()),
         )
         return str(text)
 
