@@ -14,6 +14,7 @@ from nt_jax.eval.metrics.result import BASE, in_order
 
 PERCENT, BITS = "{:.2f}%", "{:.3f}"
 PINPOINTING = "w/o Neuron Pinpointing"
+LETTER, WRITTEN = "letter_accuracy", "generate_accuracy"
 
 
 def main_columns(results: Results, pair: tuple[str, str]) -> list[Column]:
@@ -84,8 +85,8 @@ def choice_columns(results: Results) -> list[Column]:
     A set that was asked in one of the two ways has that column alone.
     """
     sets = choice_sets(results)
-    heads = [f"{results.sets[d]} by letter" for d in sets if lettered(results, d)]
-    heads += [f"{results.sets[d]} as written" for d in sets if written(results, d)]
+    heads = [f"{results.sets[d]} by letter" for d in sets if measured(results, d, LETTER)]
+    heads += [f"{results.sets[d]} as written" for d in sets if measured(results, d, WRITTEN)]
     return [Column(head, PERCENT, "higher") for head in heads]
 
 
@@ -98,28 +99,23 @@ def choice_cells(results: Results, model: str, paper: Mapping[str, float]) -> li
     by_letter, as_written, reason = [], [], results.reasons.get(model, "")
     for dataset in choice_sets(results):
         printed = paper.get("mmlu") if dataset == "mmlu" else None
-        if written(results, dataset):
-            as_written.append(results.cell(dataset, "generate_accuracy", model, 100, printed))
+        if measured(results, dataset, WRITTEN):
+            as_written.append(results.cell(dataset, WRITTEN, model, 100, printed))
             printed = None
-        if lettered(results, dataset):
-            cell = results.cell(dataset, "letter_accuracy", model, 100, printed)
+        if measured(results, dataset, LETTER):
+            cell = results.cell(dataset, LETTER, model, 100, printed)
             by_letter.append(Cell(paper=printed, note=reason) if cell.value is None else cell)
     return by_letter + as_written
 
 
-def lettered(results: Results, dataset: str) -> bool:
-    """Whether the questions of a set were asked by letter, of any model."""
-    return any((r.dataset, r.metric) == (dataset, "letter_accuracy") for r in results.rows)
-
-
-def written(results: Results, dataset: str) -> bool:
-    """Whether the questions of a set were answered in writing."""
-    return any((r.dataset, r.metric) == (dataset, "generate_accuracy") for r in results.rows)
+def measured(results: Results, dataset: str, metric: str) -> bool:
+    """Whether a metric was measured on a set, of any model."""
+    return any((r.dataset, r.metric) == (dataset, metric) for r in results.rows)
 
 
 def choice_sets(results: Results) -> list[str]:
     """The sets of choice questions that were measured."""
-    metrics = ("letter_accuracy", "generate_accuracy")
+    metrics = (LETTER, WRITTEN)
     return in_order(row.dataset for row in results.rows if row.metric in metrics)
 
 

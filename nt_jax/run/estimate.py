@@ -54,7 +54,7 @@ def stage_seconds(
     scored = cost.forward(2 * harmless * (asked + new), 2 * harmless * new)
     looked = Validation.of(records["validation"], tune.validation_answers or LOOKS).every
     looks = -(-tune.epochs // tune.validate_every) if tune.validate_every else 0
-    looks += 1 + (tune.last_looks or not looks)
+    looks += 1 + (tune.last_looks or not looks)  # untuned; and once where nothing is chosen
     seen = cost.answers(len(looked), mean_tokens(looked), NEW_TOKENS, side) * (
         looks if tune.validation_answers else 0.0
     )

@@ -165,10 +165,7 @@ def clipped(g_P: Float[Array, " P"], most: float | None) -> Float[Array, " P"]:
     Line 16 climbs a loss that has no top: of one likely answer in a thousand the gradient is ten
     times as long as of others, and a step along it leaves a model that says nothing.
     """
-    if most is None:
-        return g_P
-    square = jnp.maximum(jnp.sum(g_P**2), jnp.finfo(g_P.dtype).tiny)
-    return g_P * jnp.minimum(1.0, most * jax.lax.rsqrt(square))
+    return g_P if most is None else optax.projections.projection_l2_ball(g_P, most)
 
 
 def meta_gradient(

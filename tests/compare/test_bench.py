@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
@@ -40,7 +41,7 @@ def test_a_method_whose_test_prompts_do_not_fit_the_context_is_left_out(
         raise DataError("prompt 3 of 5 has 900 tokens")
 
     monkeypatch.setattr(bench, "answer_all", too_long)
-    mine = Method("mine", "Mine", lambda *_: {}, lambda *_: None)  # type: ignore
+    mine = Method("mine", "Mine", lambda *_: {}, mock.Mock())
     with RunDirectory(tmp_path) as made.inner:
         with pytest.raises(UnusableMethodError, match="900 tokens"):
             made.method(mine, [{}])

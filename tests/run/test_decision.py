@@ -84,6 +84,20 @@ def test_neurons_are_the_highest_and_the_lowest_of_one_score(made, slopes):
     assert [row["set"] for row in rows] == ["safety"] * 14 + ["utility"] * 10
 
 
+def test_two_halves_of_the_prompts_share_none(monkeypatch):
+    """Each own answer has two rows, its likelihood's and its drift's: both go to one half."""
+    seen = []
+    monkeypatch.setattr(contrast, "scores_of", lambda half: seen.append(half.cells) or np.ones(40))
+    rows = {name: np.arange(5.0)[:, None] for name in CELLS}
+    own = np.concatenate([rows[CELLS[0]], rows[CELLS[0]]])
+    contrast.split_half(CellSlopes(rows | {OWN: own}))
+    one, other = ({name: {*map(float, part[:, 0])} for name, part in half.items()} for half in seen)
+    assert all(
+        one[name] == {0.0, 2.0, 4.0} and other[name] == {1.0, 3.0} for name in rows | {OWN: 0}
+    )
+    assert [len(half[OWN]) for half in seen] == [6, 4]
+
+
 def test_layers_below_the_first_are_not_measured(made, tmp_path):
     folder = tmp_path / "upper"
     folder.mkdir()
