@@ -47,6 +47,7 @@ DECISION = (
 STAGES = (
     "answers", "attribute", "select", "train", "export", "base", "tuned", "eval", "report",
 )  # fmt: skip
+TUNED = {"train", "export", "tuned", "eval", "report"}  # what another tuning repeats
 
 
 def settings(recipe: Path, run_dir: Path, *overrides: str) -> RunConfig:

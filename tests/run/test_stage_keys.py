@@ -7,11 +7,11 @@ import pytest
 from nt_jax.run import pipeline, preflight
 from nt_jax.rundir import RunDirectory
 from tests.run import small
+from tests.run.small import TUNED
 
 pytestmark = pytest.mark.xdist_group("run")
 
 
-TUNED = {"train", "export", "tuned", "eval", "report"}
 READS = {
     "seed=1": {*small.STAGES} - {"base"},
     "model.dtype=bfloat16": {*small.STAGES},

@@ -22,6 +22,7 @@ from nt_jax.run import pipeline, stages
 from nt_jax.run.export import export_run
 from nt_jax.train import tune
 from tests.run import small
+from tests.run.small import TUNED
 
 pytestmark = pytest.mark.xdist_group("run")
 WEIGHTS = Path("export/hf/model.safetensors")
