@@ -45,6 +45,15 @@ def test_ircan_in_torch_gives_our_scores():
         )
 
 
+def test_a_system_prompt_beside_the_rows_changes_no_slope(tmp_path):
+    model = tiny.copy("smollm2", tmp_path / "tiny")
+    template = model / "chat_template.jinja"
+    template.write_text("<|im_start|>system\nMix flour, water and salt.\n" + template.read_text())
+    found = last_line("slopes", "--model", str(model), "--rows", "4", "--repeats", "1")
+    assert found["shared"] >= 8 and len(found["seconds"]["beside"]) == 1
+    assert found["largest difference, of the largest slope"] < 1e-4
+
+
 def test_nodes_read_off_a_polynomial_give_the_scores_of_nodes_that_are_run():
     lm, examples = made_up(0)
     one, options = examples["safety"][0], Options(4, "midpoint", answer_tokens=8)

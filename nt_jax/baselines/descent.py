@@ -15,6 +15,7 @@ M rows, P learned numbers, B sequences.
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,14 @@ from nt_jax.train.maml import Loss, MetaOptions, safety_loss, utility_loss
 from nt_jax.train.objectives import over_stretches
 from nt_jax.train.outer import direction, measured_cells, preconditioner_of
 from nt_jax.train.pools import Pools
-from nt_jax.train.slopes import DECISION, Measured, by_rows, row_value, untuned_values
+from nt_jax.train.slopes import (
+    DECISION,
+    Measured,
+    Settings,
+    by_rows,
+    row_value,
+    untuned_values,
+)
 from nt_jax.train.tune import at_epoch, meta_options, optimiser_of, running_mean
 from nt_jax.train.tuned_layers import TunedLayers
 
@@ -199,9 +207,8 @@ def measured(
 ) -> Measured:
     """(`row_value` of each row, its slope in the adapter's parameters) at `theta_P`."""
 
-    def slopes(batch: PackedBatch, what: str, sign_BQ: np.ndarray, remat: bool):
-        rest = (tuned.lm, batch, sign_BQ)
-        return row_slopes(theta_P, fixed, *rest, what=what, form=form, remat=remat)
+    def slopes(batch: PackedBatch, sign_BQ: np.ndarray, settings: Settings):
+        return row_slopes(theta_P, fixed, tuned.lm, batch, sign_BQ, form=form, **settings)
 
     return by_rows(tuned, rows, form.count, slopes, what)
 
@@ -214,9 +221,8 @@ def row_slopes(
     batch: PackedBatch,
     sign_BQ: Array | np.ndarray,
     *,
-    what: str,
     form: Form,
-    remat: bool = False,
+    **settings: Any,
 ) -> tuple[Float[Array, " B"], Float[Array, "B P"]]:
     """(`row_value` of each sequence's only row, its slope).
 
@@ -225,7 +231,7 @@ def row_slopes(
 
     def value(theta_P: Array, row: PackedBatch, sign_Q: Array) -> Array:
         new = form.applied(lm, theta_P, fixed)
-        return row_value(new, new.ones_LF, row, what, sign_Q, remat=remat)
+        return row_value(new, new.ones_LF, row, sign_Q, **settings)
 
     slope = jax.value_and_grad(value)
     return jax.lax.map(lambda each: slope(theta_P, *each), (batch, sign_BQ))

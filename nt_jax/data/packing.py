@@ -20,6 +20,7 @@ from nt_jax.data.batching import bucket, shared_length
 from nt_jax.errors import DataError
 
 LENGTH_STEP = 16  # lengths of sequences are multiples of this
+SHARED_STEP = 8  # and this what is shared beside them: few lengths, few compilations
 PADDING = -1  # the part of tokens, and the answer of targets, that only fill
 OF_TOKENS = ("token_BT", "position_BT", "part_BT", "above_BT", "x_BTD")  # fields with an axis T
 
@@ -175,12 +176,24 @@ def pack_rows(rows: Sequence[Row], shape: Shape) -> PackedBatch:
     return _lay(rows, fill(rows, shape.length), shared, shape)
 
 
-def pack_alone(rows: Sequence[Row], shape: Shape) -> PackedBatch:
-    """Each row in a sequence of its own, in the order given; else like `pack_rows`."""
+def pack_alone(rows: Sequence[Row], shape: Shape, shared: int = 0) -> PackedBatch:
+    """Each row in a sequence of its own, in the order given; else like `pack_rows`.
+
+    Its first `shared` tokens, fewer than its prompt has, are left out: they run beside the batch.
+    """
     longest, most = (max((getattr(r, n) for r in rows), default=0) for n in ("tokens", "targets"))
-    needed = Shape(max(1, -(-len(rows) // shape.side)), shape.side, longest, most, 1)
+    stretches = max(1, -(-len(rows) // shape.side))
+    needed = Shape(stretches, shape.side, max(0, longest - shared), most, 1)
     _check(rows, needed, shape)
-    return _lay(rows, [[number] for number in range(len(rows))], 0, shape)
+    return _lay(rows, [[number] for number in range(len(rows))], shared, shape, outside=True)
+
+
+def shared_beside(rows: Sequence[Row]) -> int:
+    """How many first tokens of all rows may run beside them; each keeps a token of its prompt."""
+    if not rows:
+        return 0
+    most = min(shared_by_all(rows), *(len(row.prompt) - 1 for row in rows))
+    return most // SHARED_STEP * SHARED_STEP
 
 
 def _check(rows: Sequence[Row], needed: Shape, shape: Shape) -> None:
@@ -189,12 +202,18 @@ def _check(rows: Sequence[Row], needed: Shape, shape: Shape) -> None:
 
 
 def _lay(
-    rows: Sequence[Row], groups: Sequence[Sequence[int]], shared: int, shape: Shape
+    rows: Sequence[Row],
+    groups: Sequence[Sequence[int]],
+    shared: int,
+    shape: Shape,
+    outside: bool = False,
 ) -> PackedBatch:
+    """`shared` first tokens of all rows begin each sequence, or are left out of it (`outside`)."""
     batch = _blank(shape)
     for group, lead in zip(groups, np.ndindex(shape.stretches, shape.side), strict=False):
         sequence = _Sequence(jax.tree.map(lambda leaf, at=lead: leaf[at], batch))
-        sequence.add(rows[group[0]].prompt[:shared], 0, part=0, above=0)
+        if not outside:
+            sequence.add(rows[group[0]].prompt[:shared], 0, part=0, above=0)
         for place, number in enumerate(group):
             sequence.add_row(rows[number], shared, place, 1 / len(rows))
     return batch

@@ -11,11 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from nt_jax.data.packing import PADDING, PackedBatch, half
 from nt_jax.models.attention import Sees, laid
 from nt_jax.models.head import divergence, target_log_probs
+from nt_jax.models.prefix import Streams, run_below_behind, run_layers_behind
 from nt_jax.models.transformer import LanguageModel, Transformer, run_below, run_layers
 
 DECISION_TOKENS = 8  # first tokens of a refusal that decide whether it is given
@@ -42,19 +43,43 @@ def residual_at(lm: LanguageModel, batch: PackedBatch, first: int) -> Float[Arra
     return jax.lax.scan(enter, None, batch)[1]
 
 
+@functools.partial(jax.jit, static_argnames="first")
+def residual_behind(
+    lm: LanguageModel, batch: PackedBatch, shared_S: Int[Array, " S"], first: int
+) -> Streams:
+    """What enters layer `first`, all factors 1, of what all rows share, and of the rows behind it.
+
+    Rows are a batch with leading axis [B]; `shared_S` are the tokens that stand before all of them.
+    """
+    model = lm.module()
+    shared_1SD = jnp.take(model.embed[...], shared_S[None], axis=0)
+    x_BTD = jnp.take(model.embed[...], jnp.asarray(batch.token_BT), axis=0)
+    rest = jnp.asarray(batch.position_BT), sees_of(batch)
+    return run_below_behind(model, lm.config, first, (shared_1SD, x_BTD), *rest)
+
+
 def target_states(
-    lm: LanguageModel, scale_LF: Array, batch: PackedBatch, *, remat: bool = False
+    lm: LanguageModel,
+    scale_LF: Array,
+    batch: PackedBatch,
+    *,
+    remat: bool = False,
+    shared_1SD: Array | None = None,
 ) -> tuple[Transformer, Float[Array, "B Q D"]]:
     """(the model, its residual stream after the last layer where answer tokens are predicted).
 
-    `lm` holds the layers from the one that batch.x_BTD enters; without x_BTD, all of them.
+    `lm` holds the layers from the one that batch.x_BTD enters, and `shared_1SD`, the stream of what
+    all rows begin with where that is not in the batch; without x_BTD, all layers.
     """
     model, x_BTD = lm.module(scale_LF), batch.x_BTD
     if x_BTD is None:
         x_BTD = jnp.take(model.embed[...], jnp.asarray(batch.token_BT), axis=0)
-    position_BT = jnp.asarray(batch.position_BT)
-    trace = run_layers(model, lm.config, x_BTD, position_BT, sees_of(batch), remat=remat)
-    return model, jnp.take_along_axis(trace.x_BTD, jnp.asarray(batch.at_BQ)[:, :, None], axis=1)
+    how = jnp.asarray(batch.position_BT), sees_of(batch)
+    if shared_1SD is None:
+        x_BTD = run_layers(model, lm.config, x_BTD, *how, remat=remat).x_BTD
+    else:
+        x_BTD = run_layers_behind(model, lm.config, (shared_1SD, x_BTD), *how, remat=remat)
+    return model, jnp.take_along_axis(x_BTD, jnp.asarray(batch.at_BQ)[:, :, None], axis=1)
 
 
 def over_stretches(rule: Callable[[PackedBatch], Any], batch: PackedBatch) -> Any:
@@ -125,24 +150,28 @@ def log_likelihoods(
     batch: PackedBatch,
     *,
     decay: Array | float = 1.0,
-    remat: bool = False,
+    **settings: Any,
 ) -> Float[Array, "B R 2"]:
-    """Mean log-likelihood per token of each row's answer and declined answer, in nats."""
-    model, x_BQD = target_states(lm, scale_LF, batch, remat=remat)
+    """Mean log-likelihood per token of each row's answer and declined answer, in nats.
+
+    `settings` are those of target_states.
+    """
+    model, x_BQD = target_states(lm, scale_LF, batch, **settings)
     log_prob_BQ = target_log_probs(lm, model, x_BQD, jnp.asarray(batch.target_BQ))
     return answer_means(log_prob_BQ, batch, decay)
 
 
 def decisions(
-    lm: LanguageModel, scale_LF: Array, batch: PackedBatch, *, remat: bool = False
+    lm: LanguageModel, scale_LF: Array, batch: PackedBatch, **settings: Any
 ) -> Float[Array, "B R"]:
     """How near each row's answer is to being given: log odds in nats, 0 is about even.
 
     Minus the logarithm of the summed odds against each of its first DECISION_TOKENS tokens: an
     answer begins so only if each of them is the likeliest one, so the unlikeliest counts most. A
     mean of log-likelihoods grows by what is likely already, and flattens where an answer is given.
+    `settings` are those of target_states.
     """
-    model, x_BQD = target_states(lm, scale_LF, batch, remat=remat)
+    model, x_BQD = target_states(lm, scale_LF, batch, **settings)
     log_prob_BQ = target_log_probs(lm, model, x_BQD, jnp.asarray(batch.target_BQ))
     answer_BQ, rows = jnp.asarray(batch.answer_BQ), batch.weight_BR.shape[1]
     first_BQ = jnp.asarray(batch.place_BQ) < DECISION_TOKENS

@@ -10,6 +10,7 @@ the two (nt_jax/train/regression.py); those of good answers say which change lea
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +20,21 @@ from jaxtyping import Array, Float
 from nt_jax.config.method import TuneConfig
 from nt_jax.console import progress
 from nt_jax.data.batching import bucket
-from nt_jax.data.packing import LENGTH_STEP, PADDING, PackedBatch, Row, Shape, pack_alone
+from nt_jax.data.packing import (
+    LENGTH_STEP,
+    PADDING,
+    PackedBatch,
+    Row,
+    Shape,
+    pack_alone,
+    shared_beside,
+)
 from nt_jax.generate.chat import ChatModel
 from nt_jax.mesh import host, row_ways
 from nt_jax.models.head import target_log_probs
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
-from nt_jax.train.cells import (
-    Rows,
-)
+from nt_jax.train.cells import Rows
 from nt_jax.train.memory import GradientMemory
 from nt_jax.train.objectives import decisions, log_likelihoods, target_states
 from nt_jax.train.theta import scatter
@@ -35,8 +42,8 @@ from nt_jax.train.tuned_layers import TunedLayers
 
 TARGET_STEP = 8  # answers' widths are multiples of this: few shapes, few compilations
 DECISION, LIKELIHOOD, DRIFT = "decision", "likelihood", "drift"  # what a slope is one of
-# Of a batch, what is wanted, signs of its tokens, whether to recompute layers: values and slopes.
-SlopesOf = Callable[[PackedBatch, str, np.ndarray, bool], tuple[Array, Array]]
+Settings = dict[str, Any]  # of a `row_value`: what, remat and shared_1SD
+SlopesOf = Callable[[PackedBatch, np.ndarray, Settings], tuple[Array, Array]]  # values and slopes
 Measured = tuple[Float[np.ndarray, " M"], Float[np.ndarray, "M P"]]
 
 
@@ -70,9 +77,8 @@ def begun(model: ChatModel, rows: Sequence[Row]) -> list[Row]:
 def measured_slopes(tuned: TunedLayers, theta_P: Array, rows: Sequence[Row], what: str) -> Measured:
     """(`row_value` of each row, its slope in the factors of `tuned`) at the factors `theta_P`."""
 
-    def slopes(batch: PackedBatch, what: str, sign_BQ: np.ndarray, remat: bool):
-        rest = (tuned.neurons, batch, sign_BQ)
-        return row_slopes(theta_P, tuned.lm, *rest, what=what, remat=remat)
+    def slopes(batch: PackedBatch, sign_BQ: np.ndarray, settings: Settings):
+        return row_slopes(theta_P, tuned.lm, tuned.neurons, batch, sign_BQ, **settings)
 
     return by_rows(tuned, rows, len(tuned.neurons), slopes, what)
 
@@ -80,8 +86,8 @@ def measured_slopes(tuned: TunedLayers, theta_P: Array, rows: Sequence[Row], wha
 def untuned_values(tuned: TunedLayers, rows: Sequence[Row], what: str) -> Float[np.ndarray, " M"]:
     """`row_value` of each row with all factors 1: forward only, a third of a slope's work."""
 
-    def alone(batch: PackedBatch, what: str, sign_BQ: np.ndarray, remat: bool):
-        value_B = row_values(tuned.lm, batch, sign_BQ, what=what)
+    def alone(batch: PackedBatch, sign_BQ: np.ndarray, settings: Settings):
+        value_B = row_values(tuned.lm, batch, sign_BQ, **settings)
         return value_B, jnp.zeros((len(value_B), 0), np.float32)
 
     return by_rows(tuned, rows, 0, alone, what)[0]
@@ -92,8 +98,10 @@ def by_rows(
 ) -> Measured:
     """`slopes` of all rows: float64 values [rows], float32 slopes [rows, count].
 
-    Rows of like length go together, each in a sequence of its own.
+    Rows of like length go together, each in a sequence of its own. What they all begin with, a
+    system prompt, runs beside them.
     """
+    shared = shared_beside(rows)
     longest = bucket(max((row.tokens for row in rows), default=1), LENGTH_STEP)
     memory = GradientMemory.of(tuned.whole, tuned.count)
     side, remat = memory.slope_rows(longest, row_ways(tuned.lm.mesh))
@@ -102,12 +110,14 @@ def by_rows(
     with progress("slopes", len(rows), "slopes") as advance:
         for start in range(0, len(order), side):
             mine = order[start : start + side]
-            length = bucket(rows[mine[-1]].tokens, LENGTH_STEP)
+            length = bucket(rows[mine[-1]].tokens - shared, LENGTH_STEP)
             targets = bucket(max(rows[row].targets for row in mine), TARGET_STEP)
             shape = Shape(1, side, length, targets, 1)
-            batch = tuned.enter(pack_alone([rows[row] for row in mine], shape))
-            alone = jax.tree.map(lambda leaf: leaf[0], batch)
-            value_B, slope_BP = slopes(alone, what, signs(mine, shape), remat)
+            packed = pack_alone([rows[row] for row in mine], shape, shared)
+            batch = jax.tree.map(lambda leaf: leaf[0], packed)
+            batch, shared_1SD = tuned.enter_behind(batch, rows[mine[0]].prompt[:shared])
+            settings = {"what": what, "remat": remat, "shared_1SD": shared_1SD}
+            value_B, slope_BP = slopes(batch, signs(mine, shape), settings)
             value_B, slope_BP = host((value_B, slope_BP))
             value_M[mine], slope_MP[mine] = value_B[: len(mine)], slope_BP[: len(mine)]
             advance(len(mine))
@@ -124,22 +134,24 @@ def row_slopes(
     *,
     what: str,
     remat: bool = False,
+    shared_1SD: Array | None = None,
 ) -> tuple[Float[Array, " B"], Float[Array, "B P"]]:
     """(`row_value` of each sequence's only row, its slope in the factors)."""
+    settings = {"what": what, "remat": remat, "shared_1SD": shared_1SD}
 
     def value(theta_P: Array, row: PackedBatch, sign_Q: Array) -> Array:
         scale_LF = scatter(theta_P, neurons, lm.ones_LF)
-        return row_value(lm, scale_LF, row, what, sign_Q, remat=remat)
+        return row_value(lm, scale_LF, row, sign_Q, **settings)
 
     return jax.vmap(jax.value_and_grad(value), (None, 0, 0))(theta_P, batch, sign_BQ)
 
 
-@functools.partial(jax.jit, static_argnames="what")
+@functools.partial(jax.jit, static_argnames=("what", "remat"))
 def row_values(
-    lm: LanguageModel, batch: PackedBatch, sign_BQ: Array | np.ndarray, *, what: str
+    lm: LanguageModel, batch: PackedBatch, sign_BQ: Array | np.ndarray, **settings: Any
 ) -> Float[Array, " B"]:
     """`row_value` of each sequence's only row, with all factors 1."""
-    return jax.vmap(lambda row, sign_Q: row_value(lm, lm.ones_LF, row, what, sign_Q))(
+    return jax.vmap(lambda row, sign_Q: row_value(lm, lm.ones_LF, row, sign_Q, **settings))(
         batch, jnp.asarray(sign_BQ)
     )
 
@@ -148,22 +160,25 @@ def row_value(
     lm: LanguageModel,
     scale_LF: Array,
     row: PackedBatch,
-    what: str,
     sign_Q: Array,
     *,
-    remat: bool = False,
+    what: str,
+    **settings: Any,
 ) -> Float[Array, ""]:
-    """Of a sequence's only answer: its decision, its mean log-likelihood, or its `drift_of`."""
+    """Of a sequence's only answer: its decision, its mean log-likelihood, or its `drift_of`.
+
+    `settings` are those of `target_states`.
+    """
     alone = jax.tree.map(lambda leaf: leaf[None], row)
     if what == DRIFT:
-        return drift_of(lm, scale_LF, alone, sign_Q, remat=remat)
+        return drift_of(lm, scale_LF, alone, sign_Q, **settings)
     if what == DECISION:
-        return decisions(lm, scale_LF, alone, remat=remat)[0, 0]
-    return log_likelihoods(lm, scale_LF, alone, remat=remat)[0, 0, 0]
+        return decisions(lm, scale_LF, alone, **settings)[0, 0]
+    return log_likelihoods(lm, scale_LF, alone, **settings)[0, 0, 0]
 
 
 def drift_of(
-    lm: LanguageModel, scale_LF: Array, row: PackedBatch, sign_Q: Array, *, remat: bool = False
+    lm: LanguageModel, scale_LF: Array, row: PackedBatch, sign_Q: Array, **settings: Any
 ) -> Float[Array, ""]:
     """Sum of the answer's token log-likelihoods under random signs, over the root of their number.
 
@@ -171,7 +186,7 @@ def drift_of(
     drifts all the same. Over random signs the square of this slope is the sum of the tokens'
     squares: what a change does to every token (a sketch of the Fisher information).
     """
-    model, x_BQD = target_states(lm, scale_LF, row, remat=remat)
+    model, x_BQD = target_states(lm, scale_LF, row, **settings)
     log_prob_Q = target_log_probs(lm, model, x_BQD, jnp.asarray(row.target_BQ))[0]
     real_Q = jnp.asarray(row.answer_BQ[0]) != PADDING
     tokens = jnp.maximum(real_Q.sum(), 1).astype(log_prob_Q.dtype)

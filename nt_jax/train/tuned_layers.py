@@ -5,6 +5,7 @@ only, and neither gradients nor products with the Hessian go through them.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from nt_jax.data.packing import PackedBatch
 from nt_jax.mesh import put, sharding
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
-from nt_jax.train.objectives import residual_at
+from nt_jax.train.objectives import residual_at, residual_behind
 from nt_jax.train.theta import place, scatter
 
 
@@ -63,3 +64,15 @@ class TunedLayers:
             return dataclasses.replace(batch, x_BTD=residual_at(self.whole, batch, self.first))
 
         return jax.tree.map(one, batches, is_leaf=lambda node: isinstance(node, PackedBatch))
+
+    def enter_behind(
+        self, batch: PackedBatch, shared: Sequence[int]
+    ) -> tuple[PackedBatch, Float[Array, "1 S D"]]:
+        """Rows (leading axis [B]) whose first tokens, `shared`, run beside them: like `enter`.
+
+        Also the stream of those tokens where it enters the first layer.
+        """
+        batch = put(batch, sharding(self.lm.mesh, "B"))
+        shared_S = put(np.asarray(shared, np.int32), sharding(self.lm.mesh, ""))
+        shared_1SD, x_BTD = residual_behind(self.whole, batch, shared_S, self.first)
+        return dataclasses.replace(batch, x_BTD=x_BTD), shared_1SD

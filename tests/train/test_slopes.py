@@ -10,7 +10,7 @@ import pytest
 
 from nt_jax import cache
 from nt_jax.config.method import TuneConfig
-from nt_jax.data.packing import Row, Shape, pack_alone
+from nt_jax.data.packing import Row, Shape, pack_alone, shared_beside
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.train import cell_slopes as cell_slopes_file
 from nt_jax.train.cell_slopes import CellSlopes, cell_slopes
@@ -87,12 +87,20 @@ def test_a_slope_is_that_of_its_row_alone(x64):
     np.testing.assert_allclose(again_BP, found_BP, rtol=1e-10, atol=1e-14)
 
 
-@pytest.mark.parametrize("first_layer", [0, 1])
-def test_rows_come_back_in_their_order_at_the_untuned_model(x64, first_layer):
+def beginning_alike(rows: list[Row], tokens: int) -> list[Row]:
+    """The rows behind so many tokens that they share."""
+    shared = np.random.default_rng(9).integers(3, 40, tokens).tolist()
+    return [dataclasses.replace(row, prompt=[*shared, *row.prompt]) for row in rows]
+
+
+@pytest.mark.parametrize(("first_layer", "alike"), [(0, 0), (1, 0), (0, 11), (1, 16)])
+def test_rows_come_back_in_their_order_at_the_untuned_model(x64, first_layer, alike):
     """Twelve rows of many lengths, which are run in groups of eight by their length."""
     lm, draw = model(jnp.float64), np.random.default_rng(5)
     rows = some_rows(draw, 11, longest=9)
     rows.insert(3, Row(draw.integers(3, 40, 40).tolist(), [7, 8]))
+    rows = beginning_alike(rows, alike)
+    assert shared_beside(rows) == alike // 8 * 8
     neurons = every_neuron(CONFIG.layers, CONFIG.neurons, first_layer)
     tuned = TunedLayers.of(lm, neurons)
     found_M, found_MP = measured_slopes(tuned, tuned.ones_P, rows, LIKELIHOOD)
@@ -107,9 +115,42 @@ def test_rows_come_back_in_their_order_at_the_untuned_model(x64, first_layer):
     np.testing.assert_allclose(alone_M, found_M, rtol=1e-12)
 
 
+@pytest.mark.parametrize("what", [LIKELIHOOD, DRIFT, DECISION])
+def test_what_rows_share_runs_beside_them_once(x64, what):
+    """At other factors than ones, with a factor in each layer and layers made again or not."""
+    lm = model(jnp.float64)
+    rows = beginning_alike(some_rows(np.random.default_rng(3), 5, longest=9), 8)
+    tuned, shape = TunedLayers.of(lm, NEURONS), Shape(1, 5, 32, 16, 1)
+    sign_BQ = signs(range(5), shape)
+    whole = jax.tree.map(lambda leaf: leaf[0], tuned.enter(pack_alone(rows, shape)))
+    expected = row_slopes(THETA, tuned.lm, tuned.neurons, whole, sign_BQ, what=what)
+    behind = jax.tree.map(lambda leaf: leaf[0], pack_alone(rows, shape, shared=8))
+    batch, shared_1SD = tuned.enter_behind(behind, rows[0].prompt[:8])
+    for remat in (False, True):
+        settings = {"what": what, "remat": remat, "shared_1SD": shared_1SD}
+        found = row_slopes(THETA, tuned.lm, tuned.neurons, batch, sign_BQ, **settings)
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_what_rows_share_costs_once_what_it_costs_in_each_row():
+    """64 tokens that eight rows share: FLOPs of the compiled slopes of both layouts."""
+    lm = model()
+    rows = beginning_alike(some_rows(np.random.default_rng(3), 8, longest=9), 64)
+    tuned, flops = TunedLayers.of(lm, NEURONS), {}
+    for shared in (0, 64):
+        batch = pack_alone(rows, Shape(1, 8, 80 - shared, 8, 1), shared)
+        first = jax.tree.map(lambda leaf: leaf[0], batch)
+        first, shared_1SD = tuned.enter_behind(first, rows[0].prompt[:shared])
+        given = tuned.ones_P, tuned.lm, tuned.neurons, first, np.ones((8, 8), np.float32)
+        compiled = row_slopes.lower(*given, what=DECISION, shared_1SD=shared_1SD).compile()
+        flops[shared] = compiled.cost_analysis()["flops"]
+    assert flops[64] < 0.7 * flops[0]  # the way back still goes through them in each row
+
+
 def test_meshes_give_the_same_slopes():
     """Weights that are shared out along fsdp, rows along data and fsdp, neurons along model."""
-    rows, found = some_rows(np.random.default_rng(7), 8), {}
+    rows, found = beginning_alike(some_rows(np.random.default_rng(7), 8), 8), {}
     for mesh in ((1, 1), (1, 1, 4), (2, 2, 2)):
         tuned = TunedLayers.of(plain.random_model(CONFIG, mesh=mesh), NEURONS)
         theta_P = jnp.asarray(THETA, jnp.float32)
