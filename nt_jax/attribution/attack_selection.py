@@ -31,11 +31,13 @@ def choose_templates(
     for kind in config.attack_types:
         fitting = [t for t in pool if kind in t.types and t not in chosen]
         if len(fitting) < config.examples_per_type:
+            alone, way_out = "at all", ", or drop the type from attribution.attack_types."
+            if config.attack_selection:
+                way_out = ", drop the type from attribution.attack_types, or set "
+                alone, way_out = "alone", f"{way_out}attribution.attack_selection=false."
             raise DataError(
                 f"data.templates: {len(fitting)} training templates are of the type '{kind}' "
-                f"{'alone' if config.attack_selection else 'at all'}, but attribution needs "
-                f"{config.examples_per_type}. Add some, drop the type from "
-                "attribution.attack_types, or set attribution.attack_selection=false."
+                f"{alone}, but attribution needs {config.examples_per_type}. Add some{way_out}"
             )
         chosen += fitting[: config.examples_per_type]
     return chosen, dropped

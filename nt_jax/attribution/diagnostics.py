@@ -60,15 +60,15 @@ def summarise(
         "between_examples": between_examples(standard_ELF),
         "between_weightings": float(np.mean([rank_correlation(*pair) for pair in pairs])),
         "best_in_both_weightings": float(np.mean([overlap(*pair, count) for pair in pairs])),
-        **concentration(chosen_LF, count),
     }
 
 
-def concentration(chosen_LF: np.ndarray, count: int) -> dict[str, float]:
-    """How much of the scores that selection ranks lies in few neurons."""
+def concentration(score_LF: np.ndarray, chosen_N: np.ndarray) -> dict[str, float]:
+    """How much of a set's scores lies in few neurons, and in the chosen ones, by their scores."""
+    total, chosen = (float(np.maximum(each, 0).sum()) for each in (score_LF, chosen_N))
     return {
-        "neurons_for_half": neurons_for(0.5, chosen_LF),
-        "share_of_chosen": float(cumulative_share(chosen_LF)[min(count, chosen_LF.size) - 1]),
+        "neurons_for_half": neurons_for(0.5, score_LF),
+        "share_of_chosen": chosen / total if total else 0.0,
     }
 
 

@@ -102,7 +102,8 @@ def descend(
                 cells = cell_rows(pools, config.step_requests(epoch) // len(CELLS), turn=epoch)
                 at = functools.partial(measured, tuned, form, theta_P, fixed, what=DECISION)
                 slopes = measured_cells(model, cells, config, at, untuned)
-                way_P, losses = direction(slopes, metric, NATS, config, lm.mesh, in_nats=True)
+                nats = NATS * float(now.meta_lr / options.meta_lr)
+                way_P, losses = direction(slopes, metric, nats, config, lm.mesh, in_nats=True)
                 moved_P = theta_P + metric.divide(way_P)
                 theta_P = form.vector(adapter.at_strength(form.params(moved_P), 1.0))
             else:

@@ -27,6 +27,9 @@ from nt_jax.train.validate import (
     ATTACK,
     DIRECT,
     HARMLESS,
+    IN_ATTACK,
+    NESTED,
+    SOUNDS_HARMFUL,
     Look,
     Validation,
     validate,
@@ -115,9 +118,10 @@ class FittingData:
     @functools.cached_property
     def validation_examples(self) -> Examples:
         """Validation prompts for thresholds that need no generation; their answers are not read."""
-        held, encode, none = self.whole_validation, self.model.encode, [self.model.eos_id]
+        held, encode, none = self.validation, self.model.encode, [self.model.eos_id]
         harmful = [encode(prompt) for kind in (ATTACK, DIRECT) for prompt in held.prompts[kind]]
-        harmless = [encode(prompt) for prompt in held.prompts[HARMLESS]]
+        kinds = (HARMLESS, SOUNDS_HARMFUL, IN_ATTACK, NESTED)  # as every setting is judged by
+        harmless = [encode(prompt) for kind in kinds for prompt in held.prompts.get(kind, ())]
         return Examples(harmful, [none] * len(harmful), harmless, [none] * len(harmless))
 
     @property

@@ -146,14 +146,19 @@ def screen(table: Table) -> rich.table.Table:
 
 
 def csv_text(table: Table) -> str:
-    """One line a row; five columns a number: value, low, high, n, paper."""
+    """One line a row: its name, whether it is past the limits, and five columns a number.
+
+    Those are value, low, high, n and paper; a column's title carries the mark, should it have one.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     parts = ("", " low", " high", " n", " paper")
-    writer.writerow(["row", *(f"{k.title}{part}" for k in table.columns for part in parts)])
+    titles = [table.marked(column.title) for column in table.columns]
+    writer.writerow(["row", "past limits", *(f"{t}{part}" for t in titles for part in parts)])
     for label, cells in table.rows:
         numbers = [x for c in cells for x in (c.value, c.low, c.high, c.n, c.paper)]
-        writer.writerow([label, *("" if x is None else f"{x:.10g}" for x in numbers)])
+        past = "yes" if label in table.past_bound else "no"
+        writer.writerow([label, past, *("" if x is None else f"{x:.10g}" for x in numbers)])
     return out.getvalue()
 
 

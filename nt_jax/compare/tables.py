@@ -4,7 +4,7 @@ Everything here takes numbers and text only; what was answered and judged lies i
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 
 from nt_jax.compare.paper import PAIRS, paper_row
@@ -151,7 +151,7 @@ def ablation_table(results: Results, models: Sequence[str], draws: Sequence[str]
     rows, averaged = [], False
     for model in models:
         if model in draws and not averaged:
-            rows.append((f"{PINPOINTING}, mean of {len(draws)} draws", _mean_row(results, draws)))
+            rows.append((mean_label(draws), _mean_row(results, draws)))
             averaged = True
         label = results.labels[model]
         paper = paper_row("4", results.compared, variant=label)
@@ -167,6 +167,11 @@ def ablation_table(results: Results, models: Sequence[str], draws: Sequence[str]
             "number of requests, the same for all draws."
         )
     return Table("4", "NeuronTune without one of its parts", columns, rows, notes)
+
+
+def mean_label(draws: Sequence[str]) -> str:
+    """What the mean over random draws of neurons is called."""
+    return f"{PINPOINTING}, mean of {len(draws)} draws"
 
 
 def _mean_row(results: Results, draws: Sequence[str]) -> list[Cell]:
@@ -208,11 +213,16 @@ def count_table(results: Results, models: Sequence[str]) -> Table:
     return Table("7", title, main_columns(results, results.pair), rows)
 
 
+def random_draws(models: Iterable[str]) -> list[str]:
+    """The draws of random neurons among the models."""
+    return [name for name in models if name.startswith("random_neurons")]
+
+
 def build_tables(results: Results, wanted: Sequence[str], methods: Sequence[str]) -> list[Table]:
     """The wanted tables in the paper's order; `methods` are the rows of the tables of methods."""
     known = list(results.labels)
     fractions = [name for name in known if re.fullmatch(r"dinm_\d+", name)]
-    draws = [name for name in known if name.startswith("random_neurons")]
+    draws = random_draws(known)
     parts = [n for n in known if n in ("neurontune", *draws, "all_attacks", "first_factors")]
     everyone = [BASE, *methods]
     makers: dict[str, Callable[[], Table]] = {

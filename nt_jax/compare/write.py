@@ -15,7 +15,7 @@ from nt_jax.compare.paper import PAIRS, figures, paper_model
 from nt_jax.compare.render import Cell, Column, Table, csv_text, latex, markdown
 from nt_jax.compare.results import Results
 from nt_jax.compare.search import CRITERIA, Chosen, budget
-from nt_jax.compare.tables import build_tables
+from nt_jax.compare.tables import build_tables, mean_label, random_draws
 from nt_jax.compare.trade_off import FIGURE, explained, points, trade_off_png
 from nt_jax.config.evaluation import MOST_SETTINGS
 from nt_jax.config.registry import METHODS
@@ -68,6 +68,9 @@ def write_comparison(
     compared = [name for name in labels if name in METHODS]
     tables = build_tables(results, possible, compared)
     past = [labels[chosen.method] for chosen in found if chosen.past_bound]
+    draws = random_draws(labels)
+    if any(labels[draw] in past for draw in draws):
+        past.append(mean_label(draws))
     tables = [dataclasses.replace(table, past_bound=past) for table in tables]
     for table in tables:
         name = f"table{table.number}"

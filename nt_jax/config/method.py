@@ -64,7 +64,7 @@ class AttributionConfig(Frozen):
     )
     """kinds of attack that examples are taken from"""
     attack_selection: bool = True
-    """use only attacks of exactly one of these types; false = any attack"""
+    """use only attacks of exactly one of these types; false = those of several types as well"""
     examples_per_type: int = Field(default=1, ge=1, le=1000)
     """examples for each attack type"""
     chunk: int = Field(default=0, ge=0)
@@ -134,10 +134,10 @@ class TuneConfig(Frozen):
     """lambda (knob 2 of 3: how much safety). Towards 1: more refusals in every column; towards 0:
     fewer refused harmless requests, fewer refused attacks"""
     kl_weight: float = Field(default=0.0, ge=0)
-    """pull of harmless answers to the base model"""
+    """pull of harmless answers to the base model, where tune.outer is adam or sgd"""
     margin_weight: float = Field(default=1.0, ge=0)
     """weight of a loss that keeps answers to harmless requests 2 nats per token likelier than
-    refusals of them"""
+    refusals of them, where tune.outer is adam or sgd"""
     init_safety: float = Field(default=1.0, ge=-1000, le=1000)
     """first factor of safety neurons"""
     init_utility: float = Field(default=1.0, ge=-1000, le=1000)
@@ -159,7 +159,7 @@ class TuneConfig(Frozen):
     clip_norm: float | None = Field(default=1.0, gt=0)
     """largest norm of a gradient, of the inner loop and of an outer step; null = any"""
     global_batch: int = Field(default=6, ge=0)
-    """prompts of an outer batch; 0 = all of D_global, each request once"""
+    """prompts of an outer batch of adam or sgd; 0 = all of D_global, each request once"""
     local_batch: int = Field(default=1, ge=0)
     """prompts of an inner batch; 0 = all of D_local, as printed, each request once"""
     local_fraction: float = Field(default=0.25, gt=0, le=0.5)
@@ -249,6 +249,9 @@ class TuneConfig(Frozen):
         if self.lifts and self.outer != "regression":
             rule = "is for tune.outer = regression, whose slopes a lift is made of: give it []"
             raise conflict("tune.lifts", list(self.lifts), rule)
+        if self.kl_weight and self.outer == "regression":
+            rule = "is read where tune.outer is adam or sgd; a regression has tune.metric_damping"
+            raise conflict("tune.kl_weight", self.kl_weight, rule)
         return self
 
     @model_validator(mode="after")

@@ -37,12 +37,12 @@ _LABELS = {"kind": "category?"}
 
 # From the most specific to the least: the first whose columns are all there is taken.
 HARMFUL = (
-    Schema("nt_jax", ("request", "refusal"), _OWN_HARMFUL | {"refusal": "refusal"}),
+    Schema("nt_jax", ("request", "refusal"), _OWN_HARMFUL | {"refusal": "refusal?"}),
     Schema("nt_jax without refusals", ("request",), _OWN_HARMFUL),
     Schema(
         "conversations with refusals",
         ("messages", "refusal"),
-        _OWN_HARMFUL | {"request": "messages", "refusal": "refusal"},
+        _OWN_HARMFUL | {"request": "messages", "refusal": "refusal?"},
     ),
     Schema("conversations", ("messages",), _OWN_HARMFUL | {"request": "messages"}),
     Schema(

@@ -192,9 +192,10 @@ def _fields(row: Row, schema: Schema) -> tuple[dict[str, Any], list[str]]:
 
 
 def _get(row: Row, column: str) -> Any:
-    """The value under a plain column name; "a.b" reaches into a nested row."""
+    """The value under a plain column name; "a.b" reaches into a nested row, or is a name itself."""
     value: Any = row.values
-    for part in column.split("."):
+    whole = any(plain_name(name) == column for name in value)
+    for part in [column] if whole else column.split("."):
         if not isinstance(value, dict):
             return None
         value = next((cell for name, cell in value.items() if plain_name(name) == part), None)
@@ -220,6 +221,8 @@ def _identity(value: Any) -> str | None:
 def _flag(value: Any) -> bool | None:
     if value is None or isinstance(value, bool):
         return value
+    if not str(value).strip():
+        return None
     flags = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
     if str(value).strip().lower() in flags:
         return flags[str(value).strip().lower()]

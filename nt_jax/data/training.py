@@ -148,12 +148,15 @@ def each_question_once(rows: Sequence[HarmfulRequest]) -> list[HarmfulRequest]:
     """The first row of each question, which a file may hold once for each attack (SafeEdit).
 
     Attacks then come from `data.templates`; repeats would lie on both sides of every cut. A bare
-    row is kept in each split that holds it: repeat_lines() says so.
+    row is kept in each split that holds it, unless an attacked one stands for it there:
+    repeat_lines() says so.
     """
     first: dict[tuple[Prompt, str | None], HarmfulRequest] = {}
     for row in rows:
         first.setdefault((row.prompt, None if row.attacked else row.split), row)
-    return list(first.values())
+    held = {(row.prompt, row.split) for row in first.values() if row.attacked}
+    kept = first.values()
+    return [row for row in kept if row.attacked or (row.prompt, row.split) not in held]
 
 
 def without_tests(

@@ -24,14 +24,14 @@ _STATED = re.compile(
 )
 _NAMED = re.compile(
     rf"(?:answer|choice|option){_IS}*\W*\b({_L}){_CLOSED}"
-    rf"|(?<!or )(?<!and )\b({_L})\)? is (?:right|correct){_CLOSED}",
+    rf"|(?<!or )(?<!and )\b({_L})\)? is (?:the )?(?:right|correct|best){_CLOSED}",
     re.IGNORECASE,
 )
 _FIRST = re.compile(rf"\W*({_L})(?:[).:,\]]|\s*$|\s*\n|\s+[-\u2013]\s)")
 _OR = re.compile(rf"\W*\b(?:or|and)\b\W*{_L}{_CLOSED}")  # (A) or (B): neither is chosen
 _BRACKETED = re.compile(rf"[(\[]({_L})[)\]]|(?:^|\s)({_L})[).:](?:\s|$)")
 _NOT_THIS = re.compile(
-    rf"(?:(?i:\boption |\bchoice |\banswer ))?\(?\b{_L}\)? is (?:wrong|incorrect)\b"
+    rf"(?:(?i:\boption |\bchoice |\banswer ))?\(?\b{_L}\)? is (?:the )?(?:wrong|incorrect)\b"
     rf"|\b(?:not|isn't|incorrect|wrong)\b[^\w.;!?]*"  # within one sentence
     rf"(?:(?:option|choice|answer) (?:is )?)?\(?{_L}{_CLOSED}"
 )

@@ -246,8 +246,13 @@ def attack_overlap(
 
 
 def test_attacks(config: EvalConfig, tests: Tests) -> tuple[set[str], set[str]]:
-    """(names, template texts) of the attacks that the test sets use."""
-    names = {prompt.template for prompt in tests.prompts if prompt.template}
+    """(names, template texts) of the attacks that the test sets use.
+
+    Names are those of records' own attacks; templates are known by their text alone, as two files
+    may number theirs alike.
+    """
+    own = {name for name in config.datasets if config.test_set(name).templates is None}
+    names = {p.template for p in tests.prompts if p.template and p.dataset in own}
     texts: set[str] = set()
     for name in config.datasets:
         if (at := config.test_set(name).templates) is not None:

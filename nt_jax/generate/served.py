@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from functools import partial
 from typing import Any, NamedTuple
 
-from nt_jax.console import progress
+from nt_jax.console import progress, say
 from nt_jax.data.prompts import Message
 from nt_jax.errors import DataError, NtError, RunError, SomeFailedError
 from nt_jax.generate.decode import GREEDY, Sampling
@@ -22,6 +22,9 @@ IDS, CHAT = "completions", "chat/completions"
 _OF_THE_PROMPT = frozenset({400, 413, 422})  # statuses about what is asked, not about the server
 IN_A_ROW = 8  # failures without an answer between them until the server itself is tried
 _TRIED = 16  # tokens of a prompt that a trial asks: any server answers so few
+# Draws from the whole distribution and no penalty, as our own engine answers, whatever defaults a
+# server or the checkpoint's generation_config.json has. By the names of vLLM, SGLang and llama.cpp.
+PLAIN = {"top_p": 1, "top_k": -1, "min_p": 0, "repetition_penalty": 1, "repeat_penalty": 1}
 _HELLO: list[Message] = [{"role": "user", "content": "Hello"}]
 
 
@@ -56,6 +59,10 @@ class Server:
     name: str
     together: int = 8  # requests in flight
     _way: list[str] = dataclasses.field(default_factory=list, compare=False, repr=False)
+    _plain: dict[str, int] = dataclasses.field(
+        default_factory=lambda: dict(PLAIN), compare=False, repr=False
+    )
+    _took: list[bool] = dataclasses.field(default_factory=list, compare=False, repr=False)
 
     def check(self) -> None:
         """Raises a RunError where nothing answers at the address, or the model is not served."""
@@ -137,7 +144,7 @@ class Server:
         drawn = {"seed": (sampling.seed + seed) % 2**31} if sampling.temperature else {}
         body = {"model": self.name, "max_tokens": max_new, "temperature": sampling.temperature}
         try:
-            reply = send(f"{self.url}/{by}", body | drawn | asked)
+            reply = self._post(by, body | drawn | asked)
         except RefusedError as error:
             kind = UnansweredError if error.code >= 500 else RunError
             kind = DataError if error.code in _OF_THE_PROMPT else kind
@@ -164,11 +171,27 @@ class Server:
         except NtError as error:
             raise RunError(f"the server fails whatever it is asked: {error} {KEPT}") from error
 
+    def _post(self, by: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The reply to what is asked under PLAIN, or without it where that is what is refused."""
+        address, plain = f"{self.url}/{by}", dict(self._plain)
+        try:
+            reply = send(address, {**body, **plain})
+            self._took.append(True)
+            return reply
+        except RefusedError as error:
+            if not plain or self._took or error.code not in _OF_THE_PROMPT:
+                raise
+            reply = send(address, body)
+            if self._plain:
+                self._plain.clear()
+                say("served", f"takes no {', '.join(PLAIN)}: answers are drawn by its own settings")
+            return reply
+
     def _takes(self, ids: Sequence[int]) -> bool:
         ids = ids[:_TRIED]
         body = {"model": self.name, "max_tokens": 1, "temperature": 0, "prompt": [*ids]}
         try:
-            reply = send(f"{self.url}/{IDS}", body)
+            reply = self._post(IDS, body)
             counted = int(reply["usage"]["prompt_tokens"])
         except (RefusedError, KeyError, TypeError, ValueError, OverflowError):
             return False

@@ -37,6 +37,9 @@ def write_attribution_report(
     """
     counts = {name: sum(row["set"] == name for row in rows) for name in scores}
     summary, active_LF = sets_of(attributed, scores, counts)
+    for name, score_LF in scores.items():
+        mine = [(row["layer"], row["index"]) for row in rows if row["set"] == name]
+        summary[name] |= concentration(score_LF, np.array([score_LF[at] for at in mine]))
     with reading(attributed / "examples.json"):
         facts = json.loads((attributed / "examples.json").read_text(encoding="utf-8"))
     columns = {name: [row[name] for row in rows] for name in ("layer", "index", "set", "score")}
@@ -66,8 +69,8 @@ def sets_of(
 ) -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:
     """(summary, active_LF) of each set; a score of the user's own has no example by example."""
     if not (attributed / "scores.npz").exists():
-        summary = {name: concentration(scores[name], counts[name]) for name in scores}
-        return summary, {name: load_set(attributed / f"{name}.npz")[1] for name in scores}
+        none = {name: {} for name in scores}
+        return none, {name: load_set(attributed / f"{name}.npz")[1] for name in scores}
     path = attributed / "scores.npz"
     with reading(path), np.load(path) as raw:
         members = {name: raw["set"] == name for name in scores}

@@ -39,14 +39,20 @@ def comparison(
         before, after = (find(rows, dataset, "refusal_rate", model) for model in (base, tuned))
         p = find(rows, dataset, "mcnemar_p", tuned)
         lines.append(_counted_line(f"refuses {labels[dataset]}", before, after, p))
-    for name in in_order(row.dataset for row in rows if row.metric == "su_f1"):
-        harmless = name.split("+")[-1]
-        said = _answers_of(harmless, labels)
-        for label, dataset, metric, template in (
+    pairs = in_order(row.dataset for row in rows if row.metric == "su_f1")
+    told: set[str] = set()
+    for name in pairs:
+        harmful, harmless = name.split("+")
+        said, of = _answers_of(harmless, labels), f", {labels[harmful]} and {labels[harmless]}"
+        wanted = [
             (f"entropy of {said}", harmless, "entropy", "{:.2f} bit"),
-            ("SU-F1", name, "su_f1", "{:.3f}"),
+            ("SU-F1" + of * (len(pairs) > 1), name, "su_f1", "{:.3f}"),
             (f"perplexity of {said}", harmless, "perplexity", "{:.2f}"),
-        ):
+        ]
+        for label, dataset, metric, template in wanted:
+            if label in told:
+                continue  # two pairs have one harmless set
+            told.add(label)
             before, after = (find(rows, dataset, metric, model) for model in (base, tuned))
             if metric != "perplexity" or before or after:
                 lines.append(_measured_line(label, before, after, template))

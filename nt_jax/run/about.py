@@ -67,7 +67,7 @@ def measured(run_dir: Path, config: RunConfig) -> list[Measured]:
 
 
 def _beside_base(rows: list[ResultRow], row: ResultRow, label: str) -> Measured:
-    base = find(rows, row.dataset, row.metric, BASE)
+    base = find(rows, row.dataset, row.metric, BASE, row.judge)
     before = None if base is None else base.value
     judge = None if row.judge is None else _without_path(row.judge)
     return Measured(

@@ -3,6 +3,7 @@
 import dataclasses
 
 from nt_jax.attribution.attack_selection import NONE, choose_templates, selects
+from nt_jax.config.registry import CONTRASTIVE
 from nt_jax.config.schema import RunConfig
 from nt_jax.data.attacks import attack_of
 from nt_jax.data.repeats import repeat_lines
@@ -42,17 +43,19 @@ def read_data(config: RunConfig) -> RunData:
     """All files opened and checked, as far as that goes without the model."""
     data, judge = config.data, open_judge(config.eval.judge)
     records, tests = read_records(data), read_tests(config.eval)
-    notes = [f"attacks: {attack_line(records)}"]
+    notes = []
     if data.leave_out_tests:
         asked = (prompt.request for prompt in tests.prompts)
         records, rows, attacks = without_tests(records, asked, *test_attacks(config.eval, tests))
         notes.append(f"left out, as test sets ask them: {rows} requests, {attacks} attacks")
+    notes.insert(0, f"attacks: {attack_line(records)}")
     before = records["train"].harmful
     records["train"] = train = usable(judge, records["train"], data.safety_targets)
     notes += _not_learned(before, train.harmful)
-    choose_templates(train.templates, config.attribution)
-    if config.attribution.attack_selection and not selects(train.templates, config.attribution):
-        notes.append(NONE)
+    if config.attribution.score != CONTRASTIVE:  # which reads no examples in attacks of a type
+        choose_templates(train.templates, config.attribution)
+        if config.attribution.attack_selection and not selects(train.templates, config.attribution):
+            notes.append(NONE)
     targets = settle(judge, train, data.safety_targets, None, config.tune)
     tuned_on = [request for part in records.values() for request in part.requests]
     attacks = [template for part in records.values() for template in part.templates]

@@ -139,6 +139,8 @@ def write_run_report(directory: RunDirectory, config: RunConfig, layers: int, fo
     best = best_state(config.tune, directory.read("select"), train)
     history, strengths = read_history(train, int(best.best_epoch)), read_strengths(train, best)
     lifts = read_lifts(train)
+    if int(best.best_epoch) < int(best.epoch):  # an epoch's own validation won over every lift
+        lifts = [{name: x for name, x in row.items() if name != "kept"} for row in lifts]
     tuning = Tuning({**columns, "num_layers": layers}, history, strengths, lifts)
     targets = SafetyTargets.read(directory.read("answers"))
     notes = [targets.line]

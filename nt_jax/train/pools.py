@@ -111,7 +111,8 @@ def make_pools(
 def _as_safety(pairs: Sequence[Pair], local: Pool, share: float) -> tuple[list, list]:
     """(local, global) parts of attacked harmless pairs: each with the attacks of its safety set.
 
-    Attacks that safety sets do not have (a source's own, left out there) are shared out by `share`.
+    The outer loop takes those whose attack no safety set has (a source's own, left out there);
+    where rows name no attack they are cut by `share`.
     """
     here = {template.id for template in local.templates} | {pair.attack for pair in local.attacked}
     here.discard("")
@@ -163,7 +164,12 @@ def _wrapped(pairs: Sequence[Pair], around: Sequence[AttackTemplate], count: int
 
 
 def undivided(pools: Pools) -> Pools:
-    """`pools` whose global sets hold all there is: descent without an inner loop needs no cut."""
+    """`pools` whose global sets hold all there is: descent without an inner loop needs no cut.
+
+    Where both sides are one and the same already, so they stay.
+    """
+    if pools.local_safety is pools.global_safety:
+        return pools
 
     def joined(local: Pool, outer: Pool) -> Pool:
         direct, attacked = [*local.direct, *outer.direct], [*local.attacked, *outer.attacked]

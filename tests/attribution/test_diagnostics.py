@@ -50,8 +50,13 @@ def test_the_summary_of_two_examples():
     assert found["between_examples"] == pytest.approx(-1)
     assert found["between_weightings"] == pytest.approx(0)
     assert found["best_in_both_weightings"] == pytest.approx(0.5)
-    assert found["share_of_chosen"] == pytest.approx((11 + 10 + 9) / 66)
+
+
+def test_how_much_of_the_scores_the_chosen_neurons_hold():
+    found = diagnostics.concentration(LINE, np.array([11, 9, -2]))
+    assert found["share_of_chosen"] == pytest.approx((11 + 9) / 66)
     assert found["neurons_for_half"] == 4  # 11 + 10 + 9 + 8 = 38 of 66
+    assert diagnostics.concentration(-LINE, np.zeros(0))["share_of_chosen"] == 0
 
 
 def test_promoted_tokens_are_the_head_of_the_normed_column():

@@ -14,6 +14,7 @@ from nt_jax.baselines.adapters import Form, merged
 from nt_jax.baselines.descent import descend, slope_and_losses
 from nt_jax.baselines.dpo import Preferences, answer_sums, preference_pools
 from nt_jax.baselines.lora import Lora
+from nt_jax.config.method import TuneConfig
 from nt_jax.data.packing import PackedBatch, Row, Shape, pack_alone
 from nt_jax.data.prompts import text_of
 from nt_jax.errors import DataError
@@ -149,6 +150,10 @@ def test_pairs_are_refusals_against_own_compliance_and_the_reverse():
     kept = {pair.request: pair.answer for pool in (asked.local_utility, asked.global_utility)
             for pair in (*pool.direct, *pool.attacked)}  # fmt: skip
     assert {pair.request: pair.answer for pair in good} == kept
+    config = TuneConfig(inner_steps=0, global_batch=0, outer="adam", metric_requests=0)
+    batcher, _ = make_batcher(model.lm, 1, model.encode, found, config, 0, beside=False)
+    pool, _, _ = batcher.sets["global_safety"]
+    assert len(pool.direct) == len({pair.request for pair in pool.direct})  # no pair twice
 
 
 def test_answers_are_judged_by_the_request_inside_the_attack():

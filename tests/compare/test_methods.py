@@ -19,7 +19,7 @@ from nt_jax.baselines.ia3 import DOWN, FULL, Ia3
 from nt_jax.baselines.scans import harm_scores
 from nt_jax.compare import bench
 from nt_jax.compare.lineup import needed
-from nt_jax.compare.method import Method, UnusableMethodError, UnusableSettingError
+from nt_jax.compare.method import Method, UnusableMethodError, UnusableSettingError, learned_numbers
 from nt_jax.compare.methods import ablations, adapters, cavgan, dinm, dpo, nest, neurontune
 from nt_jax.compare.methods.scans import scans
 from nt_jax.config import registry
@@ -121,11 +121,11 @@ def test_dinms_published_setting_edits_and_asks_with_the_released_suffix(monkeyp
 
     def fit_dinm(lm, example, options):
         seen.update(example=example, options=options)
-        return SimpleNamespace(layer=1, down_FD=np.zeros((1, 1), np.float32))
+        return SimpleNamespace(layer=1, down_FD=np.array([[0, 2]], np.float32))
 
     monkeypatch.setattr(dinm, "fit_dinm", fit_dinm)
-    monkeypatch.setattr(dinm, "edited", lambda lm, fit: "edited")
-    monkeypatch.setattr(dinm, "get_leaf", lambda *_: np.zeros(1, np.float32))
+    monkeypatch.setattr(dinm, "edited", lambda lm, fit: seen.update(fit=fit))
+    monkeypatch.setattr(dinm, "get_leaf", lambda *_: np.zeros((2, 1, 2), np.float32))
     tokenizer = SimpleNamespace(encode=lambda text: [])
     model = ChatModel(None, SimpleNamespace(encode=str.upper), lambda: None)  # type: ignore[arg-type]
     monkeypatch.setattr(ChatModel, "encode", lambda self, text: text)
@@ -136,12 +136,14 @@ def test_dinms_published_setting_edits_and_asks_with_the_released_suffix(monkeyp
     )  # fmt: skip
     method = load(METHODS["dinm_published"].maker)()
     learned = method.fit(data, *method.settings, Path())
+    assert learned_numbers(learned) == 1  # of two the other stayed as it was
     assert seen["options"] == DinmOptions(
         learning_rate=5e-4, steps=10, edit_weight=0.1, kl_grad=False, fraction=1.0, seed=3
     )
     assert seen["example"].prompt == f"attack {SUFFIX}"
     assert seen["example"].keep_prompt == f"hello {SUFFIX}"
     made = method.build(data, *method.settings, learned)
+    np.testing.assert_array_equal(seen["fit"].down_FD, [[0, 2]])
     asked = made.intervention.prepare(None, None, [[1]], ["request"])
     assert "".join(asked.prompts[0]) == f"request {SUFFIX}"
 
@@ -255,10 +257,10 @@ def test_a_method_that_follows_one_left_out_is_left_out():
 
 def test_dinm_has_letters_of_its_own_under_the_suffix_as_well(monkeypatch):
     monkeypatch.setattr(dinm, "edited", lambda lm, fit: "edited")
-    monkeypatch.setattr(dinm, "get_leaf", lambda *_: np.zeros(1, np.float32))
+    monkeypatch.setattr(dinm, "get_leaf", lambda *_: np.zeros((1, 1, 1), np.float32))
     chat = SimpleNamespace(encode=len)
     model = ChatModel(None, chat, lambda: None)  # type: ignore[arg-type]
-    learned = {"layer": np.asarray(0), "down_FD": np.zeros((1, 1), np.float32)}
+    learned = {"layer": np.asarray(0), "place": np.array([0]), "value": np.ones(1, np.float32)}
     made = dinm.dinm().build(SimpleNamespace(model=model), {"suffix": True}, learned)
     assert made.model.lm == "edited" and made.model.chat is chat
     assert made.intervention is not None and made.no_letters is None

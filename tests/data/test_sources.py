@@ -201,12 +201,30 @@ def test_unknown_columns_name_the_nearest_layout(tmp_path, error_of):
 def test_bad_rows_are_listed_by_line_and_field(tmp_path, error_of):
     path = tmp_path / "x.jsonl"
     path.write_text(
-        '{"request": "a", "refusal": "no"}\n\n{"request": "b"}\n{"request": " ", "refusal": "n"}\n'
+        '{"request": "a", "refusal": "no"}\n\n{"refusal": "n"}\n{"request": " ", "refusal": "n"}\n'
     )
     lines = error_of(load_harmful, str(path)).split("\n")
-    assert lines[0] == f"{path}:3: 'refusal' is missing or empty"
+    assert lines[0] == f"{path}:3: 'request' is missing or empty"
     assert lines[1] == f"{path}:4: 'request' is missing or empty"
     assert lines[2].startswith("Correct these rows")
+
+
+def test_a_row_of_ours_may_lack_its_refusal(tmp_path):
+    """As docs/data.md has it: what learns the data's own refusals leaves such rows out."""
+    path = tmp_path / "x.csv"
+    path.write_text("request,refusal\nfoo,No.\nbar,\n")
+    assert [row.refusal for row in load_harmful(str(path))] == ["No.", None]
+
+
+def test_a_column_may_have_a_dot_in_its_name_and_a_flag_may_be_left_empty(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("Prompt.text\nfoo\n")
+    (row,) = load_harmless(str(path), columns={"request": "prompt.text"})
+    assert row.request == "foo"
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"request": "foo", "sounds_harmful": ""}\n')
+    (row,) = load_harmless(str(path))
+    assert row.sounds_harmful is False
 
 
 def test_a_field_of_another_type_is_named(tmp_path, error_of):
@@ -225,7 +243,7 @@ def test_bad_rows_of_a_csv_are_named_by_row(tmp_path, error_of):
 
 
 def test_many_bad_rows_are_cut_short(tmp_path, error_of):
-    rows = [{"request": "a", "refusal": ""}] * 30
+    rows = [{"request": "", "refusal": "a"}] * 30
     message = error_of(load_harmful, write(tmp_path / "x.json", rows))
     assert "and 20 more" in message and len(message.splitlines()) == 12
 

@@ -33,6 +33,9 @@ def test_a_question_that_a_file_repeats_for_each_attack_is_tuned_on_once():
     paired = [HarmfulRequest(str(n), f"q{n % 2}", "No.", "", None, f"attack {n}") for n in range(5)]
     assert [row.id for row in training.each_question_once(paired)] == ["0", "1"]
     assert training.each_question_once(RECORDS.harmful * 2) == RECORDS.harmful
+    bare = [HarmfulRequest(f"b{n}", "q0", "No.", "", s) for n, s in enumerate(["train", "test"])]
+    rows = [*bare, HarmfulRequest("a", "q0", "No.", "", "train", "attack 0")]
+    assert [row.id for row in training.each_question_once(rows)] == ["b1", "a"]
 
 
 def test_conversations_that_end_alike_are_several_requests():

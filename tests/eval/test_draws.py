@@ -76,7 +76,11 @@ def test_rates_are_means_over_draws_and_intervals_go_by_request():
     rows = refusal.rows(measured) + text.rows(measured) + suf1.rows(measured)
     row = find(rows, "bad", "refusal_rate", "tuned")
     assert row.value == np.mean(rates) and row.n == 20
-    assert (row.low, row.high) == intervals.bootstrap_mean(rates, 3)
+    # Five requests, however often each is asked; as wide as the bootstrap over them, or wider.
+    wilson, drawn = intervals.wilson(sum(rates), 5), intervals.bootstrap_mean(rates, 3)
+    assert (row.low, row.high) == (min(wilson[0], drawn[0]), max(wilson[1], drawn[1]))
+    none = find(rows, "bad", "refusal_rate", "base")
+    assert none.value == 0 and none.high == intervals.wilson(0, 5)[1]
     change = find(rows, "bad", "refusal_change", "tuned")
     assert change.value == np.mean(rates) and change.n == 5
     assert find(rows, "bad", "mcnemar_p", "tuned").value == intervals.mcnemar(

@@ -23,7 +23,8 @@ from nt_jax.eval.prompts import (
     test_choices,
     test_prompts,
 )
-from nt_jax.eval.prompts import tests_hash as hash_of  # no test, whatever it is called
+from nt_jax.eval.prompts import test_attacks as attacks_of_tests  # no tests, whatever they are
+from nt_jax.eval.prompts import tests_hash as hash_of  # called
 from tests.shared_data import SOURCES, needs_shared_data
 
 DEMO = EvalConfig()
@@ -309,6 +310,18 @@ def test_attacks_that_were_also_tuned_on_are_counted(tmp_path):
     tuned_on[1] = dataclasses.replace(tuned_on[1], text="be evil: {request}")
     assert attack_overlap(config, tuned_on) == {"mine": 2}
     assert attack_overlap(config, []) == {}
+
+
+def test_attacks_of_a_test_set_are_known_by_their_text_and_records_own_by_name(tmp_path):
+    """Two files number their templates alike: attacks-0001 here is not the one tuned on."""
+    source = write_rows(tmp_path / "attacks.jsonl", [{"text": "Sing: {request}"}])
+    rows = [{"request": "Why?", "attacked": "Hum: Why?", "attack": "song"}]
+    own = {"source": write_rows(tmp_path / "own.jsonl", rows), "kind": "harmful",
+           "prompt": "attacked"}  # fmt: skip
+    mine = {"source": "demo", "kind": "harmful", "templates": {"source": source}}
+    config = EvalConfig(extra={"mine": mine, "own": own}, datasets=("mine", "own"))
+    names, texts = attacks_of_tests(config, read_tests(config))
+    assert names == {"song"} and texts == {"Sing: {request}"}
 
 
 def test_other_prompts_have_another_hash():

@@ -1,12 +1,15 @@
 """The client of an OpenAI-compatible server, against one on this machine."""
 
+import io
 import json
 import random
 import socket
 import threading
 
 import pytest
+from rich.console import Console
 
+from nt_jax.console import shown_on
 from nt_jax.errors import DataError, RunError, SomeFailedError
 from nt_jax.generate import http
 from nt_jax.generate.decode import Sampling
@@ -15,6 +18,7 @@ from nt_jax.generate.served import (
     CHAT,
     IDS,
     IN_A_ROW,
+    PLAIN,
     Question,
     Reply,
     Server,
@@ -67,6 +71,26 @@ def test_token_ids_go_where_they_are_taken_and_replies_keep_their_order(twin):
         assert "seed" not in body and body["prompt"] == list(range(len(body["prompt"])))
     assert twin.keys == {None}
     assert server.answer([], 7) == []
+
+
+def test_a_server_is_asked_to_draw_as_our_engine_does(twin):
+    """Whatever it has as defaults; one that knows the names of OpenAI alone is asked without."""
+    Server(twin.url, "tuned").answer(MANY, 7)
+    asked = [body for body in twin.bodies if body["max_tokens"] == 7]
+    assert len(asked) == len(MANY) and all(PLAIN.items() <= body.items() for body in asked)
+    said, twin.bodies[:] = twin._said, []
+
+    def strict(path, body):
+        if body and "top_k" in body:
+            return 400, {"error": "unknown field top_k"}
+        return said(path, body)
+
+    twin._said, screen = strict, Console(file=io.StringIO(), width=200)
+    with shown_on(screen):
+        replies = Server(twin.url, "tuned").answer(MANY, 7)
+    assert [reply.text for reply in replies] == [f"ids {3 + n}" for n in range(6)]
+    assert ["top_k" in body for body in twin.bodies] == [True] + [False] * (1 + len(MANY))
+    assert screen.file.getvalue().count("takes no top_p, top_k") == 1
 
 
 def test_draws_have_a_seed_of_their_own(twin):

@@ -15,6 +15,7 @@ from nt_jax.config.load import load_config
 from nt_jax.console import shown_on
 from nt_jax.errors import ConfigError
 from nt_jax.eval.lm_eval import paired
+from nt_jax.eval.lm_eval.tasks import UNSAFE, why_unread
 from nt_jax.eval.metrics.result import find
 from nt_jax.generate.chat import open_model
 from tests.eval.test_lm_eval import CHOICE, DOCS
@@ -135,15 +136,15 @@ def test_code_is_run_only_where_it_is_allowed(tasks, monkeypatch):
     """In the form of the harness's humaneval, whose metric is called otherwise than its scores."""
     from nt_jax.eval.lm_eval.model import JaxLM
 
-    monkeypatch.delenv(paired.UNSAFE, raising=False)
+    monkeypatch.delenv(UNSAFE, raising=False)
     (tasks / "local_code.yaml").write_text(CODE.format(file=tasks / "docs.jsonl"))
     metric = "def pass_at_k(references, predictions, k):\n    return {'pass@1': 1.0}\n"
     (tasks / "local_code.py").write_text(metric)
     words = ["eval.harness=[local_code]", f"eval.harness_folder={tasks}", "eval.limit=2"]
     config = load_config(None, [*words, "model.source=x"]).eval
-    with pytest.raises(ConfigError, match=rf"runs the models' answers as code .*{paired.UNSAFE}=1"):
+    with pytest.raises(ConfigError, match=rf"runs the models' answers as code .*{UNSAFE}=1"):
         paired.check_tasks(config)
-    monkeypatch.setenv(paired.UNSAFE, "1")
+    monkeypatch.setenv(UNSAFE, "1")
     paired.check_tasks(config)
     rows = paired.task_rows(JaxLM(str(tmp_models()), batch_size=2), "local_code", config)
     assert [(row["metric"], row["value"]) for row in rows] == [("pass@1", 1.0)] * 2
@@ -152,13 +153,13 @@ def test_code_is_run_only_where_it_is_allowed(tasks, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (ValueError(f'set the environment variable {paired.UNSAFE}="1"'), "answers as code"),
+        (ValueError(f'set the environment variable {UNSAFE}="1"'), "answers as code"),
         (ModuleNotFoundError("No module named 'x'"), r"pip install 'lm-eval\[ifeval\]'"),
         (ConnectionError("Couldn't\nreach it"), r"read \(Couldn't reach it\).*no network"),
     ],
 )
 def test_what_keeps_a_task_from_being_read_is_told_apart(error, said):
-    assert re.search(said, paired.why_unread("ifeval", error))
+    assert re.search(said, why_unread("ifeval", error))
 
 
 @needs_harness

@@ -203,6 +203,10 @@ def test_a_test_prompt_longer_than_the_context_is_named_before_tuning(recipe, tm
         (["mesh.data=9"], "needs 9 devices, but this machine shows 8"),
         (["mesh.model=5"], "mesh.model = 5 does not divide neurons = 48"),
         (["attribution.attack_types=[emotion]", "attribution.examples_per_type=99"], "emotion"),
+        (
+            ["attribution.attack_selection=false", "attribution.examples_per_type=99"],
+            "Add some, or drop the type from attribution.attack_types.\n",
+        ),
         (["data.utility_targets=given"], "no harmless training row has an answer"),
         (["data.attacks=records"], "0 requests inside 0 attacks of its own"),
         (["data.harmful.limit=1", "data.harmless.limit=1"], "needs at least 2"),

@@ -18,6 +18,7 @@ from nt_jax.data.prompts import text_of, with_text
 from nt_jax.errors import DataError, RunError
 from nt_jax.eval.under_test import ModelUnderTest
 from nt_jax.generate.intervention import Suffixed
+from nt_jax.mesh import host
 from nt_jax.models.leaves import get_leaf
 
 # (learning rate, steps, share of the matrix, suffix, slope of the KL term): the release's for LLaMA
@@ -61,12 +62,16 @@ def dinm(name: str = "dinm", fraction: float | None = None) -> Method:
             found = fit_dinm(data.model.lm, example, options)
         except RunError as error:
             raise UnusableSettingError(str(error)) from error
-        return {"layer": np.asarray(found.layer), "down_FD": np.asarray(found.down_FD, np.float32)}
+        layer, down_FD = int(found.layer), np.asarray(found.down_FD, np.float32)
+        place_N = np.flatnonzero(down_FD != untouched(data, layer))  # a share of the matrix is free
+        return {"layer": np.asarray(layer), "place": place_N, "value": down_FD.ravel()[place_N]}
 
     def build(data: FittingData, setting: Setting, learned: Learned) -> ModelUnderTest:
         lm = data.model.lm
-        down_FD = jnp.asarray(learned["down_FD"]).astype(get_leaf(lm, DOWN).dtype)
-        changed = edited(lm, DinmFit(int(learned["layer"]), down_FD, None, []))
+        layer, leaf = int(learned["layer"]), get_leaf(lm, DOWN)
+        down_FD = untouched(data, layer)
+        np.put(down_FD, learned["place"], learned["value"])
+        changed = edited(lm, DinmFit(layer, jnp.asarray(down_FD).astype(leaf.dtype), None, []))
         suffixed = Suffixed(SUFFIX, data.model.encode) if setting["suffix"] else None
         model = dataclasses.replace(data.model, weights=lambda: changed)
         return ModelUnderTest(name, model, intervention=suffixed, edits_weights=True)
@@ -77,6 +82,11 @@ def dinm(name: str = "dinm", fraction: float | None = None) -> Method:
     only: Setting = {"fraction": fraction, "suffix": False}
     label = f"{METHODS['dinm'].label}, {fraction:.0%}"
     return Method(name, label, fit, build, [only], KEYS, follows="dinm", units=UNITS)
+
+
+def untouched(data: FittingData, layer: int) -> np.ndarray:
+    """The down projection of a layer before it is edited, float32 [F, D]."""
+    return np.array(host(get_leaf(data.model.lm, DOWN)[layer]), np.float32)
 
 
 def dinm_published() -> Method:

@@ -109,7 +109,7 @@ def as_printed(tune: TuneConfig) -> TuneConfig:
     """
     departing = {*paper_section("tune"), "algorithm"}
     same = {key: value for key, value in tune if key not in departing}
-    inner = {"algorithm": "paper", "inner_steps": max(1, tune.inner_steps)}
+    inner = {"algorithm": "paper", "inner_steps": max(1, tune.inner_steps), "patience": 0}
     return TuneConfig.model_validate(same | inner | {"epochs": max(tune.epochs, PRINTED_STEPS)})
 
 

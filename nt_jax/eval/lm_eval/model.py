@@ -9,6 +9,7 @@ from typing import Any
 
 import lm_eval.utils as harness  # pyright: ignore[reportMissingImports]
 from jax import Array
+from jinja2 import TemplateError
 from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
 from lm_eval.models.utils import normalize_gen_kwargs  # pyright: ignore[reportMissingImports]
 
@@ -17,7 +18,7 @@ from nt_jax.checkpoints.checkpoint import load_weights, open_checkpoint
 from nt_jax.checkpoints.tokenizer import decode, load_tokenizer
 from nt_jax.checkpoints.vocabulary import known_ids
 from nt_jax.data.batching import bucket
-from nt_jax.errors import ConfigError
+from nt_jax.errors import ConfigError, DataError
 from nt_jax.finished import model_source
 from nt_jax.generate.chat import ChatModel
 from nt_jax.generate.decode import Sampling
@@ -87,7 +88,22 @@ class JaxLM(TemplateLM):
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """The chat as the text that the model reads."""
+        """The chat as the text that the model reads.
+
+        Where its template takes no system message, that stands above the first question. Raises a
+        DataError where it does not take the chat either.
+        """
+        try:
+            return self._templated(chat_history, add_generation_prompt)
+        except TemplateError as error:
+            first, *rest = chat_history
+            if first["role"] != "system" or not rest:
+                said = " ".join(str(error).split())[:200]
+                raise DataError(f"the chat template takes no such chat ({said}).") from error
+            asked = rest[0] | {"content": f"{first['content']}\n\n{rest[0]['content']}"}
+            return self.apply_chat_template([asked, *rest[1:]], add_generation_prompt)
+
+    def _templated(self, chat_history: list[dict[str, str]], add_generation_prompt: bool) -> str:
         text = self.tokenizer.apply_chat_template(
             chat_history,
             tokenize=False,

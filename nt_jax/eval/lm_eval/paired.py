@@ -6,8 +6,7 @@ others, such as perplexities, are named on the screen.
 """
 
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -16,54 +15,15 @@ from nt_jax.atomic import write_atomic
 from nt_jax.config.evaluation import EvalConfig
 from nt_jax.console import say
 from nt_jax.errors import ConfigError
-from nt_jax.eval.lm_eval.tasks import imported, known_tasks
+from nt_jax.eval.lm_eval.tasks import allowed, imported, known_tasks, readable_tasks
 from nt_jax.eval.measure import TASKS
 from nt_jax.eval.metrics.result import in_order
 from nt_jax.eval.under_test import ModelUnderTest
 
-UNSAFE = "HF_ALLOW_CODE_EVAL"  # the harness runs answers as code only where it is 1
-CODE = (
-    "'{}' runs the models' answers as code on this machine. Where that can do no harm, allow it: "
-    f"{UNSAFE}=1 in the environment; else leave it out."
-)
-
 
 def check_tasks(config: EvalConfig) -> None:
     """Raises a ConfigError, in one line, for a task that is unknown, unread or not allowed."""
-    manager = known_tasks(config.harness, config.harness_folder)
-    for name in config.harness:
-        try:
-            found = imported("lm_eval.tasks").get_task_dict([name], manager)
-        except Exception as error:
-            raise ConfigError(f"eval.harness: {why_unread(name, error)}") from error
-        runs_code = any(getattr(task, "UNSAFE_CODE", False) for task in single_tasks(found))
-        if runs_code and os.environ.get(UNSAFE) != "1":
-            raise ConfigError(f"eval.harness: {CODE.format(name)}")
-
-
-def why_unread(name: str, error: Exception) -> str:
-    """What to do about a task that the harness could not read, whatever it says of it."""
-    if UNSAFE in str(error):  # some try their metric out while they are read
-        return CODE.format(name)
-    said = (" ".join(str(error).split()) or type(error).__name__)[:200]
-    if isinstance(error, ImportError):
-        return (
-            f"'{name}' needs a package that is not here ({said}); the harness has extras for its "
-            f"tasks: pip install 'lm-eval[{name}]'"
-        )
-    return (
-        f"the questions of '{name}' cannot be read ({said}). Tasks of the harness come from the "
-        "hub, unless eval.harness_folder holds them; leave it out where there is no network."
-    )
-
-
-def single_tasks(found: Mapping[Any, Any]) -> Iterator[Any]:
-    """The tasks in what the harness has read, those of its groups too."""
-    for value in found.values():
-        if isinstance(value, Mapping):
-            yield from single_tasks(value)
-        else:
-            yield value
+    readable_tasks(config.harness, config.harness_folder, "eval.harness: ")
 
 
 def run_paired(subject: ModelUnderTest, config: EvalConfig, thinking: bool, folder: Path) -> str:
@@ -114,7 +74,7 @@ def task_rows(lm: Any, name: str, config: EvalConfig) -> list[dict]:
         task_manager=known_tasks([name], config.harness_folder),
         log_samples=True,
         bootstrap_iters=0,
-        confirm_run_unsafe_code=os.environ.get(UNSAFE) == "1",
+        confirm_run_unsafe_code=allowed(),
     )
     rows = sample_rows(name, found["samples"], found["higher_is_better"])
     documents = [row for docs in found["samples"].values() for row in docs]

@@ -3,7 +3,8 @@
 import functools
 import importlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,11 @@ from nt_jax.atomic import write_atomic
 from nt_jax.errors import ConfigError
 
 KEPT = ("results", "n-shot", "versions")  # of the harness's results, in the file of scores
+UNSAFE = "HF_ALLOW_CODE_EVAL"  # the harness runs answers as code only where it is 1
+CODE = (
+    "'{}' runs the models' answers as code on this machine. Where that can do no harm, allow it: "
+    f"{UNSAFE}=1 in the environment; else leave it out."
+)
 
 
 def run_tasks(
@@ -33,7 +39,7 @@ def run_tasks(
     """
     if (system_prompt or thinking) and not chat:
         raise ConfigError("--system-prompt and --thinking are parts of a chat: add --chat")
-    manager = known_tasks(tasks, task_folder)
+    manager = readable_tasks(tasks, task_folder)
     from nt_jax.eval.lm_eval.model import JaxLM
 
     results = imported("lm_eval.evaluator").simple_evaluate(
@@ -44,6 +50,7 @@ def run_tasks(
         apply_chat_template=chat,
         system_instruction=system_prompt,
         task_manager=manager,
+        confirm_run_unsafe_code=allowed(),
     )
     results = dict(results or {})
     if json_file is not None:
@@ -72,6 +79,53 @@ def known_tasks(tasks: Sequence[str], folder: str | None) -> Any:
             "--task-folder (eval.harness_folder) adds your own"
         )
     return manager
+
+
+def readable_tasks(tasks: Sequence[str], folder: str | None, where: str = "") -> Any:
+    """The same, once every task has been read.
+
+    A ConfigError, which begins with `where`, for one that is unread, or runs code unallowed.
+    """
+    manager = known_tasks(tasks, folder)
+    for name in tasks:
+        try:
+            found = imported("lm_eval.tasks").get_task_dict([name], manager)
+        except Exception as error:
+            raise ConfigError(where + why_unread(name, error)) from error
+        runs_code = any(getattr(task, "UNSAFE_CODE", False) for task in single_tasks(found))
+        if runs_code and not allowed():
+            raise ConfigError(where + CODE.format(name))
+    return manager
+
+
+def allowed() -> bool:
+    """Whether tasks may run answers as code on this machine."""
+    return os.environ.get(UNSAFE) == "1"
+
+
+def why_unread(name: str, error: Exception) -> str:
+    """What to do about a task that the harness could not read, whatever it says of it."""
+    if UNSAFE in str(error):  # some try their metric out while they are read
+        return CODE.format(name)
+    said = (" ".join(str(error).split()) or type(error).__name__)[:200]
+    if isinstance(error, ImportError):
+        return (
+            f"'{name}' needs a package that is not here ({said}); the harness has extras for its "
+            f"tasks: pip install 'lm-eval[{name}]'"
+        )
+    return (
+        f"the questions of '{name}' cannot be read ({said}). Tasks of the harness come from the "
+        "hub, unless eval.harness_folder holds them; leave it out where there is no network."
+    )
+
+
+def single_tasks(found: Mapping[Any, Any]) -> Iterator[Any]:
+    """The tasks in what the harness has read, those of its groups too."""
+    for value in found.values():
+        if isinstance(value, Mapping):
+            yield from single_tasks(value)
+        else:
+            yield value
 
 
 @functools.cache

@@ -51,7 +51,7 @@ def rows(measured: Measurements) -> list[ResultRow]:
                     per_request(now, [verdict(pair[side], judge[0]) for pair in pairs])
                     for side in (0, 1)
                 ]
-                found += paired_rows(dataset, model, *sides, seed, judge)
+                found += paired_rows(dataset, model, *sides, judge)
             if any(undecided := [0 < value < 1 for value in said]):
                 place = dataset, "undecided_rate", model
                 found.append(_rate(group, undecided, place, seed, judge))
@@ -71,14 +71,20 @@ def _rate(
     seed: int,
     judge: tuple[str | None, str | None] = (None, None),
 ) -> ResultRow:
-    """The share of hits; its interval is Wilson's, or goes by request where one has more answers.
+    """The share of hits with Wilson's interval.
+
+    Where requests have several answers each, it is of the requests, and at least as wide as their
+    bootstrap's: an answer that is drawn again says less than another request's.
 
     `place`: dataset, metric, model.
     """
     mean_R, total, n = per_request(answers, hits), sum(hits), len(hits)
-    drawn = len(mean_R) < n
-    ends = intervals.bootstrap_mean(mean_R, seed) if drawn else intervals.wilson(total, n)
-    return ResultRow(*place, total / n, n, *ends, *judge)
+    requests = len(mean_R)
+    low, high = intervals.wilson(total / n * requests, requests)
+    if requests < n:
+        other = intervals.bootstrap_mean(mean_R, seed)
+        low, high = min(low, other[0]), max(high, other[1])
+    return ResultRow(*place, total / n, n, low, high, *judge)
 
 
 def paired_rows(
@@ -86,12 +92,11 @@ def paired_rows(
     model: str,
     before_N: NDArray[np.float64],
     after_N: NDArray[np.float64],
-    seed: int,
     judge: tuple[str | None, str | None],
 ) -> list[ResultRow]:
-    """The mean change of verdicts on the same prompts (-1..1, bootstrap interval), McNemar's p."""
+    """The mean change of verdicts on the same prompts (-1..1) with its interval, McNemar's p."""
     change_N, n, none = after_N - before_N, len(after_N), (None, None)
-    interval = intervals.bootstrap_mean(change_N, seed)
+    interval = intervals.paired_change(change_N)
     change, p = float(change_N.mean()), intervals.mcnemar(before_N == 1, after_N == 1)
     return [
         ResultRow(dataset, "refusal_change", model, change, n, *interval, *judge),

@@ -45,18 +45,19 @@ def test_the_change_in_refusals_has_the_interval_of_pairs():
     ]
     rows = refusal.rows(Measurements([*answers[:200], *reversed(answers[200:])]))
     row = find(rows, "a", "refusal_change", "tuned")
-    # By the normal approximation; of unpaired samples the interval would be 0.02 .. 0.22.
-    half = 1.96 * np.sqrt(36 / 200 - 0.12**2) / np.sqrt(200)
+    # Of unpaired samples the interval would be 0.02 .. 0.22.
     assert row.value == pytest.approx(0.12) and row.n == 200
-    assert (row.low, row.high) == pytest.approx((0.12 - half, 0.12 + half), abs=0.01)
+    changes = np.repeat([0, -1, 1, 0], [94, 6, 30, 70])
+    assert (row.low, row.high) == pytest.approx(intervals.paired_change(changes))
+    assert 0.05 < row.low < row.high < 0.18
     assert find(rows, "a", "refusal_change", "base") is None
 
 
-def test_pairs_that_never_change_have_an_interval_of_no_width():
+def test_pairs_that_never_change_have_an_interval_all_the_same():
     base = group("demo_attack", "base")
     same = [*base, *(answer | {"model": "tuned"} for answer in base)]
     row = find(refusal.rows(Measurements(same)), "demo_attack", "refusal_change", "tuned")
-    assert (row.value, row.low, row.high) == (0, 0, 0)
+    assert row.value == 0 and -1 < row.low == -row.high < 0
 
 
 def test_empty_answers_are_counted():
