@@ -93,6 +93,7 @@ def read_text(path: Path) -> str | None:
 
 
 def _related(folder: Path, file: Path) -> bool:
+    folder, file = folder.absolute(), file.absolute()  # of a lock the system says the whole path
     return file == folder or folder in file.parents or file in folder.parents
 
 

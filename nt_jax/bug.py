@@ -9,11 +9,12 @@ import traceback
 from pathlib import Path
 
 from nt_jax import cache, rundir
+from nt_jax.atomic import DISK_FULL
 from nt_jax.errors import NtError
 from nt_jax.version import __version__
 
 OF_A_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
-OF_A_PATH += (errno.EISDIR, errno.ENOTDIR)
+OF_A_PATH += (errno.EISDIR, errno.ENOTDIR, *DISK_FULL)
 NO_MEMORY = "RESOURCE_EXHAUSTED"  # what XLA says where a device has no memory left
 
 
@@ -28,6 +29,10 @@ def foreseen(error: BaseException) -> NtError | None:
     if isinstance(error, OSError) and error.errno in OF_A_PATH:
         where = f" ({str(error.filename)[:80]})" if error.filename else ""
         return NtError(f"{error.strerror}{where}. Name another path, or change that one.")
+    if isinstance(error, FileNotFoundError) and error.filename is None:
+        return NtError("the working directory is gone. Go to another one, then repeat.")
+    if isinstance(error, RuntimeError) and "home directory" in str(error):  # pathlib's expanduser
+        return NtError("a path begins with ~ and a name that nobody has here. Write it out.")
     if isinstance(error, ValueError) and "null byte" in str(error):
         return NtError("a path holds a NUL character. Leave it out.")
     return None

@@ -276,11 +276,9 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _screen(json_asked: bool = False) -> contextlib.AbstractContextManager[None]:
     """Where a command says how far it is: beside its JSON, where that is what it prints."""
-    from rich.console import Console
+    from nt_jax.console import Screen, shown_on
 
-    from nt_jax.console import shown_on
-
-    return shown_on(Console(stderr=json_asked, markup=False, quiet=not processes.first()))
+    return shown_on(Screen(stderr=json_asked, markup=False, quiet=not processes.first()))
 
 
 def _enter() -> None:

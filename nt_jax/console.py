@@ -26,6 +26,14 @@ _PACE: ContextVar[Pace] = ContextVar("pace")
 __all__ = ["clock", "expect", "live", "progress", "say", "show", "shown_on", "working"]
 
 
+class Screen(Console):
+    """The screen of a command; a reader who has left ends it as the command's own prints do."""
+
+    def on_broken_pipe(self) -> None:
+        """Within the handling of a BrokenPipeError, which rich would turn into exit code 1."""
+        raise BrokenPipeError
+
+
 @contextlib.contextmanager
 def shown_on(console: Console) -> Iterator[None]:
     """Show on `console` what is said within."""

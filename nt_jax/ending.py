@@ -18,12 +18,14 @@ def ended(work: Callable[[], int], command: str) -> int:
             try:
                 code = work()
             finally:
-                sys.stdout.flush()  # here, or a reader who went away would be noticed after this
+                if sys.stdout is not None:  # closed before the command began
+                    sys.stdout.flush()  # here, or a reader who left would be noticed after this
     except NtError as error:
         said, code = str(error), error.exit_code
     except BrokenPipeError:
         with contextlib.suppress(OSError):  # for what is left in it; a stand-in has no number
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if sys.stdout is not None:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = exits.READER_GONE
     except Exception as error:
         said, code = _unforeseen(error, command)

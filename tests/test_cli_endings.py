@@ -1,6 +1,7 @@
 """How a command ends: exit codes, one line for an error, a file for a bug."""
 
 import errno
+import io
 import os
 import sys
 from contextvars import ContextVar
@@ -8,7 +9,7 @@ from contextvars import ContextVar
 import pytest
 
 from nt_jax import cli, exits, rundir
-from nt_jax.console import say
+from nt_jax.console import Screen, say, shown_on
 from nt_jax.errors import RunError
 from nt_jax.version import __version__
 from tests.commands import ROOT
@@ -110,6 +111,8 @@ def test_a_bug_is_shown_where_no_file_can_be_written(failing, monkeypatch, tmp_p
     [
         (MemoryError(), "out of memory. --dry-run says"),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes"), "out of memory"),
+        (RuntimeError("Could not determine home directory."), "begins with ~"),
+        (FileNotFoundError(2, "No such file or directory"), "the working directory is gone"),
     ],
 )
 def test_what_is_no_bug_of_ours_is_no_bug(failing, error, words, capsys):
@@ -150,6 +153,17 @@ def test_a_path_with_a_nul_is_written_without_as_advised(calls, monkeypatch, cap
 def test_a_broken_pipe_is_quiet_and_has_a_code_of_its_own(failing, capsys):
     assert failing(BrokenPipeError(32, "Broken pipe")) == exits.READER_GONE
     assert capsys.readouterr().err == ""
+
+
+def test_so_is_one_under_what_is_said_on_the_screen(failing, capsys, monkeypatch):
+    """Which rich would turn into exit code 1."""
+
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(BrokenPipeError), shown_on(Screen(file=Gone())):
+        say("export", "done")
 
 
 def test_every_exit_code_stands_in_the_docs():

@@ -12,7 +12,7 @@ from nt_jax.attribution.score import Options
 from nt_jax.config.schema import RunConfig
 from nt_jax.errors import ConfigError, DataError, RunError
 from nt_jax.models.neurons import Factors, NeuronSet
-from nt_jax.run.export import config_of
+from nt_jax.run.export import BEFORE, config_of, located
 from nt_jax.train.tune import _keep_to
 from tests import tiny
 
@@ -138,9 +138,23 @@ def test_a_tuning_goes_on_with_its_own_neurons_only(tmp_path):
         _keep_to(tmp_path, neurons((0, 1), (1, 1)), 1, None)
 
 
+def test_a_run_s_model_is_found_from_elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "here" / "model").mkdir(parents=True)
+    config = RunConfig(name="x", model={"source": "model"})
+    monkeypatch.chdir(tmp_path)
+    assert located(config, str(tmp_path / "here")).model.source == str(tmp_path / "here/model")
+    assert located(config, None) == located(config, str(tmp_path / "gone")) == config
+    monkeypatch.chdir(tmp_path / "here")
+    assert located(config, str(tmp_path)) == config
+
+
 def test_a_run_that_vllm_measured_can_still_be_exported(tmp_path):
     stored = json.loads(RunConfig(name="x", model={"source": "x"}).model_dump_json())
     stored["eval"]["engine"] = "vllm"
     assert config_of(tmp_path, stored).eval.engine == "jax"
+    for name in BEFORE:
+        del stored["tune"][name]  # of a run that had no such settings
+    tuned = config_of(tmp_path, stored).tune
+    assert (tuned.lift_from, tuned.step_prompts) == (1, (1,)) and tuned.epochs == 7
     with pytest.raises(RunError, match=r"another version: tune.epochs"):
         config_of(tmp_path, stored | {"tune": {"epochs": 0}})

@@ -27,7 +27,8 @@ class Frozen(BaseModel):
     def _no_bool_as_number(cls, value: Any, info: ValidationInfo) -> Any:
         """The value itself; pydantic would quietly take `true` (or YAML's `yes`) for 1."""
         kind = cls.model_fields[info.field_name or ""].annotation
-        if isinstance(value, bool) and kind is not bool:
+        several = value if isinstance(value, list | tuple) else ()
+        if any(isinstance(each, bool) for each in (value, *several)) and kind is not bool:
             raise ValueError("must not be true or false (YAML also reads yes, no, on, off so)")
         return value
 

@@ -109,7 +109,8 @@ def _check_axis(key: str) -> None:
     if section not in SECTIONS or key in COMPARED_BY:
         raise ConfigError(
             f"{key} cannot differ between cells (command line): it may be a setting of "
-            f"{' or '.join(SECTIONS)}, but none of {', '.join(COMPARED_BY)}"
+            f"{' or '.join(SECTIONS)}, but none of {', '.join(COMPARED_BY)}. One value that "
+            "holds a comma stands in quotes"
         )
 
 

@@ -1,6 +1,7 @@
 """Reading a recipe and its overrides into one RunConfig, with every problem in one ConfigError."""
 
 import difflib
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -192,6 +193,9 @@ def _field(key: KeyPath) -> FieldInfo:
 
 def _nearest_key(key: KeyPath) -> str:
     """The hint for an unknown key: its neighbours first, then keys of any section."""
+    if (written := _dotted(key)) in setting_table():
+        section, _, last = written.rpartition(".")
+        return f": in a recipe it stands as '{last}:' below '{section}:'"
     parent, name = _dotted(key[:-1]), str(key[-1])
     if key[: len(OWN_SETS)] == OWN_SETS:
         return _did_you_mean(name, TestSet.model_fields) or (
@@ -237,4 +241,7 @@ def _shown(path: Path) -> str:
 
 def _file_name(path: Path) -> str:
     """A run name made of the recipe's file name."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "run"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "run"
+    if path.stem.isascii():
+        return name
+    return f"{name}-{hashlib.sha256(path.stem.encode()).hexdigest()[:6]}"  # letters are missing

@@ -136,8 +136,8 @@ class TuneConfig(Frozen):
     kl_weight: float = Field(default=0.0, ge=0)
     """pull of harmless answers to the base model, where tune.outer is adam or sgd"""
     margin_weight: float = Field(default=1.0, ge=0)
-    """weight of a loss that keeps answers to harmless requests 2 nats per token likelier than
-    refusals of them, where tune.outer is adam or sgd"""
+    """weight of a loss under adam and sgd that keeps harmless requests' answers 2 nats per token
+    likelier than refusals"""
     init_safety: float = Field(default=1.0, ge=-1000, le=1000)
     """first factor of safety neurons"""
     init_utility: float = Field(default=1.0, ge=-1000, le=1000)
@@ -171,8 +171,7 @@ class TuneConfig(Frozen):
     """share of harmless requests shown inside an attack, the same as around the harmful ones of the
     batch; under regression what these weigh. More: fewer of them are refused, and fewer attacks"""
     sounds_harmful_fraction: float = Field(default=0.7, ge=0, lt=1)
-    """share of bare harmless requests that only sound harmful, where data tell them apart; 0 = as
-    they come. More: fewer of those are refused"""
+    """share of bare harmless requests that only sound harmful, where data tell; 0 = as they come"""
     answer_tokens: int = Field(default=16, ge=1, le=4096)
     """answer tokens in the losses"""
     token_decay: float = Field(default=1.0, gt=0, le=1)
@@ -182,13 +181,11 @@ class TuneConfig(Frozen):
     """most tokens differentiated together: prompts and answers are laid end to end in sequences of
     at most so many; fewer need less memory; 0 = what the memory model allows"""
     average: float = Field(default=0.0, ge=0, lt=1)
-    """how much of their past the validated factors keep: an exponential mean over epochs; 0 = the
-    last step's factors"""
+    """how much of their past the validated factors keep: an exponential mean; 0 = none"""
     validation_answers: int = Field(default=4560, ge=0)
     """answers that validation may generate of the untuned model and of five lifts together; looks
     at epochs and strengths come on top. More: rises of refusals of harmless requests are known to
-    be within their limits, not only estimated; 0 = none, and the last factors are kept as they
-    are"""
+    be within their limits, not only estimated; 0 = none, and the last factors are kept"""
     validate_every: int = Field(default=0, ge=0)
     """epochs between validations; 0 = only at the end, for tune.lifts and tune.strengths"""
     separation_every: int = Field(default=10, ge=0)
@@ -205,8 +202,8 @@ class TuneConfig(Frozen):
     searched for by halving and kept, or more than the highest of these where that is within them;
     [] = none. They are made of slopes, so only under tune.outer = regression"""
     lift_from: float = Field(default=0.85, gt=0, le=1)
-    """how far of the way from the first factors to the last ones the lifts start: 1 = all of it.
-    Less: good answers are kept, and harm is parted nearly as well"""
+    """how far from the first factors to the last the lifts start: 1 = all the way. Less: good
+    answers are kept, and harm is parted nearly as well"""
     strengths: tuple[Strength, ...] = ()
     """how far to go from 1 to the learned and lifted factors, 0 or more: the strongest within the
     limits is searched for by halving, and the best seen is kept; [] = as learned"""
@@ -250,7 +247,7 @@ class TuneConfig(Frozen):
             rule = "is for tune.outer = regression, whose slopes a lift is made of: give it []"
             raise conflict("tune.lifts", list(self.lifts), rule)
         if self.kl_weight and self.outer == "regression":
-            rule = "is read where tune.outer is adam or sgd; a regression has tune.metric_damping"
+            rule = "is for adam and sgd; a regression has tune.metric_damping"
             raise conflict("tune.kl_weight", self.kl_weight, rule)
         return self
 

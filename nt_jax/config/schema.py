@@ -121,10 +121,13 @@ class RunConfig(Frozen):
 
     @field_validator("run_dir")
     @classmethod
-    def _no_nul(cls, value: str | None) -> str | None:
+    def _a_path(cls, value: str | None) -> str | None:
         if value is not None and "\0" in value:
             raise ValueError("must not hold a NUL character")
-        return value
+        try:
+            return None if value is None else str(Path(value).expanduser())
+        except RuntimeError:
+            raise ValueError("names a home folder that is not there") from None
 
     @property
     def folder(self) -> Path:

@@ -83,8 +83,8 @@ KINDS = {
 def devices_of(words: str) -> tuple[int, Kind]:
     """(how many, their kind) of a text like 8xH100; a ConfigError for another."""
     count, cross, kind = words.lower().partition("x")
-    if not (cross and count.isdecimal()):
-        count, kind = "1", words.lower()
+    if not (cross and count.isdecimal() and len(count) <= len(str(MOST))):
+        count, kind = "1", words.lower()  # or no kind at all, which is said below
     if kind not in KINDS or not 1 <= int(count) <= MOST:
         raise ConfigError(
             f"--devices {words} (command line): a number and a kind like 8xH100 are wanted; "

@@ -111,7 +111,7 @@ def memory(subject: Subject, here: dict[str, Any], memory_gb: float | None) -> d
     """Bytes per device of each stage, and whether the devices have them."""
     config, mesh = subject.config, subject.config.mesh
     absent = None if memory_gb is None else int(memory_gb * GB)
-    room = absent or here["list"][0]["memory_bytes"]
+    room = here["list"][0]["memory_bytes"] if absent is None else absent
     stages = stage_memory(config, subject.model, absent, subject.prompt_tokens)
     wanted, there = mesh.devices, len(here["list"])
     if here["platform"] == "cpu" and absent is None:

@@ -9,6 +9,7 @@ from nt_jax.attribution.select import check_counts
 from nt_jax.checkpoints.checkpoint import Checkpoint, check_mesh, open_checkpoint
 from nt_jax.config.load import load_config, recipe_names
 from nt_jax.config.schema import MeshConfig, RunConfig
+from nt_jax.config.yaml_lines import as_yaml
 from nt_jax.doctor.shapes import SHAPES, Shape, published
 from nt_jax.errors import CheckpointError, ConfigError
 from nt_jax.models.config import ModelConfig
@@ -74,7 +75,7 @@ def _settings(source: str, settings: Sequence[str]) -> tuple[RunConfig, str | No
         if "/" not in name and load_config(name).model.source == source:
             return load_config(name, settings), name
     here = published(source)  # no published shape is in float32
-    plain = [f"model.source={source!r}"] + ["model.dtype=bfloat16"] * (here is not None)
+    plain = [f"model.source={as_yaml(source)}"] + ["model.dtype=bfloat16"] * (here is not None)
     config = load_config(None, [*plain, *settings])
     if config.model.source != source:
         raise ConfigError(

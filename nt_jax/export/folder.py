@@ -18,6 +18,7 @@ from nt_jax import processes
 from nt_jax.atomic import disk_errors, sync, sync_tree
 from nt_jax.config.registry import RANKED
 from nt_jax.errors import CheckpointError, ConfigError, RunError
+from nt_jax.facts import read_facts
 
 MANIFEST = "nt_jax_export.json"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -74,6 +75,14 @@ def check_rank(rank: int | None, formats: Sequence[str]) -> None:
         raise ConfigError(f"--rank is of the formats {' and '.join(RANKED)}: add one, or leave it.")
 
 
+def is_stage(folder: Path) -> bool:
+    """Whether a run has this folder for one of its stages, finished or still to come."""
+    try:
+        return folder.name in read_facts(folder.parent).get("keys", {})
+    except RunError:  # no run.json of ours
+        return False
+
+
 def check_free(out: Path) -> None:
     """Raises a CheckpointError where something stands in the place of `out`, or of its parents.
 
@@ -83,6 +92,12 @@ def check_free(out: Path) -> None:
         raise CheckpointError(
             f"{out} is the working directory or a disk of its own, which an export cannot take "
             "the place of. Name a new folder, there or elsewhere."
+        )
+    inside = next((place for place in (out, *out.parents) if is_stage(place)), None)
+    if inside is not None:
+        raise CheckpointError(
+            f"{inside} is a stage of a run, which holds its own files alone. Choose a folder "
+            "beside it, or elsewhere."
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} exists already. Remove it first, or choose another name.")

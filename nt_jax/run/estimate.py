@@ -10,6 +10,7 @@ from nt_jax.config.registry import CONTRASTIVE
 from nt_jax.config.schema import RunConfig, TuneConfig
 from nt_jax.data.prompts import Prompt, text_of
 from nt_jax.data.training import Parts
+from nt_jax.eval.multiple_choice import question_text
 from nt_jax.eval.prompts import Tests
 from nt_jax.models.config import ModelConfig
 from nt_jax.models.grouping import laid_out
@@ -49,7 +50,7 @@ def stage_seconds(
     side, new = config.eval.batch_size, USED * config.eval.max_new_tokens
     own = len(train.harmless) * (1 + 1 / ATTACKED_SHARE)
     asked = mean_tokens([row.prompt for row in tests.prompts])
-    both = cost.answers(len(tests.prompts), asked, new, side)
+    both = cost.answers(len(tests.prompts), asked, new, side) + choosing(config, cost, tests)
     harmless = sum(not row.harmful for row in tests.prompts)
     scored = cost.forward(2 * harmless * (asked + new), 2 * harmless * new)
     looked = Validation.of(records["validation"], tune.validation_answers or LOOKS).every
@@ -70,6 +71,24 @@ def stage_seconds(
     found |= {"train": found["train"] + seen.seconds(machine, mesh)}
     found |= {"export": 3 * published.weights / DISK}
     return {name: found.get(name, 0.0) + more for name, more in OVERHEAD.items()}
+
+
+def choosing(config: RunConfig, cost: Cost, tests: Tests) -> Work:
+    """That of the choice questions: their letters in one pass each, their written answers."""
+    found = Work(0.0)
+    for name in config.eval.datasets:
+        mine = [choice for choice in tests.choices if choice.dataset == name]
+        if not mine:
+            continue
+        asked = config.eval.test_set(name)
+        shown = [question_text(each, True) for c in mine for each in (*c.shots, c.question)]
+        tokens = mean_tokens(shown) * len(shown) / len(mine)
+        if asked.measures("letter"):
+            found += cost.forward(len(mine) * tokens, len(mine))
+        if asked.measures("generate"):
+            new = USED * config.eval.max_new_tokens
+            found += cost.answers(len(mine), tokens, new, config.eval.batch_size)
+    return found
 
 
 def expected_seconds(config: RunConfig, inputs: Inputs) -> dict[str, float]:

@@ -166,6 +166,10 @@ def run_factors(run_dir: Path, strength: float | None = None) -> tuple[RunConfig
     return config, kept.factors
 
 
+# What tuning did before these settings were there (30 November 2026).
+BEFORE = {"lift_from": 1.0, "step_prompts": [1.0]}
+
+
 def of_run(run_dir: Path, strength: float | None = None) -> OfRun:
     """A run's config and its best factors, once its model is known to be the same.
 
@@ -188,7 +192,7 @@ def of_run(run_dir: Path, strength: float | None = None) -> OfRun:
                 "folder of another command. Repeat python -m nt_jax.train --config ... --run-dir "
                 f"{run_dir}: finished stages are kept."
             )
-        config = config_of(run_dir, facts["config"])
+        config = located(config_of(run_dir, facts["config"]), facts.get("made_in"))
         check_same_weights(config.model, run_dir, facts["hashes"]["weights"])
         select, train = (directory.current(name, keys[name]) for name in PARTS_OF_THETA)
         if select is None or train is None:
@@ -203,11 +207,25 @@ def of_run(run_dir: Path, strength: float | None = None) -> OfRun:
         return OfRun(config, kept, same_factors(kept.factors, own.factors))
 
 
+def located(config: RunConfig, made_in: str | None) -> RunConfig:
+    """The config with its model where the run found it, should its path be a relative one."""
+    source = config.model.source
+    if made_in is None or Path(source).expanduser().exists() or not Path(made_in, source).exists():
+        return config
+    model = config.model.model_copy(update={"source": str(Path(made_in, source))})
+    return config.model_copy(update={"model": model})
+
+
 def config_of(run_dir: Path, stored: dict) -> RunConfig:
-    """The config that run.json keeps; an engine that is gone matters to nobody who exports."""
-    told = stored.get("eval")
+    """The config that run.json keeps; an engine that is gone matters to nobody who exports.
+
+    What is not in it had no such setting, and was tuned as BEFORE has it.
+    """
+    told, tune = stored.get("eval"), stored.get("tune")
     if isinstance(told, dict) and told.get("engine") == "vllm":
         stored = stored | {"eval": told | {"engine": "jax"}}
+    if isinstance(tune, dict):
+        stored = stored | {"tune": BEFORE | tune}
     try:
         return RunConfig.model_validate(stored)
     except ValidationError as error:

@@ -5,6 +5,7 @@ load > own answers > attribute > select > tune > export > evaluate > report
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from nt_jax.config.registry import CONTRASTIVE
 from nt_jax.config.schema import RunConfig, config_key
 from nt_jax.console import say, show
 from nt_jax.data.training import Parts
-from nt_jax.errors import UnfinishedError
+from nt_jax.errors import RunError, UnfinishedError
 from nt_jax.eval.answering import answer_all
 from nt_jax.eval.judges.judge import Judge, judges_to_open, open_judge
 from nt_jax.eval.measure import measure
@@ -81,6 +82,11 @@ def run(
     inputs = inputs or read_inputs(config)
     # Not before all input is known to be sound.
     with RunDirectory(config.folder, verify) as directory:
+        if "measured" in directory.facts():
+            raise RunError(
+                f"{config.folder} holds the evaluation of a model, which a run would replace. "
+                "Choose another folder with run_dir=DIR; nothing was changed."
+            )
         table, keys = begin(config, directory, inputs, start)
         say("model", model_line(inputs.model.checkpoint.config))
         if config.tune.algorithm == "paper":
@@ -125,6 +131,7 @@ def begin(
     processes.check_same(json.dumps(keys), "files or settings")
     directory.record(
         config=config.model_dump(mode="json"), seed=config.seed, devices=devices(),
+        made_in=os.getcwd(),
         hashes=inputs.hashes, keys=keys, overlap=inputs.data.overlap,
         attack_overlap=inputs.data.attack_overlap,
         notes=[*inputs.data.notes, *inputs.data.repeats], **{ON_HUB: sources_on_hub(config)},

@@ -14,7 +14,7 @@ from typing import Any
 from nt_jax.config.grid import Cell, check_choice
 from nt_jax.config.registry import PICKS
 from nt_jax.console import clock, expect, say, show
-from nt_jax.errors import ConfigError
+from nt_jax.errors import ConfigError, RunError
 from nt_jax.run import pipeline
 from nt_jax.run.by_ray import ways_at
 from nt_jax.run.cached import note_made, with_cache
@@ -102,6 +102,11 @@ def sweep(
         check_cell(cell.config, inputs.model, inputs.data)
     placed = place(cells, root, inputs, warm)
     with RunDirectory(root) as directory:
+        if "train" in directory.facts().get("keys", {}) and (root / "train").exists():
+            raise RunError(
+                f"{root} holds a run, whose settings a sweep would replace. Choose another folder "
+                "with --run-dir DIR; nothing was changed."
+            )
         table, keys = pipeline.begin(config, directory, inputs)
         say("model", model_line(inputs.model.checkpoint.config))
         say_about_data(inputs)

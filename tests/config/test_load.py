@@ -36,10 +36,21 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+def test_a_dotted_key_in_a_recipe_is_told_where_it_stands(folder):
+    name = write(folder, "model: {source: x}\ntune.epochs: 3\n")
+    expected = "unknown key 'tune.epochs' (run.yaml:2): in a recipe it stands as 'epochs:' below "
+    assert problems(name) == [f"{expected}'tune:'"]
+
+
 def test_a_model_is_all_that_a_recipe_needs(folder):
     config = load_config(write(folder, "model: {source: some/model}\n", "my model.yaml"))
     assert config.name == "my-model"
     assert config.folder == Path("runs/my-model")
+    names = [f"{stem}.yaml" for stem in ("модель", "模型", "été")]
+    found = [load_config(write(folder, "model: {source: x}\n", name)).name for name in names]
+    assert len({*found}) == 3 and found[2].startswith("t-")
+    at_home = load_config(write(folder, "model: {source: x}\n"), ["run_dir=~/runs/x"])
+    assert at_home.folder == Path.home() / "runs" / "x"
     assert config.neurons.safety == 500 and config.neurons.utility == 1500
     assert config.tune.order == 2 and config.tune.utility_sign == "printed"
     assert config.attribution.target == "mean_logprob" and config.attribution.path == "layer"
@@ -94,6 +105,9 @@ seed: 2
         ("neurons.saftey=2000", "did you mean 'neurons.safety'?"),
         ("model.frozen=q4", "model.frozen = 'q4' (command line): choose int8 or null"),
         ("saftey=2000", "did you mean 'neurons.safety'?"),
+        ("run_dir=~nobody-here/x", "names a home folder that is not there"),
+        ("tune.lifts=[off, 0.2]", "must not be true or false"),
+        ("tune.kl_weight=0.5", "is for adam and sgd"),
         ("data.harmfull.limit=5", "unknown key 'data.harmfull'"),
         ("data.zzz=5", "section 'data' has harmful, harmless, templates"),
         ("zzz=5", "a config has name, seed, run_dir, model"),

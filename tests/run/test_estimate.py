@@ -6,7 +6,9 @@ import pytest
 
 from nt_jax import cache
 from nt_jax.config.load import load_config
+from nt_jax.data.records import ChoiceQuestion
 from nt_jax.doctor.shapes import SHAPES
+from nt_jax.eval.prompts import TestChoice
 from nt_jax.run import said
 from nt_jax.run.cached import cached_stages, note_made, with_cache
 from nt_jax.run.data import read_data
@@ -37,6 +39,19 @@ def test_the_demo_takes_about_as_long_as_it_did(data):
     assert [*found] == [*small.STAGES]
     for stage, took in DEMO.items():
         assert took / 1.5 < found[stage] < took * 1.5, stage
+
+
+def test_choice_questions_take_their_time(data):
+    rows = [ChoiceQuestion(str(n), "word " * 200, ("a", "b"), 0) for n in range(1000)]
+    plain = expected(data)["base"]
+    letters = 1000 * 260 * 2 * 106e6 / (0.8 * IDLE.flops)  # tokens through all layers, once
+    for metric, least in (("letter", letters), ("generate", 1.1 * letters)):
+        entry = f"eval.extra={{mine: {{source: x, kind: choice, metrics: [{metric}]}}}}"
+        words = entry, "eval.datasets=[demo_direct, mine]"
+        config, model = load_config("smollm2-135m", words), SHAPES["smollm2-135m"].config
+        asked = dataclasses.replace(data.tests, choices=[TestChoice("mine", q) for q in rows])
+        more = stage_seconds(config, model, data.records, asked, IDLE)["base"] - plain
+        assert 0.9 * least < more < 2 * least, metric
 
 
 def test_twice_the_machine_takes_half_the_work(data):

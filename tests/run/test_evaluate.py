@@ -22,7 +22,7 @@ from nt_jax.export.folder import Wanted
 from nt_jax.export.hf import save_model
 from nt_jax.generate.chat import open_model
 from nt_jax.options import parser_of
-from nt_jax.run import evaluate
+from nt_jax.run import evaluate, pipeline
 from nt_jax.run.evaluate import evaluate_model, short_name
 from nt_jax.run.report import report_again
 from tests import tiny
@@ -333,6 +333,15 @@ def test_the_default_folder_is_named_after_recipe_and_model(recipe, models, tmp_
     folder = evaluate_model(config, str(models / "second"))
     assert str(folder) == "runs/small-eval-second"
     assert (folder / "report" / "report.md").is_file()
+
+
+def test_an_evaluation_s_folder_is_no_place_for_a_run(recipe, tmp_path):
+    known = json.dumps({"keys": {}, "measured": [{"model": "a"}]})
+    (tmp_path / "run.json").write_text(known)
+    config = load_config(str(recipe), [*SETTINGS, f"run_dir={tmp_path}"])
+    with pytest.raises(RunError, match="holds the evaluation of a model, which a run would"):
+        pipeline.run(config, inputs=object())  # type: ignore[arg-type]
+    assert (tmp_path / "run.json").read_text() == known
 
 
 def test_a_run_s_own_folder_is_no_place_for_an_evaluation(recipe, models, tmp_path):

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from nt_jax.config.grid import cells_of, read_axes
 from nt_jax.console import shown_on
-from nt_jax.errors import ConfigError
+from nt_jax.errors import ConfigError, RunError
 from nt_jax.run.export import run_factors
 from nt_jax.sweep import sweep as room
 from nt_jax.train import tune
@@ -33,6 +33,17 @@ FASTER = ("tune.epochs=2", "tune.validate_every=0", "tune.validation_answers=80"
 def cells(recipe, folder, *words):
     axes, rest = read_axes(words or AXES)
     return cells_of(str(recipe), axes, [*small.SETTINGS, *FASTER, f"run_dir={folder}", *rest])
+
+
+def test_a_run_s_folder_is_no_place_for_a_sweep(recipe, tmp_path, monkeypatch):
+    (tmp_path / "train").mkdir()
+    known = json.dumps({"keys": {"train": "k"}})
+    (tmp_path / "run.json").write_text(known)
+    for name in ("read_inputs", "check_cell", "place"):
+        monkeypatch.setattr(room, name, mock.MagicMock())
+    with pytest.raises(RunError, match="holds a run, whose settings a sweep would replace"):
+        room.sweep(cells(recipe, tmp_path))
+    assert (tmp_path / "run.json").read_text() == known
 
 
 def turned(recipe, folder, *words, choice=None) -> tuple[dict, str]:

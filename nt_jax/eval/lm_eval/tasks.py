@@ -39,6 +39,8 @@ def run_tasks(
     """
     if (system_prompt or thinking) and not chat:
         raise ConfigError("--system-prompt and --thinking are parts of a chat: add --chat")
+    if json_file is not None and not Path(json_file).absolute().parent.is_dir():
+        raise ConfigError(f"--json {json_file}: there is no such folder. Make it first.")
     manager = readable_tasks(tasks, task_folder)
     from nt_jax.eval.lm_eval.model import JaxLM
 
