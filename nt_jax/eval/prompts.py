@@ -246,18 +246,14 @@ def attack_overlap(
 
 
 def test_attacks(config: EvalConfig, tests: Tests) -> tuple[set[str], set[str]]:
-    """(names, template texts) of the attacks that the test sets use.
+    """(names of records' own attacks, template texts) that the test sets use.
 
-    Names are those of records' own attacks; templates are known by their text alone, as two files
-    may number theirs alike.
+    Templates are known by their text alone: two files may number theirs alike.
     """
-    own = {name for name in config.datasets if config.test_set(name).templates is None}
-    names = {p.template for p in tests.prompts if p.template and p.dataset in own}
-    texts: set[str] = set()
-    for name in config.datasets:
-        if (at := config.test_set(name).templates) is not None:
-            texts |= {template.text for template in _templates(at)}
-    return names, texts
+    around = {name: config.test_set(name).templates for name in config.datasets}
+    names = {p.template for p in tests.prompts if p.template and around[p.dataset] is None}
+    given = (_templates(at) for at in around.values() if at is not None)
+    return names, {template.text for templates in given for template in templates}
 
 
 def _templates(at: DatasetConfig) -> list[AttackTemplate]:

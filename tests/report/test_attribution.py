@@ -33,9 +33,14 @@ def test_the_summary_follows_from_the_scores(finished, summary):
     folder = finished.folder
     scores = load_scores(folder / "attribute")
     raw = np.load(folder / "attribute" / "scores.npz")
+    _, rows = load_neurons(folder / "select" / "neurons.csv")
     for name, count in (("safety", 14), ("utility", 10)):
         of = raw["set"] == name
         expected = compare.summarise(raw["alpha"][of], raw["standard"][of], scores[name], count)
+        chosen = [(r["layer"], r["index"]) for r in rows if r["set"] == name]
+        assert len(chosen) == count
+        held = np.array([scores[name][at] for at in chosen])
+        expected |= compare.concentration(scores[name], held)
         assert summary["sets"][name] == pytest.approx(expected, nan_ok=True)
     lists = [compare.ranking(scores[name])[:n] for name, n in (("safety", 14), ("utility", 10))]
     assert summary["overlap"]["in_both_lists"] == np.intersect1d(*lists).size
