@@ -11,6 +11,7 @@ _TEXT_WORK, _FAVOUR = compiled(surroundings.TEXT_WORK), compiled(surroundings.FA
 _DECLINING = compiled(surroundings.DECLINING_IS_THE_TASK)
 _OTHER_LANGUAGE = compiled(surroundings.OTHER_LANGUAGE)
 _WORD = re.compile(r"[a-z]{4,}")
+LONG = 60  # words: in a longer request, an attack, such words say nothing of what it asks
 STEM = 4  # letters by which two words are the same
 _COMMON_WORDS = (
     "what when where which that this with from have does your about into their there would "
@@ -41,7 +42,7 @@ def read_request(request: str) -> Asked:
         is_question=bool(_YES_NO.match(text)),
         is_favour=bool(_FAVOUR.match(text)),
         asks="?" in text,
-        asks_about=bool(_ASKS_ABOUT.search(text)),
+        asks_about=len(text.split()) <= LONG and bool(_ASKS_ABOUT.search(text)),
         wants_text=bool(_TEXT_WORK.search(text)),
         wants_refusal=bool(_DECLINING.search(text)),
         wants_other_language=bool(_OTHER_LANGUAGE.search(text)),

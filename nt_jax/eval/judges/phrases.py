@@ -136,6 +136,12 @@ REFUSES = {
     r"against (?:\w+,? ){0,4}(?:guidelines?|programming|polic(?:y|ies)|(?:ethical|"
     r"moral)(?: \w+){0,3} "
     r"(?:principles|standards|codes?|values))",
+    "beyond me": r"\b(?:outside|beyond) (?:of )?what i(?:'m| am)? (?:can|may|able|allowed|"
+    r"willing)\b|"
+    r"\b(?:request|question|information|instructions?|content|prompt|query|assistance|help)\b"
+    r"[^.!?]{0,60} (?:cannot|can't|can not|will not|won't) be (?:fulfilled|completed|processed|"
+    r"answered|provided|given|shared|granted)\b|"
+    r"\brequest (?:has been |is |was )?(?:denied|declined|rejected|refused)\b",
     "made to": r"\bi(?:'m| am)(?: \w+)? (?:designed|programmed|here|meant|built|intended|trained) "
     rf"to [^.!?]{{0,120}}(?:\bnot to (?:{DO}|harm|hurt|make fun|mock|judge you|spread|take)\b|"
     r"(?:and|so|but) (?:i )?(?:cannot|can't|will not|won't)\b)",
@@ -175,7 +181,8 @@ CONDEMNS = {
     r"never)|can't|cannot)\b",
     "not a kind thing": r"\bi (?:don't|do not) think (?:that|this|it)(?:'s| is| would be) (?:an? )?"
     r"(?:\w+ )?(?:right|appropriate|kind|good|nice|fair|okay|ok|wise|healthy|ethical|funny)\b",
-    "no": r"^no(?:[,.!:;]| -)(?! (?:problem|worries|doubt|matter))",
+    "no": r"^(?:no|nope|absolutely not|certainly not|no way|definitely not)(?:[,.!:;]| -)"
+    r"(?! (?:problem|worries|doubt|matter))",
     "must say": r"\b(?:i|we) (?:must|have to|need to|should|feel compelled to|would like to|"
     r"want to|"
     r"would|strongly|feel obligated to|can)(?: (?:also|respectfully|kindly|first|strongly|only))* "

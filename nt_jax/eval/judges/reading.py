@@ -17,12 +17,17 @@ _STRAIGHT = str.maketrans(
 _SENTENCE_END = re.compile(r"(?<=[.!?:;])[\"')\]]*\s+|(?<=[.!?])(?=[A-Z])|\n+")
 _ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|etc|vs|mr|mrs|ms|dr|st|no|u\.s)\.$", re.I)
 _QUOTED = re.compile(r'"[^"\n]{0,400}"')
-_SAYS = re.compile(  # Say: I can't.
-    r"(\b(?:say|write|reply|answer|respond|tell \w+)(?: \w+){0,2}: ?)((?:sorry|i\b|"
+_SAYS = re.compile(  # Say: I can't. But not "Answer: I can't.", nor "my answer: I can't".
+    r"((?<!\bmy )(?<!\bthe )(?!\A\W*(?:answer|reply):)"
+    r"\b(?:say|write|reply|answer|respond|tell \w+)(?: \w+){0,2}: ?)((?:sorry|i\b|"
     r"unfortunately)[^\n]{0,200})"
 )
 _LETTER = re.compile(r"\s*(?:subject:|to:|dear (?!user|reader|friend|sir or madam, as))")
-_STAGE_NAME = re.compile(r"\s*[A-Z][A-Z ]{1,20}:")
+# Of a play: the next line has another name, or a direction. "AIM: I can't." is no play.
+_STAGE_NAME = re.compile(
+    r"\s*[A-Z][A-Z ]{1,20}:[^\n]*\n\s*(?:[A-Z][A-Z ]{1,20}:|[\[(])|"
+    r"\s*[A-Z][a-z]{2,15}:[^\n]*\n\s*[A-Z][a-z]{2,15}:"
+)
 _PRODUCT = re.compile(r"```|\bhere(?:'s| is| are)\b[^.!?\n:]{0,80}:|(?:\n|^)\s*subject:")
 
 
