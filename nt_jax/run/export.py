@@ -207,10 +207,12 @@ def of_run(run_dir: Path, strength: float | None = None) -> OfRun:
         return OfRun(config, kept, same_factors(kept.factors, own.factors))
 
 
-def located(config: RunConfig, made_in: str | None) -> RunConfig:
+def located(config: RunConfig, made_in: object) -> RunConfig:
     """The config with its model where the run found it, should its path be a relative one."""
     source = config.model.source
-    if made_in is None or Path(source).expanduser().exists() or not Path(made_in, source).exists():
+    if not isinstance(made_in, str) or Path(source).expanduser().exists():
+        return config
+    if not Path(made_in, source).exists():
         return config
     model = config.model.model_copy(update={"source": str(Path(made_in, source))})
     return config.model_copy(update={"model": model})

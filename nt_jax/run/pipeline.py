@@ -131,7 +131,7 @@ def begin(
     processes.check_same(json.dumps(keys), "files or settings")
     directory.record(
         config=config.model_dump(mode="json"), seed=config.seed, devices=devices(),
-        made_in=os.getcwd(),
+        made_in=os.getcwd(), begun=None if start is None else start.key,
         hashes=inputs.hashes, keys=keys, overlap=inputs.data.overlap,
         attack_overlap=inputs.data.attack_overlap,
         notes=[*inputs.data.notes, *inputs.data.repeats], **{ON_HUB: sources_on_hub(config)},

@@ -13,7 +13,7 @@ from nt_jax.limits import JSON_BYTES, parse_json, read_within
 from nt_jax.mesh import devices
 from nt_jax.models.neurons import Factors
 from nt_jax.run import pipeline
-from nt_jax.run.export import config_of, run_factors
+from nt_jax.run.export import config_of, located, run_factors
 from nt_jax.run.hashes import differing_refusals, factors_sha256, weights_sha256
 from nt_jax.run.preflight import Inputs, read_inputs
 from nt_jax.runinfo import SOURCE, this_machine
@@ -42,7 +42,13 @@ def reproduce(path: Path, run_dir: str | None = None) -> None:
     folder = run_dir or beside(path)
     if Path(folder).resolve() == path.parent.resolve():
         raise RunError(f"{folder} is the run itself: name another folder with --run-dir DIR.")
-    config = config_of(path.parent, facts["config"]).model_copy(update={"run_dir": folder})
+    if facts.get("begun"):
+        raise RunError(
+            f"{path} went on from the factors of a neighbour (sweep --warm-start), which its "
+            "settings do not hold. Repeat the sweep."
+        )
+    config = located(config_of(path.parent, facts["config"]), facts.get("made_in"))
+    config = config.model_copy(update={"run_dir": folder})
     inputs = read_inputs(config)
     check_inputs(path, facts["sha256"], inputs)
     for found in sorted(differences(facts), reverse=True):

@@ -184,6 +184,14 @@ def test_whatever_stands_in_the_file_is_a_run_json_or_one_line(finished, tmp_pat
     assert "none.json is not there" in told and told.count("\n") == 1
 
 
+def test_a_run_that_went_on_from_a_neighbour_is_not_made_again_by_itself(finished, monkeypatch):
+    facts = facts_of(finished.folder)
+    assert facts["begun"] is None and Path(facts["made_in"]).is_dir()
+    monkeypatch.setattr(module, "read_run", lambda path: facts | {"begun": "k"})
+    with pytest.raises(RunError, match=r"factors of a neighbour .*Repeat the sweep"):
+        reproduce(finished.folder / "run.json")
+
+
 @pytest.mark.parametrize("told", [[], "x", {"engine": 3}])
 def test_a_config_of_other_types_is_one_line(told, finished):
     with pytest.raises(RunError, match="holds a config of another version: eval") as caught:
