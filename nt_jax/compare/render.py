@@ -148,13 +148,13 @@ def screen(table: Table) -> rich.table.Table:
 def csv_text(table: Table) -> str:
     """One line a row: its name, whether it is past the limits, and five columns a number.
 
-    Those are value, low, high, n and paper; a column's title carries the mark, should it have one.
+    Those are value, low, high, n and paper. Names carry no mark: programs look rows up by them.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     parts = ("", " low", " high", " n", " paper")
-    titles = [table.marked(column.title) for column in table.columns]
-    writer.writerow(["row", "past limits", *(f"{t}{part}" for t in titles for part in parts)])
+    titles = [f"{column.title}{part}" for column in table.columns for part in parts]
+    writer.writerow(["row", "past limits", *titles])
     for label, cells in table.rows:
         numbers = [x for c in cells for x in (c.value, c.low, c.high, c.n, c.paper)]
         past = "yes" if label in table.past_bound else "no"
