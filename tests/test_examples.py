@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 import nt_jax as nt
 from nt_jax.eval import evaluate
-from nt_jax.eval.metrics.intervals import bootstrap_mean
+from nt_jax.eval.metrics.intervals import paired_change
 from tests import tiny
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -55,7 +55,7 @@ def test_paper_in_30_lines(tmp_path, capsys, monkeypatch):
     change_SN = tuned_SN - base_SN  # the same prompts in the same order
     assert (change_SN != 0).any()
     found = re.findall(r"change (\S+) points, 95 % interval (\S+) \.\. (\S+) \(paired\)", printed)
-    paired = [(change_N.mean(), *bootstrap_mean(change_N)) for change_N in change_SN]
+    paired = [(change_N.mean(), *paired_change(change_N)) for change_N in change_SN]
     np.testing.assert_allclose(np.array(found, float), 100 * np.array(paired), atol=0.51)
     before, after = (load_file(folder / "model.safetensors") for folder in (source, tuned))
     moved = {name for name in before if (before[name] != after[name]).any()}

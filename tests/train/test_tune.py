@@ -152,7 +152,7 @@ def test_the_running_mean_of_equal_factors_is_their_value(decay):
 
 
 def test_the_constants_of_a_recipe_reach_algorithm_1():
-    config = TuneConfig(order=1, inner_steps=3, kl_weight=0.5, utility_sign="descent")
+    config = TuneConfig(order=1, inner_steps=3, kl_weight=0.5, utility_sign="descent", outer="adam")
     options = tune.meta_options(config, True)
     assert (options.order, options.inner_steps, options.with_kl) == (1, 3, True)
     assert options.utility_sign == "descent" and options.remat
