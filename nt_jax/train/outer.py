@@ -37,7 +37,7 @@ from nt_jax.train.cells import (
     Rows,
     cell_rows,
 )
-from nt_jax.train.maml import MetaBatch, MetaOptions, adapt
+from nt_jax.train.maml import MetaBatch, MetaOptions, adapt, clipped
 from nt_jax.train.pools import Pools
 from nt_jax.train.preconditioner import Preconditioner, make_preconditioner
 from nt_jax.train.regression import UTILITY, combination
@@ -51,6 +51,7 @@ from nt_jax.train.slopes import (
 )
 from nt_jax.train.tuned_layers import TunedLayers
 
+SECOND = 0.25  # of a step's length: what pulling it through the inner steps may add, at most
 FIRST = 4  # first tokens of a good answer that are to stay likely
 Cells = Callable[[Sequence[Row]], Measured]
 Values = Callable[[Sequence[Row]], Float[np.ndarray, " M"]]
@@ -101,7 +102,8 @@ class Regression:
         rest = (length, self.config, lm.mesh)
         direction_P, losses = direction(slopes, self.preconditioner, *rest)
         pulled_P = pulled(theta_P, direction_P, lm, neurons, batch, options)
-        step_P = self.preconditioner.divide(pulled_P)
+        divide = self.preconditioner.divide
+        step_P = bounded(divide(direction_P), divide(pulled_P))
         bounds = options.factor_min, options.factor_max
         return jnp.clip(theta_P + step_P, *bounds).astype(theta_P.dtype), losses
 
@@ -120,6 +122,16 @@ def direction(
     free_MP = host(divided(preconditioner, put(slope_MP, where)))
     dual_M, losses = combination(slopes, free_MP, most, config, in_nats)
     return put((dual_M @ slope_MP).astype(np.float32), where), losses
+
+
+def bounded(first_P: Array, second_P: Array) -> Array:
+    """The step `second_P`, as far from `first_P` as SECOND lets it.
+
+    `first_P` has the length that was asked for; the pull through the inner steps multiplies it by
+    1 - eta times the curvature of a prompt or two, which has no bound.
+    """
+    most = float(SECOND * jnp.linalg.norm(first_P))
+    return first_P + clipped(second_P - first_P, most)
 
 
 @jax.jit

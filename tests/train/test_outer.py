@@ -18,7 +18,7 @@ from nt_jax.train.cells import (
     NESTED_HARMLESS,
     OWN,
 )
-from nt_jax.train.outer import FIRST, Regression, adapted, measured_cells, pulled
+from nt_jax.train.outer import FIRST, Regression, adapted, bounded, measured_cells, pulled
 from nt_jax.train.tuned_layers import TunedLayers
 from tests import tiny
 from tests.train.test_maml import (
@@ -51,6 +51,14 @@ def test_at_first_order_or_without_inner_steps_it_is_itself(x64, changes):
     lm, batch = model(jnp.float64), meta_batch()
     found_P = pulled(jnp.asarray(THETA), jnp.asarray(WAY), lm, NEURONS, batch, options(**changes))
     np.testing.assert_allclose(found_P, WAY, rtol=1e-12)
+
+
+def test_the_pull_adds_a_quarter_of_a_step_at_most():
+    first_P = jnp.array([3.0, 4.0])  # 5 long
+    near_P, far_P = first_P + jnp.array([0.0, 1.2]), first_P + jnp.array([-30.0, 40.0])
+    np.testing.assert_allclose(bounded(first_P, near_P), near_P, rtol=1e-6)
+    np.testing.assert_allclose(bounded(first_P, far_P), [3 - 0.75, 4 + 1], rtol=1e-6)
+    np.testing.assert_array_equal(bounded(first_P, first_P), first_P)
 
 
 def test_a_harmless_request_is_measured_by_how_a_refusal_begins():
