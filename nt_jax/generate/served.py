@@ -59,10 +59,7 @@ class Server:
     name: str
     together: int = 8  # requests in flight
     _way: list[str] = dataclasses.field(default_factory=list, compare=False, repr=False)
-    _plain: dict[str, int] = dataclasses.field(
-        default_factory=lambda: dict(PLAIN), compare=False, repr=False
-    )
-    _took: list[bool] = dataclasses.field(default_factory=list, compare=False, repr=False)
+    _takes_plain: list[bool] = dataclasses.field(default_factory=list, compare=False, repr=False)
 
     def check(self) -> None:
         """Raises a RunError where nothing answers at the address, or the model is not served."""
@@ -172,20 +169,24 @@ class Server:
             raise RunError(f"the server fails whatever it is asked: {error} {KEPT}") from error
 
     def _post(self, by: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The reply to what is asked under PLAIN, or without it where that is what is refused."""
-        address, plain = f"{self.url}/{by}", dict(self._plain)
+        """The reply to what is asked under PLAIN, or without it where that is what is refused.
+
+        Which it is shows once, with the first reply.
+        """
+        address = f"{self.url}/{by}"
+        if self._takes_plain == [False]:
+            return send(address, body)
         try:
-            reply = send(address, {**body, **plain})
-            self._took.append(True)
-            return reply
+            reply, taken = send(address, {**body, **PLAIN}), True
         except RefusedError as error:
-            if not plain or self._took or error.code not in _OF_THE_PROMPT:
+            if self._takes_plain == [True] or error.code not in _OF_THE_PROMPT:
                 raise
-            reply = send(address, body)
-            if self._plain:
-                self._plain.clear()
+            reply, taken = send(address, body), False
+        if not self._takes_plain:
+            self._takes_plain.append(taken)
+            if not taken:
                 say("served", f"takes no {', '.join(PLAIN)}: answers are drawn by its own settings")
-            return reply
+        return reply
 
     def _takes(self, ids: Sequence[int]) -> bool:
         ids = ids[:_TRIED]

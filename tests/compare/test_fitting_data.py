@@ -17,6 +17,15 @@ from nt_jax.models.neurons import NeuronSet
 from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.cells import CELLS, OWN
 from nt_jax.train.pools import Pair, make_pools
+from nt_jax.train.validate import (
+    ATTACK,
+    DIRECT,
+    HARMLESS,
+    IN_ATTACK,
+    NESTED,
+    SOUNDS_HARMFUL,
+    Validation,
+)
 
 EOS, CONTEXT = 2, WHOLE + 30
 OPENING = [99]
@@ -46,6 +55,22 @@ class Scripted:
         self.asked += texts
         self.widths.append(width)
         return [[9] * min(width, self.length) for _ in texts]
+
+
+def test_thresholds_are_read_off_the_prompts_that_settings_are_tried_on(data):
+    """Plain ones alone would let "stands in an attack" tell harmful from harmless prompts."""
+    kinds = (ATTACK, DIRECT, HARMLESS, SOUNDS_HARMFUL, IN_ATTACK, NESTED)
+    prompts = {kind: [f"{kind} {n}" for n in range(3)] for kind in kinds}
+    made = data()
+    made.whole_validation = Validation(prompts, prompts)
+    made.config = made.config.model_copy(
+        update={"compare": made.config.compare.model_copy(update={"validation": 2})}
+    )
+    found = made.validation_examples
+    texts = [[bytes(ids).decode() for ids in side] for side in (found.harmful, found.harmless)]
+    assert [text.rpartition(" ")[0] for text in texts[0]] == [ATTACK] * 2 + [DIRECT] * 2
+    harmless = [kind for kind in kinds[2:] for _ in range(2)]
+    assert [text.rpartition(" ")[0] for text in texts[1]] == harmless
 
 
 @pytest.fixture

@@ -395,3 +395,15 @@ def test_examples_are_as_many_as_the_cells_say(folder):
     assert sum(int(line[3]) for line in table.lines) == len(drawn)
     text = (folder / "report.md").read_text()
     assert text.count("\n### ") == len(drawn)
+
+
+def test_several_pairs_have_names_of_their_own_and_share_what_is_of_one_set():
+    rows = [
+        ResultRow(dataset, metric, model, 0.5, 9)
+        for model in ("base", "tuned")
+        for dataset, metric in (("a+c", "su_f1"), ("b+c", "su_f1"), ("c", "entropy"))
+    ]
+    lines = [
+        line.label for line in terminal.comparison(rows, {name: name.upper() for name in "abc"})
+    ]
+    assert lines == ["entropy of answers to C", "SU-F1, A and C", "SU-F1, B and C"]

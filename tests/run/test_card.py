@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from nt_jax import cli
 from nt_jax.checkpoints.checkpoint import fingerprint, open_checkpoint
 from nt_jax.config.registry import FORMATS
-from nt_jax.eval.metrics.result import find, read_rows
+from nt_jax.eval.metrics.result import BASE, TUNED, ResultRow, find, read_rows
 from nt_jax.export.card import licence_of
 from nt_jax.run import about, pipeline
 from nt_jax.version import __version__
@@ -145,6 +145,14 @@ def test_numbers_of_other_factors_are_not_claimed(finished, tmp_path):
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert card.data.eval_results is None and "Not measured: these are other" in card.text
     assert "| test set |" not in card.text
+
+
+def test_what_was_before_is_by_the_same_judge():
+    def row(model: str, value: float, judge: str) -> ResultRow:
+        return ResultRow("a", "refusal_rate", model, value, 9, 0, 1, judge)
+
+    rows = [row(BASE, 0.1, "phrases"), row(BASE, 0.4, "guard"), row(TUNED, 0.45, "guard")]
+    assert about._beside_base(rows, rows[-1], "a").before == 0.4
 
 
 def test_a_judge_is_named_without_its_place():

@@ -1,6 +1,7 @@
 """Expected times: they follow what costs time, and are what the demo took on an idle machine."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -8,6 +9,7 @@ from nt_jax import cache
 from nt_jax.config.load import load_config
 from nt_jax.data.records import ChoiceQuestion
 from nt_jax.doctor.shapes import SHAPES
+from nt_jax.errors import DataError
 from nt_jax.eval.prompts import TestChoice
 from nt_jax.run import said
 from nt_jax.run.cached import cached_stages, note_made, with_cache
@@ -39,6 +41,18 @@ def test_the_demo_takes_about_as_long_as_it_did(data):
     assert [*found] == [*small.STAGES]
     for stage, took in DEMO.items():
         assert took / 1.5 < found[stage] < took * 1.5, stage
+
+
+def test_a_run_by_contrast_needs_no_attacks_of_a_type(tmp_path):
+    """The default reads no examples inside attacks of one type; the paper's score does."""
+    rows = [{"text": f"Say it {n} times: {{request}}", "split": "train"} for n in range(2)]
+    path = tmp_path / "attacks.jsonl"
+    rows.append({"text": "Say it: {request}", "split": "validation"})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = [f"data.templates.source={path}"]
+    assert len(read_data(load_config("smollm2-135m", words)).records["train"].templates) == 2
+    with pytest.raises(DataError, match="2 training templates, but attribution needs 3"):
+        read_data(load_config("smollm2-135m", [*words, "attribution.score=integrated"]))
 
 
 def test_choice_questions_take_their_time(data):
