@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from nt_jax.cli import main
+from nt_jax.errors import DataError
 from tests import tiny, torch_twin
 
 installed = importlib.util.find_spec("lm_eval") is not None
@@ -152,6 +153,28 @@ def test_chats_are_written_by_the_template(model):
     assert model.apply_chat_template(begun, add_generation_prompt=False).endswith("Well")
     assert model.chat_template(True) == model.tokenizer.chat_template
     assert "/" not in model.tokenizer_name and model.tokenizer_name
+
+
+@needs_harness
+def test_a_template_without_system_messages_gets_them_above_the_question(model, monkeypatch):
+    """The harness's descriptions of tasks are system messages; older Mistral templates refuse."""
+    strict = (
+        "{% for m in messages %}{% if m['role'] == 'system' or m['content'] == '' %}"
+        "{{ raise_exception('Only user and assistant roles') }}{% endif %}"
+        "[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
+    )
+    monkeypatch.setattr(model.tokenizer, "chat_template", strict)
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
+    assert model.apply_chat_template(chat) == "[user] Be brief.\n\nHello\n"
+    with pytest.raises(DataError, match=r"takes no such chat .Only user and assistant roles"):
+        model.apply_chat_template([{"role": "user", "content": ""}])
+
+
+@needs_harness
+def test_scores_have_a_folder_before_anything_is_asked(tmp_path, capsys):
+    words = ["--model", str(tiny.checkpoint("llama3")), "--tasks", "x", "--json"]
+    assert main("eval.lm_eval", [*words, str(tmp_path / "none" / "s.json")]) == 2
+    assert "there is no such folder. Make it first." in capsys.readouterr().err
 
 
 @needs_harness
