@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from nt_jax.limits import check_regular
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 PERMISSIONS = (errno.EACCES, errno.EPERM)  # which can be changed
 NOT_ALLOWED = (*PERMISSIONS, errno.EROFS, errno.ENOTDIR)
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # what write_atomic calls a file until it is whole
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -106,5 +108,5 @@ def _free(folder: Path) -> str:
 def sweep(folder: Path) -> None:
     """Delete the files directly in `folder` that a killed write_atomic had no time to rename."""
     for file in folder.glob(".*.tmp"):
-        if file.is_file():
+        if _TEMPORARY.fullmatch(file.name) and file.is_file():
             file.unlink()

@@ -1,5 +1,8 @@
 """Finished stages of a run directory, found by what its run.json says now."""
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from nt_jax.errors import RunError
@@ -31,3 +34,11 @@ def finished_now(run_dir: Path, name: str) -> Path | None:
     key = read_facts(run_dir).get("keys", {}).get(name)
     directory = RunDirectory(run_dir)
     return directory.read(name) if key and directory.finished(name, key) else None
+
+
+@contextlib.contextmanager
+def held_to_read(run_dir: Path) -> Iterator[RunDirectory]:
+    """The run's folder, held while it is read, or as it lies where we may not write."""
+    directory = RunDirectory(run_dir)
+    with directory if os.access(run_dir, os.W_OK) else contextlib.nullcontext():
+        yield directory

@@ -26,7 +26,7 @@ from nt_jax.facts import held_by, read_facts
 from nt_jax.processes import first, from_first, meet
 from nt_jax.runinfo import peak_memory, this_machine
 from nt_jax.seal import DONE, RESUME, Seal, check, damaged, read_seal, resume_of, seal_of, take
-from nt_jax.swap import copied, partial_of, publish, recover
+from nt_jax.swap import begin, check_ours, copied, partial_of, publish, recover
 
 FAILED = "FAILED.jsonl"  # in a partial folder: prompts and judge calls to be tried again
 _HELD: ContextVar[Path | None] = ContextVar("held", default=None)
@@ -228,12 +228,9 @@ class RunDirectory:
         with disk_errors(self.path):
             resumed = resumable and self._is_of(resume_of(partial), key)
             inputs = self._digests(made_from)
+            check_ours(self.path / name, self.facts().get("stages", ()))
             try:
-                if resumed:
-                    sweep(partial)
-                else:
-                    remove(partial)
-                    partial.mkdir()
+                (sweep if resumed else begin)(partial)
                 if resumable and not resumed:
                     write_atomic(partial / RESUME, Seal(key, inputs).text().encode())
                 yield partial
@@ -272,16 +269,18 @@ class RunDirectory:
         text = json.dumps(known | facts, indent=2, ensure_ascii=False)
         write_atomic(self.path / "run.json", f"{text}\n".encode())
 
-    def check_free(self) -> None:
-        """Raises the RunError that holding this folder would; makes and changes nothing."""
-        from_first(self._try_free)
+    def check_free(self, stages: Sequence[str] = ()) -> None:
+        """Raises the RunError that holding this folder, or writing these stages, would."""
+        from_first(lambda: self._try_free(stages))
 
-    def _try_free(self) -> None:
+    def _try_free(self, stages: Sequence[str]) -> None:
         self._check_folder()
         with disk_errors(self.path):
             if (self.path / ".lock").exists():
                 self._acquire()
                 self._lock.release()
+        for name in stages:
+            check_ours(self.path / name, read_facts(self.path).get("stages", ()))
 
     def _check_folder(self) -> None:
         if self.path.exists() and not self.path.is_dir():

@@ -3,16 +3,43 @@
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from nt_jax.atomic import remove, sweep, sync
+from nt_jax.errors import RunError
 from nt_jax.seal import DONE, RESUME
+
+OURS = ".nt_jax"  # in a partial folder: that it is one, and not a user's .NAME.tmp
 
 
 def partial_of(run: Path, name: str) -> Path:
     """Where a stage is written."""
     return run / f".{name}.tmp"
+
+
+def check_ours(folder: Path, known: Collection[str]) -> None:
+    """Raises a RunError where a folder that is no stage lies in a stage's place.
+
+    Those of the names `known` are the run's, whatever they have lost.
+    """
+    if (
+        folder.name not in known
+        and folder.is_dir()
+        and not (folder / DONE).exists()
+        and any(folder.iterdir())
+    ):
+        raise RunError(
+            f"{folder} is no stage of a run (it has no {DONE}), and a stage of that name would "
+            "replace it. Move it away, or choose another folder with run_dir=DIR."
+        )
+
+
+def begin(partial: Path) -> None:
+    """An empty partial folder, in place of what an older attempt may have left there."""
+    remove(partial)
+    partial.mkdir()
+    (partial / OURS).touch()
 
 
 def publish(run: Path, name: str) -> None:
@@ -22,7 +49,8 @@ def publish(run: Path, name: str) -> None:
     swap if the process dies between the two renames.
     """
     partial, final, old = partial_of(run, name), run / name, run / f".{name}.old"
-    (partial / RESUME).unlink(missing_ok=True)
+    for mark in (RESUME, OURS):
+        (partial / mark).unlink(missing_ok=True)
     remove(old)
     if final.exists():
         final.rename(old)
@@ -32,15 +60,16 @@ def publish(run: Path, name: str) -> None:
 
 
 def recover(run: Path) -> None:
-    """End interrupted swaps; delete partial folders that nothing can carry on."""
+    """End interrupted swaps; delete partial folders of ours that nothing can carry on."""
     sweep(run)
     for partial in run.glob(".*.tmp"):
         if (partial / DONE).exists():
             publish(run, partial.name[1 : -len(".tmp")])
-        elif not (partial / RESUME).exists():
+        elif (partial / OURS).exists() and not (partial / RESUME).exists():
             remove(partial)
     for old in run.glob(".*.old"):
-        remove(old)  # a swap that got past its second rename
+        if (run / old.name[1 : -len(".old")] / DONE).exists():
+            remove(old)  # a swap that got past its second rename
 
 
 @contextlib.contextmanager

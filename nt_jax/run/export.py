@@ -19,6 +19,7 @@ from nt_jax.export.card import About
 from nt_jax.export.files import copy_licences
 from nt_jax.export.folder import ExportReport, Wanted, appearing, check_free, check_rank
 from nt_jax.export.push import check_push, push
+from nt_jax.finished import held_to_read
 from nt_jax.generate.chat import ChatModel, open_model
 from nt_jax.models.neurons import Factors
 from nt_jax.processes import first, from_first
@@ -26,7 +27,6 @@ from nt_jax.run.about import about_factors, about_run
 from nt_jax.run.kept import Kept, kept_at, kept_in_file, same_factors
 from nt_jax.run.model import chat_model
 from nt_jax.run.stages import check_same_weights
-from nt_jax.rundir import RunDirectory
 
 PARTS_OF_THETA = ("select", "train")
 
@@ -182,7 +182,7 @@ def of_run(run_dir: Path, strength: float | None = None) -> OfRun:
             f"{run_dir} is not a run directory (it has no run.json). Name one, or, where that file "
             "was deleted, repeat the command that made the run: finished stages are kept."
         )
-    with RunDirectory(run_dir) as directory:
+    with held_to_read(run_dir) as directory:
         facts = directory.facts()
         keys = facts.get("keys", {})
         known = "config" in facts and all(name in keys for name in PARTS_OF_THETA)

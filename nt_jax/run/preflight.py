@@ -29,6 +29,10 @@ from nt_jax.train.pools import Pair
 from nt_jax.train.safety_targets import SHIPPED, settle
 from nt_jax.train.validate import NEW_TOKENS
 
+STAGES = (
+    "answers", "attribute", "select", "train", "export", "base", "tuned", "eval", "report"
+)  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
@@ -55,7 +59,7 @@ def read_inputs(config: RunConfig, data: RunData | None = None, *, placed: bool 
     `data` are read unless given. Without `placed` the model is not for running: the mesh then only
     has to divide its sizes, whatever devices there are.
     """
-    RunDirectory(config.folder).check_free()
+    RunDirectory(config.folder).check_free(STAGES)
     data = data or read_data(config)
     check_judges(config.eval.judges)
     check_log(config.log)

@@ -50,6 +50,10 @@ def keys(config, **other: str) -> dict[str, str]:
     return pipeline.stage_keys(config, table, HASHES | other)
 
 
+def test_the_folders_that_are_looked_at_before_any_work_are_those_of_the_stages(recipe, tmp_path):
+    assert {*keys(small.settings(recipe, tmp_path))} == {*preflight.STAGES}
+
+
 def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
     return {name for name in small.STAGES if before[name] != after[name]}
 
