@@ -59,6 +59,8 @@ def _explain(source: str, error: Exception) -> str:
     reason = brief(error.__cause__ or error)
     if "corresponds to no data" in reason:  # a CSV of a head alone
         reason = "it has no rows. Give it at least one."
+    if "Error tokenizing data" in reason:  # a row of a CSV with more cells than the first
+        reason += ". Put texts that hold commas in quotes."
     if path.exists():
         return f"{source}: cannot be read as data: {reason}"
     return (

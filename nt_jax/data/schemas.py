@@ -23,6 +23,23 @@ class Schema:
     below: str = ""  # a column whose text stands below the request, if it has any
     only: tuple[str, str] | None = None  # keep the rows with this value in this column
     constants: tuple[tuple[str, Any], ...] = ()
+    as_written: bool = False  # by a user, whose columns may end in "?": no mark, none may be absent
+
+    def column(self, field: str) -> str:
+        """The column that fills a field."""
+        named = self.fields[field]
+        return named if self.as_written else named.removesuffix("?")
+
+    def optional(self, field: str) -> bool:
+        """Whether a field may be absent or empty."""
+        return not self.as_written and self.fields[field].endswith("?")
+
+    @property
+    def known(self) -> set[str]:
+        """The columns that it reads, or knows and leaves aside on purpose."""
+        filled = [self.column(field) for field in self.fields]
+        outer = (column.split(".")[0] for column in filled)
+        return {*filled, *outer, *self.columns, self.below, "split"}
 
 
 _OWN = {"id": "id?", "request": "request"}
@@ -82,6 +99,9 @@ HARMFUL = (
         "prompt and response", ("prompt", "response"), {"request": "prompt", "refusal": "response"}
     ),
     Schema(
+        "prompt and refusal", ("prompt", "refusal"), {"request": "prompt", "refusal": "refusal?"}
+    ),
+    Schema(
         "XSTest",
         ("prompt", "label"),
         {"request": "prompt", "kind": "type?"},
@@ -106,6 +126,12 @@ HARMLESS = (
         {"request": "instruction", "answer": "output?"},
         below="input",
     ),
+    Schema(
+        "Dolly",
+        ("instruction", "context", "response"),
+        {"request": "instruction", "answer": "response?"},
+        below="context",
+    ),
     Schema("instruction list", ("instruction",), {"request": "instruction"}, below="input"),
     Schema(
         "TruthfulQA", ("question", "best_answer"), {"request": "question", "answer": "best_answer"}
@@ -113,6 +139,7 @@ HARMLESS = (
     Schema(
         "prompt and response", ("prompt", "response"), {"request": "prompt", "answer": "response"}
     ),
+    Schema("prompt and answer", ("prompt", "answer"), {"request": "prompt", "answer": "answer?"}),
     Schema(
         "XSTest",
         ("prompt", "label"),
@@ -142,10 +169,9 @@ def plain_name(column: str) -> str:
 def match(source: str, columns: Iterable[str], schemas: tuple[Schema, ...], wanted: str) -> Schema:
     """The first schema whose columns are all present; otherwise one error that lists them all."""
     found = list(columns)
+    if (schema := first_of(found, schemas)) is not None:
+        return schema
     names = {plain_name(column) for column in found}
-    for schema in schemas:
-        if names.issuperset(schema.columns):
-            return schema
     nearest = max(schemas, key=lambda schema: _likeness(schema.columns, names))
     known = "; ".join(f"{schema.name} ({', '.join(schema.columns)})" for schema in schemas)
     raise DataError(
@@ -153,6 +179,12 @@ def match(source: str, columns: Iterable[str], schemas: tuple[Schema, ...], want
         f"Nearest is {nearest.name} ({', '.join(nearest.columns)}). "
         f"Rename the columns to one of: {known}."
     )
+
+
+def first_of(columns: Iterable[str], schemas: tuple[Schema, ...]) -> Schema | None:
+    """The first schema whose columns are all present, if there is one."""
+    names = {plain_name(column) for column in columns}
+    return next((schema for schema in schemas if names.issuperset(schema.columns)), None)
 
 
 def _likeness(columns: tuple[str, ...], names: set[str]) -> float:
@@ -172,4 +204,4 @@ def own_schema(name: str, columns: Mapping[str, str], record: Any, needed: str) 
         what = f"'{wrong[0]}' is no field" if wrong else f"no column is named for '{needed}'"
         raise DataError(f"{name}: columns: {what}. Fields: {', '.join(known)}.")
     fields = {field: ".".join(map(plain_name, at.split("."))) for field, at in columns.items()}
-    return Schema("as in columns", tuple(fields.values()), fields)
+    return Schema("as in columns", tuple(fields.values()), fields, as_written=True)

@@ -6,13 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from nt_jax.data import records
-from nt_jax.data.prompts import Prompt, read_messages, split_turns, text_of, with_text
-from nt_jax.data.schemas import CHOICE, HARMFUL, HARMLESS, Schema, match, own_schema, plain_name
+from nt_jax.data.prompts import split_turns, text_of, with_text
+from nt_jax.data.schemas import (
+    CHOICE,
+    HARMFUL,
+    HARMLESS,
+    Schema,
+    first_of,
+    match,
+    own_schema,
+    plain_name,
+)
 from nt_jax.data.tables import Row, read_table
+from nt_jax.data.values import READ, SLOT_SPELLINGS, read_text
 from nt_jax.errors import DataError
 
 DEMO = Path(__file__).parent / "demo"
-SLOT_SPELLINGS = (records.SLOT, "[INSERT PROMPT HERE]")
 SHOWN_PROBLEMS = 10
 LaidOut = tuple[Row, Schema]
 
@@ -22,8 +31,9 @@ def load_harmful(
 ) -> list[records.HarmfulRequest]:
     """The harmful requests of a source in their order, at least one, at most `limit` a split.
 
-    `reading` may hold `columns` (field -> column, in place of a known layout) and `undivided`
-    (a source without splits is read whole even if a split was named).
+    `reading` may hold `columns` (field -> column, in place of a known layout), `undivided` (a
+    source without splits is read whole even if a split was named), and a list `notes`, to which a
+    line is added on each layout that leaves columns aside.
     """
     return _load(source, split, limit, "harmful", HARMFUL, records.HarmfulRequest, **reading)
 
@@ -75,6 +85,7 @@ def _load(
     record,
     columns: Mapping[str, str] | None = None,
     undivided: bool = False,
+    notes: list[str] | None = None,
 ) -> list:
     name, rows = _rows(source, demo_file)
     if undivided and not any(row.split for row in rows):
@@ -85,6 +96,8 @@ def _load(
         laid_out = [(row, schema) for row in rows]
     else:
         laid_out = _laid_out(name, rows, schemas, f"{demo_file} requests")
+    if notes is not None and source != "demo" and not columns:
+        notes += _left_aside(name, laid_out)
     return _records(name, _first_of_each_split(name, laid_out, limit), record)
 
 
@@ -96,12 +109,28 @@ def _laid_out(name: str, rows: list[Row], schemas, wanted: str) -> list[LaidOut]
         columns = tuple(row.values)
         if columns not in known:
             known[columns] = match(name, columns, schemas, wanted)
-        found.append((row, known[columns]))
+        schema = known[columns]
+        if _get(row, schema.column("request")) is None:  # a file gives each row the columns of all
+            schema = first_of([name for name, x in row.values.items() if x], schemas) or schema
+        found.append((row, schema))
     kept = [(row, schema) for row, schema in found if _wanted(row, schema)]
     if not kept:
         column, value = found[0][1].only
         raise DataError(f"{name}: no row has {column} = '{value}', so there is nothing to load.")
     return kept
+
+
+def _left_aside(name: str, rows: list[LaidOut]) -> list[str]:
+    """What is not read, in words, layout by layout."""
+    found: dict[str, dict[str, None]] = {}
+    for row, schema in rows:
+        unread = (c for c, x in row.values.items() if x and plain_name(c) not in schema.known)
+        found.setdefault(schema.name, {}).update(dict.fromkeys(unread))
+    return [
+        f"{name}: read as '{layout}', not read: {', '.join(columns)}"
+        for layout, columns in found.items()
+        if columns
+    ]
 
 
 def _wanted(row: Row, schema: Schema) -> bool:
@@ -172,11 +201,11 @@ def _fields(row: Row, schema: Schema) -> tuple[dict[str, Any], list[str]]:
     """The record's fields from one row, and what is wrong with it."""
     values: dict[str, Any] = dict(schema.constants)
     wrong = []
-    for field, spelled in schema.fields.items():
-        column, optional = spelled.removesuffix("?"), spelled.endswith("?")
+    for field in schema.fields:
+        column, optional = schema.column(field), schema.optional(field)
         value = _get(row, column)
         try:
-            value = _READ.get(field, _text)(value)
+            value = READ.get(field, read_text)(value)
         except ValueError as error:
             wrong.append(f"{row.where}: '{column}' {error}")
             continue
@@ -200,89 +229,6 @@ def _get(row: Row, column: str) -> Any:
             return None
         value = next((cell for name, cell in value.items() if plain_name(name) == part), None)
     return value
-
-
-def _text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value.strip() if value else None
-    raise ValueError(f"is {type(value).__name__}, not text")
-
-
-def _prompt(value: Any) -> Prompt | None:
-    """A text, or a list of messages that ends with the user's."""
-    chat = isinstance(value, list | tuple) and all(isinstance(turn, dict) for turn in value)
-    return read_messages(value) if chat else _text(value)
-
-
-def _identity(value: Any) -> str | None:
-    return None if value is None else str(value).strip()
-
-
-def _flag(value: Any) -> bool | None:
-    if value is None or isinstance(value, bool):
-        return value
-    if not str(value).strip():
-        return None
-    flags = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
-    if str(value).strip().lower() in flags:
-        return flags[str(value).strip().lower()]
-    raise ValueError(f"is {value!r}, not true or false")
-
-
-def _template_text(value: Any) -> str | None:
-    text = _text(value)
-    if not text:
-        return None
-    for spelling in SLOT_SPELLINGS:
-        text = text.replace(spelling, records.SLOT)
-    if records.SLOT not in text:
-        raise ValueError(f"has no slot: write {' or '.join(SLOT_SPELLINGS)} into it")
-    return text
-
-
-def _types(value: Any) -> tuple[str, ...]:
-    labels = ",".join(map(str, value)) if isinstance(value, list) else _text(value)
-    return records.parse_attack_types(labels or "")
-
-
-def _known_types(value: Any) -> tuple[str, ...]:
-    """Types as tags of a template, where a misspelt one is an error."""
-    types = _types(value)
-    unknown = [name for name in types if name not in records.ATTACK_TYPES]
-    if unknown:
-        raise ValueError(f"names '{unknown[0]}'; the types are {', '.join(records.ATTACK_TYPES)}")
-    return types
-
-
-def _choice_texts(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple):
-        raise ValueError(f"is {type(value).__name__}, not a list of texts")
-    return tuple(str(text).strip() for text in value)
-
-
-def _choice_number(value: Any) -> int | None:
-    """A choice counted from 0, or its letter."""
-    text = str(value).strip()
-    if value is None or not text:
-        return None
-    if text.isdecimal():
-        return int(text)
-    if len(text) == 1 and text in records.LETTERS:
-        return records.LETTERS.index(text)
-    raise ValueError(f"is {value!r}, neither a number from 0 nor a letter")
-
-
-_READ = {
-    "id": _identity,
-    "request": _prompt,
-    "attacked": _prompt,
-    "sounds_harmful": _flag,
-    "text": _template_text,
-    "types": _known_types,
-    "attack_types": _types,
-    "choices": _choice_texts,
-    "key": _choice_number,
-}
 
 
 def _slot_column(name: str, rows: list[Row]) -> str:

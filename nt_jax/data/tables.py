@@ -23,7 +23,10 @@ READERS = {
     ".txt": "from_text",
 }
 # "NA" and "null" are words that a request may consist of; only nothing at all is missing.
-_OPTIONS = {"from_csv": {"keep_default_na": False, "na_values": [""]}}
+_OPTIONS = {
+    "from_csv": {"keep_default_na": False, "na_values": [""]},
+    "from_text": {"encoding": "utf-8-sig"},  # without the mark that some editors begin a file with
+}
 Place = tuple[dict[str, Any], str | None, str]  # values, split, where
 
 
@@ -87,11 +90,22 @@ def _file_places(path: Path, split: str | None = None) -> list[Place]:
         one = glob.escape(str(path))  # the library takes a path for a pattern
         table = read(one, cache_dir=scratch, keep_in_memory=True, **_OPTIONS.get(reader, {}))
         values = table.to_list()
+    if reader == "from_csv":
+        _check_cells(path, table.column_names)
     if reader == "from_text":  # a blank line counts, and is no row
         values = [row if row["text"].strip() else {} for row in values]
     lines = _line_numbers(path, len(values))
     where = [f"{path}:{n}" for n in lines] or [f"{path}: row {n + 1}" for n in range(len(values))]
     return [(row, split, at) for row, at in zip(values, where, strict=True)]
+
+
+def _check_cells(path: Path, columns: Iterable[str]) -> None:
+    """Raises a DataError where pandas took first cells for an index, and so moved all others."""
+    if any(name.startswith("__index_level_") for name in columns):
+        raise DataError(
+            f"{path}: rows have more cells than the head has columns. Put texts that hold commas "
+            'in quotes, with no blank before them ("...","..."), and end no row with a comma.'
+        )
 
 
 def _line_numbers(path: Path, count: int) -> list[int]:

@@ -76,14 +76,16 @@ class Records:
         return [every[place % len(every)] for place, every in texts]
 
 
-def read_records(data: DataConfig = DataConfig()) -> Parts:
+def read_records(data: DataConfig = DataConfig(), notes: list[str] | None = None) -> Parts:
     """The records to tune on and those to validate on; those of the demo unless told.
+
+    To `notes` a line is added on each layout that leaves columns of a file aside.
 
     Under `data.attacks` = records or both, attacks come from the harmful rows themselves: the two
     parts then share neither attacks nor requests.
     """
-    harmful = _read(load_harmful, data.harmful)
-    harmless = each_request_once(_read(load_harmless, data.harmless))
+    harmful = _read(load_harmful, data.harmful, notes=notes)
+    harmless = each_request_once(_read(load_harmless, data.harmless, notes=notes))
     choice = attack_source(harmful, data.attacks)
     if choice == "templates":
         once = each_question_once(harmful)
@@ -106,8 +108,8 @@ def read_records(data: DataConfig = DataConfig()) -> Parts:
     }
 
 
-def _read(load: Callable, at: DatasetConfig) -> list:
-    return load(at.source, at.split, at.limit, columns=at.columns)
+def _read(load: Callable, at: DatasetConfig, **more: list[str] | None) -> list:
+    return load(at.source, at.split, at.limit, columns=at.columns, **more)
 
 
 def attack_source(harmful: Sequence[HarmfulRequest], wanted: str) -> str:

@@ -42,8 +42,8 @@ class RunData:
 def read_data(config: RunConfig) -> RunData:
     """All files opened and checked, as far as that goes without the model."""
     data, judge = config.data, open_judge(config.eval.judge)
-    records, tests = read_records(data), read_tests(config.eval)
-    notes = []
+    notes: list[str] = []
+    records, tests = read_records(data, notes), read_tests(config.eval)
     if data.leave_out_tests:
         asked = (prompt.request for prompt in tests.prompts)
         records, rows, attacks = without_tests(records, asked, *test_attacks(config.eval, tests))
