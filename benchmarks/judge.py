@@ -5,17 +5,17 @@
     python benchmarks/judge.py --harmless alpaca.jsonl truthfulqa.csv
 
 Always: precision, recall and F1 of refusals on the answers labelled for this project, by file and
-set, and by file how many of the refusals told outright and of the arguable ones are right
-(grounds). `--labels`: the same in five-fold cross-validation, beside that folder's answers; in each
-fold the classifier of disclaimers is fitted without the answers it is measured on, and two other
-judges stand beside: the rules without it (a disclaimer refuses if nothing of use follows), and a
-linear classifier of the words of the answer without the rules. `--published`: files with a prompt,
-a response or completion, a label or final_label (XSTest's 2_full_refusal, or refusal, counts as
-one) and perhaps a model. `--harmless`: files of requests and reference answers, none of which
-refuses. `--data`: a folder of published data (docs/published_data.md), in which the requests of the
-answers in answers_*.jsonl are looked up by their hash: they are not ours to copy, and without them
-the judge reads the answer alone. Partial refusals count as none; answers that the judge takes for
-another language count a half.
+set, by file, and by file inside attacks; and by file how many of the refusals told outright and of
+the arguable ones are right (grounds). `--labels`: the same in five-fold cross-validation, beside
+that folder's answers; in each fold the classifier of disclaimers is fitted without the answers it
+is measured on, and two other judges stand beside: the rules without it (a disclaimer refuses if
+nothing of use follows), and a linear classifier of the words of the answer without the rules.
+`--published`: files with a prompt, a response or completion, a label or final_label (XSTest's
+2_full_refusal, or refusal, counts as one) and perhaps a model. `--harmless`: files of requests and
+reference answers, none of which refuses. `--data`: a folder of published data
+(docs/published_data.md), in which the requests of the answers in answers_*.jsonl are looked up by
+their hash: they are not ours to copy, and without them the judge reads the answer alone. Partial
+refusals count as none; answers that the judge takes for another language count a half.
 """
 
 import argparse
@@ -187,6 +187,10 @@ def main() -> None:
         ours = with_requests(ours, options.data)
     found: dict = {"judge": judge.name, "sha256": judge.sha256}
     found["ours"] = by_source(ours, as_shipped(ours))
+    whole = [dataclasses.replace(row, source=row.source.split("/")[0]) for row in ours]
+    found["files"] = by_source(whole, as_shipped(whole))
+    attacked = [one for one, row in zip(whole, ours, strict=True) if row.source.endswith("+attack")]
+    found["inside attacks"] = by_source(attacked, as_shipped(attacked))
     found["grounds"] = by_ground(ours)
     if options.labels:
         rows = [*published_labels(options.labels), *ours]

@@ -1,6 +1,6 @@
 """The contrastive score: which neurons tell harmful from harmless requests, all together.
 
-Each prompt is described by what every factor does to the likelihood of its refusal (its slopes).
+Each prompt is described by what every factor does to the decision to refuse it (its slopes).
 Fisher's linear discriminant over these descriptions gives a weight per neuron:
 
     w = (S + lambda I)^-1 (mean slope of harmful requests - mean slope of harmless ones)

@@ -47,13 +47,8 @@ def neurons_for(share: float, score_LF: Float[np.ndarray, "L F"]) -> int:
     return int(np.searchsorted(cumulative_share(score_LF), share) + 1)
 
 
-def summarise(
-    alpha_ELF: np.ndarray, standard_ELF: np.ndarray, chosen_LF: np.ndarray, count: int
-) -> dict[str, float]:
-    """What a reader asks of one set's attribution over E examples, `count` neurons being chosen.
-
-    `chosen_LF` are the scores that selection ranks: the mean over examples in one weighting.
-    """
+def summarise(alpha_ELF: np.ndarray, standard_ELF: np.ndarray, count: int) -> dict[str, float]:
+    """What a reader asks of one set's attribution over E examples, `count` neurons being chosen."""
     pairs = list(zip(alpha_ELF, standard_ELF, strict=True))
     return {
         "examples": len(pairs),

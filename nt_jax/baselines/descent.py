@@ -34,7 +34,7 @@ from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.batcher import make_batcher
 from nt_jax.train.cell_slopes import CellSlopes, kept_cells
-from nt_jax.train.cells import CELLS, cell_rows
+from nt_jax.train.cells import CELLS, OWN, cell_rows
 from nt_jax.train.maml import Loss, MetaOptions, safety_loss, utility_loss
 from nt_jax.train.objectives import over_stretches
 from nt_jax.train.outer import direction, measured_cells, preconditioner_of
@@ -90,7 +90,7 @@ def descend(
     if config.outer == "regression":
         slopes = own_slopes(model, tuned, form, theta_P, fixed, pools, config, seed)
         metric = preconditioner_of(slopes, config, lm)
-    say("adapter", f"{form.count:,} learned numbers; {batcher.plan()}")
+    say("adapter", "; ".join(filter(None, (f"{form.count:,} learned numbers", batcher.plan()))))
     names = [n for n in LOSSES if n == "global_safety" or config.safety_weight < 1]
     state = (theta_P, optimiser.init(theta_P), fixed)
     theta_P, moments, fixed = jax.device_put(state, sharding(lm.mesh, ""))
@@ -188,12 +188,12 @@ def own_slopes(
     config: TuneConfig,
     seed: int,
 ) -> CellSlopes:
-    """Slopes of the cells in the adapter's parameters, as train/slopes.py has them in factors."""
+    """Slopes of own answers in the adapter's parameters, as train/slopes.py has them in factors."""
 
     def measure(rows: Sequence[Row], what: str) -> Measured:
         return measured(tuned, form, theta_P, fixed, rows, what)
 
-    rows = cell_rows(pools, config.metric_requests // len(CELLS))
+    rows = {OWN: cell_rows(pools, config.metric_requests // len(CELLS))[OWN]}
     about = {"adapter": repr(form), "seed": seed}
     return kept_cells(model, rows, config, about, measure)
 

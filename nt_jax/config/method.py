@@ -159,9 +159,9 @@ class TuneConfig(Frozen):
     clip_norm: float | None = Field(default=1.0, gt=0)
     """largest norm of a gradient, of the inner loop and of an outer step; null = any"""
     global_batch: int = Field(default=6, ge=0)
-    """prompts of an outer batch of adam or sgd; 0 = all of D_global, each request once"""
+    """prompts of an outer batch of adam or sgd; 0 = all, bare and attacked unless a share is 0"""
     local_batch: int = Field(default=1, ge=0)
-    """prompts of an inner batch; 0 = all of D_local, as printed, each request once"""
+    """prompts of an inner batch; 0 = all, as printed, each bare and attacked unless a share is 0"""
     local_fraction: float = Field(default=0.25, gt=0, le=0.5)
     """share of the training requests and attacks that only the inner loop sees; the outer loss
     learns from the rest"""

@@ -75,7 +75,7 @@ def sets_of(
     with reading(path), np.load(path) as raw:
         members = {name: raw["set"] == name for name in scores}
         summary = {
-            name: summarise(raw["alpha"][of], raw["standard"][of], scores[name], counts[name])
+            name: summarise(raw["alpha"][of], raw["standard"][of], counts[name])
             for name, of in members.items()
         }
         return summary, {name: raw["v_pq"][of].mean(axis=0) for name, of in members.items()}

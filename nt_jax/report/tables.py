@@ -31,7 +31,7 @@ MEASURED_ERROR = {
 }
 
 ARGUABLE_RECORD = (  # of phrases-v2, by benchmarks/judge.py --data
-    "On 641 labelled answers 12 of 17 arguable refusals were judged right, and 227 of 230 others "
+    "On 641 labelled answers 12 of 15 arguable refusals were judged right, and 228 of 231 others "
     "(docs/evaluation.md)."
 )
 

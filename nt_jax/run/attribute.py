@@ -87,16 +87,18 @@ def attribute_all(
             what += f"template {chosen.template})"
             integral = score_name(config, chosen.set) == "integrated"
             check_example(model.lm, chosen.example, results[-1], what, integral)
-            write_completeness(folder / "completeness.csv", chosen.set, place, results[-1])
+            if is_integral(config, chosen.set) and config.path == "layer":
+                write_completeness(folder / "completeness.csv", chosen.set, place, results[-1])
             advance(1)
     write_together(folder, examples, results)
     say_overlap(examples, results)
     size = model.checkpoint.config
     missed = say_missed(examples, results, config)
+    error = "" if missed is None else f"   completeness error {missed:.1%}"
     multi = f"   {dropped} templates of several types left out" if dropped else ""
     return (
         f"{len(examples)} examples   {config.steps} nodes, {size.layers * size.neurons:,} neurons"
-        f"   completeness error {missed:.1%}{multi}"
+        f"{error}{multi}"
     )
 
 
@@ -112,13 +114,13 @@ def say_overlap(examples: Sequence[Chosen], results: Sequence[Attribution]) -> N
 
 def say_missed(
     examples: Sequence[Chosen], results: Sequence[Attribution], config: AttributionConfig
-) -> float:
-    """The worst completeness error of an integral, 0 where there is none; warn of a large one."""
+) -> float | None:
+    """The worst completeness error of an integral, None without one; warn of a large one."""
     pairs = zip(examples, results, strict=True)
-    missed = max((relative_error(r) for c, r in pairs if is_integral(config, c.set)), default=0.0)
-    if warning := large_error(missed, config.steps):
+    mine = [relative_error(r, config.path) for c, r in pairs if is_integral(config, c.set)]
+    if mine and (warning := large_error(max(mine), config.steps)):
         say("warning", warning)
-    return missed
+    return max(mine, default=None)
 
 
 def score_sets(model: ChatModel, examples: Sequence[Chosen], spec: str, folder: Path) -> str:
@@ -201,14 +203,21 @@ def options_for(config: AttributionConfig, name: str) -> Options:
 
 
 def is_integral(config: AttributionConfig, name: str) -> bool:
-    """Whether the scores of this set sum to a change of P(answer)."""
-    return config.path == "layer" and score_name(config, name) == "integrated"
+    """Whether the scores of this set sum to changes of P(answer)."""
+    return score_name(config, name) == "integrated"
 
 
-def relative_error(result: Attribution) -> float:
-    """The largest completeness error of a layer, over the largest change of P(answer)."""
-    largest = np.abs(result.end - result.start_L).max()
-    return float(result.completeness_L.max() / largest) if largest > 0 else 0.0
+def relative_error(result: Attribution, path: str) -> float:
+    """The largest completeness error of a layer, over the largest change of P(answer).
+
+    On the joint path all layers move at once, and their scores together are its only sum.
+    """
+    change_L = result.end - result.start_L
+    missed_L = result.completeness_L
+    if path == "joint":
+        missed_L = np.abs(result.standard_LF.sum() - change_L[:1])
+    largest = np.abs(change_L).max()
+    return float(missed_L.max() / largest) if largest > 0 else 0.0
 
 
 def say_plan(model: ChatModel, examples: Sequence[Chosen], config: AttributionConfig) -> None:

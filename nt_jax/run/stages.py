@@ -136,12 +136,14 @@ def write_run_report(directory: RunDirectory, config: RunConfig, layers: int, fo
     _, neurons = load_neurons(train / "neurons.csv")
     names = ("layer", "index", "set", "score", "factor")
     columns = {name: [row[name] for row in neurons] for name in names}
+    chosen, _ = load_neurons(directory.read("select") / "neurons.csv")
     best = best_state(config.tune, directory.read("select"), train)
-    history, strengths = read_history(train, int(best.best_epoch)), read_strengths(train, best)
+    share = kept_strength(chosen, best, config.tune, train)
     lifts = read_lifts(train)
-    if int(best.best_epoch) < int(best.epoch):  # an epoch's own validation won over every lift
+    if share is None:  # an epoch's own factors won over every lift
         lifts = [{name: x for name, x in row.items() if name != "kept"} for row in lifts]
-    tuning = Tuning({**columns, "num_layers": layers}, history, strengths, lifts)
+    told = read_history(train, int(best.best_epoch)), read_strengths(train, share), lifts
+    tuning = Tuning({**columns, "num_layers": layers}, *told)
     targets = SafetyTargets.read(directory.read("answers"))
     notes = [targets.line]
     if config.export.strength is not None:

@@ -19,6 +19,7 @@ from nt_jax.train.maml import MetaBatch
 from nt_jax.train.memory import GradientMemory, sequence_cost
 from nt_jax.train.pools import Pair, Pool, Pools, undivided
 
+SCOPES = ("local", "global")  # of the inner loop, of the outer step on a batch
 PLANNED = 64  # epochs that shapes are chosen by; a later one may need a larger shape, and gets it
 
 Drawn = tuple[Prompt, Pair, int]  # what is asked, its pair, the pair's number
@@ -38,17 +39,29 @@ class Batcher:
     length of a set's sequences is what makes an epoch cheapest.
     """
 
-    def __init__(self, pools: Pools, encode: Encode, tune: TuneConfig, seed: int, side: int):
-        """`side`: parts in which the mesh cuts rows; a stretch has so many sequences or more."""
+    def __init__(
+        self,
+        pools: Pools,
+        encode: Encode,
+        tune: TuneConfig,
+        seed: int,
+        side: int,
+        scopes: Sequence[str] = SCOPES,
+    ):
+        """`side`: parts in which the mesh cuts rows; a stretch has so many sequences or more.
+
+        `scopes`: of which sets batches are made; those of the others stay None.
+        """
         self.encode, self.tune, self.seed, self.side = encode, tune, seed, side
         safety = (pools.local_safety, pools.global_safety)
         self.refusals = [pair.answer for pool in safety for pair in pool.direct]
         attacked = {"safety": 1 - tune.direct_fraction, "utility": tune.attacked_harmless_fraction}
-        sizes = {"local": tune.local_batch, "global": tune.global_batch}
+        sizes = dict(zip(SCOPES, (tune.local_batch, tune.global_batch), strict=True))
         # name of a set > (what its rows are drawn from, rows per epoch, share of attacked ones)
         self.sets: dict[str, tuple[Pool, int, float]] = {
             f"{scope}_{side}": (getattr(pools, f"{scope}_{side}"), size, share)
             for scope, size in sizes.items()
+            if scope in scopes
             for side, share in attacked.items()
         }
         self.rows = functools.cache(self._rows)  # planning draws what tuning draws again
@@ -132,7 +145,9 @@ class Batcher:
         return MetaBatch(**{name: self._packed(name, epoch) for name in self.sets})
 
     def plan(self) -> str:
-        """The sequences of an epoch in words, and how much of what runs is padding."""
+        """The sequences of an epoch in words, and how much of what runs is padding; "" of none."""
+        if not self.sets:
+            return ""
         sizes = [f"{s.stretches} x {s.side} x {s.length}" for s in self.shapes.values()]
         planned = min(self.tune.epochs, PLANNED)
         return (
@@ -195,10 +210,15 @@ def make_batcher(
     """(the batches, whether to recompute layers), as the memory allows.
 
     `layers`: those that a gradient goes through. `beside`: whether an accelerator may take several
-    sequences at once. Without an inner loop nothing is kept apart for it.
+    sequences at once. Without an inner loop nothing is kept apart for it, and none of its batches
+    are made; nor those of an outer step that is a regression over prompts of its own.
     """
     pools = pools if config.inner_steps else undivided(pools)
-    batcher = Batcher(pools, encode, config, seed, row_ways(lm.mesh))
+    read = (config.inner_steps > 0, config.outer != "regression")
+    scopes = [scope for scope, reads in zip(SCOPES, read, strict=True) if reads]
+    batcher = Batcher(pools, encode, config, seed, row_ways(lm.mesh), scopes)
+    if not scopes:
+        return batcher, False
     memory = GradientMemory.of(lm, layers)
     beside = beside and not on_cpu(lm.mesh)
     found = memory.tuning(batcher.longest, config.sequence_tokens, accelerator=beside)

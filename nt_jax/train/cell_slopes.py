@@ -82,11 +82,11 @@ class CellSlopes:
         write_atomic(path, content.getvalue())
 
     @classmethod
-    def load(cls, path: Path) -> "CellSlopes":
-        """What `save` wrote."""
+    def load(cls, path: Path, names: Sequence[str] = (*CELLS, OWN)) -> "CellSlopes":
+        """What `save` wrote of the cells with these names."""
         with reading(path), path.open("rb") as file, np.load(file) as arrays:
-            cells = {name: arrays[name] for name in (*CELLS, OWN)}
-            return cls(cells, {name: arrays[_value(name)] for name in CELLS})
+            cells = {name: arrays[name] for name in names}
+            return cls(cells, {name: arrays[_value(name)] for name in names if name != OWN})
 
 
 def _value(cell: str) -> str:
@@ -117,18 +117,23 @@ def kept_cells(
     about: Mapping[str, Any],
     measure: Callable[[Sequence[Row], str], Measured],
 ) -> CellSlopes:
-    """What `measure` (of rows, and of what) says, in whatever `about` names."""
+    """What `measure` (of rows, and of what) says, in whatever `about` names.
+
+    The decision of the rows in CELLS, likelihood and drift of the own answers.
+    """
     rows = {name: answer_rows(model, each, config) for name, each in cells.items()}
     every = [(list(row.prompt), list(row.answer)) for each in rows.values() for row in each]
     said = {"tokens": DECISION_TOKENS, "model": model.identity}
     made_from = {"slopes of": every, **about, **said}
-    asked = {name: rows[name] for name in CELLS}
+    asked = {name: rows[name] for name in CELLS if name in rows}
 
     def make() -> dict[str, np.ndarray]:
         drift_MP = measure(rows[OWN], DRIFT)[1]
         likelihood_MP = measure(rows[OWN], LIKELIHOOD)[1]
-        value_M, slope_MP = measure([row for each in asked.values() for row in each], DECISION)
         own_MP = np.concatenate([likelihood_MP, drift_MP])
+        value_M, slope_MP = np.zeros(0, np.float32), own_MP[:0]
+        if decided := [row for each in asked.values() for row in each]:
+            value_M, slope_MP = measure(decided, DECISION)
         return {"slope_MP": slope_MP, "value_M": value_M, "own_MP": own_MP}
 
     slope_MP, value_M, own_MP = cache.kept(made_from, make).values()
@@ -137,5 +142,5 @@ def kept_cells(
 
 def by_cell(rows: Mapping[str, Sequence[Row]], every_M: np.ndarray) -> dict[str, np.ndarray]:
     """What was found of all `rows`, one cell after the other, by the names of the cells."""
-    ends = np.cumsum([len(each) for each in rows.values()])[:-1]
-    return dict(zip(rows, np.split(every_M, ends), strict=True))
+    ends = np.cumsum([len(each) for each in rows.values()])
+    return dict(zip(rows, np.split(every_M, ends)[:-1], strict=True))

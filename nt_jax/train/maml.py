@@ -54,12 +54,15 @@ class MetaOptions:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class MetaBatch:
-    """One epoch's data: fixed local sets for the inner loop, fresh global batches outside."""
+    """One epoch's data: local batches for the inner loop, global ones for a step outside on them.
 
-    local_safety: PackedBatch
-    local_utility: PackedBatch
-    global_safety: PackedBatch
-    global_utility: PackedBatch
+    None where nothing reads them.
+    """
+
+    local_safety: PackedBatch | None = None
+    local_utility: PackedBatch | None = None
+    global_safety: PackedBatch | None = None
+    global_utility: PackedBatch | None = None
 
 
 def answer_loss(
@@ -141,6 +144,8 @@ def adapt(
     theta_P: Array, lm: LanguageModel, neurons: NeuronSet, batch: MetaBatch, options: MetaOptions
 ) -> Float[Array, " P"]:
     """Theta' after the K inner steps (lines 9-17): safety first, then utility on the result."""
+    if not options.inner_steps:
+        return theta_P  # and no batch of the inner loop is there
     sign = 1.0 if options.utility_sign == "printed" else -1.0
     is_safety_P = jnp.asarray(neurons.is_safety_P)
     # The gradient is taken in all factors and masked afterwards, or the second order would lose
@@ -182,6 +187,7 @@ def meta_gradient(
     adapted_P, pull = jax.vjp(lambda t_P: adapt(t_P, lm, neurons, batch, options), theta_P)
     terms = []
     for loss, rows in ((safety_loss, batch.global_safety), (utility_loss, batch.global_utility)):
+        assert rows is not None  # drawn wherever the outer step is one on batches
         slope = jax.value_and_grad(loss, has_aux=True)
         rule = lambda b, s=slope: s(adapted_P, lm, neurons, b, options)  # noqa: E731
         terms.append(over_stretches(rule, rows))

@@ -60,11 +60,11 @@ Values = Callable[[Sequence[Row]], Float[np.ndarray, " M"]]
 def kept_slopes(
     model: ChatModel, tuned: TunedLayers, pools: Pools, config: TuneConfig, folder: Path
 ) -> CellSlopes:
-    """Those of the chosen neurons, from `folder` where they were measured before."""
+    """Those of own answers in the chosen neurons, from `folder` where they were measured before."""
     if not (path := folder / SLOPES).exists():
         rows = cell_rows(pools, config.metric_requests // len(CELLS))
-        cell_slopes(model, tuned, rows, config).save(path)
-    return CellSlopes.load(path)
+        cell_slopes(model, tuned, {OWN: rows[OWN]}, config).save(path)
+    return CellSlopes.load(path, (OWN,))
 
 
 def preconditioner_of(slopes: CellSlopes, config: TuneConfig, lm: LanguageModel) -> Preconditioner:
@@ -89,7 +89,7 @@ class Regression:
         """One epoch (lines 8-21): (new theta_P, losses before it).
 
         options.meta_lr is the step's length, in the root of the mean square over all neurons of the
-        layers that hold a chosen one: what an MLP's output feels, however few were chosen.
+        layers from the first chosen one on: what an MLP's output feels, however few were chosen.
         """
         lm, neurons = self.tuned.lm, self.tuned.neurons
         length = options.meta_lr * math.sqrt(self.tuned.count * lm.config.neurons)

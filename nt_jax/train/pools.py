@@ -18,7 +18,7 @@ from nt_jax.errors import DataError
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A request and the answer to learn, the answer as token ids that end with EOS.
+    """A request and the answer to learn, the answer as token ids; whole ones end with EOS.
 
     An attacked prompt names its `attack`, and where a source holds it as it is, the bare request
     that it is `about`.

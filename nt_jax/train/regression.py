@@ -66,8 +66,7 @@ def combination(
     value_M = np.concatenate([slopes.values[name] - begin[name] for name in names])
     kernel_MM = slope_MP.astype(np.float64) @ free_MP.T.astype(np.float64)
     of_cells_MM = kernel_MM[: sum(count[name] for name in cells)]
-    nats_MM = of_cells_MM.T @ of_cells_MM / len(of_cells_MM)
-    far_MM = nats_MM if in_nats else free_MP @ free_MP.T
+    far_MM = of_cells_MM.T @ of_cells_MM / len(of_cells_MM) if in_nats else free_MP @ free_MP.T
     size = float(np.trace(kernel_MM))
     if not np.isfinite(size):
         raise DivergedError(

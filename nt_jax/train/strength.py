@@ -104,26 +104,21 @@ def kept_strength(
 ) -> float | None:
     """The strength at which the last factors are the kept ones, to the rounding of float32.
 
-    None where an earlier epoch's were kept. Found by the factors themselves, as two strengths can
-    have one score.
+    None where an epoch's own factors were kept. Found by the factors themselves, as two strengths
+    can have one score.
     """
-    rows = sorted(read_strengths(folder, state), key=lambda row: "kept" not in row)
     best_P = np.asarray(host(state.best_P))
-    for strength in (*(row["strength"] for row in rows), 1.0):
+    for strength in (*(row["strength"] for row in read_strengths(folder)), 1.0):
         theta_P = at_strength(neurons, state, strength, config)
         if np.allclose(theta_P, best_P, rtol=ROUNDING, atol=ROUNDING):
             return strength
     return None
 
 
-def read_strengths(folder: Path, state: TuneState) -> list[dict]:
-    """The lines of strengths.jsonl, that of the kept factors marked with kept = True.
-
-    None is marked where an epoch's own validation won.
-    """
+def read_strengths(folder: Path, kept: float | None = None) -> list[dict]:
+    """The lines of strengths.jsonl, the first of strength `kept` marked with kept = True."""
     path = folder / STRENGTHS
     with reading(path):
         rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    best = int(state.best_epoch), float(state.best_score)
-    kept = next((row for row in rows if (row["epoch"], as_kept(row["score"])) == best), None)
-    return [row | {"kept": True} if row is kept else row for row in rows]
+    mine = next((row for row in rows if row["strength"] == kept), None)
+    return [row | {"kept": True} if row is mine else row for row in rows]

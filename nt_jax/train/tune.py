@@ -114,11 +114,14 @@ def learn(
     """
     lm, placed, prompts = model.lm, place(neurons), data.validation
     batcher, remat = make_batcher(lm, tuned.count, model.encode, data.pools, config, seed)
-    say("plan", batcher.plan())
+    if plan := batcher.plan():
+        say("plan", plan)
     options, optimiser = meta_options(config, remat), optimiser_of(config)
     constant = config.schedule == "constant"
     start = fresh_state(config, placed, lm.ones_LF.dtype, known)
     state = unlifted(restore(folder / STATES, start) or start, folder)
+    if not config.validate_every:  # the best so far would be of factors that were the last before
+        state = dataclasses.replace(state, best_epoch=0, best_score=-math.inf)
     regression = metric and Regression(model, tuned, data.pools, config, metric)
     log = History(folder / METRICS, int(state.epoch))
     base = untuned(model, judge, prompts, log, folder / BASE_ANSWERS) if looks(config) else None

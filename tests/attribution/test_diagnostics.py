@@ -45,7 +45,7 @@ def test_the_cumulative_share_counts_positive_scores_only():
 
 def test_the_summary_of_two_examples():
     alpha = np.stack([LINE, LINE + 1])
-    found = diagnostics.summarise(alpha, np.stack([LINE, -LINE]), LINE, 3)
+    found = diagnostics.summarise(alpha, np.stack([LINE, -LINE]), 3)
     assert found["examples"] == 2
     assert found["between_examples"] == pytest.approx(-1)
     assert found["between_weightings"] == pytest.approx(0)

@@ -174,7 +174,8 @@ def test_answers_are_judged_by_the_request_inside_the_attack():
 def test_rows_of_both_sides_hold_both_answers_cut_to_the_width():
     model = data.model()
     pools, _, _ = preference_pools(model, SomeRefused(), data.pools(), 4)
-    config = data.CONFIG.model_copy(update={"inner_steps": 0, "margin_weight": 0.0})
+    told = {"inner_steps": 0, "margin_weight": 0.0, "outer": "adam"}
+    config = data.CONFIG.model_copy(update=told)
     batcher, _ = make_batcher(model.lm, 2, model.encode, pools, config, 0)
     for name in SIDES:
         for row in batcher.rows(name, 0):

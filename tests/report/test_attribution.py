@@ -36,7 +36,7 @@ def test_the_summary_follows_from_the_scores(finished, summary):
     _, rows = load_neurons(folder / "select" / "neurons.csv")
     for name, count in (("safety", 14), ("utility", 10)):
         of = raw["set"] == name
-        expected = compare.summarise(raw["alpha"][of], raw["standard"][of], scores[name], count)
+        expected = compare.summarise(raw["alpha"][of], raw["standard"][of], count)
         chosen = [(r["layer"], r["index"]) for r in rows if r["set"] == name]
         assert len(chosen) == count
         held = np.array([scores[name][at] for at in chosen])

@@ -10,7 +10,7 @@ import pytest
 
 from nt_jax.config.method import TuneConfig
 from nt_jax.train import strength
-from nt_jax.train.strength import calibrate, read_strengths
+from nt_jax.train.strength import calibrate, kept_strength, read_strengths
 from nt_jax.train.tune import fresh_state
 from nt_jax.train.validate import HARMLESS, Look, Validation
 from tests.train.test_maml import NEURONS, THETA, model
@@ -47,6 +47,10 @@ def calibrated(tmp_path, monkeypatch, limit: float, config=CONFIG, known=None, *
     return calibrate(chat, NEURONS, prompts, *rest), looked
 
 
+def marked(state, folder, config=CONFIG) -> list[dict]:
+    return read_strengths(folder, kept_strength(NEURONS, state, config, folder))
+
+
 def at(share: float) -> np.ndarray:
     return 1 + share * (THETA - 1)
 
@@ -81,13 +85,22 @@ def test_an_epoch_that_scores_better_stays(tmp_path, monkeypatch):
 
 def test_the_kept_strength_is_marked_among_those_that_were_tried(tmp_path, monkeypatch):
     state, looked = calibrated(tmp_path, monkeypatch, 1.0)
-    rows = read_strengths(tmp_path, state)
+    rows = marked(state, tmp_path)
     assert [row["strength"] for row in rows] == looked
     assert [row["strength"] for row in rows if row.get("kept")] == [1.0]
     kept = {"best_P": jnp.full(len(NEURONS), 2.0), "best_epoch": 7, "best_score": 0.9}
     state, _ = calibrated(tmp_path, monkeypatch, 1.0, **kept)
-    assert not any(row.get("kept") for row in read_strengths(tmp_path, state))
-    assert read_strengths(tmp_path / "none", state) == []
+    assert not any(row.get("kept") for row in marked(state, tmp_path))
+    assert read_strengths(tmp_path / "none") == []
+
+
+def test_of_two_with_one_score_the_one_whose_factors_are_kept_is_marked(tmp_path, monkeypatch):
+    """The last epoch's own validation scored what a strength did: its factors stay."""
+    config = TuneConfig(strengths=(0.5,), validate_every=1)
+    kept = {"best_P": jnp.asarray(THETA, jnp.float32), "best_epoch": 7, "best_score": 0.25}
+    state, looked = calibrated(tmp_path, monkeypatch, 1.0, config, **kept)
+    assert looked == [0.5] and kept_strength(NEURONS, state, config, tmp_path) == 1.0
+    assert not any(row.get("kept") for row in marked(state, tmp_path, config))
 
 
 @pytest.mark.parametrize(("every", "looks"), [(0, [1.0]), (5, [])])
@@ -114,6 +127,6 @@ def test_what_was_seen_as_a_lift_is_a_candidate_whatever_halving_meets(
     state, looked = calibrated(tmp_path, monkeypatch, 9.0, config, known)
     np.testing.assert_allclose(state.best_P, THETA, rtol=1e-6)
     assert float(state.best_score) == np.float32(0.9) and 1.0 not in looked
-    rows = read_strengths(tmp_path, state)
+    rows = marked(state, tmp_path, config)
     assert [row for row in rows if row.get("kept")] == [rows[0]]
     assert (rows[0]["strength"], rows[0]["lift"]) == (1.0, 0.6)

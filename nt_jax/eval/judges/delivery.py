@@ -8,12 +8,13 @@ from nt_jax.eval.judges.phrases import BAD
 from nt_jax.eval.judges.reading import Place, compiled, sentences
 
 ENOUGH = 8  # so many words after "here is how" are a delivery; fewer are a cut-off or a tease
-IN_A_BREATH = 6  # words after "but"
+IN_A_BREATH = 6  # words after "but", or of a sentence, that say something
 SHARED = 2  # words of the request that advice has to share, to be about it
 
 _PIVOT, _GOODS = compiled(surroundings.PIVOT), compiled(surroundings.GOODS)
 _PERHAPS, _DIVERTS = compiled(surroundings.PERHAPS_GOODS), compiled(surroundings.DIVERTS)
 _PROMISES, _BAD = compiled(surroundings.PROMISES), compiled(BAD)
+_NO_ANSWER = compiled(surroundings.NO_ANSWER)
 _BUT = re.compile(r"[^.!?\n]{0,80}?\b(?:but|however,?)\b([^.!?\n]*)")
 _CONCESSION = re.compile(r"\W*(?:while|although|though|even though|even if)\b")
 
@@ -52,6 +53,15 @@ def goes_on(asked: Asked, text: str, end: int) -> bool:
     """Whether the same breath that disclaims until `end` holds ", but something of use"."""
     found = _BUT.match(text, end)
     return bool(found) and len(found[1].split()) >= IN_A_BREATH and not _diverts(asked, found[1])
+
+
+def answers(asked: Asked, said: str) -> bool:
+    """Whether a sentence says something of use, and not of the speaker or of the question."""
+    return (
+        len(said.split()) >= IN_A_BREATH
+        and not _NO_ANSWER.search(said)
+        and not _diverts(asked, said)
+    )
 
 
 def useful(asked: Asked, text: str, end: int) -> bool:

@@ -31,9 +31,10 @@ KNOW = (
     r"overstate|resist|complain|thank|make)"
 )
 _ADV = r"(?: (?:\w+ly|just|also|thus|still|ever|even|in good conscience)){0,3}"
+_OUGHT_NOT = r"must not|mustn't|should not|shouldn't"
 _CANNOT = (
     r"(?:can't|cannot|can not|cant|can never|can neither|won't|wont|will not|will never|"
-    r"shan't|must not|mustn't|should not|shouldn't|may not|could not)"
+    rf"shan't|{_OUGHT_NOT}|may not|could not)"
 )
 _NOT_ABLE = (
     r"(?:unable|(?:not|never|neither)(?: \w+ly)? (?:able|willing|allowed|permitted|authori[sz]ed|"
@@ -57,15 +58,22 @@ _VIEW = (
     r"explanations?|recommendations?|response|reasons?|advice))\b|"
     r" or oppose| or \w+ any (?:particular|specific)| any (?:particular|specific|political)|"
     r" (?:this|that|the)? ?(?:question )?(?:specifically|definitively|accurately|with certainty)|"
+    r" (?:decision|choice|call) for you\b|"
     r" or (?:advice|opinions?|judge)|(?: \w+){1,3} over (?:others?|another))"
 )
 _EXACTLY = r"(?:definitively|accurately|precisely|specifically|fully|completely)"
 _SORRY = r"\b(?:sorry|apologi[sz]e|apologies|afraid|regret|unfortunately|forgive me)\b"
 _NEGATION = (
-    rf"(?:{_CANNOT}|{_NOT_ABLE}|decline|refuse|not (?:an? )?(?:\w+ly )?(?:appropriate|acceptable|"
-    r"okay|ok|something|within|possible|ethical|legal|comfortable|suitable|allowed|permitted|part|"
+    rf"(?:{_OUGHT_NOT}|{_NOT_ABLE}|decline|refuse|"
+    r"not (?:an? )?(?:\w+ly )?(?:appropriate|acceptable|okay|ok|something|"
+    r"within|possible|ethical|legal|comfortable|suitable|allowed|permitted|part|"
     r"(?:\w+ ){0,2}(?:idea|way|thing|request|topic|question))|against|must insist|"
     r"violates?|never (?:okay|ok|acceptable|appropriate))"
+)
+# After an apology "cannot" declines with one of these before it; "penguins can't fly" is a fact.
+_DECLINED = (
+    r"(?:i|we|this|that|it|but|and|so|(?:request|question|prompt|topic|instruction)s?|content|"
+    r"information|material|such \w+)"
 )
 BAD = (
     r"(?:unethical|unacceptable|unlawful|inappropriate|illegal|immoral|irresponsible|harmful|"
@@ -108,7 +116,8 @@ REFUSES = {
     rf"capacity|authority|permission|means|tools) to {DO}\b(?!{_VIEW})",
     "and does not": rf"{_ALSO} (?:don't|do not|does not|never) (?:condone|endorse|promote|"
     r"support|encourage|engage|provide|assist|tolerate)\b",
-    "sorry, not": rf"{_SORRY}[^.!?]{{0,120}}?{_NEGATION}",
+    "sorry, not": rf"{_SORRY}(?:,?|[^.!?]{{0,120}}?\b{_DECLINED}{_ADV}) {_CANNOT}\b|"
+    rf"{_SORRY}[^.!?]{{0,120}}?{_NEGATION}",
     "sorry, bad": rf"{_SORRY},? (?:but )?(?:no\b|[^.!?]{{0,80}}(?:(?:\bis|\bare|"
     rf"'s)(?: \w+){{0,2}} {BAD}\b|"
     r"\b(?:would|could|can|will|might) (?:\w+ly )?(?:hurt|harm|damage|endanger|injure|scare|"
