@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.models import smollm2
 from nt_jax.attribution.diagnostics import overlap, rank_correlation
-from nt_jax.attribution.score import Attribution, EncodedExample, Options
+from nt_jax.attribution.score import Attribution, EncodedExample, Options, relative_error
 from nt_jax.attribution.select import aggregate
 from nt_jax.checkpoints.chat_template import answer_end
 from nt_jax.checkpoints.checkpoint import open_checkpoint
@@ -75,16 +75,14 @@ def measure(
     return min(seconds), found
 
 
-def against(reference_LF: np.ndarray, results: list[Attribution]) -> dict[str, float]:
+def against(reference_LF: np.ndarray, results: list[Attribution], path: str) -> dict[str, float]:
     """How the mean score of `results` ranks neurons, beside the reference."""
     score_LF = aggregate(np.stack([result.score_LF for result in results]))
     return {
         "rank_correlation": rank_correlation(score_LF, reference_LF),
         "same_of_1000": overlap(score_LF, reference_LF, 1000),
         "same_of_4000": overlap(score_LF, reference_LF, 4000),
-        "completeness_error": max(
-            float(r.completeness_L.max() / np.abs(r.end - r.start_L).max()) for r in results
-        ),
+        "completeness_error": max(relative_error(result, path) for result in results),
     }
 
 
@@ -102,7 +100,7 @@ def main() -> None:
         seconds, results = measure(lm, *what)
         if not rows:
             reference_LF = aggregate(np.stack([result.score_LF for result in results]))
-        rows[name] = {"seconds": seconds, **against(reference_LF, results)}
+        rows[name] = {"seconds": seconds, **against(reference_LF, results, what[1].path)}
         if not quiet:
             print(name, rows[name], flush=True)
     print(json.dumps(rows))

@@ -91,6 +91,19 @@ class Attribution:
         return np.abs(self.standard_LF.sum(axis=1) - (self.end - self.start_L))
 
 
+def relative_error(result: Attribution, path: str) -> float:
+    """The largest completeness error of a layer, over the largest change of P(answer).
+
+    On the joint path all layers move at once, and their scores together are its only sum.
+    """
+    change_L = result.end - result.start_L
+    missed_L = result.completeness_L
+    if path == "joint":
+        missed_L = np.abs(result.standard_LF.sum() - change_L[:1])
+    largest = np.abs(change_L).max()
+    return float(missed_L.max() / largest) if largest > 0 else 0.0
+
+
 # (model, the clean pass, v_q, options) -> (score [W, L, F], target at the start of each layer [L]).
 Rule = Callable[[LanguageModel, Prefix, Array, Options], tuple[Array, Array]]
 

@@ -15,6 +15,7 @@ from nt_jax.attribution.score import (
     Options,
     neurons_at_last_token,
     plan,
+    relative_error,
 )
 from nt_jax.attribution.select import aggregate
 from nt_jax.attribution.signal import (
@@ -205,19 +206,6 @@ def options_for(config: AttributionConfig, name: str) -> Options:
 def is_integral(config: AttributionConfig, name: str) -> bool:
     """Whether the scores of this set sum to changes of P(answer)."""
     return score_name(config, name) == "integrated"
-
-
-def relative_error(result: Attribution, path: str) -> float:
-    """The largest completeness error of a layer, over the largest change of P(answer).
-
-    On the joint path all layers move at once, and their scores together are its only sum.
-    """
-    change_L = result.end - result.start_L
-    missed_L = result.completeness_L
-    if path == "joint":
-        missed_L = np.abs(result.standard_LF.sum() - change_L[:1])
-    largest = np.abs(change_L).max()
-    return float(missed_L.max() / largest) if largest > 0 else 0.0
 
 
 def say_plan(model: ChatModel, examples: Sequence[Chosen], config: AttributionConfig) -> None:

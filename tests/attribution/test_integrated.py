@@ -12,7 +12,7 @@ import pytest
 
 from nt_jax.attribution.gradient import gradient_times_activation
 from nt_jax.attribution.integrated import integrated_gradients
-from nt_jax.attribution.score import CHOICES, EncodedExample, Options, rule_of
+from nt_jax.attribution.score import CHOICES, EncodedExample, Options, relative_error, rule_of
 from nt_jax.config.method import AttributionConfig
 from nt_jax.errors import ConfigError
 from tests import plain
@@ -160,6 +160,8 @@ def test_standard_scores_of_all_layers_sum_along_the_joint_path(x64):
         found = integrated_gradients(lm, EXAMPLE, chosen)
         change = found.end - found.start_L[0]
         errors.append(abs(found.score_LF.sum() - change) / abs(change))
+        assert relative_error(found, "joint") == pytest.approx(errors[-1])
+        assert relative_error(found, "layer") > 0.1  # a layer's sum is no change on this path
     assert errors[1] < 0.01 and errors[0] / errors[1] > 20
 
 
