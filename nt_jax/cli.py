@@ -64,6 +64,8 @@ def _run(command: str, words: list[str], program: str) -> int:
         return ALONE[command](options)
     if command == "export" and (options.factors is None) != (options.model is None):
         raise ConfigError("--factors and --model BASE belong together (command line)")
+    if command == "export" and options.revision and options.model is None:
+        raise ConfigError("--revision is that of --model BASE; a run has its own (command line)")
     if command == "export" and options.push and len(options.format) > 1:
         raise ConfigError("--push takes one format, as a repository holds one (command line)")
     config = None if command in WITHOUT else _config(command, options)
@@ -117,7 +119,7 @@ def _without_config(command: str, options: argparse.Namespace) -> None:
     else:
         from nt_jax.run.export import export_factors
 
-        export_factors(Path(options.factors), options.model, *rest)
+        export_factors(Path(options.factors), options.model, *rest, options.revision)
 
 
 def _with_config(command: str, config: RunConfig, options: argparse.Namespace) -> None:

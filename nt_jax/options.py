@@ -140,6 +140,8 @@ def export_parser(command: str, program: str) -> Parser:
     alone = "in place of a run: factors that were exported, their product, or an (IA)^3 adapter"
     origin.add_argument("--factors", metavar="PATH", help=alone)
     add("--model", metavar="BASE", help="with --factors: the model that they belong to")
+    version = "with --model: branch, tag or commit of a hub id (default: the newest)"
+    add("--revision", metavar="REV", help=version)
     add("--out", required=True, metavar="DIR", help="where to write")
     named = "; ".join(f"{name} = {line.about}" for name, line in FORMATS.items())
     several = f"{named}. One goes into DIR, several (A,B) into DIR/FORMAT (default: hf)"

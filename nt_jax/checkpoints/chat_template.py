@@ -83,6 +83,13 @@ def _around_answer(tokenizer: PreTrainedTokenizerFast, thinking: bool) -> tuple[
     return (before.rpartition(ASKED)[2], behind) if found else None
 
 
+def shown_end(tokenizer: PreTrainedTokenizerFast, thinking: bool = False) -> int | None:
+    """The first token behind an answer in a rendered chat, blanks aside; None where it has none."""
+    around, marks = _around_answer(tokenizer, thinking), marks_of(tokenizer)
+    mark = marks.at(around[1].lstrip()) if around else None
+    return None if mark is None else marks.ids[mark]
+
+
 def answer_end(
     tokenizer: PreTrainedTokenizerFast, eos_ids: Sequence[int], thinking: bool = False
 ) -> int:
@@ -91,10 +98,8 @@ def answer_end(
     A template that shows none falls back to the tokenizer's EOS, with a line on the screen. Raises
     a CheckpointError where generation does not stop at that token (`eos_ids`).
     """
-    where, around = tokenizer.name_or_path, _around_answer(tokenizer, thinking)
-    marks = marks_of(tokenizer)
-    mark = marks.at(around[1].lstrip()) if around else None
-    end = tokenizer.eos_token_id if mark is None else marks.ids[mark]
+    where, shown = tokenizer.name_or_path, shown_end(tokenizer, thinking)
+    end = tokenizer.eos_token_id if shown is None else shown
     if not isinstance(end, int):
         raise CheckpointError(
             f"{where}: neither its chat template nor its tokenizer names a token that ends an "
@@ -108,7 +113,7 @@ def answer_end(
             f"{where}: answers end with {name} ({end}), but generation stops at {stops}{more} "
             f"alone. Add {end} to eos_token_id in generation_config.json."
         )
-    if mark is None:
+    if shown is None:
         say("warning", f"the chat template shows no end of an answer: {name} is taken for it")
     return end
 

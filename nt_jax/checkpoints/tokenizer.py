@@ -12,6 +12,7 @@ from nt_jax.checkpoints.checkpoint import Checkpoint
 from nt_jax.checkpoints.gguf_tokenizer import build_tokenizer
 from nt_jax.checkpoints.hf_fields import problems_error
 from nt_jax.checkpoints.marks import marks_of
+from nt_jax.checkpoints.source import named_templates
 from nt_jax.data.prompts import Prompt, as_conversation, messages_under
 from nt_jax.errors import CheckpointError, brief, panicked
 from nt_jax.limits import TOKENIZER_BYTES, check_file
@@ -48,7 +49,7 @@ def _from_folder(directory: Path) -> Tokenizer:
         raise problems_error(
             directory, [f"no tokenizer, neither {files} is there. Copy it from the original model."]
         )
-    for path in directory.iterdir():
+    for path in (*directory.iterdir(), *named_templates(directory)):
         if path.suffix in (".json", ".jinja", ".model", ".txt") and path.is_file():
             check_file(path, TOKENIZER_BYTES)
     from transformers import AutoTokenizer  # here: it imports torch where there is one

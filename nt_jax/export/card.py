@@ -62,6 +62,7 @@ class About:
     unmeasured: str = "Nothing was measured."
     lost: str = ""  # by a cut rank, in words
     notes: Sequence[str] = ()  # to be said where it is written
+    revision: str | None = None  # of base_id, where one was asked for
 
     @property
     def untuned(self) -> bool:
@@ -73,7 +74,7 @@ class About:
         if not self.untuned:
             return self
         known = (self.base, self.base_id, self.sha256, self.factors)
-        return About(*known, licence=self.licence, notes=self.notes)
+        return About(*known, licence=self.licence, notes=self.notes, revision=self.revision)
 
     def at_rank(self, lost: str) -> "About":
         """This, of an adapter whose rank was cut: the numbers are those of the whole change."""
@@ -91,6 +92,7 @@ def write_card(folder: Path, kind: str, about: About, repo: str | None = None) -
         version=__version__,
         base=about.base,
         base_id=about.base_id,
+        revision=about.revision,
         untuned=about.untuned,
         strength=about.strength,
         lost=about.lost,
@@ -100,7 +102,7 @@ def write_card(folder: Path, kind: str, about: About, repo: str | None = None) -
         rows=[_shown(row) for row in about.rows],
         unmeasured=about.unmeasured,
         language=speaks.language,
-        use=use_of(kind, about.base, about.base_id, repo),
+        use=use_of(kind, about.base, about.base_id, repo, about.revision),
         undo=speaks.undo,
         settings=about.settings,
         fill_in=", ".join(about.fill_in),
@@ -149,10 +151,11 @@ def write_manifest(
     """
     facts = dataclasses.asdict(report)
     del facts["out"], facts["notes"]
+    base = {"name": about.base, "id": about.base_id, "sha256": about.sha256}
     known = {
         "format": kind,
         "nt_jax": __version__,
-        "base": {"name": about.base, "id": about.base_id, "sha256": about.sha256},
+        "base": base | ({"revision": about.revision} if about.revision else {}),
         "strength": wanted.strength,
         "strength_means": "0, the untuned model" if about.untuned else about.strength,
         "dtype": wanted.dtype,

@@ -20,6 +20,7 @@ from nt_jax.checkpoints.hf_config import config_to_hf, generation_to_hf
 from nt_jax.checkpoints.hf_directory import INDEX, SINGLE
 from nt_jax.checkpoints.hf_fields import words
 from nt_jax.checkpoints.keymap import hf_shapes
+from nt_jax.checkpoints.source import named_templates
 from nt_jax.checkpoints.tensors import DTYPES, TensorInfo, write_ranges, write_safetensors
 from nt_jax.checkpoints.tokenizer import load_tokenizer
 from nt_jax.errors import CheckpointError, ConfigError
@@ -121,7 +122,10 @@ def check_links(checkpoint: Checkpoint) -> None:
 
 
 def _copied(checkpoint: Checkpoint, weights: bool) -> list[Path]:
-    """The model's own files; without `weights`, the index and the shards are left out."""
+    """The model's own files; without `weights`, the index and the shards are left out.
+
+    Of folders in it only that of named chat templates is one of the model's.
+    """
     used = {info.file for info in checkpoint.tensors.values()}
     if checkpoint.path / SINGLE not in used:
         used.add(checkpoint.path / INDEX)
@@ -136,13 +140,15 @@ def _copied(checkpoint: Checkpoint, weights: bool) -> list[Path]:
         is_weights = file.suffix in _WEIGHT_FILES or file.name.endswith(".index.json")
         if not is_weights or (weights and file in used):
             found.append(file)
-    return found
+    return found + named_templates(checkpoint.path)
 
 
 def _copy(checkpoint: Checkpoint, work: Path, weights: bool) -> None:
     check_links(checkpoint)
     for file in _copied(checkpoint, weights):
-        shutil.copyfile(file, work / file.name)
+        to = work / file.relative_to(checkpoint.path)
+        to.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, to)
 
 
 def copy_licences(checkpoint: Checkpoint, folder: Path) -> None:

@@ -24,7 +24,7 @@ from nt_jax.export.folder import ExportReport, Wanted, appearing, by_first, dige
 from nt_jax.export.gguf_file import Stored, Value, copied, plain, write_gguf, write_modelfile
 from nt_jax.export.gguf_lora import architecture
 from nt_jax.export.gguf_metadata import model_metadata, rope_factors
-from nt_jax.export.gguf_vocab import vocabulary
+from nt_jax.export.gguf_vocab import ends_note, vocabulary
 from nt_jax.export.peft import base_name, report_of
 from nt_jax.export.verify import verify_export
 from nt_jax.generate.chat import ChatModel
@@ -71,19 +71,20 @@ def write_model(
 
     changed = {names[layer] for layer in layers}
     if checkpoint.gguf is not None:
-        metadata, tensors, alignment = _of_gguf(checkpoint, read, changed)
+        metadata, tensors, alignment, lost = _of_gguf(checkpoint, read, changed)
     else:
-        metadata, tensors, alignment = _of_directory(checkpoint, read, wanted)
+        metadata, tensors, alignment, lost = _of_directory(checkpoint, read, wanted)
     with appearing(out, sum(stored.size for stored in tensors.values())) as work:
         write_gguf(work / FILE, architecture(size.family), metadata, tensors, alignment)
         write_modelfile(work, **{"from": f"./{FILE}"})
         sha256 = digests(work)
     narrow = checkpoint.gguf is not None and wanted.dtype == "float32"
     notes = (f"llama-server -m {FILE}; Ollama: Modelfile; smaller: llama-quantize",)
-    return report_of(checkpoint, layers, out, sha256, (*(KEPT,) * narrow, *notes))
+    return report_of(checkpoint, layers, out, sha256, (*(KEPT,) * narrow, *lost, *notes))
 
 
-Parts = tuple[dict[str, Value], dict[str, Stored], int]  # metadata, tensors, alignment
+# metadata, tensors, alignment, and what has no place in the file, in words
+Parts = tuple[dict[str, Value], dict[str, Stored], int, tuple[str, ...]]
 
 
 def _of_gguf(checkpoint: Checkpoint, read: Read, changed: set[str]) -> Parts:
@@ -101,7 +102,7 @@ def _of_gguf(checkpoint: Checkpoint, read: Read, changed: set[str]) -> Parts:
             tensors[tensor.name] = Stored(
                 shape, tensor.tensor_type, int(tensor.n_bytes), lambda data=tensor.data: data
             )
-    return copied(reader), tensors, reader.alignment
+    return copied(reader), tensors, reader.alignment, ()
 
 
 def _of_directory(checkpoint: Checkpoint, read: Read, wanted: Wanted) -> Parts:
@@ -126,7 +127,8 @@ def _of_directory(checkpoint: Checkpoint, read: Read, wanted: Wanted) -> Parts:
     kinds = {stored.kind for stored in tensors.values()}
     most = max(kinds, key=lambda kind: kind.value)  # of the matrices; F32 is the lowest
     metadata = model_metadata(checkpoint, most, base_name(checkpoint, wanted))
-    return metadata | vocabulary(load_tokenizer(checkpoint), config), tensors, 32
+    tokenizer = load_tokenizer(checkpoint)
+    return metadata | vocabulary(tokenizer, config), tensors, 32, ends_note(tokenizer, config)
 
 
 _KINDS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}

@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from nt_jax.checkpoints.chat_template import shown_end
 from nt_jax.checkpoints.gguf_tokenizer import (
     BYTE,
     CONTROL,
@@ -26,6 +27,7 @@ from nt_jax.export.gguf_file import Value, typed
 from nt_jax.models.config import ModelConfig
 
 NAMED = 5  # tokens that a message lists
+ENDS = ("eos", "eot", "eom")  # what a GGUF file calls the tokens that end an answer
 PROBES = (
     "Hello world", " two  spaces and   three", "It's we'll DON'T I'M", "", "   ",
     "12 345 6789 3.14 1,000,000", "camelCase HTTPServer x1y2 3D v2.0", "a_b.c(d)[e]{f}=>g;//h",
@@ -131,10 +133,29 @@ def _check_ids(vocab: dict[str, int], size: int) -> None:
 
 def _special_ids(tokenizer: PreTrainedTokenizerFast, config: ModelConfig) -> dict[str, Any]:
     """The ids of special tokens; a model that ends answers with several tokens has eot and eom."""
-    ids = dict(zip(("eos", "eot", "eom"), config.eos_ids, strict=False))
+    ids = dict(zip(ENDS, _end_ids(tokenizer, config), strict=False))
     ids |= {"bos": config.bos_id, "padding": config.pad_id, "unknown": tokenizer.unk_token_id}
     known = {name: i for name, i in ids.items() if isinstance(i, int) and i < config.vocab_size}
     return {f"tokenizer.ggml.{name}_token_id": i for name, i in known.items()}
+
+
+def _end_ids(tokenizer: PreTrainedTokenizerFast, config: ModelConfig) -> list[int]:
+    """The ids that end an answer, once each: first the one that the chat template writes."""
+    shown = None if tokenizer.chat_template is None else shown_end(tokenizer)
+    return sorted(dict.fromkeys(config.eos_ids), key=lambda end: end != shown)
+
+
+def ends_note(tokenizer: PreTrainedTokenizerFast, config: ModelConfig) -> tuple[str, ...]:
+    """Which ends of an answer a GGUF file has no place for, where there are such."""
+    left = _end_ids(tokenizer, config)[len(ENDS) :]
+    if not left:
+        return ()
+    names = [f"{tokenizer.convert_ids_to_tokens(end)} ({end})" for end in left[:NAMED]]
+    more = f" and {len(left) - NAMED:,} more" if len(left) > NAMED else ""
+    return (
+        f"a GGUF file names {len(ENDS)} tokens that end an answer: left out {', '.join(names)}"
+        f"{more}, which llama.cpp stops at only where it knows them by their text",
+    )
 
 
 def _templates(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:

@@ -4,6 +4,7 @@ The lines run as they stand in the folder of the export, and those of hf, ia3 an
 once it is pushed; where the base has no hub id, once its place on the reader's disk is put in.
 """
 
+import json
 from typing import NamedTuple
 
 
@@ -41,13 +42,13 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 base = "{{base}}"{{where}}
-tokenizer = AutoTokenizer.from_pretrained(base)
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), "{{place}}")
+tokenizer = AutoTokenizer.from_pretrained(base{{at}})
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base{{at}}), "{{place}}")
 {_ASK}"""
 _FACTORS = """\
 import nt_jax as nt
 
-model = nt.load_model("{base}"){where}
+model = nt.load_model("{base}"{at}){where}
 factors = nt.load_factors(".", model.checkpoint)  # this folder, or where it was downloaded to
 nt.save_model(model, factors, "tuned")"""
 _GGUF_LORA = "llama-server -m {base} --lora lora.gguf{where}"
@@ -64,8 +65,15 @@ KINDS = {
 }
 
 
-def use_of(kind: str, base: str, base_id: str | None, repo: str | None = None) -> str:
-    """The lines that use a format; `repo` is where it was pushed to."""
+def use_of(
+    kind: str,
+    base: str,
+    base_id: str | None,
+    repo: str | None = None,
+    revision: str | None = None,
+) -> str:
+    """The lines that use a format; `repo` is where it was pushed to, `revision` the base's."""
+    at = f", revision={json.dumps(revision)}" if revision else ""
     where = "" if base_id else "  # put in the path of the base model"
     called = base_id or base
     if kind == "gguf-lora" and not base.endswith(".gguf"):
@@ -73,4 +81,4 @@ def use_of(kind: str, base: str, base_id: str | None, repo: str | None = None) -
     elif KINDS[kind].library == "peft" and base.endswith(".gguf"):
         called = "BASE"  # PEFT cannot open a GGUF file
         where = "  # the base as a folder: nt_jax.export --run RUN --strength 0 --out BASE"
-    return KINDS[kind].use.format(base=called, where=where, place=repo or ".")
+    return KINDS[kind].use.format(base=called, at=at, where=where, place=repo or ".")

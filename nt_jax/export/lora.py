@@ -19,7 +19,14 @@ from nt_jax.checkpoints.checkpoint import Checkpoint
 from nt_jax.checkpoints.keymap import DOWN
 from nt_jax.checkpoints.tensors import DTYPES
 from nt_jax.export.folder import ExportReport, Wanted, by_first
-from nt_jax.export.peft import TARGET, base_for_peft, down_modules, scaled_layers, write_adapter
+from nt_jax.export.peft import (
+    TARGET,
+    base_for_peft,
+    base_revision,
+    down_modules,
+    scaled_layers,
+    write_adapter,
+)
 from nt_jax.generate.chat import ChatModel
 from nt_jax.models.neurons import Factors
 
@@ -66,7 +73,8 @@ def write(model: ChatModel, factors: Factors, out: Path, wanted: Wanted) -> Expo
         "layers_to_transform": [change.layer for change in changes], "lora_dropout": 0.0,
         "bias": "none", "use_rslora": False, "use_dora": False, "init_lora_weights": True,
     }  # fmt: skip
-    notes = (vllm_note(top), *sglang_note([*ranks.values()]))
+    served = vllm_note(top, base_revision(checkpoint, wanted))
+    notes = (served, *sglang_note([*ranks.values()]))
     layers, base = [c.layer for c in changes], base_for_peft(checkpoint, wanted)
     return write_adapter(
         checkpoint, "LORA", tensors, fields, layers, base, out, notes, error_note(changes)
@@ -130,13 +138,14 @@ def error_note(changes: list[LayerChange]) -> str:
     )
 
 
-def vllm_note(rank: int) -> str:
-    """How vLLM serves an adapter of that rank."""
+def vllm_note(rank: int, revision: str | None = None) -> str:
+    """How vLLM serves an adapter of that rank, on a base of that revision."""
     place = bisect.bisect_left(VLLM_RANKS, rank)
     if place == len(VLLM_RANKS):
         return f"rank {rank}: not for vLLM, which stops at {VLLM_RANKS[-1]}: use hf or --rank N"
+    base = f"BASE --revision {revision}" if revision else "BASE"
     return (
-        f"vllm serve BASE --enable-lora --max-lora-rank {VLLM_RANKS[place]} "
+        f"vllm serve {base} --enable-lora --max-lora-rank {VLLM_RANKS[place]} "
         "--lora-modules tuned=DIR"
     )
 

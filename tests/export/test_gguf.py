@@ -252,6 +252,32 @@ def test_an_added_token_past_the_vocabulary_is_left_out(tmp_path):
     assert encode_chat(again, "a [PAD] b") == model.encode("a [PAD] b")
 
 
+@pytest.mark.parametrize("ids", [[7, 2, 7], [0, 7, 2, 0, 9, 11, 2, 12, 13, 14, 15, 16]])
+def test_ends_of_an_answer_are_written_once_that_of_the_template_first(tmp_path, ids):
+    folder = tiny.copy("llama2", tmp_path / "m")
+    tiny.edit_json(folder / "generation_config.json", eos_token_id=ids)
+    model = open_model(str(folder))
+    report = gguf.write(model, factors_of(), tmp_path / "out", Wanted())
+    again, once = open_checkpoint(str(tmp_path / "out" / "model.gguf")), [*dict.fromkeys(ids)]
+    once.remove(model.eos_id)
+    assert model.eos_id == 2 and again.config.eos_ids == (2, *once[:2])
+    assert load_tokenizer(again).eos_token_id == 2
+    said = [note for note in report.notes if "left out" in note]
+    assert len(said) == (len(once) > 2)
+    if said:
+        token = model.tokenizer.convert_ids_to_tokens(9)
+        assert f"left out {token} (9), " in said[0] and "(14) and 2 more, which" in said[0]
+
+
+def test_ends_keep_their_order_where_no_template_shows_one(tmp_path):
+    folder = tiny.copy("llama2", tmp_path / "m")
+    (folder / "chat_template.jinja").unlink()
+    tiny.edit_json(folder / "generation_config.json", eos_token_id=[7, 7, 2])
+    found = described(folder)
+    ends = [found.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
+    assert ends == [7, 2, None]
+
+
 # --- what cannot be written ----------------------------------------------------------------------
 
 

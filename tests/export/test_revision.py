@@ -1,0 +1,123 @@
+"""A base that was read at a revision of the hub: adapters, cards and manifests name it."""
+
+import json
+
+import pytest
+
+from nt_jax import cli, load_model
+from nt_jax.checkpoints.checkpoint import open_checkpoint
+from nt_jax.errors import CheckpointError
+from nt_jax.export import factors as format_of_factors
+from nt_jax.export import ia3, lora
+from nt_jax.export.card import CARD, About
+from nt_jax.export.folder import MANIFEST, Wanted
+from nt_jax.generate.chat import open_model
+from nt_jax.run import export as run_export
+from tests import tiny
+from tests.checkpoints.test_source import hub  # noqa: F401
+from tests.export import peft_twin
+from tests.export.test_adapters import factors_of
+
+pytestmark = pytest.mark.usefixtures("hub")
+ID, REVISION = "owner/tiny", "v1"
+
+
+def adapter_config(folder) -> dict:
+    return json.loads((folder / "adapter_config.json").read_text())
+
+
+def test_only_what_the_hub_delivered_has_a_revision(tmp_path):
+    local = str(tiny.checkpoint("smollm2"))
+    gguf = str(tiny.write_gguf(tiny.checkpoint("llama2"), tmp_path / "m.gguf"))
+    assert open_checkpoint(ID, REVISION).revision == REVISION
+    assert [open_checkpoint(source, REVISION).revision for source in (local, gguf)] == [None, None]
+
+
+def test_a_model_is_loaded_at_a_revision():
+    assert load_model(ID, revision=REVISION).checkpoint.revision == REVISION
+    with pytest.raises(CheckpointError, match="has no revision 'v2'"):
+        load_model(ID, revision="v2")
+
+
+@pytest.mark.parametrize("module", [ia3, lora])
+def test_peft_puts_an_adapter_onto_its_base_at_that_revision(tmp_path, monkeypatch, module):
+    peft, transformers = peft_twin.peft(), pytest.importorskip("transformers")
+    base, asked = peft_twin.torch_model(tiny.checkpoint("smollm2")), []
+
+    def fetch(name, revision=None, **rest):
+        asked.append((name, revision))
+        return base
+
+    module.write(open_model(ID, revision=REVISION), factors_of(), tmp_path / "out", Wanted())
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", fetch)
+    monkeypatch.setattr(peft.auto, "check_file_exists_on_hf_hub", lambda **_: False)
+    with peft_twin.as_it_is():
+        peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert asked == [(ID, REVISION)]
+
+
+def test_under_another_name_the_base_has_no_such_revision(tmp_path):
+    model = open_model(ID, revision=REVISION)
+    for name, revision in ((ID, REVISION), ("someone/copy", None)):
+        ia3.write(model, factors_of(), tmp_path / name, Wanted(base=name))
+        said = adapter_config(tmp_path / name)
+        assert (said["base_model_name_or_path"], said["revision"]) == (name, revision)
+    ia3.write(open_model(str(tiny.checkpoint("smollm2"))), factors_of(), tmp_path / "l", Wanted())
+    assert adapter_config(tmp_path / "l")["revision"] is None
+
+
+def test_the_line_for_vllm_names_the_revision(tmp_path):
+    report = lora.write(open_model(ID, revision=REVISION), factors_of(), tmp_path / "l", Wanted())
+    assert report.notes[0].startswith("vllm serve BASE --revision v1 --enable-lora ")
+
+
+LINES = {
+    "ia3": [
+        "tokenizer = AutoTokenizer.from_pretrained(base, revision=\"v1\")",
+        "AutoModelForCausalLM.from_pretrained(base, revision=\"v1\"), \".\")",
+    ],
+    "factors": ["model = nt.load_model(\"owner/tiny\", revision=\"v1\")\n"],
+    "hf": ["AutoTokenizer.from_pretrained(place)\n"],
+    "gguf-lora": ["llama-server -m BASE.gguf --lora lora.gguf  # the base"],
+}  # fmt: skip
+
+
+def test_the_command_takes_a_revision_and_cards_and_manifests_name_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "_enter", lambda: None)
+    model = open_model(ID, revision=REVISION)
+    format_of_factors.write(model, factors_of(), tmp_path / "f", Wanted())
+    words = ["--factors", str(tmp_path / "f"), "--model", ID, "--revision", REVISION]
+    words += ["--format", ",".join(LINES), "--out"]
+    assert cli.main("export", [*words, str(tmp_path / "out")]) == 0
+    for kind, lines in LINES.items():
+        card = (tmp_path / "out" / kind / CARD).read_text()
+        assert "Base: owner/tiny, revision `v1`, files with fingerprint" in card
+        assert all(line in card for line in lines), kind
+        manifest = json.loads((tmp_path / "out" / kind / MANIFEST).read_text())
+        assert manifest["base"]["revision"] == REVISION
+    assert adapter_config(tmp_path / "out" / "ia3")["revision"] == REVISION
+    other = ["--base", "someone/copy"]
+    assert cli.main("export", [*words, str(tmp_path / "other"), *other]) == 0
+    for kind in LINES:
+        card = (tmp_path / "other" / kind / CARD).read_text()
+        assert "someone/copy, files with" in card and "revision=" not in card
+        assert (
+            "revision" not in json.loads((tmp_path / "other" / kind / MANIFEST).read_text())["base"]
+        )
+
+
+def test_a_run_has_a_revision_of_its_own(capsys):
+    words = ["--run", "runs/x", "--out", "out", "--revision", REVISION]
+    assert cli.main("export", words) == 2
+    assert "--revision is that of --model BASE; a run has its own" in capsys.readouterr().err
+
+
+def test_the_card_of_a_run_s_own_export_names_it_too(tmp_path, monkeypatch):
+    model, written = open_model(ID, revision=REVISION), []
+    about = About(ID, ID, "0" * 64, factors_of())
+    config = run_export.RunConfig.model_validate({"name": "x", "model": {"source": ID}})
+    monkeypatch.setattr(run_export, "about_run", lambda *rest: about)
+    monkeypatch.setattr(run_export.card, "write_card", lambda *rest: written.append(rest))
+    kept = None  # read by what is replaced here alone
+    run_export.show_numbers(model, kept, config, tmp_path)  # type: ignore[arg-type]
+    assert [rest[2].revision for rest in written] == [REVISION]
