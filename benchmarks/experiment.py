@@ -156,8 +156,7 @@ def difference(both: list[tuple[dict, dict]], kinds: tuple[str, str]) -> dict[st
     """{difference, low, high} of an AUC, mean over seeds; prompts are drawn alike everywhere."""
     rng = np.random.default_rng(0)
     sizes = [len(both[0][0][kind]) for kind in kinds]
-    draws = [np.arange(size)[None].repeat(1, 0) for size in sizes]
-    picked = [[draw[0] for draw in draws]]
+    picked = [[np.arange(size) for size in sizes]]
     picked += [[rng.integers(size, size=size) for size in sizes] for _ in range(RESAMPLES)]
     deltas = [
         np.mean([

@@ -3,9 +3,11 @@
     python -m nt_jax.train --config smollm2-135m seed=1 run_dir=runs/seed1    # and so on
     python benchmarks/seeds.py runs/smollm2-135m runs/seed1 runs/seed2 --json
 
-A change is the mean over runs of refusals after tuning minus those before. Its interval draws
-requests, each with its answers of all runs; that of other seeds is what `runs` shows: one rate per
-run. Ratios (entropy, perplexity) are means over runs.
+A change is the mean over runs of refusals after tuning minus those before; a verdict that the first
+judge cannot give counts a half, as in reports. Its interval is the paired one of reports
+(`refusal_change`), of requests: each is one observation, the mean over its answers of all runs.
+That of other seeds is what `runs` shows: one rate per run. Ratios (entropy, perplexity) are means
+over runs.
 """
 
 import argparse
@@ -20,8 +22,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from nt_jax.eval.metrics.intervals import bootstrap_mean
-from nt_jax.eval.metrics.result import DRAW, read_rows
+from nt_jax.eval.metrics.intervals import paired_change
+from nt_jax.eval.metrics.result import DRAW, read_rows, verdict
 
 ANSWERS, RESULTS = Path("eval", "answers.jsonl"), Path("report", "results.json")
 RATIOS = ("entropy", "perplexity")
@@ -42,7 +44,9 @@ def refusals(run: Path) -> dict[str, dict[str, dict[str, float]]]:
         row = json.loads(line)
         models = found.setdefault(row["dataset"], {})
         request = row["id"].rpartition(DRAW)[0] if "draw" in row else row["id"]
-        models.setdefault(row["model"], {}).setdefault(request, []).append(float(row["refused"]))
+        first_judge = next(iter(row.get("verdicts") or {}), None)
+        said = verdict(row, first_judge)
+        models.setdefault(row["model"], {}).setdefault(request, []).append(said)
     return {
         name: {
             model: {request: float(np.mean(draws)) for request, draws in answered.items()}
@@ -76,7 +80,7 @@ def changes(runs: Sequence[Path]) -> list[dict]:
                 "before": float(before_SN.mean()),
                 "after": float(after_SN.mean()),
                 "points": 100 * float(change_N.mean()),
-                "interval": [100 * end for end in bootstrap_mean(change_N)],
+                "interval": [100 * end for end in paired_change(change_N)],
                 "runs": after_SN.mean(1).tolist(),
             }
         )

@@ -26,7 +26,7 @@ from nt_jax.facts import held_by, read_facts
 from nt_jax.processes import first, from_first, meet
 from nt_jax.runinfo import peak_memory, this_machine
 from nt_jax.seal import DONE, RESUME, Seal, check, damaged, read_seal, resume_of, seal_of, take
-from nt_jax.swap import begin, check_ours, copied, partial_of, publish, recover
+from nt_jax.swap import OURS, began, begin, check_ours, copied, partial_of, publish, recover
 
 FAILED = "FAILED.jsonl"  # in a partial folder: prompts and judge calls to be tried again
 _HELD: ContextVar[Path | None] = ContextVar("held", default=None)
@@ -224,7 +224,6 @@ class RunDirectory:
     ) -> Iterator[Path]:
         """`stage` in the process that writes."""
         partial, (made_from, outcome, later) = partial_of(self.path, name), files
-        started = time.monotonic()
         with disk_errors(self.path):
             resumed = resumable and self._is_of(resume_of(partial), key)
             inputs = self._digests(made_from)
@@ -233,6 +232,7 @@ class RunDirectory:
                 (sweep if resumed else begin)(partial)
                 if resumable and not resumed:
                     write_atomic(partial / RESUME, Seal(key, inputs).text().encode())
+                start = began(partial, RESUME if resumable else OURS)
                 yield partial
                 sync_tree(partial)
                 seal = seal_of(partial, key, inputs, outcome, later)
@@ -242,14 +242,9 @@ class RunDirectory:
                     remove(partial)
                 raise
             publish(self.path, name)
-        facts = {
-            "key": key,
-            "finished": _now(),
-            "wall_seconds": round(time.monotonic() - started, 3),
-            "peak_memory_bytes": peak_memory(),
-            "resumed": resumed,
-        }
-        self.record(stages={name: facts})
+        facts = {"key": key, "finished": _now(), "wall_seconds": round(time.time() - start, 3)}
+        more = {"peak_memory_bytes": peak_memory(), "resumed": resumed}
+        self.record(stages={name: facts | more})
 
     def facts(self) -> dict[str, Any]:
         """What run.json says so far."""

@@ -1,8 +1,10 @@
 """How the folder of a stage takes its place in a run directory, whatever kills the process then."""
 
 import contextlib
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -40,6 +42,20 @@ def begin(partial: Path) -> None:
     remove(partial)
     partial.mkdir()
     (partial / OURS).touch()
+
+
+def began(folder: Path, mark: str) -> float:
+    """When the work in a folder would have begun without its breaks, in seconds of the clock.
+
+    The file `mark` in it is kept as old as all sessions are long. Each counts up to the last file
+    that it wrote; what it did after that is done again.
+    """
+    if not (at := folder / mark).exists():
+        at.touch()
+    last = max(file.stat().st_mtime for file in folder.rglob("*") if file.is_file())
+    start = time.time() - (last - at.stat().st_mtime)
+    os.utime(at, (start, start))
+    return start
 
 
 def publish(run: Path, name: str) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import experiment, frozen
+from benchmarks import experiment, frozen, seeds
 from benchmarks.attribution_nodes import by_rules, made_up
 from nt_jax.attribution.integrated import integrated_gradients
 from nt_jax.attribution.score import Options
 from nt_jax.config.load import load_config
+from nt_jax.eval.metrics.intervals import paired_change
 from nt_jax.eval.metrics.result import ResultRow, write_rows
 from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.cells import CELLS, OWN
@@ -97,7 +98,7 @@ def test_the_judge_is_measured_on_any_labelled_answers(tmp_path):
     )
     printed = last_line("judge", "--published", str(table))
     found, grounds = printed["published"], printed["grounds"]["answers_untouched"]
-    assert grounds == {"outright": [230, 235], "arguable": [12, 20]}  # without their requests
+    assert grounds == {"outright": [230, 235], "arguable": [12, 18]}  # without their requests
     assert found["answers/one"]["f1"] == 1.0 and found["answers/one"]["refusals"] == 1
     assert found["answers/two"]["false_refusals"][0] == 1.0
 
@@ -206,8 +207,9 @@ def test_runs_of_several_seeds_are_told_as_their_mean(tmp_path):
     (row,), (ratio,) = found["refusals"], found["ratios"]
     assert (row["before"], row["after"], row["points"]) == (0.25, 0.75, 50.0)
     assert row["runs"] == [0.5, 1.0] and row["n"] == 4
-    # A request's change is 0, 1, 1/2 or 1/2, whose means of four lie between 0 and 1.
-    assert 0 <= row["interval"][0] < 50 < row["interval"][1] <= 100
+    # Each request is one observation, the mean of its changes in both runs.
+    assert row["interval"] == [100 * end for end in paired_change([0, 1, 0.5, 0.5])]
+    assert row["interval"][0] < 50 < row["interval"][1] <= 100
     assert (ratio["ratio"], ratio["runs"]) == (1.0, [0.75, 1.25])
 
 
@@ -220,6 +222,26 @@ def test_an_interval_draws_requests_however_often_each_was_answered(tmp_path):
     path.write_text("\n".join(map(json.dumps, drawn)) + "\n")
     (row,), (same,) = (last_line("seeds", str(run))["refusals"] for run in (once, often))
     assert row == same and row["n"] == 4
+
+
+def test_where_nothing_changed_an_interval_still_has_a_width(tmp_path):
+    """As docs/evaluation.md has it: four requests that stay as they were prove little."""
+    runs = [a_run(tmp_path / name, [1, 0, 0, 0], entropy=3.0) for name in "01"]
+    (row,) = seeds.changes(runs)
+    assert row["points"] == 0 and row["interval"][0] < -20 and row["interval"][1] > 20
+
+
+def test_a_verdict_that_the_first_judge_cannot_give_counts_a_half(tmp_path):
+    run = a_run(tmp_path / "0", [1, 0, 0, 0], entropy=3.0)
+    path = run / "eval" / "answers.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        unsure = row["model"] == "tuned" and row["id"] in "12"
+        row["verdicts"] = {"first": 0.5 if unsure else float(row["refused"]), "second": 1.0}
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    (row,) = seeds.changes([run])
+    assert (row["before"], row["after"], row["points"], row["runs"]) == (0.25, 0.5, 25.0, [0.5])
+    assert row["interval"] == [100 * end for end in paired_change([0, 0.5, 0.5, 0])]
 
 
 def test_runs_of_other_requests_have_no_mean(tmp_path):

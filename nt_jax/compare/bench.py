@@ -21,6 +21,7 @@ from nt_jax.eval.prompts import Tests
 from nt_jax.eval.under_test import ModelUnderTest
 from nt_jax.run import pipeline
 from nt_jax.rundir import RunDirectory, Stage
+from nt_jax.seal import read_seal
 
 FITTING = (
     "seed", "model.dtype", "model.thinking", "eval.judge", "tune", "data", "neurons.first_layer",
@@ -30,7 +31,7 @@ TABLES = ("name", "seed", "compare", "model.source", "tune")
 
 
 class Bench:
-    """The stages of one comparison, and the keys of those that are done.
+    """The stages of one comparison, and what is `known` to stand for those that are done.
 
     They lie in `inner`; those that folders `beside` it hold finished are taken over. The run that
     it is about lies in `outer`, which is only read.
@@ -52,15 +53,17 @@ class Bench:
         self.tests: Tests = inputs.tests.first(config.compare.limit)
         self.base = ModelUnderTest(BASE, tested)
         limit = repr(config.compare.limit)
-        self.known = inputs.hashes | outer.facts()["keys"] | {"limit": limit}
+        of_run = {n: tied(key, outer.folder(n)) for n, key in outer.facts()["keys"].items()}
+        self.known = inputs.hashes | of_run | {"limit": limit}
 
     def stage(
         self, name: str, reads: Sequence[str], made_from: Sequence[str], work: Callable[[Path], str]
     ) -> Path:
-        """The folder of one stage, once it is done; `made_from` are keys and hashes."""
-        self.known[name] = config_key(self.config, reads, made_from)
-        stage = Stage(name, tuple(reads), (), work)
-        return self.inner.carry(stage, self.known[name], self.beside)
+        """The folder of one stage, once it is done; `made_from` are those `known` and hashes."""
+        key = config_key(self.config, reads, made_from)
+        folder = self.inner.carry(Stage(name, tuple(reads), (), work), key, self.beside)
+        self.known[name] = tied(key, folder)
+        return folder
 
     def method(self, method: Method, settings: Sequence[Setting]) -> tuple[Chosen, Path]:
         """(what the search chose, where the numbers lie) of one method.
@@ -80,8 +83,9 @@ class Bench:
         def model() -> ModelUnderTest:
             return built(self.testing, method, chosen.setting, learned)
 
+        given = method.answered(self.data, chosen.setting)
+
         def answer(folder: Path) -> str:
-            given = method.answered(self.data, chosen.setting)
             if given is not None:
                 take_over(*given, name, folder)
             try:
@@ -90,6 +94,7 @@ class Bench:
                 raise UnusableMethodError(str(error)) from error
 
         made_from = [known[f"fit-{name}"], known["tests"], known["limit"]]
+        made_from += [] if given is None else [known[given[1]]]
         answers = self.stage(f"answers-{name}", pipeline.ANSWERING, made_from, answer)
         return chosen, self.numbers(name, model, answers, known[f"answers-{name}"])
 
@@ -98,7 +103,7 @@ class Bench:
     ) -> Path:
         """Where the numbers of one model lie, once its answers are judged; `key` is theirs."""
         base = (self.base, self.outer.folder(BASE))
-        made_from = [key, self.known["measuring"], self.known["limit"]]
+        made_from = [key, self.known[BASE], self.known["measuring"], self.known["limit"]]
 
         def measure(to: Path) -> str:
             measured = [(model(), answers)]
@@ -142,6 +147,15 @@ class Bench:
             "left_out": dict(left_out),
             "results": [dataclasses.asdict(row) for row in rows],
         }
+
+
+def tied(key: str, folder: Path) -> str:
+    """What stands for a stage: its key and, once it lies in `folder`, what came of it.
+
+    A stage that was made again, on another machine, may differ in its last bits.
+    """
+    seal = read_seal(folder)
+    return key if seal is None or seal.digest is None else f"{key} {seal.digest}"
 
 
 def settings_of(method: Method, before: Mapping[str, Chosen]) -> list[Setting]:

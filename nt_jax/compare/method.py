@@ -12,7 +12,8 @@ from nt_jax.eval.under_test import ModelUnderTest
 
 Setting = dict[str, Any]
 Learned = dict[str, np.ndarray]
-# In what a fit learned: the validations that it has chosen from by itself, and how long it took.
+# In what a fit learned: the validations that it has chosen from by itself, and seconds: of a fit
+# what it takes from the run has cost there, of one that is kept those of the fit as well.
 TRIED, SECONDS = "tried", "seconds"
 
 

@@ -32,9 +32,11 @@ from nt_jax.eval.answer_file import RecordFile
 from nt_jax.eval.judges.judge import open_judge
 from nt_jax.eval.under_test import ModelUnderTest
 from nt_jax.seal import reading
+from nt_jax.swap import began
 from nt_jax.train.validate import NEW_TOKENS, Look, look_at, score
 
 LEAST_SETTINGS = 6
+MARK = ".begun"  # in the folder of a fit that is under way
 CRITERIA = {
     "balance": "harmonic mean of refused harmful and answered harmless validation requests",
     "limits": "the lesser of refusals under attack and of direct ones on validation requests, "
@@ -65,7 +67,7 @@ class Chosen:
     tried: int  # validations in all, those inside fits included
     trials: list[dict]  # each setting with its validation rates and score
     learned: int = 0  # numbers of the kept fit
-    seconds: float = 0.0  # that it took, choices inside included, other settings not
+    seconds: float = 0.0  # that it took, the run's part included, other settings not
 
     @property
     def past_bound(self) -> bool:
@@ -161,10 +163,11 @@ def _fitted(data: FittingData, method: Method, setting: Setting, folder: Path) -
     path = folder / f"fit-{digest}" / "learned.npz"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
-        start = time.monotonic()
+        start = began(path.parent, MARK)
         learned = method.fit(data, setting, path.parent)
-        took = {SECONDS: np.asarray(round(time.monotonic() - start, 1))}
-        _save(path, took | learned)  # what the run has fitted knows how long the run took
+        took = time.time() - start + float(learned.get(SECONDS, 0.0))
+        _save(path, learned | {SECONDS: np.asarray(round(took, 1))})
+        (path.parent / MARK).unlink()
     with reading(path):
         return _load(path)
 

@@ -159,7 +159,8 @@ def ablation_table(results: Results, models: Sequence[str], draws: Sequence[str]
     safety, utility = results.first_factors
     notes = [
         f"w/o Adaptive Adjustment: factor {safety:g} on safety and {utility:g} on utility neurons "
-        "(tune.init_safety and tune.init_utility; 1.2 and 0.9 stand in for a 1)."
+        "(tune.init_safety and tune.init_utility; 1.2 and 0.9 stand in for a 1), at the strength "
+        "that its search has kept."
     ]
     if draws:
         notes.append(

@@ -7,12 +7,14 @@ SWEEP/picked/NAME           the run directory of a choice, carried on to its rep
 """
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nt_jax.config.grid import Cell, check_choice
 from nt_jax.config.registry import PICKS
+from nt_jax.config.schema import config_key
 from nt_jax.console import clock, expect, say, show
 from nt_jax.errors import ConfigError, RunError
 from nt_jax.run import pipeline
@@ -194,15 +196,16 @@ def results(directory: RunDirectory, placed: Mapping[str, Placed], inputs: Input
         "cells": {name: str(one.folder) for name, one in placed.items()},
         "points": [dataclasses.asdict(point) for point in points],
     }
+    # The numbers themselves: a cell that was tuned again has its key, and may have others.
+    told = json.dumps([facts, dataclasses.asdict(untuned), rules])
 
     def write(folder: Path) -> str:
         write_results(folder, points, untuned, picks, rules, facts)
         return f"{len(points)} points of {len(placed)} cells"
 
-    keys = tuple(one.key for one in placed.values())
     stage = Stage("pareto", (), (), write, resumable=False)
     show()
-    folder = directory.carry(stage, " ".join(keys))
+    folder = directory.carry(stage, config_key(config, (), [told]))
     show()
     show(screen(points, untuned, picks))
     show(TOLD)

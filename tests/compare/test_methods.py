@@ -88,7 +88,8 @@ def test_the_variants_are_labelled_as_the_paper_writes_them():
 def test_the_first_factors_are_the_recipes_own_unless_they_are_1(own, expected):
     tune = TuneConfig(init_safety=own[0], init_utility=own[1])
     neurons = NeuronSet(np.zeros(3, np.int32), np.arange(3), np.array([True, False, False]))
-    data = SimpleNamespace(neurons=neurons, config=SimpleNamespace(tune=tune))
+    run = SimpleNamespace(seconds=dict)
+    data = SimpleNamespace(neurons=neurons, config=SimpleNamespace(tune=tune), run=run)
     learned = ablations.without_adjustment().fit(data, {}, Path())
     np.testing.assert_array_equal(
         learned["theta_P"], np.float32([expected[0], expected[1], expected[1]])

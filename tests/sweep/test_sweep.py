@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -17,12 +18,15 @@ import pytest
 from rich.console import Console
 
 from nt_jax.config.grid import cells_of, read_axes
+from nt_jax.config.load import load_config
 from nt_jax.console import shown_on
 from nt_jax.errors import ConfigError, RunError
 from nt_jax.run.export import run_factors
+from nt_jax.rundir import RunDirectory
 from nt_jax.sweep import sweep as room
 from nt_jax.train import tune
 from tests.run import small
+from tests.sweep.test_points import point
 
 pytestmark = pytest.mark.xdist_group("run")
 ROOT = Path(__file__).parents[2]
@@ -129,6 +133,34 @@ def test_the_table_holds_what_the_cells_measured(dial):
     assert set(found["picks"]) == {"security", "balanced", "utility"}
     assert "No test set was asked" in screen and "rule       balanced: " in screen
     assert not (folder / "picked").exists() and not (folder / "base").exists()
+
+
+def test_a_cell_that_was_tuned_again_has_its_new_numbers_in_the_table(tmp_path, monkeypatch):
+    """Of the same key: its folder was deleted, and another machine differs in the last bits."""
+    config = load_config("smollm2-135m", [f"run_dir={tmp_path}"])
+    cell = SimpleNamespace(settings={"neurons.safety": "9"})
+    one = SimpleNamespace(config=config, folder=tmp_path / "c", cell=cell, start=None, key="k")
+    found = [point(0.5, 0.5, 0.0, kept=True)]
+    monkeypatch.setattr(room, "points_of", lambda *_: found)
+    monkeypatch.setattr(room, "untuned_point", lambda *_: point(0.0, 0.0, 0.0, 0.0, cell=""))
+    monkeypatch.setattr(room, "Validation", mock.MagicMock())
+    inputs = SimpleNamespace(records={"validation": None})
+
+    def attacked() -> tuple[float, float]:
+        """Of the first point, in (the table, sweep.json)."""
+        with shown_on(Console(quiet=True)), RunDirectory(tmp_path) as directory:
+            room.results(directory, {"c": one}, inputs)
+        folder = tmp_path / "pareto"
+        with (folder / "pareto.csv").open(newline="") as file:
+            row = list(csv.DictReader(file))[1]
+        facts = json.loads((folder / "sweep.json").read_text())
+        return float(row["attack"]), facts["points"][0]["rates"]["refusal_attack"]
+
+    assert attacked() == (0.5, 0.5)
+    made = (tmp_path / "pareto" / "DONE").stat().st_ino
+    assert attacked() == (0.5, 0.5) and (tmp_path / "pareto" / "DONE").stat().st_ino == made
+    found[:] = [point(0.6, 0.5, 0.0, kept=True)]
+    assert attacked() == (0.6, 0.6)
 
 
 def test_a_choice_is_measured_alone_and_its_run_is_a_whole_one(dial, recipe):

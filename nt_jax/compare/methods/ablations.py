@@ -12,11 +12,13 @@ from nt_jax.attribution.store import load_scores
 from nt_jax.compare.fitting_data import FittingData
 from nt_jax.compare.method import Learned, Method, Setting, UnusableSettingError
 from nt_jax.compare.methods.neurontune import (
+    CHOOSING,
     OF_RUN,
     answered_in_run,
     build_factors,
     learned_in_cell,
     learned_in_run,
+    spent,
     strengths,
     tuned,
 )
@@ -64,7 +66,7 @@ def without_pinpointing(seed: int) -> Method:
     """As many neurons drawn at random."""
 
     def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
-        return tuned(data, data.config.tune, drawn(data, seed), folder)
+        return tuned_at_random(data, seed, folder)
 
     label = f"w/o Neuron Pinpointing, draw {seed + 1}"
     return Method(f"{RANDOM}_{seed}", label, fit, build_factors, strengths(), inputs=("select",))
@@ -74,10 +76,19 @@ def random() -> Method:
     """The same with the draw of the run's seed: a row of the tables of methods."""
 
     def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
-        return tuned(data, data.config.tune, drawn(data, data.config.seed), folder)
+        return tuned_at_random(data, data.config.seed, folder)
 
     label = METHODS["random"].label
     return Method("random", label, fit, build_factors, strengths(), inputs=("select",))
+
+
+def tuned_at_random(data: FittingData, seed: int, folder: Path) -> Learned:
+    """What the run's tuning learns for neurons of that draw.
+
+    No score has chosen them, but the contrastive one has measured their slopes.
+    """
+    before = ("attribute",) if data.config.attribution.score == CONTRASTIVE else ()
+    return tuned(data, data.config.tune, drawn(data, seed), folder) | spent(data, *before)
 
 
 def drawn(data: FittingData, seed: int) -> NeuronSet:
@@ -87,13 +98,14 @@ def drawn(data: FittingData, seed: int) -> NeuronSet:
 
 
 def without_adjustment() -> Method:
-    """The first factors, never tuned."""
+    """The first factors, never tuned; how far to go is searched as for the others."""
 
     def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
         theta_P = initial_theta(data.neurons, *first_factors(data.config.tune))
-        return Factors(data.neurons, np.asarray(theta_P)).arrays()
+        return Factors(data.neurons, np.asarray(theta_P)).arrays() | spent(data, *CHOOSING)
 
-    return Method(WITHOUT_TUNING, "w/o Adaptive Adjustment", fit, build_factors, inputs=("select",))
+    label, reads = "w/o Adaptive Adjustment", ("select",)
+    return Method(WITHOUT_TUNING, label, fit, build_factors, strengths(), inputs=reads)
 
 
 def first_factors(tune: TuneConfig) -> tuple[float, float]:

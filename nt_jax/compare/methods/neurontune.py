@@ -23,6 +23,7 @@ from nt_jax.train.tuning_data import TuningData
 
 CELLS = "cells"  # in the run directory: runs of their own
 OF_RUN = ("export.strength",)  # settings that the run's own factors depend on, beside training's
+CHOOSING = ("attribute", "select")  # stages that the run's neurons and their slopes come from
 PRINTED_STEPS = 36  # of Algorithm 1 as printed, as in the recipe paper/smollm2-135m
 
 # Shares of the way from 1 to the learned factors; 1 is what tuning itself has kept.
@@ -48,11 +49,14 @@ def learned_in_run(data: FittingData, *_: Any) -> Learned:
     train = data.run.read("train")
     kept = (data.run.read("select"), train, data.config.export.strength)
     factors = kept_factors(data.config.tune, *kept)
+    tried = {TRIED: np.asarray(validations_in(train))}
+    return factors.arrays() | tried | spent(data, *CHOOSING, "train")
+
+
+def spent(data: FittingData, *stages: str) -> Learned:
+    """How long these stages of the run took, whose work a fit takes over."""
     took = data.run.seconds()
-    spent = sum(took.get(stage, 0.0) for stage in ("attribute", "select", "train"))
-    return {
-        **factors.arrays(), TRIED: np.asarray(validations_in(train)), SECONDS: np.asarray(spent),
-    }  # fmt: skip
+    return {SECONDS: np.asarray(sum(took.get(stage, 0.0) for stage in stages))}
 
 
 def learned_in_cell(data: FittingData, name: str, neurons: dict[str, int]) -> Learned:
@@ -84,7 +88,7 @@ def descent() -> Method:
 
     def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
         plain = data.config.tune.model_copy(update={"inner_steps": 0})
-        return tuned(data, plain, data.neurons, folder)
+        return tuned(data, plain, data.neurons, folder) | spent(data, *CHOOSING)
 
     label = METHODS["descent"].label
     return Method("descent", label, fit, build_factors, strengths(), inputs=("select",))
@@ -96,7 +100,7 @@ def paper() -> Method:
     def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
         config = as_printed(data.config.tune)
         pools = data.with_whole_refusals(data.pools_for(config))
-        return tuned(data, config, data.neurons, folder, pools)
+        return tuned(data, config, data.neurons, folder, pools) | spent(data, *CHOOSING)
 
     label = METHODS["paper"].label
     return Method("paper", label, fit, build_factors, strengths(), inputs=("select",))
