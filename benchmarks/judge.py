@@ -25,7 +25,7 @@ import hashlib
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -44,7 +44,6 @@ REFUSALS = ("2_full_refusal", "refusal", "full_refusal", "rejected", "1", "true"
 REQUESTS = ("prompt", "request", "instruction", "question", "Question")
 ANSWERS = ("completion", "response", "answer", "output", "Best Answer", "best_answer")
 LABELS = ("final_label", "label", "class", "tone", "refused")
-Judged = Callable[[Labelled], float]
 
 
 def agreement(rows: Sequence[Labelled], verdicts: Sequence[float]) -> dict:

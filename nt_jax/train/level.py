@@ -86,7 +86,7 @@ class Lift:
     start_P: Float[np.ndarray, " P"]  # what is lifted: part of the way to them
     bare_P: Float[np.ndarray, " P"]  # what one nat changes
     attacked_P: Float[np.ndarray, " P"]
-    nested_P: Float[np.ndarray, " P"]  # empty in files of before there was one
+    nested_P: Float[np.ndarray, " P"]
 
     def by(self, nats: Nats, config: TuneConfig) -> Float[np.ndarray, " P"]:
         """The factors, lifted by so many nats of each side, within their bounds."""
@@ -107,10 +107,8 @@ class Lift:
         if not (path := folder / FILE).exists():
             return None
         with reading(path), path.open("rb") as file, np.load(file) as arrays:
-            last_P = arrays["last_P"]
-            start_P = arrays.get("start_P", last_P)  # none before 30 November
-            lifts = arrays["bare_P"], arrays["attacked_P"], arrays.get("nested_P", np.zeros(0))
-            found = cls(int(arrays["epoch"]), last_P, start_P, *lifts)
+            names = ("last_P", "start_P", "bare_P", "attacked_P", "nested_P")
+            found = cls(int(arrays["epoch"]), *(arrays[name] for name in names))
         return found if found.epoch == epoch else None
 
 
@@ -143,7 +141,7 @@ def lifted(
     way_P = last_P - np.asarray(host(first_P))
     start_P = (last_P - (1 - config.lift_from) * way_P).astype(last_P.dtype)
     lift = Lift.load(folder, int(state.epoch))
-    if lift is None or not lift.nested_P.size or not np.array_equal(lift.start_P, start_P):
+    if lift is None or not np.array_equal(lift.start_P, start_P):
         lift = measured_lift(model, tuned, data, config, preconditioner, state, start_P)
         lift.save(folder)
     about = {"epoch": int(state.epoch), AGAINST: against(base, lift, config)}

@@ -271,29 +271,6 @@ def test_lifts_that_start_elsewhere_are_measured_anew(tmp_path, monkeypatch):
     np.testing.assert_allclose(Lift.load(tmp_path, 3).start_P, (1 + THETA) / 2, rtol=1e-6)
 
 
-def test_a_lift_of_an_earlier_version_starts_at_the_last_factors(tmp_path):
-    moves = {"bare_P": BARE_LIFT, "attacked_P": ATTACKED_LIFT, "nested_P": NESTED_LIFT}
-    np.savez(tmp_path / "lift.npz", epoch=3, last_P=np.float32(THETA), **moves)
-    lift = Lift.load(tmp_path, 3)
-    np.testing.assert_array_equal(lift.start_P, np.float32(THETA))
-    lift = dataclasses.replace(lift, start_P=lift.start_P / 2)
-    lift.save(tmp_path)
-    np.testing.assert_array_equal(Lift.load(tmp_path, 3).start_P, np.float32(THETA) / 2)
-
-
-def test_lifts_of_before_there_were_nested_ones_are_measured_anew(tmp_path, monkeypatch):
-    lifted_within(tmp_path, monkeypatch, (0.9, 0.3, 0.6))
-    with np.load(tmp_path / "lift.npz") as arrays:
-        parts = {name: array for name, array in arrays.items() if name != "nested_P"}
-    np.savez(tmp_path / "lift.npz", **parts)
-    assert not Lift.load(
-        tmp_path, 3
-    ).nested_P.size  # what they start from can still be gone back to
-    _, kept, _ = lifted_within(tmp_path, monkeypatch, (0.9, 0.3, 0.6))
-    np.testing.assert_array_equal(Lift.load(tmp_path, 3).nested_P, NESTED_LIFT)
-    assert nats_of(kept) == (0.9, 0.3, 0.6)
-
-
 def test_lifted_factors_keep_to_their_bounds(tmp_path, monkeypatch):
     settings = {"factor_max": float(THETA.max())}
     state, *_ = lifted_within(tmp_path, monkeypatch, limits=(1.5, 1.5, 0.9), **settings)
