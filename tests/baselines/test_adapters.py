@@ -1,6 +1,7 @@
 """The common descent: NeuronTune's own steps where the adapter is NeuronTune's, exact gradients."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -17,10 +18,10 @@ from nt_jax.baselines.lora import Lora
 from nt_jax.errors import DivergedError
 from nt_jax.models.leaves import get_leaf
 from nt_jax.models.transformer import logits
-from nt_jax.train.cells import CELLS
+from nt_jax.train.cells import CELLS, cell_rows
 from nt_jax.train.maml import MetaOptions
-from nt_jax.train.outer import direction
-from nt_jax.train.slopes import every_neuron
+from nt_jax.train.outer import direction, measured_cells
+from nt_jax.train.slopes import DECISION, every_neuron
 from nt_jax.train.tune import tune
 from nt_jax.train.tuned_layers import TunedLayers
 from nt_jax.train.tuning_data import TuningData
@@ -101,8 +102,10 @@ def test_a_regression_teaches_lora_b_alone_and_moves_decisions_by_a_nat():
     felt = Form.of(adapter, {"blocks.mlp.down/b": fresh["blocks.mlp.down/b"]})
     fixed = {"blocks.mlp.down/a": fresh["blocks.mlp.down/a"]}
     tuned = TunedLayers.above(model.lm, 0, descent.NOBODY)
-    rest = (felt.vector(fresh), fixed, data.pools(), config, 0)
-    slopes = descent.own_slopes(model, tuned, felt, *rest)
+    at = (felt.vector(fresh), fixed)
+    measure = functools.partial(descent.measured, tuned, felt, *at, what=DECISION)
+    cells = cell_rows(data.pools(), config.metric_requests // len(CELLS))
+    slopes = measured_cells(model, cells, config, measure)
     move_P = felt.vector(params)
     gained = np.concatenate([slopes.cells[name] for name in CELLS]) @ np.asarray(move_P)
     assert np.sqrt(np.mean(gained**2)) == pytest.approx(descent.NATS, rel=0.01)
