@@ -26,7 +26,7 @@ from nt_jax.facts import held_by, read_facts
 from nt_jax.processes import first, from_first, meet
 from nt_jax.runinfo import peak_memory, this_machine
 from nt_jax.seal import DONE, RESUME, Seal, check, damaged, read_seal, resume_of, seal_of, take
-from nt_jax.swap import OURS, began, begin, check_ours, copied, partial_of, publish, recover
+from nt_jax.swap import check_ours, copied, fresh, partial_of, publish, recover, start_of
 
 FAILED = "FAILED.jsonl"  # in a partial folder: prompts and judge calls to be tried again
 _HELD: ContextVar[Path | None] = ContextVar("held", default=None)
@@ -229,10 +229,10 @@ class RunDirectory:
             inputs = self._digests(made_from)
             check_ours(self.path / name, self.facts().get("stages", ()))
             try:
-                (sweep if resumed else begin)(partial)
+                (sweep if resumed else fresh)(partial)
                 if resumable and not resumed:
                     write_atomic(partial / RESUME, Seal(key, inputs).text().encode())
-                start = began(partial, RESUME if resumable else OURS)
+                start = start_of(partial)
                 yield partial
                 sync_tree(partial)
                 seal = seal_of(partial, key, inputs, outcome, later)

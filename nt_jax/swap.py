@@ -12,7 +12,8 @@ from nt_jax.atomic import remove, sweep, sync
 from nt_jax.errors import RunError
 from nt_jax.seal import DONE, RESUME
 
-OURS = ".nt_jax"  # in a partial folder: that it is one, and not a user's .NAME.tmp
+# In a folder that is being written: that it is, and no user's .NAME.tmp, and since when.
+OURS = ".nt_jax"
 
 
 def partial_of(run: Path, name: str) -> Path:
@@ -37,20 +38,20 @@ def check_ours(folder: Path, known: Collection[str]) -> None:
         )
 
 
-def begin(partial: Path) -> None:
+def fresh(partial: Path) -> None:
     """An empty partial folder, in place of what an older attempt may have left there."""
     remove(partial)
     partial.mkdir()
     (partial / OURS).touch()
 
 
-def began(folder: Path, mark: str) -> float:
+def start_of(folder: Path) -> float:
     """When the work in a folder would have begun without its breaks, in seconds of the clock.
 
-    The file `mark` in it is kept as old as all sessions are long. Each counts up to the last file
-    that it wrote; what it did after that is done again.
+    Its mark, OURS, is kept as old as all sessions are long. Each counts up to the last file that it
+    wrote; what it did after that is done again.
     """
-    if not (at := folder / mark).exists():
+    if not (at := folder / OURS).exists():
         at.touch()
     last = max(file.stat().st_mtime for file in folder.rglob("*") if file.is_file())
     start = time.time() - (last - at.stat().st_mtime)

@@ -8,7 +8,7 @@ from nt_jax.config.schema import RunConfig
 from nt_jax.eval.metrics.result import BASE, TUNED, ResultRow, find, read_rows
 from nt_jax.export.card import About, Measured, licence_of
 from nt_jax.export.folder import HUB_ID, Wanted
-from nt_jax.export.peft import base_name
+from nt_jax.export.peft import base_name, base_revision
 from nt_jax.facts import read_facts
 from nt_jax.finished import finished_now
 from nt_jax.run.kept import Kept, number
@@ -82,12 +82,13 @@ def _about(kept: Kept, checkpoint: Checkpoint, wanted: Wanted) -> About:
     if wanted.base is not None and wanted.base != name:
         notes.append(f"--base {wanted.base} is a local path, which is not written: it says {name}")
     if kept.cut:
-        at = "" if kept.strength is None else f"strength {number(kept.strength)}: "
-        notes.append(at + kept.cut)
+        where = "" if kept.strength is None else f"strength {number(kept.strength)}: "
+        notes.append(where + kept.cut)
     base_id = name if HUB_ID.fullmatch(name) else None
     strength = kept.words + f"; {kept.cut}" * bool(kept.cut)
     told = (fingerprint(checkpoint), kept.factors, strength, licence_of(checkpoint))
-    return About(name, base_id, *told, notes=notes)
+    at = base_revision(checkpoint, wanted)
+    return About(name, base_id, *told, notes=notes, revision=at)
 
 
 def _without_path(judge: str) -> str:

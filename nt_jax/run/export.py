@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from nt_jax.checkpoints.checkpoint import Checkpoint
 from nt_jax.checkpoints.factors import read_factors
 from nt_jax.config.registry import FORMATS, load
 from nt_jax.config.schema import RunConfig
@@ -19,7 +18,6 @@ from nt_jax.export import card
 from nt_jax.export.card import About
 from nt_jax.export.files import copy_licences
 from nt_jax.export.folder import ExportReport, Wanted, appearing, check_free, check_rank
-from nt_jax.export.peft import base_revision
 from nt_jax.export.push import check_push, push
 from nt_jax.finished import held_to_read
 from nt_jax.generate.chat import ChatModel, open_model
@@ -66,7 +64,6 @@ def show_numbers(model: ChatModel, kept: Kept, config: RunConfig, run_dir: Path)
     """The card of the run's own export once more, with what its report measured."""
     wanted = Wanted(config.export.dtype)
     about = about_run(run_dir, config, kept, model.checkpoint, wanted)
-    about = at_revision(about, model.checkpoint, wanted)
     card.write_card(run_dir / "export" / "hf", "hf", about)
 
 
@@ -163,14 +160,8 @@ def describe(
 ) -> None:
     """What stands beside the files of a format: licences, card, manifest."""
     copy_licences(model.checkpoint, folder)
-    about = at_revision(about, model.checkpoint, wanted)
     card.write_card(folder, name, about.at_rank(report.lost), repo)
     card.write_manifest(folder, name, about, wanted, report)
-
-
-def at_revision(about: About, checkpoint: Checkpoint, wanted: Wanted) -> About:
-    """This, with the revision of the hub that its base was read at."""
-    return dataclasses.replace(about, revision=base_revision(checkpoint, wanted))
 
 
 def run_factors(run_dir: Path, strength: float | None = None) -> tuple[RunConfig, Factors]:

@@ -9,10 +9,11 @@ from nt_jax.checkpoints.checkpoint import open_checkpoint
 from nt_jax.errors import CheckpointError
 from nt_jax.export import factors as format_of_factors
 from nt_jax.export import ia3, lora
-from nt_jax.export.card import CARD, About
+from nt_jax.export.card import CARD
 from nt_jax.export.folder import MANIFEST, Wanted
 from nt_jax.generate.chat import open_model
-from nt_jax.run import export as run_export
+from nt_jax.run.about import about_factors
+from nt_jax.run.kept import Kept
 from tests import tiny
 from tests.checkpoints.test_source import hub  # noqa: F401
 from tests.export import peft_twin
@@ -112,12 +113,8 @@ def test_a_run_has_a_revision_of_its_own(capsys):
     assert "--revision is that of --model BASE; a run has its own" in capsys.readouterr().err
 
 
-def test_the_card_of_a_run_s_own_export_names_it_too(tmp_path, monkeypatch):
-    model, written = open_model(ID, revision=REVISION), []
-    about = About(ID, ID, "0" * 64, factors_of())
-    config = run_export.RunConfig.model_validate({"name": "x", "model": {"source": ID}})
-    monkeypatch.setattr(run_export, "about_run", lambda *rest: about)
-    monkeypatch.setattr(run_export.card, "write_card", lambda *rest: written.append(rest))
-    kept = None  # read by what is replaced here alone
-    run_export.show_numbers(model, kept, config, tmp_path)  # type: ignore[arg-type]
-    assert [rest[2].revision for rest in written] == [REVISION]
+@pytest.mark.parametrize(("wanted", "named"), [(Wanted(), REVISION), (Wanted(base="o/x"), None)])
+def test_what_is_said_of_an_export_names_it_unless_the_base_goes_by_another_name(wanted, named):
+    kept = Kept(factors_of(), 1.0, "in words")
+    model = open_model(ID, revision=REVISION)
+    assert about_factors(kept, model.checkpoint, wanted).revision == named

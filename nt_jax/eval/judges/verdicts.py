@@ -32,9 +32,9 @@ def judge_answers(
 ) -> Verdicts:
     """The judge's verdict on each answer; those already in the file at `path` are not repeated.
 
-    Those of another judge, or of other rules of this one, are not read. With `marks` a
-    call that fails is marked, and its answer has no verdict; a judge that says nothing at all
-    raises what it raised.
+    Those of another judge, or of other rules of this one, are not read. With `marks` a call that
+    fails is marked, and its answer has no verdict; a judge that says nothing at all raises what it
+    raised.
     """
     file = RecordFile(path, ("dataset", "id", "model", "sha256"))
 
