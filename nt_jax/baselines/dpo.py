@@ -113,7 +113,7 @@ def with_compliance(
     prompts, width = [pair.request for pair in pairs], max(answer_tokens, NEW_TOKENS)
     said = model.own_answers(prompts, width, "own compliance")
     asked = [text_of(pair.about or pair.request) for pair in pairs]
-    verdicts = judge.verdicts(asked, [model.text(ids) for ids in said])
+    verdicts = judge.verdicts(asked, [model.answer_text(ids) for ids in said])
     found = []
     for pair, ids, refused in zip(pairs, said, verdicts, strict=True):
         if ids and refused != 1:

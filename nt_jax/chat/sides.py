@@ -69,7 +69,7 @@ def open_sides(
     """
     config, factors = run_factors(run_dir, strength)
     system = config.eval.system_prompt if system is None else system
-    model = chat_model(config).under(system or None)
+    model = chat_model(config, anywhere=True).under(system or None)
     size = model.checkpoint.config
     new = max_new or config.eval.max_new_tokens
     if new >= size.max_positions:

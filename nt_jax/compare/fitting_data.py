@@ -145,7 +145,7 @@ class FittingData:
             pairs = attacked[start : start + ASKED]
             answers = model.answer([pair.request for pair in pairs], WHOLE)
             bare = [text_of(pair.about or pair.request) for pair in pairs]
-            refused = judge.verdicts(bare, [model.text(ids) for ids in answers])
+            refused = judge.verdicts(bare, [model.answer_text(ids) for ids in answers])
             for pair, unsafe, no in zip(pairs, answers, refused, strict=True):
                 if unsafe and not no:
                     return pair.request, pair.answer, unsafe

@@ -113,7 +113,8 @@ class EvalConfig(Frozen):
     harness_folder: str | None = Field(default=None, min_length=1)
     """a folder with tasks of your own, in the harness's YAML form"""
     harness_chat: bool = True
-    """ask its questions as chats, under the model's template"""
+    """ask its questions as chats, under the model's template; false = as plain text, which knows
+    neither eval.system_prompt nor model.thinking"""
     gate_margin: float = Field(default=0.03, ge=0, le=1)
     """by how much accuracy on choice questions and tasks may fall (0.03 = three points) before the
     report says that it fell"""

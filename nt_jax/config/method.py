@@ -163,8 +163,8 @@ class TuneConfig(Frozen):
     local_batch: int = Field(default=1, ge=0)
     """prompts of an inner batch; 0 = all, as printed, each bare and attacked unless a share is 0"""
     local_fraction: float = Field(default=0.25, gt=0, le=0.5)
-    """share of the training requests and attacks that only the inner loop sees; the outer loss
-    learns from the rest"""
+    """share of the training requests and attacks that the inner loop draws from; adam and sgd learn
+    from the rest alone, a regression looks at all"""
     direct_fraction: float = Field(default=0.5, ge=0, le=1)
     """share of harmful requests shown without an attack; under regression what these weigh"""
     attacked_harmless_fraction: float = Field(default=0.5, ge=0, le=1)

@@ -53,7 +53,8 @@ class TestSet(Frozen):
     limit: int | None = Field(default=None, ge=1)
     """then take at most this many"""
     metrics: tuple[str, ...] = ()
-    """what to measure; [] = all that the kind allows"""
+    """what to measure of answers besides refusal and text, which always are; [] = all that the kind
+    allows"""
     shots: int = Field(default=0, ge=0)
     """worked examples before a choice question"""
     shots_from: str | None = None

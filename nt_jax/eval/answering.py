@@ -18,7 +18,7 @@ from nt_jax.generate.chat import ChatModel
 from nt_jax.generate.decode import GREEDY, Sampling
 from nt_jax.generate.likelihood import score_letters
 
-CHOICE_TOKENS = 32  # of an answer to a choice question: enough to name the choice
+CHOICE_TOKENS = 32  # of an answer to a choice question: enough to name it
 ADDED_TOKENS = 128  # to a prompt by an intervention (system message, suffix), at most
 
 
@@ -52,8 +52,14 @@ def check_choices(model: ChatModel, choices: Sequence[TestChoice], config: EvalC
         for choice in map(bare, scored):
             multiple_choice.encode_question(model.tokenizer, choice, context - len(between))
     for choice in map(bare, _measuring(config, choices, "generate")):
-        room, ask = context - CHOICE_TOKENS, multiple_choice.ASK
+        room, ask = context - choice_tokens(model, config), multiple_choice.ASK
         multiple_choice.fitting_prompt(choice, model.encode, room, ask)
+
+
+def choice_tokens(model: ChatModel, config: EvalConfig) -> int:
+    """Of written answers to choice questions; eval.max_new_tokens where a model reasons first."""
+    reasons = model.chat.thinking or bool(model.chat.opened)
+    return max(CHOICE_TOKENS, config.max_new_tokens) if reasons else CHOICE_TOKENS
 
 
 def answer_all(
@@ -73,7 +79,8 @@ def answer_all(
     tokens = answer_requests(subject, prompts, config.max_new_tokens, folder, sampling, marks)
     said = f"{len(prompts)} answers of the {subject.name} model, {tokens:,} tokens"
     if tests.choices:
-        write_choices(subject, _measuring(config, tests.choices, "generate"), folder, marks)
+        written = _measuring(config, tests.choices, "generate")
+        write_choices(subject, written, folder, marks, choice_tokens(subject.model, config))
         if subject.no_letters is None:
             score_choices(subject, _measuring(config, tests.choices, "letter"), folder, marks)
         said += f"; {len(tests.choices)} choice questions"
@@ -167,18 +174,19 @@ def write_choices(
     choices: Sequence[TestChoice],
     folder: Path,
     marks: Marks | None = None,
+    max_new: int = CHOICE_TOKENS,
 ) -> None:
     """Written answers to each question, and what they choose."""
     file = RecordFile(choices_path(folder, subject.name))
-    work = partial(_write_choices, subject, file)
+    work = partial(_write_choices, subject, file, max_new)
     in_parts(choices, lambda some: file.missing(some, asked), work, marks, _known)
 
 
 def _write_choices(
-    subject: ModelUnderTest, file: RecordFile, missing: Sequence[TestChoice]
+    subject: ModelUnderTest, file: RecordFile, max_new: int, missing: Sequence[TestChoice]
 ) -> None:
     model = subject.model
-    room = model.checkpoint.config.max_positions - CHOICE_TOKENS
+    room = model.checkpoint.config.max_positions - max_new
     if subject.intervention is not None:
         room -= ADDED_TOKENS
     fitting, ask = multiple_choice.fitting_prompt, multiple_choice.ASK
@@ -192,7 +200,7 @@ def _write_choices(
             records.append(known | {"answer": text, "parsed": parsed} | more)
         file.append(records)
 
-    subject.answer_texts([text for text, _ in prompts], CHOICE_TOKENS, "choices", keep)
+    subject.answer_texts([text for text, _ in prompts], max_new, "choices", keep)
 
 
 def _known(item: TestPrompt | TestChoice) -> dict:

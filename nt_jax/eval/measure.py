@@ -52,7 +52,8 @@ def measure(
     answers, known = [row for model in models for row in _answers(model, tests, keep_on)], {}
     _write_lines(folder / "choices.jsonl", _join_choices(models, tests.choices))
     if answers:
-        answers, known = judge_all(judges, answers, models[0][1].parent, folder, marks)
+        kept = models[0][1].parent if models[0][1] != folder else None
+        answers, known = judge_all(judges, answers, kept, folder, marks)
     _write_lines(folder / "answers.jsonl", answers)
     others = [model for model, _ in models if model.name != base[0].name]
     base_answers = _answers(base, tests, keep_on)
@@ -94,13 +95,14 @@ def result_rows(folder: Path, seed: int) -> tuple[list[ResultRow], list[Answer]]
 def judge_all(
     judges: Sequence[JudgeToOpen],
     answers: list[dict],
-    kept: Path,
+    kept: Path | None,
     folder: Path,
     marks: Marks | None = None,
 ) -> tuple[list[dict], dict[str, str]]:
     """(answers with verdicts, judge name -> sha256); every judge in its turn.
 
-    `kept` is where the answers lie, for the message about a judge that fails.
+    `kept` is where the answers lie, for the message about a judge that fails; None of answers that
+    go with this process.
     """
     found = []
     for number, (spec, opened) in enumerate(judges):
@@ -111,11 +113,13 @@ def judge_all(
         except Exception as error:
             if isinstance(error, OSError) or (not isinstance(error, NtError) and marks is None):
                 raise
-            raise RunError(
-                f"the judge '{spec}' failed: {error or type(error).__name__}\n"
-                f"All answers are kept in {kept}: repeat this command, or change eval.judges, and "
-                "only the judging is done again."
-            ) from error
+            failed = f"the judge '{spec}' failed: {error or type(error).__name__}"
+            if kept is not None:
+                failed += (
+                    f"\nAll answers are kept in {kept}: repeat this command, or change "
+                    "eval.judges, and only the judging is done again."
+                )
+            raise RunError(failed) from error
     known = {one.judge: one.sha256 for one in found}
     if len(known) < len(found):
         raise RunError("two of eval.judges have one name: their verdicts could not be told apart.")

@@ -99,7 +99,7 @@ class ModelUnderTest:
         if self.server is None:
 
             def keep(rows: list[int], ids: list[list[int]]) -> None:
-                texts = [*map(self.model.text, ids)]
+                texts = [*map(self.model.answer_text, ids)]
                 on_texts(rows, texts, [{}] * len(rows), sum(map(len, ids)))
 
             self.answer(asked, max_new, label, keep, openings, sampling, streams)

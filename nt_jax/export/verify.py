@@ -36,6 +36,7 @@ PROMPTS = ("What can you do for me?", "Write a short story about a lighthouse.",
 EXACT, ROUNDED = 1e-4, 5e-2
 
 
+@jax.default_matmul_precision("highest")  # accelerators multiply float32 in 16 to 19 bits else
 def verify_export(model: ChatModel, scale_LF: np.ndarray, folder: Path) -> float:
     """Largest logit difference, over the largest logit, of the written model and the scaled one.
 

@@ -3,19 +3,19 @@
 import dataclasses
 import functools
 import hashlib
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
 from nt_jax import cache
-from nt_jax.checkpoints.chat_template import answer_end, plain_turn_end
+from nt_jax.checkpoints.chat_template import answer_end, plain_turn_end, render
 from nt_jax.checkpoints.checkpoint import (
     Checkpoint,
     check_frozen,
@@ -38,9 +38,11 @@ from nt_jax.data.prompts import Prompt
 from nt_jax.generate.decode import GREEDY, Sampling
 from nt_jax.generate.engine import OnBatch, answer_prompts
 from nt_jax.mesh import make_mesh
+from nt_jax.models.leaves import bits_hash
 from nt_jax.models.transformer import LanguageModel
 
 BATCH = 32  # answers decoded side by side, unless told
+OPENED = re.compile(r"(<(?:think|thinking|reasoning|thought)>)\s*\Z", re.IGNORECASE)
 
 
 class ChatText:
@@ -77,6 +79,13 @@ class ChatText:
     def plain_turn_end(self) -> str | None:
         """What ends a user's turn where that is no token but plain text."""
         return plain_turn_end(self.tokenizer, self.thinking)
+
+    @functools.cached_property
+    def opened(self) -> str:
+        """The tag of reasoning that the template opens at the end of a prompt; "" for none."""
+        text = render(self.tokenizer, [{"role": "user", "content": "?"}], self.thinking)
+        found = OPENED.search(text)
+        return found[1] if found else ""
 
     def under(self, system: str | None) -> "ChatText":
         """The same texts with another system message before them."""
@@ -122,10 +131,10 @@ class ChatModel:
     def identity(self) -> str:
         """What tells its weights in memory from all others.
 
-        The hash of its files, their type in memory, and a sum over each array: weights may have
-        been exchanged.
+        The hash of its files, their type in memory, and one of the bits of each array: weights may
+        have been exchanged.
         """
-        sums = [float(jnp.abs(leaf).sum(dtype=jnp.float32)) for leaf in jax.tree.leaves(self.lm)]
+        sums = [int(bits_hash(leaf)) for leaf in jax.tree.leaves(self.lm)]
         mine = hashlib.sha256(repr(sums).encode()).hexdigest()
         return f"{fingerprint(self.checkpoint)} {self.lm.module().embed[...].dtype} {mine}"
 
@@ -166,6 +175,14 @@ class ChatModel:
     def text(self, ids: Sequence[int]) -> str:
         """The text of answer ids."""
         return decode(self.tokenizer, ids)
+
+    def answer_text(self, ids: Sequence[int]) -> str:
+        """The text of an answer for a judge.
+
+        It begins with the tag of reasoning that the prompt opened: where the answer ends before
+        that is closed, all of it is reasoning.
+        """
+        return self.chat.opened + self.text(ids)
 
     def answer(
         self,

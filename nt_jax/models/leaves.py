@@ -5,9 +5,11 @@ leaf is gathered from its copies, and put into all of them.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -67,3 +69,22 @@ def _placed(lm: LanguageModel, name: str, leaf: Array | np.ndarray) -> Array:
     if laid is leaf and isinstance(leaf, Array):
         return leaf
     return put(laid, sharding(lm.mesh, axes))
+
+
+@jax.jit
+def bits_hash(leaf: Array) -> Array:
+    """A number (uint32) made of the bits of each element and its place, on any mesh.
+
+    Each element's own goes through the mixer of MurmurHash3, and they are summed modulo 2^32.
+    """
+    width = 8 * leaf.dtype.itemsize
+    bits = jax.lax.bitcast_convert_type(leaf, f"uint{width}")
+    bits = bits ^ (bits >> 32) if width > 32 else bits
+    mixed = bits.astype(jnp.uint32)
+    for axis in range(leaf.ndim):
+        stride = math.prod(leaf.shape[axis + 1 :]) * 0x9E3779B1 % 2**32
+        place = jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+        mixed += place * jnp.uint32(stride)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+        mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
+    return mixed.sum(dtype=jnp.uint32)

@@ -46,7 +46,8 @@ def write_attribution_report(
     shares = {name: cumulative_share(score_LF) for name, score_LF in scores.items()}
     where = layers({**columns, "num_layers": len(scores["safety"])})
     (folder / "layers.png").write_bytes(panels_png(where))
-    (folder / "cumulative.png").write_bytes(panels_png([cumulative(shares, counts)]))
+    held = {name: each["share_of_chosen"] for name, each in summary.items()}
+    (folder / "cumulative.png").write_bytes(panels_png([cumulative(shares, counts, held)]))
     both = {"in_both_lists": shared, "share_of_the_shorter": shared / max(1, min(counts.values()))}
     text = json.dumps({"overlap": both, "sets": summary, **facts}, indent=2)
     (folder / "summary.json").write_text(f"{text}\n", encoding="utf-8")

@@ -49,16 +49,21 @@ def layers(neurons: Mapping[str, Any]) -> list[Panel]:
     return panels
 
 
-def cumulative(shares: Mapping[str, Any], chosen: Mapping[str, int]) -> Panel:
-    """Share of all positive score in the n best neurons of each set, and where the choice ends."""
+def cumulative(
+    shares: Mapping[str, Any], chosen: Mapping[str, int], held: Mapping[str, float]
+) -> Panel:
+    """Share of all positive score in the n best neurons of each set, and what the chosen hold.
+
+    `held` is that share: below the curve where others than the best were chosen.
+    """
 
     def draw(axes: Axes) -> None:
         for name, share in shares.items():
             colour = SET_COLOURS.get(name, MODEL_COLOURS[3])
-            count = min(chosen[name], len(share))
-            said = f"{name}: {count:,} chosen hold {share[count - 1]:.0%}"
+            said = f"{name}: {chosen[name]:,} chosen hold {held[name]:.0%}"
             axes.plot(np.arange(1, len(share) + 1), share, color=colour, label=said)
-            axes.plot(count, share[count - 1], "o", color=colour)
+            if chosen[name]:
+                axes.plot(chosen[name], held[name], "o", color=colour)
         axes.set_xscale("log")
         axes.set_ylim(0, 1.03)
         axes.set_title("Share of the positive score in the best")

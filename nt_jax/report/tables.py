@@ -160,11 +160,11 @@ def type_table(answers: Sequence[Answer]) -> Table:
         cells = []
         for model in models:
             group = [a for a in attacked if a["model"] == model and kind in attack_types(a)]
-            refused = sum(bool(answer["refused"]) for answer in group)
+            refused = sum(result.first_verdict(answer) for answer in group)
             share = f" ({terminal.percent(refused / len(group))})" if group else ""
             several = answers_to(group)
             count = f"{len(group)} {several}requests" if several else str(len(group))
-            cells.append(f"{refused} of {count}{share}")
+            cells.append(f"{refused:g} of {count}{share}")
         lines.append([kind, *cells])
     return Table(("attack", *models), lines)
 

@@ -20,6 +20,10 @@ _OTHER = (
     "Not measured: these are other factors than those that the run's report is about (another "
     "strength)."
 )
+_ROUNDED = (
+    "Not measured: the run's figures are of int8 matrices, and this model has those of the base. "
+    "Measure it: python -m nt_jax.eval --model THIS_FOLDER."
+)
 
 
 def about_run(
@@ -42,10 +46,16 @@ def about_run(
         made_from={name: hashes[name] for name in ("data", "start") if name in hashes},
         data=[f"{_SETS[name]}: {source.words}" for name, source in sources.items()],
         datasets=[*dict.fromkeys(s.hub_id for s in sources.values() if s.hub_id)],
-        rows=measured(run_dir, config) if reported else [],
-        unmeasured="Nothing was measured yet." if reported else _OTHER,
+        rows=measured(run_dir, config) if reported and not config.model.frozen else [],
+        unmeasured=_unmeasured(config, reported),
     )
     return about.as_it_is()
+
+
+def _unmeasured(config: RunConfig, reported: bool) -> str:
+    if not reported:
+        return _OTHER
+    return _ROUNDED if config.model.frozen else "Nothing was measured yet."
 
 
 def about_factors(kept: Kept, checkpoint: Checkpoint, wanted: Wanted) -> About:

@@ -91,23 +91,32 @@ def answering(config: RunConfig, held: Footprint, new: int, accelerator: bool, p
 
 
 def tuning(config: RunConfig, held: Footprint, limit: int, accelerator: bool, prompt: int) -> int:
-    """Temporaries of a meta-step, as many sequences on each device as it may take at once."""
+    """Temporaries of a meta-step, as many sequences on each device as it may take at once.
+
+    Or of the slopes that a regression is made of, where those are more.
+    """
     memory, tune = gradient_memory(config, held), config.tune
     longest = prompt + tune.answer_tokens
     at_once = memory.tuning(longest, tune.sequence_tokens, limit, accelerator)
     tokens, remat = at_once.tokens, at_once.remat
     targets = -(-tokens // longest) * tune.answer_tokens * (2 if tune.margin_weight else 1)
     order, side = tune.order if tune.inner_steps else 1, held.data * at_once.side
-    return held.meta_step(side, tokens, targets, memory.layers, remat=remat, order=order)
+    step = held.meta_step(side, tokens, targets, memory.layers, remat=remat, order=order)
+    return max(step, sloping(config, held, limit, prompt)) if tune.outer == "regression" else step
+
+
+def sloping(config: RunConfig, held: Footprint, limit: int, prompt: int) -> int:
+    """Temporaries of slopes of answers, as many rows on each device as fit."""
+    tokens, memory = prompt + config.tune.answer_tokens, gradient_memory(config, held)
+    rows, remat = memory.slope_rows(tokens, held.data, limit)
+    return held.slopes(rows, tokens, memory.layers, remat=remat)
 
 
 def attributing(config: RunConfig, held: Footprint, limit: int, prompt: int) -> int:
     """Temporaries of the scores: slopes of answers, or gradients of patched rows."""
     wanted, model = config.attribution, held.whole
     if wanted.score == CONTRASTIVE:
-        tokens, memory = prompt + config.tune.answer_tokens, gradient_memory(config, held)
-        rows, remat = memory.slope_rows(tokens, held.data, limit)
-        return held.slopes(rows, tokens, memory.layers, remat=remat)
+        return sloping(config, held, limit, prompt)
     total = (wanted.steps + 1) * (model.layers if wanted.path == "layer" else 1)
     each, shared = held.attribution_row(prompt, wanted.answer_tokens), held.cache(1, prompt)
     shared *= held.data

@@ -1,23 +1,35 @@
 """The model that a config names, opened."""
 
+import jax
+
 from nt_jax.config.schema import RunConfig
 from nt_jax.generate.chat import ChatModel, open_model
 from nt_jax.mesh import make_mesh
 
 
 def chat_model(
-    config: RunConfig, source: str | None = None, *, thinking: bool = True, placed: bool = True
+    config: RunConfig,
+    source: str | None = None,
+    *,
+    thinking: bool = True,
+    placed: bool = True,
+    anywhere: bool = False,
 ) -> ChatModel:
     """The config's model, or the one at `source`, under the config's dtype and mesh.
 
     Matrices of the config's own are kept as model.frozen says, no other's (judges, scorers).
     Without `thinking` it answers at once, whatever the config says; without `placed` it is there to
-    be looked at, whatever devices there are.
+    be looked at, whatever devices there are; `anywhere` it lies on those that are there, where the
+    config's mesh has more: no result depends on that.
     """
+    mesh = None
+    if placed:
+        few = anywhere and config.mesh.devices > len(jax.devices())
+        mesh = make_mesh(fsdp=len(jax.devices())) if few else make_mesh(**config.mesh.model_dump())
     return open_model(
         source or config.model.source,
         config.model.dtype,
-        make_mesh(**config.mesh.model_dump()) if placed else None,
+        mesh,
         revision=None if source else config.model.revision,
         batch_size=config.eval.batch_size,
         thinking=thinking and config.model.thinking,

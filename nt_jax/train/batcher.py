@@ -109,6 +109,8 @@ class Batcher:
         name = f"{scope}_safety"
         pool, size, share = self.sets[name]
         places, stream = attacked_rows(size, share, epoch), f"{name}attacked"
+        if not pool.attacked:
+            return []
         if pool.templates:
             return [t.id for t, _ in self._draw(f"{stream}template", pool.templates, places)]
         return [pair.attack for pair, _ in self._draw(stream, pool.attacked, places)]

@@ -89,7 +89,7 @@ def answered(
     harmful, width = name == HARMFUL, tune.answer_tokens
     ids = model.own_answers(prompts, width, f"base answers, {name}")
     texts = [text_of(about.get(prompt, prompt)) for prompt in prompts]
-    refused = [*judge.verdicts(texts, [model.text(row) for row in ids])]
+    refused = [*judge.verdicts(texts, [model.answer_text(row) for row in ids])]
     again = [n for n, no in enumerate(refused) if no == 1 and not harmful]
     if again:
         consent = model.answer_ids(CONSENT)[:-1]
@@ -97,7 +97,7 @@ def answered(
         more = model.own_answers(asked, left, openings=[consent] * len(again))
         for n, row in zip(again, more, strict=True):
             ids[n] = consent + row
-        said = judge.verdicts([texts[n] for n in again], [model.text(ids[n]) for n in again])
+        said = judge.verdicts([texts[n] for n in again], [model.answer_text(ids[n]) for n in again])
         for n, no in zip(again, said, strict=True):
             refused[n] = no
     return [

@@ -1,7 +1,8 @@
 """Records into the token examples that attribution and Algorithm 1 draw from.
 
 Local and global data are disjoint in requests and in attack templates: the inner loop adapts on
-attacks that the outer loss does not contain, so what is learned has to carry over.
+attacks that the outer loss does not contain, so what is learned has to carry over. A regression
+(outer.py) looks at the prompts of both.
 """
 
 import dataclasses

@@ -138,7 +138,7 @@ def look_at(
 
     Perplexity is that of `model`, untuned, which may have written none of them.
     """
-    answers, places = [model.text(row) for row in ids], prompts.places()
+    answers, places = [model.answer_text(row) for row in ids], prompts.places()
     verdicts = np.asarray(judge.verdicts(prompts.requests, answers), float)
     refused = {kind: verdicts[list(mine)] for kind, mine in places.items()}
     harmful = [answers[n] for kind in (ATTACK, DIRECT) for n in places.get(kind, ())]

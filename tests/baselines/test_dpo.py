@@ -223,3 +223,22 @@ def test_where_bare_requests_are_all_refused_attacked_ones_serve():
 def test_a_beta_that_learns_nothing_is_refused(beta):
     with pytest.raises(DataError, match="Choose one above 0"):
         Preferences(beta)
+
+
+def test_where_attacked_requests_are_all_refused_bare_ones_serve():
+    class AttackedRefused(SomeRefused):
+        """Attacked prompts are judged second."""
+
+        asked = 0
+
+        def verdicts(self, requests, answers):
+            self.asked += 1
+            return [int(self.asked == 2) for _ in requests]
+
+    model = data.model()
+    found, _, _ = preference_pools(model, AttackedRefused(), data.pools(), 4)
+    assert found.global_safety.direct and not found.global_safety.attacked
+    told = {"inner_steps": 0, "margin_weight": 0.0, "outer": "adam"}
+    config = data.CONFIG.model_copy(update=told)
+    batcher, _ = make_batcher(model.lm, 2, model.encode, found, config, 0)
+    assert all(batcher.rows(name, 0) for name in SIDES)

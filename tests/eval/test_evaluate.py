@@ -5,9 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+from nt_jax.config.evaluation import EvalConfig
 from nt_jax.config.test_sets import TestSet
 from nt_jax.errors import DataError, RunError
+from nt_jax.eval.answering import CHOICE_TOKENS, choice_tokens
 from nt_jax.eval.evaluate import evaluate
+from nt_jax.eval.judges.judge import without_thinking
 from nt_jax.eval.judges.phrase_judge import PhraseJudge
 from nt_jax.eval.metrics.result import find
 from nt_jax.generate.chat import ChatModel, open_model
@@ -77,3 +80,36 @@ def test_what_cannot_be_measured_is_said_before_any_answer(model):
 
     with pytest.raises(RunError, match=r"the judge 'phrases-v2' failed: out of order"):
         evaluate(model, SETS, judge=Broken(), **FEW)
+
+
+def test_a_judge_that_fails_promises_no_answers_that_go_with_the_call(model):
+    class Broken:
+        name, sha256 = "broken", "e" * 64
+
+        def verdicts(self, requests, answers):
+            raise DataError("no verdict")
+
+    with pytest.raises(RunError, match="the judge 'broken' failed: no verdict") as caught:
+        evaluate(model, "demo_attack", judge=Broken(), likelihoods=False, **FEW)
+    assert "kept" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "left"), [("I cannot. Or can I?", ""), ("I can.</think>I cannot.", "I cannot.")]
+)
+def test_reasoning_that_the_template_opens_and_nothing_closes_is_no_answer(
+    tmp_path, monkeypatch, written, left
+):
+    folder = tiny.copy("smollm2", tmp_path / "tiny")
+    template = "{{ messages[0].content }} Reply: <think>\n"
+    tiny.edit_json(folder / "tokenizer_config.json", chat_template=template)
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    reasons = open_model(str(folder))
+    monkeypatch.setattr(ChatModel, "text", lambda self, ids: written)
+    assert without_thinking(reasons.answer_text([5])) == left
+    assert choice_tokens(reasons, EvalConfig(max_new_tokens=400)) == 400
+
+
+def test_a_template_that_opens_no_reasoning_adds_nothing(model):
+    assert model.answer_text([70]) == model.text([70])
+    assert choice_tokens(model, EvalConfig(max_new_tokens=400)) == CHOICE_TOKENS

@@ -1,11 +1,13 @@
 """An export counts only if every weight is what was to be written, however coarse its type."""
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
 
 from nt_jax.checkpoints.checkpoint import open_checkpoint
 from nt_jax.errors import RunError
+from nt_jax.export import verify
 from nt_jax.export.hf import export_hf
 from nt_jax.export.verify import verify_export
 from nt_jax.generate.chat import open_model
@@ -40,6 +42,22 @@ def test_a_sound_export_passes_whatever_it_is_stored_and_computed_in(
 ):
     model, scale_LF, folder = exported(tmp_path, stored, computed, dtype)
     assert 0 <= verify_export(model, scale_LF, folder) <= most
+
+
+def test_an_export_is_held_against_exact_products_on_every_device(tmp_path, monkeypatch):
+    """Accelerators multiply float32 in fewer bits unless told: a fold would seem wrong by 1e-3."""
+    model, scale_LF, folder = exported(tmp_path, "float32", "float32")
+    told, through = set(), verify.run_layers
+
+    def seen(*args, **kwargs):
+        told.add(jax.config.jax_default_matmul_precision)
+        return through(*args, **kwargs)
+
+    monkeypatch.setattr(verify, "run_layers", seen)
+    jax.clear_caches()
+    with jax.default_matmul_precision("default"):
+        assert 0 <= verify_export(model, scale_LF, folder) <= 1e-5
+    assert told == {"highest"}
 
 
 @pytest.mark.parametrize(

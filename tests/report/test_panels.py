@@ -151,9 +151,14 @@ def test_tuning_curves_need_something_to_draw():
 
 
 def test_cumulative_says_where_the_choice_ends():
-    axes = drawn(neuron_panels.cumulative({"safety": np.array([0.5, 0.8, 1.0])}, {"safety": 2}))
-    assert axes.lines[0].get_label() == "safety: 2 chosen hold 80%"
-    assert axes.lines[1].get_xydata().tolist() == [[2, 0.8]]
+    share = {"safety": np.array([0.5, 0.8, 1.0]), "utility": np.array([0.6, 0.9, 1.0])}
+    chosen = {"safety": 2, "utility": 0}, {"safety": 0.3, "utility": 0.0}  # not the best two
+    axes = drawn(neuron_panels.cumulative(share, *chosen))
+    said = [line.get_label() for line in axes.lines if not line.get_label().startswith("_")]
+    assert said == ["safety: 2 chosen hold 30%", "utility: 0 chosen hold 0%"]
+    assert [line.get_xydata().tolist() for line in axes.lines if len(line.get_xdata()) == 1] == [
+        [[2, 0.3]]
+    ]
 
 
 def test_no_legend_covers_a_curve():
@@ -167,7 +172,7 @@ def test_no_legend_covers_a_curve():
                 for nats in (0.3, 0.6)
             ]
         ),
-        neuron_panels.cumulative({"safety": np.array([0.5, 1.0])}, {"safety": 1}),
+        neuron_panels.cumulative({"safety": np.array([0.5, 1.0])}, {"safety": 1}, {"safety": 0.5}),
     ]
     for panel in every:
         figure = Figure(figsize=(figures.WIDTH, panel.height), layout="constrained")

@@ -278,6 +278,8 @@ def test_drawn_answers_are_not_called_requests(tmp_path):
     assert said[0].startswith("Of 60 answers to 12 harmful requests under attack, the model")
     assert tables.type_table(drawn).lines[0][1] == "5 of 60 answers to 12 requests (8 %)"
     assert tables.type_table(ANSWERS).lines[0][1] == "1 of 12 (8 %)"
+    halves = [answer | {"verdicts": {"a": 0.5, "b": 1.0}} for answer in ANSWERS]  # cannot tell
+    assert tables.type_table(halves).lines[0][1] == "6 of 12 (50 %)"
     found = tables.cell_table(examples.cells(drawn), examples.EACH)
     assert found.head[2] == "answers to 36 requests"
     assert sum(int(line[2]) for line in found.lines) == 5 * 36

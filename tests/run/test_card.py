@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+import jax
 import pytest
 from huggingface_hub import ModelCard
 
@@ -224,3 +225,28 @@ def test_a_repository_has_an_owner(monkeypatch, capsys, finished, tmp_path):
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "x")
     assert export(finished.folder, tmp_path / "out", "--push", "tuned") == 2
     assert "is called OWNER/NAME" in capsys.readouterr().err
+
+
+def changed_copy(finished, folder: Path, section: str, **settings) -> Path:
+    """The finished run as it would be if it had been made under other settings."""
+    shutil.copytree(finished.folder, folder)
+    known = json.loads((folder / "run.json").read_text())
+    known["config"][section] |= settings
+    (folder / "run.json").write_text(json.dumps(known))
+    return folder
+
+
+def test_figures_of_rounded_matrices_are_not_those_of_an_export(finished, tmp_path):
+    run = changed_copy(finished, tmp_path / "run", "model", frozen="int8")
+    assert export(run, tmp_path / "out") == 0
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert not card.data.eval_results and "| before |" not in card.text
+    assert "the run's figures are of int8 matrices" in card.text
+
+
+def test_a_run_of_more_devices_than_there_are_is_exported_all_the_same(finished, tmp_path):
+    run = changed_copy(finished, tmp_path / "run", "mesh", data=3, model=jax.device_count())
+    assert export(run, tmp_path / "out") == 0
+    assert export(finished.folder, tmp_path / "same") == 0
+    name = "model.safetensors"
+    assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "same" / name).read_bytes()

@@ -47,6 +47,8 @@ def test_memory_follows_the_settings_that_cost_it(recipe, tmp_path):
     assert above == tuned * (model.layers - 1) // model.layers
     first = stages(off, longest, "tune.order=1")["train"].temporaries
     assert first < tuned
+    slopes = stages(off, *small.DECISION)  # both are made of slopes, and little else
+    assert slopes["train"].temporaries >= slopes["attribute"].temporaries > 0
     scored = ("attribution.score=integrated", "attribution.answer_tokens=9")
     chunks = [
         stages(*scored, f"attribution.chunk={rows}")["attribute"].temporaries for rows in (1, 2, 3)

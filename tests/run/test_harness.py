@@ -194,9 +194,10 @@ def tmp_models():
 
 
 def test_scores_that_cannot_be_paired_are_left_out():
-    document = {"doc_id": 3, "filter": "strict", "metrics": ["acc", "parts", "ppl", "bytes"],
-                "acc": np.float64(1), "parts": [1, 0], "ppl": (3.2, 1), "bytes": 0.2}  # fmt: skip
-    better = {"sub": {"acc": True, "parts": True, "ppl": True, "bytes": False}}
+    document = {"doc_id": 3, "filter": "strict", "metrics": ["acc", "parts", "ppl", "bytes", "f1"],
+                "acc": np.float64(1), "parts": [1, 0], "ppl": (3.2, 1), "bytes": 0.2,
+                "f1": (1, 0)}  # fmt: skip
+    better = {"sub": {"acc": True, "parts": True, "ppl": True, "bytes": False, "f1": True}}
     rows = paired.sample_rows("all", {"sub": [document]}, better)
     assert rows == [
         {"dataset": "all", "id": "sub/3", "metric": "acc,strict", "value": 1.0},

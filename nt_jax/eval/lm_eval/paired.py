@@ -118,8 +118,11 @@ def _called(document: Mapping, metric: str) -> str:
 
 
 def score(value: Any) -> float | None:
-    """A score in 0..1; a question with several parts (IFEval's instructions) has their mean."""
-    if isinstance(value, Sequence) and not isinstance(value, str) and value:
+    """A score in 0..1; a question with several parts (IFEval's instructions) has their mean.
+
+    None of a tuple: those are what the harness makes a score of over all questions (F1, MCC).
+    """
+    if isinstance(value, list) and value:
         parts = [score(part) for part in value]
         known = [part for part in parts if part is not None]
         return sum(known) / len(known) if len(known) == len(parts) else None

@@ -74,11 +74,13 @@ def bootstrap(
 
 
 def mcnemar(before: ArrayLike, after: ArrayLike) -> float:
-    """Exact two-sided p of McNemar's test on paired verdicts [n]; 1 if no pair changed."""
-    first, second = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
+    """Exact two-sided p of McNemar's test on paired verdicts [n]; 1 if no pair changed.
+
+    Of verdicts between 0 and 1 the sign test: how many pairs rose, how many fell.
+    """
+    first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     if first.shape != second.shape:
         raise ValueError(f"paired verdicts differ in number: {first.shape} and {second.shape}")
-    gained = int(np.sum(~first & second))
-    lost = int(np.sum(first & ~second))
+    gained, lost = int(np.sum(second > first)), int(np.sum(second < first))
     # Either side of the binomial distribution of one half, which is symmetric, in one.
     return min(1.0, 2 * float(special.bdtr(min(gained, lost), gained + lost, 0.5)))

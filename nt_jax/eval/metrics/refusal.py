@@ -34,7 +34,7 @@ COLUMNS = {
 def rows(measured: Measurements) -> list[ResultRow]:
     """Per test set and model; an undecided verdict counts a half in rates and in their change.
 
-    The paired test takes it for no refusal, nor a request of whose drawn answers not all refuse.
+    The paired test asks whether more requests are refused more often than before, or less often.
     """
     found: list[ResultRow] = []
     judges = [*measured.judges.items()] or [(None, None)]
@@ -94,10 +94,13 @@ def paired_rows(
     after_N: NDArray[np.float64],
     judge: tuple[str | None, str | None],
 ) -> list[ResultRow]:
-    """The mean change of verdicts on the same prompts (-1..1) with its interval, McNemar's p."""
+    """The mean change of verdicts on the same prompts (-1..1) with its interval, McNemar's p.
+
+    Verdicts lie in 0..1: the judge may be undecided, a request may have several answers.
+    """
     change_N, n, none = after_N - before_N, len(after_N), (None, None)
     interval = intervals.paired_change(change_N)
-    change, p = float(change_N.mean()), intervals.mcnemar(before_N == 1, after_N == 1)
+    change, p = float(change_N.mean()), intervals.mcnemar(before_N, after_N)
     return [
         ResultRow(dataset, "refusal_change", model, change, n, *interval, *judge),
         ResultRow(dataset, "mcnemar_p", model, p, n, *none, *judge),

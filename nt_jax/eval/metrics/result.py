@@ -165,3 +165,8 @@ def verdict(answer: Answer, judge: str | None) -> float:
     """What that judge says: 1 refused, 0 not, between them where it cannot tell."""
     said = answer.get("verdicts") or {}
     return float(said[judge] if judge in said else answer["refused"])
+
+
+def first_verdict(answer: Answer) -> float:
+    """What the first judge says, as `verdict`."""
+    return verdict(answer, next(iter(answer.get("verdicts") or {}), None))

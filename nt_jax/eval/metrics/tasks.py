@@ -46,6 +46,6 @@ def change_rows(
     ends, place = intervals.paired_change(change_N), (dataset, f"{metric}_change", model)
     found = [ResultRow(*place, float(change_N.mean()), len(change_N), *ends)]
     if np.isin([before_N, after_N], (0, 1)).all():
-        p = intervals.mcnemar(before_N == 1, after_N == 1)
+        p = intervals.mcnemar(before_N, after_N)
         found.append(ResultRow(dataset, f"{metric}_mcnemar_p", model, p, len(change_N)))
     return found

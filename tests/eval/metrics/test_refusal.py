@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nt_jax.eval.metrics import intervals, refusal
-from nt_jax.eval.metrics.result import Measurements, ResultRow, find
+from nt_jax.eval.metrics.result import DRAW, Measurements, ResultRow, find
 from tests.made_up import made_up_answers
 
 ANSWERS = made_up_answers()
@@ -80,3 +80,19 @@ def test_what_a_judge_cannot_tell_is_counted_where_there_is_any():
     row = find(rows, "demo_attack", "undecided_rate", "tuned", judge="torn")
     assert (row.value, row.n) == (1 / 12, 12) and row.low < row.value < row.high
     assert find(ROWS, "demo_attack", "undecided_rate", "tuned") is None
+
+
+def test_requests_that_are_refused_more_often_are_no_noise():
+    """Forty requests, five answers each: one refuses before, four after; never all or none."""
+    answers = [
+        {
+            "dataset": "a", "id": f"{n}{DRAW}{draw}", "model": model, "answer": "so",
+            "draw": draw, "refused": draw < refusals,
+        }
+        for model, refusals in (("base", 1), ("tuned", 4))
+        for n in range(40)
+        for draw in range(5)
+    ]  # fmt: skip
+    rows = refusal.rows(Measurements(answers))
+    assert find(rows, "a", "refusal_change", "tuned").value == pytest.approx(0.6)
+    assert find(rows, "a", "mcnemar_p", "tuned").value == pytest.approx(2 * 0.5**40)
