@@ -35,7 +35,6 @@ def main(source=SMOLLM2, out="tuned-model", counts=(1000, 1000), first=15, tune=
     data = nt.tuning_data(model, records | {"train": train}, tune)
     data = dataclasses.replace(data, validation=data.validation.cut(10))
     factors = nt.tune(model, neurons, data, tune)
-    nt.save_model(model, factors, out)
 
     asked = {"limit": limit, "max_new_tokens": 32, "likelihoods": False}
     rows = nt.evaluate(model, SETS, factors=factors, **asked)
@@ -45,6 +44,7 @@ def main(source=SMOLLM2, out="tuned-model", counts=(1000, 1000), first=15, tune=
         elif row.metric == "refusal_change":
             points, low, high = (100 * x for x in (row.value, row.low, row.high))
             print(f"change {points:+.0f} points, 95 % interval {low:+.0f} .. {high:+.0f} (paired)")
+    nt.save_model(model, factors, out)
     return rows
 
 

@@ -34,8 +34,11 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn a full disk, or a folder that we may not write to, into a RunError that says where."""
+def disk_errors(folder: Path, by: str = "run_dir=DIR") -> Iterator[None]:
+    """Turn a full disk, or a folder that we may not write to, into a RunError that says where.
+
+    `by`: what names another folder.
+    """
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:
@@ -48,9 +51,10 @@ def disk_errors(folder: Path) -> Iterator[None]:
             ) from error
         if code in NOT_ALLOWED and isinstance(file, str) and _related(folder, Path(file)):
             what = "Change its permissions, or choose" if code in PERMISSIONS else "Choose"
+            at = "" if Path(file).name.startswith(".") else f": {file}"  # a temporary one
             raise RunError(
-                f"cannot write to {folder}: {os.strerror(code)}: {file}. {what} another folder "
-                "with run_dir=DIR."
+                f"cannot write to {folder}: {os.strerror(code)}{at}. {what} another folder with "
+                f"{by}."
             ) from error
         raise
 

@@ -80,11 +80,6 @@ def _run(command: str, words: list[str], program: str) -> int:
     with _screen():
         if config is None:
             _without_config(command, options)
-        elif options.dry_run:
-            from nt_jax.run.dry_run import describe
-
-            for line in describe(config):
-                print(line, flush=True)
         else:
             _with_config(command, config, options)
     return 0
@@ -96,45 +91,51 @@ def _without_config(command: str, options: argparse.Namespace) -> None:
         from nt_jax.run.report import report_again
 
         report_again(Path(options.run))
-        return
-    if command == "reproduce":
+    elif command == "reproduce":
         from nt_jax.run.reproduce import reproduce
 
         reproduce(Path(options.run_json), options.run_dir)
-        return
-    if command == "factors":
+    elif command == "factors":
         from nt_jax.run.factors import show_factors
 
-        out = None if options.out is None else Path(options.out)
-        show_factors(Path(options.first), Path(options.second), out)
-        return
+        show_factors(Path(options.first), Path(options.second), options.out and Path(options.out))
+    else:
+        _export(options)
+
+
+def _export(options: argparse.Namespace) -> None:
     from nt_jax.export.folder import Wanted
+    from nt_jax.run.export import export_factors, export_run
 
     wanted = Wanted(options.dtype, options.rank, options.strength, options.base)
     rest = (Path(options.out), options.format, wanted, options.push)
     if options.factors is None:
-        from nt_jax.run.export import export_run
-
         export_run(Path(options.run), *rest)
     else:
-        from nt_jax.run.export import export_factors
-
         export_factors(Path(options.factors), options.model, *rest, options.revision)
 
 
 def _with_config(command: str, config: RunConfig, options: argparse.Namespace) -> None:
-    """Train, attribute, eval or compare."""
+    """Train, attribute, eval or compare, or say what that would be."""
+    measured = command == "eval" and (options.model or options.adapter or config.eval.url)
     if command == "compare":
-        from nt_jax.compare.pipeline import compare
+        from nt_jax.compare.pipeline import check_settings, compare
 
+        check_settings(config)
+    if options.dry_run and not measured:
+        from nt_jax.run.dry_run import describe
+
+        for line in describe(config):
+            print(line, flush=True)
+    elif command == "compare":
         facts = compare(config, options.verify, options.ray)
         if options.json:
             print(json.dumps(facts))
-    elif command == "eval" and (options.model or options.adapter or config.eval.url):
+    elif measured:
         from nt_jax.run.evaluate import evaluate_model
 
-        source = options.model or config.model.source
-        evaluate_model(config, source, options.beside_base, options.adapter, options.verify)
+        rest = options.beside_base, options.adapter, options.verify, options.dry_run
+        evaluate_model(config, options.model or config.model.source, *rest)
     else:
         from nt_jax.run.pipeline import run
 

@@ -51,7 +51,8 @@ class Parser(argparse.ArgumentParser):
         word = unknown[0]
         name = word.lstrip("-").partition("=")[0]
         flags = [flag for action in self._actions for flag in action.option_strings]
-        if key := _setting(name):
+        settable = any(action.dest == "overrides" for action in self._actions)
+        if settable and (key := _setting(name)):
             value = word.partition("=")[2] or _next(words, word)
             hint = f": settings have no dashes: {key}={value}"
         elif close := difflib.get_close_matches(word.partition("=")[0], flags, n=1):
@@ -263,8 +264,8 @@ def lm_eval_parser(command: str, program: str) -> Parser:
         default=32,
         help="rows at a time (default: 32)",
     )
-    add("--shots", type=int, help="examples before each question")
-    add("--limit", type=int, help="documents per task")
+    add("--shots", type=values.place, metavar="N", help="examples before each question")
+    add("--limit", type=values.count, metavar="N", help="documents per task")
     add("--chat", action="store_true", help="ask through the chat template")
     add("--system-prompt", metavar="TEXT", help="with --chat: a system message before every chat")
     add("--thinking", action="store_true", help="with --chat: let the model reason (Qwen3)")

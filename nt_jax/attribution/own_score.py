@@ -10,6 +10,7 @@
 import hashlib
 import importlib
 import inspect
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from jaxtyping import Float
 
 from nt_jax.attribution.score import EncodedExample
 from nt_jax.config.registry import EXAMPLE_SCORES
-from nt_jax.errors import ConfigError, DataError
+from nt_jax.errors import ConfigError, DataError, NtError, brief
 from nt_jax.mesh import host
 from nt_jax.models.transformer import LanguageModel
 
@@ -78,9 +79,20 @@ def score_hash(spec: str) -> str:
 def own_scores(
     score: Score, lm: LanguageModel, examples: Sequence[EncodedExample]
 ) -> Float[np.ndarray, "L F"]:
-    """What `score` says of a set; a DataError where that is no finite float32 [L, F]."""
-    found_LF = np.asarray(host(score(lm, examples)))
+    """What `score` says of a set; a DataError where it fails or gives no finite float32 [L, F]."""
     wanted, name = (lm.config.layers, lm.config.neurons), getattr(score, "__name__", "score")
+    try:
+        found = score(lm, examples)
+    except NtError:
+        raise
+    except Exception as error:  # whatever a user's function does
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise DataError(
+            f"The attribution score {name} failed on the {examples[0].set} examples: "
+            f"{type(error).__name__}: {brief(error)} ({last.filename}, line {last.lineno}). "
+            "Correct it."
+        ) from error
+    found_LF = np.asarray(host(found))
     if found_LF.shape != wanted or found_LF.dtype != np.float32:
         raise DataError(
             f"The attribution score {name} gave {found_LF.dtype} {list(found_LF.shape)} for the "

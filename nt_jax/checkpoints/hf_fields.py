@@ -138,11 +138,13 @@ class Fields:
         if name == "pad_token_id" and ids == [-1]:  # how LLaMA-1 wrote "no padding token"
             return ()
         top = vocab_size or math.inf
+        of = " of generation_config.json" if generation.get(name) is not None else ""
         if any(isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < top for i in ids):
-            self.problem(f"{name} = {short(value)} is no token id below vocab_size = {vocab_size}")
+            self.problem(
+                f"{name}{of} = {short(value)} is no token id below vocab_size = {vocab_size}"
+            )
             return ()
         if name == "eos_token_id" and len({*ids}) == vocab_size:
-            of = " of generation_config.json" if generation.get(name) is not None else ""
             self.problem(
                 f"{name}{of} names all {vocab_size} tokens, so that no answer has a word. Keep the "
                 "id of the token that ends an answer alone"

@@ -23,13 +23,8 @@ from nt_jax.rundir import RunDirectory
 FOLDER = "compare"  # in the run directory
 
 
-def compare(config: RunConfig, verify: bool = False, ray: str | None = None) -> dict[str, Any]:
-    """Fit and measure the methods of the settings and what their tables need; the JSON object.
-
-    Everything lies in the run directory, below compare/: one stage for each method's search, test
-    answers and numbers, which go on where they were interrupted. `ray` is the HOST:PORT of a
-    cluster that carries the methods side by side, to the same numbers.
-    """
+def check_settings(config: RunConfig) -> None:
+    """Raises a ConfigError for settings that no comparison takes."""
     if config.neurons.source is not None:
         raise ConfigError(
             f"neurons.source = {config.neurons.source}: a comparison is of methods that all begin "
@@ -40,6 +35,16 @@ def compare(config: RunConfig, verify: bool = False, ray: str | None = None) -> 
             f"model.frozen = {config.model.frozen}: the methods of a comparison change matrices "
             "that are kept so. Leave it out."
         )
+
+
+def compare(config: RunConfig, verify: bool = False, ray: str | None = None) -> dict[str, Any]:
+    """Fit and measure the methods of the settings and what their tables need; the JSON object.
+
+    Everything lies in the run directory, below compare/: one stage for each method's search, test
+    answers and numbers, which go on where they were interrupted. `ray` is the HOST:PORT of a
+    cluster that carries the methods side by side, to the same numbers.
+    """
+    check_settings(config)
     if ray is not None:
         ways_at(ray, config.mesh.devices)
     inputs = pipeline.read_inputs(config)

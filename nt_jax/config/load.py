@@ -162,6 +162,8 @@ class _Draft:
                 return f"{name} = {_brief(value)} ({at}){hint}"
             case "model_type":
                 message = "must be a section of 'key: value' lines"
+            case "tuple_type":
+                message = "must be a list: [a, b], or [a] of one"
             case "string_type":
                 message = "must be text; put it in quotes"
             case "too_short" | "string_too_short":

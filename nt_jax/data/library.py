@@ -59,6 +59,10 @@ def _explain(source: str, error: Exception) -> str:
     reason = brief(error.__cause__ or error)
     if "corresponds to no data" in reason:  # a CSV of a head alone
         reason = "it has no rows. Give it at least one."
+    if "BatchSize must be greater than 0" in reason:  # a parquet file of a head alone
+        reason = "it has no rows. Give it at least one."
+    if "codec can't decode" in reason:
+        reason += ". Save it as UTF-8."
     if "Error tokenizing data" in reason:  # a row of a CSV with more cells than the first
         reason += ". Put texts that hold commas in quotes."
     if path.exists():

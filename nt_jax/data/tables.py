@@ -88,10 +88,13 @@ def _file_places(path: Path, split: str | None = None) -> list[Place]:
     with library(str(path)) as (datasets, scratch):
         read = getattr(datasets.Dataset, reader)
         one = glob.escape(str(path))  # the library takes a path for a pattern
-        table = read(one, cache_dir=scratch, keep_in_memory=True, **_OPTIONS.get(reader, {}))
+        told = {"cache_dir": scratch, "keep_in_memory": True, **_OPTIONS.get(reader, {})}
+        table = read(one, **told)
+        if reader == "from_csv":  # once more as texts: "2" is an answer, too
+            _check_cells(path, table.column_names)
+            text = datasets.Value("string")
+            table = read(one, features=datasets.Features.fromkeys(table.column_names, text), **told)
         values = table.to_list()
-    if reader == "from_csv":
-        _check_cells(path, table.column_names)
     if reader == "from_text":  # a blank line counts, and is no row
         values = [row if row["text"].strip() else {} for row in values]
     lines = _line_numbers(path, len(values))
@@ -128,7 +131,8 @@ def _number(places: Iterable[Place]) -> list[Row]:
 
 def _named_split(values: dict) -> str | None:
     """What a column "split" says, in whatever capitals its name is written."""
-    named = (str(v) for k, v in values.items() if v and str(k).strip().lower() == "split")
+    said = ((k, v) for k, v in values.items() if v is not None and v != "")
+    named = (str(v) for k, v in said if str(k).strip().lower() == "split")
     return next(named, None)
 
 

@@ -210,12 +210,16 @@ def evenly(rows: Sequence[Item], count: int) -> list[Item]:
     return [rows[len(rows) * n // count] for n in range(count)]
 
 
-def check_prompts(encode: Encode, parts: Mapping[str, Records], context: int, answer: int) -> None:
+def check_prompts(
+    encode: Encode, parts: Mapping[str, Records], context: int, answer: int, by: str = ""
+) -> None:
     """Raises a DataError for the first prompt that leaves no room for `answer` tokens in `context`.
 
-    Each template is tried around the longest request, which some later batch may well draw, and so
-    is the longest attack of templates inside each other, which validation may ask.
+    `by`: the setting that says so many. Each template is tried around the longest request, which
+    some later batch may well draw, and so is the longest attack of templates inside each other,
+    which validation may ask.
     """
+    lower = f", or lower {by}" if by else ""
 
     def check(where: str, prompt: Prompt) -> None:
         try:
@@ -225,8 +229,7 @@ def check_prompts(encode: Encode, parts: Mapping[str, Records], context: int, an
         if tokens > context - answer:
             raise DataError(
                 f"{where}: the prompt has {tokens} tokens; with {answer} of its answer it does not "
-                f"fit the model's context of {context}. Shorten or drop it, or lower "
-                "tune.answer_tokens."
+                f"fit the model's context of {context}. Shorten or drop it{lower}."
             )
 
     for records in parts.values():

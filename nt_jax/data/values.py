@@ -63,7 +63,8 @@ def _known_types(value: Any) -> tuple[str, ...]:
 
 def _choice_texts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple):
-        raise ValueError(f"is {type(value).__name__}, not a list of texts")
+        said = f"is {type(value).__name__}, not a list of texts, as JSON and parquet hold it"
+        raise ValueError(said)
     return tuple(str(text).strip() for text in value)
 
 
@@ -81,6 +82,7 @@ def _choice_number(value: Any) -> int | None:
 
 READ = {
     "id": _identity,
+    "kind": _identity,
     "request": _prompt,
     "attacked": _prompt,
     "sounds_harmful": _flag,

@@ -21,6 +21,7 @@ from nt_jax.run.data import read_data
 from nt_jax.run.dry_run import model_line
 from nt_jax.run.estimate import stage_seconds
 from nt_jax.run.memory import stage_memory
+from nt_jax.run.texts import check_asks
 from nt_jax.run.work import this_machine
 from nt_jax.runinfo import cpu_count, memory_bytes
 from nt_jax.version import __version__
@@ -136,6 +137,7 @@ def rendered(subject: Subject) -> dict[str, Any]:
         return {"prompt": None}
     show()
     chat = ChatText(subject.checkpoint, thinking=subject.config.model.thinking)
+    check_asks(chat)
     ids, messages = chat.encode(ASKED), [{"role": "user", "content": ASKED}]
     prompt = render(chat.tokenizer, messages, chat.thinking)
     say("prompt", f"{prompt!r}   {len(ids)} tokens")

@@ -100,7 +100,9 @@ def check_free(out: Path) -> None:
             "beside it, or elsewhere."
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out} exists already. Remove it first, or choose another name.")
+        held = (out / "run.json").exists() or (out / "config.json").exists()  # a run, a model
+        what = "Choose" if held else "Remove it first, or choose"
+        raise CheckpointError(f"{out} exists already. {what} another name.")
     above = next((parent for parent in out.parents if parent.exists()), out.parent)
     if above.exists() and not above.is_dir():
         raise CheckpointError(f"{above} is a file, so {out} cannot be. Choose another name.")
@@ -111,7 +113,7 @@ def appearing(out: Path, size: int) -> Iterator[Path]:
     """A temporary sibling of `out` that becomes `out` at the end, or vanishes on any error."""
     check_free(out)
     out = out.resolve()  # behind a link, where the link leads
-    with disk_errors(out.parent):
+    with disk_errors(out.parent, "--out DIR"):
         out.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(out.parent).free
         if free < size:

@@ -34,7 +34,7 @@ from nt_jax.run.subjects import (
     subjects,
     told_of,
 )
-from nt_jax.rundir import RunDirectory, Stage
+from nt_jax.rundir import RunDirectory, Stage, read_facts
 
 # Settings that scores of eval.harness depend on.
 TASKS = (
@@ -56,6 +56,7 @@ def evaluate_model(
     beside_base: bool = False,
     adapter: str | None = None,
     verify: bool = False,
+    dry_run: bool = False,
 ) -> Path:
     """Answer the test sets with the model at `source`, judge, report; returns the run directory.
 
@@ -63,7 +64,7 @@ def evaluate_model(
     are both measured. `beside_base` also measures the config's own model, to compare with.
     `adapter`: a PEFT adapter, or factors, put onto the model at `source`; `beside_base` then
     measures that model without it. Answers go on where an earlier call with the same settings
-    stopped.
+    stopped. `dry_run`: all that is checked before any work, and what would be asked of whom.
     """
     measured, called = adapter or source, adapter or source
     if config.eval.engine == "openai":
@@ -87,8 +88,14 @@ def evaluate_model(
     } | {f"model {subject.name}": identity(subject, adapter) for subject in models}  # fmt: skip
     if config.eval.harness and config.eval.harness_folder is not None:
         hashes[HARNESS] = harness_hash(Path(config.eval.harness_folder), folder)
+    check_same_source(folder, measured)
+    if dry_run:
+        asked = f"{len(tests.prompts):,} requests, {len(tests.choices):,} choice questions"
+        for subject in models:
+            say(subject.name, f"{model_line(subject.model.checkpoint.config)}   {asked}")
+        say("dry run", "nothing was written")
+        return folder
     with RunDirectory(folder, verify) as directory:
-        check_same_source(directory, measured)
         told = {"config": config.model_dump(mode="json"), "source": measured, "base": source}
         told |= {"measured": [*map(told_of, models)], "devices": devices(), "hashes": hashes}
         told["command"] = _command(source, beside_base, adapter)
@@ -171,18 +178,18 @@ def harness_hash(folder: Path, run_dir: Path) -> str:
     return digest.hexdigest()
 
 
-def check_same_source(directory: RunDirectory, source: str) -> None:
-    """Raises a RunError if `directory` holds a run, or the evaluation of a model from elsewhere."""
-    facts = directory.facts()
+def check_same_source(folder: Path, source: str) -> None:
+    """Raises a RunError if `folder` holds a run, or the evaluation of a model from elsewhere."""
+    facts = read_facts(folder)
     if "train" in facts.get("keys", {}):
         raise RunError(
-            f"{directory.path} holds a run, whose report an evaluation would replace. Choose "
+            f"{folder} holds a run, whose report an evaluation would replace. Choose "
             "another folder with --run-dir DIR; nothing was changed."
         )
     before = facts.get("source", source)
     if _place(before) != _place(source):
         raise RunError(
-            f"{directory.path} holds the evaluation of {before}, which that of {source} would "
+            f"{folder} holds the evaluation of {before}, which that of {source} would "
             "replace. Choose another folder with --run-dir DIR; nothing was changed."
         )
 

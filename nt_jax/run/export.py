@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 from pydantic import ValidationError
 
 from nt_jax.checkpoints.factors import read_factors
@@ -22,9 +21,8 @@ from nt_jax.export.folder import ExportReport, Wanted, appearing, check_free, ch
 from nt_jax.export.push import check_push, push
 from nt_jax.finished import held_to_read
 from nt_jax.generate.chat import ChatModel, open_model
-from nt_jax.mesh import make_mesh
 from nt_jax.models.neurons import Factors
-from nt_jax.processes import first, from_first, several
+from nt_jax.processes import first, from_first
 from nt_jax.run.about import about_factors, about_run
 from nt_jax.run.kept import Kept, kept_at, kept_in_file, same_factors
 from nt_jax.run.model import chat_model
@@ -112,8 +110,7 @@ def export_factors(
         check_push(repo)
     # Read to be compared with what is written: in 16 bits only where that is rounded to them, too.
     dtype = "float32" if wanted.dtype == "float32" else "auto"
-    mesh = make_mesh(fsdp=len(jax.devices())) if several() else None
-    model = open_model(base, dtype, mesh, revision=revision)
+    model = open_model(base, dtype, revision=revision)
     kept = kept_in_file(path, read_factors(path, model.checkpoint), wanted.strength)
     wanted = dataclasses.replace(wanted, strength=kept.strength)
     about = about_factors(kept, model.checkpoint, wanted)

@@ -5,6 +5,7 @@ Only what needs a forward pass is left to the run; `decided_later` says what tha
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 from nt_jax.attribution.own_score import score_hash
 from nt_jax.attribution.select import check_counts
@@ -81,10 +82,15 @@ def check_cell(config: RunConfig, model: ChatModel, data: RunData) -> None:
     check_sizes(config, model.checkpoint.config)
     start_factors(config, model.checkpoint)
     check_texts(config, model.chat)
-    room = [config.tune.answer_tokens, NEW_TOKENS * bool(config.tune.validation_answers)]
+    room = {
+        "tune.answer_tokens": config.tune.answer_tokens,
+        "": NEW_TOKENS * bool(config.tune.validation_answers),  # by no setting
+    }
     if config.attribution.score != CONTRASTIVE:
-        room.append(config.attribution.answer_tokens)
-    check_prompts(model.encode, data.records, model.checkpoint.config.max_positions, max(room))
+        room["attribution.answer_tokens"] = config.attribution.answer_tokens
+    by = max(room, key=lambda name: room[name])
+    context = model.checkpoint.config.max_positions
+    check_prompts(model.encode, data.records, context, room[by], by)
     check_pools(config, model, data)
 
 
@@ -129,5 +135,9 @@ def decided_later(config: RunConfig, data: RunData) -> list[str]:
         )
     if config.data.utility_targets == "self":
         later.append("which harmless requests the model answers well enough to keep")
+    for spec in config.eval.judges:
+        kind, _, source = spec.partition(":")
+        if kind == "classifier" and not Path(source.partition("#")[0]).expanduser().is_dir():
+            later.append(f"whether the hub has the judge {source}")
     later.append("whether tuning converges")
     return later

@@ -6,7 +6,7 @@ from nt_jax.checkpoints.vocabulary import beyond
 from nt_jax.config.schema import RunConfig
 from nt_jax.data.prompts import Prompt, messages_of
 from nt_jax.data.training import Parts
-from nt_jax.errors import ConfigError, DataError
+from nt_jax.errors import CheckpointError, ConfigError, DataError
 from nt_jax.eval.prompts import Tests
 from nt_jax.generate.chat import ChatText
 
@@ -16,7 +16,7 @@ def check_texts(config: RunConfig, chat: ChatText) -> None:
 
     A CheckpointError says what the model lacks, a ConfigError which system prompt it refuses.
     """
-    chat.under(None).encode("Hello")
+    check_asks(chat.under(None))
     _ = chat.end_id
     systems = {"data": config.data.system_prompt, "eval": config.eval.system_prompt}
     for section, system in systems.items():
@@ -24,6 +24,16 @@ def check_texts(config: RunConfig, chat: ChatText) -> None:
             chat.under(system).encode("Hello")
         except DataError as error:
             raise ConfigError(f"{section}.system_prompt: {error} Leave it out.") from error
+
+
+def check_asks(chat: ChatText) -> None:
+    """Raises a CheckpointError where the chat template leaves out what it is asked."""
+    if chat.encode("Hello") == chat.encode("Another text"):
+        raise CheckpointError(
+            f"The chat template of '{chat.checkpoint.path}' writes the same prompt whatever is "
+            "asked. Give chat_template.jinja (or chat_template of tokenizer_config.json) as its "
+            "authors wrote it; a file of Git LFS that was never fetched is such a one."
+        )
 
 
 def plain_marks(chat: ChatText, parts: Parts, tests: Tests) -> list[str]:

@@ -110,3 +110,13 @@ def test_the_setting_names_one_of_ours_or_a_function():
                        ("a b:c", "known are contrastive, integrated, grad")):  # fmt: skip
         with pytest.raises(ConfigError, match=f"attribution.score = .*{hint}"):
             load_config("smollm2-135m", [f"attribution.score={spec!r}"])
+
+
+def test_a_function_that_fails_is_the_users_and_its_line_is_named():
+    def wants_more(lm, examples):
+        return lm.no_such_field - len(examples)
+
+    with pytest.raises(
+        DataError, match=r"wants_more failed on the .* examples: AttributeError.*line \d"
+    ):
+        own_scores(wants_more, LM, EXAMPLES)

@@ -231,7 +231,9 @@ def prompts_longer_than_the_context(folder: Path):
     parts = {"train": Records([harmful], [harmless], [template])}
 
     def check(answer: int) -> None:
-        check_prompts(lambda prompt: [*str(prompt).encode()], parts, 40, answer)
+        check_prompts(
+            lambda prompt: [*str(prompt).encode()], parts, 40, answer, "tune.answer_tokens"
+        )
 
     yield lambda: check(20), "does not fit .* Shorten or drop it, or lower tune.answer_tokens"
     check(4)

@@ -11,6 +11,7 @@ import pytest
 
 from nt_jax.data import hub
 from nt_jax.data.sources import load_harmful, load_harmless, load_templates
+from nt_jax.data.tables import read_table
 
 PUBLIC = Path(__file__).parents[3] / "shared" / "data"
 
@@ -389,3 +390,14 @@ def test_published_files_load_whole(load, name, count):
         pytest.skip(f"{PUBLIC / name} is not on this machine")
     records = load(str(PUBLIC / name))
     assert len(records) == count and len({record.id for record in records}) == count
+
+
+def test_cells_of_a_csv_are_texts_whatever_they_look_like(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text(
+        "request,answer,category,split\nWhat is 1+1?,2,7,0\n007,2.50,,1\nSo?,True,8,0\n"
+    )
+    rows = [(row.values["request"], row.values["answer"]) for row in read_table(str(path))]
+    assert rows == [("What is 1+1?", "2"), ("007", "2.50"), ("So?", "True")]
+    assert [row.values["category"] for row in read_table(str(path))] == ["7", None, "8"]
+    assert [row.split for row in read_table(str(path))] == ["0", "1", "0"]

@@ -65,6 +65,14 @@ BROKEN_MODELS = {
     ),
     "no config": (lambda m: (m / "config.json").unlink(), ("config.json",)),
     "no template": (lambda m: (m / "chat_template.jinja").unlink(), ("no chat template",)),
+    "a template that is a pointer": (
+        lambda m: (m / "chat_template.jinja").write_text("version https://git-lfs.github.com/"),
+        ("writes the same prompt whatever is asked", "chat_template.jinja"),
+    ),
+    "an empty template": (
+        lambda m: (m / "chat_template.jinja").write_text(""),
+        ("writes the same prompt whatever is asked",),
+    ),
     "another tokenizer": (_beyond("e"), ("the text 'Hello' has the token id 400 ('e')", "320")),
     "every token ends an answer": (
         lambda m: [

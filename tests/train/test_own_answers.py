@@ -59,6 +59,7 @@ def scripted(answers=None, after=None):
         encode=encode,
         answer_ids=lambda text: [*text.encode(), EOS],
         text=lambda ids: bytes(ids).decode(),
+        answer_text=lambda ids: bytes(ids).decode(),
         own_answers=own_answers,
         asked_again=asked_again,
     )

@@ -40,8 +40,8 @@ def open_judge(source: str, load_model: object = None) -> "ClassifierJudge":
 
 
 def check(source: str) -> None:
-    """Raises a ConfigError without torch, or for a directory that is not there."""
-    folder = source.partition("#")[0]
+    """Raises a ConfigError without torch, or for a directory that holds no classifier."""
+    folder, _, label = source.partition("#")
     if importlib.util.find_spec("torch") is None:
         raise ConfigError(
             f"eval.judges: classifier:{source} needs torch, which is not installed: "
@@ -49,6 +49,20 @@ def check(source: str) -> None:
         )
     if folder.startswith(("/", ".", "~")) and not Path(folder).expanduser().is_dir():
         raise ConfigError(f"eval.judges: there is no directory {folder}.")
+    if (here := Path(folder).expanduser()).is_dir():
+        _label(folder, label, _names_in(here))
+
+
+def _names_in(folder: Path) -> dict[int, str]:
+    """Number -> label, from config.json; a ConfigError where that is of no classifier."""
+    with _in_words(f"eval.judges: {folder} is no sequence classifier", ConfigError):
+        _check_sizes(folder)
+        config = parse_json(read_within(folder / "config.json", JSON_BYTES))
+        kinds = config.get("architectures") or ()
+        if kinds and not any("SequenceClassification" in str(kind) for kind in kinds):
+            raise ValueError(f"config.json says {kinds[0]}")
+        names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}  # as transformers has
+        return {int(number): name for number, name in names.items()}
 
 
 def identity(source: str) -> str:

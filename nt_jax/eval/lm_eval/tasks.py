@@ -41,6 +41,8 @@ def run_tasks(
         raise ConfigError("--system-prompt and --thinking are parts of a chat: add --chat")
     if json_file is not None and not Path(json_file).absolute().parent.is_dir():
         raise ConfigError(f"--json {json_file}: there is no such folder. Make it first.")
+    if json_file is not None and Path(json_file).is_dir():
+        raise ConfigError(f"--json {json_file}: is a folder. Name a file.")
     manager = readable_tasks(tasks, task_folder)
     from nt_jax.eval.lm_eval.model import JaxLM
 
@@ -74,6 +76,11 @@ def imported(module: str) -> Any:
 def known_tasks(tasks: Sequence[str], folder: str | None) -> Any:
     """The harness's task manager; a ConfigError where it does not know one of the tasks."""
     imported("lm_eval.evaluator")
+    if folder is not None and not Path(folder).is_dir():
+        raise ConfigError(
+            f"there is no folder {folder}: --task-folder (eval.harness_folder) names one with task "
+            "files"
+        )
     manager = _manager(folder)
     if unknown := [name for name in tasks if name not in manager.all_tasks]:
         raise ConfigError(
