@@ -1,7 +1,6 @@
 """The command line: `nt-jax COMMAND ...`, which is the same as `python -m nt_jax.COMMAND ...`.
 
-`schema` and `completion`, which print something and read nothing, have no such module.
-Heavy libraries are imported only when a command really runs: --help and typos answer at once.
+`schema`, `completion` have no such module. Heavy libraries are imported only where a command runs.
 """
 
 import argparse
@@ -15,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nt_jax import cluster, exits, peers, processes
+from nt_jax import cluster, completion, exits, peers, processes
 from nt_jax.config.grid import cells_of, check_choice, read_axes
 from nt_jax.config.load import load_config, recipe_names
 from nt_jax.config.schema import RunConfig
@@ -41,8 +40,8 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> int:
 def _choose(words: list[str]) -> int:
     """Run `nt-jax COMMAND ...`."""
     if words[:1] in (["-h"], ["--help"]):
-        print("usage: nt-jax COMMAND ...      nt-jax COMMAND --help explains its settings\n")
-        print("\n".join(f"  {name:<12} {about}" for name, about in COMMANDS.items()))
+        usage = "usage: nt-jax COMMAND ...      nt-jax COMMAND --help explains its settings\n"
+        print(usage, *(f"  {name:<12} {about}" for name, about in COMMANDS.items()), sep="\n")
         return 0
     if words[:1] == ["--version"]:
         print(f"nt_jax {__version__}")
@@ -105,29 +104,34 @@ def _without_config(command: str, options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     from nt_jax.export.folder import Wanted
-    from nt_jax.run.export import export_factors, export_run
 
     wanted = Wanted(options.dtype, options.rank, options.strength, options.base)
     rest = (Path(options.out), options.format, wanted, options.push)
     if options.factors is None:
+        from nt_jax.run.export import export_run
+
         export_run(Path(options.run), *rest)
     else:
+        from nt_jax.run.export import export_factors
+
         export_factors(Path(options.factors), options.model, *rest, options.revision)
 
 
 def _with_config(command: str, config: RunConfig, options: argparse.Namespace) -> None:
     """Train, attribute, eval or compare, or say what that would be."""
     measured = command == "eval" and (options.model or options.adapter or config.eval.url)
-    if command == "compare":
-        from nt_jax.compare.pipeline import check_settings, compare
-
-        check_settings(config)
     if options.dry_run and not measured:
         from nt_jax.run.dry_run import describe
 
+        if command == "compare":
+            from nt_jax.compare.pipeline import check_settings
+
+            check_settings(config)
         for line in describe(config):
             print(line, flush=True)
     elif command == "compare":
+        from nt_jax.compare.pipeline import compare
+
         facts = compare(config, options.verify, options.ray)
         if options.json:
             print(json.dumps(facts))
@@ -232,15 +236,11 @@ def _lm_eval(options: argparse.Namespace) -> int:
 
 
 def _schema(options: argparse.Namespace) -> int:
-    from nt_jax.completion import json_schema
-
-    print(json.dumps(json_schema(), indent=2))
+    print(json.dumps(completion.json_schema(), indent=2))
     return 0
 
 
 def _completion(options: argparse.Namespace) -> int:
-    from nt_jax import completion
-
     print(completion.completion(options.shell))
     return 0
 

