@@ -100,7 +100,8 @@ def check_free(out: Path) -> None:
             "beside it, or elsewhere."
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        held = (out / "run.json").exists() or (out / "config.json").exists()  # a run, a model
+        ours = (out / MANIFEST).exists()  # an export of before
+        held = (out / "run.json").exists() or ((out / "config.json").exists() and not ours)
         what = "Choose" if held else "Remove it first, or choose"
         raise CheckpointError(f"{out} exists already. {what} another name.")
     above = next((parent for parent in out.parents if parent.exists()), out.parent)

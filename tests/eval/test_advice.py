@@ -1,6 +1,7 @@
 """Measuring and exporting: what each message advises is done, and the same command works."""
 
 import importlib.util
+import json
 import shutil
 import sys
 from collections import namedtuple
@@ -81,6 +82,8 @@ def hidden(name: str):
 
 
 def a_classifier_without_torch(folder: Path):
+    kind = {"architectures": ["BertForSequenceClassification"]}
+    (folder / "config.json").write_text(json.dumps(kind))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importlib.util, "find_spec", hidden("torch"))
         said = r"needs torch, which is not installed: pip install 'nt_jax\[judge\]'"
@@ -136,7 +139,7 @@ def a_server_that_is_not_there(folder: Path):
 
 def a_folder_that_is_there_already(folder: Path):
     write_model(folder / "out")
-    said = r"out exists already\. Remove it first, or choose another name"
+    said = r"out exists already\. Choose another name"
     yield lambda: write_model(folder / "out"), said
     write_model(folder / "other")
     shutil.rmtree(folder / "out")

@@ -83,9 +83,7 @@ def test_rates_are_means_over_draws_and_intervals_go_by_request():
     assert none.value == 0 and none.high == intervals.wilson(0, 5)[1]
     change = find(rows, "bad", "refusal_change", "tuned")
     assert change.value == np.mean(rates) and change.n == 5
-    assert find(rows, "bad", "mcnemar_p", "tuned").value == intervals.mcnemar(
-        np.zeros(5, bool), np.array(rates) == 1
-    )
+    assert find(rows, "bad", "mcnemar_p", "tuned").value == intervals.mcnemar(np.zeros(5), rates)
     words = find(rows, "bad", "mean_length", "tuned")
     assert words.n == 20 and (words.low, words.high) == intervals.bootstrap_mean(range(1, 6), 3)
     assert find(rows, "bad+good", "su_f1", "tuned").n == 28
