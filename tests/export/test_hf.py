@@ -243,7 +243,7 @@ def test_an_existing_output_is_never_overwritten(tmp_path):
     out.mkdir()
     export_hf(checkpoint, scale_of(), out)  # empty: nothing to lose
     before = bytes_in(out)
-    with pytest.raises(CheckpointError, match=r"exists already\. Remove it first"):
+    with pytest.raises(CheckpointError, match=r"exists already\. Choose another name"):
         export_hf(checkpoint, np.ones(SHAPE, np.float32), out)
     assert bytes_in(out) == before
     with pytest.raises(CheckpointError, match="exists already"):
