@@ -86,7 +86,9 @@ def own_scores(
     except NtError:
         raise
     except Exception as error:  # whatever a user's function does
-        last = traceback.extract_tb(error.__traceback__)[-1]
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [each for each in frames[1:] if "site-packages" not in each.filename]
+        last = (own or frames)[-1]  # not the line of jax that it called
         raise DataError(
             f"The attribution score {name} failed on the {examples[0].set} examples: "
             f"{type(error).__name__}: {brief(error)} ({last.filename}, line {last.lineno}). "

@@ -2,6 +2,7 @@
 
 import functools
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -113,10 +114,10 @@ def test_the_setting_names_one_of_ours_or_a_function():
 
 
 def test_a_function_that_fails_is_the_users_and_its_line_is_named():
-    def wants_more(lm, examples):
-        return lm.no_such_field - len(examples)
+    def badly_shaped(lm, examples):
+        return jnp.zeros(2) @ jnp.zeros(3)
 
-    with pytest.raises(
-        DataError, match=r"wants_more failed on the .* examples: AttributeError.*line \d"
-    ):
-        own_scores(wants_more, LM, EXAMPLES)
+    line = badly_shaped.__code__.co_firstlineno + 1
+    said = rf"badly_shaped failed on .*: TypeError.*test_own_score.py, line {line}\)"
+    with pytest.raises(DataError, match=said):
+        own_scores(badly_shaped, LM, EXAMPLES)

@@ -204,41 +204,34 @@ def test_a_model_that_refuses_everything_has_nothing_to_reject():
         preference_pools(data.model(), AllRefused(), data.pools(), 4)
 
 
+class AllOfOneKind(SomeRefused):
+    """Refuses all bare prompts, which are judged first, or all attacked ones."""
+
+    def __init__(self, turn: int):
+        self.turn, self.asked = turn, 0
+
+    def verdicts(self, requests, answers):
+        self.asked += 1
+        return [int(self.asked == self.turn)] * len(requests)
+
+
 def test_where_bare_requests_are_all_refused_attacked_ones_serve():
-    class FirstRefused(SomeRefused):
-        """Bare prompts are judged first."""
-
-        asked = 0
-
-        def verdicts(self, requests, answers):
-            self.asked += 1
-            return [int(self.asked == 1) for _ in requests]
-
-    found, used, refused = preference_pools(data.model(), FirstRefused(), data.pools(), 4)
+    found, used, refused = preference_pools(data.model(), AllOfOneKind(1), data.pools(), 4)
     assert used == refused == 6
     assert found.global_safety.direct == found.global_safety.attacked
+
+
+def test_where_attacked_requests_are_all_refused_bare_ones_serve():
+    model = data.model()
+    found, _, _ = preference_pools(model, AllOfOneKind(2), data.pools(), 4)
+    assert found.global_safety.direct and not found.global_safety.attacked
+    told = {"inner_steps": 0, "margin_weight": 0.0, "outer": "adam"}
+    config = data.CONFIG.model_copy(update=told)
+    batcher, _ = make_batcher(model.lm, 2, model.encode, found, config, 0)
+    assert all(batcher.rows(name, 0) for name in SIDES)
 
 
 @pytest.mark.parametrize("beta", [0.0, -1.0, math.nan])
 def test_a_beta_that_learns_nothing_is_refused(beta):
     with pytest.raises(DataError, match="Choose one above 0"):
         Preferences(beta)
-
-
-def test_where_attacked_requests_are_all_refused_bare_ones_serve():
-    class AttackedRefused(SomeRefused):
-        """Attacked prompts are judged second."""
-
-        asked = 0
-
-        def verdicts(self, requests, answers):
-            self.asked += 1
-            return [int(self.asked == 2) for _ in requests]
-
-    model = data.model()
-    found, _, _ = preference_pools(model, AttackedRefused(), data.pools(), 4)
-    assert found.global_safety.direct and not found.global_safety.attacked
-    told = {"inner_steps": 0, "margin_weight": 0.0, "outer": "adam"}
-    config = data.CONFIG.model_copy(update=told)
-    batcher, _ = make_batcher(model.lm, 2, model.encode, found, config, 0)
-    assert all(batcher.rows(name, 0) for name in SIDES)
