@@ -79,8 +79,8 @@ def answer_all(
     tokens = answer_requests(subject, prompts, config.max_new_tokens, folder, sampling, marks)
     said = f"{len(prompts)} answers of the {subject.name} model, {tokens:,} tokens"
     if tests.choices:
-        written = _measuring(config, tests.choices, "generate")
-        write_choices(subject, written, folder, marks, choice_tokens(subject.model, config))
+        if written := _measuring(config, tests.choices, "generate"):  # these need a chat template
+            write_choices(subject, written, folder, marks, choice_tokens(subject.model, config))
         if subject.no_letters is None:
             score_choices(subject, _measuring(config, tests.choices, "letter"), folder, marks)
         said += f"; {len(tests.choices)} choice questions"

@@ -1,6 +1,7 @@
 """The evaluation as a library call: a model's numbers, alone and beside its factors."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -113,3 +114,14 @@ def test_reasoning_that_the_template_opens_and_nothing_closes_is_no_answer(
 def test_a_template_that_opens_no_reasoning_adds_nothing(model):
     assert model.answer_text([70]) == model.text([70])
     assert choice_tokens(model, EvalConfig(max_new_tokens=400)) == CHOICE_TOKENS
+
+
+def test_letters_are_scored_without_a_chat_template(tmp_path):
+    folder = tiny.copy("smollm2", tmp_path / "base")
+    (folder / "chat_template.jinja").unlink()
+    rows = tmp_path / "rows.jsonl"
+    asked = {"question": "One and one?", "choices": ["one", "two"], "answer": 1}
+    rows.write_text(json.dumps(asked) + "\n")
+    letters = TestSet(source=str(rows), kind="choice", metrics=("letter",))
+    found = evaluate(open_model(str(folder)), {"sums": letters})
+    assert find(found, "sums", "letter_accuracy", "base").n == 1
