@@ -47,8 +47,13 @@ def test_memory_follows_the_settings_that_cost_it(recipe, tmp_path):
     assert above == tuned * (model.layers - 1) // model.layers
     first = stages(off, longest, "tune.order=1")["train"].temporaries
     assert first < tuned
-    slopes = stages(off, *small.DECISION)  # both are made of slopes, and little else
-    assert slopes["train"].temporaries >= slopes["attribute"].temporaries > 0
+    short = ("tune.sequence_tokens=1", "tune.order=1")  # of the inner loop: slopes take most
+    slopes, steps = (
+        stages(off, *small.DECISION, *short, f"tune.outer={outer}")
+        for outer in ("regression", "adam")
+    )
+    assert slopes["train"].temporaries == slopes["attribute"].temporaries
+    assert slopes["train"].temporaries > 4 * steps["train"].temporaries
     scored = ("attribution.score=integrated", "attribution.answer_tokens=9")
     chunks = [
         stages(*scored, f"attribution.chunk={rows}")["attribute"].temporaries for rows in (1, 2, 3)
