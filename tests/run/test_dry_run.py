@@ -49,7 +49,7 @@ def test_memory_follows_the_settings_that_cost_it(recipe, tmp_path):
     assert first < tuned
     short = ("tune.sequence_tokens=1", "tune.order=1")  # of the inner loop: slopes take most
     slopes, steps = (
-        stages(off, *small.DECISION, *short, f"tune.outer={outer}")
+        stages(off, *small.DECISION, *short, f"tune.outer={outer}", "tune.lifts=[]")
         for outer in ("regression", "adam")
     )
     assert slopes["train"].temporaries == slopes["attribute"].temporaries
