@@ -94,15 +94,16 @@ def test_slopes_are_measured_anew_where_a_setting_changes_them(recipe, tmp_path,
 @pytest.mark.parametrize(
     ("words", "room"),
     [
-        ((*small.DECISION, "attribution.answer_tokens=500"), 32),  # validation's; nothing reads it
-        ((*small.DECISION, "tune.validation_answers=0"), 4),
-        (("attribution.answer_tokens=500",), 500),
-        ((*small.DECISION, "tune.answer_tokens=99"), 99),
+        # Validation's own length, which no setting says: nothing reads attribution's.
+        ((*small.DECISION, "attribution.answer_tokens=500"), (32, "")),
+        ((*small.DECISION, "tune.validation_answers=0"), (4, "tune.answer_tokens")),
+        (("attribution.answer_tokens=500",), (500, "attribution.answer_tokens")),
+        ((*small.DECISION, "tune.answer_tokens=99"), (99, "tune.answer_tokens")),
     ],
 )
 def test_room_is_checked_for_all_that_is_written(recipe, tmp_path, monkeypatch, words, room):
     asked = []
-    monkeypatch.setattr(preflight, "check_prompts", lambda *rest: asked.append(rest[-1]))
+    monkeypatch.setattr(preflight, "check_prompts", lambda *rest: asked.append(rest[-2:]))
     config = small.settings(recipe, tmp_path, *words)
     preflight.read_inputs(config)
     assert asked == [room]
