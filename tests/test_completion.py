@@ -41,6 +41,18 @@ def test_the_schema_has_every_setting_with_its_words(capsys):
     assert at(schema, "tune.epochs")["minimum"] == 1
 
 
+@pytest.mark.parametrize(
+    "key",
+    ["log", "eval.harness", "eval.served", "eval.extra", "compare.methods", "compare.tables"],
+)
+def test_the_schema_takes_a_word_where_a_recipe_may_have_one(key):
+    assert {"type": "string"} in at(json_schema(), key)["anyOf"]
+
+
+def test_the_schema_takes_a_number_for_a_table():
+    assert {"type": "integer"} in at(json_schema(), "compare.tables")["anyOf"]
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_key_of_a_recipe_is_in_the_schema(name):
     schema = json_schema()

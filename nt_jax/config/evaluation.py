@@ -126,7 +126,9 @@ class EvalConfig(Frozen):
             raise ValueError("is no engine any more: serve the exported folder with vLLM itself")
         return raw
 
-    @field_validator("served", "harness", mode="before")
+    @field_validator(
+        "served", "harness", mode="before", json_schema_input_type=str | tuple[str, ...]
+    )
     @classmethod
     def _one_name(cls, raw: Any) -> Any:
         return [raw] if isinstance(raw, str) else raw
@@ -148,7 +150,7 @@ class EvalConfig(Frozen):
             raise conflict("eval.harness", list(self.harness), rule)
         return self
 
-    @field_validator("extra", mode="before")
+    @field_validator("extra", mode="before", json_schema_input_type=str | dict[str, TestSet])
     @classmethod
     def _read_extra(cls, raw: Any) -> Any:
         return read_sets(raw) if isinstance(raw, str) else raw
@@ -249,12 +251,14 @@ class CompareConfig(Frozen):
     utility_counts: Counts = Field(default=(500, 1000, 1500), min_length=1)
     """utility neurons in table 7"""
 
-    @field_validator("methods", mode="before")
+    @field_validator("methods", mode="before", json_schema_input_type=str | tuple[str, ...])
     @classmethod
     def _methods(cls, raw: Any) -> Any:
         return _list_of(raw, METHODS)
 
-    @field_validator("tables", mode="before")
+    @field_validator(
+        "tables", mode="before", json_schema_input_type=int | str | tuple[int | str, ...]
+    )
     @classmethod
     def _tables(cls, raw: Any) -> Any:
         found = _list_of(raw, TABLES)

@@ -92,6 +92,9 @@ class DataConfig(Frozen):
     one stands in its place"""
 
 
+Logger = Literal["tensorboard", "trackio", "wandb"]
+
+
 class RunConfig(Frozen):
     """Everything one run depends on."""
 
@@ -110,11 +113,11 @@ class RunConfig(Frozen):
     eval: EvalConfig = EvalConfig()
     export: ExportConfig = ExportConfig()
     compare: CompareConfig = CompareConfig()
-    log: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
+    log: tuple[Logger, ...] = ()
     """where else the numbers of tuning and the results go, below log/ in the run directory (extras
     log, trackio and wandb); [] = nowhere, as train/metrics.jsonl and report/ hold them all"""
 
-    @field_validator("log", mode="before")
+    @field_validator("log", mode="before", json_schema_input_type=str | tuple[Logger, ...])
     @classmethod
     def _one_or_several(cls, raw: Any) -> Any:
         return raw.split(",") if isinstance(raw, str) else raw
