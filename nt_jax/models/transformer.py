@@ -165,7 +165,6 @@ def forward(
     token_BT: Int[Array, "B T"],
     mask_BT: Bool[Array, "B T"],
     *,
-    remat: bool = False,
     read_at: int | None = None,
     keep_cache: bool = False,
     inputs_from: int | None = None,
@@ -173,7 +172,6 @@ def forward(
     """One pass over left- or right-padded tokens; `read_at` is the position whose neurons to keep.
 
     `inputs_from`: the position from which the streams that enter layers are kept, None for none.
-    `remat` recomputes each layer in the backward pass instead of storing its activations.
     """
     return run_layers(
         model,
@@ -181,7 +179,6 @@ def forward(
         jnp.take(model.embed[...], token_BT, axis=0),
         positions(mask_BT),
         causal(mask_BT),
-        remat=remat,
         read_at=read_at,
         keep_cache=keep_cache,
         inputs_from=inputs_from,
@@ -200,7 +197,10 @@ def run_layers(
     keep_cache: bool = False,
     inputs_from: int | None = None,
 ) -> Trace:
-    """The layers of `model` over a residual stream; `sees` says which keys queries may see."""
+    """The layers of `model` over a residual stream; `sees` says which keys queries may see.
+
+    `remat` recomputes each layer in the backward pass instead of storing its activations.
+    """
     dtype = model.embed[...].dtype
     rotary = rotary_tables(position_BT, config.rope, config.head_dim, dtype)
     nothing = jnp.zeros(0, dtype)

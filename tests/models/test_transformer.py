@@ -123,18 +123,6 @@ def test_a_later_token_changes_nothing_before_it():
     assert (np.abs(one[5:] - other[5:]).max(axis=-1) > 1e-3).all()
 
 
-def test_remat_changes_nothing():
-    lm = plain.random_model()
-    token_BT, mask_BT = pad_left(prompts(vocab=40), 11)
-
-    def total(scale_LF, remat):
-        trace = forward(lm.module(scale_LF), lm.config, token_BT, mask_BT, remat=remat)
-        return (trace.x_BTD**2).mean()
-
-    one, other = (jax.jit(jax.grad(total), static_argnums=1)(lm.ones_LF, r) for r in (False, True))
-    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
-
-
 # --- the scale -----------------------------------------------------------------------------------
 
 
