@@ -28,7 +28,7 @@ import numpy as np
 import yaml
 from rich.console import Console
 
-from nt_jax.config.load import load_config
+from nt_jax.config.load import find_recipe, load_config
 from nt_jax.config.schema import RunConfig
 from nt_jax.console import shown_on
 from nt_jax.run.cells import tune_cell
@@ -105,9 +105,9 @@ def words_of(args: argparse.Namespace, settings: list[str], seed: int) -> list[s
 
 
 def key_of(args: argparse.Namespace, settings: list[str], seed: int) -> str:
-    """What tells one cell from every other."""
-    words = words_of(args, settings, seed)
-    return hashlib.sha256(json.dumps([args.config, words]).encode()).hexdigest()[:16]
+    """What tells one cell from every other: the recipe's text, and what is said beside it."""
+    told = [find_recipe(args.config).read_text(encoding="utf-8"), words_of(args, settings, seed)]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
 def present(rows: list[dict], plan: dict[str, list[str]], args: argparse.Namespace) -> list[dict]:

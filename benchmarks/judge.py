@@ -22,6 +22,7 @@ import argparse
 import csv
 import dataclasses
 import hashlib
+import io
 import itertools
 import json
 import sys
@@ -94,14 +95,18 @@ def by_ground(rows: Sequence[Labelled]) -> dict[str, dict[str, list[int]]]:
 def with_requests(rows: Sequence[Labelled], folder: Path) -> list[Labelled]:
     """The rows with the requests that the files below `folder` hold."""
     known: dict[str, str] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".csv", ".jsonl")):
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".csv", ".json", ".jsonl")):
         for row in read_table(path):
             for text in (value for value in row.values() if isinstance(value, str)):
                 known[hashlib.sha256(text.strip().encode()).hexdigest()[:16]] = text.strip()
-    return [
+    found = [
         dataclasses.replace(row, request=row.request or known.get(row.request_sha256, ""))
         for row in rows
     ]
+    if lost := sum(not row.request and bool(row.request_sha256) for row in found):
+        said = "answers are judged without their request, which no file holds"
+        print(f"{folder}: {lost} of {len(found)} {said}", file=sys.stderr)
+    return found
 
 
 def as_shipped(rows: Sequence[Labelled]) -> list[float]:
@@ -148,10 +153,13 @@ def cross_validation(rows: Sequence[Labelled]) -> dict[str, dict]:
 
 
 def read_table(path: Path) -> list[dict]:
-    """The rows of a csv or jsonl file."""
+    """The rows of a csv, json or jsonl file."""
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix == ".csv":
-        return list(csv.DictReader(text.splitlines(keepends=True)))
+        return list(csv.DictReader(io.StringIO(text, newline="")))
+    if path.suffix == ".json":
+        rows = json.loads(text)
+        return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
     return [json.loads(line) for line in text.split("\n") if line.strip()]
 
 

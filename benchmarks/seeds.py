@@ -40,8 +40,8 @@ def arguments() -> argparse.Namespace:
 def refusals(run: Path) -> dict[str, dict[str, dict[str, float]]]:
     """Data set > model > request > refused (0..1), of several draws the mean."""
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for line in (run / ANSWERS).read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    text = (run / ANSWERS).read_text(encoding="utf-8")
+    for row in map(json.loads, filter(None, text.split("\n"))):  # an answer may hold U+2028
         models = found.setdefault(row["dataset"], {})
         request = row["id"].rpartition(DRAW)[0] if "draw" in row else row["id"]
         first_judge = next(iter(row.get("verdicts") or {}), None)

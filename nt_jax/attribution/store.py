@@ -60,12 +60,21 @@ def load_scores(folder: Path) -> dict[str, np.ndarray]:
 
 
 def neuron_rows(neurons: NeuronSet, scores: dict[str, np.ndarray]) -> list[dict]:
-    """One dict per chosen neuron: layer, index, set, rank in its set (1 = best) and score."""
+    """One dict per chosen neuron: layer, index, set, rank by score in its set (1 = best), score.
+
+    In the order of the neurons, which is that of ranks where they were chosen by these scores.
+    """
     rows, safety = [], int(np.sum(neurons.is_safety_P))
-    for place, (layer, index) in enumerate(zip(neurons.layer_P, neurons.index_P, strict=True)):
-        name, first = ("safety", 0) if place < safety else ("utility", safety)
-        row = {"layer": int(layer), "index": int(index), "set": name, "rank": place - first + 1}
-        rows.append(row | {"score": float(scores[name][layer, index])})
+    for name, of in (("safety", slice(safety)), ("utility", slice(safety, None))):
+        layer_N, index_N = np.asarray(neurons.layer_P)[of], np.asarray(neurons.index_P)[of]
+        score_N = scores[name][layer_N, index_N]
+        rank_N = np.empty(len(score_N), int)
+        rank_N[np.argsort(-score_N, kind="stable")] = np.arange(1, len(score_N) + 1)
+        rows += [
+            {"layer": int(layer), "index": int(index), "set": name, "rank": int(rank)}
+            | {"score": float(score)}
+            for layer, index, rank, score in zip(layer_N, index_N, rank_N, score_N, strict=True)
+        ]
     return rows
 
 

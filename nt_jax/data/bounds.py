@@ -1,5 +1,6 @@
 """What is known of a data file before a library unpacks it: that it ends, and how large it gets."""
 
+import codecs
 import json
 import re
 from pathlib import Path
@@ -21,6 +22,8 @@ def check_bounds(path: Path) -> None:
     if not _has_text(path):
         raise ValueError("the file is empty. Give it at least one row")
     suffix = path.suffix.lower()
+    if suffix in (".json", ".jsonl"):
+        _refuse_utf16(path)
     if suffix == ".json":
         content = path.read_bytes()
         check_depth(content)
@@ -44,6 +47,13 @@ def check_bounds(path: Path) -> None:
                     raise ValueError(f"line {number} is null. Leave it out")
     elif suffix == ".parquet":
         _check_parquet(path)
+
+
+def _refuse_utf16(path: Path) -> None:
+    """Raises a ValueError for what PowerShell's `>` writes, whose every other byte is a zero."""
+    with path.open("rb") as file:
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise ValueError("it is UTF-16. Save it as UTF-8")
 
 
 def _unescaped(line: int, control: bytes, where: str = "") -> str:

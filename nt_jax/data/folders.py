@@ -18,7 +18,7 @@ SPLIT_WORDS = {
     "dev": "validation",
     "test": "test",
 }
-_ORDER = ("train", "validation", "test", None)
+_ORDER = ("train", "validation", "dev", "test", None)
 _NO_DATA = {"readme", "license", "licence", "citation", "dataset_infos", "dataset_info",
             "dataset_dict", "state"}  # fmt: skip
 # The hub numbers the parts of a split: train-00000-of-00002, at times with a hash behind it.
@@ -47,6 +47,10 @@ def data_files(folder: Path, formats: dict[str, str]) -> list[tuple[Path, str | 
     by_split: dict[str | None, list[Path]] = {}
     for path in found:
         by_split.setdefault(split_of(path.relative_to(folder), folder), []).append(path)
+    held = by_split.get("validation", [])
+    dev = [path for path in held if "dev" in _words(path.stem) or path.parent.name.lower() == "dev"]
+    if len(dev) < len(held):  # MMLU has both
+        by_split |= {"validation": [path for path in held if path not in dev], "dev": dev}
     if len(by_split) > 1:
         by_split.pop(None, None)  # beside a split, what names none is something else
     chosen = {split: of_one_split(by_split.get(split, []), folder) for split in _ORDER}
@@ -71,6 +75,12 @@ def split_of(path: Path, folder: Path | str = "") -> str | None:
     if len(splits) > 1:
         raise DataError(f"{folder}: {path} names two splits, {' and '.join(splits)}. Rename it.")
     return splits[0] if splits else None
+
+
+def as_usual(split: str) -> str:
+    """A split's name; train, validation or test for their other names (Train, val, dev)."""
+    name = split.strip()
+    return SPLIT_WORDS.get(name.lower(), name)
 
 
 def of_one_split(paths: Sequence[Named], folder: Path | str = "") -> list[Named]:
@@ -113,9 +123,13 @@ def _files(place: Path, root: Path, formats: Collection[str]) -> list[Path]:
 
 
 def _inside(path: Path, folder: Path, root: Path) -> Path:
-    """The path itself, once it is known not to lead out of the folder."""
+    """The path itself, once it is known not to lead out of the folder.
+
+    The hub's cache keeps files apart, and what it calls a snapshot is a folder of links to them.
+    """
     target = path.resolve()
-    if not target.is_relative_to(root):
+    places = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
+    if not any(target.is_relative_to(place) for place in places):
         raise DataError(
             f"{folder}: {path.name} leads out of the folder, to {target}. Copy it in, or name the "
             "file by its own path."

@@ -23,16 +23,19 @@ class Schema:
     below: str = ""  # a column whose text stands below the request, if it has any
     only: tuple[str, str] | None = None  # keep the rows with this value in this column
     constants: tuple[tuple[str, Any], ...] = ()
-    as_written: bool = False  # by a user, whose columns may end in "?": no mark, none may be absent
+    # Of a layout that a user wrote: the fields that may not be empty. Columns may end in "?" there.
+    needed: frozenset[str] | None = None
 
     def column(self, field: str) -> str:
         """The column that fills a field."""
         named = self.fields[field]
-        return named if self.as_written else named.removesuffix("?")
+        return named.removesuffix("?") if self.needed is None else named
 
     def optional(self, field: str) -> bool:
         """Whether a field may be absent or empty."""
-        return not self.as_written and self.fields[field].endswith("?")
+        if self.needed is not None:
+            return field not in self.needed
+        return self.fields[field].endswith("?")
 
     @property
     def known(self) -> set[str]:
@@ -198,10 +201,12 @@ def _likeness(columns: tuple[str, ...], names: set[str]) -> float:
 
 def own_schema(name: str, columns: Mapping[str, str], record: Any, needed: str) -> Schema:
     """A layout written by the user: field -> column; `needed` is the field that must be named."""
-    known = [f.name for f in dataclasses.fields(record) if f.name not in ("split", "before")]
+    every = [f for f in dataclasses.fields(record) if f.name not in ("split", "before")]
+    known = [f.name for f in every]
     wrong = [field for field in columns if field not in known]
     if wrong or needed not in columns:
         what = f"'{wrong[0]}' is no field" if wrong else f"no column is named for '{needed}'"
         raise DataError(f"{name}: columns: {what}. Fields: {', '.join(known)}.")
     fields = {field: ".".join(map(plain_name, at.split("."))) for field, at in columns.items()}
-    return Schema("as in columns", tuple(fields.values()), fields, as_written=True)
+    filled = frozenset(f.name for f in every if f.default is dataclasses.MISSING) - {"id"}
+    return Schema("as in columns", tuple(fields.values()), fields, needed=filled)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nt_jax.data import records
+from nt_jax.data.folders import as_usual
 from nt_jax.data.prompts import split_turns, text_of, with_text
 from nt_jax.data.schemas import (
     CHOICE,
@@ -68,6 +69,7 @@ def load_templates(
     name, rows = _rows(source, "templates")
     if columns:
         schema = own_schema(name, columns, records.AttackTemplate, "text")
+        _check_columns(name, rows, schema)
     else:
         column = _slot_column(name, rows)
         fields = {"id": "id?", "text": column, "types": "types?"}
@@ -90,12 +92,13 @@ def _load(
     name, rows = _rows(source, demo_file)
     if undivided and not any(row.split for row in rows):
         split = None
-    rows = _of_split(name, rows, split)
+    chosen = _of_split(name, rows, split)
     if columns:
         schema = own_schema(name, columns, record, "request")
-        laid_out = [(row, schema) for row in rows]
+        _check_columns(name, rows, schema)
+        laid_out = [(row, schema) for row in chosen]
     else:
-        laid_out = _laid_out(name, rows, schemas, f"{demo_file} requests")
+        laid_out = _laid_out(name, chosen, schemas, f"{demo_file} requests")
     if notes is not None and source != "demo" and not columns:
         notes += _left_aside(name, laid_out)
     return _records(name, _first_of_each_split(name, laid_out, limit), record)
@@ -120,13 +123,23 @@ def _laid_out(name: str, rows: list[Row], schemas, wanted: str) -> list[LaidOut]
     return kept
 
 
+def _check_columns(name: str, rows: list[Row], schema: Schema) -> None:
+    """Raises a DataError where a column that the user named holds nothing in any row."""
+    for column in schema.columns:
+        if not any(_get(row, column) not in (None, "") for row in rows):
+            there = ", ".join(dict.fromkeys(str(name) for row in rows for name in row.values))
+            said = f"columns: no row has anything in '{column}'"
+            raise DataError(f"{name}: {said}. Name one of: {there}.")
+
+
 def _left_aside(name: str, rows: list[LaidOut]) -> list[str]:
     """What is not read, in words, layout by layout."""
     found: dict[str, dict[str, None]] = {}
+    sounding = dict.fromkeys(schema.name for _, schema in rows if schema.constants)
     for row, schema in rows:
         unread = (c for c, x in row.values.items() if x and plain_name(c) not in schema.known)
         found.setdefault(schema.name, {}).update(dict.fromkeys(unread))
-    return [
+    return [f"{name}: read as '{layout}': all of it only sounds harmful" for layout in sounding] + [
         f"{name}: read as '{layout}', not read: {', '.join(columns)}"
         for layout, columns in found.items()
         if columns
@@ -155,6 +168,9 @@ def _of_split(name: str, rows: list[Row], split: str | None) -> list[Row]:
             f"{name}: split '{split}' was asked for, but the rows are not divided. Leave the split "
             "out, or add a column 'split' with train, validation or test."
         )
+    same = [name for name in present if as_usual(name) == as_usual(split)]
+    if split not in present and len(same) == 1:  # a folder's dev.jsonl is its validation
+        (split,) = same
     if split not in present:
         raise DataError(f"{name}: no split '{split}'; it has {', '.join(present)}.")
     return [row for row in rows if row.split == split]
@@ -174,16 +190,23 @@ def _first_of_each_split(name: str, rows: list[LaidOut], limit: int | None) -> l
 
 
 def _records(name: str, rows: list[LaidOut], record) -> list:
-    """One record a row, or one error that lists the bad rows."""
-    made, problems, seen = [], [], {}
+    """One record a row, or one error that lists the bad rows.
+
+    An id that another file or split has, too, gets the name of its own before it.
+    """
+    made, problems, seen = [], [], dict[str, Row]()
     for row, schema in rows:
         values, wrong = _fields(row, schema)
         if "before" in values and record is records.ChoiceQuestion:
             wrong.append(f"{row.where}: a choice question is one text, no list of messages")
         values["id"] = values.get("id") or f"{Path(name).stem}-{row.number:04d}"
-        first = seen.setdefault(values["id"], row.where)
-        if first != row.where:
-            wrong.append(f"{row.where}: id '{values['id']}' is also that of {first}")
+        first = seen.setdefault(values["id"], row)
+        if (first.file, first.split) != (row.file, row.split):  # each counts from 1, most likely
+            mark = row.split if row.split != first.split else Path(row.file).stem
+            values["id"] = f"{mark}-{values['id']}"
+            first = seen.setdefault(values["id"], row)
+        if first is not row:
+            wrong.append(f"{row.where}: id '{values['id']}' is also that of {first.where}")
         problems += wrong
         if not wrong:
             made.append(record(**values, split=row.split))

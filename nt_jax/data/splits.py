@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import TypeVar
 
-from nt_jax.data.folders import SPLIT_WORDS
+from nt_jax.data.folders import as_usual
 from nt_jax.data.records import AttackTemplate, HarmfulRequest, HarmlessRequest
 from nt_jax.errors import DataError
 
@@ -58,8 +58,7 @@ def splits_of(records: Sequence[Record], what: str) -> set[str | None]:
 
 def split_of(record: HarmfulRequest | HarmlessRequest | AttackTemplate) -> str | None:
     """train, validation or test for their usual other names (Train, val, dev), else its split."""
-    name = (record.split or "").strip()
-    return SPLIT_WORDS.get(name.lower(), name) or None
+    return as_usual(record.split or "") or None
 
 
 def bucket(text: str) -> int:

@@ -1,7 +1,7 @@
 """Rows of a file, a folder or a hub data set, read through the `datasets` library."""
 
 import glob
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -42,6 +42,11 @@ class Row:
     split: str | None
     where: str
 
+    @property
+    def file(self) -> str:
+        """The file or hub id that it stands in."""
+        return self.where.rpartition(":")[0]
+
 
 def read_table(source: str) -> list[Row]:
     """All rows of a path (JSON, JSONL, CSV, parquet, TXT, folder) or of a hub id, not empty.
@@ -77,9 +82,10 @@ def read_table(source: str) -> list[Row]:
 def _file_places(path: Path, split: str | None = None) -> list[Place]:
     reader = READERS.get(path.suffix.lower())
     if reader is None:
+        tabs = " Save tables with tabs as CSV." * (path.suffix.lower() in (".tsv", ".tab"))
         raise DataError(
             f"{path}: cannot tell the format of '{path.suffix or path.name}'. "
-            f"Name the file {', '.join('*' + suffix for suffix in READERS)}."
+            f"Name the file {', '.join('*' + suffix for suffix in READERS)}.{tabs}"
         )
     try:
         check_bounds(path)
@@ -89,12 +95,13 @@ def _file_places(path: Path, split: str | None = None) -> list[Place]:
         read = getattr(datasets.Dataset, reader)
         one = glob.escape(str(path))  # the library takes a path for a pattern
         told = {"cache_dir": scratch, "keep_in_memory": True, **_OPTIONS.get(reader, {})}
-        table = read(one, **told)
-        if reader == "from_csv":  # once more as texts: "2" is an answer, too
-            _check_cells(path, table.column_names)
-            text = datasets.Value("string")
-            table = read(one, features=datasets.Features.fromkeys(table.column_names, text), **told)
-        values = table.to_list()
+        if reader == "from_csv":  # all cells are texts: "2" is an answer, too
+            names = read(one, nrows=1, **told).column_names
+            _check_head(path, names)
+            told["features"] = datasets.Features.fromkeys(names, datasets.Value("string"))
+        elif reader == "from_json":  # in one piece: the first gives each column its type
+            told["chunksize"] = path.stat().st_size + 1
+        values = read(one, **told).to_list()
     if reader == "from_text":  # a blank line counts, and is no row
         values = [row if row["text"].strip() else {} for row in values]
     lines = _line_numbers(path, len(values))
@@ -102,9 +109,16 @@ def _file_places(path: Path, split: str | None = None) -> list[Place]:
     return [(row, split, at) for row, at in zip(values, where, strict=True)]
 
 
-def _check_cells(path: Path, columns: Iterable[str]) -> None:
-    """Raises a DataError where pandas took first cells for an index, and so moved all others."""
-    if any(name.startswith("__index_level_") for name in columns):
+def _check_head(path: Path, columns: Sequence[str]) -> None:
+    """Raises a DataError where a CSV is cut by something else than commas, or not by all of them.
+
+    Where rows have more cells than the head, pandas takes the first for an index, which moves all.
+    """
+    named = [name for name in columns if not name.startswith("__index_level_")]
+    for mark, said in ((";", "semicolons"), ("\t", "tabs")):
+        if len(named) == 1 and mark in named[0]:
+            raise DataError(f"{path}: its cells are parted by {said}. Save it with commas.")
+    if len(named) < len(columns):
         raise DataError(
             f"{path}: rows have more cells than the head has columns. Put texts that hold commas "
             'in quotes, with no blank before them ("...","..."), and end no row with a comma.'
@@ -141,6 +155,8 @@ def _looks_like_path(source: str) -> bool:
 
 
 def _neighbour(path: Path) -> str:
+    if path.is_symlink():
+        return f" It is a link to {path.readlink()}, which is not there."
     folder = path.parent if path.parent.is_dir() else None
     names = sorted(entry.name for entry in folder.iterdir()) if folder else []
     near = get_close_matches(path.name, names, n=1, cutoff=0.5)

@@ -1,11 +1,16 @@
 """How the cell of a column becomes a field of a record; what is wrong with it is a ValueError."""
 
+import ast
+import contextlib
+import re
 from typing import Any
 
 from nt_jax.data import records
 from nt_jax.data.prompts import Prompt, read_messages
+from nt_jax.limits import parse_json
 
 SLOT_SPELLINGS = (records.SLOT, "[INSERT PROMPT HERE]")
+_MESSAGES = re.compile(r"""\[\s*\{\s*["'](?:role|content)["']\s*:.*\}\s*\]""", re.DOTALL)
 
 
 def read_text(value: Any) -> str | None:
@@ -16,9 +21,21 @@ def read_text(value: Any) -> str | None:
 
 
 def _prompt(value: Any) -> Prompt | None:
-    """A text, or a list of messages that ends with the user's."""
+    """A text, or a list of messages that ends with the user's, also as a table's cell holds it."""
+    if isinstance(value, str):
+        value = _messages_in(value)
     chat = isinstance(value, list | tuple) and all(isinstance(turn, dict) for turn in value)
     return read_messages(value) if chat else read_text(value)
+
+
+def _messages_in(text: str) -> Any:
+    """The messages that a text writes out as JSON, or as Python (pandas); else the text itself."""
+    if not _MESSAGES.fullmatch(text.strip()):
+        return text
+    for read in (parse_json, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            return read(text.strip())
+    raise ValueError("looks like a list of messages but cannot be read: write it as JSON")
 
 
 def _identity(value: Any) -> str | None:

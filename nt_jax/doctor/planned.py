@@ -4,14 +4,15 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from nt_jax.config.schema import RunConfig
+from nt_jax.config.evaluation import EvalConfig
+from nt_jax.config.schema import DataConfig, RunConfig
 from nt_jax.console import clock, say, show
 from nt_jax.doctor.devices import Kind
 from nt_jax.doctor.meshes import Layout, fastest, layout, layouts, nearest, smallest
 from nt_jax.doctor.subject import Subject
-from nt_jax.errors import ConfigError
+from nt_jax.errors import ConfigError, NtError, brief
 from nt_jax.models.grouping import grouping_of
-from nt_jax.run.data import read_data
+from nt_jax.run.data import RunData, read_data
 from nt_jax.run.memory import Held
 
 GB = 1e9
@@ -24,7 +25,7 @@ def planned(
 
     A ConfigError where the mesh needs more of them.
     """
-    config, data = subject.config, read_data(subject.config)
+    config, (data, instead) = subject.config, data_or_demo(subject.config)
     rest = (subject.model, data.records, data.tests)
     found = layouts(config, *rest, count, kind, subject.prompt_tokens)
     best, quick = smallest(found), fastest(found)
@@ -47,16 +48,28 @@ def planned(
     else:
         told = f"fastest: {quick}, about {clock(quick.time)}"
         say("mesh", f"smallest that fits: {best}, about {clock(best.time)}; {told}")
+    if instead:
+        say("note", f"times are for the demo's data, as the recipe's cannot be read: {instead}")
     return {
         **held_on(config.model_copy(update={"mesh": at.mesh}), at.stages, at.room),
         **heads,
         **say_time(at.seconds, f"on mesh {at}"),
+        "times_for": "the demo's data" if instead else "the recipe's data",
         "device": kind.name,
         "devices_needed": at.devices,
         "fits": at.fits,
         "recommended_mesh": best and [best.mesh.data, best.mesh.model],
         "fastest_mesh": quick and [quick.mesh.data, quick.mesh.model],
     }
+
+
+def data_or_demo(config: RunConfig) -> tuple[RunData, str | None]:
+    """The data of a run, or the demo's and why: memory is planned without either."""
+    try:
+        return read_data(config), None
+    except NtError as error:
+        demo = {"data": DataConfig(), "eval": EvalConfig()}
+        return read_data(config.model_copy(update=demo)), brief(error)
 
 
 def say_heads(subject: Subject, ways: int) -> dict[str, Any]:

@@ -27,13 +27,14 @@ def write_attribution_report(
     title: str,
     attributed: Path,
     scores: dict[str, np.ndarray],
-    shared: int,
+    shared: int | None,
     rows: list[dict],
     folder: Path,
 ) -> None:
     """attribution.md with its figures and summary.json, about the scores in folder `attributed`.
 
-    `shared` counts the neurons that both plain top-k lists held; `rows` are those of neurons.csv.
+    `shared` counts the neurons that both plain top-k lists held, None where the scores did not
+    choose; `rows` are those of neurons.csv.
     """
     counts = {name: sum(row["set"] == name for row in rows) for name in scores}
     summary, active_LF = sets_of(attributed, scores, counts)
@@ -48,17 +49,15 @@ def write_attribution_report(
     (folder / "layers.png").write_bytes(panels_png(where))
     held = {name: each["share_of_chosen"] for name, each in summary.items()}
     (folder / "cumulative.png").write_bytes(panels_png([cumulative(shares, counts, held)]))
-    both = {"in_both_lists": shared, "share_of_the_shorter": shared / max(1, min(counts.values()))}
-    text = json.dumps({"overlap": both, "sets": summary, **facts}, indent=2)
+    overlap = None if shared is None else overlap_of(shared, counts)
+    text = json.dumps({"overlap": overlap, "sets": summary, **facts}, indent=2)
     (folder / "summary.json").write_text(f"{text}\n", encoding="utf-8")
     parts = [
         f"# Attribution: {title}\n",
         score_line(facts["score"]),
         examples_table(facts),
         sets_table(summary, counts),
-        f"{shared:,} neurons were in both lists of the best "
-        f"({both['share_of_the_shorter']:.0%} of the shorter); each went to the list where it "
-        "ranks higher.\n",
+        overlap_line(overlap),
         "![neurons per layer](layers.png)\n\n![share of the score](cumulative.png)\n",
         *(best_table(model, kind, rows, active_LF[kind]) for kind in scores if counts[kind]),
     ]
@@ -80,6 +79,22 @@ def sets_of(
             for name, of in members.items()
         }
         return summary, {name: raw["v_pq"][of].mean(axis=0) for name, of in members.items()}
+
+
+def overlap_of(shared: int, counts: dict[str, int]) -> dict[str, float]:
+    """How many neurons both lists of the best held."""
+    return {"in_both_lists": shared, "share_of_the_shorter": shared / max(1, min(counts.values()))}
+
+
+def overlap_line(overlap: dict[str, float] | None) -> str:
+    """The same in words."""
+    if overlap is None:
+        return "The neurons were given (neurons.source); these scores did not choose them.\n"
+    return (
+        f"{overlap['in_both_lists']:,} neurons were in both lists of the best "
+        f"({overlap['share_of_the_shorter']:.0%} of the shorter); each went to the list where it "
+        "ranks higher.\n"
+    )
 
 
 def score_line(names: dict[str, str]) -> str:
@@ -142,7 +157,8 @@ def sets_table(summary: dict[str, dict[str, float]], counts: dict[str, int]) -> 
 
 def best_table(model: ChatModel, name: str, rows: list[dict], active_LF: np.ndarray) -> str:
     """The best neurons of one set with the tokens that they push up when they fire as here."""
-    best = [row for row in rows if row["set"] == name][:BEST]
+    mine = [row for row in rows if row["set"] == name]
+    best = sorted(mine, key=lambda row: row["rank"])[:BEST]
     layer_N, index_N = (np.array([row[key] for row in best]) for key in ("layer", "index"))
     ids = promoted_tokens(model.lm, layer_N, index_N, active_LF[layer_N, index_N], TOKENS)
     table = f"## Best {name} neurons\n\n"

@@ -72,7 +72,7 @@ def select_neurons(
     """
     scores = load_scores(attributed)
     if isinstance(wanted, Factors):
-        neurons, shared, how = wanted.neurons, 0, "gone on from"
+        neurons, shared, how = wanted.neurons, None, "gone on from"
         factors = wanted.theta_P.tolist()
         found = neuron_rows(neurons, scores)
         rows = [{**row, "factor": f} for row, f in zip(found, factors, strict=True)]

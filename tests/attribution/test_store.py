@@ -13,6 +13,7 @@ from nt_jax.attribution.store import (
     save_attribution,
     save_neurons,
 )
+from nt_jax.models.neurons import NeuronSet
 
 SHAPE = (2, 6)
 
@@ -56,3 +57,12 @@ def test_neurons_come_back_in_the_order_of_their_factors(tmp_path):
     for row in rows:
         assert row["score"] == scores[row["set"]][row["layer"], row["index"]]
     assert datasets.Dataset.from_parquet(str(tmp_path / "neurons.parquet")).to_list() == rows
+
+
+def test_neurons_that_were_given_in_another_order_are_ranked_by_score():
+    score_LF = np.array([[0.0, 5.0, 11.0], [5.0, 2.0, 3.0]])
+    given = NeuronSet(
+        np.array([0, 0, 0, 1, 1]), np.array([0, 1, 2, 0, 1]), np.array([True, True, True, 0, 0])
+    )
+    rows = neuron_rows(given, {"safety": score_LF, "utility": -score_LF})
+    assert [(row["index"], row["rank"]) for row in rows] == [(0, 3), (1, 2), (2, 1), (0, 2), (1, 1)]

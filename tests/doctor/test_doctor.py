@@ -188,6 +188,17 @@ def test_a_plan_says_what_fits_on_devices_that_are_not_here(capsys, monkeypatch)
     assert (code, found["recommended_mesh"], found["fastest_mesh"]) == (0, [1, 1], [1, 1])
 
 
+def test_a_plan_needs_no_data(capsys, monkeypatch, tmp_path):
+    """As of the paper's recipes, whose data are gated."""
+    words = ("llama3.1-8b", "--devices", "h100", "eval.datasets=[demo_direct]")
+    _, found = asked(capsys, monkeypatch, *words)
+    source = f"data.harmful.source={tmp_path / 'absent.csv'}"
+    code, other = asked(capsys, monkeypatch, *words, source)
+    assert (code, other["fits"]) == (0, True)
+    assert other["bytes_per_device"] == found["bytes_per_device"] and other["seconds"]["train"] > 0
+    assert (found["times_for"], other["times_for"]) == ("the recipe's data", "the demo's data")
+
+
 def test_settings_of_the_recipe_may_be_others(capsys, monkeypatch):
     """14B with int8 matrices on a card of 24 GB, of which 22 GiB are to be had."""
     words = ("qwen2.5-14b", "eval.batch_size=8", "--memory", "23.62")

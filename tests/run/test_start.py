@@ -61,6 +61,8 @@ def test_a_tuning_goes_on_from_factors(starts, recipe, tmp_path):
     expected_P = np.array([0.7, 1.2, 1.3, 0.9], np.float32)
     np.testing.assert_array_equal(first_P, expected_P)
     assert [row["set"] for row in rows] == ["safety"] * 2 + ["utility"] * 2
+    page = (tmp_path / "run" / "select" / "attribution.md").read_text()
+    assert "The neurons were given" in page and "both lists" not in page
     assert np.abs(np.asarray(state.theta_P) - expected_P).max() > 1e-6
     config_again, factors = run_factors(tmp_path / "run")
     assert config_again == config and len(factors.theta_P) == 4
