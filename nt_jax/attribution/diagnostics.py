@@ -44,7 +44,7 @@ def cumulative_share(score_LF: Float[np.ndarray, "L F"]) -> Float[np.ndarray, " 
 
 def neurons_for(share: float, score_LF: Float[np.ndarray, "L F"]) -> int:
     """How many of the best neurons hold `share` of all positive score."""
-    return int(np.searchsorted(cumulative_share(score_LF), share) + 1)
+    return min(int(np.searchsorted(cumulative_share(score_LF), share) + 1), score_LF.size)
 
 
 def summarise(alpha_ELF: np.ndarray, standard_ELF: np.ndarray, count: int) -> dict[str, float]:

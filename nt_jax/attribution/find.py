@@ -62,9 +62,13 @@ def find_neurons(
     size = model.checkpoint.config
     check_counts(*counts, (size.layers, size.neurons), first_layer)
     rules = [set_score(score, how) for how in (options, utility_options)]
+    whole = callable(score) or score not in EXAMPLE_SCORES  # ours read the beginning of an answer
+    read = [None if whole else how.answer_tokens for how in (options, utility_options)]
     encoded = [
-        [encoded_example(model, example, name) for example in examples]
-        for name, examples in (("safety", safety), ("utility", utility))
+        [encoded_example(model, example, name, tokens) for example in examples]
+        for name, examples, tokens in zip(
+            ("safety", "utility"), (safety, utility), read, strict=True
+        )
     ]
     scores = [rule(model.lm, examples) for rule, examples in zip(rules, encoded, strict=True)]
     return select(*scores, safety=counts[0], utility=counts[1], first_layer=first_layer)[0]
@@ -99,14 +103,17 @@ def over_examples(score: ExampleScore, options: Options) -> SetScore:
     return scored
 
 
-def encoded_example(model: ChatModel, example: Example, name: str) -> EncodedExample:
+def encoded_example(
+    model: ChatModel, example: Example, name: str, read: int | None = None
+) -> EncodedExample:
     """The example of set `name` as token ids; a DataError where it does not fit the model.
 
-    An empty answer is one, too: its end token is scored.
+    `read`: so many tokens of its answer are read, None for all. An empty answer is one, too: its
+    end token is scored.
     """
     answer, room = model.answer_ids(example.answer), model.checkpoint.config.max_positions
     question, attacked = model.encode(example.question), model.encode(example.attacked)
-    if (tokens := max(len(question), len(attacked)) + len(answer)) > room:
+    if (tokens := max(len(question), len(attacked)) + len(answer[:read])) > room:
         raise DataError(
             f"The example '{text_of(example.question)[:60]}' takes {tokens} tokens with its "
             f"answer; the model has room for {room}."

@@ -1,9 +1,12 @@
 """Plain gradient x activation on the attacked prompt: the paper's other utility score."""
 
-import jax.numpy as jnp
-from jaxtyping import Array
+import functools
 
-from nt_jax.attribution.joint import joint_gradients
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from nt_jax.attribution.joint import suffix_value
 from nt_jax.attribution.score import Attribution, EncodedExample, Options, scored
 from nt_jax.attribution.suffix import Prefix
 from nt_jax.models.transformer import LanguageModel
@@ -21,6 +24,21 @@ def gradient_at_end(
 ) -> tuple[Array, Array]:
     """(score_WLF, start_L) of plain gradient x activation on the clean prompt; one backward."""
     act_LF = prefix.act_LF.astype(v_q_LF.dtype)
-    value_A, slope_ALF = joint_gradients(lm, prefix, act_LF[None], target=options.target, chunk=1)
-    score_LF = act_LF * slope_ALF[0]
-    return jnp.stack([score_LF, score_LF]), jnp.broadcast_to(value_A[0], (lm.config.layers,))
+    value, slope_LF = gradient(lm, prefix, jnp.zeros_like(act_LF), options.target)
+    score_LF = act_LF * slope_LF
+    return jnp.stack([score_LF, score_LF]), jnp.broadcast_to(value, (lm.config.layers,))
+
+
+@functools.partial(jax.jit, static_argnames="target")
+def gradient(
+    lm: LanguageModel, prefix: Prefix, more_LF: Array, target: str
+) -> tuple[Float[Array, ""], Float[Array, "L F"]]:
+    """(target, its gradient) where neurons at the last prompt token are `more_LF` above their own.
+
+    Other than on the joint path the layers above follow, as they do in any gradient.
+    """
+
+    def value(more_LF: Array) -> Array:
+        return suffix_value(lm, prefix, target, more_LF, lambda more_F, act_F: more_F)
+
+    return jax.value_and_grad(value)(more_LF)

@@ -1,6 +1,7 @@
 """The joint path: the neurons of all layers move from v_q to v_pq at once."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -32,21 +33,36 @@ def joint_gradients(
     lm: LanguageModel, prefix: Prefix, patch_ALF: Array, *, target: str, chunk: int
 ) -> tuple[Float[Array, " A"], Float[Array, "A L F"]]:
     """(target, its gradient) with all layers' neurons at the last prompt token set to a patch."""
-    rotary = (prefix.cos_TH, prefix.sin_TH)
 
     def value(patch_LF: Array) -> Array:
-        def layer(x_TD: Array, block: Block, per_layer: tuple):
-            past_k, past_v, patch_F = per_layer
-
-            def mix(q: Array, k: Array, v: Array) -> Array:
-                return attend(q, [past_k, k], [past_v, v], prefix.sees)
-
-            x_BTD, act_BTF = block(x_TD[None], rotary, lm.config.rms_eps, mix)
-            swap_F = patch_F.astype(act_BTF.dtype) - act_BTF[0, 0]
-            return x_BTD[0].at[0].add(block.mlp.project(swap_F[None, None])[0, 0]), None
-
-        xs = (prefix.keys_LSKH, prefix.values_LSKH, patch_LF)
-        last_TD, _ = over_layers(lm.module().blocks, layer, prefix.entry_TD, xs)
-        return target_value(lm, prefix, last_TD, target)
+        return suffix_value(lm, prefix, target, patch_LF, lambda patch_F, act_F: patch_F - act_F)
 
     return jax.lax.map(jax.value_and_grad(value), patch_ALF, batch_size=chunk)
+
+
+def suffix_value(
+    lm: LanguageModel,
+    prefix: Prefix,
+    target: str,
+    given_LF: Array,
+    change: Callable[[Array, Array], Array],
+) -> Array:
+    """The target where each layer's neurons at the last prompt token gain change(given_F, act_F).
+
+    `act_F` are the neurons as they are in this pass, so the layers above a change see it.
+    """
+    rotary = (prefix.cos_TH, prefix.sin_TH)
+
+    def layer(x_TD: Array, block: Block, per_layer: tuple):
+        past_k, past_v, given_F = per_layer
+
+        def mix(q: Array, k: Array, v: Array) -> Array:
+            return attend(q, [past_k, k], [past_v, v], prefix.sees)
+
+        x_BTD, act_BTF = block(x_TD[None], rotary, lm.config.rms_eps, mix)
+        change_F = change(given_F.astype(act_BTF.dtype), act_BTF[0, 0])
+        return x_BTD[0].at[0].add(block.mlp.project(change_F[None, None])[0, 0]), None
+
+    xs = (prefix.keys_LSKH, prefix.values_LSKH, given_LF)
+    last_TD, _ = over_layers(lm.module().blocks, layer, prefix.entry_TD, xs)
+    return target_value(lm, prefix, last_TD, target)

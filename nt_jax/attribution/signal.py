@@ -14,6 +14,7 @@ from nt_jax.models.transformer import LanguageModel
 ROUNDING = 8  # units in the last place of P(answer), which is float32 or wider
 TOP = 2000  # neurons that two halves are compared by; of fewer, a tenth
 ERROR = 0.01  # of the change of P(answer): completeness that the nodes should reach
+MOST_STEPS = 1000  # that attribution.steps may be
 LOW = 0.2  # share of the best neurons that two halves should at least share, or twice chance
 
 
@@ -106,9 +107,10 @@ def large_error(error: float, nodes: int) -> str | None:
     """A warning where the scores of some layer miss more than ERROR of the change, else None."""
     if error <= ERROR:
         return None
+    more = f"Take attribution.steps={2 * nodes}" if 2 * nodes <= MOST_STEPS else "Take float32"
     return (
         f"completeness error {error:.1%}, above {ERROR:.0%}: {nodes} nodes do not follow P(answer) "
-        f"along the path. Take attribution.steps={2 * nodes}."
+        f"along the path. {more}."
     )
 
 

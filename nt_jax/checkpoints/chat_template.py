@@ -2,6 +2,7 @@
 
 import datetime
 from collections.abc import Sequence
+from pathlib import Path
 
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerFast
@@ -43,9 +44,10 @@ def render(
     where the template refuses the messages, a CheckpointError where there is none.
     """
     if tokenizer.chat_template is None:
+        do = "Use an instruct model, or add chat_template.jinja to its directory."
         raise CheckpointError(
             f"The tokenizer of '{tokenizer.name_or_path}' has no chat template, so nothing can be "
-            "asked. Use an instruct model, or add chat_template.jinja to its directory."
+            f"asked. {_mend(tokenizer, do)}"
         )
     # Templates that do not know these two ignore them.
     settings = {"enable_thinking": thinking, "date_string": TEMPLATE_DATE}
@@ -59,6 +61,12 @@ def render(
     except _BROKEN as error:
         about = _about(messages)
         raise DataError(f"The model's chat template refuses {about}: {brief(error)}.") from error
+
+
+def _mend(tokenizer: PreTrainedTokenizerFast, in_folder: str) -> str:
+    """What to do about a folder's files; a GGUF file has none beside it that are read."""
+    gguf = Path(tokenizer.name_or_path).suffix == ".gguf"
+    return "Use another conversion, or the folder that it was made of." if gguf else in_folder
 
 
 def dated(template: str) -> str:
@@ -103,7 +111,7 @@ def answer_end(
     if not isinstance(end, int):
         raise CheckpointError(
             f"{where}: neither its chat template nor its tokenizer names a token that ends an "
-            "answer. Add eos_token to tokenizer_config.json."
+            f"answer. {_mend(tokenizer, 'Add eos_token to tokenizer_config.json.')}"
         )
     name = tokenizer.convert_ids_to_tokens(end)
     if end not in eos_ids:
@@ -111,7 +119,7 @@ def answer_end(
         stops = ", ".join(map(str, eos_ids[:STOPS])) or "no token"
         raise CheckpointError(
             f"{where}: answers end with {name} ({end}), but generation stops at {stops}{more} "
-            f"alone. Add {end} to eos_token_id in generation_config.json."
+            f"alone. {_mend(tokenizer, f'Add {end} to eos_token_id in generation_config.json.')}"
         )
     if shown is None:
         say("warning", f"the chat template shows no end of an answer: {name} is taken for it")

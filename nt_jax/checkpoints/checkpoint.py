@@ -94,7 +94,7 @@ def load_weights(
         raise ConfigError(f"model.dtype = '{dtype}' is not one of {', '.join(MODEL_DTYPES)}.")
     checkpoint = open_checkpoint(source, revision) if isinstance(source, str) else source
     check_mesh(checkpoint.config, mesh.shape)
-    _check_tied_head(checkpoint)
+    check_tied_head(checkpoint)
     config = dataclasses.replace(checkpoint.config, int8=frozen == "int8")
     leaves = load_ends(checkpoint, dtype, mesh)
     for rule in (rule for rule in rules_for(config) if rule.stacked):
@@ -131,7 +131,7 @@ def check_mesh(config: ModelConfig, shape: Mapping[str, int]) -> None:
             )
 
 
-def _check_tied_head(checkpoint: Checkpoint) -> None:
+def check_tied_head(checkpoint: Checkpoint) -> None:
     """A head stored beside tie_word_embeddings must be the embedding, or one would be ignored."""
     if not checkpoint.config.tied or HEAD not in checkpoint.tensors:
         return

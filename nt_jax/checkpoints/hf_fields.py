@@ -132,8 +132,11 @@ class Fields:
         self, name: str, generation: dict[str, Any], default: int | None, vocab_size: int
     ) -> tuple[int, ...]:
         """Token ids under `name`; the generation config wins, as it does in `generate`."""
-        value = generation.get(name)
-        value = self.fields.get(name, default) if value is None else value
+        value, own = generation.get(name), self.fields.get(name, default)
+        if value is None:
+            value = own
+        elif not isinstance(own, int | list | None):  # transformers does not read the file then
+            self.problem(f"{name} = {short(own)} is no token id")
         ids = [] if value is None else value if isinstance(value, list) else [value]
         if name == "pad_token_id" and ids == [-1]:  # how LLaMA-1 wrote "no padding token"
             return ()
@@ -144,7 +147,7 @@ class Fields:
                 f"{name}{of} = {short(value)} is no token id below vocab_size = {vocab_size}"
             )
             return ()
-        if name == "eos_token_id" and len({*ids}) == vocab_size:
+        if name == "eos_token_id" and ids and len({*ids}) == vocab_size:
             self.problem(
                 f"{name}{of} names all {vocab_size} tokens, so that no answer has a word. Keep the "
                 "id of the token that ends an answer alone"

@@ -94,4 +94,11 @@ def _from_hub(model_id: str, revision: str | None) -> Path:
             f"'{model_id}' is no directory here, and the hub could not deliver it "
             f"({type(error).__name__}). Check the network, or give a local directory or .gguf file."
         ) from error
-    return Path(folder)
+    found = Path(folder)
+    for files in ("config.json", "*.safetensors"):
+        if not any(found.glob(files)):
+            raise CheckpointError(
+                f"The hub repository '{model_id}' holds no {files}. Choose one that does, or "
+                "download one .gguf file and give its path."
+            )
+    return found

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +53,30 @@ def _from_folder(directory: Path) -> Tokenizer:
     for path in (*directory.iterdir(), *named_templates(directory)):
         if path.suffix in (".json", ".jinja", ".model", ".txt") and path.is_file():
             check_file(path, TOKENIZER_BYTES)
-    from transformers import AutoTokenizer  # here: it imports torch where there is one
-
-    tokenizer = AutoTokenizer.from_pretrained(
-        directory, local_files_only=True, trust_remote_code=False, use_fast=True
-    )
+    tokenizer = _class_for(directory).from_pretrained(directory, local_files_only=True)
     if not isinstance(tokenizer.chat_template, str | dict | None):
         raise TypeError("its chat_template is no text")
     if type(tokenizer.model_max_length) not in (int, float):
         raise TypeError("its model_max_length is no number")
     return tokenizer
+
+
+def _class_for(directory: Path) -> Any:
+    """The class that takes tokenizer.json as it is, or else the one that older files name.
+
+    AutoTokenizer of transformers 5 takes a LLaMA's or GPT-2's vocabulary out of tokenizer.json and
+    writes rules of its own around it (its issues 45488 and 45920): SmolLM2's digits and blanks get
+    other tokens than the model has seen.
+    """
+    if (directory / "tokenizer.json").is_file():
+        return PreTrainedTokenizerFast
+    if not (directory / "vocab.json").is_file() and find_spec("sentencepiece") is None:
+        said = "tokenizer.model is read by the package sentencepiece, which is not installed."
+        more = "Install it, or copy tokenizer.json from the original model."
+        raise problems_error(directory, [f"{said} {more}"])
+    from transformers import AutoTokenizer  # here: it imports torch where there is one
+
+    return AutoTokenizer
 
 
 def _reason(error: BaseException) -> str:

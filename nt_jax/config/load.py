@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from nt_jax.config.base import DatasetConfig
 from nt_jax.config.help import choices, sections, setting_table
 from nt_jax.config.schema import RunConfig
 from nt_jax.config.test_sets import TestSet
@@ -189,8 +190,15 @@ def _field(key: KeyPath) -> FieldInfo:
     """The schema of a key; keys of a test set of the user's lie outside the table."""
     named = [part for part in key if isinstance(part, str)]
     if named[: len(OWN_SETS)] == [*OWN_SETS] and len(named) > len(OWN_SETS) + 1:
-        return TestSet.model_fields[named[len(OWN_SETS) + 1]]
+        within = _own_fields(named[:-1])
+        return within.get(named[-1]) or TestSet.model_fields[named[len(OWN_SETS) + 1]]
     return setting_table()[_dotted(named)]
+
+
+def _own_fields(section: Sequence[str | int]) -> dict[str, FieldInfo]:
+    """What may stand in a test set of the user's, or in its section `templates`."""
+    templates = len(section) > len(OWN_SETS) + 1 and section[len(OWN_SETS) + 1] == "templates"
+    return (DatasetConfig if templates else TestSet).model_fields
 
 
 def _nearest_key(key: KeyPath) -> str:
@@ -200,9 +208,9 @@ def _nearest_key(key: KeyPath) -> str:
         return f": in a recipe it stands as '{last}:' below '{section}:'"
     parent, name = _dotted(key[:-1]), str(key[-1])
     if key[: len(OWN_SETS)] == OWN_SETS:
-        return _did_you_mean(name, TestSet.model_fields) or (
-            f": a test set has {', '.join(TestSet.model_fields)}"
-        )
+        fields = _own_fields(key[:-1])
+        what = "a test set has" if fields is TestSet.model_fields else "templates have"
+        return _did_you_mean(name, fields) or f": {what} {', '.join(fields)}"
     schema = dict(sections(RunConfig))
     neighbours = list(schema[parent].model_fields)
     if close := difflib.get_close_matches(name, neighbours, n=1):

@@ -68,11 +68,11 @@ class AttributionConfig(Frozen):
     examples_per_type: int = Field(default=1, ge=1, le=1000)
     """examples for each attack type"""
     chunk: int = Field(default=0, ge=0)
-    """rows per forward pass; 0 = as many as the memory model allows"""
+    """rows per forward pass; 0 = as many as are fastest within half of the free memory"""
 
 
 class NeuronsConfig(Frozen):
-    """How many neurons may change (knob 1 of 3). Changing it needs no new attribution."""
+    """Which neurons may change, how many (knob 1 of 3). Other counts need no new attribution."""
 
     safety: int = Field(default=500, ge=1)
     """neurons that carry refusal, over all layers. More: unseen attacks and direct harmful requests

@@ -138,6 +138,7 @@ def rendered(subject: Subject) -> dict[str, Any]:
     show()
     chat = ChatText(subject.checkpoint, thinking=subject.config.model.thinking)
     check_asks(chat)
+    _ = chat.end_id  # an error where generation would not stop at it
     ids, messages = chat.encode(ASKED), [{"role": "user", "content": ASKED}]
     prompt = render(chat.tokenizer, messages, chat.thinking)
     say("prompt", f"{prompt!r}   {len(ids)} tokens")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nt_jax.attribution.own_score import score_hash
 from nt_jax.attribution.select import check_counts
-from nt_jax.checkpoints.checkpoint import check_mesh, fingerprint, open_checkpoint
+from nt_jax.checkpoints.checkpoint import check_mesh, check_tied_head, fingerprint, open_checkpoint
 from nt_jax.config.registry import CONTRASTIVE, METRICS
 from nt_jax.config.schema import RunConfig
 from nt_jax.data.training import Parts, check_prompts, data_hash
@@ -67,6 +67,7 @@ def read_inputs(config: RunConfig, data: RunData | None = None, *, placed: bool 
     score = score_hash(config.attribution.score)
     model = chat_model(config, placed=placed).under(config.data.system_prompt)
     check_links(model.checkpoint)
+    check_tied_head(model.checkpoint)
     check_cell(config, model, data)
     check_tests(model.under(config.eval.system_prompt), data.tests, config.eval)
     hashes = {

@@ -61,9 +61,8 @@ def scores(
     one_by_one = np.eye(lm.config.layers, dtype=bool)
     all_at_once = np.ones((1, lm.config.layers), bool)
     if gradient:
-        return np.asarray(
-            v_pq_LF * slope(lm, attacked, answer, v_pq_LF, all_at_once[0], options.target)
-        )
+        free = [slope(lm, attacked, answer, v_pq_LF, own_L, options.target) for own_L in one_by_one]
+        return np.asarray(v_pq_LF * sum(free))  # each layer's own, while those above follow it
     total_LF = jnp.zeros_like(v_q_LF)
     for alpha, weight in rule(options):
         patch_LF = v_q_LF + alpha * (v_pq_LF - v_q_LF)

@@ -41,6 +41,7 @@ def test_the_cumulative_share_counts_positive_scores_only():
     assert diagnostics.neurons_for(0.5, np.array([[1.0, -5.0], [6.0, 3.0]])) == 1
     assert diagnostics.neurons_for(0.7, np.array([[1.0, -5.0], [6.0, 3.0]])) == 2
     np.testing.assert_array_equal(diagnostics.cumulative_share(-LINE), np.zeros(12))
+    assert diagnostics.neurons_for(0.5, -LINE) == 12  # nothing is positive, and there are no more
 
 
 def test_the_summary_of_two_examples():

@@ -11,6 +11,7 @@ from nt_jax.attribution.gradient import gradient_times_activation
 from nt_jax.attribution.integrated import integrated_gradients
 from nt_jax.attribution.score import Attribution, EncodedExample, Options
 from nt_jax.attribution.signal import (
+    MOST_STEPS,
     check_example,
     check_scores,
     halves,
@@ -18,6 +19,7 @@ from nt_jax.attribution.signal import (
     low_overlap,
     split_half,
 )
+from nt_jax.config.method import AttributionConfig
 from nt_jax.errors import DataError
 from nt_jax.models.transformer import assemble
 from nt_jax.run.contrast import check_slopes
@@ -159,3 +161,6 @@ def test_nodes_that_miss_more_than_a_hundredth_are_warned_of(error, warned):
     said = large_error(error, 6)
     assert (said is not None) == warned
     assert not said or said.endswith("along the path. Take attribution.steps=12.")
+    advised = large_error(0.5, 600)
+    assert advised is not None and advised.endswith("Take float32.")  # 1,200 would be refused
+    assert AttributionConfig.model_fields["steps"].metadata[1].le == MOST_STEPS

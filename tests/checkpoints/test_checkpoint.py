@@ -142,6 +142,13 @@ def test_rope_buffers_and_a_tied_head_are_no_extra_tensors(tmp_path):
     with pytest.raises(CheckpointError, match=r"differs from.*tie_word_embeddings"):
         load_weights(str(directory), "float32", MESH)
 
+    rewrite(directory, lambda t: t.update({"lm_head.weight": t["lm_head.weight"].astype(np.int8)}))
+    with pytest.raises(CheckpointError, match=r"'lm_head.weight' is stored as I8"):
+        open_checkpoint(str(directory))
+    rewrite(directory, lambda t: t.update({"lm_head.weight": np.ones((3, 4), np.float32)}))
+    with pytest.raises(CheckpointError, match=r"'lm_head.weight' has shape \[3, 4\]"):
+        open_checkpoint(str(directory))
+
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -173,6 +173,7 @@ def test_notes_and_switched_off_unknowns_are_accepted():
             ["contradict"],
         ),
         (LLAMA | {"rope_parameters": {"full_attention": {}}}, ["layer type"]),
+        (LLAMA | {"eos_token_id": "2"}, ["eos_token_id = '2'"]),
         (LLAMA | {"logit_scale": 0.5}, ["'logit_scale'", "0.5", "unknown", "delete it"]),
         (LLAMA | {"num_key_value_head": 2}, ["nearest: 'num_key_value_heads'"]),
         (LLAMA | {"num_key_value_heads": 3}, ["num_key_value_heads = 3", "multiple"]),
@@ -207,6 +208,29 @@ def test_a_missing_size_names_the_nearest_field():
     assert any("'hidden_size' is missing" in p and "'hidden_sise'" in p for p in problems)
     assert any("'hidden_sise' = 32 is unknown" in p for p in problems)
     assert len(problems) == 2  # and no follow-up complaints about head sizes
+
+
+def test_a_missing_vocabulary_is_not_all_of_it():
+    fields = {
+        key: value for key, value in LLAMA.items() if key not in ("vocab_size", "eos_token_id")
+    }
+    (problem,) = problems_of(fields | {"eos_token_id": None})
+    assert "'vocab_size' is missing" in problem
+
+
+def test_two_spellings_of_rope_may_differ_in_what_one_leaves_out():
+    linear = {"type": "linear", "factor": 2.0}
+    fields = {key: value for key, value in LLAMA.items() if key != "rope_theta"}
+    fields |= {"rope_scaling": linear}
+    fields |= {"rope_parameters": {"rope_theta": 1e6, "rope_type": "linear", "factor": 2.0}}
+    rope = config_of(fields).rope
+    assert (rope.kind, rope.theta, rope.factor) == ("linear", 1e6, 2.0)
+
+
+def test_an_end_token_that_is_text_is_refused_though_another_file_has_a_number():
+    """It would be exported, and transformers does not read it."""
+    _, problems = read_config(LLAMA | {"eos_token_id": "2"}, {"eos_token_id": 2})
+    assert any("eos_token_id = '2' is no token id" in problem for problem in problems)
 
 
 def test_all_problems_are_in_one_error():

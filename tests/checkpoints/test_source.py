@@ -163,6 +163,21 @@ def test_what_the_hub_refuses_becomes_one_line(hub, model_id, revision, words):
     open_checkpoint("owner/tiny", "v1")  # its spelling and its revision checked
 
 
+@pytest.mark.parametrize(
+    ("files", "lacking"),
+    [(["model-Q8_0.gguf"], "config.json"), (["config.json", "model.bin"], "*.safetensors")],
+)
+def test_a_repository_of_other_formats_says_what_it_lacks(files, lacking, monkeypatch, tmp_path):
+    for name in files:  # what is downloaded of them, and what is not
+        if not name.endswith((".gguf", ".bin")):
+            (tmp_path / name).write_text("{}")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
+    with pytest.raises(CheckpointError) as error:
+        open_checkpoint("owner/other")
+    assert str(error.value).startswith(f"The hub repository 'owner/other' holds no {lacking}. Cho")
+    assert "download one .gguf file and give its path" in str(error.value)
+
+
 def test_an_unreachable_hub_becomes_one_line(monkeypatch, tmp_path):
     _point_hub_at(monkeypatch, "http://127.0.0.1:9", tmp_path / "cache")
     with pytest.raises(CheckpointError, match=r"the hub could not deliver it.*network") as error:

@@ -20,7 +20,7 @@ def same_process(monkeypatch):
     monkeypatch.setattr(cli, "_enter", lambda: None)
 
 
-DOWN = "model.layers.1.mlp.down_proj.weight"
+DOWN, EMBED = "model.layers.1.mlp.down_proj.weight", "model.embed_tokens.weight"
 
 
 def _truncate(model: Path) -> None:
@@ -57,6 +57,10 @@ BROKEN_MODELS = {
         (DOWN,),
     ),
     "NaN": (lambda m: _change(m, _nan), (DOWN, "NaN")),
+    "a head that is not the embedding": (
+        lambda m: _change(m, lambda t: t.update({"lm_head.weight": t[EMBED] * 2})),
+        ("differs from 'model.embed_tokens.weight'. Set tie_word_embeddings to false",),
+    ),
     "rope": (
         lambda m: tiny.edit_json(
             m / "config.json", rope_parameters={"rope_type": "spiral", "rope_theta": 1e4}
