@@ -52,11 +52,11 @@ def config(path: Path, found: dict) -> None:
 
 def chat(path: Path, found: dict) -> None:
     """The ids of a chat are those of transformers."""
-    from transformers import AutoTokenizer
+    from transformers import PreTrainedTokenizerFast  # AutoTokenizer replaces a file's own rules
 
     from nt_jax.checkpoints.chat_template import TEMPLATE_DATE
 
-    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
     asked = [{"role": "user", "content": "Hello, how are you?"}]
     theirs = tokenizer.apply_chat_template(
         asked, add_generation_prompt=True, tokenize=True, return_dict=False,
