@@ -90,18 +90,25 @@ def main() -> None:
     """Measure every variant and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print nothing but the JSON object")
-    quiet = parser.parse_args().json
+    parser.add_argument("--only", nargs="+", metavar="LINE", help="the first line and these")
+    told = parser.parse_args()
     lm, examples, rows, reference_LF = smollm2(), demo_examples(True), {}, np.zeros(())
     runs = {name: (examples, options, "integrated") for name, options in VARIANTS.items()}
-    runs["method=gradient"] = (examples, DEFAULT, "gradient")
+    runs["score=gradient"] = (examples, DEFAULT, "gradient")
     runs["attack_selection=false"] = (demo_examples(False), DEFAULT, "integrated")
     runs["examples_per_type=2"] = (demo_examples(True, 2), DEFAULT, "integrated")
+    if told.only:
+        unknown = [name for name in told.only if name not in runs]
+        if unknown:
+            parser.error(f"no line is called {unknown[0]}: {', '.join(runs)}")
+        first = next(iter(runs))
+        runs = {name: what for name, what in runs.items() if name in (first, *told.only)}
     for name, what in runs.items():
         seconds, results = measure(lm, *what)
         if not rows:
             reference_LF = aggregate(np.stack([result.score_LF for result in results]))
         rows[name] = {"seconds": seconds, **against(reference_LF, results, what[1].path)}
-        if not quiet:
+        if not told.json:
             print(name, rows[name], flush=True)
     print(json.dumps(rows))
 
