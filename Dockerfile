@@ -15,6 +15,7 @@ RUN sed -n 's/ *\\$//; /^[a-z].*==/p' requirements.lock > constraints
 RUN venv/bin/python -m pip --disable-pip-version-check install --no-cache-dir --no-build-isolation -c constraints ".${EXTRA:+[$EXTRA]}"
 RUN venv/bin/nt-jax --version
 
+ENV PATH=/opt/nt_jax/venv/bin:$PATH
 WORKDIR /work
 ENTRYPOINT ["/opt/nt_jax/venv/bin/nt-jax"]
 CMD ["--help"]

@@ -124,4 +124,4 @@ lock: .venv/.test
 	@touch $@
 
 clean:
-	rm -rf .venv runs dist build
+	rm -rf .venv dist build site

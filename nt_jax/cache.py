@@ -38,15 +38,12 @@ def folder() -> Path | None:
 
 def kept(made_from: Mapping[str, Any], make: Callable[[], Arrays]) -> Arrays:
     """What `make` gives, or gave when everything in `made_from` (plain JSON) was the same."""
-    where = folder()
-    if where is None:
-        return make()
-    text = json.dumps([VERSION, made_from], sort_keys=True)
-    path = where / f"{hashlib.sha256(text.encode()).hexdigest()}.npz"
-    found = read(path)
-    if not same_in_all(found) or found is None:
+    text, where = json.dumps([VERSION, made_from], sort_keys=True), folder()
+    path = where and where / f"{hashlib.sha256(text.encode()).hexdigest()}.npz"
+    found = None if path is None else read(path)
+    if not same_in_all(found) or found is None:  # asked where one does without, too
         found = make()
-        if processes.first():
+        if path is not None and processes.first():
             write(path, found)
     return found
 

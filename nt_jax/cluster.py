@@ -61,12 +61,13 @@ def place_of(options: argparse.Namespace, environ: Mapping[str, str]) -> Place |
 
 
 def _started(environ: Mapping[str, str]) -> tuple[int, int] | tuple[None, None]:
-    """(how many a launcher has started, which one this is); Nones without one."""
-    for names in LAUNCHERS:
-        count, index = (environ.get(name, "") for name in names)
-        if count.isdecimal() and index.isdecimal():
-            return int(count), int(index)
-    return None, None
+    """(how many a launcher has started, which one this is); Nones without one.
+
+    Of two launchers, as mpirun within `srun --pty bash`, the one that has started several.
+    """
+    said = [tuple(environ.get(name, "") for name in names) for names in LAUNCHERS]
+    found = [(int(n), int(i)) for n, i in said if n.isdecimal() and i.isdecimal()]
+    return next((place for place in found if place[0] > 1), found[0] if found else (None, None))
 
 
 def _checked(place: Place) -> Place | None:

@@ -5,9 +5,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from nt_jax import processes
 from nt_jax.errors import RunError
 from nt_jax.facts import read_facts
 from nt_jax.rundir import RunDirectory
+
+CELLS = "cells"  # the folder of a sweep's runs
 
 
 def exported_model(run_dir: Path) -> Path:
@@ -36,9 +39,15 @@ def finished_now(run_dir: Path, name: str) -> Path | None:
     return directory.read(name) if key and directory.finished(name, key) else None
 
 
+def holds_sweep(folder: Path) -> bool:
+    """Whether a sweep's cells lie there."""
+    return (folder / CELLS).is_dir()
+
+
 @contextlib.contextmanager
 def held_to_read(run_dir: Path) -> Iterator[RunDirectory]:
     """The run's folder, held while it is read, or as it lies where we may not write."""
     directory = RunDirectory(run_dir)
-    with directory if os.access(run_dir, os.W_OK) else contextlib.nullcontext():
+    ours = processes.from_first(lambda: os.access(run_dir, os.W_OK))  # process 0 alone writes
+    with directory if ours else contextlib.nullcontext():
         yield directory

@@ -167,6 +167,9 @@ def leave(said: str, code: int) -> None:
     if code == exits.DONE:
         import jax
 
+        # Process 0 may have work left that is its own, and shutdown waits for two minutes at most.
+        with contextlib.suppress(RuntimeError):
+            processes.meet()
         _OVER.set()
         _WATCH.join()  # Python must not end while it asks the coordinator
         with contextlib.suppress(RuntimeError):

@@ -107,7 +107,8 @@ def large_error(error: float, nodes: int) -> str | None:
     """A warning where the scores of some layer miss more than ERROR of the change, else None."""
     if error <= ERROR:
         return None
-    more = f"Take attribution.steps={2 * nodes}" if 2 * nodes <= MOST_STEPS else "Take float32"
+    more = f"Take attribution.steps={min(2 * nodes, MOST_STEPS)}"
+    more = more if nodes < MOST_STEPS else "There are no more"
     return (
         f"completeness error {error:.1%}, above {ERROR:.0%}: {nodes} nodes do not follow P(answer) "
         f"along the path. {more}."

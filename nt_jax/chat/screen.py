@@ -15,6 +15,7 @@ from nt_jax.console import live, say, show
 from nt_jax.errors import ConfigError, NtError
 from nt_jax.eval.judges.grounds import arguable
 from nt_jax.eval.metrics.result import BASE, TUNED
+from nt_jax.signals import Stopped
 
 TITLES = {BASE: "untuned", TUNED: "tuned"}
 HELP = "/system TEXT (none: without), /strength S (none: as kept), /reset, /quit"
@@ -35,12 +36,13 @@ def ask_once(
     for now in sides.answers(Talk.new().prompts(prompt)):
         answers = now
     texts = {name: sides.model.text(ids) for name, ids in answers.items()}
+    told = {name: sides.verdict(prompt, ids) for name, ids in answers.items()}
     return {
         "run": str(run_dir), "prompt": prompt, "system": sides.model.chat.system,
         "strength": strength, "judge": sides.judge.name,
         "answers": [
             {"model": name, "answer": texts[name], "tokens": len(answers[name])}
-            | sides.verdict(prompt, texts[name])
+            | told[name]
             for name in answers
         ],
     }  # fmt: skip
@@ -87,15 +89,17 @@ def chat(
             if line == "/reset":
                 talk = Talk.new()
             elif line.startswith("/"):
-                strength, system = changed(line, strength, system)
-                sides = open_sides(run_dir, strength, system, max_new)
-                talk = Talk.new()
+                other = changed(line, strength, system)
+                sides, talk = open_sides(run_dir, *other, max_new), Talk.new()
+                strength, system = other
                 say("", "a new conversation")
             else:
                 turn(sides, talk, line)
         except NtError as error:
             again = "" if isinstance(error, ConfigError) else " /reset begins a new conversation."
             say("error", f"{error}{again}")
+        except Stopped:  # by kill or a closed terminal: the end of all
+            raise
         except KeyboardInterrupt:
             say("", "stopped; this turn is forgotten")
 
@@ -103,11 +107,12 @@ def chat(
 def turn(sides: Sides, talk: Talk, text: str) -> None:
     """Ask both sides, show their answers as they come, and why they count as what they do."""
     texts: dict[str, str] = {}
+    answers: dict[str, list[int]] = {}
     with live() as update:
         for answers in sides.answers(talk.prompts(text)):
             texts = {name: sides.model.text(ids) for name, ids in answers.items()}
             update(beside(texts, {}))
-        told = {name: words(sides.verdict(text, said), said) for name, said in texts.items()}
+        told = {name: words(sides.verdict(text, ids), texts[name]) for name, ids in answers.items()}
         update(beside(texts, told))
     talk.keep(text, texts)
 

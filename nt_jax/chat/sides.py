@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,18 @@ class Sides:
             so_far |= {name: ids for name, ids in new if ids is not None}
             yield dict(so_far)
 
-    def verdict(self, request: str, answer: str) -> dict[str, Any]:
-        """Key refused (1, 0.5, 0) and, of a judge that explains itself, class, reason and span."""
+    def verdict(self, request: str, ids: Sequence[int]) -> dict[str, Any]:
+        """Key refused (1, 0.5, 0) and, of a judge that explains itself, class, reason and span.
+
+        The span is that of `model.text(ids)`; judged is the answer behind reasoning that the
+        prompt opened.
+        """
+        answer, before = self.model.answer_text(ids), len(self.model.chat.opened)
         (refused,) = self.judge.verdicts([request], [answer])
         told: dict[str, Any] = {"refused": float(refused)}
         if hasattr(self.judge, "explain"):
             (why,) = self.judge.explain([request], [answer])  # type: ignore[attr-defined]
-            span = [why.start, why.end]
+            span = [max(0, place - before) for place in (why.start, why.end)]
             told |= dict(zip(WHY, (why.kind, why.reason, span), strict=True))
         return told
 

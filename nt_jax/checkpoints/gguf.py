@@ -40,7 +40,7 @@ OTHER_FIELDS = words(
     rope.scaling.factor rope.scaling.finetuned rope.scaling.original_context_length
     rope.scale_linear tensor_data_layout"""
 )
-TURN_ENDS = ("<|eot_id|>", "<|im_end|>")  # of LLaMA-3, and of Qwen and SmolLM2
+TURN_ENDS = ("<|eot_id|>", "<|im_end|>")  # as LLaMA-3 and Qwen write them
 _ROWS = 1024  # dequantised together, so that temporaries stay small
 
 
@@ -136,9 +136,11 @@ def _config(
     embed = tensors.get("model.embed_tokens.weight")
     ids = [_token_id(metadata, name) for name in ("eos", "eot", "eom")]
     if ids[1] is None:  # older conversions; llama.cpp looks for these as well (llama-vocab.cpp)
-        tokens = metadata.get("tokenizer.ggml.tokens")
-        known = tokens if isinstance(tokens, list) else []
-        ids += [known.index(text) for text in TURN_ENDS if text in known]
+        tokens, template = (
+            metadata.get(f"tokenizer.{n}") for n in ("ggml.tokens", "chat_template")
+        )
+        known, written = (tokens if isinstance(tokens, list) else []), str(template)
+        ids += [known.index(text) for text in TURN_ENDS if text in written and text in known]
     fields |= {
         "model_type": metadata["general.architecture"],
         "vocab_size": embed.shape[0] if embed else given.get("vocab_size"),

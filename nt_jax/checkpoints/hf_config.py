@@ -162,12 +162,9 @@ def _rope(fields: Fields, max_positions: int) -> RopeConfig:
         fields.problem("rope_parameters differ by layer type, which is not computed")
         return RopeConfig()
     spelled = [_one_spelling(value, theta) for value in given if value]
-    if len(spelled) == 2 and any(
-        spelled[0][k] != spelled[1][k] for k in {*spelled[0]} & {*spelled[1]}
-    ):
+    if len(spelled) == 2 and spelled[0] != spelled[1]:
         fields.problem(f"rope_parameters {spelled[0]} contradict rope_scaling {spelled[1]}")
-    params = {k: v for one in reversed(spelled) for k, v in one.items()}
-    params = params or _one_spelling({}, theta)
+    params = spelled[0] if spelled else _one_spelling({}, theta)
     kind, inner_theta = str(params.pop("rope_type")), params.pop("rope_theta", 10000.0)
     if theta is not None and theta != inner_theta:
         fields.problem(f"rope_theta = {theta} contradicts the rope_theta = {inner_theta} beside it")

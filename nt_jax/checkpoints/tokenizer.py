@@ -1,6 +1,7 @@
 """Text to token ids and back, through the checkpoint's own tokenizer and chat template."""
 
 import contextlib
+import json
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +31,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
             tokenizer = _from_gguf(checkpoint, held.metadata)
         else:
             tokenizer = _from_folder(checkpoint.path)
+            _name_ends(tokenizer, checkpoint)
         tokenizer.encode(TRIED)
         return tokenizer
     except CheckpointError:
@@ -59,6 +61,19 @@ def _from_folder(directory: Path) -> Tokenizer:
     if type(tokenizer.model_max_length) not in (int, float):
         raise TypeError("its model_max_length is no number")
     return tokenizer
+
+
+def _name_ends(tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
+    """Give BOS and EOS the tokens of config.json where no file of the tokenizer speaks of them.
+
+    The classes of LLaMA and GPT-2 have such defaults; a null in the file, as Qwen has, is none.
+    """
+    path, config = checkpoint.path / "tokenizer_config.json", checkpoint.config
+    told = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    for name, ids in (("bos_token", [config.bos_id]), ("eos_token", config.eos_ids[:1])):
+        known = name in told or getattr(tokenizer, name) is not None
+        if not known and ids and ids[0] is not None:
+            setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(ids[0]))
 
 
 def _class_for(directory: Path) -> Any:

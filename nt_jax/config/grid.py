@@ -38,22 +38,25 @@ class Cell:
 def read_axes(words: Sequence[str]) -> tuple[Axes, list[str]]:
     """(the axes, the other settings) of `section.key=value` words.
 
-    Raises a ConfigError for an axis that cells may not differ in, or that is given twice.
+    Raises a ConfigError for an axis that cells may not differ in, or a setting given twice.
     """
     axes: Axes = {}
     rest: list[str] = []
+    keys: list[str] = []
     for word in words:
         key, equals, text = (part.strip() for part in word.partition("="))
         values = _values(text)
+        keys.append(key)
         if not equals or len(values) < 2:
             rest.append(word)
             continue
-        if key in axes:
-            raise ConfigError(f"{key} is given twice (command line): write all values in one list")
         _check_axis(key)
         if "" in values:
             raise ConfigError(f"'{word}' (command line): a value is missing between two commas")
         axes[key] = values
+    for key in axes:
+        if keys.count(key) > 1:
+            raise ConfigError(f"{key} is given twice (command line): write all values in one list")
     if not axes:
         raise ConfigError(
             "nothing to sweep (command line): give a setting of neurons or tune several values, "

@@ -128,7 +128,8 @@ def _inside(path: Path, folder: Path, root: Path) -> Path:
     The hub's cache keeps files apart, and what it calls a snapshot is a folder of links to them.
     """
     target = path.resolve()
-    places = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
+    cache = [place.parent / "blobs" for place in root.parents if place.name == "snapshots"]
+    places = [root, *cache]
     if not any(target.is_relative_to(place) for place in places):
         raise DataError(
             f"{folder}: {path.name} leads out of the folder, to {target}. Copy it in, or name the "

@@ -1,7 +1,7 @@
 """Loading: records from the demo set, a file, a directory or a hub id, whatever its layout."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -194,19 +194,17 @@ def _records(name: str, rows: list[LaidOut], record) -> list:
 
     An id that another file or split has, too, gets the name of its own before it.
     """
-    made, problems, seen = [], [], dict[str, Row]()
+    made, problems, seen, taken = [], [], dict[tuple, Row](), set[str]()
     for row, schema in rows:
         values, wrong = _fields(row, schema)
         if "before" in values and record is records.ChoiceQuestion:
             wrong.append(f"{row.where}: a choice question is one text, no list of messages")
         values["id"] = values.get("id") or f"{Path(name).stem}-{row.number:04d}"
-        first = seen.setdefault(values["id"], row)
-        if (first.file, first.split) != (row.file, row.split):  # each counts from 1, most likely
-            mark = row.split if row.split != first.split else Path(row.file).stem
-            values["id"] = f"{mark}-{values['id']}"
-            first = seen.setdefault(values["id"], row)
-        if first is not row:
+        own = (row.file, row.split, values["id"])
+        if (first := seen.setdefault(own, row)) is not row:
             wrong.append(f"{row.where}: id '{values['id']}' is also that of {first.where}")
+        values["id"] = _its_own(values["id"], row, taken)
+        taken.add(values["id"])
         problems += wrong
         if not wrong:
             made.append(record(**values, split=row.split))
@@ -218,6 +216,14 @@ def _records(name: str, rows: list[LaidOut], record) -> list:
             "\n".join(shown) + f"\nCorrect these rows or leave them out (layout: {layouts})."
         )
     return made
+
+
+def _its_own(name: str, row: Row, taken: Collection[str]) -> str:
+    """An id that no other row has: files and splits count from one each."""
+    file = Path(row.file).stem
+    marks = [row.split, file, f"{row.split}-{file}", f"{row.split}-{file}-{row.number}"]
+    ids = [name, *(f"{mark}-{name}" for mark in marks if mark)]
+    return next((each for each in ids if each not in taken), ids[-1])
 
 
 def _fields(row: Row, schema: Schema) -> tuple[dict[str, Any], list[str]]:

@@ -11,6 +11,7 @@ from nt_jax.data.bounds import check_bounds
 from nt_jax.data.folders import data_files
 from nt_jax.data.hub import read_hub
 from nt_jax.data.library import library
+from nt_jax.data.values import conversation_in
 from nt_jax.errors import DataError, brief
 
 # Suffix -> the method of datasets.Dataset that reads it. `load_dataset("json", ...)` would do the
@@ -106,7 +107,20 @@ def _file_places(path: Path, split: str | None = None) -> list[Place]:
         values = [row if row["text"].strip() else {} for row in values]
     lines = _line_numbers(path, len(values))
     where = [f"{path}:{n}" for n in lines] or [f"{path}: row {n + 1}" for n in range(len(values))]
+    if reader == "from_csv":
+        values = [_with_chats(row, at) for row, at in zip(values, where, strict=True)]
     return [(row, split, at) for row, at in zip(values, where, strict=True)]
+
+
+def _with_chats(row: dict[str, Any], where: str) -> dict[str, Any]:
+    """The row, the conversations in its cells read; a CSV has no other way to hold them."""
+    found = dict(row)
+    for column, cell in row.items():
+        try:
+            found[column] = conversation_in(column, cell)
+        except ValueError as error:
+            raise DataError(f"{where}: '{column}' {error}.") from error
+    return found
 
 
 def _check_head(path: Path, columns: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from nt_jax.data.prompts import Prompt, read_messages
 from nt_jax.limits import parse_json
 
 SLOT_SPELLINGS = (records.SLOT, "[INSERT PROMPT HERE]")
-_MESSAGES = re.compile(r"""\[\s*\{\s*["'](?:role|content)["']\s*:.*\}\s*\]""", re.DOTALL)
+_MESSAGES = re.compile(r"""\[\s*\{(?=.*["']role["']\s*:).*\}\s*\]""", re.DOTALL)
 
 
 def read_text(value: Any) -> str | None:
@@ -21,21 +21,28 @@ def read_text(value: Any) -> str | None:
 
 
 def _prompt(value: Any) -> Prompt | None:
-    """A text, or a list of messages that ends with the user's, also as a table's cell holds it."""
-    if isinstance(value, str):
-        value = _messages_in(value)
+    """A text, or a list of messages that ends with the user's."""
     chat = isinstance(value, list | tuple) and all(isinstance(turn, dict) for turn in value)
     return read_messages(value) if chat else read_text(value)
 
 
-def _messages_in(text: str) -> Any:
-    """The messages that a text writes out as JSON, or as Python (pandas); else the text itself."""
-    if not _MESSAGES.fullmatch(text.strip()):
-        return text
+def conversation_in(column: str, cell: Any) -> Any:
+    """The messages that a cell of a CSV writes out, as JSON or as Python (pandas); else the cell.
+
+    A ValueError where they cannot be read under a column called `messages`.
+    """
+    if not isinstance(cell, str) or not _MESSAGES.fullmatch(cell.strip()):
+        return cell
+    meant = column.strip().lower() == "messages"  # elsewhere what is no conversation is a text
     for read in (parse_json, ast.literal_eval):
         with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-            return read(text.strip())
-    raise ValueError("looks like a list of messages but cannot be read: write it as JSON")
+            found = read(cell.strip())
+            if not meant:
+                read_messages(found)
+            return found
+    if meant:
+        raise ValueError("looks like a list of messages but cannot be read: write it as JSON")
+    return cell
 
 
 def _identity(value: Any) -> str | None:

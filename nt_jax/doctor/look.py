@@ -61,6 +61,9 @@ def doctor(
             raise ConfigError("--logits needs a MODEL (command line): whose logits?")
         if prompt_tokens is not None:
             raise ConfigError("--prompt-tokens needs a MODEL (command line): what is asked so?")
+        if memory_gb is not None or mesh is not None:
+            which = "--mesh" if memory_gb is None else "--memory"
+            raise ConfigError(f"{which} needs a MODEL (command line): what is to fit there?")
         say("recipes", ", ".join(recipe_names()))
         say("shapes", ", ".join(SHAPES))
         return found | {"recipes": recipe_names(), "shapes": [*SHAPES]}

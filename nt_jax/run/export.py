@@ -19,7 +19,7 @@ from nt_jax.export.card import About
 from nt_jax.export.files import copy_licences
 from nt_jax.export.folder import ExportReport, Wanted, appearing, check_free, check_rank
 from nt_jax.export.push import check_push, push
-from nt_jax.finished import held_to_read
+from nt_jax.finished import CELLS, held_to_read, holds_sweep
 from nt_jax.generate.chat import ChatModel, open_model
 from nt_jax.models.neurons import Factors
 from nt_jax.processes import first, from_first
@@ -186,6 +186,8 @@ def of_run(run_dir: Path, strength: float | None = None) -> OfRun:
             f"{run_dir} is not a run directory (it has no run.json). Name one, or, where that file "
             "was deleted, repeat the command that made the run: finished stages are kept."
         )
+    if holds_sweep(run_dir):
+        raise RunError(f"{run_dir} holds a sweep. Name one of its cells, {run_dir / CELLS}/NAME.")
     with held_to_read(run_dir) as directory:
         facts = directory.facts()
         keys = facts.get("keys", {})

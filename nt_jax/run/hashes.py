@@ -21,7 +21,6 @@ def record_results(directory: RunDirectory, checkpoint: Checkpoint, factors: Fac
     facts, weights = directory.facts(), fingerprint(checkpoint)
     before = facts.get("sha256", {})
     same = before.get("fingerprint") == weights
-    report = directory.folder("report") / "results.json"
     directory.record(
         sha256={
             "fingerprint": weights,
@@ -29,10 +28,16 @@ def record_results(directory: RunDirectory, checkpoint: Checkpoint, factors: Fac
             "data": facts["hashes"]["data"],
             "tests": facts["hashes"]["tests"],
             "factors": factors_sha256(factors),
-            "results": _sha256(report),
-        },
-        refusals=refusal_counts(read_rows(report)),
+        }
     )
+    record_report(directory)
+
+
+def record_report(directory: RunDirectory) -> None:
+    """Add the hash of results.json and its refusal counts to run.json, as the report stands."""
+    report = directory.folder("report") / "results.json"
+    known = directory.facts()["sha256"] | {"results": _sha256(report)}
+    directory.record(sha256=known, refusals=refusal_counts(read_rows(report)))
 
 
 def weights_sha256(checkpoint: Checkpoint) -> dict[str, str]:

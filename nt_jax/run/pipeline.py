@@ -22,6 +22,7 @@ from nt_jax.eval.measure import measure
 from nt_jax.eval.metrics.result import BASE
 from nt_jax.eval.prompts import Tests
 from nt_jax.eval.under_test import ModelUnderTest, tuned_model
+from nt_jax.finished import holds_sweep
 from nt_jax.generate.chat import ChatModel
 from nt_jax.mesh import devices
 from nt_jax.run import stages
@@ -82,10 +83,12 @@ def run(
     inputs = inputs or read_inputs(config)
     # Not before all input is known to be sound.
     with RunDirectory(config.folder, verify) as directory:
-        if "measured" in directory.facts():
+        swept = holds_sweep(directory.path)
+        if swept or "measured" in directory.facts():
+            what = "a sweep" if swept else "the evaluation of a model"
             raise RunError(
-                f"{config.folder} holds the evaluation of a model, which a run would replace. "
-                "Choose another folder with run_dir=DIR; nothing was changed."
+                f"{config.folder} holds {what}, which a run would replace. Choose another folder "
+                "with run_dir=DIR; nothing was changed."
             )
         table, keys = begin(config, directory, inputs, start)
         say("model", model_line(inputs.model.checkpoint.config))

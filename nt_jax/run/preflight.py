@@ -34,6 +34,8 @@ STAGES = (
     "answers", "attribute", "select", "train", "export", "base", "tuned", "eval", "report"
 )  # fmt: skip
 
+FOLLOWS = ", layers above follow"  # what `gradient` is: scores of before are not kept
+
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
@@ -65,6 +67,7 @@ def read_inputs(config: RunConfig, data: RunData | None = None, *, placed: bool 
     check_judges(config.eval.judges)
     check_log(config.log)
     score = score_hash(config.attribution.score)
+    scores = (config.attribution.score, config.attribution.utility_method)
     model = chat_model(config, placed=placed).under(config.data.system_prompt)
     check_links(model.checkpoint)
     check_tied_head(model.checkpoint)
@@ -73,7 +76,8 @@ def read_inputs(config: RunConfig, data: RunData | None = None, *, placed: bool 
     hashes = {
         "weights": fingerprint(model.checkpoint), "data": data_hash(data.records),
         "tests": tests_hash(data.tests, config.eval), "measuring": measuring_hash(config),
-        "score": score, **({"start": start_hash(config)} if config.neurons.source else {}),
+        "score": score + FOLLOWS * ("gradient" in scores),
+        **({"start": start_hash(config)} if config.neurons.source else {}),
     }  # fmt: skip
     return Inputs(model, data, hashes)
 

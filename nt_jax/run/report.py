@@ -7,6 +7,7 @@ from nt_jax.console import say
 from nt_jax.errors import RunError
 from nt_jax.run.evaluate import report_stage
 from nt_jax.run.export import config_of
+from nt_jax.run.hashes import record_report
 from nt_jax.run.stages import write_run_report
 from nt_jax.rundir import RunDirectory
 
@@ -44,6 +45,8 @@ def report_again(run_dir: Path) -> Path:
                 said = write_run_report(directory, config, layers, to)
             else:
                 said = report_stage(config, directory, to)
+        if "sha256" in facts:
+            record_report(directory)
     path = run_dir / "report" / "report.html"
     say("report", f"{said}   {path}   (and report.md)")
     return path

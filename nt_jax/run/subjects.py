@@ -41,6 +41,11 @@ def subjects(
         model = chat_model(config).under(system)
         return config, [ModelUnderTest(BASE, model), tuned_model(model, factors)], model
     same = source == config.model.source
+    if beside_base and same and adapter is None:
+        raise ConfigError(
+            f"--beside-base (command line): {source} is the base itself. Name the base with "
+            "--config RECIPE or model.source=BASE."
+        )
     if config.model.frozen is not None and not same:
         raise ConfigError(
             f"model.frozen = {config.model.frozen} is for a model that is tuned: {source} is "
@@ -57,7 +62,7 @@ def subjects(
         base = [ModelUnderTest(BASE, other)] if beside_base else []
         return config, [*base, adapted_model(other, adapter, short_name(adapter))], own
     asked = ModelUnderTest(short_name(source), other)
-    beside = [ModelUnderTest(BASE, own)] if beside_base and not same else []
+    beside = [ModelUnderTest(BASE, own)] if beside_base else []
     return config, [*beside, asked], own
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from nt_jax.config.grid import Cell
 from nt_jax.config.schema import RunConfig
 from nt_jax.errors import ConfigError
+from nt_jax.finished import CELLS
 from nt_jax.run.pipeline import Start, table_and_keys
 from nt_jax.run.preflight import Inputs
 from nt_jax.rundir import RunDirectory
@@ -64,14 +65,14 @@ def place(
             )
         shared = mine
         name = f"{cell.name}-{keys['train'][:6]}"
-        config = with_folder(cell.config, root / "cells" / name)
+        config = with_folder(cell.config, root / CELLS / name)
         found[name] = Placed(cells[n], config, keys["train"], start)
     return found
 
 
 def beside(one: Placed, root: Path) -> list[Path]:
     """The runs whose finished stages a cell takes over: the sweep's, cells of other grids."""
-    return [root, *sorted((root / "cells").glob(f"*-{one.key[:6]}"))]
+    return [root, *sorted((root / CELLS).glob(f"*-{one.key[:6]}"))]
 
 
 def neighbour(cells: Sequence[Cell], n: int) -> Cell:

@@ -104,9 +104,12 @@ def sweep(
         check_cell(cell.config, inputs.model, inputs.data)
     placed = place(cells, root, inputs, warm)
     with RunDirectory(root) as directory:
-        if "train" in directory.facts().get("keys", {}) and (root / "train").exists():
+        facts = directory.facts()
+        tuned = "train" in facts.get("keys", {}) and (root / "train").exists()
+        if tuned or "measured" in facts:
+            what = "a run" if tuned else "the evaluation of a model"
             raise RunError(
-                f"{root} holds a run, whose settings a sweep would replace. Choose another folder "
+                f"{root} holds {what}, whose settings a sweep would replace. Choose another folder "
                 "with --run-dir DIR; nothing was changed."
             )
         table, keys = pipeline.begin(config, directory, inputs)

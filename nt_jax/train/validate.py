@@ -232,7 +232,7 @@ def over_limits(
     for kind, whole in limits(max_over_refusal).items():
         if asked.get(kind) and f"rise_{kind}" in found:  # lines of earlier versions lack some
             limit, name = share * whole, f"rise_{kind}"
-            if certifies(asked[kind], limit):
+            if certifies(asked[kind], whole):  # the same for every share: half takes less than all
                 name += "_bound"
             over += max(0.0, found[name] - limit)
     for kind in (ATTACK, DIRECT):

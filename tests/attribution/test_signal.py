@@ -162,5 +162,6 @@ def test_nodes_that_miss_more_than_a_hundredth_are_warned_of(error, warned):
     assert (said is not None) == warned
     assert not said or said.endswith("along the path. Take attribution.steps=12.")
     advised = large_error(0.5, 600)
-    assert advised is not None and advised.endswith("Take float32.")  # 1,200 would be refused
+    assert advised is not None and advised.endswith("steps=1000.")  # 1,200 would be refused
+    assert str(large_error(0.5, 1000)).endswith("There are no more.")
     assert AttributionConfig.model_fields["steps"].metadata[1].le == MOST_STEPS

@@ -1,9 +1,12 @@
 """The conversation: both sides are what the engine and the run say they are, and remember."""
 
+import dataclasses
 import io
 import itertools
 import json
+import signal
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -24,6 +27,7 @@ from nt_jax.generate.engine import answer_prompts
 from nt_jax.generate.stream import stream
 from nt_jax.run.export import run_factors
 from nt_jax.run.model import chat_model
+from nt_jax.signals import Stopped
 from tests import tiny
 
 pytestmark = pytest.mark.xdist_group("run")
@@ -171,6 +175,45 @@ def test_lines_are_answered_in_turn_and_mistakes_end_nothing(finished, monkeypat
     assert "'often' is no strength" in said and "'/dance' is no command" in said
     assert "does not fit the model's context" in said and said.count("you> ") == 3 + 4
     assert said.count("untuned") >= 2
+
+
+def test_a_signal_ends_the_conversation_and_ctrl_c_only_the_turn(finished, monkeypatch):
+    raised = [KeyboardInterrupt(), Stopped(signal.SIGTERM)]
+
+    def stopped(*rest):
+        raise raised.pop(0)
+
+    monkeypatch.setattr(screen, "turn", stopped)
+    with pytest.raises(Stopped):
+        run_lines(monkeypatch, finished.folder, "first", "second", "never asked")
+    assert not raised
+
+
+def test_a_strength_that_cannot_be_had_is_forgotten(finished, monkeypatch):
+    asked, before = [], screen.open_sides
+
+    def open_sides(folder, strength, system, new):
+        asked.append((strength, system))
+        if strength == 2.0:
+            raise RunError("the folder is in use")
+        return before(folder, strength, system, new)
+
+    monkeypatch.setattr(screen, "open_sides", open_sides)
+    run_lines(monkeypatch, finished.folder, "/strength 2", "/system Be brief.")
+    assert asked == [(None, None), (2.0, None), (None, "Be brief.")]
+
+
+def test_reasoning_that_the_prompt_opens_is_not_judged(finished, sides):
+    """Cut off, it is no answer yet; closed, what decides is shown where it stands."""
+    refusal = "I'm sorry, but I can't help with that."
+    texts = {"cut": refusal, "closed": f"hm </think>{refusal}"}
+    chat = SimpleNamespace(opened="<think>")
+    model = SimpleNamespace(chat=chat, answer_text=lambda ids: chat.opened + texts[ids])
+    both = dataclasses.replace(sides, model=model)
+    assert both.verdict(ASKED, "cut")["class"] == "empty"
+    found = both.verdict(ASKED, "closed")
+    start, end = found["span"]
+    assert found["refused"] == 1 and texts["closed"][start:end] in refusal and end > start >= 10
 
 
 def test_reset_forgets(finished, monkeypatch):

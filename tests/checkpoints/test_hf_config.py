@@ -218,15 +218,6 @@ def test_a_missing_vocabulary_is_not_all_of_it():
     assert "'vocab_size' is missing" in problem
 
 
-def test_two_spellings_of_rope_may_differ_in_what_one_leaves_out():
-    linear = {"type": "linear", "factor": 2.0}
-    fields = {key: value for key, value in LLAMA.items() if key != "rope_theta"}
-    fields |= {"rope_scaling": linear}
-    fields |= {"rope_parameters": {"rope_theta": 1e6, "rope_type": "linear", "factor": 2.0}}
-    rope = config_of(fields).rope
-    assert (rope.kind, rope.theta, rope.factor) == ("linear", 1e6, 2.0)
-
-
 def test_an_end_token_that_is_text_is_refused_though_another_file_has_a_number():
     """It would be exported, and transformers does not read it."""
     _, problems = read_config(LLAMA | {"eos_token_id": "2"}, {"eos_token_id": 2})

@@ -60,6 +60,8 @@ def test_cells_are_all_combinations_and_everything_else_is_the_same():
         (["neurons.safety=5,5"], "neurons.safety=5 is the same cell as neurons.safety=5"),
         (["tune.safety_weight=0.5,0.50"], "is the same cell as tune.safety_weight=0.5"),
         (["neurons.safety=1,2", "neurons.safety=3,4"], "neurons.safety is given twice"),
+        (["neurons.safety=1,2", "neurons.safety=7"], "neurons.safety is given twice"),
+        (["neurons.safety=7", "neurons.safety=1,2"], "neurons.safety is given twice"),
         (["neurons.safety=1,2", "tune.validation_answers=0"], "cells are compared on validation"),
         (
             [f"neurons.safety={','.join(map(str, range(1, 32)))}",

@@ -80,6 +80,15 @@ def test_a_conversation_that_cannot_be_read_is_no_text(file):
     cell = "[{'role': 'user', 'content': 'a'}\n {'role': 'user', 'content': 'b'}]"  # as numpy says
     with pytest.raises(DataError, match="row 1: 'messages' looks like a list of messages"):
         load_harmless(file("chats.csv", f'messages\n"{cell}"\n'))
+    (row,) = load_harmless(file("chats.csv", f'request\n"{cell}"\n'))  # it may be asked about
+    assert row.request == cell
+
+
+def test_a_text_that_spells_messages_is_a_text_where_lists_can_be_written(file):
+    text = json.dumps(CHAT[:2])  # it ends with the assistant's
+    source = file("a.jsonl", json.dumps({"request": "r", "refusal": "No.", "attacked": text}))
+    (row,) = load_harmful(source)
+    assert row.attacked == text
 
 
 def test_a_request_about_a_list_is_a_text(file):
@@ -142,13 +151,21 @@ def test_ids_that_each_file_counts_from_one_are_told_apart(file, tmp_path):
     assert found == {"1": "train a", "2": "train b", "test-1": "test a", "test-2": "test b"}
     file("two/train/x.csv", "id,request\n1,c\n")  # another file of that split
     (tmp_path / "two" / "train.csv").rename(tmp_path / "two" / "train" / "y.csv")
-    assert [row.id for row in load_harmless(str(tmp_path / "two"), "train")] == ["1", "y-1", "2"]
+    file("two/train/z.csv", "id,request\n1,d\n")
+    ids = [row.id for row in load_harmless(str(tmp_path / "two"), "train")]
+    assert ids == ["1", "train-1", "2", "z-1"]
+    file("two/train/z.csv", "id,request\n1,d\n1,e\n")
+    with pytest.raises(DataError, match=r"z\.csv: row 2: id '1' is also that of .*z\.csv: row 1"):
+        load_harmless(str(tmp_path / "two"), "train")
 
 
 def test_a_snapshot_of_the_hub_is_a_folder_of_links_to_its_blobs(file, tmp_path):
     blob = file("datasets--a--b/blobs/1f", '{"request": "mine"}')
     file("datasets--a--b/elsewhere/train.jsonl", '{"request": "not mine"}')
     snapshot = tmp_path / "datasets--a--b" / "snapshots" / "f00"
+    (snapshot / "all").mkdir(parents=True)  # a config, as MMLU has
+    (snapshot / "all" / "dev-00000-of-00001.jsonl").symlink_to("../../../blobs/1f")
+    assert [row.request for row in load_harmless(str(snapshot / "all"))] == ["mine"]
     (snapshot / "data").mkdir(parents=True)
     (snapshot / "data" / "train-00000-of-00001.jsonl").symlink_to("../../../blobs/1f")
     assert blob and [row.request for row in load_harmless(str(snapshot))] == ["mine"]

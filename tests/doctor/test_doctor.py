@@ -159,6 +159,8 @@ def test_a_model_that_is_not_here_is_told_by_its_published_sizes(capsys, monkeyp
         (["llama3.1-8b", "--prompt-tokens", "131072"], "do not fit the model's context of 131072"),
         (["llama3.1-8b", "--prompt-tokens", "131000"], "and an answer of 128 do not fit"),
         (["--prompt-tokens", "300"], "--prompt-tokens needs a MODEL"),
+        (["--memory", "24"], "--memory needs a MODEL"),
+        (["--mesh", "2x4"], "--mesh needs a MODEL"),
         (["nowhere/at-all.yaml"], "config file 'nowhere/at-all.yaml' does not exist"),
     ],
 )

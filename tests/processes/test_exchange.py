@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import threading
+import time
 
 import pytest
 
@@ -115,6 +116,41 @@ def test_inputs_that_differ_are_refused_by_all(together):
         "settings, then repeat."
     }
     assert together(lambda index: processes.check_same("a", "files"), 3) == [None] * 3
+
+
+def test_a_process_without_a_cache_keeps_step_with_the_others(together, tmp_path, monkeypatch):
+    import numpy as np
+
+    from nt_jax import cache
+
+    seat = threading.local()
+    monkeypatch.setattr(cache, "folder", lambda: tmp_path if seat.index else None)
+
+    def work(index: int) -> tuple[int, list[int]]:
+        seat.index = index
+        (one,) = cache.kept({"of": 1}, lambda: {"x": np.arange(3)}).values()
+        return one.tolist(), processes.every(index)
+
+    for _ in range(2):  # the second finds what the first has kept
+        assert together(work, 2) == [([0, 1, 2], [0, 1])] * 2
+
+
+def test_none_leaves_before_process_0_has_ended_its_work(together, monkeypatch):
+    from nt_jax import exits, peers
+
+    order: list[str] = []
+    monkeypatch.setattr("jax.distributed.shutdown", lambda: order.append("shutdown"))
+    monkeypatch.setattr(peers, "_WATCH", threading.Thread(target=int))
+    peers._WATCH.start()
+
+    def work(index: int) -> None:
+        if index == 0:
+            time.sleep(0.2)  # an upload
+            order.append("done")
+        peers.leave("", exits.DONE)
+
+    together(work, 3)
+    assert order == ["done", *["shutdown"] * 3]
 
 
 def test_arrays_count_as_kept_only_where_all_keep_the_same(together, tmp_path):

@@ -32,6 +32,15 @@ def test_one_process_is_alone():
         ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, None),
         ({"SLURM_NTASKS": "8", "SLURM_JOB_ID": "7"}, None),  # a shell of salloc: no step
         ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "0"}, Place()),
+        (
+            {
+                "SLURM_STEP_NUM_TASKS": "1",
+                "SLURM_PROCID": "0",  # mpirun within srun --pty bash
+                "OMPI_COMM_WORLD_SIZE": "2",
+                "OMPI_COMM_WORLD_RANK": "1",
+            },
+            Place(),
+        ),
         ({"OMPI_COMM_WORLD_SIZE": "x", "OMPI_COMM_WORLD_RANK": "0"}, None),
         ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None),
     ],

@@ -3,6 +3,7 @@
 import pytest
 
 from nt_jax.errors import RunError
+from nt_jax.run.export import run_factors
 from nt_jax.rundir import RunDirectory, Stage
 from tests.run import small
 
@@ -51,6 +52,17 @@ def test_a_run_says_so_before_any_work(recipe, project):
         small.carry_on(small.settings(recipe, project))
     assert untouched(project)
     assert not {".lock", "run.json", "answers"} & {path.name for path in project.iterdir()}
+
+
+def test_a_sweep_is_no_run(recipe, tmp_path):
+    """Nor is one begun in its folder, which would take the sweep's place there."""
+    (tmp_path / "cells" / "safety-5").mkdir(parents=True)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(RunError, match=r"holds a sweep\. Name one of its cells, .*/cells/NAME"):
+        run_factors(tmp_path)
+    with pytest.raises(RunError, match="holds a sweep, which a run would replace"):
+        small.carry_on(small.settings(recipe, tmp_path))
+    assert (tmp_path / "run.json").read_text() == "{}"
 
 
 def test_what_a_killed_stage_left_is_still_cleared(tmp_path):

@@ -1,6 +1,7 @@
 """Validation asks prompts of every kind, and no score past a limit beats one within."""
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -235,6 +236,19 @@ def test_bare_harmless_requests_have_a_limit_together_that_moves_with_that_of_pl
     assert "rise_bare_harmless" not in rises(one, one) and excess(one, one, 0.03) == 0
     old = {name: value for name, value in rises(now, base).items() if "bare" not in name}
     assert over_limits(old, dict.fromkeys(LIMITS, 60), 0.03) == 0  # lines of earlier versions
+
+
+@pytest.mark.parametrize("prompts", [60, 78, 156, 300])
+def test_what_is_within_half_of_the_limits_is_within_all_of_them_and_twice(prompts):
+    """By bound or by estimate: which of the two counts may not change with the share."""
+    asked, rest = {HARMLESS: prompts}, {"perplexity_ratio": 1.0}
+    for gained, lost in itertools.product(range(12), range(6)):
+        before, now = np.zeros(prompts), np.zeros(prompts)
+        before[:lost], now[lost : lost + gained] = 1, 1
+        estimate, bound = rise(before, now)
+        found = {"rise_harmless": estimate, "rise_harmless_bound": bound} | rest
+        over = [over_limits(found, asked, 0.03, share) for share in (0.5, 1, 2)]
+        assert over == sorted(over, reverse=True), (gained, lost)
 
 
 def test_refusals_of_harm_that_were_there_may_hardly_fall():
