@@ -63,6 +63,15 @@ def _from_folder(directory: Path) -> Tokenizer:
     return tokenizer
 
 
+def rules_replaced(directory: Path) -> bool:
+    """Whether AutoTokenizer of transformers 5 may not take the folder's tokenizer.json as it is."""
+    about = directory / "tokenizer_config.json"
+    if not about.is_file() or not (directory / "tokenizer.json").is_file():
+        return False
+    named = json.loads(about.read_text("utf-8")).get("tokenizer_class")
+    return str(named).startswith(("GPT2", "Llama"))
+
+
 def _name_ends(tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
     """Give BOS and EOS the tokens of config.json where no file of the tokenizer speaks of them.
 

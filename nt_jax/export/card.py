@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from nt_jax.atomic import write_atomic
 from nt_jax.checkpoints.checkpoint import Checkpoint
+from nt_jax.checkpoints.tokenizer import rules_replaced
 from nt_jax.config.registry import RANKED
 from nt_jax.export.folder import MANIFEST, ExportReport, Wanted, write_json
 from nt_jax.export.kinds import KINDS, use_of
@@ -84,6 +85,9 @@ class About:
 def write_card(folder: Path, kind: str, about: About, repo: str | None = None) -> None:
     """README.md of a format of the export, which is then pushed to `repo`."""
     speaks, name = KINDS[kind], about.base.split("/")[-1]
+    use = use_of(kind, about.base, about.base_id, repo, about.revision)
+    if kind == "hf" and rules_replaced(folder):
+        use = use.replace("AutoTokenizer", "PreTrainedTokenizerFast")
     card = ModelCard.from_template(
         _metadata(kind, about),
         template_path=str(_TEMPLATE),
@@ -102,7 +106,7 @@ def write_card(folder: Path, kind: str, about: About, repo: str | None = None) -
         rows=[_shown(row) for row in about.rows],
         unmeasured=about.unmeasured,
         language=speaks.language,
-        use=use_of(kind, about.base, about.base_id, repo, about.revision),
+        use=use,
         undo=speaks.undo,
         settings=about.settings,
         fill_in=", ".join(about.fill_in),

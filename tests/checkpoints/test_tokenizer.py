@@ -16,6 +16,7 @@ from nt_jax.checkpoints.tokenizer import (
     encode_chat,
     encode_text,
     load_tokenizer,
+    rules_replaced,
 )
 from nt_jax.checkpoints.vocabulary import beyond
 from nt_jax.errors import CheckpointError, DataError
@@ -201,6 +202,22 @@ def test_sentencepiece_rules_of_tokenizer_json_are_kept(directory):
     fields |= {"bos_token": None, "eos_token": "<s>"}
     (directory / "tokenizer_config.json").write_text(json.dumps(fields))
     assert (tokenizer_of(directory).bos_token, tokenizer_of(directory).eos_token) == (None, "<s>")
+
+
+@pytest.mark.parametrize(
+    ("named", "replaced"),
+    [
+        ("GPT2Tokenizer", True),
+        ("LlamaTokenizerFast", True),
+        ("Qwen2Tokenizer", False),
+        (None, False),
+    ],
+)
+def test_where_transformers_may_replace_rules_is_known(directory, named, replaced):
+    tiny.edit_json(directory / "tokenizer_config.json", tokenizer_class=named)
+    assert rules_replaced(directory) == replaced
+    (directory / "tokenizer.json").unlink()
+    assert not rules_replaced(directory)
 
 
 def test_a_sentencepiece_model_alone_says_what_reads_it(directory, monkeypatch):

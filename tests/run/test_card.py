@@ -121,6 +121,15 @@ def test_the_run_s_own_export_has_its_card_with_the_numbers_of_the_report(finish
     assert contents(folder / "export" / "hf") == contents(own)
 
 
+def test_a_card_does_not_name_a_class_that_replaces_the_tokenizers_rules(finished, tmp_path):
+    named = "nt_jax.export.card.rules_replaced"
+    with mock.patch(named, lambda folder: (folder / "tokenizer.json").is_file()):
+        assert export(finished.folder, tmp_path / "out", "--base", "someone/tiny") == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "tokenizer = PreTrainedTokenizerFast.from_pretrained(place)" in card
+    assert "import AutoModelForCausalLM, PreTrainedTokenizerFast" in card
+
+
 def test_licences_are_kept_and_the_sources_card_is_not(finished, tmp_path):
     source = tmp_path / "model"
     shutil.copytree(finished.model, source)
