@@ -95,7 +95,7 @@ def a_template_that_is_too_long(folder: Path):
 def no_end_of_answers(folder: Path):
     model = copy(folder)
     (model / "chat_template.jinja").write_text("{{ messages[0].content }}")
-    tiny.edit_json(model / "tokenizer_config.json", eos_token=None)  # config.json would speak for it
+    tiny.edit_json(model / "tokenizer_config.json", eos_token=None)  # or config.json speaks
     yield lambda: chat(model), "names a token that ends .* Add eos_token to tokenizer_config.json"
     tiny.edit_json(model / "tokenizer_config.json", eos_token="<|im_end|>")
 
