@@ -150,7 +150,9 @@ def test_an_experiment_has_a_line_a_cell_and_goes_on_where_it_was(recipe, tmp_pa
 
 
 def test_a_summary_is_of_the_plan_the_config_and_the_settings_of_now(tmp_path, monkeypatch, capsys):
-    plan, values = tmp_path / "plan.yaml", {}
+    plan, small, values = tmp_path / "plan.yaml", tmp_path / "small.yaml", {}
+    small.write_text("name: small\n")
+    (tmp_path / "other.yaml").write_text("name: other\n")
     plan.write_text("default: []\nfurther: [tune.meta_lr=3]\n")
     for kind in {kind for pair in PAIRS.values() for kind in pair}:
         values[kind] = [0.1, 0.9]
@@ -158,7 +160,7 @@ def test_a_summary_is_of_the_plan_the_config_and_the_settings_of_now(tmp_path, m
     for seed, meta_lr in ((0, 3), (1, 2)):  # the line of seed 1 is of an older plan
         for name, settings in (("default", []), ("further", [f"tune.meta_lr={meta_lr}"])):
             words = [*settings, *experiment.PLAIN, f"seed={seed}"]
-            key = hashlib.sha256(json.dumps(["small", words]).encode()).hexdigest()[:16]
+            key = hashlib.sha256(json.dumps(["name: small\n", words]).encode()).hexdigest()[:16]
             rows.append({"name": name, "seed": seed, "key": key, "tuned": values})
     lines = "".join(json.dumps(row | {"untuned": values}) + "\n" for row in rows)
     plan.with_suffix(".jsonl").write_text(lines)
@@ -169,9 +171,12 @@ def test_a_summary_is_of_the_plan_the_config_and_the_settings_of_now(tmp_path, m
         cells = json.loads(capsys.readouterr().out)["cells"]
         return {name: cells[name]["seeds"] for name in ("default", "further")}
 
-    assert seeds("--config", "small") == {"default": [0, 1], "further": [0]}
-    assert seeds("--config", "other") == {"default": [], "further": []}
-    assert seeds("--config", "small", "tune.epochs=3") == {"default": [], "further": []}
+    nothing = {"default": [], "further": []}
+    assert seeds("--config", str(small)) == {"default": [0, 1], "further": [0]}
+    assert seeds("--config", str(tmp_path / "other.yaml")) == nothing
+    assert seeds("--config", str(small), "tune.epochs=3") == nothing
+    small.write_text("name: small\nseed: 3\n")  # edited since
+    assert seeds("--config", str(small)) == nothing
 
 
 def test_what_slopes_alone_say_is_asked_of_the_other_half(recipe, tmp_path):
