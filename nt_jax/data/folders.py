@@ -122,15 +122,19 @@ def _files(place: Path, root: Path, formats: Collection[str]) -> list[Path]:
     ]
 
 
-def _inside(path: Path, folder: Path, root: Path) -> Path:
-    """The path itself, once it is known not to lead out of the folder.
+def own_places(folder: Path) -> list[Path]:
+    """Where the files of a resolved folder may really lie: in it, or among the blobs of its cache.
 
-    The hub's cache keeps files apart, and what it calls a snapshot is a folder of links to them.
+    The hub's cache keeps files apart; what it calls a snapshot is a folder of links to them.
     """
+    blobs = [place.parent / "blobs" for place in folder.parents if place.name == "snapshots"]
+    return [folder, *blobs]
+
+
+def _inside(path: Path, folder: Path, root: Path) -> Path:
+    """The path itself, once it is known not to lead out of the folder."""
     target = path.resolve()
-    cache = [place.parent / "blobs" for place in root.parents if place.name == "snapshots"]
-    places = [root, *cache]
-    if not any(target.is_relative_to(place) for place in places):
+    if not any(target.is_relative_to(place) for place in own_places(root)):
         raise DataError(
             f"{folder}: {path.name} leads out of the folder, to {target}. Copy it in, or name the "
             "file by its own path."

@@ -23,6 +23,7 @@ from nt_jax.checkpoints.keymap import hf_shapes
 from nt_jax.checkpoints.source import named_templates
 from nt_jax.checkpoints.tensors import DTYPES, TensorInfo, write_ranges, write_safetensors
 from nt_jax.checkpoints.tokenizer import load_tokenizer
+from nt_jax.data.folders import own_places
 from nt_jax.errors import CheckpointError, ConfigError
 from nt_jax.export.folder import MANIFEST, ExportReport, appearing, digests, write_json
 
@@ -102,15 +103,11 @@ class _Fold:
 def check_links(checkpoint: Checkpoint) -> None:
     """Raises a CheckpointError where a file to copy is a link that leaves the model folder.
 
-    What it leads to was not meant to be passed on. A hub cache keeps the files of a snapshot as
-    links to its own blobs.
+    What it leads to was not meant to be passed on.
     """
     if checkpoint.directory is None:
         return
-    folder = checkpoint.directory.resolve()
-    own = (
-        [folder, folder.parent.parent / "blobs"] if folder.parent.name == "snapshots" else [folder]
-    )
+    own = own_places(checkpoint.directory.resolve())
     for file in _copied(checkpoint, weights=True):
         target = file.resolve()
         if not any(place in target.parents for place in own):

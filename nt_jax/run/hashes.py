@@ -21,23 +21,22 @@ def record_results(directory: RunDirectory, checkpoint: Checkpoint, factors: Fac
     facts, weights = directory.facts(), fingerprint(checkpoint)
     before = facts.get("sha256", {})
     same = before.get("fingerprint") == weights
-    directory.record(
-        sha256={
-            "fingerprint": weights,
-            "weights": before["weights"] if same else weights_sha256(checkpoint),
-            "data": facts["hashes"]["data"],
-            "tests": facts["hashes"]["tests"],
-            "factors": factors_sha256(factors),
-        }
-    )
-    record_report(directory)
+    found = {
+        "fingerprint": weights,
+        "weights": before["weights"] if same else weights_sha256(checkpoint),
+        "data": facts["hashes"]["data"],
+        "tests": facts["hashes"]["tests"],
+        "factors": factors_sha256(factors),
+    }
+    record_report(directory, found)
 
 
-def record_report(directory: RunDirectory) -> None:
-    """Add the hash of results.json and its refusal counts to run.json, as the report stands."""
+def record_report(directory: RunDirectory, sha256: Mapping[str, Any]) -> None:
+    """Put these hashes, that of results.json and its refusal counts into run.json, all at once."""
     report = directory.folder("report") / "results.json"
-    known = directory.facts()["sha256"] | {"results": _sha256(report)}
-    directory.record(sha256=known, refusals=refusal_counts(read_rows(report)))
+    directory.record(
+        sha256={**sha256, "results": _sha256(report)}, refusals=refusal_counts(read_rows(report))
+    )
 
 
 def weights_sha256(checkpoint: Checkpoint) -> dict[str, str]:

@@ -46,7 +46,7 @@ def report_again(run_dir: Path) -> Path:
             else:
                 said = report_stage(config, directory, to)
         if "sha256" in facts:
-            record_report(directory)
+            record_report(directory, facts["sha256"])
     path = run_dir / "report" / "report.html"
     say("report", f"{said}   {path}   (and report.md)")
     return path
