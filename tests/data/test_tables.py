@@ -31,8 +31,8 @@ def test_a_column_of_a_csv_may_be_filled_late(file):
 
 @pytest.mark.parametrize("early", [{"refusal": None}, {}], ids=["null", "no key"])
 def test_a_key_of_a_jsonl_may_be_filled_late(file, early):
-    """And by 10 MB of JSON."""
-    lines = [json.dumps({"request": f"{n} " + "x" * 20_000} | early) for n in range(520)]
+    """And by 10 MB of JSON, which these lines are more than."""
+    lines = [json.dumps({"request": f"{n} " + "x" * 20_000} | early) for n in range(700)]
     lines += [json.dumps({"request": "last", "refusal": "No."})]
     last = load_harmful(file("late.jsonl", "\n".join(lines)))[-1]
     assert (last.request, last.refusal) == ("last", "No.")
