@@ -126,7 +126,10 @@ def main(
     if point == "full":
         print("\n".join(on_full_disks(recipe, run_dir)))
         return 0
-    more = GRID if command == "sweep" else ()
-    words = ["--config", str(recipe), *small.SETTINGS, *more, "--run-dir", str(run_dir)]
+    settings: tuple[str, ...] = small.SETTINGS
+    if command == "sweep":  # an axis is given once
+        taken = {word.partition("=")[0] for word in GRID}
+        settings = (*(w for w in settings if w.partition("=")[0] not in taken), *GRID)
+    words = ["--config", str(recipe), *settings, "--run-dir", str(run_dir)]
     with at(point, ending(getattr(signal, word, signal.SIGKILL))), small.small_programs():
         return command_line(command, words)

@@ -169,7 +169,10 @@ def read_chat(path: Path, model: Path) -> list[str]:
 
     def opened(run_dir, strength, system, max_new) -> Echo:
         chat = text.under(system)
-        words = SimpleNamespace(chat=chat, text=lambda ids: decode(chat.tokenizer, ids))
+        said = lambda ids: decode(chat.tokenizer, ids)  # noqa: E731
+        words = SimpleNamespace(
+            chat=chat, text=said, answer_text=lambda ids: chat.opened + said(ids)
+        )
         return Echo(words, {}, judge, 8)
 
     with (
