@@ -115,6 +115,14 @@ def on_full_disks(recipe: Path, run_dir: Path) -> list[str]:
     return said
 
 
+def settings(command: str) -> tuple[str, ...]:
+    """Those of a small run, or of a sweep, which takes an axis once."""
+    if command != "sweep":
+        return small.SETTINGS
+    taken = {word.partition("=")[0] for word in GRID}
+    return (*(word for word in small.SETTINGS if word.partition("=")[0] not in taken), *GRID)
+
+
 def main(
     recipe: Path, run_dir: Path, point: str, word: str = "SIGKILL", command: str = "train"
 ) -> int:
@@ -126,10 +134,6 @@ def main(
     if point == "full":
         print("\n".join(on_full_disks(recipe, run_dir)))
         return 0
-    settings: tuple[str, ...] = small.SETTINGS
-    if command == "sweep":  # an axis is given once
-        taken = {word.partition("=")[0] for word in GRID}
-        settings = (*(w for w in settings if w.partition("=")[0] not in taken), *GRID)
-    words = ["--config", str(recipe), *settings, "--run-dir", str(run_dir)]
+    words = ["--config", str(recipe), *settings(command), "--run-dir", str(run_dir)]
     with at(point, ending(getattr(signal, word, signal.SIGKILL))), small.small_programs():
         return command_line(command, words)

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from nt_jax.config.grid import read_axes
 from tests.faults import __main__ as faults
-from tests.faults import kills, sweeps
+from tests.faults import child, commands, kills, sweeps
 from tests.faults.__main__ import CASES
 from tests.run import small
 
@@ -90,6 +91,17 @@ def test_both_forms_are_as_long_as_they_say():
         assert {point.split(":")[0] for point in points} >= {*small.STAGES} - {"train", "base"}
         late = [point for point in points if point.split(":")[0] in ("epoch", "dropping", "train")]
         assert len(late) >= 4  # after a committed epoch of tuning
+
+
+def test_the_sweep_that_is_killed_has_two_cells():
+    axes, rest = read_axes(child.settings("sweep"))
+    assert [*axes.values()] == [["9", "14"]] and {*rest} < {*small.SETTINGS, *child.GRID}
+
+
+def test_the_chat_that_is_damaged_answers(tmp_path):
+    (lines := tmp_path / "lines").write_text("How do I bake bread?\n/reset\nI can't.\n")
+    chat = commands.COMMANDS["chat"]
+    chat.oracle(lines, chat.read(lines))
 
 
 def test_a_run_that_ends_with_other_bytes_is_counted(tmp_path, monkeypatch):
