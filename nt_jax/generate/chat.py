@@ -89,9 +89,15 @@ class ChatText:
 
     def under(self, system: str | None) -> "ChatText":
         """The same texts with another system message before them."""
-        if system == self.system:
-            return self
-        other = ChatText(self.checkpoint, system, self.thinking)
+        return self if system == self.system else self._other(system, self.thinking)
+
+    @property
+    def without_reasoning(self) -> "ChatText":
+        """The same texts, whose answers come at once where the template knows how."""
+        return self._other(self.system, False)
+
+    def _other(self, system: str | None, thinking: bool) -> "ChatText":
+        other = ChatText(self.checkpoint, system, thinking)
         other._read = self._read  # one tokenizer for both
         return other
 

@@ -17,6 +17,7 @@ def check_texts(config: RunConfig, chat: ChatText) -> None:
     A CheckpointError says what the model lacks, a ConfigError which system prompt it refuses.
     """
     check_asks(chat.under(None))
+    check_answers_at_once(chat)
     _ = chat.end_id
     systems = {"data": config.data.system_prompt, "eval": config.eval.system_prompt}
     for section, system in systems.items():
@@ -33,6 +34,21 @@ def check_asks(chat: ChatText) -> None:
             f"The chat template of '{chat.checkpoint.path}' writes the same prompt whatever is "
             "asked. Give chat_template.jinja (or chat_template of tokenizer_config.json) as its "
             "authors wrote it; a file of Git LFS that was never fetched is such a one."
+        )
+
+
+def check_answers_at_once(chat: ChatText) -> None:
+    """Raises where answers begin with reasoning: how they begin is what a run learns and counts."""
+    if tag := chat.opened:
+        raise CheckpointError(
+            f"The chat template of '{chat.checkpoint.path}' opens reasoning ({tag}) in every "
+            "prompt, and a run learns and counts how answers begin. Let its chat_template.jinja "
+            f"end a prompt with closed reasoning: {tag}\\n\\n{tag.replace('<', '</')}\\n\\n."
+        )
+    if chat.thinking and chat.encode("Hello") != chat.without_reasoning.encode("Hello"):
+        raise ConfigError(
+            "model.thinking: this model would reason first, and a run learns and counts how "
+            "answers begin. Leave it out; python -m nt_jax.eval takes it."
         )
 
 

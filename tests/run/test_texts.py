@@ -163,3 +163,32 @@ def test_texts_without_a_fault_pass(recipe, tmp_path):
     chat = ChatText(open_checkpoint(config.model.source))
     check_texts(config, chat)
     assert chat.under("x").tokenizer is chat.tokenizer and chat.under(None) is chat
+
+
+def with_template(folder, text: str):
+    (folder / "chat_template.jinja").write_text(text)
+    return ChatText(open_checkpoint(str(folder)), thinking=True)
+
+
+def test_a_model_that_reasons_first_is_measured_not_tuned(recipe, tmp_path):
+    tiny.copy("smollm2", tmp_path / "m")
+    config = small.settings(recipe, tmp_path / "run")
+    chat = with_template(tmp_path / "m", (TEMPLATES / "qwen3.jinja").read_text())
+    with pytest.raises(ConfigError, match=r"model\.thinking: .* Leave it out"):
+        check_texts(config, chat)
+    check_texts(config, chat.without_reasoning)
+    assert chat.without_reasoning.tokenizer is chat.tokenizer
+    check_texts(config, with_template(tmp_path / "m", (TEMPLATES / "qwen2.5.jinja").read_text()))
+
+
+def test_a_template_that_opens_reasoning_is_told_how_to_close_it(recipe, tmp_path):
+    tiny.copy("smollm2", tmp_path / "m")
+    config = small.settings(recipe, tmp_path / "run")
+    plain = (TEMPLATES / "qwen2.5.jinja").read_text()
+    start = "'<|im_start|>assistant\\n'"
+    assert start in plain
+    opening = plain.replace(start, f"{start} ~ '<think>\\n'")
+    with pytest.raises(CheckpointError, match="opens reasoning") as raised:
+        check_texts(config, with_template(tmp_path / "m", opening))
+    advice = str(raised.value).rpartition("closed reasoning: ")[2].removesuffix(".")
+    check_texts(config, with_template(tmp_path / "m", opening.replace("<think>\\n", advice)))
