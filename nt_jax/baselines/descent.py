@@ -39,6 +39,7 @@ from nt_jax.train.maml import Loss, MetaOptions, safety_loss, utility_loss
 from nt_jax.train.objectives import over_stretches
 from nt_jax.train.outer import direction, measured_cells, preconditioner_of
 from nt_jax.train.pools import Pools
+from nt_jax.train.regression import LEVEL
 from nt_jax.train.slopes import (
     DECISION,
     Measured,
@@ -103,7 +104,8 @@ def descend(
                 at = functools.partial(measured, tuned, form, theta_P, fixed, what=DECISION)
                 slopes = measured_cells(model, cells, config, at, untuned)
                 nats = NATS * float(now.meta_lr / options.meta_lr)
-                way_P, losses = direction(slopes, metric, nats, config, lm.mesh, in_nats=True)
+                asked = history[-1][LEVEL] if history else -np.inf
+                way_P, losses = direction(slopes, metric, nats, config, lm.mesh, True, asked)
                 moved_P = theta_P + metric.divide(way_P)
                 theta_P = form.vector(adapter.at_strength(form.params(moved_P), 1.0))
             else:

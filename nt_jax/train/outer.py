@@ -84,9 +84,16 @@ class Regression:
     preconditioner: Preconditioner
 
     def step(
-        self, theta_P: Array, batch: MetaBatch, epoch: int, options: MetaOptions
+        self,
+        theta_P: Array,
+        batch: MetaBatch,
+        epoch: int,
+        options: MetaOptions,
+        level: float = -math.inf,
     ) -> tuple[Array, dict[str, float]]:
-        """One epoch (lines 8-21): (new theta_P, losses before it).
+        """One epoch (lines 8-21): (new theta_P; losses before it, and level).
+
+        `level`: that of the epoch before.
 
         options.meta_lr is the step's length, in the root of the mean square over all neurons of the
         layers from the first chosen one on: what an MLP's output feels, however few were chosen.
@@ -100,7 +107,7 @@ class Regression:
         untuned = functools.partial(untuned_values, self.tuned, what=DECISION)
         slopes = measured_cells(self.model, asked, self.config, at, untuned)
         rest = (length, self.config, lm.mesh)
-        direction_P, losses = direction(slopes, self.preconditioner, *rest)
+        direction_P, losses = direction(slopes, self.preconditioner, *rest, asked=level)
         pulled_P = pulled(theta_P, direction_P, lm, neurons, batch, options)
         divide = self.preconditioner.divide
         step_P = bounded(divide(direction_P), divide(pulled_P))
@@ -115,12 +122,16 @@ def direction(
     config: TuneConfig,
     mesh: Mesh,
     in_nats: bool = False,
+    asked: float = -math.inf,
 ) -> tuple[Float[Array, " P"], dict[str, float]]:
-    """(the step of the regression before it is divided by the preconditioner, losses before it)."""
+    """(the step of the regression before it is divided by the preconditioner, losses before it).
+
+    The last three arguments and the losses are those of `combination`.
+    """
     slope_MP = np.concatenate([slopes.cells[name] for name in slopes.decided])
     where = sharding(mesh, "")
     free_MP = host(divided(preconditioner, put(slope_MP, where)))
-    dual_M, losses = combination(slopes, free_MP, most, config, in_nats)
+    dual_M, losses = combination(slopes, free_MP, most, config, in_nats, asked)
     return put((dual_M @ slope_MP).astype(np.float32), where), losses
 
 

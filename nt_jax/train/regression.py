@@ -5,7 +5,9 @@ slope (slopes.py). The step solves
 
     min_d  sum_x w_x tau log(1 + exp(-y_x (m(x) + s(x) . d - b) / tau)) + lambda / 2 |d|_P^2
 
-with y = 1 for harmful and -1 for harmless requests. Good answers to harmless requests are there as
+with y = 1 for harmful and -1 for harmless requests. b lies a nat above the mean decision, no higher
+than where an opening is said, and no lower than before: where a step failed and all decisions fell
+together, the next brings them back. Good answers to harmless requests are there as
 well, y = 1: m(x) is what the log odds of their first tokens have gained since the untuned model,
 and b a fall of FALLEN, so that they are pulled back where something else would be said. Prompts
 that are well on their side count for little, so that the step is about the others. |d|_P is the
@@ -36,6 +38,7 @@ SOFTNESS = 0.5  # tau, in nats
 HALVINGS = 40  # of the search for lambda
 NEWTON = 60  # steps, at most
 KEPT, FALLEN = 0.5, 1.5  # weight of good answers, beside 1 of all cells; nats that they may lose
+LEVEL = "level"  # what a line of metrics.jsonl calls b
 ROUNDING = 1e-6  # of the largest slope: a difference below it is none
 SAFETY, UTILITY = (ATTACKED_HARMFUL, HARMFUL), (ATTACKED_HARMLESS, HARMLESS)
 
@@ -46,12 +49,14 @@ def combination(
     most: float,
     config: TuneConfig,
     in_nats: bool = False,
+    asked: float = -np.inf,
 ) -> tuple[Float[np.ndarray, " M"], dict[str, float]]:
-    """(the dual coefficients a of the step, the losses before it).
+    """(the dual coefficients a of the step; the losses before it, and level, b).
 
     `slopes` holds the cells' decisions and slopes at the factors; `free_MP` the latter divided by
     the preconditioner, cell after cell. The step is at most `most` long, as a Euclidean norm; or,
     `in_nats`, moves decisions by at most that in the root of the mean square, whatever is learned.
+    `asked`: the level of the step before.
     Raises a DivergedError where no step parts the two kinds, or slopes overflow.
     """
     names = slopes.decided
@@ -59,7 +64,8 @@ def combination(
     slope_MP = np.concatenate([slopes.cells[name] for name in names])
     side_M = np.concatenate([_side(name) * np.ones(len(slopes.cells[name])) for name in names])
     share = shares(cells, config)
-    level = min(SAID, float(np.mean([slopes.values[name].mean() for name in cells])) + LIFT)
+    mean = float(np.mean([slopes.values[name].mean() for name in cells]))
+    level = min(SAID, max(mean + LIFT, asked))
     weigh, begin = share | {BEGINNINGS: KEPT}, dict.fromkeys(cells, level) | {BEGINNINGS: -FALLEN}
     count = {name: len(slopes.cells[name]) for name in names}
     weight_M = np.concatenate([np.full(count[n], weigh[n] / count[n]) for n in names])
@@ -84,7 +90,7 @@ def combination(
         dual_M = fit(kernel_MM, value_M, side_M, weight_M, middle * size, dual_M)
         far = float(np.sqrt(max(dual_M @ far_MM @ dual_M, 0.0)))
         low, high = (middle, high) if far > most else (low, middle)
-    return dual_M, losses(slopes, level, share)
+    return dual_M, losses(slopes, level, share) | {LEVEL: level}
 
 
 def fit(

@@ -90,6 +90,7 @@ class History:
         if epoch and not kept:
             raise damaged(path.parent, f"{path.name} is empty")
         self.base = kept[0] if kept and kept[0]["epoch"] == 0 else None
+        self.last = kept[-1] if kept else {}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
@@ -97,6 +98,7 @@ class History:
         """Append one line and return it."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+        self.last = row
         if "strength" not in row:  # those are tried after the last epoch
             track(row["epoch"], {name: value for name, value in row.items() if name != "epoch"})
         return row

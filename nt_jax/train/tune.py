@@ -31,6 +31,7 @@ from nt_jax.train.maml import MetaOptions, make_optimiser, meta_step
 from nt_jax.train.outer import Regression, kept_slopes, preconditioner_of
 from nt_jax.train.own_answers import measured_wordings
 from nt_jax.train.preconditioner import Preconditioner
+from nt_jax.train.regression import LEVEL
 from nt_jax.train.separation import Separation, separation_note
 from nt_jax.train.state import History, TuneState, restore, save
 from nt_jax.train.strength import as_kept, calibrate, scored
@@ -139,7 +140,8 @@ def learn(
             batch = tuned.enter(batcher.batch(epoch))
             constants = options if constant else at_epoch(options, epoch, config.epochs)
             if regression is not None:
-                theta_P, losses = regression.step(state.theta_P, batch, epoch, constants)
+                level = log.last.get(LEVEL, -math.inf)
+                theta_P, losses = regression.step(state.theta_P, batch, epoch, constants, level)
                 moments = state.optimiser
             else:
                 theta_P, moments, losses = meta_step(

@@ -57,9 +57,9 @@ def test_ia3_of_down_projections_is_descent_on_the_factors_of_every_neuron(
     factors = tune(model, neurons, nothing, config, seed=3)
     adapter = Ia3(bounds=config.bounds, first=first)
 
-    def of_a_length(slopes, metric, _nats, config, mesh, in_nats):
+    def of_a_length(slopes, metric, _nats, config, mesh, in_nats, asked):
         length = config.meta_lr * math.sqrt((size.layers - first) * size.neurons)
-        return direction(slopes, metric, length, config, mesh, in_nats=not in_nats)
+        return direction(slopes, metric, length, config, mesh, not in_nats, asked)
 
     monkeypatch.setattr(descent, "direction", of_a_length)
     params, history = descend(model, adapter, data.pools(), config, seed=3)

@@ -98,6 +98,20 @@ def test_losses_by_hand_and_what_is_asked_for_is_at_most_a_lift_above_the_mean()
     assert found["loss"] == pytest.approx(0.25 * safety + 0.75 * utility)
 
 
+def test_what_was_asked_for_before_stays_asked_for():
+    cells = planted()
+    fallen = CellSlopes(cells.cells, {name: value - 5 for name, value in cells.values.items()})
+    mean = np.mean([each.mean() for each in fallen.values.values()])
+    steps = {}
+    for asked in (-np.inf, mean, -1.9, 0.0):
+        dual_M, told = combination(fallen, every(fallen), 0.5, TUNE, asked=asked)
+        step_P = dual_M @ every(fallen)
+        steps[told["level"]] = np.mean([(each @ step_P).mean() for each in fallen.cells.values()])
+    assert [*steps] == pytest.approx([mean + LIFT, -1.9, SAID])
+    low, high, _ = steps.values()
+    assert high > 1.1 * low  # all are brought back, and not only parted
+
+
 def test_cells_weigh_what_the_settings_say():
     config = TuneConfig(safety_weight=0.6, direct_fraction=0.25, attacked_harmless_fraction=0.1)
     assert shares(CELLS, config) == pytest.approx({

@@ -186,14 +186,16 @@ REGRESSION = (
 )  # fmt: skip
 
 
-def regressed(finished, folder, *words: str):
+def regressed(finished, folder, *words: str, levels: list | None = None):
     """(the last state, the decisions and slopes of each epoch) of a run to the end of training."""
     config, seen = small.settings(finished.recipe, folder, *REGRESSION, *words), []
     before = outer.direction
 
-    def record(slopes, *rest):
-        made = before(slopes, *rest)
+    def record(slopes, *rest, asked):
+        made = before(slopes, *rest, asked=asked)
         seen.append(slopes)
+        if levels is not None:
+            levels.append((asked, made[1]["level"]))
         return made
 
     with mock.patch.object(outer, "direction", record):
@@ -230,7 +232,8 @@ def test_the_slopes_of_an_epoch_are_those_at_the_adapted_factors(finished, tmp_p
 
 @grouped
 def test_a_run_by_regression_resumes_byte_for_byte(finished, tmp_path):
-    whole, _ = regressed(finished, tmp_path / "whole")
+    levels = []
+    whole, _ = regressed(finished, tmp_path / "whole", levels=levels)
     save = tune.save
 
     def save_and_stop(folder, state):
@@ -241,8 +244,11 @@ def test_a_run_by_regression_resumes_byte_for_byte(finished, tmp_path):
         regressed(finished, tmp_path / "cut")
     measured = mock.Mock(side_effect=AssertionError("slopes were measured again"))
     with mock.patch.object(outer, "cell_slopes", measured):
-        resumed, seen = regressed(finished, tmp_path / "cut")
+        resumed, seen = regressed(finished, tmp_path / "cut", levels=levels)
     assert len(seen) == 1  # of two epochs
+    first, second, again = levels
+    assert first[0] == -np.inf and second[0] == first[1]
+    assert again == second  # what was asked for before is known after a stop
     for one, other in zip(jax.tree.leaves(resumed), jax.tree.leaves(whole), strict=True):
         np.testing.assert_array_equal(one, other)
     made, again = (small.contents(tmp_path / name / "train") for name in ("whole", "cut"))
