@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from nt_jax.baselines.adapters import Adapter, Form, Params
@@ -34,11 +35,19 @@ from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.batcher import make_batcher
 from nt_jax.train.cell_slopes import CellSlopes, kept_cells
-from nt_jax.train.cells import CELLS, OWN, cell_rows
+from nt_jax.train.cells import CELLS, OWN, Rows, cell_rows
 from nt_jax.train.maml import Loss, MetaOptions, safety_loss, utility_loss
 from nt_jax.train.objectives import over_stretches
-from nt_jax.train.outer import direction, measured_cells, preconditioner_of
+from nt_jax.train.outer import (
+    CHECKED,
+    Values,
+    direction,
+    measured_cells,
+    preconditioner_of,
+    share_that_holds,
+)
 from nt_jax.train.pools import Pools
+from nt_jax.train.preconditioner import Preconditioner
 from nt_jax.train.regression import LEVEL
 from nt_jax.train.slopes import (
     DECISION,
@@ -96,18 +105,17 @@ def descend(
     state = (theta_P, optimiser.init(theta_P), fixed)
     theta_P, moments, fixed = jax.device_put(state, sharding(lm.mesh, ""))
     mean_P, history, constant = theta_P, [], config.schedule == "constant"
+    at = functools.partial(slopes_at, model, tuned, form, fixed, config)
     with progress("adapter", config.epochs, "epochs") as advance:
         for epoch in range(config.epochs):
             now = options if constant else at_epoch(options, epoch, config.epochs)
             if metric is not None:
                 cells = cell_rows(pools, config.step_requests(epoch) // len(CELLS), turn=epoch)
-                at = functools.partial(measured, tuned, form, theta_P, fixed, what=DECISION)
-                slopes = measured_cells(model, cells, config, at, untuned)
                 nats = NATS * float(now.meta_lr / options.meta_lr)
                 asked = history[-1][LEVEL] if history else -np.inf
-                way_P, losses = direction(slopes, metric, nats, config, lm.mesh, True, asked)
-                moved_P = theta_P + metric.divide(way_P)
-                theta_P = form.vector(adapter.at_strength(form.params(moved_P), 1.0))
+                theta_P, losses = step_by_regression(
+                    at, untuned, metric, adapter, form, theta_P, cells, config, lm.mesh, nats, asked
+                )
             else:
                 batch = batcher.batch(epoch)
                 sides = tuned.enter({name: getattr(batch, name) for name in names})
@@ -121,6 +129,49 @@ def descend(
             mean_P = running_mean(mean_P, theta_P, epoch, config.average)
             advance(1, f"loss {history[-1]['loss']:.2f}")
     return fixed | form.params(mean_P), history
+
+
+def step_by_regression(
+    at: Callable[..., CellSlopes],
+    untuned: Values,
+    metric: Preconditioner,
+    adapter: Adapter,
+    form: Form,
+    theta_P: Array,
+    cells: dict[str, Rows],
+    config: TuneConfig,
+    mesh: Mesh,
+    nats: float,
+    asked: float,
+) -> tuple[Float[Array, " P"], dict[str, float]]:
+    """One step like the run's (nt_jax/train/outer.py), `nats` long; `at`: `slopes_at` of these."""
+    slopes = at(theta_P, cells, untuned)
+    way_P, told = direction(slopes, metric, nats, config, mesh, True, asked)
+    step_P = metric.divide(way_P)
+
+    def moved(share: float) -> Array:
+        return form.vector(adapter.at_strength(form.params(theta_P + share * step_P), 1.0))
+
+    names = [name for name in slopes.decided if name in cells]  # good answers are held by a metric
+    few = {name: cells[name][:CHECKED] for name in names}
+    before = {name: slopes.values[name][:CHECKED] for name in names}
+    share = share_that_holds(before, told[LEVEL], config, lambda n: at(moved(n), few).values)
+    return moved(share), told | {"share": share}
+
+
+def slopes_at(
+    model: ChatModel,
+    tuned: TunedLayers,
+    form: Form,
+    fixed: Params,
+    config: TuneConfig,
+    theta_P: Array,
+    cells: dict[str, Rows],
+    untuned: Values | None = None,
+) -> CellSlopes:
+    """`measured_cells` where the learned parameters are `theta_P`."""
+    at = functools.partial(measured, tuned, form, theta_P, fixed, what=DECISION)
+    return measured_cells(model, cells, config, at, untuned)
 
 
 def parted(

@@ -10,7 +10,7 @@ meta-gradient. M prompts, P neurons.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -40,17 +40,20 @@ from nt_jax.train.cells import (
 from nt_jax.train.maml import MetaBatch, MetaOptions, adapt, clipped
 from nt_jax.train.pools import Pools
 from nt_jax.train.preconditioner import Preconditioner, make_preconditioner
-from nt_jax.train.regression import UTILITY, combination
+from nt_jax.train.regression import LEVEL, UTILITY, combination, losses, shares
 from nt_jax.train.slopes import (
     DECISION,
     Measured,
     answer_rows,
     begun,
     measured_slopes,
+    measured_values,
     untuned_values,
 )
 from nt_jax.train.tuned_layers import TunedLayers
 
+SHARES = (1.0, 0.5, 0.25)  # of a step that are tried
+CHECKED = 10  # prompts of each cell that a step is held to
 SECOND = 0.25  # of a step's length: what pulling it through the inner steps may add, at most
 FIRST = 4  # first tokens of a good answer that are to stay likely
 Cells = Callable[[Sequence[Row]], Measured]
@@ -91,7 +94,7 @@ class Regression:
         options: MetaOptions,
         level: float = -math.inf,
     ) -> tuple[Array, dict[str, float]]:
-        """One epoch (lines 8-21): (new theta_P; losses before it, and level).
+        """One epoch (lines 8-21): (new theta_P; losses before it, level and share).
 
         `level`: that of the epoch before.
 
@@ -107,12 +110,55 @@ class Regression:
         untuned = functools.partial(untuned_values, self.tuned, what=DECISION)
         slopes = measured_cells(self.model, asked, self.config, at, untuned)
         rest = (length, self.config, lm.mesh)
-        direction_P, losses = direction(slopes, self.preconditioner, *rest, asked=level)
+        direction_P, told = direction(slopes, self.preconditioner, *rest, asked=level)
         pulled_P = pulled(theta_P, direction_P, lm, neurons, batch, options)
         divide = self.preconditioner.divide
         step_P = bounded(divide(direction_P), divide(pulled_P))
         bounds = options.factor_min, options.factor_max
-        return jnp.clip(theta_P + step_P, *bounds).astype(theta_P.dtype), losses
+
+        def moved(share: float) -> Array:
+            return jnp.clip(theta_P + share * step_P, *bounds).astype(theta_P.dtype)
+
+        share = self._share(theta_P, moved, asked, told[LEVEL])
+        return moved(share), told | {"share": share}
+
+    def _share(
+        self, theta_P: Array, moved: Callable[[float], Array], asked: dict[str, Rows], level: float
+    ) -> float:
+        """How much of a step holds, by the decisions of some of its prompts before the inner steps.
+
+        There, as those are the factors that are kept.
+        """
+        some = {name: rows[:CHECKED] for name, rows in asked.items() if rows}
+        few = rows_of(self.model, some, self.config)
+
+        def decided(theta_P: Array) -> dict[str, np.ndarray]:
+            rows = [row for each in few.values() for row in each]
+            return by_cell(few, measured_values(self.tuned, theta_P, rows, DECISION))
+
+        return share_that_holds(decided(theta_P), level, self.config, lambda n: decided(moved(n)))
+
+
+def share_that_holds(
+    before: Mapping[str, np.ndarray],
+    level: float,
+    config: TuneConfig,
+    after: Callable[[float], Mapping[str, np.ndarray]],
+) -> float:
+    """The first of SHARES of a step after which its own prompts have no higher loss; else 0.
+
+    Slopes say what a step does while it is short. Where they are wrong, decisions of all prompts
+    may fall together by nats, and the epochs after it would start from there. By cell the decisions
+    of some prompts that the step was made of: `before` it, and `after` a share of it.
+    """
+    share_of = shares(list(before), config)
+
+    def loss(values: Mapping[str, np.ndarray]) -> float:
+        with np.errstate(invalid="ignore"):  # not a number: no lower than anything
+            return losses(CellSlopes({}, values), level, share_of)["loss"]
+
+    most = loss(before)
+    return next((share for share in SHARES if loss(after(share)) <= most), 0.0)
 
 
 def direction(
@@ -131,8 +177,8 @@ def direction(
     slope_MP = np.concatenate([slopes.cells[name] for name in slopes.decided])
     where = sharding(mesh, "")
     free_MP = host(divided(preconditioner, put(slope_MP, where)))
-    dual_M, losses = combination(slopes, free_MP, most, config, in_nats, asked)
-    return put((dual_M @ slope_MP).astype(np.float32), where), losses
+    dual_M, told = combination(slopes, free_MP, most, config, in_nats, asked)
+    return put((dual_M @ slope_MP).astype(np.float32), where), told
 
 
 def bounded(first_P: Array, second_P: Array) -> Array:
@@ -164,8 +210,7 @@ def measured_cells(
     the `untuned` model also how near good answers to bare requests are to being begun, counted from
     those: what an apology loses goes to whatever is next, and that is not always an answer.
     """
-    rows = {name: answer_rows(model, each, config) for name, each in cells.items() if name != OWN}
-    rows |= {name: begun(model, rows[name]) for name in (*UTILITY, NESTED_HARMLESS) if name in rows}
+    rows = rows_of(model, cells, config)
     if untuned is not None:
         bare = cells[OWN][len(cells[ATTACKED_HARMLESS]) :]
         begin = [(prompt, ids[:FIRST]) for prompt, ids in bare]
@@ -175,6 +220,14 @@ def measured_cells(
     if untuned is not None:
         values[BEGINNINGS] = values[BEGINNINGS] - untuned(rows[BEGINNINGS])
     return CellSlopes(by_cell(rows, slope_MP), values)
+
+
+def rows_of(
+    model: ChatModel, cells: Mapping[str, Rows], config: TuneConfig
+) -> dict[str, list[Row]]:
+    """The rows of each cell that have a decision: refusals, or how those begin."""
+    rows = {n: answer_rows(model, each, config) for n, each in cells.items() if n != OWN}
+    return rows | {n: begun(model, rows[n]) for n in (*UTILITY, NESTED_HARMLESS) if n in rows}
 
 
 @jax.jit

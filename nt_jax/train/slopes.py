@@ -83,6 +83,18 @@ def measured_slopes(tuned: TunedLayers, theta_P: Array, rows: Sequence[Row], wha
     return by_rows(tuned, rows, len(tuned.neurons), slopes, what)
 
 
+def measured_values(
+    tuned: TunedLayers, theta_P: Array, rows: Sequence[Row], what: str
+) -> Float[np.ndarray, " M"]:
+    """`row_value` of each row at the factors `theta_P`: a third of the work of a slope."""
+
+    def alone(batch: PackedBatch, sign_BQ: np.ndarray, settings: Settings):
+        value_B = tuned_values(theta_P, tuned.lm, tuned.neurons, batch, sign_BQ, **settings)
+        return value_B, jnp.zeros((len(value_B), 0), np.float32)
+
+    return by_rows(tuned, rows, 0, alone, what)[0]
+
+
 def untuned_values(tuned: TunedLayers, rows: Sequence[Row], what: str) -> Float[np.ndarray, " M"]:
     """`row_value` of each row with all factors 1: forward only, a third of a slope's work."""
 
@@ -152,6 +164,22 @@ def row_values(
 ) -> Float[Array, " B"]:
     """`row_value` of each sequence's only row, with all factors 1."""
     return jax.vmap(lambda row, sign_Q: row_value(lm, lm.ones_LF, row, sign_Q, **settings))(
+        batch, jnp.asarray(sign_BQ)
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("what", "remat"))
+def tuned_values(
+    theta_P: Array,
+    lm: LanguageModel,
+    neurons: NeuronSet,
+    batch: PackedBatch,
+    sign_BQ: Array | np.ndarray,
+    **settings: Any,
+) -> Float[Array, " B"]:
+    """`row_value` of each sequence's only row."""
+    scale_LF = scatter(theta_P, neurons, lm.ones_LF)
+    return jax.vmap(lambda row, sign_Q: row_value(lm, scale_LF, row, sign_Q, **settings))(
         batch, jnp.asarray(sign_BQ)
     )
 

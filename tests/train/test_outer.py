@@ -1,5 +1,7 @@
 """A direction is pulled back through the inner steps as a meta-gradient is."""
 
+from types import SimpleNamespace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,7 +20,19 @@ from nt_jax.train.cells import (
     NESTED_HARMLESS,
     OWN,
 )
-from nt_jax.train.outer import FIRST, Regression, adapted, bounded, measured_cells, pulled
+from nt_jax.train.outer import (
+    CHECKED,
+    FIRST,
+    SHARES,
+    Regression,
+    adapted,
+    bounded,
+    measured_cells,
+    pulled,
+    rows_of,
+    share_that_holds,
+)
+from nt_jax.train.slopes import DECISION, every_neuron, measured_slopes
 from nt_jax.train.tuned_layers import TunedLayers
 from tests import tiny
 from tests.train.test_maml import (
@@ -127,3 +141,59 @@ def test_an_epoch_asks_for_as_many_prompts_of_each_cell_as_the_settings_say(
     with pytest.raises(AskedError) as asked:
         step(jnp.asarray(THETA, jnp.float32), meta_batch(), epoch, rest)
     assert asked.value.args == (prompts, epoch)
+
+
+@pytest.mark.parametrize(
+    ("good_up_to", "share", "looks"), [(1.0, 1.0, 1), (0.6, 0.5, 2), (0.3, 0.25, 3), (0.1, 0.0, 3)]
+)
+def test_a_step_that_raises_its_own_loss_is_taken_in_part(good_up_to, share, looks):
+    """Harmful decisions rise with the step; past `good_up_to` all fall by five nats."""
+    before, tried = {name: np.linspace(-3, -2, 12) for name in CELLS}, []
+
+    def after(part):
+        tried.append(part)
+        fall = 5.0 * (part > good_up_to)
+        harmful = (HARMFUL, ATTACKED_HARMFUL)
+        return {name: value + part * (name in harmful) - fall for name, value in before.items()}
+
+    assert share_that_holds(before, -2.0, TuneConfig(), after) == share
+    assert tried == list(SHARES[:looks])
+
+
+def test_a_step_into_nowhere_is_not_taken():
+    before, lost = ({name: np.array([value]) for name in CELLS} for value in (-3.0, np.nan))
+    assert share_that_holds(before, -2.0, TuneConfig(), lambda _: lost) == 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_step_is_held_to_some_of_its_prompts_at_the_factors_that_are_kept(monkeypatch, fails):
+    """Whose decisions are measured forward: those that slopes come with, where nothing adapts."""
+    chat = open_model(str(tiny.checkpoint("smollm2")))
+    size, refusal = chat.lm.config, chat.answer_ids("No, I can't")[:-1]
+    neurons = every_neuron(size.layers, size.neurons, 1)
+    tuned, theta_P = TunedLayers.of(chat.lm, neurons), jnp.ones(len(neurons), jnp.float32)
+    asked = {name: [(f"{name} {n}", refusal) for n in range(12)] for name in CELLS}
+    asked |= {OWN: [("Why?", chat.answer_ids("It rains when clouds are heavy")[:-1])] * 16}
+    config, seen = TuneConfig(answer_tokens=8, meta_lr=0.5), []
+
+    def share(before, level, config, after):
+        seen.append((before, after(0.0), after(1.0)))
+        return 0.0 if fails else 1.0
+
+    monkeypatch.setattr(outer, "cell_rows", lambda *_, **__: asked)
+    monkeypatch.setattr(outer, "share_that_holds", share)
+    none = options(inner_steps=0)
+    way_P = jnp.asarray(np.random.default_rng(0).standard_normal(len(neurons)), jnp.float32)
+    monkeypatch.setattr(outer, "direction", lambda *_, **__: (way_P, {"level": -2.0}))
+    metric = SimpleNamespace(divide=lambda direction_P: direction_P)
+    new_P, told = Regression(chat, tuned, None, config, metric).step(theta_P, None, 0, none)
+    ((before, same, after),) = seen
+    assert {name: len(each) for name, each in before.items()} == dict.fromkeys(CELLS, CHECKED)
+    few = rows_of(chat, {name: rows[:CHECKED] for name, rows in asked.items()}, config)
+    for name in CELLS:
+        value_M, _ = measured_slopes(tuned, theta_P, few[name], DECISION)
+        np.testing.assert_allclose(before[name], value_M, rtol=1e-5)
+        np.testing.assert_array_equal(same[name], before[name])
+        assert np.abs(after[name] - before[name]).min() > 1e-3
+    assert told["share"] == (0.0 if fails else 1.0)
+    np.testing.assert_array_equal(new_P, theta_P if fails else jnp.clip(theta_P + way_P, 0, 4))
