@@ -54,6 +54,7 @@ from nt_jax.train.tuned_layers import TunedLayers
 
 SHARES = (1.0, 0.5, 0.25)  # of a step that are tried
 CHECKED = 10  # prompts of each cell that a step is held to
+RAISED = 0.1  # nats by which their loss may rise: late steps that help change it by a hundredth
 SECOND = 0.25  # of a step's length: what pulling it through the inner steps may add, at most
 FIRST = 4  # first tokens of a good answer that are to stay likely
 Cells = Callable[[Sequence[Row]], Measured]
@@ -145,7 +146,7 @@ def share_that_holds(
     config: TuneConfig,
     after: Callable[[float], Mapping[str, np.ndarray]],
 ) -> float:
-    """The first of SHARES of a step after which its own prompts have no higher loss; else 0.
+    """The first of SHARES of a step that raises its own prompts' loss by RAISED at most; else 0.
 
     Slopes say what a step does while it is short. Where they are wrong, decisions of all prompts
     may fall together by nats, and the epochs after it would start from there. By cell the decisions
@@ -157,7 +158,7 @@ def share_that_holds(
         with np.errstate(invalid="ignore"):  # not a number: no lower than anything
             return losses(CellSlopes({}, values), level, share_of)["loss"]
 
-    most = loss(before)
+    most = loss(before) + RAISED
     return next((share for share in SHARES if loss(after(share)) <= most), 0.0)
 
 

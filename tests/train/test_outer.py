@@ -23,6 +23,7 @@ from nt_jax.train.cells import (
 from nt_jax.train.outer import (
     CHECKED,
     FIRST,
+    RAISED,
     SHARES,
     Regression,
     adapted,
@@ -158,6 +159,15 @@ def test_a_step_that_raises_its_own_loss_is_taken_in_part(good_up_to, share, loo
 
     assert share_that_holds(before, -2.0, TuneConfig(), after) == share
     assert tried == list(SHARES[:looks])
+
+
+@pytest.mark.parametrize(("raised", "share"), [(0.9, 1.0), (1.1, 0.0)])
+def test_a_tenth_of_a_nat_is_no_failure(raised, share):
+    """Decisions far below b: there the loss of a cell grows as its decisions fall."""
+    before = {name: np.full(3, -40.0) for name in (HARMFUL, ATTACKED_HARMFUL)}
+    after = {name: value - raised * RAISED for name, value in before.items()}
+    found = share_that_holds(before, -2.0, TuneConfig(safety_weight=1.0), lambda _: after)
+    assert found == share
 
 
 def test_a_step_into_nowhere_is_not_taken():
