@@ -169,7 +169,8 @@ def learn(
             log.write(row)
             save(folder / STATES, state)
             losses_now = f"safety {row['safety_loss']:.2f} utility {row['utility_loss']:.2f}"
-            advance(1, f"{losses_now} {note}")
+            part = f"{row['share']:.0%} of the step " if row.get("share", 1.0) < 1 else ""
+            advance(1, f"{losses_now} {part}{note}")
     return state, base
 
 

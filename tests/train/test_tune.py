@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from unittest import mock
 
 import jax
@@ -255,6 +256,20 @@ def test_a_run_by_regression_resumes_byte_for_byte(finished, tmp_path):
     plain = {name for name in made if "orbax" not in name and name != "DONE"}
     assert {"metrics.jsonl", "strengths.jsonl", "slopes.npz", "neurons.csv"} <= plain
     assert {name: again[name] for name in plain} == {name: made[name] for name in plain}
+
+
+@grouped
+def test_a_step_that_is_shortened_is_said(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(outer, "share_that_holds", lambda *_: 0.25)
+    config = small.settings(finished.recipe, tmp_path / "run", *REGRESSION)
+    said = []
+    monkeypatch.setattr(
+        tune, "progress", lambda *_: nullcontext(lambda _, note="": said.append(note))
+    )
+    small.carry_on(config, until="train")
+    rows = (tmp_path / "run" / "train" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["share"] for row in rows[1:]] == [0.25, 0.25]
+    assert len(said) == 2 and all("25% of the step" in note for note in said)
 
 
 @pytest.mark.parametrize("given", [True, False])
