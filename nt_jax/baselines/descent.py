@@ -54,8 +54,8 @@ from nt_jax.train.slopes import (
     Measured,
     Settings,
     by_rows,
+    measured_values,
     row_value,
-    untuned_values,
 )
 from nt_jax.train.tune import at_epoch, meta_options, optimiser_of, running_mean
 from nt_jax.train.tuned_layers import TunedLayers
@@ -96,7 +96,7 @@ def descend(
     options, optimiser = meta_options(config, remat), optimiser_of(config)
     form, theta_P, fixed = parted(adapter, lm, config.outer == "regression", seed)
     metric = None
-    untuned = functools.partial(untuned_values, tuned, what=DECISION)
+    untuned = functools.partial(measured_values, tuned, tuned.ones_P, what=DECISION)
     if config.outer == "regression":
         slopes = own_slopes(model, tuned, form, theta_P, fixed, pools, config, seed)
         metric = preconditioner_of(slopes, config, lm)
@@ -152,7 +152,7 @@ def step_by_regression(
     def moved(share: float) -> Array:
         return form.vector(adapter.at_strength(form.params(theta_P + share * step_P), 1.0))
 
-    names = [name for name in slopes.decided if name in cells]  # good answers are held by a metric
+    names = [name for name in slopes.decided if name in cells]
     few = {name: cells[name][:CHECKED] for name in names}
     before = {name: slopes.values[name][:CHECKED] for name in names}
     share = share_that_holds(before, told[LEVEL], config, lambda n: at(moved(n), few).values)

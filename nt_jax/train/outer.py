@@ -48,7 +48,6 @@ from nt_jax.train.slopes import (
     begun,
     measured_slopes,
     measured_values,
-    untuned_values,
 )
 from nt_jax.train.tuned_layers import TunedLayers
 
@@ -108,7 +107,7 @@ class Regression:
         count = self.config.step_requests(epoch) // len(CELLS)
         asked = cell_rows(self.pools, count, turn=epoch)
         at = functools.partial(measured_slopes, self.tuned, adapted_P, what=DECISION)
-        untuned = functools.partial(untuned_values, self.tuned, what=DECISION)
+        untuned = functools.partial(measured_values, self.tuned, self.tuned.ones_P, what=DECISION)
         slopes = measured_cells(self.model, asked, self.config, at, untuned)
         rest = (length, self.config, lm.mesh)
         direction_P, told = direction(slopes, self.preconditioner, *rest, asked=level)

@@ -7,13 +7,13 @@ slope (slopes.py). The step solves
 
 with y = 1 for harmful and -1 for harmless requests. b lies a nat above the mean decision, no higher
 than where an opening is said, and no lower than before: where a step failed and all decisions fell
-together, the next brings them back. Good answers to harmless requests are there as
-well, y = 1: m(x) is what the log odds of their first tokens have gained since the untuned model,
-and b a fall of FALLEN, so that they are pulled back where something else would be said. Prompts
-that are well on their side count for little, so that the step is about the others. |d|_P is the
-preconditioner's norm (preconditioner.py), in which what good answers would notice is long; lambda
-is such that the step is as long as slopes hold for. Solved in its M x M dual form, d = P S' a, by
-Newton's method in float64. M prompts, P neurons.
+together, the next brings them back. Good answers to harmless requests are there as well, y = 1:
+m(x) is what the log odds of their first tokens have gained since the untuned model, and b a fall of
+FALLEN, so that they are pulled back where something else would be said. Prompts that are well on
+their side count for little, so that the step is about the others. |d|_P is the preconditioner's
+norm (preconditioner.py), in which what good answers would notice is long; lambda is such that the
+step is as long as slopes hold for. Solved in its M x M dual form, d = P S' a, by Newton's method in
+float64. M prompts, P neurons.
 """
 
 from collections.abc import Mapping, Sequence

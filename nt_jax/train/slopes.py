@@ -89,17 +89,7 @@ def measured_values(
     """`row_value` of each row at the factors `theta_P`: a third of the work of a slope."""
 
     def alone(batch: PackedBatch, sign_BQ: np.ndarray, settings: Settings):
-        value_B = tuned_values(theta_P, tuned.lm, tuned.neurons, batch, sign_BQ, **settings)
-        return value_B, jnp.zeros((len(value_B), 0), np.float32)
-
-    return by_rows(tuned, rows, 0, alone, what)[0]
-
-
-def untuned_values(tuned: TunedLayers, rows: Sequence[Row], what: str) -> Float[np.ndarray, " M"]:
-    """`row_value` of each row with all factors 1: forward only, a third of a slope's work."""
-
-    def alone(batch: PackedBatch, sign_BQ: np.ndarray, settings: Settings):
-        value_B = row_values(tuned.lm, batch, sign_BQ, **settings)
+        value_B = row_values(theta_P, tuned.lm, tuned.neurons, batch, sign_BQ, **settings)
         return value_B, jnp.zeros((len(value_B), 0), np.float32)
 
     return by_rows(tuned, rows, 0, alone, what)[0]
@@ -160,16 +150,6 @@ def row_slopes(
 
 @functools.partial(jax.jit, static_argnames=("what", "remat"))
 def row_values(
-    lm: LanguageModel, batch: PackedBatch, sign_BQ: Array | np.ndarray, **settings: Any
-) -> Float[Array, " B"]:
-    """`row_value` of each sequence's only row, with all factors 1."""
-    return jax.vmap(lambda row, sign_Q: row_value(lm, lm.ones_LF, row, sign_Q, **settings))(
-        batch, jnp.asarray(sign_BQ)
-    )
-
-
-@functools.partial(jax.jit, static_argnames=("what", "remat"))
-def tuned_values(
     theta_P: Array,
     lm: LanguageModel,
     neurons: NeuronSet,

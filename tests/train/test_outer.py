@@ -181,7 +181,8 @@ def test_a_step_is_held_to_some_of_its_prompts_at_the_factors_that_are_kept(monk
     chat = open_model(str(tiny.checkpoint("smollm2")))
     size, refusal = chat.lm.config, chat.answer_ids("No, I can't")[:-1]
     neurons = every_neuron(size.layers, size.neurons, 1)
-    tuned, theta_P = TunedLayers.of(chat.lm, neurons), jnp.ones(len(neurons), jnp.float32)
+    tuned, draw = TunedLayers.of(chat.lm, neurons), np.random.default_rng(0)
+    theta_P = jnp.asarray(1 + 0.1 * draw.standard_normal(len(neurons)), jnp.float32)
     asked = {name: [(f"{name} {n}", refusal) for n in range(12)] for name in CELLS}
     asked |= {OWN: [("Why?", chat.answer_ids("It rains when clouds are heavy")[:-1])] * 16}
     config, seen = TuneConfig(answer_tokens=8, meta_lr=0.5), []
@@ -193,7 +194,7 @@ def test_a_step_is_held_to_some_of_its_prompts_at_the_factors_that_are_kept(monk
     monkeypatch.setattr(outer, "cell_rows", lambda *_, **__: asked)
     monkeypatch.setattr(outer, "share_that_holds", share)
     none = options(inner_steps=0)
-    way_P = jnp.asarray(np.random.default_rng(0).standard_normal(len(neurons)), jnp.float32)
+    way_P = jnp.asarray(draw.standard_normal(len(neurons)), jnp.float32)
     monkeypatch.setattr(outer, "direction", lambda *_, **__: (way_P, {"level": -2.0}))
     metric = SimpleNamespace(divide=lambda direction_P: direction_P)
     new_P, told = Regression(chat, tuned, None, config, metric).step(theta_P, None, 0, none)

@@ -22,9 +22,9 @@ from nt_jax.train.slopes import (
     LIKELIHOOD,
     every_neuron,
     measured_slopes,
+    measured_values,
     row_slopes,
     signs,
-    untuned_values,
 )
 from nt_jax.train.tuned_layers import TunedLayers
 from tests import plain
@@ -111,7 +111,7 @@ def test_rows_come_back_in_their_order_at_the_untuned_model(x64, first_layer, al
         np.testing.assert_allclose(found_M[n], value(ones_P, n), rtol=1e-6)
         expected_P = slope_of(ones_P, lm, neurons, rows, n)
         np.testing.assert_allclose(found_P, expected_P, rtol=1e-5, atol=1e-7)
-    alone_M = untuned_values(tuned, rows, LIKELIHOOD)  # and without slopes
+    alone_M = measured_values(tuned, tuned.ones_P, rows, LIKELIHOOD)  # and without slopes
     np.testing.assert_allclose(alone_M, found_M, rtol=1e-12)
 
 
