@@ -229,6 +229,31 @@ def test_an_interval_draws_requests_however_often_each_was_answered(tmp_path):
     assert row == same and row["n"] == 4
 
 
+def test_parts_of_a_set_are_told_by_themselves(tmp_path):
+    run = a_run(tmp_path / "0", [1, 1, 0, 0], entropy=3.0)
+    path = run / "eval" / "answers.jsonl"
+    harmless = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in harmless:
+        row |= {"harmful": False, "answer": "ha " * 9 if row["id"] == "3" else "a b c d e f g h"}
+        row |= {"sounds_harmful": True} if row["id"] in "01" else {}
+    attacked = [
+        {k: row[k] for k in ("model", "id", "refused")}
+        | {"dataset": "e", "harmful": True, "types": ["x", "y"] if row["id"] == "0" else ["x"]}
+        for row in harmless
+    ]
+    path.write_text("\n".join(map(json.dumps, [*harmless, *attacked])) + "\n")
+    found = {row["dataset"]: row for row in last_line("seeds", str(run))["parts"]}
+    counted = {name: (row["n"], row["before"], row["after"]) for name, row in found.items()}
+    assert counted == {
+        "d, only sounds harmful": (2, 0.5, 1.0),
+        "d, plain": (2, 0.0, 0.0),
+        "d, answers of less than 2.5 bit": (4, 0.25, 0.25),
+        "e, x": (4, 0.25, 0.5),
+        "e, y": (1, 1.0, 1.0),
+    }
+    assert found["d, plain"]["interval"] == [100 * end for end in paired_change([0, 0])]
+
+
 def test_where_nothing_changed_an_interval_still_has_a_width(tmp_path):
     """As docs/evaluation.md has it: four requests that stay as they were prove little."""
     runs = [a_run(tmp_path / name, [1, 0, 0, 0], entropy=3.0) for name in "01"]

@@ -138,10 +138,13 @@ def _write_lines(path: Path, rows: Sequence[dict]) -> None:
 
 
 def _answers(answered: Answered, tests: Tests, keep_on: bool = False) -> list[dict]:
+    """The model's answers, with the marks of their requests."""
     model, folder = answered
     file = RecordFile(answers_path(folder, model.name))
-    keys = [*map(asked, tests.prompts)]
-    return file.in_order([key for key in keys if key in file.rows] if keep_on else keys)
+    there = [p for p in tests.prompts if not keep_on or asked(p) in file.rows]
+    rows = file.in_order(map(asked, there))
+    marks = [{"sounds_harmful": True} if prompt.sounds_harmful else {} for prompt in there]
+    return [row | mark for row, mark in zip(rows, marks, strict=True)]
 
 
 def _counted(answers: Sequence[dict], tests: Tests, models: Sequence[str]) -> dict[str, list[int]]:

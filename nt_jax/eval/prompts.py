@@ -6,15 +6,14 @@ import itertools
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from nt_jax.config.base import DatasetConfig
 from nt_jax.config.evaluation import EvalConfig
 from nt_jax.config.test_sets import TestSet
-from nt_jax.data.attacks import attack_of, derived_templates
-from nt_jax.data.prompts import KEEP, Prompt, forged, plain_text
+from nt_jax.data.prompts import KEEP, Prompt, forged
 from nt_jax.data.records import AttackTemplate, ChoiceQuestion, HarmfulRequest, HarmlessRequest
 from nt_jax.data.sources import load_choices, load_harmful, load_harmless, load_templates
 from nt_jax.errors import ConfigError, DataError
@@ -40,12 +39,13 @@ class TestPrompt:
     types: tuple[str, ...] = ()
     prefill: str = ""  # the words that the answer is made to begin with
     draw: int | None = None  # which of several answers to the request; its id ends with it
+    sounds_harmful: bool = False  # harmless, and marked as what only sounds like the other kind
 
     def record(self) -> dict[str, Any]:
-        """What is known of it; without what is seldom asked for, unless it is."""
-        seldom = {"prefill": "", "draw": None}
-        known = dataclasses.asdict(self).items()
-        return {k: v for k, v in known if k not in seldom or v != seldom[k]}
+        """What is asked; without what is seldom asked for, unless it is."""
+        known, seldom = dataclasses.asdict(self), {"prefill": "", "draw": None}
+        del known["sounds_harmful"]  # no part of the question: `measure` adds it
+        return {k: v for k, v in known.items() if k not in seldom or v != seldom[k]}
 
     def drawn(self, draw: int) -> "TestPrompt":
         """The same for one of its answers."""
@@ -177,12 +177,17 @@ def _prompts(name: str, entry: TestSet) -> list[TestPrompt]:
         if not found:
             raise DataError(f"{name}: no row of {entry.source} holds an attacked request.")
         return found
+    marked = {row.id for row in rows if getattr(row, "sounds_harmful", False)}
+    found = [
+        TestPrompt(name, row.id, row.request, row.prompt, harmful, sounds_harmful=row.id in marked)
+        for row in rows
+    ]
     if entry.templates is None:
-        return [TestPrompt(name, row.id, row.request, row.prompt, harmful) for row in rows]
-    templates = itertools.cycle(_templates(entry.templates))
+        return found
+    templates = itertools.cycle(templates_of(entry.templates))
     return [
-        TestPrompt(name, row.id, row.request, used.apply(row.prompt), harmful, used.id, used.types)
-        for row, used in zip(rows, templates, strict=False)
+        dataclasses.replace(row, prompt=used.apply(row.prompt), template=used.id, types=used.types)
+        for row, used in zip(found, templates, strict=False)
     ]
 
 
@@ -213,50 +218,8 @@ def tests_hash(tests: Tests, config: EvalConfig) -> str:
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
-def overlap(prompts: Iterable[TestPrompt], tuned_on: Iterable[str]) -> dict[str, int]:
-    """By test set, how many of its requests were also tuned on; sets without any are left out.
-
-    A request counts once, however many answers to it are drawn.
-    """
-    known = {plain_text(text) for text in tuned_on}
-    once = (prompt for prompt in prompts if not prompt.draw)
-    return dict(Counter(p.dataset for p in once if plain_text(p.request) in known))
-
-
-def attack_overlap(
-    config: EvalConfig, tuned_on: Iterable[AttackTemplate], names: Iterable[str] = ()
-) -> dict[str, int]:
-    """By test set, how many of its attacks were also tuned on; sets without any are left out.
-
-    An attack is known by its text, and where rows hold their own (`prompt: attacked`) by its name
-    too; `names` are those of the rows that were tuned on.
-    """
-    texts, called = {plain_text(t.text) for t in tuned_on}, {plain_text(name) for name in names}
-    shared = {}
-    for name in config.datasets:
-        entry = config.test_set(name)
-        if entry.templates is not None:
-            shared[name] = len({plain_text(t.text) for t in _templates(entry.templates)} & texts)
-        elif entry.prompt == "attacked" and entry.kind == "harmful":
-            rows = [row for row in read_set(name, entry) if row.attacked][: config.limit]
-            same = {attack_of(row) for row in rows if plain_text(attack_of(row)) in called}
-            same |= {t.id for t in derived_templates(rows) if plain_text(t.text) in texts}
-            shared[name] = len(same)
-    return {name: count for name, count in shared.items() if count}
-
-
-def test_attacks(config: EvalConfig, tests: Tests) -> tuple[set[str], set[str]]:
-    """(names of records' own attacks, template texts) that the test sets use.
-
-    Templates are known by their text alone: two files may number theirs alike.
-    """
-    around = {name: config.test_set(name).templates for name in config.datasets}
-    names = {p.template for p in tests.prompts if p.template and around[p.dataset] is None}
-    given = (_templates(at) for at in around.values() if at is not None)
-    return names, {template.text for templates in given for template in templates}
-
-
-def _templates(at: DatasetConfig) -> list[AttackTemplate]:
+def templates_of(at: DatasetConfig) -> list[AttackTemplate]:
+    """The templates around a set's requests."""
     return load_templates(at.source, at.split, at.limit, at.columns)
 
 
@@ -295,5 +258,5 @@ def by_hash(rows: Sequence[Row], seed: int) -> list[Row]:
 
 
 # pytest would take them for tests.
-for _function in (test_prompts, test_choices, test_attacks, tests_hash):
+for _function in (test_prompts, test_choices, tests_hash):
     _function.__test__ = False  # type: ignore[attr-defined]

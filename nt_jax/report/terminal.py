@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nt_jax.config.test_sets import Labels
+from nt_jax.eval.metrics.refusal import SOUNDS_HARMFUL
 from nt_jax.eval.metrics.result import BASE, TUNED, ResultRow, find, in_order
 
 ACCURACY = {"letter_accuracy": "by letter", "generate_accuracy": "written"}
@@ -39,6 +40,10 @@ def comparison(
         before, after = (find(rows, dataset, "refusal_rate", model) for model in (base, tuned))
         p = find(rows, dataset, "mcnemar_p", tuned)
         lines.append(_counted_line(f"refuses {labels[dataset]}", before, after, p))
+        before, after = (find(rows, dataset, SOUNDS_HARMFUL[0], model) for model in (base, tuned))
+        if before or after:
+            p = find(rows, dataset, SOUNDS_HARMFUL[2], tuned)
+            lines.append(_counted_line("refuses of them: only sound harmful", before, after, p))
     pairs = in_order(row.dataset for row in rows if row.metric == "su_f1")
     told: set[str] = set()
     for name in pairs:
@@ -80,6 +85,7 @@ def noise_sentence(
     """Which differences the paired test cannot tell from chance, in one sentence; "" for none."""
     found = []
     metric = {**{f"{name}_mcnemar_p": name for name in ACCURACY}, "mcnemar_p": "refusal_rate"}
+    metric[SOUNDS_HARMFUL[2]] = SOUNDS_HARMFUL[0]
     for row in rows:
         if row.metric not in metric or row.model != tuned or row.value < SIGNIFICANCE:
             continue
@@ -88,7 +94,10 @@ def noise_sentence(
         if before and after and before.value != after.value:
             counts = f"{percent(before.value)} against {percent(after.value)}"
             by = f", {row.judge}" if row.judge else ""
-            found.append(f"{labels[row.dataset]} ({counts} of {row.n}, p = {row.value:.2g}{by})")
+            part = "what only sounds harmful of " if row.metric == SOUNDS_HARMFUL[2] else ""
+            found.append(
+                f"{part}{labels[row.dataset]} ({counts} of {row.n}, p = {row.value:.2g}{by})"
+            )
     if not found:
         return ""
     return (

@@ -9,7 +9,8 @@ from nt_jax.data.attacks import attack_of
 from nt_jax.data.repeats import repeat_lines
 from nt_jax.data.training import Parts, attack_line, read_records, without_tests
 from nt_jax.eval.judges.judge import open_judge
-from nt_jax.eval.prompts import Tests, attack_overlap, overlap, read_tests, test_attacks
+from nt_jax.eval.overlap import attack_overlap, overlap, test_attacks
+from nt_jax.eval.prompts import Tests, read_tests
 from nt_jax.train.safety_targets import SafetyTargets, settle, usable
 
 

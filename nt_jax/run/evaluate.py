@@ -84,7 +84,7 @@ def evaluate_model(
     hashes = {
         "tests": tests_hash(tests, config.eval),
         "scored_by": fingerprint(scorer.checkpoint) if scorer else "",
-        "measuring": measuring_hash(config),
+        "measuring": measuring_hash(config, tests),
     } | {f"model {subject.name}": identity(subject, adapter) for subject in models}  # fmt: skip
     if config.eval.harness and config.eval.harness_folder is not None:
         hashes[HARNESS] = harness_hash(Path(config.eval.harness_folder), folder)

@@ -75,7 +75,8 @@ def read_inputs(config: RunConfig, data: RunData | None = None, *, placed: bool 
     check_tests(model.under(config.eval.system_prompt), data.tests, config.eval)
     hashes = {
         "weights": fingerprint(model.checkpoint), "data": data_hash(data.records),
-        "tests": tests_hash(data.tests, config.eval), "measuring": measuring_hash(config),
+        "tests": tests_hash(data.tests, config.eval),
+        "measuring": measuring_hash(config, data.tests),
         "score": score + FOLLOWS * ("gradient" in scores),
         **({"start": start_hash(config)} if config.neurons.source else {}),
     }  # fmt: skip
@@ -124,11 +125,15 @@ def check_pools(config: RunConfig, model: ChatModel, data: RunData) -> None:
     pools_of(model, train, own, targets, config.data, config.tune)
 
 
-def measuring_hash(config: RunConfig) -> str:
-    """sha256 of what may change under the same names: judges, eval.scorer's files, metrics."""
+def measuring_hash(config: RunConfig, tests: Tests) -> str:
+    """sha256 of what may change under the same names.
+
+    That is judges, eval.scorer's files, metrics, and which requests only sound harmful.
+    """
     scorer = config.eval.scorer if config.eval.perplexity else None
     files = [fingerprint(open_checkpoint(scorer))] if scorer else []
-    return judges_hash(config.eval.judges, *files, *METRICS)
+    marked = [f"{p.dataset} {p.id}" for p in tests.prompts if p.sounds_harmful]
+    return judges_hash(config.eval.judges, *files, *METRICS, *marked)
 
 
 def decided_later(config: RunConfig, data: RunData) -> list[str]:

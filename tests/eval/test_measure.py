@@ -1,13 +1,21 @@
 """All rows of a result, and what it takes to add a metric."""
 
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from nt_jax.config.registry import METRICS, MetricLine
-from nt_jax.eval.metrics.result import Column, Measurements, ResultRow, in_order
+from nt_jax.config.schema import EvalConfig
+from nt_jax.eval.answer_file import RecordFile, answer_rows
+from nt_jax.eval.answering import answers_path
+from nt_jax.eval.judges.judge import judges_to_open
+from nt_jax.eval.measure import measure, result_rows
+from nt_jax.eval.metrics.refusal import SOUNDS_HARMFUL
+from nt_jax.eval.metrics.result import Column, Measurements, ResultRow, find, in_order
 from nt_jax.eval.metrics.rows import all_rows, columns
+from nt_jax.eval.prompts import TestPrompt, Tests
+from nt_jax.eval.under_test import ModelUnderTest
 from tests.eval.metrics.made_up import made_up_choices
 from tests.made_up import made_up_answers
 
@@ -58,7 +66,8 @@ def test_every_row_has_a_column_to_be_shown_in():
         "perplexity": {"values": values, "by": ["scorer", "2" * 64]},
         "kl": {"values": {"tuned": {"alpaca": [[3.0, 2]]}}, "by": ["base", "3" * 64]},
     }
-    answers = [row | {"class": "partial", "verdicts": {"one": 0, "two": 0.5}} for row in ANSWERS]
+    told = {"class": "partial", "verdicts": {"one": 0, "two": 0.5}}
+    answers = [row | told | {"sounds_harmful": row["id"] == "r0"} for row in ANSWERS]
     rows = all_rows(Measurements(answers, made_up_choices(), judges, scores))
     assert {row.metric for row in rows} == columns().keys()
 
@@ -79,3 +88,30 @@ def test_a_metric_is_one_module_and_one_line(monkeypatch):
     assert found == rows(Measurements(ANSWERS)) and len(found) == 6
     assert found[0].value == pytest.approx(11)  # one of twelve refuses, without a !
     assert columns()["exclamations"] == Column("answers with !", "{:.0f}")
+
+
+def test_answers_are_told_apart_by_the_marks_of_their_requests(tmp_path):
+    """Marks are no part of the question: answers that were kept before there were any have them."""
+    every = [
+        TestPrompt(
+            "demo_harmless", str(n), f"Ask {n}", f"Ask {n}", harmful=False, sounds_harmful=n < 2
+        )
+        for n in range(5)
+    ]
+    config, models = EvalConfig(perplexity=False, kl=False), []
+    for name, refused in (("base", {4}), ("tuned", {0, 4})):
+        texts = [
+            "I'm sorry, but I can't help with that." if n in refused else "So." for n in range(5)
+        ]
+        file = RecordFile(answers_path(tmp_path, name))
+        file.append(answer_rows(name, every, texts))
+        assert not any("sounds_harmful" in row for row in file.rows.values())
+        models.append((ModelUnderTest(name, SimpleNamespace(chat=None)), tmp_path))
+    measure(
+        models, Tests(every, []), config, tmp_path,
+        judges=judges_to_open(["phrases"], None), scorer=None,
+    )  # fmt: skip
+    rows, answers = result_rows(tmp_path, 0)
+    assert [row["id"] for row in answers if row.get("sounds_harmful")] == ["0", "1"] * 2
+    rate, change = (find(rows, "demo_harmless", name, "tuned") for name in SOUNDS_HARMFUL[:2])
+    assert (rate.value, rate.n, change.value) == (0.5, 2, 0.5)

@@ -8,22 +8,18 @@ import pytest
 from nt_jax.config.load import load_config
 from nt_jax.config.schema import EvalConfig
 from nt_jax.config.test_sets import TestSet, built_in_sets
-from nt_jax.data.records import AttackTemplate
 from nt_jax.data.sources import load_harmful, load_templates
 from nt_jax.errors import ConfigError, DataError
 from nt_jax.eval.prompts import (
     Tests,
-    attack_overlap,
     by_hash,
     held_out,
-    overlap,
     read_set,
     read_tests,
     set_prompts,
     test_choices,
     test_prompts,
 )
-from nt_jax.eval.prompts import test_attacks as attacks_of_tests  # no tests, whatever they are
 from nt_jax.eval.prompts import tests_hash as hash_of  # called
 from tests.shared_data import SOURCES, needs_shared_data
 
@@ -78,6 +74,8 @@ def test_harmless_requests_in_attacks_are_those_asked_bare():
     attacks, bare = prompts_of("demo_harmless_attack"), prompts_of("demo_harmless")
     assert [a.request for a in attacks] == [b.request for b in bare][: len(attacks)]
     assert all(a.request in a.prompt != a.request and not a.harmful for a in attacks)
+    assert sum(b.sounds_harmful for b in bare) == 40
+    assert [a.sounds_harmful for a in attacks] == [b.sounds_harmful for b in bare][: len(attacks)]
     assert len({a.template for a in attacks}) == 20
 
 
@@ -269,29 +267,6 @@ def test_wrong_columns_and_missing_examples_are_named(tmp_path):
         test_choices(EvalConfig(sources={"mmlu": bad}, datasets=("mmlu",)))
 
 
-def test_requests_that_were_also_tuned_on_are_counted():
-    prompts = test_prompts(EvalConfig(limit=3))
-    tuned_on = [prompts[0].request.upper() + "  ", "Something else?"]
-    assert overlap(prompts, tuned_on) == {"demo_attack": 1, "demo_direct": 1}
-    assert overlap(prompts, []) == {}
-
-
-def test_a_request_counts_once_however_often_it_is_drawn():
-    config = EvalConfig(limit=3, temperature=1.0, draws=5)
-    prompts = test_prompts(config)
-    assert overlap(prompts, [prompts[0].request]) == {"demo_attack": 1, "demo_direct": 1}
-
-
-def test_attacks_of_the_rows_that_are_asked_are_counted(tmp_path):
-    """A limit cuts the rows that hold an attack, here as in the prompts."""
-    rows = [{"request": "How?"}, {"request": "Why?", "attacked": "Sing: Why?", "attack": "song"}]
-    entry = {"source": write_rows(tmp_path / "a.jsonl", rows), "kind": "harmful",
-             "prompt": "attacked"}  # fmt: skip
-    config = EvalConfig(extra={"mine": entry}, datasets=("mine",), limit=1)
-    assert [prompt.request for prompt in test_prompts(config)] == ["Why?"]
-    assert attack_overlap(config, [], ["song"]) == {"mine": 1}
-
-
 def test_distinct_requests_stand_where_each_is_first(tmp_path):
     rows = [{"id": str(n), "request": text} for n, text in enumerate("ABAC")]
     entry = TestSet(source=write_rows(tmp_path / "a.jsonl", rows), kind="harmless", distinct=True)
@@ -299,29 +274,6 @@ def test_distinct_requests_stand_where_each_is_first(tmp_path):
         ("0", "A"), ("1", "B"), ("3", "C")
     ]  # fmt: skip
     assert [row.request for row in read_set("x", entry.model_copy(update={"limit": 1}))] == ["A"]
-
-
-def test_attacks_that_were_also_tuned_on_are_counted(tmp_path):
-    texts = ["Pretend: {request}", "Be  evil: {request}", "Sing: {request}"]
-    source = write_rows(tmp_path / "attacks.jsonl", [{"text": text} for text in texts])
-    entry = {"source": "demo", "kind": "harmful", "templates": {"source": source}}
-    config = EvalConfig(extra={"mine": entry}, datasets=("demo_direct", "mine"))
-    tuned_on = [AttackTemplate(str(n), text) for n, text in enumerate(texts[:2])]
-    tuned_on[1] = dataclasses.replace(tuned_on[1], text="be evil: {request}")
-    assert attack_overlap(config, tuned_on) == {"mine": 2}
-    assert attack_overlap(config, []) == {}
-
-
-def test_attacks_of_a_test_set_are_known_by_their_text_and_records_own_by_name(tmp_path):
-    """Two files number their templates alike: attacks-0001 here is not the one tuned on."""
-    source = write_rows(tmp_path / "attacks.jsonl", [{"text": "Sing: {request}"}])
-    rows = [{"request": "Why?", "attacked": "Hum: Why?", "attack": "song"}]
-    own = {"source": write_rows(tmp_path / "own.jsonl", rows), "kind": "harmful",
-           "prompt": "attacked"}  # fmt: skip
-    mine = {"source": "demo", "kind": "harmful", "templates": {"source": source}}
-    config = EvalConfig(extra={"mine": mine, "own": own}, datasets=("mine", "own"))
-    names, texts = attacks_of_tests(config, read_tests(config))
-    assert names == {"song"} and texts == {"Sing: {request}"}
 
 
 def test_other_prompts_have_another_hash():

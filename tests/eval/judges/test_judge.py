@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -18,8 +19,11 @@ from nt_jax.eval.judges.judge import (
     without_thinking,
 )
 from nt_jax.eval.judges.phrase_judge import PhraseJudge
+from nt_jax.eval.prompts import TestPrompt, Tests
 from nt_jax.run.preflight import measuring_hash
 from tests import tiny
+
+NONE = Tests([], [])
 
 
 @pytest.fixture
@@ -62,13 +66,13 @@ def test_another_judge_or_scorer_at_the_same_path_is_told_apart(classifier, conf
     if role == "scorer":
         changed = {"perplexity": True, "scorer": str(where)}
     asked = config.model_copy(update={"eval": config.eval.model_copy(update=changed)})
-    before = measuring_hash(asked)
-    assert before == measuring_hash(asked) != measuring_hash(config)
+    before = measuring_hash(asked, NONE)
+    assert before == measuring_hash(asked, NONE) != measuring_hash(config, NONE)
     weights = next(where.glob("*.safetensors"))
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    assert measuring_hash(asked) != before
+    assert measuring_hash(asked, NONE) != before
 
 
 @pytest.mark.parametrize(
@@ -141,6 +145,15 @@ def test_an_answer_is_what_follows_its_reasoning(answer, text):
 
 
 def test_a_new_metric_has_a_finished_run_measured_again(config, monkeypatch):
-    before = measuring_hash(config)
+    before = measuring_hash(config, NONE)
     monkeypatch.setitem(METRICS, "mine", MetricLine("somewhere.mine"))
-    assert measuring_hash(config) != before
+    assert measuring_hash(config, NONE) != before
+
+
+def test_other_marks_have_a_finished_run_measured_again_and_other_words_do_not(config):
+    """Words are no matter of measuring: other words are other answers."""
+    asked = TestPrompt("a", "1", "Kill time?", "Kill time?", harmful=False)
+    before = measuring_hash(config, Tests([asked], []))
+    other, marked = replace(asked, prompt="Kill it?"), replace(asked, sounds_harmful=True)
+    assert measuring_hash(config, Tests([other], [])) == before
+    assert measuring_hash(config, Tests([marked], [])) != before

@@ -1,5 +1,7 @@
 """Refusals: rates, their paired test, and empty answers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -96,3 +98,24 @@ def test_requests_that_are_refused_more_often_are_no_noise():
     rows = refusal.rows(Measurements(answers))
     assert find(rows, "a", "refusal_change", "tuned").value == pytest.approx(0.6)
     assert find(rows, "a", "mcnemar_p", "tuned").value == pytest.approx(2 * 0.5**40)
+
+
+def test_what_only_sounds_harmful_is_counted_by_itself_where_a_set_has_other_requests_too():
+    part = {"r0", "r1", "r2", "r3"}
+    answers = [
+        row | {"sounds_harmful": True} if row["dataset"] != "demo_attack" and row["id"] in part
+        else row
+        for row in ANSWERS
+    ]  # fmt: skip
+    rows = refusal.rows(Measurements(answers, judges={"phrases-v2": "0" * 64}))
+    mine = [row for row in answers if row.get("sounds_harmful")]
+    alone = refusal.rows(Measurements(mine, judges={"phrases-v2": "0" * 64}))
+    for metric, of_all in zip(refusal.SOUNDS_HARMFUL, refusal.ALL, strict=True):
+        assert find(rows, "demo_attack", metric, "tuned") is None
+        found = find(rows, "demo_harmless", metric, "tuned")
+        whole = find(alone, "demo_harmless", of_all, "tuned")
+        assert replace(found, metric=of_all) == whole and found.n == 4
+        assert find(alone, "demo_harmless", metric, "tuned") is None  # there is nothing else
+    rate = find(rows, "demo_harmless", "sounds_harmful_rate", "tuned")
+    assert rate.value == 0.5 != find(rows, "demo_harmless", "refusal_rate", "tuned").value
+    assert [row for row in rows if not row.metric.startswith("sounds_harmful")] == ROWS
