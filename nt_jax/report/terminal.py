@@ -43,7 +43,8 @@ def comparison(
         before, after = (find(rows, dataset, SOUNDS_HARMFUL[0], model) for model in (base, tuned))
         if before or after:
             p = find(rows, dataset, SOUNDS_HARMFUL[2], tuned)
-            lines.append(_counted_line("refuses of them: only sound harmful", before, after, p))
+            label = f"refuses {labels[dataset]}, sounding harmful"
+            lines.append(_counted_line(label, before, after, p))
     pairs = in_order(row.dataset for row in rows if row.metric == "su_f1")
     told: set[str] = set()
     for name in pairs:
@@ -94,9 +95,9 @@ def noise_sentence(
         if before and after and before.value != after.value:
             counts = f"{percent(before.value)} against {percent(after.value)}"
             by = f", {row.judge}" if row.judge else ""
-            part = "what only sounds harmful of " if row.metric == SOUNDS_HARMFUL[2] else ""
+            part = ", sounding harmful" if row.metric == SOUNDS_HARMFUL[2] else ""
             found.append(
-                f"{part}{labels[row.dataset]} ({counts} of {row.n}, p = {row.value:.2g}{by})"
+                f"{labels[row.dataset]}{part} ({counts} of {row.n}, p = {row.value:.2g}{by})"
             )
     if not found:
         return ""

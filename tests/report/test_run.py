@@ -100,13 +100,11 @@ def test_screen_table_has_the_published_shape():
         ResultRow("demo_harmless", "sounds_harmful_mcnemar_p", "tuned", 0.25, 40),
     ]
     split = [" ".join(line.split()) for line in printed([*rows, *part]).splitlines()]
-    line = "of them: only sound harmful 0 % 0/40 8 % 3/40 3..20 % within noise"
+    line = "harmless requests, sounding harmful 0 % 0/40 8 % 3/40 3..20 % within noise"
     assert split == [*lines[:3], line, *lines[3:]]
     said = terminal.noise_sentence([*rows, *part], labels_of({}))
     assert "harmless requests (0 % against 2 % of 120, p = 0.25)" in said
-    assert (
-        "; what only sounds harmful of harmless requests (0 % against 8 % of 40, p = 0.25)" in said
-    )
+    assert "; harmless requests, sounding harmful (0 % against 8 % of 40, p = 0.25)" in said
 
 
 def test_screen_table_of_one_model_and_of_nothing():
