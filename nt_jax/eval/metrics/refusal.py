@@ -48,9 +48,9 @@ def rows(measured: Measurements) -> list[ResultRow]:
     for (dataset, model), group in measured.groups.items():
         base = measured.groups.get((dataset, BASE), []) if model != BASE else []
         seed = measured.seed
+        sounds = [answer for answer in group if answer.get("sounds_harmful")]
         for judge in judges:
             found += _refused(base, group, ALL, seed, judge)
-            sounds = [answer for answer in group if answer.get("sounds_harmful")]
             if 0 < len(sounds) < len(group):
                 found += _refused(base, sounds, SOUNDS_HARMFUL, seed, judge)
             undecided = [0 < verdict(answer, judge[0]) < 1 for answer in group]
