@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from nt_jax.config.method import TuneConfig
 from nt_jax.train.validate import IN_ATTACK, NESTED, over_limits
 
-ABOVE = 3  # times the distance of the highest two lifts, beyond them
+ABOVE = 3  # times the distance of the highest two lifts, beyond them, at first
 FALLS = "fall_"
 Nats = tuple[float, ...]  # of each side
 Seen = dict[str, float]  # what a look gave
@@ -55,27 +55,45 @@ def raised(
     past: Past,
     most: int,
 ) -> Nats:
-    """`best` with the sides that stand at the highest of their `lifts` raised beyond it.
+    """`best` with sides that stand at the highest of their `lifts` raised beyond it.
 
-    By ABOVE times the distance of the highest two at once, until something has risen too far or
-    `looked`, which each look is added to, holds `most`. A model that refuses much by itself may end
-    its epochs far from a refusal, with room on all sides.
+    A model that refuses much by itself may end its epochs far from a refusal, with room on all
+    sides. Those that the score asks for (`lesser`) are raised, by ABOVE times the distance of
+    their highest two lifts; where that takes them too far, or the score no further, by half of it,
+    and by halves from there on, until `looked`, which each look is added to, holds `most`.
     """
-    up = [len(mine) > 1 and nats == mine[-1] for mine, nats in zip(lifts, best, strict=True)]
-    if any(past(looked[best])):
-        return best
-    while any(up) and len(looked) < most:
-        higher = (n + ABOVE * (each[-1] - each[-2]) for n, each in zip(best, lifts, strict=True))
-        choice = zip(up, higher, best, strict=True)
-        nats = tuple(round(high if more else n, 6) for more, high, n in choice)
-        if nats in looked:  # no further: lifts of one size, or another side is past
-            return best
+    least = [each[-1] - each[-2] if len(each) > 1 else 0.0 for each in lifts]
+    pairs = zip(lifts, best, least, strict=True)
+    whole = [ABOVE * size * (nats == each[-1]) for each, nats, size in pairs]
+    steps = [*whole]
+    while len(looked) < most and not any(past(looked[best])):
+        asked = lesser(looked[best])
+        left = zip(steps, asked, least, strict=True)
+        by = [step if mine and step >= size else 0.0 for step, mine, size in left]
+        nats = tuple(round(n + step, 6) for n, step in zip(best, by, strict=True))
+        stuck = any(mine and not step for mine, step in zip(asked[:2], by, strict=False))
+        if stuck or nats in looked:  # a side that is asked for can't rise; lifts are of one size
+            break
         looked[nats] = look(nats)
-        too_far = past(looked[nats])
-        if not any(too_far):
-            best = nats
-        up = [more and not far for more, far in zip(up, too_far, strict=True)]
+        too_far = [step > 0 and far for step, far in zip(by, past(looked[nats]), strict=True)]
+        worth_it = looked[nats]["score"] > looked[best]["score"]
+        if not any(too_far) and not worth_it:
+            too_far = [step > 0 for step in by]
+        for side, step in enumerate(by):
+            if too_far[side] or 0 < step < whole[side]:
+                steps[side] = step / 2
+        best = best if any(too_far) else nats
     return best
+
+
+def lesser(row: Mapping[str, float]) -> tuple[bool, bool, bool]:
+    """Which sides a higher score (`worth` in validate.py) asks for: bare, attacked, nested.
+
+    What raises the greater of refusals under attack and of direct ones raises those of harmless
+    requests with them, and not the score.
+    """
+    direct, attacked = row["refusal_direct"], row["refusal_attack"]
+    return direct <= attacked, attacked <= direct, attacked <= direct
 
 
 def past_rises(

@@ -243,8 +243,10 @@ def test_lines_of_one_lift_are_read_as_of_both_sides(tmp_path):
 def test_where_refusals_of_harm_fell_too_far_the_search_goes_up(tmp_path, monkeypatch):
     """Fewer refusals than untuned below 1.2: that is no reason to go lower still."""
     _, kept, looked = lifted_within(tmp_path, monkeypatch, limits=(9, 9, 9), rates=(1.1, 0.1))
-    up = (0.6, 1.2, 1.5, 2.4, 3.3)  # nothing holds it back, and there are looks left
-    assert looked == [(nats, nats, round(nats - 0.6, 3)) for nats in up] and kept[BARE] == 3.3
+    halving = [(nats, nats, round(nats - 0.6, 3)) for nats in (0.6, 1.2, 1.5)]
+    # Nothing holds it back, and there are looks left: attacked prompts, refused less, then bare.
+    up = [(1.5, 2.4, 1.8), (2.4, 2.4, 1.8)]
+    assert looked == halving + up and nats_of(kept) == up[-1]
 
 
 def test_where_nothing_lies_within_the_limits_the_nearest_is_kept(tmp_path, monkeypatch):

@@ -42,51 +42,69 @@ def test_where_the_two_together_are_past_a_limit_the_next_lower_is_looked_at_onc
     assert highest == (0.3, 0.3) and len(looked) == 4
 
 
+def refusing(nats, direct=0.0):
+    """A look at these nats: a refusal more for each, attacked ones first unless told otherwise."""
+    rates = {"refusal_direct": nats[0] + direct, "refusal_attack": nats[1]}
+    return rates | {"score": min(rates.values()), "nats": nats}
+
+
+TOP = (0.9, 0.9, 0.3)
+LIFTS = [[0.3, 0.6, 0.9]] * 2 + [[-0.3, 0.0, 0.3]]
+
+
 @pytest.mark.parametrize(
-    ("limits", "looks", "highest"),
+    ("limits", "direct", "looks"),
     [
-        ((3.0, 2.0), [(0.9, 0.9), (1.8, 1.8), (2.7, 2.7), (2.7, 1.8)], (2.7, 1.8)),
-        ((1.0, 1.0), [(0.9, 0.9), (1.8, 1.8)], (0.9, 0.9)),  # no higher on either side
-        ((1.0, 9.0), [(0.9, 0.9), (1.8, 1.8), (0.9, 1.8), (0.9, 2.7)], (0.9, 2.7)),
+        ((3.0, 3.0, 3.0), 0.0, [(1.8, 1.8, 1.2), (2.7, 2.7, 2.1), (3.6, 3.6, 3.0)]),
+        # Halves of the way: on the side that went too far, and on all that were raised.
+        ((3.0, 1.0, 3.0), 0.0, [(1.8, 1.8, 1.2), (1.8, 1.35, 1.2)]),
+        ((1.4, 1.4, 0.8), 0.0, [(1.8, 1.8, 1.2), (1.35, 1.35, 0.75)]),
+        ((1.4, 9.0, 0.8), 0.0, [(1.8, 1.8, 1.2), (1.35, 1.8, 0.75)]),
+        # Only what the score asks for.
+        ((3.0, 3.0, 3.0), 2.0, [(0.9, 1.8, 1.2), (0.9, 2.7, 2.1), (0.9, 3.6, 3.0)]),
+        ((3.0, 3.0, 3.0), -2.0, [(1.8, 0.9, 0.3), (2.7, 0.9, 0.3), (3.6, 0.9, 0.3)]),
+        ((3.0, 3.0, 3.0), 0.5, [(0.9, 1.8, 1.2), (1.8, 1.8, 1.2), (1.8, 2.7, 2.1)]),
     ],
 )
-def test_beyond_the_highest_lift_each_side_goes_on_to_its_own_limit(limits, looks, highest):
+def test_beyond_the_highest_lift_the_lesser_side_goes_on_to_its_limit(limits, direct, looks):
+    """Brute force: what is kept has the best score of all that was looked at within the limits."""
+
     def past(row):
         return tuple(nats > limit for nats, limit in zip(row["nats"], limits, strict=True))
 
-    def look(nats):
-        return {"nats": nats}
+    looked = {TOP: refusing(TOP, direct)}
+    most = 1 + len(looks) if len(looks) == 3 else 9
+    found = raised(LIFTS, TOP, looked, lambda nats: refusing(nats, direct), past, most)
+    assert [*looked] == [TOP, *looks]
+    within = [nats for nats, row in looked.items() if not any(past(row))]
+    assert found == max(within, key=lambda nats: looked[nats]["score"])
 
-    looked = {(0.9, 0.9): look((0.9, 0.9))}
-    found = raised([[0.3, 0.6, 0.9]] * 2, (0.9, 0.9), looked, look, past, most=4)
-    assert found == highest and [*looked] == looks
+
+def test_a_raise_that_brings_the_score_no_further_is_halved_and_not_kept():
+    looked = {TOP: refusing(TOP)}
+    none = (False, False, False)
+    found = raised(LIFTS, TOP, looked, lambda nats: refusing((0, 0, 0)), lambda row: none, 9)
+    assert found == TOP and [*looked] == [TOP, (1.8, 1.8, 1.2), (1.35, 1.35, 0.75)]
 
 
 @pytest.mark.parametrize("lifts", [[0.5, 0.5], [0.5, 0.5 + 1e-9], [0.5]])
 def test_lifts_of_one_size_are_not_gone_on_from(lifts):
-    best = (lifts[-1], lifts[-1])
-    looked, once = {best: {}}, iter([{}])  # another look would be one too many
-    none = (False, False)
-    found = raised([lifts] * 2, best, looked, lambda nats: next(once), lambda row: none, most=5)
+    best = (lifts[-1],) * 3
+    looked, once = {best: refusing(best)}, iter([refusing(best)])  # another would be one too many
+    none = (False, False, False)
+    found = raised([lifts] * 3, best, looked, lambda nats: next(once), lambda row: none, 5)
     assert found == pytest.approx(best) and len(looked) <= 2
 
 
 def test_no_side_is_raised_from_below_the_highest_lift_or_past_a_limit():
-    rows, lifts = {(0.3, 0.6): {"far": False}, (0.9, 0.9): {"far": True}}, [[0.3, 0.6, 0.9]] * 2
-
     def never(nats):
         raise AssertionError(nats)
 
-    for best in rows:
-        found = raised(lifts, best, rows, never, lambda row: (row["far"],) * 2, most=9)
-        assert found == best
-    both = {(0.3, 0.9): {"far": (False, False)}}
-
-    def look(nats):
-        return {"far": (True, False)}  # the other side is past a limit
-
-    assert raised(lifts, (0.3, 0.9), both, look, lambda row: row["far"], 9) == (0.3, 0.9)
-    assert [*both] == [(0.3, 0.9), (0.3, 1.8)]
+    low, far = (0.6, 0.6, 0.0), (0.9, 0.9, 0.3)
+    assert raised(LIFTS, low, {low: refusing(low)}, never, lambda row: (False,) * 3, 9) == low
+    assert raised(LIFTS, far, {far: refusing(far)}, never, lambda row: (True,) * 3, 9) == far
+    one = (0.6, 0.9, 0.0)  # attacked is not the lesser: raising it would bring the score nowhere
+    assert raised(LIFTS, one, {one: refusing(one)}, never, lambda row: (False,) * 3, 9) == one
 
 
 def test_each_side_has_its_own_limits_and_goes_with_the_one_before_without_prompts():
