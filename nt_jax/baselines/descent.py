@@ -28,6 +28,7 @@ from nt_jax.baselines.adapters import Adapter, Form, Params
 from nt_jax.config.method import TuneConfig
 from nt_jax.console import progress, say
 from nt_jax.data.packing import PackedBatch, Row
+from nt_jax.data.training import evenly
 from nt_jax.errors import DivergedError
 from nt_jax.generate.chat import ChatModel
 from nt_jax.mesh import sharding
@@ -153,8 +154,8 @@ def step_by_regression(
         return form.vector(adapter.at_strength(form.params(theta_P + share * step_P), 1.0))
 
     names = [name for name in slopes.decided if name in cells]
-    few = {name: cells[name][:CHECKED] for name in names}
-    before = {name: slopes.values[name][:CHECKED] for name in names}
+    few = {name: evenly(cells[name], CHECKED) for name in names}
+    before = {name: np.array(evenly(slopes.values[name], CHECKED)) for name in names}
     share = share_that_holds(before, told[LEVEL], config, lambda n: at(moved(n), few).values)
     return moved(share), told | {"share": share}
 

@@ -22,6 +22,7 @@ from jaxtyping import Float
 
 from nt_jax.config.method import TuneConfig
 from nt_jax.data.packing import Row
+from nt_jax.data.training import evenly
 from nt_jax.generate.chat import ChatModel
 from nt_jax.mesh import host, put, sharding
 from nt_jax.models.neurons import NeuronSet
@@ -129,7 +130,7 @@ class Regression:
 
         There, as those are the factors that are kept.
         """
-        some = {name: rows[:CHECKED] for name, rows in asked.items() if rows}
+        some = {name: evenly(rows, CHECKED) for name, rows in asked.items() if rows}
         few = rows_of(self.model, some, self.config)
 
         def decided(theta_P: Array) -> dict[str, np.ndarray]:

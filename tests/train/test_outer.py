@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from nt_jax.config.method import TuneConfig
+from nt_jax.data.training import evenly
 from nt_jax.generate.chat import open_model
 from nt_jax.train import outer
 from nt_jax.train.cells import (
@@ -200,7 +201,8 @@ def test_a_step_is_held_to_some_of_its_prompts_at_the_factors_that_are_kept(monk
     new_P, told = Regression(chat, tuned, None, config, metric).step(theta_P, None, 0, none)
     ((before, same, after),) = seen
     assert {name: len(each) for name, each in before.items()} == dict.fromkeys(CELLS, CHECKED)
-    few = rows_of(chat, {name: rows[:CHECKED] for name, rows in asked.items()}, config)
+    spread = {name: evenly(rows, CHECKED) for name, rows in asked.items()}
+    few = rows_of(chat, spread, config)
     for name in CELLS:
         value_M, _ = measured_slopes(tuned, theta_P, few[name], DECISION)
         np.testing.assert_allclose(before[name], value_M, rtol=1e-5)
