@@ -38,7 +38,7 @@ demo: .venv/.runtime
 
 test: .venv/.test
 	@$(BIN)/python -W ignore -c 'import jax, torch; print(f"jax {jax.__version__}, torch {torch.__version__}")'
-	@TIMEFORMAT='make test: %0R s'; time $(BIN)/python -m pytest -n 2 --dist loadgroup -q
+	@TIMEFORMAT='make test: %0R s'; time $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -q
 
 test-fast: .venv/.test
 	@TIMEFORMAT='make test-fast: %0R s'; time $(BIN)/python -m pytest -n 2 -q $(FAST)
@@ -66,7 +66,7 @@ bench: .venv/.test
 # MARK=slow leaves out what `make test` runs as well.
 test-export: MARK = slow or not slow
 test-export: .venv/.test
-	@TIMEFORMAT='make test-export: %0R s'; time $(BIN)/python -m pytest -n 2 --dist loadgroup -q -m "$(MARK)" tests/export tests/run/test_card.py
+	@TIMEFORMAT='make test-export: %0R s'; time $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -q -m "$(MARK)" tests/export tests/run/test_card.py
 
 test-web: .venv/.test
 	@TIMEFORMAT='make test-web: %0R s'; time $(BIN)/python -m pytest -n 0 -q -rs -m web tests/web

@@ -185,10 +185,10 @@ class RunDirectory:
         """
         if seal is None or seal.key != key:
             return False
-        now = self._digests([*seal.made_from])
+        now = self.digests([*seal.made_from])
         return all(now.get(name, digest) == digest for name, digest in seal.made_from.items())
 
-    def _digests(self, names: Sequence[str]) -> dict[str, str]:
+    def digests(self, names: Sequence[str]) -> dict[str, str]:
         """The digests of those of these stages that are finished."""
         seals = ((name, read_seal(self.folder(name))) for name in names)
         return {name: seal.digest for name, seal in seals if seal and seal.digest}
@@ -226,7 +226,7 @@ class RunDirectory:
         partial, (made_from, outcome, later) = partial_of(self.path, name), files
         with disk_errors(self.path):
             resumed = resumable and self._is_of(resume_of(partial), key)
-            inputs = self._digests(made_from)
+            inputs = self.digests(made_from)
             check_ours(self.path / name, self.facts().get("stages", ()))
             try:
                 (sweep if resumed else fresh)(partial)

@@ -44,6 +44,25 @@ def pytest_configure(config: pytest.Config) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
+# Groups of the run with several workers that take longest, so that none is begun last.
+FIRST = ("run", "train/test_maml.py", "paper", "models/test_heads_on_mesh.py", "test_benchmarks.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file with one worker: what one compiles the others have."""
+
+    def place(item: pytest.Item) -> int:
+        group = item.get_closest_marker("xdist_group").args[0]
+        return FIRST.index(group) if group in FIRST else len(FIRST)
+
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            name = item.path.relative_to(Path(__file__).parent).as_posix()
+            item.add_marker(pytest.mark.xdist_group(name))
+    items.sort(key=place)
+
+
 ROOM = 4 << 30  # bytes of a worker up to which compiled programs are kept for the next module
 
 

@@ -6,6 +6,7 @@ import os
 import runpy
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,13 @@ from tests import tiny
 ROOT = Path(__file__).parent.parent
 
 
-def last_line(script: str, *words: str) -> dict:
+QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # programs that run once or twice
+
+
+def last_line(script: str, *words: str, settings: Mapping[str, str] = QUICK) -> dict:
     command = [sys.executable, "-W", "ignore", f"benchmarks/{script}.py", "--json", *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    rest = {"cwd": ROOT, "capture_output": True, "text": True, "env": {**os.environ, **settings}}
+    done = subprocess.run(command, timeout=300, **rest)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -122,7 +127,7 @@ def recipe(tmp_path_factory) -> Path:
 
 def said_by(*words: str) -> str:
     command = [sys.executable, "-W", "ignore", *map(str, words)]
-    quick = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    quick = {**os.environ, **QUICK}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=quick)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout

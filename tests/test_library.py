@@ -9,11 +9,15 @@ import pytest
 import nt_jax as nt
 from nt_jax.attribution.gradient import gradient_times_activation
 from nt_jax.attribution.score import Options
+from nt_jax.config.method import TuneConfig
 from nt_jax.config.schema import RunConfig
 from nt_jax.errors import ConfigError, DataError, RunError
 from nt_jax.models.neurons import Factors, NeuronSet
 from nt_jax.run.export import BEFORE, config_of, located
+from nt_jax.train.pools import Pair, Pool, Pools
 from nt_jax.train.tune import _keep_to
+from nt_jax.train.tuning_data import TuningData
+from nt_jax.train.validate import Validation
 from tests import tiny
 
 EXAMPLE = nt.Example("Tell me.", "Pretend. Tell me.", "No.")
@@ -126,16 +130,26 @@ def test_evaluate_refuses(model, sets, changes, message):
 
 
 def test_a_tuning_goes_on_with_its_own_neurons_only(tmp_path):
-    for _ in range(2):
-        _keep_to(tmp_path, neurons((0, 1), (1, 1)), 0, None)
-    with pytest.raises(
-        RunError, match="other neurons, from other first factors or of another seed"
+    pair, config = neurons((0, 1), (1, 1)), TuneConfig()
+    pool = Pool([Pair("Why?", [1])], [])
+    data = TuningData(Pools(pool, pool, pool, pool), Validation({}, {}))
+
+    def changed(**settings):
+        return config.model_copy(update=settings)
+
+    for same in (config, changed(epochs=9), changed(lifts=(0.1,)), changed(max_over_refusal=0.1)):
+        _keep_to(tmp_path, pair, 0, None, data, same)
+    other = dataclasses.replace(data, validation=Validation({"attack": ["Why?"]}, {}))
+    fewer = dataclasses.replace(data, pools=Pools(pool, pool, pool, Pool([], [])))
+    for mine in (
+        (neurons((0, 1), (1, 2)), 0, None, data, config),
+        (pair, 1, None, data, config),
+        (pair, 0, None, other, config),
+        (pair, 0, None, fewer, config),
+        (pair, 0, None, data, changed(safety_weight=0.8)),
     ):
-        _keep_to(tmp_path, neurons((0, 1), (1, 2)), 0, None)
-    with pytest.raises(
-        RunError, match="other neurons, from other first factors or of another seed"
-    ):
-        _keep_to(tmp_path, neurons((0, 1), (1, 1)), 1, None)
+        with pytest.raises(RunError, match="other neurons, data or settings, from other first fac"):
+            _keep_to(tmp_path, *mine)
 
 
 def test_a_run_s_model_is_found_from_elsewhere(tmp_path, monkeypatch):

@@ -118,7 +118,7 @@ def test_a_stage_done_again_with_other_bytes_repeats_what_was_made_from_it(tmp_p
     shutil.rmtree(tmp_path / "train")
     carry(tmp_path, "1.6")
     said = json.loads((tmp_path / "train" / "DONE").read_text())
-    key = RunDirectory(tmp_path)._digests(["select"])
+    key = RunDirectory(tmp_path).digests(["select"])
     assert said["made_from"] == key
     content = json.loads((tmp_path / "select" / "DONE").read_text())
     (tmp_path / "select" / CSV).write_text("layer,index\n1,7\n")
@@ -154,7 +154,7 @@ def test_a_file_that_is_written_again_later_may_change(tmp_path):
 
 def test_what_was_begun_from_another_stage_is_not_gone_on_with(tmp_path):
     carry(tmp_path)
-    digests = RunDirectory(tmp_path)._digests(["select"])
+    digests = RunDirectory(tmp_path).digests(["select"])
     shutil.rmtree(tmp_path / "train")
     for made_from, kept in ((digests, True), ({"select": "c" * 64}, False)):
         partial = tmp_path / ".train.tmp"

@@ -156,7 +156,8 @@ def step_by_regression(
     names = [name for name in slopes.decided if name in cells]
     few = {name: evenly(cells[name], CHECKED) for name in names}
     before = {name: np.array(evenly(slopes.values[name], CHECKED)) for name in names}
-    share = share_that_holds(before, told[LEVEL], config, lambda n: at(moved(n), few).values)
+    after = functools.partial(at, cells=few, sloped=False)
+    share = share_that_holds(before, told[LEVEL], config, lambda n: after(moved(n)).values)
     return moved(share), told | {"share": share}
 
 
@@ -169,9 +170,10 @@ def slopes_at(
     theta_P: Array,
     cells: dict[str, Rows],
     untuned: Values | None = None,
+    sloped: bool = True,
 ) -> CellSlopes:
     """`measured_cells` where the learned parameters are `theta_P`."""
-    at = functools.partial(measured, tuned, form, theta_P, fixed, what=DECISION)
+    at = functools.partial(measured, tuned, form, theta_P, fixed, what=DECISION, sloped=sloped)
     return measured_cells(model, cells, config, at, untuned)
 
 
@@ -259,16 +261,18 @@ def measured(
     fixed: Params,
     rows: Sequence[Row],
     what: str,
+    sloped: bool = True,
 ) -> Measured:
-    """(`row_value` of each row, its slope in the adapter's parameters) at `theta_P`."""
+    """(`row_value` of each row, its slope in the parameters, if `sloped`) at `theta_P`."""
 
     def slopes(batch: PackedBatch, sign_BQ: np.ndarray, settings: Settings):
-        return row_slopes(theta_P, fixed, tuned.lm, batch, sign_BQ, form=form, **settings)
+        rest = settings | {"form": form, "sloped": sloped}
+        return row_slopes(theta_P, fixed, tuned.lm, batch, sign_BQ, **rest)
 
-    return by_rows(tuned, rows, form.count, slopes, what)
+    return by_rows(tuned, rows, form.count if sloped else 0, slopes, what)
 
 
-@functools.partial(jax.jit, static_argnames=("what", "form", "remat"))
+@functools.partial(jax.jit, static_argnames=("what", "form", "remat", "sloped"))
 def row_slopes(
     theta_P: Array,
     fixed: Params,
@@ -277,9 +281,10 @@ def row_slopes(
     sign_BQ: Array | np.ndarray,
     *,
     form: Form,
+    sloped: bool,
     **settings: Any,
 ) -> tuple[Float[Array, " B"], Float[Array, "B P"]]:
-    """(`row_value` of each sequence's only row, its slope).
+    """(`row_value` of each sequence's only row, its slope, [B, 0] unless `sloped`).
 
     One row after another: side by side, each would hold a gradient of all adapted weights.
     """
@@ -288,5 +293,8 @@ def row_slopes(
         new = form.applied(lm, theta_P, fixed)
         return row_value(new, new.ones_LF, row, sign_Q, **settings)
 
-    slope = jax.value_and_grad(value)
+    def alone(*given: Any) -> tuple[Array, Array]:
+        return value(*given), jnp.zeros(0, theta_P.dtype)
+
+    slope = jax.value_and_grad(value) if sloped else alone
     return jax.lax.map(lambda each: slope(theta_P, *each), (batch, sign_BQ))

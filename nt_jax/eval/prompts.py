@@ -123,7 +123,7 @@ def test_prompts(config: EvalConfig) -> list[TestPrompt]:
 def test_choices(config: EvalConfig) -> list[TestChoice]:
     """The questions of all choice sets that the settings name, at most `limit` of each."""
     found = []
-    for name in config.datasets:
+    for name in dict.fromkeys(config.datasets):  # named twice, it is asked once
         entry = config.test_set(name)
         if entry.kind != "choice":
             continue

@@ -74,7 +74,7 @@ def export_run(
     wanted: Wanted = Wanted(),
     repo: str | None = None,
 ) -> None:
-    """Turn the Orbax factors of a finished or interrupted run into `formats` (FORMATS) at `out`.
+    """Turn the Orbax factors that a run has chosen into `formats` (FORMATS) at `out`.
 
     One format lies in `out` itself, several in folders by their names; all appear or none. With a
     `repo` the result is then pushed to the hub.

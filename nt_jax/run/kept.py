@@ -1,8 +1,8 @@
 """The factors that are exported, and what there is to say of how far they go.
 
 A strength is counted in one way everywhere: the share of the way from untouched factors (0) to
-those that the last epoch learned (1), before the bounds of factors. `--strength` of the number that
-an export names gives its factors again.
+those that tuning ended with, as lifted (1), before the bounds of factors. `--strength` of the
+number that an export names gives its factors again.
 """
 
 import dataclasses

@@ -106,7 +106,7 @@ def tuning(config: RunConfig, held: Footprint, limit: int, accelerator: bool, pr
 
 
 def sloping(config: RunConfig, held: Footprint, limit: int, prompt: int) -> int:
-    """Temporaries of slopes of answers, as many rows on each device as fit."""
+    """Temporaries of slopes of answers, as many rows together as fit."""
     tokens, memory = prompt + config.tune.answer_tokens, gradient_memory(config, held)
     rows, remat = memory.slope_rows(tokens, held.data, limit)
     return held.slopes(rows, tokens, memory.layers, remat=remat)

@@ -30,6 +30,7 @@ from nt_jax.run.attribute import attribute_all
 from nt_jax.run.cached import note_made
 from nt_jax.run.contrast import contrast
 from nt_jax.run.dry_run import header, model_line
+from nt_jax.run.epochs import reuse_epochs
 from nt_jax.run.export import export_stage, run_factors, show_numbers
 from nt_jax.run.hashes import record_results
 from nt_jax.run.kept import Kept, kept_at
@@ -184,7 +185,14 @@ def stage_table(
         train = records["train"]
         return attribute_all(model, train, at("answers"), config.attribution, config.data, to)
 
+    learning = (
+        (*common, "tune", "data"),
+        ("weights", "data", "select", "answers", *(["begun"] if start else [])),
+    )
+
     def train(to: Path) -> str:
+        if reuse_epochs(config, directory, *learning, to):
+            say("epochs", "as before: only what is chosen after them is chosen anew")
         first = config.neurons.first_layer if contrastive else None
         slopes = stages.slopes_of(at("attribute"), at("select"), first, model)
         known = None if start is None else run_factors(start.run, 1.0)[1]  # as learned
@@ -215,9 +223,8 @@ def stage_table(
             resumable=False, outcome=("neurons.csv",),  # the rest is for people
         ),
         Stage(
-            "train", (*common, "tune", "data"),
-            ("weights", "data", "select", "answers", *(["begun"] if start else [])),
-            train, outcome=("neurons.csv",),  # the names of a checkpoint's files are random
+            "train", *learning, train,
+            outcome=("neurons.csv",),  # the names of a checkpoint's files are random
         ),
         Stage(
             "export", ("export",), ("weights", "data", "train"),

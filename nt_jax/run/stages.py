@@ -184,7 +184,10 @@ def best_state(config: TuneConfig, selected: Path, train: Path) -> TuneState:
     neurons, _ = load_neurons(selected / "neurons.csv")
     state = restore(train / STATES, fresh_state(config, neurons))
     if state is None or int(state.best_epoch) == 0:
-        raise RunError(f"{train} holds no validated factors yet. Let training go on first.")
+        raise RunError(
+            f"{train} holds no factors to keep yet: they are chosen after the last epoch, or at a "
+            "validation (tune.validate_every). Repeat the command that trains: it goes on."
+        )
     return state
 
 

@@ -101,7 +101,8 @@ class GradientMemory:
     def slope_rows(self, tokens: int, side: int, limit: int | None = None) -> tuple[int, bool]:
         """(rows of `tokens` tokens whose slopes are taken together, whether to recompute layers).
 
-        A multiple of `side`, the devices that share them out.
+        A multiple of `side`, the devices that share them out, SLOPE_ROWS in all where that is
+        one or more each; `limit` is that of one device.
         """
         fits = int((limit or memory_limit()) // 4 // (tokens * self.token_bytes(tokens)))
-        return max(side, min(SLOPE_ROWS, fits) // side * side), fits < side
+        return side * max(1, min(SLOPE_ROWS // side, fits)), fits < 1

@@ -48,6 +48,8 @@ from nt_jax.train.validate import (
 
 METRICS, STATES, BASE_ANSWERS = "metrics.jsonl", "orbax", "base_validation.json"
 MADE_FROM = "made_from.txt"
+# Settings that the epochs do not depend on: a level that is chosen anew.
+AFTER_EPOCHS = ("lifts", "lift_from", "strengths", "max_over_refusal", "separation_every")
 
 
 def tune(
@@ -65,12 +67,12 @@ def tune(
     """Learn one factor per chosen neuron; the best by validation (see validate.score).
 
     `folder` keeps metrics.jsonl, lifts.jsonl, strengths.jsonl and orbax/, and is gone on with from
-    whatever it holds (name another for other data or settings); without one nothing is kept.
+    whatever it holds of this model (more epochs, or another level); without one nothing is kept.
     `judge` says what refuses, the phrase judge unless given. Batches are drawn with `seed`.
     `slopes`: those of these neurons, measured unless given. `start`: factors by neuron to go on
     from; neurons without one begin at those of the settings.
     Raises a DivergedError where losses or factors are not finite, a ConfigError where the model
-    lacks a neuron, a RunError where `folder` holds other neurons' factors.
+    lacks a neuron, a RunError where `folder` holds a tuning of other neurons, data or settings.
     """
     if folder is None:
         with tempfile.TemporaryDirectory() as name:
@@ -78,7 +80,7 @@ def tune(
             return tune(model, neurons, data, config, folder=Path(name), **settings)
     folder, judge = Path(folder), judge or PhraseJudge()
     neurons.check(model.lm.config.layers, model.lm.config.neurons)
-    _keep_to(folder, neurons, seed, start)
+    _keep_to(folder, neurons, seed, start, data, config)
     tuned, prompts, metric = TunedLayers.of(model.lm, neurons), data.validation, None
     if config.outer == "regression":
         slopes = slopes or kept_slopes(model, tuned, data.pools, config, folder)
@@ -201,18 +203,28 @@ def untuned(model: ChatModel, judge: Judge, prompts: Validation, log: History, k
     return base
 
 
-def _keep_to(folder: Path, neurons: NeuronSet, seed: int, start: Factors | None) -> None:
-    """Raises a RunError if `folder` holds a tuning of other neurons, first factors or seed."""
+def _keep_to(
+    folder: Path,
+    neurons: NeuronSet,
+    seed: int,
+    start: Factors | None,
+    data: TuningData,
+    config: TuneConfig,
+) -> None:
+    """Raises a RunError if `folder` holds a tuning that these do not go on with."""
     begun = [] if start is None else [start.neurons, start.theta_P]
     arrays = [np.asarray(leaf) for leaf in jax.tree.leaves((neurons, begun))]
-    text = hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest() + f" {seed}\n"
+    settings = config.model_dump_json(exclude={"epochs", *AFTER_EPOCHS})
+    texts = [settings, repr(data.pools), repr(data.validation), str(seed)]
+    parts = [array.tobytes() for array in arrays] + [text.encode() for text in texts]
+    text = hashlib.sha256(b"".join(parts)).hexdigest() + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     if not (path := folder / MADE_FROM).exists():
         write_atomic(path, text.encode())
     elif path.read_bytes() != text.encode():
         raise RunError(
-            f"{folder} holds a tuning of other neurons, from other first factors or of another "
-            "seed. Name another folder, or delete it."
+            f"{folder} holds a tuning of other neurons, data or settings, from other first "
+            "factors or of another seed. Name another folder, or delete it."
         )
 
 

@@ -106,6 +106,10 @@ def test_a_regression_teaches_lora_b_alone_and_moves_decisions_by_a_nat():
     measure = functools.partial(descent.measured, tuned, felt, *at, what=DECISION)
     cells = cell_rows(data.pools(), config.metric_requests // len(CELLS))
     slopes = measured_cells(model, cells, config, measure)
+    forward = measured_cells(model, cells, config, functools.partial(measure, sloped=False))
+    for name, value_M in slopes.values.items():  # without slopes the values are the same
+        np.testing.assert_allclose(forward.values[name], value_M, rtol=1e-6)
+        assert forward.cells[name].shape == (len(value_M), 0)
     move_P = felt.vector(params)
     gained = np.concatenate([slopes.cells[name] for name in CELLS]) @ np.asarray(move_P)
     assert np.sqrt(np.mean(gained**2)) == pytest.approx(descent.NATS, rel=0.01)

@@ -251,7 +251,10 @@ def test_the_ablations_and_grids_fill_their_tables(finished, compared):
         for name in ("random_neurons_0", "random_neurons_1", "first_factors", "neurons_9_7")
     }
     assert set(learned["first_factors"]["theta_P"]) == {np.float32(1.6), np.float32(0.6)}
-    cell = compared[0] / "cells" / "9-7"  # as a sweep would tune it
+    # The run is still one, not a sweep: the same command goes on with what it has.
+    _, screen = small.carry_on(config, ("neurontune", "dinm"), ("7",))
+    assert "kept from before" in screen
+    cell = compared[0] / "counts" / "9-7"  # as a sweep would tune it
     neurons, kept = load_neurons(cell / "train" / "neurons.csv")
     assert learned["neurons_9_7"]["layer_P"].tolist() == neurons.layer_P.tolist()
     theta_P = [row["factor"] for row in kept]

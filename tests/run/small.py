@@ -63,6 +63,14 @@ def carry_on(config: RunConfig, until: str | None = None) -> str:
     return screen.getvalue()
 
 
+def compiled() -> dict[str, str]:
+    """The environment of a child that takes the programs which this process has compiled."""
+    if (cache := jax.config.jax_compilation_cache_dir) is None:
+        return dict(os.environ)
+    least = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}  # as in tests/conftest.py
+    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache, **least}
+
+
 @contextlib.contextmanager
 def small_programs() -> Iterator[None]:
     """Let Adam mix its types (optax raises a float to an integer count), and compile it once."""

@@ -37,7 +37,8 @@ def test_a_second_run_keeps_every_stage_and_reads_no_weights(finished, monkeypat
 def test_a_run_killed_while_tuning_ends_with_the_same_factors_bit_for_bit(finished, tmp_path):
     folder = tmp_path / "killed"
     command = [sys.executable, "-m", "tests.run.small", str(finished.recipe), str(folder), "1"]
-    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    rest = {"cwd": ROOT, "capture_output": True, "text": True, "env": small.compiled()}
+    killed = subprocess.run(command, timeout=300, **rest)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     assert not (folder / "train").exists()
     config = small.settings(finished.recipe, folder)

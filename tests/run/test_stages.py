@@ -252,7 +252,7 @@ def test_the_best_factors_of_an_interrupted_run_can_be_exported(finished, tmp_pa
     with diverge_at(2), pytest.raises(RunError):
         small.carry_on(config)
     assert export(folder, tmp_path / "out") == 2
-    assert "holds no validated factors yet" in capsys.readouterr().err
+    assert "holds no factors to keep yet" in capsys.readouterr().err
     with diverge_at(2), pytest.raises(RunError):  # epoch 3 of the run: it goes on after epoch 1
         small.carry_on(config)
     assert export(folder, tmp_path / "out") == 0

@@ -1,5 +1,6 @@
 """A tuning that goes on from factors or from an (IA)^3 adapter."""
 
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from nt_jax import cli
 from nt_jax.attribution.store import load_neurons
 from nt_jax.checkpoints.factors import FactorsFile, read_factors, save_factors
+from nt_jax.config.method import TuneConfig
 from nt_jax.errors import CheckpointError, ConfigError, RunError
 from nt_jax.export import factors as factors_format
 from nt_jax.export import ia3, lora
@@ -131,8 +133,9 @@ def test_a_library_call_takes_first_factors_by_neuron():
 
 
 def test_a_folder_keeps_to_the_factors_that_it_began_at(tmp_path):
-    tune._keep_to(tmp_path, NEURONS, 0, START)
-    tune._keep_to(tmp_path, NEURONS, 0, START)
+    about = (SimpleNamespace(pools=None, validation=None), TuneConfig())
+    for _ in range(2):
+        tune._keep_to(tmp_path, NEURONS, 0, START, *about)
     for other in (None, START.at_strength(0.5)):
-        with pytest.raises(RunError, match="other first factors"):
-            tune._keep_to(tmp_path, NEURONS, 0, other)
+        with pytest.raises(RunError, match="from other first factors"):
+            tune._keep_to(tmp_path, NEURONS, 0, other, *about)

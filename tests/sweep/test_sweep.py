@@ -202,7 +202,8 @@ def test_a_killed_sweep_goes_on_and_ends_as_one_that_was_not(dial, recipe, tmp_p
     whole, found, _ = dial
     folder = tmp_path / "killed"
     command = [sys.executable, "-m", "tests.sweep.test_sweep", str(recipe), str(folder)]
-    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    rest = {"cwd": ROOT, "capture_output": True, "text": True, "env": small.compiled()}
+    killed = subprocess.run(command, timeout=300, **rest)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     assert len(list((folder / "cells").glob("*/train/DONE"))) == 1
     again, screen = turned(recipe, folder)

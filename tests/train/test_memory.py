@@ -64,3 +64,7 @@ def test_slopes_take_fewer_rows_where_memory_is_short(memory):
     assert memory.slope_rows(100, 1) == (8, False)
     assert memory.slope_rows(10**8, 1) == (1, True)
     assert memory.slope_rows(10**8, 2) == (2, True)
+    each = 4 * 100 * memory.token_bytes(100)  # a quarter of a device's memory for one row
+    for devices, rows in ((1, 3), (2, 6), (4, 8), (8, 8), (16, 16)):  # whole on its device
+        assert memory.slope_rows(100, devices, limit=3 * each) == (rows, False)
+        assert memory.slope_rows(100, devices, limit=each - 4) == (devices, True)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from nt_jax.config.method import TuneConfig
 from nt_jax.errors import RunError
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.run.stages import best_state
@@ -108,12 +109,13 @@ def test_the_untuned_models_answers_are_given_once_more(tmp_path, monkeypatch, t
 
 def test_a_folder_of_another_tuning_is_deleted_or_left(tmp_path):
     neurons = NeuronSet(np.array([0, 1]), np.array([3, 4]), np.array([True, False]))
-    tune._keep_to(tmp_path / "train", neurons, 0, None)
-    tune._keep_to(tmp_path / "train", neurons, 0, None)
+    tuning = (neurons, 0, None, SimpleNamespace(pools=None, validation=None), TuneConfig())
+    tune._keep_to(tmp_path / "train", *tuning)
+    tune._keep_to(tmp_path / "train", *tuning)
     for content in (b"other", b"\xff\xfe"):
         (tmp_path / "train" / tune.MADE_FROM).write_bytes(content)
         with pytest.raises(RunError, match=r"of another seed\. Name another folder, or delete it"):
-            tune._keep_to(tmp_path / "train", neurons, 0, None)
-        tune._keep_to(tmp_path / "other", neurons, 0, None)
+            tune._keep_to(tmp_path / "train", *tuning)
+        tune._keep_to(tmp_path / "other", *tuning)
         shutil.rmtree(tmp_path / "train")
-        tune._keep_to(tmp_path / "train", neurons, 0, None)
+        tune._keep_to(tmp_path / "train", *tuning)

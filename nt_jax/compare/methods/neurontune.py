@@ -21,7 +21,7 @@ from nt_jax.train.pools import Pools
 from nt_jax.train.tune import tune
 from nt_jax.train.tuning_data import TuningData
 
-CELLS = "cells"  # in the run directory: runs of their own
+COUNTS = "counts"  # in the run directory: runs of their own, and no sweep
 OF_RUN = ("export.strength",)  # settings that the run's own factors depend on, beside training's
 CHOOSING = ("attribute", "select")  # stages that the run's neurons and their slopes come from
 PRINTED_STEPS = 36  # of Algorithm 1 as printed, as in the recipe paper/smollm2-135m
@@ -62,12 +62,12 @@ def spent(data: FittingData, *stages: str) -> Learned:
 def learned_in_cell(data: FittingData, name: str, neurons: dict[str, int]) -> Learned:
     """The factors that the run keeps with other settings of `neurons`, as a cell of a sweep.
 
-    The cell is a run of its own in RUN/cells/NAME, and takes over what does not depend on them.
+    The cell is a run of its own in RUN/counts/NAME, and takes over what does not depend on them.
     """
     config = data.config.model_copy(
         update={
             "neurons": data.config.neurons.model_copy(update=neurons),
-            "run_dir": str(data.run.path / CELLS / name),
+            "run_dir": str(data.run.path / COUNTS / name),
         }
     )
     try:
