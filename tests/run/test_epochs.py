@@ -36,8 +36,12 @@ def again(recipe, trained, folder, *words: str) -> tuple[str, int]:
     "words",
     [
         ("tune.lifts=[0.25,0.75]", "tune.lift_from=0.7"),
-        ("tune.lifts=[]", "tune.strengths=[0.5,1]"),
-        ("tune.max_over_refusal=0.5", "tune.separation_every=0"),
+        (
+            "tune.lifts=[]",
+            "tune.strengths=[0.5,1]",
+            "tune.max_over_refusal=0.5",
+            "tune.separation_every=0",
+        ),
     ],
 )
 def test_another_level_is_that_of_a_run_from_the_start(recipe, trained, tmp_path, words):
@@ -50,7 +54,7 @@ def test_another_level_is_that_of_a_run_from_the_start(recipe, trained, tmp_path
         assert not ours.exists() or ours.read_bytes() == theirs.read_bytes()
 
 
-@pytest.mark.parametrize("words", ["tune.safety_weight=0.6", "seed=1", "tune.validate_every=1"])
+@pytest.mark.parametrize("words", ["tune.safety_weight=0.6", "tune.validate_every=1"])
 def test_whatever_epochs_depend_on_makes_them_anew(recipe, trained, tmp_path, words):
     said, steps = again(recipe, trained, tmp_path / "copy", words)
     assert steps == 2 and "as before" not in said
