@@ -155,7 +155,7 @@ def step_by_regression(
 
     names = [name for name in slopes.decided if name in cells]
     few = {name: evenly(cells[name], CHECKED) for name in names}
-    before = {name: np.array(evenly(slopes.values[name], CHECKED)) for name in names}
+    before = {name: np.array(evenly(slopes.values[name].tolist(), CHECKED)) for name in names}
     after = functools.partial(at, cells=few, sloped=False)
     share = share_that_holds(before, told[LEVEL], config, lambda n: after(moved(n)).values)
     return moved(share), told | {"share": share}
