@@ -52,15 +52,14 @@ FIRST = ("run", "train/test_maml.py", "paper", "models/test_heads_on_mesh.py", "
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a file with one worker: what one compiles the others have."""
 
-    def place(item: pytest.Item) -> int:
-        group = item.get_closest_marker("xdist_group").args[0]
-        return FIRST.index(group) if group in FIRST else len(FIRST)
+    def group(item: pytest.Item) -> str:
+        mark = item.get_closest_marker("xdist_group")
+        return mark.args[0] if mark else item.path.relative_to(Path(__file__).parent).as_posix()
 
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
-            name = item.path.relative_to(Path(__file__).parent).as_posix()
-            item.add_marker(pytest.mark.xdist_group(name))
-    items.sort(key=place)
+            item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=lambda item: FIRST.index(group(item)) if group(item) in FIRST else len(FIRST))
 
 
 ROOM = 4 << 30  # bytes of a worker up to which compiled programs are kept for the next module
