@@ -157,6 +157,8 @@ def test_mmlu_has_five_examples_of_the_same_subject_before_each_question():
         and {shot.subject for shot in choice.shots} == {choice.question.subject}
         for choice in choices
     )
+    twice = config.model_copy(update={"datasets": (*config.datasets, *config.datasets)})
+    assert test_choices(twice) == choices  # asked once
     few = test_choices(config.model_copy(update={"limit": 100}))
     assert few == choices[:100]
     assert len({choice.question.subject for choice in few}) > 30  # a cut is a mixture
