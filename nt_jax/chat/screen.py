@@ -90,7 +90,8 @@ def chat(
                 talk = Talk.new()
             elif line.startswith("/"):
                 other = changed(line, strength, system)
-                sides, talk = open_sides(run_dir, *other, max_new), Talk.new()
+                sides = open_sides(run_dir, *other, max_new, sides.model)
+                talk = Talk.new()
                 strength, system = other
                 say("", "a new conversation")
             else:

@@ -66,15 +66,20 @@ class Sides:
 
 
 def open_sides(
-    run_dir: Path, strength: float | None, system: str | None, max_new: int | None
+    run_dir: Path,
+    strength: float | None,
+    system: str | None,
+    max_new: int | None,
+    model: ChatModel | None = None,
 ) -> Sides:
     """Both sides of a run, asked under `system` ("": none), else under its eval.system_prompt.
 
+    `model`: that of a run whose sides were opened before, whose weights are then not read again.
     Raises a RunError where the folder is no run or has no factors.
     """
     config, factors = run_factors(run_dir, strength)
     system = config.eval.system_prompt if system is None else system
-    model = chat_model(config, anywhere=True).under(system or None)
+    model = (model or chat_model(config, anywhere=True)).under(system or None)
     size = model.checkpoint.config
     new = max_new or config.eval.max_new_tokens
     if new >= size.max_positions:

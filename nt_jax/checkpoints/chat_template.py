@@ -26,6 +26,7 @@ _TODAY = (
     "{% set said.text = said.text.replace(code, word) %}{% endfor %}"
     "{{ said.text }}{% endmacro %}\n"
 )
+THINKING = "enable_thinking"  # what Qwen3's template is told
 STOPS = 5  # ids that a message lists
 # What rendering raises: the template's own refusals, and its mistakes.
 _BROKEN = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
@@ -50,7 +51,7 @@ def render(
             f"asked. {_mend(tokenizer, do)}"
         )
     # Templates that do not know these two ignore them.
-    settings = {"enable_thinking": thinking, "date_string": TEMPLATE_DATE}
+    settings = {THINKING: thinking, "date_string": TEMPLATE_DATE}
     opened = {"tokenize": False, "add_generation_prompt": not answered}
     try:
         template = dated(tokenizer.get_chat_template())
@@ -61,6 +62,11 @@ def render(
     except _BROKEN as error:
         about = _about(messages)
         raise DataError(f"The model's chat template refuses {about}: {brief(error)}.") from error
+
+
+def asks_thinking(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether the template opens a stretch of reasoning or not, as it is told."""
+    return tokenizer.chat_template is not None and THINKING in tokenizer.get_chat_template()
 
 
 def _mend(tokenizer: PreTrainedTokenizerFast, in_folder: str) -> str:

@@ -63,7 +63,7 @@ def load_factors(path: Path | str, checkpoint: Checkpoint | None = None) -> Fact
 
 def read_factors(path: Path | str, checkpoint: Checkpoint | None = None) -> FactorsFile:
     """`load_factors` with what the file says of where they come from."""
-    path = Path(path)
+    path = Path(path).expanduser()
     if (path / ADAPTER_CONFIG).is_file():
         return _of_adapter(path, checkpoint)
     file = path / FILE if path.is_dir() else path

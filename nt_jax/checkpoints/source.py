@@ -5,7 +5,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-from nt_jax.errors import CheckpointError
+from nt_jax.errors import CheckpointError, brief
 
 # What a checkpoint consists of; never pickle, never Python. Sub-folders hold other formats of the
 # same weights, "consolidated" files a second copy of them; of folders templates alone are wanted,
@@ -92,7 +92,8 @@ def _from_hub(model_id: str, revision: str | None) -> Path:
     except (errors.HFValidationError, transport_error, OSError) as error:
         raise CheckpointError(
             f"'{model_id}' is no directory here, and the hub could not deliver it "
-            f"({type(error).__name__}). Check the network, or give a local directory or .gguf file."
+            f"({brief(error)}). Check the network and the disk of its cache (HF_HOME), or give a "
+            "local directory or .gguf file."
         ) from error
     found = Path(folder)
     for files in ("config.json", "*.safetensors"):

@@ -168,12 +168,18 @@ def _of_split(name: str, rows: list[Row], split: str | None) -> list[Row]:
             f"{name}: split '{split}' was asked for, but the rows are not divided. Leave the split "
             "out, or add a column 'split' with train, validation or test."
         )
-    same = [name for name in present if as_usual(name) == as_usual(split)]
-    if split not in present and len(same) == 1:  # a folder's dev.jsonl is its validation
-        (split,) = same
-    if split not in present:
+    wanted, there = _spelt(split), {_spelt(name) for name in present}
+    same = [name for name in there if as_usual(name) == as_usual(wanted)]
+    if wanted not in there and len(same) == 1:  # a folder's dev.jsonl is its validation
+        (wanted,) = same
+    if wanted not in there:
         raise DataError(f"{name}: no split '{split}'; it has {', '.join(present)}.")
-    return [row for row in rows if row.split == split]
+    return [row for row in rows if row.split and _spelt(row.split) == wanted]
+
+
+def _spelt(split: str) -> str:
+    """Rows that say "Train" and "train " are of one split."""
+    return split.strip().lower()
 
 
 def _first_of_each_split(name: str, rows: list[LaidOut], limit: int | None) -> list[LaidOut]:

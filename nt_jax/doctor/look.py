@@ -71,7 +71,8 @@ def doctor(
     found |= about(subject)
     reference = None if logits is None else read_reference(subject, Path(logits))
     if meant is not None:
-        found |= planned(subject, *meant, mesh)
+        named = mesh is not None or any(said.startswith("mesh.") for said in settings)
+        found |= planned(subject, *meant, named)
         found |= rendered(subject)
     else:
         found |= memory(subject, here, memory_gb)

@@ -18,23 +18,22 @@ from nt_jax.run.memory import Held
 GB = 1e9
 
 
-def planned(
-    subject: Subject, count: int, kind: Kind, mesh: tuple[int, ...] | None
-) -> dict[str, Any]:
-    """What a run takes on `mesh`, or on the best mesh of `count` devices; shown and as JSON.
+def planned(subject: Subject, count: int, kind: Kind, named: bool) -> dict[str, Any]:
+    """What a run takes on the mesh of its config, where that was `named`; shown and as JSON.
 
-    A ConfigError where the mesh needs more of them.
+    Else on the best mesh of `count` devices. A ConfigError where the mesh needs more of them.
     """
     config, (data, instead) = subject.config, data_or_demo(subject.config)
     rest = (subject.model, data.records, data.tests)
     found = layouts(config, *rest, count, kind, subject.prompt_tokens)
     best, quick = smallest(found), fastest(found)
-    if mesh is not None and config.mesh.devices > count:
+    if named and config.mesh.devices > count:
         raise ConfigError(
-            f"--mesh {config.mesh} needs {config.mesh.devices} devices, --devices names {count}"
+            f"mesh {config.mesh} needs {config.mesh.devices} devices, --devices names {count} "
+            "(command line)"
         )
     at = best or nearest(found)
-    if mesh is not None:
+    if named:
         at = layout(config, *rest, kind, subject.prompt_tokens)
     share = f"{at.room / GB:.0f} of {kind.memory / GB:.0f} GB each, which is what jax takes"
     say("planned", f"mesh {at} of {count} x {kind.name}, {share}; {config.model}")

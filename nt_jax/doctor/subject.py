@@ -63,9 +63,10 @@ def find_subject(
                 f"the model's context of {found.model.max_positions}."
             )
         found = dataclasses.replace(found, prompt_tokens=prompt_tokens)
-    if settings:
+    if settings or found.recipe is not None:
         wanted, sizes = found.config.neurons, (found.model.layers, found.model.neurons)
-        check_counts(wanted.safety, wanted.utility, sizes, wanted.first_layer)
+        counts = (1, 1) if wanted.source else (wanted.safety, wanted.utility)
+        check_counts(*counts, sizes, wanted.first_layer)
     return found
 
 

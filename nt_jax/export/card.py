@@ -64,6 +64,9 @@ class About:
     lost: str = ""  # by a cut rank, in words
     notes: Sequence[str] = ()  # to be said where it is written
     revision: str | None = None  # of base_id, where one was asked for
+    thinking: bool | None = None  # as tuned and measured, where the chat template asks
+    told: bool = False  # whether a system message stood before what was measured
+    rules_replaced: bool = False  # by AutoTokenizer, of the base's tokenizer
 
     @property
     def untuned(self) -> bool:
@@ -75,7 +78,14 @@ class About:
         if not self.untuned:
             return self
         known = (self.base, self.base_id, self.sha256, self.factors)
-        return About(*known, licence=self.licence, notes=self.notes, revision=self.revision)
+        return About(
+            *known,
+            licence=self.licence,
+            notes=self.notes,
+            revision=self.revision,
+            thinking=self.thinking,
+            rules_replaced=self.rules_replaced,
+        )
 
     def at_rank(self, lost: str) -> "About":
         """This, of an adapter whose rank was cut: the numbers are those of the whole change."""
@@ -85,8 +95,8 @@ class About:
 def write_card(folder: Path, kind: str, about: About, repo: str | None = None) -> None:
     """README.md of a format of the export, which is then pushed to `repo`."""
     speaks, name = KINDS[kind], about.base.split("/")[-1]
-    use = use_of(kind, about.base, about.base_id, repo, about.revision)
-    if kind == "hf" and rules_replaced(folder):
+    use = use_of(kind, about.base, about.base_id, repo, about.revision, about.thinking)
+    if rules_replaced(folder) if kind == "hf" else about.rules_replaced:
         use = use.replace("AutoTokenizer", "PreTrainedTokenizerFast")
     card = ModelCard.from_template(
         _metadata(kind, about),
@@ -97,6 +107,8 @@ def write_card(folder: Path, kind: str, about: About, repo: str | None = None) -
         base=about.base,
         base_id=about.base_id,
         revision=about.revision,
+        thinking=about.thinking,
+        told=about.told,
         untuned=about.untuned,
         strength=about.strength,
         lost=about.lost,

@@ -8,7 +8,7 @@ directory, which appears under its name only when it is complete and on disk.
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import ml_dtypes
@@ -25,7 +25,7 @@ from nt_jax.checkpoints.tensors import DTYPES, TensorInfo, write_ranges, write_s
 from nt_jax.checkpoints.tokenizer import load_tokenizer
 from nt_jax.data.folders import own_places
 from nt_jax.errors import CheckpointError, ConfigError
-from nt_jax.export.folder import MANIFEST, ExportReport, appearing, digests, write_json
+from nt_jax.export.folder import MANIFEST, ExportReport, appearing, digest, digests, write_json
 
 SHARD_BYTES = 2 * 1000**3
 _ROWS = 256  # rewritten together, so that temporaries stay small
@@ -101,14 +101,15 @@ class _Fold:
 
 
 def check_links(checkpoint: Checkpoint) -> None:
-    """Raises a CheckpointError where a file to copy is a link that leaves the model folder.
+    """Raises a CheckpointError where a file to copy is a link that leaves the model folder."""
+    if checkpoint.directory is not None:
+        _check_links(checkpoint.directory, _copied(checkpoint, weights=True))
 
-    What it leads to was not meant to be passed on.
-    """
-    if checkpoint.directory is None:
-        return
-    own = own_places(checkpoint.directory.resolve())
-    for file in _copied(checkpoint, weights=True):
+
+def _check_links(folder: Path, files: Iterable[Path]) -> None:
+    """What such a link leads to was not meant to be passed on."""
+    own = own_places(folder.resolve())
+    for file in files:
         target = file.resolve()
         if not any(place in target.parents for place in own):
             raise CheckpointError(
@@ -148,14 +149,22 @@ def _copy(checkpoint: Checkpoint, work: Path, weights: bool) -> None:
         shutil.copyfile(file, to)
 
 
-def copy_licences(checkpoint: Checkpoint, folder: Path) -> None:
-    """The licence and notices of the source, which whoever passes it on has to keep."""
+def copy_licences(checkpoint: Checkpoint, folder: Path) -> dict[str, str]:
+    """The licence and notices of the source, which whoever passes it on has to keep.
+
+    Name -> sha256 of each.
+    """
     if checkpoint.directory is None:
-        return
-    check_links(checkpoint)
-    for file in sorted(checkpoint.directory.iterdir()):
-        if file.is_file() and file.name.upper().startswith(("LICENSE", "NOTICE", "USE_POLICY")):
-            shutil.copyfile(file, folder / file.name)
+        return {}
+    files = [
+        file
+        for file in sorted(checkpoint.directory.iterdir())
+        if file.is_file() and file.name.upper().startswith(("LICENSE", "NOTICE", "USE_POLICY"))
+    ]
+    _check_links(checkpoint.directory, files)
+    for file in files:
+        shutil.copyfile(file, folder / file.name)
+    return {file.name: digest(folder / file.name) for file in files}
 
 
 def _patch(checkpoint: Checkpoint, fold: _Fold, work: Path) -> None:

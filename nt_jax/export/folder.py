@@ -138,10 +138,11 @@ def appearing(out: Path, size: int) -> Iterator[Path]:
 def digests(folder: Path) -> dict[str, str]:
     """Relative name -> sha256 of every file below `folder`."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return {str(file.relative_to(folder)): _digest(file) for file in files}
+    return {str(file.relative_to(folder)): digest(file) for file in files}
 
 
-def _digest(file: Path) -> str:
+def digest(file: Path) -> str:
+    """sha256 of a file."""
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 

@@ -7,6 +7,8 @@ once it is pushed; where the base has no hub id, once its place on the reader's 
 import json
 from typing import NamedTuple
 
+from nt_jax.checkpoints.chat_template import THINKING
+
 
 class Kind(NamedTuple):
     """How a format is spoken of."""
@@ -26,7 +28,7 @@ class Kind(NamedTuple):
 _ASK = """\
 chat = [{{"role": "user", "content": "What can you do for me?"}}]
 inputs = tokenizer.apply_chat_template(
-    chat, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    chat, add_generation_prompt=True, return_dict=True, return_tensors="pt"{thinking}
 )
 answer = model.generate(**inputs, max_new_tokens=64)
 print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))"""
@@ -51,7 +53,7 @@ import nt_jax as nt
 model = nt.load_model("{base}"{at}){where}
 factors = nt.load_factors(".", model.checkpoint)  # this folder, or where it was downloaded to
 nt.save_model(model, factors, "tuned")"""
-_GGUF_LORA = "llama-server -m {base} --lora lora.gguf{where}"
+_GGUF_LORA = "llama-server -m {base} --lora lora.gguf{thinking}{where}"
 
 _BASE_AGAIN = "The base model itself is the way back: dividing by a factor is not exact."
 _TAKE_OFF = "Loading the base without it undoes everything."
@@ -60,7 +62,9 @@ KINDS = {
     "ia3": Kind("An (IA)^3 adapter", "peft", _PEFT, _TAKE_OFF),
     "lora": Kind("A LoRA adapter", "peft", _PEFT, _TAKE_OFF),
     "gguf-lora": Kind("A LoRA adapter for llama.cpp", "gguf", _GGUF_LORA, _TAKE_OFF),
-    "gguf": Kind("A GGUF copy", "gguf", "llama-server -m model.gguf", _BASE_AGAIN, "finetune"),
+    "gguf": Kind(
+        "A GGUF copy", "gguf", "llama-server -m model.gguf{thinking}", _BASE_AGAIN, "finetune"
+    ),
     "factors": Kind("The factors", "nt_jax", _FACTORS, _TAKE_OFF),
 }
 
@@ -71,8 +75,12 @@ def use_of(
     base_id: str | None,
     repo: str | None = None,
     revision: str | None = None,
+    thinking: bool | None = None,
 ) -> str:
-    """The lines that use a format; `repo` is where it was pushed to, `revision` the base's."""
+    """The lines that use a format; `repo` is where it was pushed to, `revision` the base's.
+
+    `thinking` is what the chat template is told, where it asks.
+    """
     at = f", revision={json.dumps(revision)}" if revision else ""
     where = "" if base_id else "  # put in the path of the base model"
     called = base_id or base
@@ -81,4 +89,14 @@ def use_of(
     elif KINDS[kind].library == "peft" and base.endswith(".gguf"):
         called = "BASE"  # PEFT cannot open a GGUF file
         where = "  # the base as a folder: nt_jax.export --run RUN --strength 0 --out BASE"
-    return KINDS[kind].use.format(base=called, at=at, where=where, place=repo or ".")
+    known = {"base": called, "at": at, "where": where, "place": repo or "."}
+    return KINDS[kind].use.format(**known, thinking=_told(KINDS[kind], thinking))
+
+
+def _told(kind: Kind, thinking: bool | None) -> str:
+    """What the chat template is told, as an argument or an option."""
+    if thinking is None:
+        return ""
+    if kind.language == "python":
+        return f", {THINKING}={thinking}"
+    return f" --chat-template-kwargs '{json.dumps({THINKING: thinking})}'"

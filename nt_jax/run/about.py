@@ -3,7 +3,9 @@
 import dataclasses
 from pathlib import Path
 
-from nt_jax.checkpoints.checkpoint import Checkpoint, fingerprint
+from nt_jax.checkpoints.chat_template import asks_thinking
+from nt_jax.checkpoints.checkpoint import fingerprint
+from nt_jax.checkpoints.tokenizer import rules_replaced
 from nt_jax.config.schema import RunConfig
 from nt_jax.eval.metrics.result import BASE, TUNED, ResultRow, find, read_rows
 from nt_jax.export.card import About, Measured, licence_of
@@ -11,6 +13,7 @@ from nt_jax.export.folder import HUB_ID, Wanted
 from nt_jax.export.peft import base_name, base_revision
 from nt_jax.facts import read_facts
 from nt_jax.finished import finished_now
+from nt_jax.generate.chat import ChatModel
 from nt_jax.run.kept import Kept, number
 from nt_jax.run.repeat import data_sources, settings_to_repeat
 
@@ -30,17 +33,18 @@ def about_run(
     run_dir: Path,
     config: RunConfig,
     kept: Kept,
-    checkpoint: Checkpoint,
+    model: ChatModel,
     wanted: Wanted,
     reported: bool = True,
 ) -> About:
     """All that is known of a run's model; its numbers where its report is about these factors."""
     facts = read_facts(run_dir)
     sources = data_sources(config, facts)
-    settings, fill_in = settings_to_repeat(config, sources, checkpoint)
+    settings, fill_in = settings_to_repeat(config, sources, model.checkpoint)
     hashes = facts.get("hashes", {})
     about = dataclasses.replace(
-        _about(kept, checkpoint, wanted),
+        _about(kept, model, wanted),
+        told=config.eval.system_prompt is not None,
         settings=settings,
         fill_in=fill_in,
         made_from={name: hashes[name] for name in ("data", "start") if name in hashes},
@@ -58,9 +62,9 @@ def _unmeasured(config: RunConfig, reported: bool) -> str:
     return _ROUNDED if config.model.frozen else "Nothing was measured yet."
 
 
-def about_factors(kept: Kept, checkpoint: Checkpoint, wanted: Wanted) -> About:
+def about_factors(kept: Kept, model: ChatModel, wanted: Wanted) -> About:
     """What is known of factors that come from a file."""
-    return _about(kept, checkpoint, wanted).as_it_is()
+    return _about(kept, model, wanted).as_it_is()
 
 
 def measured(run_dir: Path, config: RunConfig) -> list[Measured]:
@@ -85,8 +89,9 @@ def _beside_base(rows: list[ResultRow], row: ResultRow, label: str) -> Measured:
     )
 
 
-def _about(kept: Kept, checkpoint: Checkpoint, wanted: Wanted) -> About:
+def _about(kept: Kept, model: ChatModel, wanted: Wanted) -> About:
     """What is known without a run."""
+    checkpoint = model.checkpoint
     name = base_name(checkpoint, wanted)
     notes = []
     if wanted.base is not None and wanted.base != name:
@@ -97,8 +102,16 @@ def _about(kept: Kept, checkpoint: Checkpoint, wanted: Wanted) -> About:
     base_id = name if HUB_ID.fullmatch(name) else None
     strength = kept.words + f"; {kept.cut}" * bool(kept.cut)
     told = (fingerprint(checkpoint), kept.factors, strength, licence_of(checkpoint))
-    at = base_revision(checkpoint, wanted)
-    return About(name, base_id, *told, notes=notes, revision=at)
+    folder = checkpoint.directory
+    return About(
+        name,
+        base_id,
+        *told,
+        notes=notes,
+        revision=base_revision(checkpoint, wanted),
+        thinking=model.chat.thinking if asks_thinking(model.tokenizer) else None,
+        rules_replaced=folder is not None and rules_replaced(folder),
+    )
 
 
 def _without_path(judge: str) -> str:

@@ -87,7 +87,7 @@ def evaluate_model(
         "measuring": measuring_hash(config, tests),
     } | {f"model {subject.name}": identity(subject, adapter) for subject in models}  # fmt: skip
     if config.eval.harness and config.eval.harness_folder is not None:
-        hashes[HARNESS] = harness_hash(Path(config.eval.harness_folder), folder)
+        hashes[HARNESS] = harness_hash(Path(config.eval.harness_folder).expanduser(), folder)
     check_same_source(folder, measured)
     if dry_run:
         asked = f"{len(tests.prompts):,} requests, {len(tests.choices):,} choice questions"

@@ -50,7 +50,7 @@ def export_stage(
     wanted = Wanted(config.export.dtype, strength=kept.strength)
     folder = Path(from_first(lambda: str(folder)))  # all read what process 0 has written
     report = load(FORMATS["hf"].writer)(model, kept.factors, folder / "hf", wanted)
-    about = about_run(run_dir, config, kept, model.checkpoint, wanted)
+    about = about_run(run_dir, config, kept, model, wanted)
     if first():
         write_manifest(folder / "export.json", report)
         describe(model, folder / "hf", "hf", about, wanted, report)
@@ -63,7 +63,7 @@ def export_stage(
 def show_numbers(model: ChatModel, kept: Kept, config: RunConfig, run_dir: Path) -> None:
     """The card of the run's own export once more, with what its report measured."""
     wanted = Wanted(config.export.dtype)
-    about = about_run(run_dir, config, kept, model.checkpoint, wanted)
+    about = about_run(run_dir, config, kept, model, wanted)
     card.write_card(run_dir / "export" / "hf", "hf", about)
 
 
@@ -86,7 +86,7 @@ def export_run(
     config, kept, reported = of_run(run_dir, wanted.strength)
     model = chat_model(config, anywhere=True)
     wanted = dataclasses.replace(wanted, strength=kept.strength)
-    about = about_run(run_dir, config, kept, model.checkpoint, wanted, reported)
+    about = about_run(run_dir, config, kept, model, wanted, reported)
     write_formats(model, about, out, formats, wanted, repo)
 
 
@@ -113,7 +113,7 @@ def export_factors(
     model = open_model(base, dtype, revision=revision)
     kept = kept_in_file(path, read_factors(path, model.checkpoint), wanted.strength)
     wanted = dataclasses.replace(wanted, strength=kept.strength)
-    about = about_factors(kept, model.checkpoint, wanted)
+    about = about_factors(kept, model, wanted)
     write_formats(model, about, out, formats, wanted, repo)
 
 
@@ -159,7 +159,8 @@ def describe(
     repo: str | None = None,
 ) -> None:
     """What stands beside the files of a format: licences, card, manifest."""
-    copy_licences(model.checkpoint, folder)
+    licences = copy_licences(model.checkpoint, folder)
+    report = dataclasses.replace(report, sha256={**report.sha256, **licences})
     card.write_card(folder, name, about.at_rank(report.lost), repo)
     card.write_manifest(folder, name, about, wanted, report)
 

@@ -26,12 +26,13 @@ def chat_model(
     if placed:
         few = anywhere and config.mesh.devices > len(jax.devices())
         mesh = make_mesh(fsdp=len(jax.devices())) if few else make_mesh(**config.mesh.model_dump())
+    own = source in (None, config.model.source)
     return open_model(
         source or config.model.source,
         config.model.dtype,
         mesh,
-        revision=None if source else config.model.revision,
+        revision=config.model.revision if own else None,
         batch_size=config.eval.batch_size,
         thinking=thinking and config.model.thinking,
-        frozen=config.model.frozen if source in (None, config.model.source) else None,
+        frozen=config.model.frozen if own else None,
     )

@@ -35,7 +35,7 @@ def start_hash(config: RunConfig) -> str:
     """sha256 of the files of `neurons.source`; "" where there is none."""
     if config.neurons.source is None:
         return ""
-    path, digest = Path(config.neurons.source), hashlib.sha256()
+    path, digest = Path(config.neurons.source).expanduser(), hashlib.sha256()
     files = [path / name for name in (FILE, CONFIG, WEIGHTS)] if path.is_dir() else [path]
     for file in filter(Path.is_file, files):
         digest.update(file.name.encode() + file.read_bytes())

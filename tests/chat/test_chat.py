@@ -189,14 +189,22 @@ def test_a_signal_ends_the_conversation_and_ctrl_c_only_the_turn(finished, monke
     assert not raised
 
 
+def test_another_strength_reads_no_weights_again(finished, sides):
+    other = open_sides(finished.folder, 0.5, "Be brief.", NEW, sides.model)
+    assert other.model.lm is sides.model.lm and other.model.chat.system == "Be brief."
+    alone = open_sides(finished.folder, 0.5, "Be brief.", NEW)
+    np.testing.assert_array_equal(other.scale_LF["tuned"], alone.scale_LF["tuned"])
+    assert other.model.encode(ASKED) == alone.model.encode(ASKED)
+
+
 def test_a_strength_that_cannot_be_had_is_forgotten(finished, monkeypatch):
     asked, before = [], screen.open_sides
 
-    def open_sides(folder, strength, system, new):
+    def open_sides(folder, strength, system, new, model=None):
         asked.append((strength, system))
         if strength == 2.0:
             raise RunError("the folder is in use")
-        return before(folder, strength, system, new)
+        return before(folder, strength, system, new, model)
 
     monkeypatch.setattr(screen, "open_sides", open_sides)
     run_lines(monkeypatch, finished.folder, "/strength 2", "/system Be brief.")

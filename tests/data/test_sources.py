@@ -92,6 +92,15 @@ def test_split_and_limit(tmp_path):
     assert [r.split for r in load_harmless(source)][:2] == ["train", "test"]
 
 
+def test_a_split_that_rows_spell_in_several_ways_is_one(tmp_path):
+    source = tmp_path / "x.csv"
+    source.write_text("request,split\na,train\nb,Train\nc,train \nd,val\ne,\n")
+    for name in ("train", "Train", "TRAIN"):
+        found = load_harmless(str(source), split=name)
+        assert [record.request for record in found] == ["a", "b", "c"]
+    assert [record.request for record in load_harmless(str(source), split="val")] == ["d"]
+
+
 @pytest.mark.parametrize("name", ["Split", "SPLIT", " split "])
 def test_the_split_column_is_found_in_any_spelling_like_all_others(tmp_path, name):
     """Or the user's test rows would be tuned on."""

@@ -154,7 +154,7 @@ def test_a_model_that_is_not_here_is_told_by_its_published_sizes(capsys, monkeyp
         (["llama3.1-8b", "--devices", "8xTitan"], "--devices 8xTitan (command line): a number and"),
         (["llama3.1-8b", "--devices", "0xh100"], "a number and a kind like 8xH100 are wanted"),
         (["--devices", "8xh100"], "--devices needs a MODEL"),
-        (["llama3.1-8b", "--devices", "2xh100", "--mesh", "1x4"], "--mesh 1x4 needs 4 devices"),
+        (["llama3.1-8b", "--devices", "2xh100", "--mesh", "1x4"], "mesh 1x4 needs 4 devices"),
         (["llama3.1-8b", "--devices", "2xh100", "--memory", "9"], "not allowed with argument"),
         (["llama3.1-8b", "--prompt-tokens", "131072"], "do not fit the model's context of 131072"),
         (["llama3.1-8b", "--prompt-tokens", "131000"], "and an answer of 128 do not fit"),
@@ -365,6 +365,26 @@ def test_logits_that_are_far_apart_have_a_divergence():
     assert found["max_divergence"] == pytest.approx(np.log(3)) and not found["agree"]
     same = logits.apart(given, given)
     assert (same["max_divergence"], same["same_best"], same["agree"]) == (0.0, 1.0, True)
+
+
+def test_a_mesh_among_the_settings_is_planned_as_that_of_the_option(capsys, monkeypatch):
+    words = ("llama3.1-8b", "--devices", "8xh100")
+    found, same = (
+        asked(capsys, monkeypatch, *words, *more)[1]
+        for more in (("--mesh", "2x4"), ("mesh.data=2", "mesh.model=4"))
+    )
+    assert found["mesh"] == [2, 4] and found == same
+
+
+def test_counts_of_a_recipe_are_held_against_the_model_as_settings_are(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"model:\n  source: {tiny.checkpoint()}\nneurons:\n  first_layer: 2\n")
+    with pytest.raises(ConfigError, match="first_layer"):
+        find_subject(str(recipe), None)
+    recipe.write_text(
+        f"model:\n  source: {tiny.checkpoint()}\nneurons:\n  safety: 4\n  utility: 8\n"
+    )
+    assert find_subject(str(recipe), None).config.neurons.safety == 4
 
 
 def test_settings_of_a_mesh_are_kept_to(monkeypatch):

@@ -6,6 +6,7 @@ import pytest
 
 from nt_jax import cli, load_model
 from nt_jax.checkpoints.checkpoint import open_checkpoint
+from nt_jax.config.load import load_config
 from nt_jax.errors import CheckpointError
 from nt_jax.export import factors as format_of_factors
 from nt_jax.export import ia3, lora
@@ -14,6 +15,7 @@ from nt_jax.export.folder import MANIFEST, Wanted
 from nt_jax.generate.chat import open_model
 from nt_jax.run.about import about_factors
 from nt_jax.run.kept import Kept
+from nt_jax.run.model import chat_model
 from tests import tiny
 from tests.checkpoints.test_source import hub  # noqa: F401
 from tests.export import peft_twin
@@ -117,4 +119,12 @@ def test_a_run_has_a_revision_of_its_own(capsys):
 def test_what_is_said_of_an_export_names_it_unless_the_base_goes_by_another_name(wanted, named):
     kept = Kept(factors_of(), 1.0, "in words")
     model = open_model(ID, revision=REVISION)
-    assert about_factors(kept, model.checkpoint, wanted).revision == named
+    assert about_factors(kept, model, wanted).revision == named
+
+
+def test_a_model_that_is_named_again_is_read_at_its_revision():
+    """As for a served model, whose prompts its own tokenizer writes."""
+    config = load_config(None, [f"model.source={ID}", f"model.revision={REVISION}"])
+    local = str(tiny.checkpoint("smollm2"))
+    for source, revision in ((None, REVISION), (ID, REVISION), (local, None)):
+        assert chat_model(config, source, placed=False).checkpoint.revision == revision

@@ -9,6 +9,7 @@ import pytest
 from nt_jax import cli
 from nt_jax.attribution.store import load_neurons
 from nt_jax.checkpoints.factors import FactorsFile, read_factors, save_factors
+from nt_jax.config.load import load_config
 from nt_jax.config.method import TuneConfig
 from nt_jax.errors import CheckpointError, ConfigError, RunError
 from nt_jax.export import factors as factors_format
@@ -19,6 +20,7 @@ from nt_jax.models.neurons import Factors, NeuronSet
 from nt_jax.run.export import run_factors
 from nt_jax.run.preflight import read_inputs
 from nt_jax.run.stages import best_state
+from nt_jax.run.start import start_hash
 from nt_jax.train import outer, tune
 from tests.run import small
 
@@ -79,6 +81,16 @@ def test_a_tuning_goes_on_from_factors(starts, recipe, tmp_path):
     again = small.settings(recipe, tmp_path / "run", *FAST, f"neurons.source={file}")
     keys = small.kept(small.carry_on(again, until="select"))
     assert keys == {"answers", "attribute"}
+
+
+def test_a_home_folder_is_found(starts, monkeypatch):
+    monkeypatch.setenv("HOME", str(starts))
+    there, home = (
+        load_config(None, ["model.source=x", f"neurons.source={place}"])
+        for place in (starts / "factors", "~/factors")
+    )
+    assert start_hash(home) == start_hash(there) and len(start_hash(home)) == 64
+    assert len(read_factors("~/factors").factors.theta_P) == len(START.theta_P)
 
 
 def test_an_adapter_s_neurons_all_count_as_safety_neurons(starts, recipe, tmp_path):

@@ -76,6 +76,7 @@ def imported(module: str) -> Any:
 def known_tasks(tasks: Sequence[str], folder: str | None) -> Any:
     """The harness's task manager; a ConfigError where it does not know one of the tasks."""
     imported("lm_eval.evaluator")
+    folder = folder and str(Path(folder).expanduser())
     if folder is not None and not Path(folder).is_dir():
         raise ConfigError(
             f"there is no folder {folder}: --task-folder (eval.harness_folder) names one with task "
