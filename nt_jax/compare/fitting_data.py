@@ -29,10 +29,11 @@ from nt_jax.train.validate import (
     HARMLESS,
     IN_ATTACK,
     NESTED,
+    NEW_TOKENS,
     SOUNDS_HARMFUL,
     Look,
     Validation,
-    validate,
+    look_at,
 )
 
 WHOLE = 128  # tokens of the answers that DINM reads; its release generates up to 600
@@ -60,8 +61,10 @@ class FittingData:
     @functools.cached_property
     def untuned(self) -> Look:
         """Validation of the untuned model: what rises is counted from there."""
-        judge = open_judge(self.config.eval.judge)
-        return validate(self.model, judge, self.validation, self.model.lm.ones_LF)
+        judge, every = open_judge(self.config.eval.judge), self.validation.every
+        return look_at(
+            self.model, judge, self.validation, self.model.own_answers(every, NEW_TOKENS)
+        )
 
     @functools.cached_property
     def pools(self) -> Pools:

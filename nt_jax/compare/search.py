@@ -160,10 +160,17 @@ def _fitted(data: FittingData, method: Method, setting: Setting, folder: Path) -
     own = {name: setting[name] for name in method.fit_on}
     digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:12]
     path = folder / f"fit-{digest}" / "learned.npz"
+    unusable = path.with_name("unusable.txt")  # for every setting that is fitted so
+    if unusable.exists():
+        raise UnusableSettingError(unusable.read_text(encoding="utf-8"))
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
         start = start_of(path.parent)
-        learned = method.fit(data, setting, path.parent)
+        try:
+            learned = method.fit(data, setting, path.parent)
+        except UnusableSettingError as error:
+            write_atomic(unusable, str(error).encode())
+            raise
         took = time.time() - start + float(learned.get(SECONDS, 0.0))
         _save(path, learned | {SECONDS: np.asarray(round(took, 1))})
         (path.parent / OURS).unlink()

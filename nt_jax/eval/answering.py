@@ -28,8 +28,22 @@ def check_tests(model: ChatModel, tests: Tests, config: EvalConfig) -> None:
     A CheckpointError where the letters of choice questions are no tokens.
     """
     check_choices(model, tests.choices, config)
-    room = model.checkpoint.config.max_positions - config.max_new_tokens
-    for prompt in tests.prompts:
+    _check_room(model, tests.prompts, config.max_new_tokens, "the model")
+
+
+def check_scorer(scorer: ChatModel, tests: Tests, config: EvalConfig) -> None:
+    """Raises a DataError, before any work, where another model cannot score what will be answered.
+
+    An answer may have other tokens for the scorer than for whoever wrote it.
+    """
+    measuring = {name for name in config.datasets if config.test_set(name).measures("perplexity")}
+    scored = [prompt for prompt in tests.prompts if prompt.dataset in measuring]
+    _check_room(scorer, scored, config.max_new_tokens, f"eval.scorer ({scorer.checkpoint.source})")
+
+
+def _check_room(model: ChatModel, prompts: Sequence[TestPrompt], new: int, called: str) -> None:
+    room = model.checkpoint.config.max_positions - new
+    for prompt in prompts:
         where = f"test set {prompt.dataset}, row {prompt.id}"
         try:
             tokens = len(model.encode(prompt.prompt)) + len(model.opening(prompt.prefill))
@@ -38,7 +52,7 @@ def check_tests(model: ChatModel, tests: Tests, config: EvalConfig) -> None:
         if tokens > room:
             raise DataError(
                 f"{where}: the prompt has {tokens} tokens, and "
-                f"the model's context leaves {room} beside its answer (eval.max_new_tokens). "
+                f"{called}'s context leaves {room} beside its answer (eval.max_new_tokens). "
                 "Shorten or drop it, or lower eval.max_new_tokens."
             )
 

@@ -14,7 +14,7 @@ from nt_jax.errors import CheckpointError, ConfigError, RunError, SomeFailedErro
 from nt_jax.rundir import FAILED
 
 Item = TypeVar("Item")
-IN_A_ROW = 8  # failures without a success between them until the rest is marked untried
+IN_A_ROW = 8  # failures without a success between them until one from the far end decides
 # Not about one prompt: a disk, memory, the run itself (a server that does not answer), or what was
 # asked for.
 _PASSED_ON = (OSError, MemoryError, RunError, ConfigError, CheckpointError)
@@ -45,14 +45,21 @@ def in_parts(
     """`work` on all `items` at once; where it fails, on halves of those it left `missing`.
 
     A single one that fails is marked as `known` says; so are those of a SomeFailedError, whose
-    places are those among what `work` was given. Without `marks` nothing is caught.
+    places are those among what `work` was given. After many in a row the last of `items` is tried,
+    and only if that fails as well are the others marked untried. Without `marks` nothing is caught.
     """
     left = missing(items)
     if not left:
         return
     if marks is not None and marks.in_a_row >= IN_A_ROW:
-        marks.add([known(item) for item in left], RuntimeError("not tried, after many failures"))
-        return
+        marks.in_a_row = IN_A_ROW - 1  # what is tried alone counts once more if it fails
+        in_parts(left[-1:], missing, work, marks, known)
+        left = missing(left[:-1])
+        if marks.in_a_row:
+            untried = RuntimeError("not tried, after many failures")
+            marks.add([known(item) for item in left], untried)
+            return
+        return in_parts(left, missing, work, marks, known)
     try:
         work(left)
         if marks is not None:

@@ -144,7 +144,8 @@ def _example(cell: Cell, before: Answer, after: Answer) -> Example:
 def _shown(answer: Answer) -> Shown:
     """We print no more of a harmful answer than the measurement needs."""
     refused, verdicts = _refused(answer), answer.get("verdicts") or {}
-    others = {name: said == 1 for name, said in verdicts.items() if (said == 1) != refused}
+    decided = {name: said == 1 for name, said in verdicts.items() if said in (0, 1)}
+    others = {name: said for name, said in decided.items() if said != refused}
     complies = bool(answer["harmful"]) and (not refused or bool(others))
     parts = _parts(answer)
     limit = COMPLIANCE_CHARACTERS if complies else ANSWER_CHARACTERS

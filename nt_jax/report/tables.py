@@ -95,7 +95,8 @@ def _refusals(
     said = f"the model refused {counts[0]} before tuning and {counts[1]} after"
     if tuned != TUNED:
         said = f"{base} refused {counts[0]} and {tuned} {counts[1]}"
-    return f"Of {after.n} {plain} requests{under}, {said} ({rates}: {change})."
+    asked = after.n if before.n == after.n else f"{before.n} and {after.n}"
+    return f"Of {asked} {plain} requests{under}, {said} ({rates}: {change})."
 
 
 def before_after_table(

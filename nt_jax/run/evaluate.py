@@ -10,7 +10,7 @@ from nt_jax.checkpoints.checkpoint import fingerprint
 from nt_jax.config.schema import RunConfig
 from nt_jax.console import say, show
 from nt_jax.errors import RunError
-from nt_jax.eval.answering import answer_all, check_tests
+from nt_jax.eval.answering import answer_all, check_scorer, check_tests
 from nt_jax.eval.judges.judge import check_judges
 from nt_jax.eval.lm_eval.paired import check_tasks, join_tasks, run_paired
 from nt_jax.eval.measure import labels_with_counts, read_lines
@@ -81,6 +81,8 @@ def evaluate_model(
     if config.eval.harness:
         check_tasks(config.eval)
     scorer = pipeline.scorer_of(config, own)
+    if scorer is not None and scorer is not own:
+        check_scorer(scorer, tests, config.eval)
     hashes = {
         "tests": tests_hash(tests, config.eval),
         "scored_by": fingerprint(scorer.checkpoint) if scorer else "",

@@ -13,7 +13,7 @@ from nt_jax.checkpoints.checkpoint import check_mesh, check_tied_head, fingerpri
 from nt_jax.config.registry import CONTRASTIVE, METRICS
 from nt_jax.config.schema import RunConfig
 from nt_jax.data.training import Parts, check_prompts, data_hash
-from nt_jax.eval.answering import check_tests
+from nt_jax.eval.answering import check_scorer, check_tests
 from nt_jax.eval.judges.judge import check_judges, judges_hash, open_judge
 from nt_jax.eval.prompts import Tests, tests_hash
 from nt_jax.export.files import check_links
@@ -73,6 +73,10 @@ def read_inputs(config: RunConfig, data: RunData | None = None, *, placed: bool 
     check_tied_head(model.checkpoint)
     check_cell(config, model, data)
     check_tests(model.under(config.eval.system_prompt), data.tests, config.eval)
+    other = config.eval.scorer if config.eval.perplexity else None
+    if other not in (None, config.model.source):
+        scorer = chat_model(config, other, placed=False).under(config.eval.system_prompt)
+        check_scorer(scorer, data.tests, config.eval)
     hashes = {
         "weights": fingerprint(model.checkpoint), "data": data_hash(data.records),
         "tests": tests_hash(data.tests, config.eval),

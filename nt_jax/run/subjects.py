@@ -104,7 +104,11 @@ def short_name(source: str) -> str:
 
 
 def identity(subject: ModelUnderTest, adapter: str | None = None) -> str:
-    """sha256 of a model's weights and factors, and of the adapter that may be in them."""
+    """sha256 of a model's weights and factors, and of the adapter that may be in them.
+
+    The untuned model beside that of an adapter has none in it.
+    """
+    adapter = None if subject.name == BASE else adapter
     factors = b"" if subject.scale_LF is None else np.asarray(subject.scale_LF).tobytes()
     weights = fingerprint(subject.model.checkpoint)
     digest = hashlib.sha256(weights.encode() + factors)

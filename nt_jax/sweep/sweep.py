@@ -16,7 +16,7 @@ from nt_jax.config.grid import Cell, check_choice
 from nt_jax.config.registry import PICKS
 from nt_jax.config.schema import config_key
 from nt_jax.console import clock, expect, say, show
-from nt_jax.errors import ConfigError, RunError
+from nt_jax.errors import ConfigError, DivergedError, RunError
 from nt_jax.run import pipeline
 from nt_jax.run.by_ray import ways_at
 from nt_jax.run.cached import note_made, with_cache
@@ -123,10 +123,13 @@ def sweep(
             if stage.name in fresh:
                 note_made(config, keys, stage.name)
         if ray is None:
-            tune_all(list(placed.values()), inputs, root)
+            failed = tune_all(list(placed.values()), inputs, root)
         else:
-            tune_by_ray(placed, root, ray)
-        dial = results(directory, placed, inputs)
+            failed = tune_by_ray(placed, root, ray)
+        if len(failed) == len(placed):
+            raise next(iter(failed.values()))
+        tuned_cells = {name: one for name, one in placed.items() if name not in failed}
+        dial = results(directory, tuned_cells, inputs)
         measured = None
         if choice is not None:
             point = dial.chosen(choice)
@@ -168,8 +171,12 @@ def cell_seconds(one: Placed, inputs: Inputs) -> float:
     return expected["select"] + expected["train"]
 
 
-def tune_all(placed: Sequence[Placed], inputs: Inputs, root: Path) -> None:
-    """Every cell to its factors."""
+def tune_all(placed: Sequence[Placed], inputs: Inputs, root: Path) -> dict[str, DivergedError]:
+    """Every cell to its factors; by name, why those that diverge have none.
+
+    A cell that would begin at such a one's factors has none either.
+    """
+    failed: dict[str, DivergedError] = {}
     for n, one in enumerate(placed, 1):
         ahead = sum(cell_seconds(other, inputs) for other in placed[n:] if not other.done)
         mine = 0.0 if one.done else cell_seconds(one, inputs)
@@ -177,7 +184,14 @@ def tune_all(placed: Sequence[Placed], inputs: Inputs, root: Path) -> None:
         show()
         begins = f", begun at {one.start.run.name}" if one.start else ""
         say("cell", f"{n} of {len(placed)}   {words(one.cell.settings)}{begins}   {one.folder}")
-        tune_cell(one.config, inputs, beside(one, root), one.start)
+        try:
+            if one.start and (before := failed.get(one.start.run.name)):
+                raise DivergedError(f"the cell that it begins at has no factors: {before}")
+            tune_cell(one.config, inputs, beside(one, root), one.start)
+        except DivergedError as error:
+            failed[one.folder.name] = error
+            say("left out", str(error))
+    return failed
 
 
 def results(directory: RunDirectory, placed: Mapping[str, Placed], inputs: Inputs) -> Dial:

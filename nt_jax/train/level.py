@@ -60,7 +60,7 @@ from nt_jax.train.state import TuneState
 from nt_jax.train.strength import scored
 from nt_jax.train.tuned_layers import TunedLayers
 from nt_jax.train.tuning_data import TuningData
-from nt_jax.train.validate import Look, validate
+from nt_jax.train.validate import Look, over_limits, validate, worth
 
 LIFTS, FILE = "lifts.jsonl", "lift.npz"
 RIDGE = 0.3  # r, of the mean of S P S': less makes lifts longer, and prompts of a side no closer
@@ -144,9 +144,11 @@ def lifted(
     if lift is None or not np.array_equal(lift.start_P, start_P):
         lift = measured_lift(model, tuned, data, config, preconditioner, state, start_P)
         lift.save(folder)
-    about = {"epoch": int(state.epoch), AGAINST: against(base, lift, config)}
+    about = {"epoch": int(state.epoch), AGAINST: against(base, lift, config, judge)}
     log, asked = folder / LIFTS, {k: len(v) for k, v in base.refused.items()}
     seen = {nats_of(row): row for row in from_first(lambda: seen_looks(log, about))}
+    for row in seen.values():  # of other limits, perhaps
+        row["score"] = worth(row, over_limits(row, asked, config.max_over_refusal))
     write_atomic(log, "".join(json.dumps(row) + "\n" for row in seen.values()).encode())
     with progress("lift", config.lift_looks, "lifts") as advance:
 
@@ -172,18 +174,20 @@ def lifted(
         best = raised(lifts, best, looked, look, past, config.lift_looks)
     if looked[best]["score"] < 0:
         best = max(looked, key=lambda nats: looked[nats]["score"])  # the first of equals
-    mark_kept(folder / LIFTS, best)
+    rows = [seen[nats] | ({"kept": True} if nats == best else {}) for nats in looked]
+    write_atomic(log, "".join(json.dumps(row) + "\n" for row in rows).encode())
     kept = looked[best] | dict(zip(SIDES, best, strict=True))
     return dataclasses.replace(state, average_P=lift.by(best, config)), kept
 
 
-def against(base: Look, lift: Lift, config: TuneConfig) -> str:
+def against(base: Look, lift: Lift, config: TuneConfig, judge: Judge) -> str:
     """What a look depends on besides its nats, as a hash: the lifts, and what it is held against.
 
-    The untuned model's verdicts stand for the prompts and the judge.
+    The untuned model's verdicts stand for the prompts. What the limits make of a look is counted
+    anew.
     """
     refused = {kind: verdicts.tolist() for kind, verdicts in base.refused.items()}
-    limits = json.dumps([refused, config.bounds, config.max_over_refusal], sort_keys=True)
+    limits = json.dumps([refused, config.bounds, judge.name, judge.sha256], sort_keys=True)
     parts = (lift.start_P, lift.bare_P, lift.attacked_P, lift.nested_P)
     arrays = b"".join(part.tobytes() for part in parts)
     return hashlib.sha256(arrays + limits.encode()).hexdigest()[:12]
@@ -216,14 +220,6 @@ def read_lifts(folder: Path) -> list[dict]:
         if rows and not any(row.get("kept") for row in rows):
             max(rows, key=lambda row: row["score"])["kept"] = True  # the first of equals
     return rows
-
-
-def mark_kept(path: Path, best: Nats) -> None:
-    """Write kept = True into the line of these lifts."""
-    with reading(path):
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        mine = [row | {"kept": True} if nats_of(row) == best else row for row in rows]
-    write_atomic(path, "".join(json.dumps(row) + "\n" for row in mine).encode())
 
 
 def measured_lift(

@@ -52,7 +52,8 @@ def calibrate(
     Strength s goes the share s of the way from 1 to the learned factors. Tuning decides which
     neurons to turn and how far against each other; how far in all trades refusals of harm for
     refusals of harmless requests, and is cheap to choose afterwards. Both are taken to rise with
-    it, and what falls to fall further, so the strongest within the limits is found by halving.
+    it, and what falls to fall further, so the strongest within the limits is found by halving. A
+    search that was stopped looks again.
     """
     log, ones_LF = History(folder / STRENGTHS, 0), model.lm.ones_LF
     as_learned = [] if config.validate_every and known is None else [1.0]

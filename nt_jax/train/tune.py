@@ -38,18 +38,12 @@ from nt_jax.train.strength import as_kept, calibrate, scored
 from nt_jax.train.theta import initial_theta, place, scatter, with_known
 from nt_jax.train.tuned_layers import TunedLayers
 from nt_jax.train.tuning_data import TuningData
-from nt_jax.train.validate import (
-    NEW_TOKENS,
-    Look,
-    Validation,
-    look_at,
-    validate,
-)
+from nt_jax.train.validate import NEW_TOKENS, Look, Validation, look_at, validate
 
 METRICS, STATES, BASE_ANSWERS = "metrics.jsonl", "orbax", "base_validation.json"
 MADE_FROM = "made_from.txt"
 # Settings that the epochs do not depend on: a level that is chosen anew.
-AFTER_EPOCHS = ("lifts", "lift_from", "strengths", "max_over_refusal", "separation_every")
+AFTER_EPOCHS = ("lifts", "lift_from", "strengths", "max_over_refusal")
 
 
 def tune(
@@ -80,7 +74,7 @@ def tune(
             return tune(model, neurons, data, config, folder=Path(name), **settings)
     folder, judge = Path(folder), judge or PhraseJudge()
     neurons.check(model.lm.config.layers, model.lm.config.neurons)
-    _keep_to(folder, neurons, seed, start, data, config)
+    _keep_to(folder, neurons, seed, start, data, config, judge)
     tuned, prompts, metric = TunedLayers.of(model.lm, neurons), data.validation, None
     if config.outer == "regression":
         slopes = slopes or kept_slopes(model, tuned, data.pools, config, folder)
@@ -129,7 +123,7 @@ def learn(
     log = History(folder / METRICS, int(state.epoch))
     base = untuned(model, judge, prompts, log, folder / BASE_ANSWERS) if looks(config) else None
     separation = None
-    if config.separation_every:
+    if config.separation_every and int(state.epoch) < config.epochs:
         wordings = data.wordings or measured_wordings(model)
         separation = Separation.of(model, tuned, prompts, config, wordings)
     # Placed like what a step gives back, or the second step would be compiled once more.
@@ -210,12 +204,18 @@ def _keep_to(
     start: Factors | None,
     data: TuningData,
     config: TuneConfig,
+    judge: Judge,
 ) -> None:
-    """Raises a RunError if `folder` holds a tuning that these do not go on with."""
+    """Raises a RunError if `folder` holds a tuning that these do not go on with.
+
+    Where epochs are validated, the best of them depends on the limits and on the judge.
+    """
+    later = () if config.validate_every else AFTER_EPOCHS
+    judged = (judge.name, judge.sha256) if config.validate_every else ()
     begun = [] if start is None else [start.neurons, start.theta_P]
     arrays = [np.asarray(leaf) for leaf in jax.tree.leaves((neurons, begun))]
-    settings = config.model_dump_json(exclude={"epochs", *AFTER_EPOCHS})
-    texts = [settings, repr(data.pools), repr(data.validation), str(seed)]
+    settings = config.model_dump_json(exclude={"epochs", *later})
+    texts = [settings, *judged, repr(data.pools), repr(data.validation), str(seed)]
     parts = [array.tobytes() for array in arrays] + [text.encode() for text in texts]
     text = hashlib.sha256(b"".join(parts)).hexdigest() + "\n"
     folder.mkdir(parents=True, exist_ok=True)
@@ -291,9 +291,9 @@ def _stop_if_diverged(row: dict, theta_P: jax.Array, folder: Path, seed: int) ->
     if all(map(math.isfinite, row.values())) and bool(jnp.isfinite(theta_P).all()):
         return
     before = row["epoch"] - 1
-    kept = f"The factors of epoch {before} are in {folder / STATES}. " if before else ""
+    kept = f"The factors of epoch {before} are in {folder / STATES}, if a folder was named. "
     raise DivergedError(
         f"tuning diverged at epoch {row['epoch']} (its batch is drawn by seed {seed}, epoch "
-        f"{before}): {json.dumps({k: str(v) for k, v in row.items()})}. {kept}Lower "
-        "tune.meta_lr or tune.inner_lr."
+        f"{before}): {json.dumps({k: str(v) for k, v in row.items()})}. {kept * bool(before)}"
+        "Lower tune.meta_lr or tune.inner_lr."
     )

@@ -153,6 +153,14 @@ def test_settings_of_one_fit_share_it(data, tmp_path):
     assert fits == [1] and len(chosen.trials) == 3
 
 
+def test_a_fit_that_diverges_is_not_fitted_again_for_settings_that_share_it(data, tmp_path):
+    fits: list = []
+    made = dataclasses.replace(method(fits, broken=(1, 2, 3)), fit_on=())
+    with pytest.raises(UnusableMethodError, match="diverged"):
+        search(data, made, made.settings, tmp_path)
+    assert fits == [1]
+
+
 def test_a_setting_that_diverges_is_tried_and_never_chosen(data, tmp_path):
     chosen, _ = run(data, tmp_path / "a", broken=(3,))
     assert chosen.setting == {"x": 2} and chosen.tried == 3

@@ -13,7 +13,7 @@ from nt_jax.eval.answering import CHOICE_TOKENS, choice_tokens
 from nt_jax.eval.evaluate import evaluate
 from nt_jax.eval.judges.judge import without_thinking
 from nt_jax.eval.judges.phrase_judge import PhraseJudge
-from nt_jax.eval.metrics.result import find
+from nt_jax.eval.metrics.result import answer_ids, find
 from nt_jax.generate.chat import ChatModel, open_model
 from nt_jax.models.neurons import Factors, NeuronSet
 from tests import tiny
@@ -109,6 +109,16 @@ def test_reasoning_that_the_template_opens_and_nothing_closes_is_no_answer(
     monkeypatch.setattr(ChatModel, "text", lambda self, ids: written)
     assert without_thinking(reasons.answer_text([5])) == left
     assert choice_tokens(reasons, EvalConfig(max_new_tokens=400)) == 400
+
+
+def test_the_tag_that_the_prompt_ends_with_is_no_part_of_what_is_scored(tmp_path):
+    folder = tiny.copy("smollm2", tmp_path / "tiny")
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }} Reply: <think>\n")
+    reasons, plain = open_model(str(folder)), open_model(str(tiny.checkpoint("smollm2")))
+    ids = reasons.opening("So it is Paris.")
+    row = {"prompt": "Why?", "answer": reasons.answer_text(ids)}
+    assert answer_ids(reasons, row) == ids != reasons.opening(row["answer"])
+    assert answer_ids(plain, row) == plain.opening(row["answer"])  # another scorer opens nothing
 
 
 def test_a_template_that_opens_no_reasoning_adds_nothing(model):

@@ -6,6 +6,7 @@ import pytest
 
 from nt_jax.errors import ConfigError, DataError, RunError, SomeFailedError
 from nt_jax.eval.failures import IN_A_ROW, Marks, in_parts
+from nt_jax.eval.measure import judge_all
 
 
 def run(tmp_path, items, bad, marks=True):
@@ -36,6 +37,36 @@ def test_what_always_fails_is_not_tried_for_ever(tmp_path):
     done, calls, marks = run(tmp_path, range(1000), set(range(1000)))
     assert done == [] and marks.count == 1000
     assert len(calls) < 4 * IN_A_ROW + 12
+
+
+@pytest.mark.parametrize("bad", [range(IN_A_ROW), range(40, 40 + 2 * IN_A_ROW), range(0, 200, 3)])
+def test_many_that_fail_side_by_side_keep_none_of_the_others_from_being_tried(tmp_path, bad):
+    done, _, marks = run(tmp_path, range(200), set(bad))
+    assert done == [n for n in range(200) if n not in bad] and marks.count == len(bad)
+
+
+def test_a_second_judge_is_asked_although_the_first_failed_at_the_end(tmp_path):
+    answers = [{"id": str(n), "dataset": "d", "model": "m", "request": str(n), "answer": str(n),
+                "harmful": True} for n in range(40)]  # fmt: skip
+
+    class First:
+        name, sha256 = "first", "1"
+
+        def verdicts(self, requests, answers):
+            if any(int(answer) >= 40 - 2 * IN_A_ROW for answer in answers):
+                raise ValueError("no verdict")
+            return [0.0] * len(answers)
+
+    class Second:
+        name, sha256 = "second", "1"
+
+        def verdicts(self, requests, answers):
+            return [1.0] * len(answers)
+
+    marks = Marks(tmp_path)
+    judge_all([("1", First), ("2", Second)], answers, None, tmp_path, marks)
+    second = (tmp_path / "verdicts-1.jsonl").read_text().splitlines()
+    assert marks.count == 2 * IN_A_ROW and len(second) == 40
 
 
 def test_without_marks_it_raises(tmp_path):

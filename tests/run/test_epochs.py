@@ -6,7 +6,8 @@ from unittest import mock
 import pytest
 
 from nt_jax.run.epochs import ABOUT
-from nt_jax.train import outer
+from nt_jax.train import level, outer
+from nt_jax.train.level import read_lifts
 from tests.run import small
 
 pytestmark = pytest.mark.xdist_group("run")
@@ -40,10 +41,22 @@ def again(recipe, trained, folder, *words: str) -> tuple[str, int]:
             "tune.lifts=[]",
             "tune.strengths=[0.5,1]",
             "tune.max_over_refusal=0.5",
-            "tune.separation_every=0",
         ),
     ],
 )
+def test_looks_that_were_made_count_with_other_lifts_and_limits(recipe, trained, tmp_path):
+    """lifts.jsonl tells of the search of this run alone."""
+    before = read_lifts(trained / "train")
+    words = ("tune.lifts=[-0.5,0,0.5,1]", "tune.max_over_refusal=0.2")
+    with mock.patch.object(level, "validate", side_effect=level.validate) as looks:
+        again(recipe, trained, tmp_path / "copy", *words)
+    ours = read_lifts(tmp_path / "copy" / "train")
+    shared = {level.nats_of(row) for row in before} & {level.nats_of(row) for row in ours}
+    assert shared and looks.call_count == len(ours) - len(shared)
+    small.carry_on(settings(recipe, tmp_path / "fresh", *words), "train")
+    assert ours == read_lifts(tmp_path / "fresh" / "train")
+
+
 def test_another_level_is_that_of_a_run_from_the_start(recipe, trained, tmp_path, words):
     said, steps = again(recipe, trained, tmp_path / "copy", *words)
     assert steps == 0 and "epochs     as before" in said

@@ -209,6 +209,15 @@ def test_another_adapter_in_the_same_place_is_measured_anew(recipe, models, tmp_
         measured(recipe, tmp_path / "new", first, adapter=folder)
 
 
+def test_another_adapter_leaves_what_the_base_has_answered(recipe, models, tmp_path):
+    first, run, folder = models / "first", tmp_path / "run", tmp_path / "lora"
+    for seed in (0, 1):
+        lora.write(open_model(str(first)), factors_of(seed=seed), folder, Wanted())
+        screen = measured(recipe, run, first, *FEW, adapter=folder, beside_base=True)
+        shutil.rmtree(folder)
+    assert screen.count("kept from before") == 1
+
+
 def test_int8_is_refused_for_a_model_that_is_not_tuned(recipe, models, tmp_path):
     with pytest.raises(ConfigError, match=r"model.frozen = int8 is for a model that is tuned: .*"):
         measured(recipe, tmp_path / "new", models / "second", "model.frozen=int8")

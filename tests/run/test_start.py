@@ -1,5 +1,6 @@
 """A tuning that goes on from factors or from an (IA)^3 adapter."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from unittest import mock
 
@@ -12,6 +13,7 @@ from nt_jax.checkpoints.factors import FactorsFile, read_factors, save_factors
 from nt_jax.config.load import load_config
 from nt_jax.config.method import TuneConfig
 from nt_jax.errors import CheckpointError, ConfigError, RunError
+from nt_jax.eval.judges.phrase_judge import PhraseJudge
 from nt_jax.export import factors as factors_format
 from nt_jax.export import ia3, lora
 from nt_jax.export.folder import Wanted
@@ -145,9 +147,24 @@ def test_a_library_call_takes_first_factors_by_neuron():
 
 
 def test_a_folder_keeps_to_the_factors_that_it_began_at(tmp_path):
-    about = (SimpleNamespace(pools=None, validation=None), TuneConfig())
+    about = (SimpleNamespace(pools=None, validation=None), TuneConfig(), PhraseJudge())
     for _ in range(2):
         tune._keep_to(tmp_path, NEURONS, 0, START, *about)
     for other in (None, START.at_strength(0.5)):
         with pytest.raises(RunError, match="from other first factors"):
             tune._keep_to(tmp_path, NEURONS, 0, other, *about)
+
+
+@pytest.mark.parametrize("every", [0, 1])
+def test_epochs_that_were_validated_keep_to_their_limits_and_their_judge(tmp_path, every):
+    """The best of them is so by those; else both only matter for the level, chosen anew."""
+    data, judge = SimpleNamespace(pools=None, validation=None), PhraseJudge()
+    config = TuneConfig(validate_every=every)
+    other = SimpleNamespace(name="other", sha256="1")
+    tune._keep_to(tmp_path, NEURONS, 0, None, data, config, judge)
+    tune._keep_to(tmp_path, NEURONS, 0, None, data, config.model_copy(update={"epochs": 9}), judge)
+    strict = config.model_copy(update={"max_over_refusal": 0.01})
+    for given in ((strict, judge), (config, other)):
+        expected = pytest.raises(RunError, match="settings") if every else nullcontext()
+        with expected:
+            tune._keep_to(tmp_path, NEURONS, 0, None, data, *given)

@@ -206,6 +206,13 @@ def test_a_test_prompt_longer_than_the_context_is_named_before_tuning(recipe, tm
     assert "test set mine, row" in error and "eval.max_new_tokens" in error
 
 
+def test_a_scorer_with_too_short_a_context_is_told_before_any_work(recipe, tmp_path, capsys):
+    scorer = tiny.copy("smollm2", tmp_path / "scorer")
+    tiny.edit_json(scorer / "config.json", max_position_embeddings=8)
+    error = run(capsys, tmp_path / "run", "--config", str(recipe), f"eval.scorer={scorer}")
+    assert "eval.scorer" in error and "context leaves" in error
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -20,8 +20,9 @@ from rich.console import Console
 from nt_jax.config.grid import cells_of, read_axes
 from nt_jax.config.load import load_config
 from nt_jax.console import shown_on
-from nt_jax.errors import ConfigError, RunError
+from nt_jax.errors import ConfigError, DivergedError, RunError
 from nt_jax.run.export import run_factors
+from nt_jax.run.preflight import read_inputs
 from nt_jax.rundir import RunDirectory
 from nt_jax.sweep import sweep as room
 from nt_jax.train import tune
@@ -237,11 +238,36 @@ def test_a_warm_start_is_asked_for_and_named_and_touches_no_cold_cell(dial, reci
     turned(recipe, folder)
 
 
+def test_cells_that_diverge_are_left_out_with_those_that_would_begin_at_them(
+    recipe, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(room, "tune_cell", diverging := mock.Mock())
+    inputs = read_inputs(small.settings(recipe, tmp_path))
+    placed = room.place(cells(recipe, tmp_path), tmp_path, inputs, warm=True)
+    second = [*placed.values()][1]
+    broken = DivergedError("tuning diverged at epoch 1")
+
+    def tuned(config, *_):
+        if config.folder == second.folder:
+            raise broken
+
+    diverging.side_effect = tuned
+    screen = io.StringIO()
+    with shown_on(Console(file=screen, width=200)):
+        failed = room.tune_all([*placed.values()], inputs, tmp_path)
+    after = {name for name, one in placed.items() if one.start and one.start.run == second.folder}
+    assert {*failed} == {second.folder.name} | after and after
+    assert screen.getvalue().count("left out") == len(failed) < len(placed)
+    monkeypatch.setattr(room, "tune_all", lambda *_: dict.fromkeys(placed, broken))
+    with pytest.raises(DivergedError, match="diverged at epoch 1"):
+        turned(recipe, tmp_path / "none")
+
+
 def test_the_time_said_before_it_begins_knows_what_the_cache_holds(recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("NT_JAX_CACHE", str(tmp_path / "cache"))
     seconds = lambda *_: dict.fromkeys(small.STAGES, 1000.0)  # noqa: E731
     monkeypatch.setattr(room, "expected_seconds", seconds)
-    monkeypatch.setattr(room, "tune_all", lambda *_: None)
+    monkeypatch.setattr(room, "tune_all", lambda *_: {})
     monkeypatch.setattr(room, "results", lambda *_: mock.Mock(picks={}))
     screens = [turned(recipe, tmp_path / name)[1] for name in ("one", "two")]
     told = ["".join(screen.split("about ")[1].split("\n")) for screen in screens]

@@ -87,6 +87,8 @@ class ClassifierJudge:
         self.torch, transformers = _libraries()
         folder = _folder(source)
         self.sha256 = files_hash(folder)
+        if label:  # another one means another thing
+            self.sha256 = hashlib.sha256(f"{self.sha256}#{label}".encode()).hexdigest()
         with _in_words(f"eval.judges: {source} is no sequence classifier", ConfigError):
             _check_sizes(folder)
             no_code = {"trust_remote_code": False}  # nor a question whether to run it

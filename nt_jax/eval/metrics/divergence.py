@@ -8,7 +8,14 @@ import numpy as np
 from nt_jax.console import progress
 from nt_jax.eval.metrics.intervals import bootstrap
 from nt_jax.eval.metrics.perplexity import per_token
-from nt_jax.eval.metrics.result import Answer, Column, Measurements, ResultRow, answered
+from nt_jax.eval.metrics.result import (
+    Answer,
+    Column,
+    Measurements,
+    ResultRow,
+    answer_ids,
+    answered,
+)
 
 if TYPE_CHECKING:
     from nt_jax.eval.under_test import ModelUnderTest, Scoring
@@ -39,7 +46,7 @@ def _scores(
             (model.lm, base.factors_LF),
             (other.model.lm, other.factors_LF),
             [answered(model, row) for row in answers],
-            [model.opening(row["answer"]) for row in answers],
+            [answer_ids(model, row) for row in answers],
             on_batch=advance,
         )
     found: dict[str, list] = {}

@@ -9,7 +9,7 @@ import numpy as np
 
 from nt_jax.console import progress
 from nt_jax.eval.metrics.intervals import bootstrap
-from nt_jax.eval.metrics.result import Column, Measurements, ResultRow, answered
+from nt_jax.eval.metrics.result import Column, Measurements, ResultRow, answer_ids, answered
 
 if TYPE_CHECKING:
     from nt_jax.eval.under_test import Scoring
@@ -26,7 +26,7 @@ def score(asked: "Scoring") -> "tuple[Any, ChatModel] | None":
     scorer, rows = asked.scorer, asked.measuring(NAME, asked.answers)
     if not asked.config.perplexity or scorer is None or not rows:
         return None
-    texts = [scorer.opening(row["answer"]) for row in rows]
+    texts = [answer_ids(scorer, row) for row in rows]
     prompts = [answered(scorer, row) for row in rows]
     with progress(NAME, len(rows), "answers") as advance:
         pairs = answer_nll(

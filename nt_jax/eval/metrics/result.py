@@ -140,6 +140,11 @@ def answered(model: "ChatModel", answer: Answer) -> list[int]:
     return model.encode(of_json(answer["prompt"])) + model.opening(answer.get("prefill", ""))
 
 
+def answer_ids(model: "ChatModel", answer: Answer) -> list[int]:
+    """Token ids of the answer itself, without a tag of reasoning that the prompt ends with."""
+    return model.opening(answer["answer"].removeprefix(model.chat.opened))
+
+
 def per_request(answers: Sequence[Answer], values: ArrayLike) -> NDArray[np.float64]:
     """`values` [answers, ...] as means over the draws of each request, in order of appearance.
 

@@ -21,9 +21,10 @@ def rows(measured: Measurements) -> list[ResultRow]:
         for model in in_order(row["model"] for row in scores):
             mine = [row for row in scores if row["model"] == model]
             value_N = np.array([row["value"] for row in mine], float)
-            ends = intervals.bootstrap_mean(value_N, measured.seed)
             if np.isin(value_N, (0, 1)).all():
                 ends = intervals.wilson(value_N.sum(), len(value_N))
+            else:
+                ends = intervals.bootstrap_mean(value_N, measured.seed)
             found.append(ResultRow(dataset, metric, model, value_N.mean(), len(mine), *ends))
             pairs = paired(base, mine) if model != BASE else []
             if pairs:
