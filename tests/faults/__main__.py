@@ -26,6 +26,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ |= {"HF_HUB_OFFLINE": "1", "NT_JAX_CACHE": "off"} | QUIET
 os.environ["XLA_FLAGS"] = quick_flags(os.environ.get("XLA_FLAGS", ""))
 
+from tests.faults.defaults import defaults
 from tests.faults.fuzz import ESCAPE, HANG, SILENT, fuzz_all
 from tests.faults.kills import LONG, SHORT, Runs
 from tests.faults.runs import run_targets
@@ -118,7 +119,7 @@ def run_all(runs: Runs, points: tuple[str, ...]) -> Counter[str]:
     runs.whole()
     for work in (
         lambda: runs.kills(points), runs.signals, runs.full_disks, runs.read_only,
-        runs.unprivileged, lambda: sweeps(runs),
+        runs.unprivileged, lambda: sweeps(runs), lambda: defaults(runs),
     ):  # fmt: skip
         work()
     return runs.counts

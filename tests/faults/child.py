@@ -2,9 +2,10 @@
 
 Points: `none`; `STAGE:MOMENT` with MOMENT in wrote (its work is done), marked (DONE is written),
 renamed (it took its place); `append:N` after the Nth batch of answers; `epoch:N` after tuning
-saved epoch N; `dropping:N` while it deletes older states after epoch N; `full` a disk that is full
-at each stage in turn. It ends by a signal, SIGKILL unless given; the word `nobody` gives up the
-rights of root instead.
+saved epoch N; `look:N` with the Nth look at lifts made and not written; `dropping:N` while it
+deletes older states after epoch N; `full` a disk that is full at each stage in turn. It ends by a
+signal, SIGKILL unless given; the word `nobody` gives up the rights of root instead. A run steps by
+Adam, one of the command `default` as runs do unless told otherwise.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from nt_jax.cli import main as command_line
 from nt_jax.errors import RunError
 from nt_jax.eval.answer_file import RecordFile
 from nt_jax.rundir import RunDirectory
-from nt_jax.train import state, tune
+from nt_jax.train import level, state, tune
 from tests.run import small
 
 NOBODY = 65534
@@ -27,6 +28,8 @@ NOBODY = 65534
 GRID = (
     "neurons.safety=9,14", "tune.epochs=2", "tune.validate_every=0", "tune.validation_answers=80",
 )  # fmt: skip
+
+LOOKS = ("tune.epochs=3", "tune.lifts=[0.25,0.5,0.75]")
 
 
 def ending(number: int) -> Callable[[], None]:
@@ -51,7 +54,7 @@ def at(point: str, end: Callable[[], None]) -> Iterator[None]:
 
             patches.enter_context(mock.patch.object(owner, name, wrapped))
 
-        appended = iter(range(10**9))
+        appended, looked = iter(range(10**9)), iter(range(1, 10**9))
         match where, when:
             case "none", _:
                 pass
@@ -59,6 +62,8 @@ def at(point: str, end: Callable[[], None]) -> Iterator[None]:
                 after(RecordFile, "append", lambda *_: next(appended) == int(count))
             case "epoch", count:
                 after(tune, "save", lambda _, state: int(state.epoch) == int(count))
+            case "look", count:
+                after(level, "scored", lambda *_: next(looked) == int(count))
             case "dropping", count:
                 name = f"{int(count) - state.KEPT:06d}"
                 after(state.shutil, "rmtree", lambda path, *_: Path(path).name == name)
@@ -116,7 +121,9 @@ def on_full_disks(recipe: Path, run_dir: Path) -> list[str]:
 
 
 def settings(command: str) -> tuple[str, ...]:
-    """Those of a small run, or of a sweep, which takes an axis once."""
+    """Those of a small run, of one by regression, or of a sweep, which takes an axis once."""
+    if command == "default":
+        return (*small.SETTINGS, *small.DECISION, *LOOKS)
     if command != "sweep":
         return small.SETTINGS
     taken = {word.partition("=")[0] for word in GRID}
@@ -136,4 +143,4 @@ def main(
         return 0
     words = ["--config", str(recipe), *settings(command), "--run-dir", str(run_dir)]
     with at(point, ending(getattr(signal, word, signal.SIGKILL))), small.small_programs():
-        return command_line(command, words)
+        return command_line("train" if command == "default" else command, words)

@@ -13,10 +13,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from nt_jax import exits
+from nt_jax.train import level
 from tests.processes.group import MESHES, SHARES, Group, alone, words
+from tests.run import small
 
 pytestmark = [pytest.mark.procs, pytest.mark.xdist_group("procs")]
 CLOSE = 1e-6
+BY_REGRESSION = 1e-5
 SLOW = pytest.mark.slow
 CASES = (
     pytest.param((2, MESHES[2]), id="2"),
@@ -75,6 +78,23 @@ def same_answers(folder: Path, one: Path) -> None:
     for row, other in zip(*both, strict=True):
         near = {key: pytest.approx(other[key], rel=CLOSE, abs=CLOSE) for key in FLOATS}
         assert row == other | near, other
+
+
+def test_what_runs_do_unless_told_otherwise_is_the_same_by_two(recipe, tmp_path, programs):
+    """A regression with lifts: its sums enter a system that is solved, so factors part further."""
+    more = [*small.DECISION, "tune.lifts=[0.25,0.75]"]
+    folders = tmp_path / "one", tmp_path / "two"
+    done = alone([*words("train", recipe, folders[0]), *more], programs)
+    assert done.code == exits.DONE, done
+    group = Group(2, [*words("train", recipe, folders[1], mesh=MESHES[2]), *more], programs)
+    ended = group.ends(20 * MINUTE)
+    assert [each.code for each in ended] == [exits.DONE] * 2, ended
+    chosen = [[row[:2] for row in neurons(folder, "select")] for folder in folders]
+    assert chosen[0] == chosen[1]
+    one, two = map(factors, folders)
+    assert np.abs(one - two).max() <= BY_REGRESSION
+    looks = [[level.nats_of(row) for row in rows(f, "train/lifts.jsonl")] for f in folders]
+    assert looks[0] == looks[1] and len(looks[0]) > 1
 
 
 def test_the_neurons_and_factors_are_those_of_one_process(several, one):
