@@ -1,25 +1,21 @@
-"""Hugging Face checkpoints: factors folded into `down_proj`, or changes of any tensor."""
+"""Hugging Face checkpoints: factors folded into `down_proj`."""
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from nt_jax import processes
 from nt_jax.checkpoints.checkpoint import Checkpoint
-from nt_jax.checkpoints.keymap import DOWN, hf_shapes, rules_for, to_hf
+from nt_jax.checkpoints.keymap import DOWN
 from nt_jax.errors import CheckpointError
 from nt_jax.export.files import SHARD_BYTES, Edit, write_edited
 from nt_jax.export.folder import ExportReport, Wanted, by_first
 from nt_jax.export.verify import verify_export
 from nt_jax.generate.chat import ChatModel
 from nt_jax.models.config import ModelConfig
-from nt_jax.models.leaves import get_leaf, leaf_names
 from nt_jax.models.neurons import Factors
-from nt_jax.models.transformer import LanguageModel
 
 
 def write(model: ChatModel, factors: Factors, out: Path, wanted: Wanted) -> ExportReport:
@@ -65,55 +61,8 @@ def export_hf(
     return write_edited(checkpoint, edits, Path(out), dtype, shard_bytes)
 
 
-def export_changes(
-    checkpoint: Checkpoint,
-    changes: Mapping[str, np.ndarray],
-    out: Path | str,
-    dtype: str = "source",
-    shard_bytes: int = SHARD_BYTES,
-) -> ExportReport:
-    """Write `checkpoint` with changes[name] added to the tensor of that HF name, as `export_hf`.
-
-    Summed in float32 and rounded once; an element whose change is 0 keeps its bits.
-    """
-    for name, change in changes.items():
-        shape = hf_shapes(checkpoint.config).get(name)
-        if shape != np.shape(change) or not np.isfinite(change).all():
-            raise CheckpointError(
-                f"The change of '{name}' has shape {list(np.shape(change))} or is not finite; the "
-                f"tensor has {'no such name' if shape is None else list(shape)}. "
-                "It belongs to another model, or was spoilt."
-            )
-    edits = {name: _adding(np.asarray(change, np.float32)) for name, change in changes.items()}
-    return write_edited(checkpoint, edits, Path(out), dtype, shard_bytes)
-
-
-def changes(before: LanguageModel, after: LanguageModel) -> dict[str, np.ndarray]:
-    """HF tensor name -> after - before, float32 in HF layout, of each tensor that differs.
-
-    For `export_changes`. Leaves that the two models share are not looked at.
-    """
-    rules, found = {rule.ours: rule for rule in rules_for(before.config)}, {}
-    leaves = (jax.tree.leaves(model.frozen) for model in (before, after))
-    for name, *same in zip(leaf_names(before), *leaves, strict=True):
-        if same[0] is same[1]:
-            continue
-        rule = rules[name]
-        both = (get_leaf(model, name) for model in (before, after))  # of published heads
-        old, new = (leaf if rule.stacked else leaf[None] for leaf in both)
-        for layer, tensor in enumerate(rule.hf_names(before.config.layers)):
-            delta = np.asarray(new[layer], np.float32) - np.asarray(old[layer], np.float32)
-            if delta.any():
-                found[tensor] = to_hf(delta, rule, before.config.sizes)
-    return found
-
-
 def _scaling(scale_F: np.ndarray) -> Edit:
     return lambda rows, weight_RF: weight_RF * scale_F[None]
-
-
-def _adding(change: np.ndarray) -> Edit:
-    return lambda rows, weight: weight + change[rows]
 
 
 def _checked_scale(config: ModelConfig, scale_LF: np.ndarray) -> np.ndarray:

@@ -17,10 +17,10 @@ from nt_jax.baselines.dinm import (
     layer_distances,
 )
 from nt_jax.errors import DataError, RunError
-from nt_jax.export.hf import changes
 from nt_jax.models.leaves import get_leaf, with_leaves
 from tests import plain, torch_twin
 from tests.baselines import made_up
+from tests.export.changes import changes
 
 EXAMPLE = DinmExample(
     prompt=[17, 30, 5, 9, 3], safe=[21, 6, 33, 2], unsafe=[12, 7, 9, 31, 8, 2],

@@ -12,11 +12,11 @@ from nt_jax.baselines.adapters import merged
 from nt_jax.baselines.lora import TARGETS, Lora
 from nt_jax.data.packing import Row, Shape, pack_alone
 from nt_jax.errors import DataError
-from nt_jax.export.hf import changes
 from nt_jax.models.leaves import get_leaf, leaf_names
 from nt_jax.models.transformer import logits
 from tests import torch_twin
 from tests.baselines import made_up
+from tests.export.changes import changes
 
 EVERY = Lora(rank=3, alpha=4.5, leaves=tuple(TARGETS))  # a strength of 1.5
 TOKENS = np.array([[5, 9, 30, 11, 7, 60], [8, 3, 4, 90, 12, 2]], np.int32)

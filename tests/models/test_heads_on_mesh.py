@@ -19,7 +19,7 @@ from nt_jax.checkpoints.checkpoint import load_weights, open_checkpoint
 from nt_jax.checkpoints.hf_config import config_from_hf
 from nt_jax.checkpoints.keymap import hf_shapes
 from nt_jax.data.batching import pad_left
-from nt_jax.export.hf import changes, save_model
+from nt_jax.export.hf import save_model
 from nt_jax.generate.chat import open_model
 from nt_jax.generate.engine import answer_prompts
 from nt_jax.generate.slots import empty_slots
@@ -31,6 +31,7 @@ from nt_jax.models.neurons import Factors, NeuronSet
 from nt_jax.models.transformer import leaf_axes, logits
 from tests import plain, tiny
 from tests.baselines import made_up
+from tests.export.changes import changes
 from tests.train.test_maml import steps
 
 EIGHT = (1, 8)
