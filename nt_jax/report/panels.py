@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from nt_jax.config.test_sets import Labels
-from nt_jax.eval.metrics.result import ResultRow, find, in_order
+from nt_jax.eval.metrics.result import BASE, TUNED, ResultRow, find, in_order
 from nt_jax.report.figures import (
     INK,
     LINE,
@@ -21,7 +21,7 @@ from nt_jax.report.figures import (
     whole_ticks,
 )
 
-MODEL_NAMES = {"base": "before", "tuned": "after"}
+MODEL_NAMES = {BASE: "before", TUNED: "after"}  # where a model was tuned here
 KINDS = {
     "refusal_attack": "harmful, attacked",
     "refusal_direct": "harmful, direct",
@@ -47,7 +47,10 @@ def bars(rows: Sequence[ResultRow], harmful: Mapping[str, bool], labels: Labels)
     good = {True: " (high is good)", False: " (low is good)", None: ""}
     plain = {name: short(labels[name]) for name in datasets}
     named = {name: f"{plain[name]}{good[harmful.get(name)]}" for name in datasets}
-    shown = [str(MODEL_NAMES.get(model, model)) for model in models]
+    called = {model: MODEL_NAMES.get(model, model) for model in models}
+    if TUNED not in models:
+        called = dict(zip(models, models, strict=True))
+    shown = [*map(str, called.values())]
     below = -(-len(models) // legend_columns(shown, 3))  # lines of the legend
     height = 0.7 + 0.2 * below + len(datasets) * (0.22 + 0.2 * len(models))
 
@@ -55,16 +58,17 @@ def bars(rows: Sequence[ResultRow], harmful: Mapping[str, bool], labels: Labels)
         axes.set_title("Share of requests refused")
         axes.set_xlim(0, 118)
         axes.set_xticks(range(0, 101, 25), [f"{tick} %" for tick in range(0, 101, 25)])
-        _draw_bars(axes, rows, (named, models), "refusal_rate", 100.0, "{:.0f} %")
+        _draw_bars(axes, rows, (named, called), "refusal_rate", 100.0, "{:.0f} %")
 
     def informative(axes: Axes) -> None:
         axes.set_title("Information in the answers (bits)")
-        _draw_bars(axes, rows, (plain, models), "entropy", 1.0, "{:.2f}")
+        _draw_bars(axes, rows, (plain, called), "entropy", 1.0, "{:.2f}")
         axes.set_xlim(0, axes.get_xlim()[1] * 1.15)
 
+    sides = f"per test set, {' and '.join(shown)}"
     return [
-        Panel("Share of requests refused per test set, before and after", height, refused),
-        Panel("Entropy of the answers per test set, before and after", height, informative),
+        Panel(f"Share of requests refused {sides}", height, refused),
+        Panel(f"Entropy of the answers {sides}", height, informative),
     ]
 
 
@@ -139,7 +143,7 @@ def curves(history: Sequence[Mapping[str, Any]]) -> list[Panel]:
 def _draw_bars(
     axes: Axes,
     rows: Sequence[ResultRow],
-    of: tuple[Mapping[str, str], Sequence[str]],
+    of: tuple[Mapping[str, str], Mapping[str, str]],
     metric: str,
     factor: float,
     template: str,
@@ -158,7 +162,7 @@ def _draw_bars(
             ends = (row.value if end is None else end for end in (row.low, row.high))
             low, high = (factor * end for end in ends)
             colour = MODEL_COLOURS[number % len(MODEL_COLOURS)]
-            name = MODEL_NAMES.get(model, model) if place == 0 else "_"
+            name = models[model] if place == 0 else "_"
             axes.barh(y, value, 0.86, color=colour, label=name)
             whisker = [[max(value - low, 0)], [max(high - value, 0)]]
             axes.errorbar(value, y, xerr=whisker, color=INK, capsize=2.5, linewidth=1)

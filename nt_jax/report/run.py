@@ -125,7 +125,7 @@ def _context(
     names = [([labels[name] for name in pair], pair) for pair in su_f1_pairs(answers)]
     said = terminal.judge_names(rows)
     asked = settings.get("export", {}).get("strength")
-    sides = tables.names_in_words(base, tuned)
+    sides = terminal.names_in_words(base, tuned)
     return {
         "name": settings.get("name", "run"),
         "model": model,

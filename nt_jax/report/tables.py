@@ -66,11 +66,6 @@ def headline(rows: Sequence[ResultRow], answers: Sequence[Answer]) -> list[str]:
     return in_order(filter(None, sentences))
 
 
-def names_in_words(base: str, tuned: str) -> tuple[str, str]:
-    """What two models are called: before and after tuning, or by name where none was tuned here."""
-    return ("before", "after") if tuned == TUNED else (base, tuned)
-
-
 def answers_to(answers: Sequence[Answer]) -> str:
     """As in "answers to 10 ", of the requests that several answers were drawn to; "" of others."""
     if not any("draw" in answer for answer in answers):
@@ -185,7 +180,7 @@ def arguable_sentence(answers: Sequence[Answer], base: str, tuned: str) -> str:
     """How many refusals of each model are arguable; "" where no verdict has a class."""
     refusals = [answer for answer in answers if answer.get("class") == "refusal"]
     counts = []
-    for model, words in zip((base, tuned), names_in_words(base, tuned), strict=True):
+    for model, words in zip((base, tuned), terminal.names_in_words(base, tuned), strict=True):
         mine = [answer for answer in refusals if answer["model"] == model]
         doubtful = sum(arguable(answer["class"], answer.get("reason")) for answer in mine)
         counts.append(f"{doubtful} of {len(mine)} {words}")

@@ -13,6 +13,7 @@ from nt_jax.eval.metrics.result import BASE, TUNED, ResultRow, find, in_order
 ACCURACY = {"letter_accuracy": "by letter", "generate_accuracy": "written"}
 SIGNIFICANCE = 0.05
 WITHIN_NOISE = "within noise"
+HEADER = 12  # characters
 
 
 @dataclass(frozen=True)
@@ -125,12 +126,18 @@ def judge_names(rows: Sequence[ResultRow], hashes: bool = False) -> str:
     return ", ".join(f"{name} ({sha[:8]})" if hashes and sha else str(name) for name, sha in judges)
 
 
+def names_in_words(base: str, tuned: str) -> tuple[str, str]:
+    """What two models are called: before and after tuning, or by name where none was tuned here."""
+    return ("before", "after") if tuned == TUNED else (base, tuned)
+
+
 def screen_table(rows: Sequence[ResultRow], labels: Labels) -> Table:
     """The table that a finished run prints, narrow enough for 80 columns."""
     base, tuned = model_names(rows)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("refuses", overflow="fold")  # long labels wrap, figures stay whole
-    for header in ("before", "", "after", "", "95 %", "difference"):
+    first, second = (shortened(name) for name in names_in_words(base, tuned))
+    for header in (first, "", second, "", "95 %", "difference"):
         table.add_column(header, justify="right", no_wrap=True)
     for line in comparison(rows, labels, base, tuned):
         style = "dim" if line.difference in (WITHIN_NOISE, "no change") else "bold"
@@ -148,6 +155,11 @@ def screen_table(rows: Sequence[ResultRow], labels: Labels) -> Table:
         table.caption += f"\n{agreement}"
     table.caption_justify = "left"
     return table
+
+
+def shortened(name: str) -> str:
+    """A name no wider than its column may be on a screen of 80."""
+    return name if len(name) <= HEADER else f"{name[: HEADER - 3]}..."
 
 
 def percent(rate: float) -> str:

@@ -1,5 +1,6 @@
 """The screen table and the report, on made-up data."""
 
+import dataclasses
 import io
 import json
 import re
@@ -14,7 +15,7 @@ from rich.console import Console
 from nt_jax.config.test_sets import labels_of
 from nt_jax.eval.metrics.result import Measurements, ResultRow, read_rows
 from nt_jax.eval.metrics.rows import all_rows
-from nt_jax.report import examples, tables, terminal
+from nt_jax.report import examples, panels, tables, terminal
 from nt_jax.report import run as report
 from tests.made_up import HARM, explained, made_up_answers
 
@@ -48,6 +49,7 @@ TUNING = report.Tuning(
         | {"kept": True, "score": -1.02},
     ],
 )
+OTHER = "someone-s-other-model"
 PNG = b"\x89PNG\r\n"
 COMMAND = "python -m nt_jax.train --config settings.yaml run_dir=again"
 
@@ -420,3 +422,16 @@ def test_several_pairs_have_names_of_their_own_and_share_what_is_of_one_set():
         line.label for line in terminal.comparison(rows, {name: name.upper() for name in "abc"})
     ]
     assert lines == ["entropy of answers to C", "SU-F1, A and C", "SU-F1, B and C"]
+
+
+def test_where_nothing_was_tuned_here_models_have_their_names():
+    named = [dataclasses.replace(row, model={"tuned": OTHER}.get(row.model, row.model))
+             for row in ROWS]  # fmt: skip
+    labels = labels_of({})
+    screen = io.StringIO()
+    Console(file=screen, width=80).print(terminal.screen_table(named, labels))
+    head = screen.getvalue().splitlines()[0]
+    assert "base" in head and "someone-s..." in head and "before" not in head
+    for rows, words in ((named, f"base and {OTHER}"), (ROWS, "before and after")):
+        titles = [panel.shows for panel in panels.bars(rows, {}, labels)]
+        assert titles and all(title.endswith(words) for title in titles)
