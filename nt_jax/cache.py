@@ -22,7 +22,7 @@ from nt_jax import processes
 from nt_jax.atomic import write_atomic
 from nt_jax.errors import RunError
 
-VARIABLE, OFF = "NT_JAX_CACHE", ("off", "no", "false", "0")
+VARIABLE, OFF = "NT_JAX_CACHE", "off"
 VERSION = 2  # of how entries are made: another one makes all of them anew
 Arrays = dict[str, np.ndarray]
 
@@ -30,7 +30,7 @@ Arrays = dict[str, np.ndarray]
 def folder() -> Path | None:
     """Where entries lie; None where they are not kept."""
     said = os.environ.get(VARIABLE, "")
-    if said.lower() in OFF:
+    if said.lower() in (OFF, "no", "false", "0"):
         return None
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(said) if said else Path(caches) / "nt_jax" / "base"

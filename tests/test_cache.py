@@ -70,7 +70,7 @@ def test_switched_off_nothing_is_read_or_written(folder, monkeypatch):
     make = Maker()
     cache.kept({"n": 1}, make)
     before = [*folder.iterdir()]
-    monkeypatch.setenv(cache.VARIABLE, "off")
+    monkeypatch.setenv(cache.VARIABLE, cache.OFF)
     for _ in range(2):
         assert same(cache.kept({"n": 1}, make))
         cache.kept({"n": 2}, make)
@@ -86,7 +86,7 @@ def test_a_folder_that_takes_nothing_only_costs_time(tmp_path, monkeypatch):
 
 
 def test_unless_told_entries_lie_where_caches_do(monkeypatch, tmp_path):
-    assert cache.folder() is None and os.environ[cache.VARIABLE] in cache.OFF  # as tests run
+    assert cache.folder() is None and os.environ[cache.VARIABLE] == cache.OFF  # as tests run
     monkeypatch.delenv(cache.VARIABLE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache.folder() == tmp_path / "nt_jax" / "base"

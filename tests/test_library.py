@@ -138,7 +138,7 @@ def test_a_tuning_goes_on_with_its_own_neurons_only(tmp_path):
         return config.model_copy(update=settings)
 
     for same in (config, changed(epochs=9), changed(lifts=(0.1,)), changed(max_over_refusal=0.1)):
-        _keep_to(tmp_path, pair, 0, None, data, same)
+        _keep_to(tmp_path, pair, 0, None, data, same, nt.PhraseJudge())
     other = dataclasses.replace(data, validation=Validation({"attack": ["Why?"]}, {}))
     fewer = dataclasses.replace(data, pools=Pools(pool, pool, pool, Pool([], [])))
     for mine in (
@@ -149,7 +149,7 @@ def test_a_tuning_goes_on_with_its_own_neurons_only(tmp_path):
         (pair, 0, None, data, changed(safety_weight=0.8)),
     ):
         with pytest.raises(RunError, match="other neurons, data or settings, from other first fac"):
-            _keep_to(tmp_path, *mine)
+            _keep_to(tmp_path, *mine, nt.PhraseJudge())
 
 
 def test_a_run_s_model_is_found_from_elsewhere(tmp_path, monkeypatch):

@@ -33,17 +33,6 @@ def again(recipe, trained, folder, *words: str) -> tuple[str, int]:
     return said, steps.call_count
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("tune.lifts=[0.25,0.75]", "tune.lift_from=0.7"),
-        (
-            "tune.lifts=[]",
-            "tune.strengths=[0.5,1]",
-            "tune.max_over_refusal=0.5",
-        ),
-    ],
-)
 def test_looks_that_were_made_count_with_other_lifts_and_limits(recipe, trained, tmp_path):
     """lifts.jsonl tells of the search of this run alone."""
     before = read_lifts(trained / "train")
@@ -57,6 +46,17 @@ def test_looks_that_were_made_count_with_other_lifts_and_limits(recipe, trained,
     assert ours == read_lifts(tmp_path / "fresh" / "train")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("tune.lifts=[0.25,0.75]", "tune.lift_from=0.7"),
+        (
+            "tune.lifts=[]",
+            "tune.strengths=[0.5,1]",
+            "tune.max_over_refusal=0.5",
+        ),
+    ],
+)
 def test_another_level_is_that_of_a_run_from_the_start(recipe, trained, tmp_path, words):
     said, steps = again(recipe, trained, tmp_path / "copy", *words)
     assert steps == 0 and "epochs     as before" in said

@@ -42,6 +42,7 @@ def adapter(model, tmp_path) -> Path:
 
 def identity_of(adapter: Path) -> str:
     subject = types.SimpleNamespace(
+        name="adapted",
         scale_LF=None,
         server=None,
         model=types.SimpleNamespace(checkpoint=open_checkpoint(str(tiny.checkpoint("smollm2")))),

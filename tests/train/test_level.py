@@ -56,6 +56,7 @@ BASE = Look(
     {"refusal_attack": 0.4, "refusal_direct": 0.4, "perplexity": 9.0},
     {kind: verdict(150, 0) for kind in (HARMLESS, IN_ATTACK, kinds.NESTED)},
 )
+JUDGE = SimpleNamespace(name="one", sha256="1")
 
 
 def drawn(rows: int = 3, neurons: int = 40) -> CellSlopes:
@@ -143,7 +144,7 @@ def lifted_within(tmp_path, monkeypatch, limits, rates=(-0.5, 0.1), moves=MOVES,
     state = unlifted(start, tmp_path)
     chat, data = SimpleNamespace(lm=model()), SimpleNamespace(pools=None, validation=None)
     tuned = TunedLayers.of(chat.lm, UPPER)
-    rest = (config, None, None, state, start.theta_P, BASE, tmp_path)
+    rest = (config, JUDGE, None, state, start.theta_P, BASE, tmp_path)
     state, kept = lifted(chat, tuned, data, *rest)
     return state, kept, looked
 
@@ -230,9 +231,15 @@ def test_a_stopped_search_goes_on_after_the_last_look_that_it_made(tmp_path, mon
     np.testing.assert_array_equal(again.average_P, first.average_P)
     _, same, none = lifted_within(tmp_path, monkeypatch, limits)  # killed when all was looked at
     assert none == [] and same == kept and path.read_text() == "".join(whole)
-    # Seen against another limit, it is no look of this search.
-    _, _, other = lifted_within(tmp_path, monkeypatch, limits, max_over_refusal=0.2)
-    assert other[0] == looked[0] and len(other) >= 4
+    # Against other limits they count as well: it ends as a search from the start.
+    (tmp_path / "fresh").mkdir()
+    strict = {"max_over_refusal": 0.2}
+    _, mine, other = lifted_within(tmp_path, monkeypatch, limits, **strict)
+    _, fresh, every = lifted_within(tmp_path / "fresh", monkeypatch, limits, **strict)
+    assert mine == fresh and not {*other} & {*looked} and {*every} <= {*other, *looked}
+    assert path.read_text() == (tmp_path / "fresh" / "lifts.jsonl").read_text()
+    monkeypatch.setattr(JUDGE, "sha256", "2")  # what another judge heard is no look of this search
+    assert lifted_within(tmp_path, monkeypatch, limits)[2] == looked
 
 
 def test_lines_of_one_lift_are_read_as_of_both_sides(tmp_path):

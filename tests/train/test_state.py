@@ -9,6 +9,7 @@ import pytest
 
 from nt_jax.config.method import TuneConfig
 from nt_jax.errors import RunError
+from nt_jax.eval.judges.phrase_judge import PhraseJudge
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.run.stages import best_state
 from nt_jax.train import tune
@@ -109,7 +110,8 @@ def test_the_untuned_models_answers_are_given_once_more(tmp_path, monkeypatch, t
 
 def test_a_folder_of_another_tuning_is_deleted_or_left(tmp_path):
     neurons = NeuronSet(np.array([0, 1]), np.array([3, 4]), np.array([True, False]))
-    tuning = (neurons, 0, None, SimpleNamespace(pools=None, validation=None), TuneConfig())
+    tuning = (neurons, 0, None, SimpleNamespace(pools=None, validation=None), TuneConfig(),
+              PhraseJudge())  # fmt: skip
     tune._keep_to(tmp_path / "train", *tuning)
     tune._keep_to(tmp_path / "train", *tuning)
     for content in (b"other", b"\xff\xfe"):
