@@ -19,7 +19,7 @@ from tests.run import small
 
 pytestmark = [pytest.mark.procs, pytest.mark.xdist_group("procs")]
 CLOSE = 1e-6
-BY_REGRESSION = 1e-5
+BY_REGRESSION = 1e-5  # of the largest factor
 SLOW = pytest.mark.slow
 CASES = (
     pytest.param((2, MESHES[2]), id="2"),
@@ -92,7 +92,7 @@ def test_what_runs_do_unless_told_otherwise_is_the_same_by_two(recipe, tmp_path,
     chosen = [[row[:2] for row in neurons(folder, "select")] for folder in folders]
     assert chosen[0] == chosen[1]
     one, two = map(factors, folders)
-    assert np.abs(one - two).max() <= BY_REGRESSION
+    assert np.abs(one - two).max() <= BY_REGRESSION * one.max()
     looks = [[level.nats_of(row) for row in rows(f, "train/lifts.jsonl")] for f in folders]
     assert looks[0] == looks[1] and len(looks[0]) > 1
 
