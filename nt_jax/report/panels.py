@@ -47,10 +47,9 @@ def bars(rows: Sequence[ResultRow], harmful: Mapping[str, bool], labels: Labels)
     good = {True: " (high is good)", False: " (low is good)", None: ""}
     plain = {name: short(labels[name]) for name in datasets}
     named = {name: f"{plain[name]}{good[harmful.get(name)]}" for name in datasets}
-    called = {model: MODEL_NAMES.get(model, model) for model in models}
-    if TUNED not in models:
-        called = dict(zip(models, models, strict=True))
-    shown = [*map(str, called.values())]
+    words = MODEL_NAMES if TUNED in models else {}
+    called = {model: str(words.get(model, model)) for model in models}
+    shown = [*called.values()]
     below = -(-len(models) // legend_columns(shown, 3))  # lines of the legend
     height = 0.7 + 0.2 * below + len(datasets) * (0.22 + 0.2 * len(models))
 
