@@ -41,7 +41,7 @@ from nt_jax.train.tuning_data import TuningData
 from nt_jax.train.validate import NEW_TOKENS, Look, Validation, look_at, validate
 
 METRICS, STATES, BASE_ANSWERS = "metrics.jsonl", "orbax", "base_validation.json"
-MADE_FROM = "made_from.txt"
+MADE_FROM, UNKEPT = "made_from.txt", "nt_jax_tune_"  # the latter: of a folder that goes
 # Settings that the epochs do not depend on: a level that is chosen anew.
 AFTER_EPOCHS = ("lifts", "lift_from", "strengths", "max_over_refusal")
 
@@ -69,7 +69,7 @@ def tune(
     lacks a neuron, a RunError where `folder` holds a tuning of other neurons, data or settings.
     """
     if folder is None:
-        with tempfile.TemporaryDirectory() as name:
+        with tempfile.TemporaryDirectory(prefix=UNKEPT) as name:
             settings = {"judge": judge, "seed": seed, "slopes": slopes, "start": start}
             return tune(model, neurons, data, config, folder=Path(name), **settings)
     folder, judge = Path(folder), judge or PhraseJudge()
@@ -291,9 +291,10 @@ def _stop_if_diverged(row: dict, theta_P: jax.Array, folder: Path, seed: int) ->
     if all(map(math.isfinite, row.values())) and bool(jnp.isfinite(theta_P).all()):
         return
     before = row["epoch"] - 1
-    kept = f"The factors of epoch {before} are in {folder / STATES}, if a folder was named. "
+    stays = before > 0 and not folder.name.startswith(UNKEPT)
+    kept = f"The factors of epoch {before} are in {folder / STATES}. " if stays else ""
     raise DivergedError(
         f"tuning diverged at epoch {row['epoch']} (its batch is drawn by seed {seed}, epoch "
-        f"{before}): {json.dumps({k: str(v) for k, v in row.items()})}. {kept * bool(before)}"
+        f"{before}): {json.dumps({k: str(v) for k, v in row.items()})}. {kept}"
         "Lower tune.meta_lr or tune.inner_lr."
     )

@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,6 +111,32 @@ class Runs:
             self.check(f"kill {point}", met, "traceback", f"{done.returncode} {done.stderr}")
         self._ends(folder, "after the kills")
         self.say(f"kills {len(points)}")
+
+    def kills_of(
+        self,
+        command: str,
+        points: Sequence[str],
+        contents: Callable[[Path], Mapping[str, str]],
+        files: int | None = None,
+    ) -> None:
+        """The same of another command, whose `contents` are so many `files`."""
+        whole, killed = (self.root / f"{command} {kind}" for kind in ("whole", "killed"))
+        done = self.child(whole, "none", "SIGKILL", command)
+        assert done.returncode == 0, done.stderr[-2000:]
+        for point in points:
+            done = self.child(killed, point, "SIGKILL", command)
+            met = done.returncode == -signal.SIGKILL
+            said = f"{done.returncode} {done.stderr}"
+            self.check(f"{command} killed at {point}", met, "traceback", said)
+        done = self.child(killed, "none", "SIGKILL", command)
+        said = f"{done.returncode} {done.stderr}"
+        self.check(f"{command} after the kills", done.returncode == 0, "traceback", said)
+        found, wanted = contents(killed), contents(whole)
+        wrong = sorted(name for name in wanted if found.get(name) != wanted[name])
+        same = found == wanted and len(wanted) == (files or len(wanted))
+        said = f"{wrong} of {[*found]}"
+        self.check(f"{command} after the kills: same bytes", same, "silent", said)
+        self.say(f"kills of command {command} {len(points)}")
 
     def signals(self) -> None:
         """A run ended by each signal that is handled: its code, one line, no holder file."""

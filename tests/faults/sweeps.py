@@ -1,7 +1,6 @@
 """Sweeps that are killed: they end with the factors and the table of one that was not."""
 
 import hashlib
-import signal
 from pathlib import Path
 
 from tests.faults.kills import Runs
@@ -15,22 +14,7 @@ SAME = ("cells/*/select/neurons.csv", "cells/*/train/neurons.csv", "pareto/paret
 
 def sweeps(runs: Runs) -> None:
     """One sweep killed at each point in turn, each time by another process, then let to end."""
-    whole, killed = runs.root / "dial", runs.root / "dial killed"
-    done = runs.child(whole, "none", "SIGKILL", "sweep")
-    assert done.returncode == 0, done.stderr[-2000:]
-    for point in POINTS:
-        done = runs.child(killed, point, "SIGKILL", "sweep")
-        met = done.returncode == -signal.SIGKILL
-        said = f"{done.returncode} {done.stderr}"
-        runs.check(f"sweep killed at {point}", met, "traceback", said)
-    done = runs.child(killed, "none", "SIGKILL", "sweep")
-    said = f"{done.returncode} {done.stderr}"
-    runs.check("sweep after the kills", done.returncode == 0, "traceback", said)
-    found, wanted = contents(killed), contents(whole)
-    wrong = sorted(name for name in wanted if found.get(name) != wanted[name])
-    same = found == wanted and len(wanted) == 2 * 2 + 1
-    runs.check("sweep after the kills: same bytes", same, "silent", f"{wrong} of {[*found]}")
-    runs.say(f"kills of a sweep {len(POINTS)}")
+    runs.kills_of("sweep", POINTS, contents, 2 * 2 + 1)
 
 
 def contents(folder: Path) -> dict[str, str]:
