@@ -435,3 +435,9 @@ def test_where_nothing_was_tuned_here_models_have_their_names():
     for rows, words in ((named, f"base and {OTHER}"), (ROWS, "before and after")):
         titles = [panel.shows for panel in panels.bars(rows, {}, labels)]
         assert titles and all(title.endswith(words) for title in titles)
+
+
+def test_the_headline_of_an_unfinished_run_counts_each_side_out_of_its_own_answers():
+    fewer = [dataclasses.replace(row, n=10) if row.model == "base" else row for row in ROWS]
+    assert tables.headline(fewer, ANSWERS)[0].startswith("Of 10 and 12 harmful requests under")
+    assert tables.headline(ROWS, ANSWERS)[0].startswith("Of 12 harmful requests under attack")

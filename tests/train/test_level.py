@@ -238,6 +238,13 @@ def test_a_stopped_search_goes_on_after_the_last_look_that_it_made(tmp_path, mon
     _, fresh, every = lifted_within(tmp_path / "fresh", monkeypatch, limits, **strict)
     assert mine == fresh and not {*other} & {*looked} and {*every} <= {*other, *looked}
     assert path.read_text() == (tmp_path / "fresh" / "lifts.jsonl").read_text()
+    # Of other lifts, what they do not look at is not told.
+    other = {"lifts": (0.3,)}
+    lifted_within(tmp_path, monkeypatch, limits, **other)
+    rows = [nats_of(row) for row in read_lifts(tmp_path)]
+    lifted_within(tmp_path / "fresh", monkeypatch, limits, **other)
+    assert rows == [nats_of(row) for row in read_lifts(tmp_path / "fresh")] and len(rows) == 1
+    lifted_within(tmp_path, monkeypatch, limits)
     monkeypatch.setattr(JUDGE, "sha256", "2")  # what another judge heard is no look of this search
     assert lifted_within(tmp_path, monkeypatch, limits)[2] == looked
 

@@ -352,3 +352,22 @@ def test_only_factors_on_an_accelerator_take_sequences_side_by_side(
     batcher, remat = make_batcher(model.lm, tiny.LAYERS, *given)
     sides = [shape.side for shape in batcher.shapes.values()]
     assert (max(sides) > 1, remat) == (bool(several), bool(several))
+
+
+def test_a_tuning_that_diverges_names_the_folder_of_its_factors_where_that_stays(
+    tmp_path, monkeypatch
+):
+    """nt.tune without a folder leaves none."""
+    row, nan_P = {"epoch": 3, "loss": math.nan}, np.full(2, np.nan, np.float32)
+
+    def learn(*given):
+        tune._stop_if_diverged(row, nan_P, given[7], 0)
+
+    monkeypatch.setattr(tune, "learn", learn)
+    chat, rows = open_model(str(tiny.checkpoint("smollm2"))), [Pair("a b", [5]), Pair("c", [6])]
+    around = [AttackTemplate("0", "0 {request}"), AttackTemplate("1", "1 {request}")]
+    data = TuningData(make_pools(rows, around, rows, [], 0.5), Validation({}, {}))
+    for folder, told in ((tmp_path, True), (None, False)):
+        with pytest.raises(DivergedError, match="diverged at epoch 3") as error:
+            tune.tune(chat, NEURONS, data, TuneConfig(outer="adam"), folder=folder)
+        assert ("The factors of epoch 2 are in " in str(error.value)) == told

@@ -142,6 +142,12 @@ def test_named_labels_are_understood(names, expected):
         _label("x", "", {0: "a", 1: "b", 2: "c"})
 
 
+def test_two_labels_of_one_classifier_are_two_judges(classifier):
+    plain, *named = (open_judge(f"classifier:{classifier}{end}") for end in ("", "#0", "#1"))
+    assert len({plain.sha256, *(judge.sha256 for judge in named)}) == 3
+    assert all(len(judge.sha256) == 64 for judge in named)
+
+
 def test_other_weights_have_another_hash(classifier, tmp_path):
     copy = shutil.copytree(classifier, tmp_path / "classifier")
     same = open_judge(f"classifier:{copy}").sha256
