@@ -167,7 +167,7 @@ def read_chat(path: Path, model: Path) -> list[str]:
             ids = {name: self.model.chat.encode(prompt) for name, prompt in prompts.items()}
             yield {name: each[:64] for name, each in ids.items()}  # or turns double, as no model's
 
-    def opened(run_dir, strength, system, max_new) -> Echo:
+    def opened(run_dir, strength, system, max_new, model=None) -> Echo:
         chat = text.under(system)
         said = lambda ids: decode(chat.tokenizer, ids)  # noqa: E731
         words = SimpleNamespace(
