@@ -14,6 +14,7 @@ from nt_jax.config.schema import RunConfig, config_key
 from nt_jax.errors import RunError
 from nt_jax.rundir import RunDirectory
 from nt_jax.train import level
+from nt_jax.train.state import epochs_saved
 from nt_jax.train.tune import AFTER_EPOCHS, BASE_ANSWERS, MADE_FROM, METRICS, STATES
 
 ABOUT = "epochs.txt"  # what the epochs were made from, as a hash
@@ -43,6 +44,17 @@ def reuse_epochs(
         shutil.copytree(earlier / STATES, folder / STATES, dirs_exist_ok=True)
     write_atomic(folder / ABOUT, about.encode())
     return same
+
+
+def share_ahead(tune: TuneConfig, folder: Path) -> float:
+    """How much of the epochs is still to come of a tuning that lies in `folder`, of 1, by prompts.
+
+    What Algorithm 1 takes of each epoch where no regression makes it is alike for all.
+    """
+    done = epochs_saved(folder / STATES)
+    regression = tune.outer == "regression"
+    steps = [tune.step_requests(epoch) if regression else 1 for epoch in range(tune.epochs)]
+    return sum(steps[done:]) / max(1, sum(steps))
 
 
 def _about(

@@ -37,9 +37,17 @@ DISK = 2e8  # bytes a second that an export writes and reads again
 
 
 def stage_seconds(
-    config: RunConfig, model: ModelConfig, records: Parts, tests: Tests, machine: Machine
+    config: RunConfig,
+    model: ModelConfig,
+    records: Parts,
+    tests: Tests,
+    machine: Machine,
+    ahead: float = 1.0,
 ) -> dict[str, float]:
-    """Expected seconds of every stage, in their order, on the config's devices."""
+    """Expected seconds of every stage, in their order, on the config's devices.
+
+    `ahead`: how much of the tuning's epochs is still to come, of 1.
+    """
     published = Cost.of(model, config.model.dtype, config.neurons.first_layer)
     laid = laid_out(model, config.mesh.model)  # heads that are copies or zeros cost as others do
     cost = Cost.of(laid, config.model.dtype, config.neurons.first_layer)
@@ -62,7 +70,7 @@ def stage_seconds(
     work = {
         "answers": cost.answers(own, mixed, tune.answer_tokens, side),
         "attribute": attribution(config, model, cost, mixed),
-        "train": tuning(config, records, cost, mixed),
+        "train": tuning(config, records, cost, mixed, ahead),
         "base": both,
         "tuned": both,
         "eval": scored * (config.eval.perplexity + config.eval.kl),
@@ -91,11 +99,11 @@ def choosing(config: RunConfig, cost: Cost, tests: Tests) -> Work:
     return found
 
 
-def expected_seconds(config: RunConfig, inputs: Inputs) -> dict[str, float]:
+def expected_seconds(config: RunConfig, inputs: Inputs, ahead: float = 1.0) -> dict[str, float]:
     """`stage_seconds` of a run on the devices here."""
     size = inputs.model.checkpoint.config
     machine = this_machine(config.model.dtype)
-    return stage_seconds(config, size, inputs.records, inputs.tests, machine)
+    return stage_seconds(config, size, inputs.records, inputs.tests, machine, ahead)
 
 
 def attribution(config: RunConfig, model: ModelConfig, cost: Cost, prompt: float) -> Work:
@@ -112,8 +120,8 @@ def attribution(config: RunConfig, model: ModelConfig, cost: Cost, prompt: float
     return cost.forward(suffix, suffix) * (examples * wanted.steps * paths * 3)
 
 
-def tuning(config: RunConfig, records: Parts, cost: Cost, prompt: float) -> Work:
-    """That of Algorithm 1: two sets of each batch, the inner one three times over."""
+def tuning(config: RunConfig, records: Parts, cost: Cost, prompt: float, ahead: float) -> Work:
+    """That of Algorithm 1: two sets of each batch, the inner one three times over; and lifts."""
     tune, train = config.tune, records["train"]
     every = (len(train.harmful) + len(train.harmless)) / 2
     outer, inner = (2 * (size or every) for size in (tune.global_batch, tune.local_batch))
@@ -125,7 +133,7 @@ def tuning(config: RunConfig, records: Parts, cost: Cost, prompt: float) -> Work
     steps = tune.epochs * (outer + inner * tune.inner_steps * (3 if tune.order == 2 else 1))
     lift = tune.lift_prompts if tune.lifts and tune.validation_answers else 0
     answer = tune.answer_tokens
-    return cost.gradient(prompt + answer, answer) * (steps + lift)
+    return cost.gradient(prompt + answer, answer) * (steps * ahead + lift)
 
 
 def mean_tokens(prompts: Sequence[Prompt]) -> float:

@@ -99,7 +99,7 @@ def run(
         names = [stage.name for stage in table]
         ahead = names[: names.index(until) + 1] if until else names
         fresh = [name for name in ahead if not directory.done(name, keys[name], beside)]
-        say_time(config, inputs, keys, fresh)
+        say_time(config, inputs, keys, fresh, directory)
         with logged(config, directory.path):
             for stage in table:
                 directory.carry(stage, keys[stage.name], beside)

@@ -10,6 +10,7 @@ from nt_jax.eval.measure import labels_with_counts
 from nt_jax.eval.metrics.result import read_rows
 from nt_jax.report.terminal import screen_table
 from nt_jax.run.cached import with_cache
+from nt_jax.run.epochs import share_ahead
 from nt_jax.run.estimate import expected_seconds
 from nt_jax.run.preflight import Inputs
 from nt_jax.run.texts import beyond_vocabulary, plain_marks
@@ -17,12 +18,18 @@ from nt_jax.rundir import RunDirectory, Stage
 
 
 def say_time(
-    config: RunConfig, inputs: Inputs, keys: Mapping[str, str], ahead: Sequence[str]
+    config: RunConfig,
+    inputs: Inputs,
+    keys: Mapping[str, str],
+    ahead: Sequence[str],
+    directory: RunDirectory,
 ) -> None:
     """How long the stages ahead may take, and what the screen then holds them against."""
     if not ahead:
         return
-    found = with_cache(config, keys, expected_seconds(config, inputs))
+    begun = directory.current("train", keys["train"]) if "train" in ahead else None
+    share = share_ahead(config.tune, begun) if begun else 1.0
+    found = with_cache(config, keys, expected_seconds(config, inputs, share))
     seconds = {name: found[name] for name in ahead}
     expect(seconds)
     told = ", ".join(f"{name} {clock(part)}" for name, part in seconds.items())

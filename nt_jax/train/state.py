@@ -66,6 +66,11 @@ def restore(folder: Path, like: TuneState) -> TuneState | None:
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
+def epochs_saved(folder: Path) -> int:
+    """Epochs of the newest state in `folder`; 0 where there is none."""
+    return max((int(path.name) for path in _saved(folder)), default=0)
+
+
 def _saved(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("[0-9]*") if path.is_dir() and path.name.isdigit())
 

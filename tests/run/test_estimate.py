@@ -14,6 +14,7 @@ from nt_jax.eval.prompts import TestChoice
 from nt_jax.run import said
 from nt_jax.run.cached import cached_stages, note_made, with_cache
 from nt_jax.run.data import read_data
+from nt_jax.run.epochs import share_ahead
 from nt_jax.run.estimate import OVERHEAD, stage_seconds
 from nt_jax.run.work import Machine
 from tests.run import small
@@ -95,6 +96,23 @@ def test_time_follows_the_settings_that_cost_it(data):
     )
     spread = expected(data, "mesh.data=8")
     assert spread["train"] < plain["train"] / 2
+
+
+def test_epochs_that_a_stop_has_left_take_no_time_but_lifts_and_looks_do(data):
+    config = load_config("smollm2-135m")
+    given = config, SHAPES["smollm2-135m"].config, data.records, data.tests, IDLE
+    whole, half, none = (stage_seconds(*given, ahead)["train"] for ahead in (1.0, 0.5, 0.0))
+    assert half == pytest.approx((whole + none) / 2)
+    assert 2 * OVERHEAD["train"] < none < whole / 3
+
+
+def test_prompts_of_the_steps_to_come_are_what_is_left(tmp_path):
+    tune = load_config("smollm2-135m").tune
+    assert share_ahead(tune, tmp_path) == 1
+    (tmp_path / "orbax" / "000004").mkdir(parents=True)
+    assert share_ahead(tune, tmp_path) == pytest.approx(6 / 10)  # 1, 1, 1, 1, 2, 2, 2
+    (tmp_path / "orbax" / "000007").mkdir()
+    assert share_ahead(tune, tmp_path) == 0
 
 
 @pytest.fixture

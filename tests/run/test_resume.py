@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from nt_jax.generate import chat
+from nt_jax.run import said
 from nt_jax.run.stages import best_state
 from nt_jax.train.state import restore
 from nt_jax.train.tune import fresh_state
@@ -34,7 +35,14 @@ def test_a_second_run_keeps_every_stage_and_reads_no_weights(finished, monkeypat
     assert small.contents(finished.folder) == before
 
 
-def test_a_run_killed_while_tuning_ends_with_the_same_factors_bit_for_bit(finished, tmp_path):
+def test_a_run_killed_while_tuning_ends_with_the_same_factors_bit_for_bit(
+    finished, tmp_path, monkeypatch
+):
+    told = []
+    expected = said.expected_seconds
+    monkeypatch.setattr(
+        said, "expected_seconds", lambda *rest: told.append(rest[-1]) or expected(*rest)
+    )
     folder = tmp_path / "killed"
     command = [sys.executable, "-m", "tests.run.small", str(finished.recipe), str(folder), "1"]
     rest = {"cwd": ROOT, "capture_output": True, "text": True, "env": small.compiled()}
@@ -44,6 +52,7 @@ def test_a_run_killed_while_tuning_ends_with_the_same_factors_bit_for_bit(finish
     config = small.settings(finished.recipe, folder)
     screen = small.carry_on(config)
     assert small.kept(screen) == {"answers", "attribute", "select"}
+    assert told == [1 - 1 / config.tune.epochs]  # the time it says is that of what is left
     whole, resumed = (last_state(config, path) for path in (finished.folder, folder))
     assert jax.tree.structure(whole) == jax.tree.structure(resumed)
     for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
