@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -14,12 +15,13 @@ from nt_jax.config.schema import RunConfig
 from nt_jax.errors import ConfigError, DataError, RunError
 from nt_jax.models.neurons import Factors, NeuronSet
 from nt_jax.run.export import BEFORE, config_of, located
+from nt_jax.train.made_from import MADE_FROM, keep_to
 from nt_jax.train.pools import Pair, Pool, Pools
-from nt_jax.train.tune import _keep_to
 from nt_jax.train.tuning_data import TuningData
 from nt_jax.train.validate import Validation
 from tests import tiny
 
+W = "weights"
 EXAMPLE = nt.Example("Tell me.", "Pretend. Tell me.", "No.")
 
 
@@ -43,6 +45,7 @@ def neurons(*places: tuple[int, int]) -> NeuronSet:
         ({"first_layer": -1}, ConfigError, "layers count from 0"),
         ({"score": "gradeint"}, ConfigError, "known are integrated, gradient"),
         ({"score": "contrastive"}, ConfigError, "known are integrated, gradient"),  # of no example
+        ({"score": lambda lm, _: np.ones((2, 48), np.float32)}, DataError, "same for every neuron"),
         ({"safety": []}, DataError, "at least one of each kind"),
         ({"safety": [dataclasses.replace(EXAMPLE, attacked="a" * 999)]}, DataError, "has room for"),
     ],
@@ -138,18 +141,50 @@ def test_a_tuning_goes_on_with_its_own_neurons_only(tmp_path):
         return config.model_copy(update=settings)
 
     for same in (config, changed(epochs=9), changed(lifts=(0.1,)), changed(max_over_refusal=0.1)):
-        _keep_to(tmp_path, pair, 0, None, data, same, nt.PhraseJudge())
+        keep_to(tmp_path, W, pair, 0, None, data, same, nt.PhraseJudge())
     other = dataclasses.replace(data, validation=Validation({"attack": ["Why?"]}, {}))
     fewer = dataclasses.replace(data, pools=Pools(pool, pool, pool, Pool([], [])))
     for mine in (
-        (neurons((0, 1), (1, 2)), 0, None, data, config),
-        (pair, 1, None, data, config),
-        (pair, 0, None, other, config),
-        (pair, 0, None, fewer, config),
-        (pair, 0, None, data, changed(safety_weight=0.8)),
+        ("other weights", pair, 0, None, data, config),
+        (W, neurons((0, 1), (1, 2)), 0, None, data, config),
+        (W, pair, 1, None, data, config),
+        (W, pair, 0, None, other, config),
+        (W, pair, 0, None, fewer, config),
+        (W, pair, 0, None, data, changed(safety_weight=0.8)),
+        (W, pair, 0, None, data, changed(schedule="cosine")),
     ):
         with pytest.raises(RunError, match="other neurons, data or settings, from other first fac"):
-            _keep_to(tmp_path, *mine, nt.PhraseJudge())
+            keep_to(tmp_path, *mine, nt.PhraseJudge())
+
+
+def test_a_tuning_whose_steps_depend_on_the_number_of_epochs_takes_no_more_of_them(tmp_path):
+    pair, pool = neurons((0, 1), (1, 1)), Pool([Pair("Why?", [1])], [])
+    data, config = TuningData(Pools(pool, pool, pool, pool), Validation({}, {})), TuneConfig()
+    for schedule, expected in (("constant", nullcontext()), ("cosine", pytest.raises(RunError))):
+        said = [config.model_copy(update={"schedule": schedule, "epochs": n}) for n in (7, 9)]
+        keep_to(tmp_path / schedule, W, pair, 0, None, data, said[0], nt.PhraseJudge())
+        with expected:
+            keep_to(tmp_path / schedule, W, pair, 0, None, data, said[1], nt.PhraseJudge())
+
+
+def test_no_neurons_are_not_tuned(model, tmp_path):
+    none = NeuronSet(np.zeros(0, int), np.zeros(0, int), np.zeros(0, bool))
+    pool = Pool([Pair("Why?", [1])], [])
+    data = TuningData(Pools(pool, pool, pool, pool), Validation({}, {}))
+    with pytest.raises(ConfigError, match="no neuron to tune"):
+        nt.tune(model, none, data, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tuning_of_an_older_version_is_gone_on_with(tmp_path):
+    """Its file does not say of which weights it is."""
+    pair, pool = neurons((0, 1), (1, 1)), Pool([Pair("Why?", [1])], [])
+    data = TuningData(Pools(pool, pool, pool, pool), Validation({}, {}))
+    about = (W, pair, 0, None, data, TuneConfig(), nt.PhraseJudge())
+    keep_to(tmp_path, *about)
+    file = tmp_path / MADE_FROM
+    file.write_text(file.read_text().splitlines()[0] + "\n")
+    keep_to(tmp_path, *about)
 
 
 def test_a_run_s_model_is_found_from_elsewhere(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import numpy as np
 from nt_jax.attribution.own_score import Score, load_score, own_scores
 from nt_jax.attribution.score import Attribution, EncodedExample, Options
 from nt_jax.attribution.select import aggregate, check_counts, select
-from nt_jax.attribution.signal import check_example
+from nt_jax.attribution.signal import check_example, check_scores
 from nt_jax.config.registry import EXAMPLE_SCORES, SCORES, load
 from nt_jax.data.prompts import Prompt, text_of
 from nt_jax.errors import ConfigError, DataError
@@ -49,8 +49,8 @@ def find_neurons(
     integrated or gradient (with `options` and `utility_options`), or your own: a function of
     (model.lm, all encoded examples of a set) to float32 [L, F], or MODULE:FUNCTION
     (nt_jax/attribution/own_score.py). Raises a ConfigError for counts that the model cannot give or
-    an unknown score, and a DataError where there is no example, one does not fit, or your score
-    gives something else.
+    an unknown score, and a DataError where there is no example, one does not fit, your score gives
+    something else, or a score is the same for every neuron.
     """
     if len(counts) != 2 or min(*counts) < 1 or first_layer < 0:
         raise ConfigError(
@@ -71,6 +71,8 @@ def find_neurons(
         )
     ]
     scores = [rule(model.lm, examples) for rule, examples in zip(rules, encoded, strict=True)]
+    for name, score_LF in zip(("safety", "utility"), scores, strict=True):
+        check_scores(score_LF, f"the scores of the {name} examples")
     return select(*scores, safety=counts[0], utility=counts[1], first_layer=first_layer)[0]
 
 

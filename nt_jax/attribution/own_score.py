@@ -82,7 +82,7 @@ def own_scores(
     """What `score` says of a set; a DataError where it fails or gives no finite float32 [L, F]."""
     wanted, name = (lm.config.layers, lm.config.neurons), getattr(score, "__name__", "score")
     try:
-        found = score(lm, examples)
+        found_LF = np.asarray(host(score(lm, examples)))
     except NtError:
         raise
     except Exception as error:  # whatever a user's function does
@@ -94,7 +94,6 @@ def own_scores(
             f"{type(error).__name__}: {brief(error)} ({last.filename}, line {last.lineno}). "
             "Correct it."
         ) from error
-    found_LF = np.asarray(host(found))
     if found_LF.shape != wanted or found_LF.dtype != np.float32:
         raise DataError(
             f"The attribution score {name} gave {found_LF.dtype} {list(found_LF.shape)} for the "

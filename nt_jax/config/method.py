@@ -85,8 +85,7 @@ class NeuronsConfig(Frozen):
     makes tuning nearly twice as fast"""
     source: str | None = Field(default=None, min_length=1)
     """factors, or an (IA)^3 adapter of down_proj, to go on from: its neurons are tuned from their
-    factors, without a first move; null = the neurons are chosen by their scores, as many as above
-    """
+    factors, without a first move; null = neurons are chosen by their scores, as many as above"""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -156,7 +155,7 @@ class TuneConfig(Frozen):
     metric_damping: float = Field(default=0.0001, gt=0)
     """how much movement of good answers a regression tolerates. Lower: they keep closer to the
     untuned model's, and less is learned"""
-    clip_norm: float | None = Field(default=1.0, gt=0)
+    clip_norm: float | None = Field(default=1.0, gt=0, le=1e9)
     """largest norm of a gradient, of the inner loop and of an outer step; null = any"""
     global_batch: int = Field(default=6, ge=0)
     """prompts of an outer batch of adam or sgd; 0 = all, bare and attacked unless a share is 0"""
@@ -178,8 +177,8 @@ class TuneConfig(Frozen):
     """weight of an answer token relative to the one before it in the losses; 1 = all alike, under
     which every token of an opening is learned"""
     sequence_tokens: int = Field(default=0, ge=0)
-    """most tokens differentiated together: prompts and answers are laid end to end in sequences of
-    at most so many; fewer need less memory; 0 = what the memory model allows"""
+    """most tokens of a sequence of the inner loop, of adam and sgd, in which prompts and answers
+    are laid end to end; fewer need less memory; 0 = what the memory model allows"""
     average: float = Field(default=0.0, ge=0, lt=1)
     """how much of their past the validated factors keep: an exponential mean; 0 = none"""
     validation_answers: int = Field(default=4560, ge=0)
@@ -194,8 +193,7 @@ class TuneConfig(Frozen):
     keep: Literal["best", "last"] = "best"
     """the factors that are kept: of the best validated epoch, or of the last one"""
     patience: int = Field(default=0, ge=0)
-    """validations without a new best before stopping; 0 = never stop early. Needs
-    tune.validate_every and tune.keep = best"""
+    """validations (tune.validate_every) without a new best before stopping; 0 = never early"""
     lifts: tuple[Nats, ...] = (-0.8, -0.6, -0.4, -0.2, 0.0, 0.2, 0.4)
     """nats by which the last factors may bring bare prompts, those inside attacks, and, 0.6 lower,
     those inside attacks inside attacks nearer a refusal: of each the highest within the limits is
@@ -253,7 +251,9 @@ class TuneConfig(Frozen):
 
     @model_validator(mode="after")
     def _patience_has_validations(self) -> Self:
-        if self.patience and not (self.validate_every and self.keep == "best"):
+        if self.patience and not (
+            self.validate_every and self.validation_answers and self.keep == "best"
+        ):
             rule = "counts validations without a new best: set tune.validate_every and keep=best"
             raise conflict("tune.patience", self.patience, rule)
         return self

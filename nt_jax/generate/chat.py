@@ -134,15 +134,22 @@ class ChatModel:
         return dataclasses.replace(self, chat=self.chat.under(system))
 
     @functools.cached_property
+    def checkpoint_id(self) -> str:
+        """What tells its weights from other checkpoints: a hash of its files, and their type.
+
+        The same on every mesh, and for weights that were exchanged in memory.
+        """
+        return f"{fingerprint(self.checkpoint)} {self.lm.module().embed[...].dtype}"
+
+    @functools.cached_property
     def identity(self) -> str:
         """What tells its weights in memory from all others.
 
-        The hash of its files, their type in memory, and one of the bits of each array: weights may
-        have been exchanged.
+        `checkpoint_id`, and a hash of the bits of each array: weights may have been exchanged.
         """
         sums = [int(bits_hash(leaf)) for leaf in jax.tree.leaves(self.lm)]
         mine = hashlib.sha256(repr(sums).encode()).hexdigest()
-        return f"{fingerprint(self.checkpoint)} {self.lm.module().embed[...].dtype} {mine}"
+        return f"{self.checkpoint_id} {mine}"
 
     def own_answers(
         self,

@@ -14,8 +14,9 @@ from nt_jax.config.schema import RunConfig, config_key
 from nt_jax.errors import RunError
 from nt_jax.rundir import RunDirectory
 from nt_jax.train import level
+from nt_jax.train.made_from import AFTER_EPOCHS, MADE_FROM
 from nt_jax.train.state import epochs_saved
-from nt_jax.train.tune import AFTER_EPOCHS, BASE_ANSWERS, MADE_FROM, METRICS, STATES
+from nt_jax.train.tune import BASE_ANSWERS, METRICS, STATES
 
 ABOUT = "epochs.txt"  # what the epochs were made from, as a hash
 

@@ -216,6 +216,7 @@ def meta_step(
     return jnp.clip(theta_P, options.factor_min, options.factor_max), state, metrics
 
 
+@functools.cache  # a static argument of steps: another one would be compiled anew
 def make_optimiser(outer: str, clip_norm: float | None) -> optax.GradientTransformation:
     """The direction of an outer update; `meta_step` multiplies it by meta_lr.
 

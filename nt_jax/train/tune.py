@@ -1,7 +1,6 @@
 """Algorithm 1's outer loop: batches, steps, validation, checkpoints, the strength that is kept."""
 
 import dataclasses
-import hashlib
 import json
 import math
 import tempfile
@@ -17,7 +16,7 @@ from jax.typing import DTypeLike
 from nt_jax.atomic import write_atomic
 from nt_jax.config.method import TuneConfig
 from nt_jax.console import progress, say
-from nt_jax.errors import DivergedError, RunError
+from nt_jax.errors import ConfigError, DivergedError, RunError
 from nt_jax.eval.judges.judge import Judge
 from nt_jax.eval.judges.phrase_judge import PhraseJudge
 from nt_jax.generate.chat import ChatModel
@@ -27,6 +26,7 @@ from nt_jax.seal import reading
 from nt_jax.train.batcher import make_batcher
 from nt_jax.train.cell_slopes import CellSlopes
 from nt_jax.train.level import lifted, unlifted
+from nt_jax.train.made_from import keep_to
 from nt_jax.train.maml import MetaOptions, make_optimiser, meta_step
 from nt_jax.train.outer import Regression, kept_slopes, preconditioner_of
 from nt_jax.train.own_answers import measured_wordings
@@ -41,9 +41,7 @@ from nt_jax.train.tuning_data import TuningData
 from nt_jax.train.validate import NEW_TOKENS, Look, Validation, look_at, validate
 
 METRICS, STATES, BASE_ANSWERS = "metrics.jsonl", "orbax", "base_validation.json"
-MADE_FROM, UNKEPT = "made_from.txt", "nt_jax_tune_"  # the latter: of a folder that goes
-# Settings that the epochs do not depend on: a level that is chosen anew.
-AFTER_EPOCHS = ("lifts", "lift_from", "strengths", "max_over_refusal")
+UNKEPT = "nt_jax_tune_"  # of a folder that goes
 
 
 def tune(
@@ -66,7 +64,8 @@ def tune(
     `slopes`: those of these neurons, measured unless given. `start`: factors by neuron to go on
     from; neurons without one begin at those of the settings.
     Raises a DivergedError where losses or factors are not finite, a ConfigError where the model
-    lacks a neuron, a RunError where `folder` holds a tuning of other neurons, data or settings.
+    lacks a neuron or none is given, a RunError where `folder` holds a tuning of another model,
+    of other neurons, data or settings, or of more epochs.
     """
     if folder is None:
         with tempfile.TemporaryDirectory(prefix=UNKEPT) as name:
@@ -74,7 +73,9 @@ def tune(
             return tune(model, neurons, data, config, folder=Path(name), **settings)
     folder, judge = Path(folder), judge or PhraseJudge()
     neurons.check(model.lm.config.layers, model.lm.config.neurons)
-    _keep_to(folder, neurons, seed, start, data, config, judge)
+    if not len(neurons):
+        raise ConfigError("There is no neuron to tune: its set is empty.")
+    keep_to(folder, model.checkpoint_id, neurons, seed, start, data, config, judge)
     tuned, prompts, metric = TunedLayers.of(model.lm, neurons), data.validation, None
     if config.outer == "regression":
         slopes = slopes or kept_slopes(model, tuned, data.pools, config, folder)
@@ -117,6 +118,11 @@ def learn(
     constant = config.schedule == "constant"
     start = fresh_state(config, placed, lm.ones_LF.dtype, known)
     state = unlifted(restore(folder / STATES, start) or start, folder)
+    if int(state.epoch) > config.epochs:
+        raise RunError(
+            f"{folder} holds {int(state.epoch)} epochs, more than {config.epochs} (tune.epochs). "
+            "Name another folder, or ask for as many."
+        )
     if not config.validate_every:  # the best so far would be of factors that were the last before
         state = dataclasses.replace(state, best_epoch=0, best_score=-math.inf)
     regression = metric and Regression(model, tuned, data.pools, config, metric)
@@ -195,37 +201,6 @@ def untuned(model: ChatModel, judge: Judge, prompts: Validation, log: History, k
     if log.base is None:
         log.write({"epoch": 0, **base.rates})
     return base
-
-
-def _keep_to(
-    folder: Path,
-    neurons: NeuronSet,
-    seed: int,
-    start: Factors | None,
-    data: TuningData,
-    config: TuneConfig,
-    judge: Judge,
-) -> None:
-    """Raises a RunError if `folder` holds a tuning that these do not go on with.
-
-    Where epochs are validated, the best of them depends on the limits and on the judge.
-    """
-    later = () if config.validate_every else AFTER_EPOCHS
-    judged = (judge.name, judge.sha256) if config.validate_every else ()
-    begun = [] if start is None else [start.neurons, start.theta_P]
-    arrays = [np.asarray(leaf) for leaf in jax.tree.leaves((neurons, begun))]
-    settings = config.model_dump_json(exclude={"epochs", *later})
-    texts = [settings, *judged, repr(data.pools), repr(data.validation), str(seed)]
-    parts = [array.tobytes() for array in arrays] + [text.encode() for text in texts]
-    text = hashlib.sha256(b"".join(parts)).hexdigest() + "\n"
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (path := folder / MADE_FROM).exists():
-        write_atomic(path, text.encode())
-    elif path.read_bytes() != text.encode():
-        raise RunError(
-            f"{folder} holds a tuning of other neurons, data or settings, from other first "
-            "factors or of another seed. Name another folder, or delete it."
-        )
 
 
 def meta_options(config: TuneConfig, remat: bool) -> MetaOptions:

@@ -121,3 +121,8 @@ def test_a_function_that_fails_is_the_users_and_its_line_is_named():
     said = rf"badly_shaped failed on .*: TypeError.*test_own_score.py, line {line}\)"
     with pytest.raises(DataError, match=said):
         own_scores(badly_shaped, LM, EXAMPLES)
+
+
+def test_what_is_no_array_is_the_users_fault_too():
+    with pytest.raises(DataError, match="failed on the utility examples: ValueError"):
+        own_scores(lambda *_: [[1.0, 2.0], [3.0]], LM, EXAMPLES)

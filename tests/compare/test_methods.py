@@ -38,7 +38,7 @@ from nt_jax.data.sources import load_templates
 from nt_jax.errors import DivergedError, RunError
 from nt_jax.eval.under_test import ModelUnderTest
 from nt_jax.generate.chat import ChatModel, load_model
-from nt_jax.models.neurons import NeuronSet
+from nt_jax.models.neurons import Factors, NeuronSet
 from tests import tiny
 from tests.baselines import made_up
 
@@ -398,3 +398,19 @@ def test_as_printed_takes_the_papers_rules_and_length():
     assert found == TuneConfig(
         algorithm="paper", epochs=36, safety_weight=0.7, validation_answers=80
     )
+
+
+def test_as_printed_keeps_nothing_of_the_runs_that_the_paper_prints_otherwise():
+    own = {"average": 0.8, "utility_sign": "descent", "schedule": "cosine", "order": 1}
+    tune = TuneConfig(**own, token_decay=0.9, strengths=(0.5,))
+    assert neurontune.as_printed(tune) == neurontune.as_printed(TuneConfig())
+
+
+def test_factors_as_printed_have_no_bounds():
+    neurons = NeuronSet(np.zeros(3, int), np.arange(3), np.array([True, True, False]))
+    learned = Factors(neurons, np.array([-0.7, 5.5, 1.2], np.float32)).arrays()
+    model = load_model(str(tiny.checkpoint("qwen2")))
+    data = SimpleNamespace(config=RunConfig.model_construct(tune=TuneConfig()), model=model)
+    for method, expected in (("paper", [-0.7, 5.5, 1.2]), ("descent", [0, 4, 1.2])):
+        built = load(METHODS[method].maker)().build(data, {"strength": 1.0}, learned)
+        np.testing.assert_allclose(np.asarray(built.scale_LF)[0, :3], expected, rtol=1e-6)

@@ -139,6 +139,7 @@ seed: 2
         (f"{'x' * 5000}", f"'{'x' * 77}...' (command line): write section.key=value"),
         ("tune.factor_min=4", "tune.factor_min = 4.0 (command line): must be below tune.factor_m"),
         ("tune.init_safety=4.5", "must lie between tune.factor_min = 0.0 and tune.factor_max = 4"),
+        ("tune.clip_norm=1.0e20", "(command line): must be less than or equal to 1000000000"),
         ("tune.patience=2", "tune.patience = 2 (command line): counts validations without a new"),
         ("eval.judges=[phrases-v1]", "eval.judges[0] = 'phrases-v1' (command line): did you mean"),
         ("eval.engine=vllm", "eval.engine = 'vllm' (command line): is no engine any more"),

@@ -24,9 +24,11 @@ from nt_jax.run.preflight import read_inputs
 from nt_jax.run.stages import best_state
 from nt_jax.run.start import start_hash
 from nt_jax.train import outer, tune
+from nt_jax.train.made_from import keep_to
 from tests.run import small
 
 pytestmark = pytest.mark.xdist_group("run")
+W = "weights"
 NEURONS = NeuronSet(
     np.array([1, 0, 1, 0], np.int32), np.array([5, 2, 40, 7], np.int32), np.arange(4) % 2 == 1
 )  # fmt: skip
@@ -149,10 +151,10 @@ def test_a_library_call_takes_first_factors_by_neuron():
 def test_a_folder_keeps_to_the_factors_that_it_began_at(tmp_path):
     about = (SimpleNamespace(pools=None, validation=None), TuneConfig(), PhraseJudge())
     for _ in range(2):
-        tune._keep_to(tmp_path, NEURONS, 0, START, *about)
+        keep_to(tmp_path, W, NEURONS, 0, START, *about)
     for other in (None, START.at_strength(0.5)):
         with pytest.raises(RunError, match="from other first factors"):
-            tune._keep_to(tmp_path, NEURONS, 0, other, *about)
+            keep_to(tmp_path, W, NEURONS, 0, other, *about)
 
 
 @pytest.mark.parametrize("every", [0, 1])
@@ -161,10 +163,10 @@ def test_epochs_that_were_validated_keep_to_their_limits_and_their_judge(tmp_pat
     data, judge = SimpleNamespace(pools=None, validation=None), PhraseJudge()
     config = TuneConfig(validate_every=every)
     other = SimpleNamespace(name="other", sha256="1")
-    tune._keep_to(tmp_path, NEURONS, 0, None, data, config, judge)
-    tune._keep_to(tmp_path, NEURONS, 0, None, data, config.model_copy(update={"epochs": 9}), judge)
+    keep_to(tmp_path, W, NEURONS, 0, None, data, config, judge)
+    keep_to(tmp_path, W, NEURONS, 0, None, data, config.model_copy(update={"epochs": 9}), judge)
     strict = config.model_copy(update={"max_over_refusal": 0.01})
     for given in ((strict, judge), (config, other)):
         expected = pytest.raises(RunError, match="settings") if every else nullcontext()
         with expected:
-            tune._keep_to(tmp_path, NEURONS, 0, None, data, *given)
+            keep_to(tmp_path, W, NEURONS, 0, None, data, *given)

@@ -13,6 +13,7 @@ from nt_jax.eval.judges.phrase_judge import PhraseJudge
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.run.stages import best_state
 from nt_jax.train import tune
+from nt_jax.train.made_from import MADE_FROM, keep_to
 from nt_jax.train.state import History, read_history, restore
 from tests.run import small
 
@@ -112,12 +113,12 @@ def test_a_folder_of_another_tuning_is_deleted_or_left(tmp_path):
     neurons = NeuronSet(np.array([0, 1]), np.array([3, 4]), np.array([True, False]))
     tuning = (neurons, 0, None, SimpleNamespace(pools=None, validation=None), TuneConfig(),
               PhraseJudge())  # fmt: skip
-    tune._keep_to(tmp_path / "train", *tuning)
-    tune._keep_to(tmp_path / "train", *tuning)
+    keep_to(tmp_path / "train", "weights", *tuning)
+    keep_to(tmp_path / "train", "weights", *tuning)
     for content in (b"other", b"\xff\xfe"):
-        (tmp_path / "train" / tune.MADE_FROM).write_bytes(content)
+        (tmp_path / "train" / MADE_FROM).write_bytes(content)
         with pytest.raises(RunError, match=r"of another seed\. Name another folder, or delete it"):
-            tune._keep_to(tmp_path / "train", *tuning)
-        tune._keep_to(tmp_path / "other", *tuning)
+            keep_to(tmp_path / "train", "weights", *tuning)
+        keep_to(tmp_path / "other", "weights", *tuning)
         shutil.rmtree(tmp_path / "train")
-        tune._keep_to(tmp_path / "train", *tuning)
+        keep_to(tmp_path / "train", "weights", *tuning)

@@ -8,7 +8,7 @@ import numpy as np
 from nt_jax.compare.fitting_data import FittingData, validations_in
 from nt_jax.compare.method import SECONDS, TRIED, Learned, Method, Setting, UnusableSettingError
 from nt_jax.config.method import TuneConfig
-from nt_jax.config.paper import paper_section
+from nt_jax.config.paper import AS_PRINTED, paper_section
 from nt_jax.config.registry import METHODS
 from nt_jax.errors import DivergedError
 from nt_jax.eval.judges.judge import open_judge
@@ -102,8 +102,11 @@ def paper() -> Method:
         pools = data.with_whole_refusals(data.pools_for(config))
         return tuned(data, config, data.neurons, folder, pools) | spent(data, *CHOOSING)
 
+    def build(data: FittingData, setting: Setting, learned: Learned) -> ModelUnderTest:
+        return built(data, setting, learned, as_printed(data.config.tune).bounds)
+
     label = METHODS["paper"].label
-    return Method("paper", label, fit, build_factors, strengths(), inputs=("select",))
+    return Method("paper", label, fit, build, strengths(), inputs=("select",))
 
 
 def as_printed(tune: TuneConfig) -> TuneConfig:
@@ -111,8 +114,13 @@ def as_printed(tune: TuneConfig) -> TuneConfig:
 
     Its steps hear ten prompts where the run's hear hundreds, so there are PRINTED_STEPS at least.
     """
+    printed = {
+        key.removeprefix("tune."): value
+        for key, value in AS_PRINTED.items()
+        if key.startswith("tune.")
+    }
     departing = {*paper_section("tune"), "algorithm"}
-    same = {key: value for key, value in tune if key not in departing}
+    same = {key: value for key, value in tune if key not in departing} | printed
     inner = {"algorithm": "paper", "inner_steps": max(1, tune.inner_steps), "patience": 0}
     return TuneConfig.model_validate(same | inner | {"epochs": max(tune.epochs, PRINTED_STEPS)})
 
@@ -143,7 +151,13 @@ def tuned(
 
 
 def build_factors(data: FittingData, setting: Setting, learned: Learned) -> ModelUnderTest:
-    """The run's model with learned factors at the setting's strength."""
-    tune, strength = data.config.tune, setting.get("strength", 1.0)
-    factors = Factors.of(learned).at_strength(strength, *tune.bounds)
+    """The run's model with learned factors at the setting's strength, within the run's bounds."""
+    return built(data, setting, learned, data.config.tune.bounds)
+
+
+def built(
+    data: FittingData, setting: Setting, learned: Learned, bounds: tuple[float, float]
+) -> ModelUnderTest:
+    """The run's model with learned factors at the setting's strength, within `bounds`."""
+    factors = Factors.of(learned).at_strength(setting.get("strength", 1.0), *bounds)
     return tuned_model(data.model, factors)
