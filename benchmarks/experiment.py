@@ -94,8 +94,9 @@ def run_cells(args: argparse.Namespace, plan: dict[str, list[str]], lines: Path)
             words = words_of(args, settings, seed)
             config = load_config(args.config, [*words, f"run_dir={args.folder / key}"])
             row = {"name": name, "seed": seed, "key": key, "settings": settings} | cell(config)
+            cut = lines.exists() and not lines.read_bytes().endswith(b"\n")  # by a kill
             with lines.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write("\n" * cut + json.dumps(row) + "\n")
             print(name, seed, json.dumps(aucs(row["tuned"])), f"{row['seconds']} s", flush=True)
 
 
@@ -123,7 +124,7 @@ def present(rows: list[dict], plan: dict[str, list[str]], args: argparse.Namespa
 def read(lines: Path) -> list[dict]:
     """The lines there are."""
     text = lines.read_text(encoding="utf-8") if lines.exists() else ""
-    return [json.loads(line) for line in text.splitlines()]
+    return [json.loads(line) for line in text.splitlines() if line.endswith("}")]  # whole ones
 
 
 def aucs(values: dict) -> dict[str, float]:

@@ -92,6 +92,8 @@ def changes(runs: Sequence[Path], told: Callable[[Path], Told] = refusals) -> li
         sys.exit("the runs have not answered the same requests, not even the same data sets")
     rows = []
     for name, models in every[0].items():
+        if {"base", "tuned"} - {*models}:
+            sys.exit(f"{name}: one model alone was measured; give runs that tuned one")
         ids = list(models["base"])
         answered = [
             run.get(name, {}).get(model, {}) for run in every for model in ("base", "tuned")
@@ -137,6 +139,8 @@ def main() -> None:
     for run in asked.runs:
         if not (run / RESULTS).is_file():
             sys.exit(f"{run} is no finished run: it has no {RESULTS}. Finish it with nt_jax.train")
+    if len({run.resolve() for run in asked.runs}) < len(asked.runs):
+        sys.exit("a run is named twice; name each once")
     found = {
         "refusals": changes(asked.runs),
         "parts": changes(asked.runs, parts),

@@ -46,6 +46,7 @@ def write_comparison(
     wanted = config.compare.tables
     labels = {name: method.label for name, method in methods.items()}
     pairs = su_f1_pairs(answers)
+    under_attack = {a["dataset"] for a in answers if is_attacked(a)}
     rows += ability_rows(answers, pairs[0], config.seed)
     write_rows(folder / "results.json", rows)
     (folder / "search.json").write_text(
@@ -57,7 +58,7 @@ def write_comparison(
         config.eval.labels,
         pairs[0],
         harmful={a["dataset"]: a["harmful"] for a in answers},
-        attacked={a["dataset"]: is_attacked(a) for a in answers},
+        attacked={a["dataset"]: a["dataset"] in under_attack for a in answers},
         model=paper_model(config.model.source, model.layers, model.width),
         reasons=json.loads((numbers / "scores.json").read_text(encoding="utf-8"))["not_measured"],
         begun={a["dataset"] for a in answers if a.get("prefill")},

@@ -156,6 +156,19 @@ class EvalConfig(Frozen):
         return read_sets(raw) if isinstance(raw, str) else raw
 
     @model_validator(mode="after")
+    def _names_are_told_apart(self) -> Self:
+        if wrong := next((name for name in self.extra if "+" in name), None):
+            rule = "has a + in its name, which joins the two sets of SU-F1: leave it out"
+            raise conflict("eval.extra", wrong, rule)
+        labels: dict[str, str] = {}
+        for name in dict.fromkeys(self.datasets):
+            said = self.labels[name]
+            if (other := labels.setdefault(said, name)) != name:
+                rule = f"is what both {other} and {name} are called (label): name one otherwise"
+                raise conflict("eval.extra", said, rule)
+        return self
+
+    @model_validator(mode="after")
     def _draws_differ(self) -> Self:
         if self.draws > 1 and not self.temperature:
             rule = "would give one greedy answer so many times: set eval.temperature above 0"

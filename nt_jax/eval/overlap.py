@@ -33,7 +33,9 @@ def attack_overlap(
     for name in config.datasets:
         entry = config.test_set(name)
         if entry.templates is not None:
-            shared[name] = len({plain_text(t.text) for t in templates_of(entry.templates)} & texts)
+            asked = len(read_set(name, entry)[: config.limit])  # each inside one, in turn
+            around = templates_of(entry.templates)[:asked]
+            shared[name] = len({plain_text(t.text) for t in around} & texts)
         elif entry.prompt == "attacked" and entry.kind == "harmful":
             rows = [row for row in read_set(name, entry) if row.attacked][: config.limit]
             same = {attack_of(row) for row in rows if plain_text(attack_of(row)) in called}
@@ -48,9 +50,16 @@ def test_attacks(config: EvalConfig, tests: Tests) -> tuple[set[str], set[str]]:
     Templates are known by their text alone: two files may number theirs alike.
     """
     around = {name: config.test_set(name).templates for name in config.datasets}
-    names = {p.template for p in tests.prompts if p.template and around[p.dataset] is None}
-    given = (templates_of(at) for at in around.values() if at is not None)
-    return names, {template.text for templates in given for template in templates}
+    used = {(p.dataset, p.template) for p in tests.prompts if p.template}
+    names = {template for name, template in used if around[name] is None}
+    texts = {
+        template.text
+        for name, at in around.items()
+        if at is not None
+        for template in templates_of(at)
+        if (name, template.id) in used
+    }
+    return names, texts
 
 
 test_attacks.__test__ = False  # type: ignore[attr-defined]  # pytest would take it for a test

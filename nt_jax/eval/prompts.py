@@ -130,7 +130,8 @@ def test_choices(config: EvalConfig) -> list[TestChoice]:
         questions = read_set(name, entry)[: config.limit]
         examples = worked_examples(config, entry)
         for question in questions:
-            shots = tuple(examples.get(question.subject, ())[: entry.shots])
+            others = [e for e in examples.get(question.subject, ()) if not same(e, question)]
+            shots = tuple(others[: entry.shots])
             if len(shots) < entry.shots:
                 raise DataError(
                     f"{name}: {entry.shots_from} holds {len(shots)} worked examples for "
@@ -140,9 +141,18 @@ def test_choices(config: EvalConfig) -> list[TestChoice]:
     return found
 
 
+def same(one: ChoiceQuestion, other: ChoiceQuestion) -> bool:
+    """Whether both ask the same: a worked example would give the answer away."""
+    return (one.request, one.choices) == (other.request, other.choices)
+
+
 def read_set(name: str, entry: TestSet) -> list:
-    """The records of a set that are for testing, in their order."""
-    rows = _ordered(name, entry)[entry.hold_out :][: entry.limit]
+    """The records of a set that are for testing, in their order; of attacks, those with one."""
+    left = _ordered(name, entry)[entry.hold_out :]
+    attacked = entry.prompt == "attacked"
+    rows = [row for row in left if not attacked or getattr(row, "attacked", None)][: entry.limit]
+    if attacked and left and not rows:
+        raise DataError(f"{name}: no row of {entry.source} holds an attacked request.")
     if not rows:
         raise DataError(
             f"{name}: all rows of {entry.source} are held out (hold_out = {entry.hold_out})."
@@ -167,16 +177,12 @@ def _prompts(name: str, entry: TestSet) -> list[TestPrompt]:
     rows = read_set(name, entry)
     harmful = entry.kind == "harmful"
     if entry.prompt == "attacked":
-        found = [
+        return [
             TestPrompt(
                 name, row.id, row.request, row.attacked, harmful, row.attack, row.attack_types
             )
             for row in rows
-            if getattr(row, "attacked", None)
         ]
-        if not found:
-            raise DataError(f"{name}: no row of {entry.source} holds an attacked request.")
-        return found
     marked = {row.id for row in rows if getattr(row, "sounds_harmful", False)}
     found = [
         TestPrompt(name, row.id, row.request, row.prompt, harmful, sounds_harmful=row.id in marked)

@@ -156,6 +156,12 @@ class Scoring:
     config: EvalConfig
 
     def measuring(self, metric: str, answers: Sequence[Answer]) -> list[Answer]:
-        """The answers with text to test sets that measure `metric`."""
+        """The answers with text of their own to test sets that measure `metric`."""
         sets = {answer["dataset"]: self.config.test_set(answer["dataset"]) for answer in answers}
-        return [a for a in answers if a["answer"] and sets[a["dataset"]].measures(metric)]
+        chat = self.base.model.chat
+        opened = chat.opened if chat else ""  # in answers, but written by the template
+        return [
+            answer
+            for answer in answers
+            if answer["answer"].removeprefix(opened) and sets[answer["dataset"]].measures(metric)
+        ]

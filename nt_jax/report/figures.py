@@ -25,6 +25,7 @@ SET_COLOURS = {"safety": MODEL_COLOURS[1], "utility": MODEL_COLOURS[2]}
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "text.color": INK,
+    "text.parse_math": False,  # a user's labels may hold "$"
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",

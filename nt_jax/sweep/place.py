@@ -52,7 +52,8 @@ def place(
     for n, cell in enumerate(cells):
         start = None
         if warm and n:
-            near = next(p for p in found.values() if p.cell is neighbour(cells, n))
+            nearest = neighbour(cells, n)
+            near = next(placed for placed in found.values() if placed.cell is nearest)
             start, cell = Start(near.folder, near.key), shortened(cell)
         directory = RunDirectory(cell.config.folder)
         _, keys = table_and_keys(cell.config, directory, inputs, start)
@@ -66,6 +67,8 @@ def place(
         shared = mine
         name = f"{cell.name}-{keys['train'][:6]}"
         config = with_folder(cell.config, root / CELLS / name)
+        kept = config.export.model_copy(update={"strength": None})  # a point names its own
+        config = config.model_copy(update={"export": kept})
         found[name] = Placed(cells[n], config, keys["train"], start)
     return found
 

@@ -23,7 +23,7 @@ from nt_jax.compare.method import Method, UnusableMethodError, UnusableSettingEr
 from nt_jax.compare.methods import ablations, adapters, cavgan, dinm, dpo, nest, neurontune
 from nt_jax.compare.methods.scans import scans
 from nt_jax.config import registry
-from nt_jax.config.evaluation import MOST_SETTINGS
+from nt_jax.config.evaluation import MOST_SETTINGS, ExportConfig
 from nt_jax.config.load import load_config
 from nt_jax.config.registry import METHODS, MethodLine, load
 from nt_jax.config.schema import (
@@ -214,7 +214,9 @@ def test_a_method_is_one_file_and_one_line_of_the_table(monkeypatch):
 
 
 def test_table_7_takes_the_runs_own_numbers_of_neurons_from_the_run(monkeypatch):
-    config = RunConfig.model_construct(neurons=NeuronsConfig(safety=3, utility=5))
+    config = RunConfig.model_construct(
+        neurons=NeuronsConfig(safety=3, utility=5), export=ExportConfig()
+    )
     run = SimpleNamespace(read=Path)
     data = SimpleNamespace(config=config, run=run)
     monkeypatch.setattr(ablations, "learned_in_run", lambda found: found)
@@ -226,6 +228,9 @@ def test_table_7_takes_the_runs_own_numbers_of_neurons_from_the_run(monkeypatch)
     monkeypatch.setattr(ablations, "learned_in_cell", lambda *asked: found.append(asked) or {})
     assert other.fit(data, {}, Path()) == {}
     assert found == [(data, "5-3", {"safety": 5, "utility": 3})]
+    turned = config.model_copy(update={"export": ExportConfig(strength=0.5)})
+    data = SimpleNamespace(config=turned, run=run)  # no cell is at that strength
+    assert own.fit(data, {}, Path()) == {} and own.answered(data, *own.settings) is None
 
 
 def test_without_selection_attacks_are_drawn_whatever_their_types():

@@ -47,6 +47,9 @@ def test_attacks_that_were_also_tuned_on_are_counted(tmp_path):
     tuned_on[1] = dataclasses.replace(tuned_on[1], text="be evil: {request}")
     assert attack_overlap(config, tuned_on) == {"mine": 2}
     assert attack_overlap(config, []) == {}
+    one = config.model_copy(update={"limit": 1})  # only the first attack is asked
+    assert attack_overlap(one, tuned_on) == {"mine": 1}
+    assert attacks_of_tests(one, read_tests(one))[1] == {texts[0]}
 
 
 def test_attacks_of_a_test_set_are_known_by_their_text_and_records_own_by_name(tmp_path):

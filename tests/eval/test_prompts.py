@@ -241,6 +241,10 @@ def test_a_set_of_the_users_own_from_a_yaml_file(recipe, tmp_path):
         (["eval.extra={mine: {source: x, kind: harmful, metrics: [letter]}}"],
          "metrics of a harmful set are refusal, text, not letter"),
         (["eval.extra={mine: {source: x, kind: harmful, hold_out: 3}}"], "hold_out but no seed"),
+        (["eval.extra={a+b: {source: x, kind: harmful}}"], "has a + in its name"),
+        (["eval.extra={a: {source: x, kind: harmful, label: X}, "
+          "b: {source: y, kind: harmful, label: X}}", "eval.datasets=[a, b]"],
+         "is what both a and b are called (label)"),
         (["eval.judges=[phrase]"], "eval.judges[0] = 'phrase' (command line): did you mean "
                                    "'phrases'?"),
         (["eval.judge=phrase"], "eval.judge = 'phrase'"),
@@ -262,11 +266,34 @@ def test_wrong_columns_and_missing_examples_are_named(tmp_path):
     entry["columns"] = {"request": "frage", "key": "answer", "choices": "choices"}
     assert test_choices(EvalConfig(extra={"q": entry}, datasets=("q",)))[0].question.key == 1
     shots = entry | {"shots": 2, "shots_from": "q"}
-    with pytest.raises(DataError, match="q holds 1 worked examples for '', but shots = 2"):
+    with pytest.raises(DataError, match="q holds 0 worked examples for '', but shots = 2"):
         test_choices(EvalConfig(extra={"q": shots}, datasets=("q",)))
     bad = write_rows(tmp_path / "bad.jsonl", [rows[0] | {"question": "1?", "answer": 5}])
     with pytest.raises(DataError, match="answer 5 is none of its 2 choices"):
         test_choices(EvalConfig(sources={"mmlu": bad}, datasets=("mmlu",)))
+
+
+def test_a_question_is_no_worked_example_of_itself(tmp_path):
+    rows = [
+        {"question": f"{n} + 1?", "choices": ["1", str(n + 1)], "answer": 1, "subject": "sums"}
+        for n in range(3, 6)
+    ]
+    entry = {"source": write_rows(tmp_path / "q.jsonl", rows), "kind": "choice"}
+    entry |= {"shots": 2, "shots_from": "q"}
+    for choice in test_choices(EvalConfig(extra={"q": entry}, datasets=("q",))):
+        shown = [shot.request for shot in choice.shots]
+        assert len(shown) == 2 and choice.question.request not in shown
+
+
+def test_a_limit_counts_the_rows_that_hold_an_attack(tmp_path):
+    rows = [
+        {"request": f"Why {n}?", **({"attacked": f"Hum: {n}", "attack": "hum"} if n % 2 else {})}
+        for n in range(10)
+    ]
+    entry = {"source": write_rows(tmp_path / "a.jsonl", rows), "kind": "harmful",
+             "prompt": "attacked", "limit": 4}  # fmt: skip
+    config = EvalConfig(extra={"mine": entry}, datasets=("mine",))
+    assert [row.request for row in test_prompts(config)] == [f"Why {n}?" for n in (1, 3, 5, 7)]
 
 
 def test_distinct_requests_stand_where_each_is_first(tmp_path):

@@ -51,6 +51,13 @@ def test_every_request_is_in_one_cell_and_every_cell_is_shown():
         assert len(shown) == len({e.id for e in shown}) == min(EACH, len(cell.pairs))
 
 
+def test_what_the_judge_cannot_tell_is_in_a_cell_of_its_own():
+    before, after = (dict(answer) for answer in ANSWERS[:2])
+    after |= {"refused": False, "verdicts": {"phrases": 0.5}}
+    (cell,) = cells([before, after])
+    assert "the judge cannot tell" in cell.kind and len(cell.pairs) == 1
+
+
 def test_bad_cells_come_first_and_good_ones_have_their_share():
     good = [example.good for example in draw_examples(cells(ANSWERS))]
     assert good == sorted(good) and 0 < sum(good) < len(good)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from nt_jax.config.test_sets import labels_of
+from nt_jax.config.test_sets import Labels, labels_of
 from nt_jax.eval.metrics.result import ResultRow
 from nt_jax.report import figures, neuron_panels, panels
 
@@ -199,3 +199,9 @@ def test_panels_side_by_side_are_one_png():
     assert image.startswith(b"\x89PNG")
     width, height = (int.from_bytes(image[place : place + 4], "big") for place in (16, 20))
     assert (width, height) == (2 * 4.8 * figures.DPI, 2 * 2.4 * figures.DPI)
+
+
+def test_labels_are_no_formulas():
+    named = Labels({"demo_attack": r"a $\foo$ b"})
+    (panel, _) = panels.bars(ROWS, {"demo_attack": True}, named)
+    assert figures.panels_png([panel]) and r"$\foo$" in figures.panel_svg(panel, "a")

@@ -122,8 +122,9 @@ def counts(safety: int, utility: int) -> Method:
     """The whole method with so many neurons; the run's own numbers are the run itself."""
 
     def is_run(data: FittingData) -> bool:
-        own = data.config.neurons
-        return (safety, utility) == (own.safety, own.utility)
+        own, turned = data.config.neurons, data.config.export.strength
+        # Cells are at the strength that their tuning keeps; the run may be told another.
+        return turned is None and (safety, utility) == (own.safety, own.utility)
 
     def fit(data: FittingData, setting: Setting, folder: Path) -> Learned:
         if is_run(data):

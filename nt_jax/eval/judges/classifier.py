@@ -73,8 +73,9 @@ def identity(source: str) -> str:
 
 def called(source: str) -> str:
     """The last name of its folder, or its id."""
-    folder = source.partition("#")[0]
-    return f"classifier:{Path(folder).name if Path(folder).is_dir() else folder}"
+    named = source.partition("#")[0]
+    folder = Path(named).expanduser()
+    return f"classifier:{folder.name if folder.is_dir() else named}"
 
 
 class ClassifierJudge:
@@ -210,7 +211,7 @@ def _folder(source: str) -> Path:
 
 
 def _label(source: str, wanted: str, names: dict[int, str]) -> int:
-    """Which label means refusal: the wanted one, else the one so named, else 0 of two."""
+    """Which label refuses: the wanted one, else the one so named, else 0 of two without names."""
     texts = all(isinstance(name, str) for name in names.values())
     if not texts or sorted(names) != [*range(max(2, len(names)))]:
         raise ConfigError(
@@ -225,7 +226,7 @@ def _label(source: str, wanted: str, names: dict[int, str]) -> int:
     telling = [int(number) for number, name in names.items() if _REFUSES.match(name)]
     if len(telling) == 1:
         return telling[0]
-    if len(names) == 2 and not telling:
+    if {name.lower() for name in names.values()} == {"label_0", "label_1"}:
         return 0  # SafeEdit's: 0 safe, 1 unsafe
     raise ConfigError(
         f"eval.judges: which label of {source} means that an answer refuses? It has {listed}: "

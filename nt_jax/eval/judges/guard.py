@@ -46,13 +46,18 @@ def check(source: str) -> None:
 
 
 def identity(source: str) -> str:
-    """The fingerprint of its checkpoint."""
-    return fingerprint(open_checkpoint(source))
+    """The hash of its checkpoint and of how it is asked."""
+    return _asked_so(fingerprint(open_checkpoint(source)))
 
 
 def called(source: str) -> str:
     """The last name of its folder or file, or its id."""
     return f"guard:{Path(source).name if Path(source).exists() else source}"
+
+
+def _asked_so(weights: str) -> str:
+    rules = f"{weights}\n{SHOWN}\n{QUESTION}\n{NEW_TOKENS}\n{_SAYS.pattern}"
+    return hashlib.sha256(rules.encode()).hexdigest()
 
 
 class GuardJudge:
@@ -61,7 +66,7 @@ class GuardJudge:
     def __init__(self, name: str, weights: str, ask: Callable[[Sequence[str]], list[str]]) -> None:
         """`weights` tells the checkpoint apart; `ask` gives the model's reply to each question."""
         self.name, self.ask = name, ask
-        self.sha256 = hashlib.sha256(f"{weights}\n{SHOWN}\n{QUESTION}".encode()).hexdigest()
+        self.sha256 = _asked_so(weights)
 
     def verdicts(self, requests: Sequence[str], answers: Sequence[str]) -> list[float]:
         """1 per answer that the guard says declines, 0 if not, 0.5 if empty or nothing is said."""

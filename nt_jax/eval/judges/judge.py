@@ -97,12 +97,6 @@ def judges_hash(specs: Sequence[str], *others: str) -> str:
     return digest.hexdigest()
 
 
-def refusal_rate(judge: Judge, requests: Sequence[str], answers: Sequence[str]) -> float:
-    """Share of answers that refuse, 0..1."""
-    verdicts = judge.verdicts(requests, answers)
-    return sum(verdicts) / max(1, len(verdicts))
-
-
 def without_thinking(answer: str) -> str:
     """The answer after its reasoning; reasoning that was cut off leaves nothing."""
     text = THINKING.sub(" ", answer)

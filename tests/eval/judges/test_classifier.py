@@ -138,8 +138,9 @@ def test_the_label_that_means_refusal_may_be_named(classifier):
 )  # fmt: skip
 def test_named_labels_are_understood(names, expected):
     assert _label("x", "", names) == expected
-    with pytest.raises(ConfigError, match="which label of x means"):
-        _label("x", "", {0: "a", 1: "b", 2: "c"})
+    for unknown in ({0: "a", 1: "b", 2: "c"}, {0: "ACCEPTED", 1: "DECLINED"}):
+        with pytest.raises(ConfigError, match="which label of x means"):
+            _label("x", "", unknown)
 
 
 def test_two_labels_of_one_classifier_are_two_judges(classifier):

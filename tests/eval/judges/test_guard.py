@@ -37,6 +37,16 @@ def test_a_guard_is_asked_about_request_and_answer():
     assert judge.sha256 != GuardJudge("guard:x", "other weights", ask).sha256
 
 
+def test_another_question_is_another_judge(tmp_path, monkeypatch):
+    model = tiny.copy("smollm2", tmp_path / "guard")
+    before = guard.identity(str(model)), GuardJudge("guard:x", "weights", list).sha256
+    for name, other in (("QUESTION", "Declines?"), ("NEW_TOKENS", 9)):
+        with monkeypatch.context() as changed:
+            changed.setattr(guard, name, other)
+            now = guard.identity(str(model)), GuardJudge("guard:x", "weights", list).sha256
+        assert now[0] != before[0] and now[1] != before[1]
+
+
 def test_a_guard_of_ours_answers_through_the_engine(tmp_path):
     model = tiny.copy("smollm2", tmp_path / "guard")
     tiny.edit_json(model / "config.json", max_position_embeddings=2048)

@@ -15,7 +15,6 @@ from nt_jax.eval.judges.judge import (
     judges_hash,
     judges_to_open,
     open_judge,
-    refusal_rate,
     without_thinking,
 )
 from nt_jax.eval.judges.phrase_judge import PhraseJudge
@@ -120,15 +119,6 @@ def test_a_kind_of_judge_is_one_module_and_one_line(config, tmp_path, monkeypatc
     assert spec == "length:9" and opener().name == "length:9"
     assert opener().verdicts(["Why?"] * 2, ["No.", "Because it is."]) == [1.0, 0.0]
     assert isinstance(phrases(), PhraseJudge)
-
-
-def test_the_refusal_rate_is_the_mean_verdict():
-    class Halves:
-        def verdicts(self, requests, answers):
-            return [1.0, 0.5, 0.0, 0.0]
-
-    assert refusal_rate(Halves(), ["?"] * 4, ["."] * 4) == 1.5 / 4
-    assert refusal_rate(PhraseJudge(), [], []) == 0.0
 
 
 @pytest.mark.parametrize(
