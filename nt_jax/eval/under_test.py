@@ -158,10 +158,7 @@ class Scoring:
     def measuring(self, metric: str, answers: Sequence[Answer]) -> list[Answer]:
         """The answers with text of their own to test sets that measure `metric`."""
         sets = {answer["dataset"]: self.config.test_set(answer["dataset"]) for answer in answers}
-        chat = self.base.model.chat
+        measured = [answer for answer in answers if sets[answer["dataset"]].measures(metric)]
+        chat = self.base.model.chat if measured else None  # letters need no template
         opened = chat.opened if chat else ""  # in answers, but written by the template
-        return [
-            answer
-            for answer in answers
-            if answer["answer"].removeprefix(opened) and sets[answer["dataset"]].measures(metric)
-        ]
+        return [answer for answer in measured if answer["answer"].removeprefix(opened)]
