@@ -134,7 +134,8 @@ def answer_means(
     number_A = jnp.arange(2 * rows, dtype=answer_BQ.dtype)
     mine_BQA = answer_BQ[:, :, None] == number_A[None, None]
     weight_BQA = jnp.where(mine_BQA, decay_BQ[:, :, None], 0)
-    sum_BA = jnp.einsum("BQ,BQA->BA", value_BQ, weight_BQA)
+    exact = jax.lax.Precision.HIGHEST  # accelerators multiply float32 in 16 to 19 bits else
+    sum_BA = jnp.einsum("BQ,BQA->BA", value_BQ, weight_BQA, precision=exact)
     mean_BA = sum_BA / jnp.maximum(weight_BQA.sum(axis=1), 1e-9)
     return mean_BA.reshape(-1, rows, 2)
 

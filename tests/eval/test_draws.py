@@ -92,6 +92,13 @@ def test_rates_are_means_over_draws_and_intervals_go_by_request():
     np.testing.assert_array_equal(per_request(plain, [1, 3]), [1, 3])
 
 
+def test_a_request_counts_once_where_some_of_its_draws_have_no_answer():
+    answers = made_up("base", [1.0, 0.0])
+    answers = [row for row in answers if row["id"].startswith("0") or row["draw"] == 0]
+    row = find(refusal.rows(Measurements(answers)), "bad", "refusal_rate", "base")
+    assert len(answers) == row.n == 5 and row.value == 0.5  # by answers 0.8
+
+
 def test_answers_that_are_repeated_make_no_interval_narrower():
     """Kappa and table 3 too; a request of two sets may have one id."""
     once, often = ([*made_up("base", [0.0, 1.0, 1.0, 0.0, 1.0, 1.0], draws=n),

@@ -14,7 +14,7 @@ _ENGLISH_WORDS = (
 )
 _ENGLISH = frozenset(_ENGLISH_WORDS.split())
 # Spanish, French, German, Portuguese, Italian, Dutch, Polish, Swedish, Turkish, Indonesian,
-# Vietnamese; none that is an English word, too.
+# Vietnamese. The few that are English, too (pour, den, van), come with more of the words above.
 _OTHER_WORDS = (
     "el la los las un una de del que en es por para con se lo pero puedo siento como su más les "
     "et des du je ne pas est une pour dans qui sur vous nous mais avec peux suis désolé ce der "

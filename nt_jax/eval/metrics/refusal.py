@@ -103,13 +103,13 @@ def _rate(
 
     `place`: dataset, metric, model.
     """
-    mean_R, total, n = per_request(answers, hits), sum(hits), len(hits)
-    requests = len(mean_R)
-    low, high = intervals.wilson(total / n * requests, requests)
+    mean_R, n = per_request(answers, hits), len(hits)
+    requests, mean = len(mean_R), float(mean_R.mean())
+    low, high = intervals.wilson(mean * requests, requests)
     if requests < n:
         other = intervals.bootstrap_mean(mean_R, seed)
         low, high = min(low, other[0]), max(high, other[1])
-    return ResultRow(*place, total / n, n, low, high, *judge)
+    return ResultRow(*place, mean, n, low, high, *judge)
 
 
 def paired_rows(

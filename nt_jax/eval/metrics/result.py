@@ -148,7 +148,7 @@ def answer_ids(model: "ChatModel", answer: Answer) -> list[int]:
 def per_request(answers: Sequence[Answer], values: ArrayLike) -> NDArray[np.float64]:
     """`values` [answers, ...] as means over the draws of each request, in order of appearance.
 
-    Their mean is that of all values, as every request has as many draws; intervals go by request.
+    Each counts once, also where not all of its draws were answered; intervals go by request.
     """
     rows, places = np.asarray(values, float), {}
     if not any("draw" in answer for answer in answers):
