@@ -1,12 +1,13 @@
 """How long each stage of a run takes, of several commits by turns on one machine.
 
-    python benchmarks/demo.py HEAD 79c794f --rounds 3 --json
+    python benchmarks/demo.py HEAD 79c794f --rounds 3
     python benchmarks/demo.py --model qwen2.5-0.5b-instruct model.source=MODEL.gguf
 
 Each run starts from an empty cache, in a working tree of its commit made for it, with the packages
 of this environment. Turns: round by round, one commit after the other, so that what else the
-machine does falls on all. Printed at the end: seconds of each stage (the median of the rounds),
-their sum, and the sum over that of the last commit named.
+machine does falls on all. Each round is said on the standard error as it ends. Printed at the end:
+seconds of each stage (the median of the rounds), their sums, and the sum over that of the last
+commit named.
 """
 
 import argparse
@@ -24,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print nothing but the JSON object")
+    parser.add_argument("--json", action="store_true", help="JSON comes last in any case")
     parser.add_argument("--model", default="smollm2-135m", help="a recipe that every commit has")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("names", nargs="*", help="commits (HEAD), then settings as key=value")
@@ -40,7 +41,8 @@ def git(*words: str) -> str:
 def stage_seconds(tree: Path, recipe: str, settings: list[str]) -> dict[str, float]:
     """Seconds of each stage of one run of the working tree `tree`, from an empty cache."""
     with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {"PYTHONPATH": str(tree), "XDG_CACHE_HOME": f"{folder}/cache"}
+        own = {"PYTHONPATH": str(tree), "XDG_CACHE_HOME": f"{folder}/cache"}
+        environment = {k: v for k, v in os.environ.items() if k != "NT_JAX_CACHE"} | own
         command = [sys.executable, "-W", "ignore", "-m", "nt_jax.train", "--config", recipe]
         command += [f"run_dir={folder}/run", *settings]
         ran = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
@@ -48,6 +50,12 @@ def stage_seconds(tree: Path, recipe: str, settings: list[str]) -> dict[str, flo
             raise SystemExit(f"demo: {tree.name} ended with {ran.returncode}: {ran.stderr[-500:]}")
         record = json.loads(Path(folder, "run", "run.json").read_text(encoding="utf-8"))
     return {name: stage["wall_seconds"] for name, stage in record["stages"].items()}
+
+
+def from_here(setting: str) -> str:
+    """key=value with a path made absolute, as runs start elsewhere."""
+    key, _, value = setting.partition("=")
+    return f"{key}={Path(value).resolve()}" if value and Path(value).exists() else setting
 
 
 def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
@@ -58,7 +66,7 @@ def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
 def main() -> None:
     """Measure and print."""
     args = arguments()
-    settings = [name for name in args.names if "=" in name]
+    settings = [from_here(name) for name in args.names if "=" in name]
     commits = [git("rev-parse", "--short", n) for n in args.names if "=" not in n]
     commits = commits or [git("rev-parse", "--short", "HEAD")]
     found: dict[str, list[dict[str, float]]] = {commit: [] for commit in commits}
@@ -69,8 +77,8 @@ def main() -> None:
             for _ in range(args.rounds):
                 for commit, rounds in found.items():
                     rounds.append(stage_seconds(Path(folder, commit), args.model, settings))
-                    if not args.json:
-                        print(commit, f"{sum(rounds[-1].values()):.0f} s", rounds[-1], flush=True)
+                    total = f"{sum(rounds[-1].values()):.0f} s"
+                    print(commit, total, rounds[-1], file=sys.stderr, flush=True)
         finally:
             for commit in found:
                 git("worktree", "remove", "--force", f"{folder}/{commit}")

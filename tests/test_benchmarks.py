@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import experiment, frozen, seeds
+from benchmarks import demo, experiment, frozen, seeds
 from benchmarks.attribution_nodes import by_rules, made_up
 from nt_jax.attribution.integrated import integrated_gradients
 from nt_jax.attribution.score import Options
@@ -306,3 +306,29 @@ def test_the_rows_of_a_run_that_are_measured_again_are_those_that_are_compared()
         assert found.cells[name].ravel().tolist() == [100 * n, 100 * n + 4, 100 * n + 8]
         assert found.values[name].tolist() == found.cells[name].ravel().tolist()
     assert found.cells[OWN].ravel().tolist() == [0, 1, 2, 10, 11, 12]
+
+
+def test_stages_are_timed_by_turns_in_trees_of_their_commits(tmp_path, monkeypatch, capsys):
+    model, seconds = tmp_path / "model.gguf", iter((4.0, 1.0, 2.0, 2.0, 6.0, 1.0))
+    model.touch()
+    monkeypatch.chdir(tmp_path)
+    seen, trees = [], []
+
+    def stage_seconds(tree, recipe, settings):
+        seen.append((recipe, settings))
+        trees.append(tree)
+        assert tree.name in ("one", "two")
+        return {"answers": 1.0, "train": next(seconds)}
+
+    monkeypatch.setattr(demo, "stage_seconds", stage_seconds)
+    monkeypatch.setattr(demo, "git", lambda *words: words[-1])
+    words = ["demo", "one", "two", "model.source=model.gguf", "seed=3", "--rounds", "3"]
+    monkeypatch.setattr(sys, "argv", words)
+    demo.main()
+    assert seen == [("smollm2-135m", [f"model.source={model}", "seed=3"])] * 6
+    assert [tree.name for tree in trees] == ["one", "two"] * 3
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert found["stages"]["one"] == {"answers": 1.0, "train": 4.0}
+    assert found["totals"]["two"] == [2.0, 3.0, 2.0] and found["ratio"] == {"one": 2.5, "two": 1.0}
+    assert len(said.err.splitlines()) == 6

@@ -14,6 +14,7 @@ from nt_jax.eval.metrics.result import BASE, in_order
 
 PERCENT, BITS = "{:.2f}%", "{:.3f}"
 PINPOINTING = "w/o Neuron Pinpointing"
+SOUNDS_HARMFUL = "sounds_harmful_rate"
 LETTER, WRITTEN = "letter_accuracy", "generate_accuracy"
 
 
@@ -50,6 +51,9 @@ def method_table(results: Results, models: Sequence[str], number: str = "2") -> 
     for dataset in others:
         better = "higher" if results.harmful[dataset] else "lower"
         columns.append(Column(f"refuses {results.sets[dataset]}", PERCENT, better))
+    mixed = [d for d in (*pair, *others) if measured(results, d, SOUNDS_HARMFUL)]
+    for dataset in mixed:
+        columns.append(Column(f"{results.sets[dataset]}, sounding harmful", PERCENT, "lower"))
     columns.append(Column(f"perplexity, {results.sets[pair[1]]}", "{:.2f}", "lower"))
     costs = number == "2" and bool(results.costs)
     if costs:
@@ -59,6 +63,7 @@ def method_table(results: Results, models: Sequence[str], number: str = "2") -> 
         label = results.labels[model]
         cells = main_cells(results, pair, model, paper_row(number, known, method=label))
         cells += [results.cell(dataset, "refusal_rate", model, 100) for dataset in others]
+        cells += [results.cell(dataset, SOUNDS_HARMFUL, model, 100) for dataset in mixed]
         cells.append(results.cell(pair[1], "perplexity", model))
         if costs:
             cells += [Cell(value) for value in results.costs.get(model, (None, None))]

@@ -21,6 +21,7 @@ from nt_jax.run.data import read_data
 from nt_jax.run.dry_run import model_line
 from nt_jax.run.estimate import stage_seconds
 from nt_jax.run.memory import stage_memory
+from nt_jax.run.model import slow_dtype
 from nt_jax.run.texts import check_asks
 from nt_jax.run.work import this_machine
 from nt_jax.runinfo import cpu_count, memory_bytes
@@ -131,7 +132,10 @@ def memory(subject: Subject, here: dict[str, Any], memory_gb: float | None) -> d
     if not enough:
         said += f"; the mesh needs {wanted} devices, here: {there}"
     say("fits", said)
-    told = {"devices_needed": wanted, "fits": bool(fits)}
+    slow = slow_dtype(config.model.dtype) if absent is None else []
+    for line in slow:
+        say("note", line)
+    told = {"devices_needed": wanted, "fits": bool(fits), "notes": [*subject.notes, *slow]}
     return held_on(config, stages, room) | heads | told
 
 

@@ -12,6 +12,7 @@ from nt_jax.models.footprint import parameters
 from nt_jax.models.grouping import grouping_of
 from nt_jax.run.data import RunData, read_data
 from nt_jax.run.memory import stage_memory
+from nt_jax.run.model import slow_dtype
 from nt_jax.run.preflight import Inputs, decided_later, read_inputs
 from nt_jax.run.start import start_factors
 from nt_jax.run.texts import beyond_vocabulary, plain_marks
@@ -81,8 +82,9 @@ def warnings(config: RunConfig, inputs: Inputs) -> list[str]:
         missing = []
     except ConfigError as error:
         missing = [str(error)]
-    marks = plain_marks(inputs.model.chat, inputs.records, inputs.tests)
-    return [*missing, *inputs.data.shared, *marks, *beyond_vocabulary(inputs.model.chat)]
+    chat, slow = inputs.model.chat, slow_dtype(config.model.dtype)
+    marks = plain_marks(chat, inputs.records, inputs.tests)
+    return [*missing, *inputs.data.shared, *marks, *beyond_vocabulary(chat), *slow]
 
 
 def model_lines(config: RunConfig, checkpoint: Checkpoint) -> Iterator[str]:

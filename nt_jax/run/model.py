@@ -7,6 +7,13 @@ from nt_jax.generate.chat import ChatModel, open_model
 from nt_jax.mesh import make_mesh
 
 
+def slow_dtype(dtype: str) -> list[str]:
+    """What is to be said of a `model.dtype` that the devices here are slow at."""
+    slow = dtype == "bfloat16" and jax.devices()[0].platform == "cpu"
+    said = "model.dtype=bfloat16 halves memory, but a CPU is slower at it than at float32"
+    return [said] * slow
+
+
 def chat_model(
     config: RunConfig,
     source: str | None = None,

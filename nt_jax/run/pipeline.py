@@ -38,7 +38,7 @@ from nt_jax.run.log import logged
 from nt_jax.run.model import chat_model
 from nt_jax.run.preflight import Inputs, read_inputs
 from nt_jax.run.repeat import ON_HUB, sources_on_hub
-from nt_jax.run.said import finish, say_about_data, say_departures, say_time
+from nt_jax.run.said import finish, say_about_inputs, say_departures, say_time
 from nt_jax.run.start import start_factors
 from nt_jax.rundir import FAILED, RunDirectory, Stage
 from nt_jax.train.tuning_data import TuningData, tuning_data
@@ -95,7 +95,7 @@ def run(
         say("model", model_line(inputs.model.checkpoint.config))
         if config.tune.algorithm == "paper":
             say_departures(config)
-        say_about_data(inputs)
+        say_about_inputs(config, inputs)
         names = [stage.name for stage in table]
         ahead = names[: names.index(until) + 1] if until else names
         fresh = [name for name in ahead if not directory.done(name, keys[name], beside)]

@@ -12,6 +12,7 @@ from nt_jax.report.terminal import screen_table
 from nt_jax.run.cached import with_cache
 from nt_jax.run.epochs import share_ahead
 from nt_jax.run.estimate import expected_seconds
+from nt_jax.run.model import slow_dtype
 from nt_jax.run.preflight import Inputs
 from nt_jax.run.texts import beyond_vocabulary, plain_marks
 from nt_jax.rundir import RunDirectory, Stage
@@ -48,14 +49,15 @@ def say_departures(config: RunConfig) -> None:
     say("algorithm", "as the paper prints it" + (f", but {'; '.join(found)}" if found else ""))
 
 
-def say_about_data(inputs: Inputs) -> None:
-    """Where attacks come from, what is left out or also tuned on, marks that are plain text."""
+def say_about_inputs(config: RunConfig, inputs: Inputs) -> None:
+    """Where attacks come from, what is left out or also tuned on, plain marks, a slow dtype."""
     data = inputs.data
     for note in data.notes:
         say("data", note)
     chat = inputs.model.chat
     marks = plain_marks(chat, inputs.records, inputs.tests)
-    for line in (*data.shared, *marks, *beyond_vocabulary(chat)):
+    slow = slow_dtype(config.model.dtype)
+    for line in (*data.shared, *marks, *beyond_vocabulary(chat), *slow):
         say("warning", line)
 
 

@@ -24,7 +24,7 @@ from nt_jax.run.cells import tune_cell
 from nt_jax.run.dry_run import header, model_line
 from nt_jax.run.estimate import expected_seconds
 from nt_jax.run.preflight import Inputs, check_cell, read_inputs
-from nt_jax.run.said import say_about_data
+from nt_jax.run.said import say_about_inputs
 from nt_jax.rundir import RunDirectory, Stage
 from nt_jax.sweep.place import SHARED, Placed, beside, place, with_folder
 from nt_jax.sweep.points import (
@@ -114,7 +114,7 @@ def sweep(
             )
         table, keys = pipeline.begin(config, directory, inputs)
         say("model", model_line(inputs.model.checkpoint.config))
-        say_about_data(inputs)
+        say_about_inputs(config, inputs)
         fresh = [name for name in SHARED if not directory.done(name, keys[name])]
         say_time(fresh, list(placed.values()), keys, inputs, ways)
         for stage in table:

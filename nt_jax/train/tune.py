@@ -38,7 +38,14 @@ from nt_jax.train.strength import as_kept, calibrate, scored
 from nt_jax.train.theta import initial_theta, place, scatter, with_known
 from nt_jax.train.tuned_layers import TunedLayers
 from nt_jax.train.tuning_data import TuningData
-from nt_jax.train.validate import NEW_TOKENS, Look, Validation, look_at, validate
+from nt_jax.train.validate import (
+    NEW_TOKENS,
+    Look,
+    Validation,
+    by_estimate,
+    look_at,
+    validate,
+)
 
 METRICS, STATES, BASE_ANSWERS = "metrics.jsonl", "orbax", "base_validation.json"
 UNKEPT = "nt_jax_tune_"  # of a folder that goes
@@ -128,6 +135,8 @@ def learn(
     regression = metric and Regression(model, tuned, data.pools, config, metric)
     log = History(folder / METRICS, int(state.epoch))
     base = untuned(model, judge, prompts, log, folder / BASE_ANSWERS) if looks(config) else None
+    if base is not None and (said := by_estimate(prompts, config.max_over_refusal)):
+        say("limits", said)
     separation = None
     if config.separation_every and int(state.epoch) < config.epochs:
         wordings = data.wordings or measured_wordings(model)

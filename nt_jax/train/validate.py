@@ -207,6 +207,19 @@ def certifies(prompts: int, limit: float) -> bool:
     return bool(rise(np.zeros(prompts), now.astype(float))[1] <= limit)
 
 
+def by_estimate(prompts: Validation, max_over_refusal: float) -> str | None:
+    """What is to be said of limits that too few prompts are asked for to hold by a bound."""
+    asked = {kind: len(prompts.prompts.get(kind, ())) for kind in LIMITS}
+    asked[BARE_HARMLESS] = sum(asked[kind] for kind in BARE_KINDS) * all(map(asked.get, BARE_KINDS))
+    few = [
+        f"{kind} ({asked[kind]})"
+        for kind, limit in limits(max_over_refusal).items()
+        if asked[kind] and not certifies(asked[kind], limit)
+    ]
+    said = "kept by estimates, as so few prompts of validation give no useful bound: "
+    return said + ", ".join(few) if few else None
+
+
 def excess(now: Look, base: Look, max_over_refusal: float) -> float:
     """By how much rises and falls exceed their limits, summed; 0 within all of them.
 

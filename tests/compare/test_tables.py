@@ -81,6 +81,14 @@ def test_table_2_has_every_test_set_and_the_papers_figures(results):
     )
 
 
+def test_table_2_shows_what_only_sounds_harmful_apart_where_a_set_mixes_both(results):
+    part = ResultRow("xstest", "sounds_harmful_rate", "dinm", 0.25, 20, 0.1, 0.5)
+    table = made(dataclasses.replace(results, rows=[*results.rows, part]), "2")
+    cells = row(table, "DINM")["XSTest safe, sounding harmful"]
+    assert (cells.value, cells.n) == (25.0, 20)
+    assert row(table, "SCANS")["XSTest safe, sounding harmful"].value is None
+
+
 def test_table_1_has_a_row_a_fraction(results):
     table = made(results, "1")
     assert [label for label, _ in table.rows] == ["Default", "DINM, 100%", "DINM, 5%"]

@@ -21,6 +21,15 @@ def test_the_plan_can_be_loaded_again_and_its_parts_add_up(recipe, model, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+def test_a_cpu_is_said_to_be_slow_in_bfloat16(recipe, tmp_path):
+    half, plain = (
+        "\n".join(describe(small.settings(recipe, tmp_path / "run", f"model.dtype={dtype}")))
+        for dtype in ("bfloat16", "float32")
+    )
+    said = "warning    model.dtype=bfloat16 halves memory, but a CPU is slower at it"
+    assert said in half and said not in plain
+
+
 def test_memory_follows_the_settings_that_cost_it(recipe, tmp_path):
     model = open_checkpoint(small.settings(recipe, tmp_path).model.source).config
 

@@ -27,6 +27,7 @@ from nt_jax.train.validate import (
     SOUNDS_HARMFUL,
     Look,
     Validation,
+    by_estimate,
     certifies,
     excess,
     look_at,
@@ -191,6 +192,14 @@ def test_how_many_more_refusals_are_known_to_be_within_three_points(prompts, mor
 def test_few_prompts_certify_nothing():
     for limit, first in ((0.03, 139), (0.10, 40)):  # (2 + 1.2816 sqrt(3 - 4 / n')) / n', n' = n + 2
         assert not certifies(first - 1, limit) and certifies(first, limit)
+
+
+def test_limits_that_hold_by_estimate_are_named_with_their_prompts():
+    rows = {HARMLESS: ["a"] * 138, SOUNDS_HARMFUL: ["b"] * 39, IN_ATTACK: ["c"] * 40, NESTED: []}
+    said = by_estimate(Validation(rows, rows), 0.03)
+    assert said is not None and said.endswith(f": {HARMLESS} (138), {SOUNDS_HARMFUL} (39)")
+    rows = {HARMLESS: ["a"] * 139, IN_ATTACK: ["c"] * 40}
+    assert by_estimate(Validation(rows, rows), 0.03) is None
 
 
 def look(prompts=150, attack=0.5, direct=0.5, perplexity=10.0, **refused: int) -> Look:
