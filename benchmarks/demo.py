@@ -25,7 +25,6 @@ ROOT = Path(__file__).resolve().parents[1]
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="JSON comes last in any case")
     parser.add_argument("--model", default="smollm2-135m", help="a recipe that every commit has")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("names", nargs="*", help="commits (HEAD), then settings as key=value")

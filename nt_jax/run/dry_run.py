@@ -12,10 +12,9 @@ from nt_jax.models.footprint import parameters
 from nt_jax.models.grouping import grouping_of
 from nt_jax.run.data import RunData, read_data
 from nt_jax.run.memory import stage_memory
-from nt_jax.run.model import slow_dtype
-from nt_jax.run.preflight import Inputs, decided_later, read_inputs
+from nt_jax.run.preflight import decided_later, read_inputs
+from nt_jax.run.said import warnings
 from nt_jax.run.start import start_factors
-from nt_jax.run.texts import beyond_vocabulary, plain_marks
 from nt_jax.runinfo import memory_bytes
 from nt_jax.version import __version__
 
@@ -68,23 +67,22 @@ def describe(config: RunConfig) -> Iterator[str]:
     data = read_data(config)
     yield from data_lines(data)
     inputs = read_inputs(config, data, placed=False)
-    yield from (f"warning    {line}" for line in warnings(config, inputs))
+    yield from (
+        f"warning    {line}" for line in (*missing_devices(config), *warnings(config, inputs))
+    )
     yield from model_lines(config, inputs.model.checkpoint)
     yield f"decided in the run: {'; '.join(decided_later(config, data))}"
     yield f"\n{dump_config(config)}"
     yield "dry run: nothing was written"
 
 
-def warnings(config: RunConfig, inputs: Inputs) -> list[str]:
-    """What a run goes on with, but should be known."""
+def missing_devices(config: RunConfig) -> list[str]:
+    """What the run would refuse here; another machine may have them."""
     try:
         make_mesh(**config.mesh.model_dump())
-        missing = []
     except ConfigError as error:
-        missing = [str(error)]
-    chat, slow = inputs.model.chat, slow_dtype(config.model.dtype)
-    marks = plain_marks(chat, inputs.records, inputs.tests)
-    return [*missing, *inputs.data.shared, *marks, *beyond_vocabulary(chat), *slow]
+        return [str(error)]
+    return []
 
 
 def model_lines(config: RunConfig, checkpoint: Checkpoint) -> Iterator[str]:

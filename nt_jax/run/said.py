@@ -51,14 +51,17 @@ def say_departures(config: RunConfig) -> None:
 
 def say_about_inputs(config: RunConfig, inputs: Inputs) -> None:
     """Where attacks come from, what is left out or also tuned on, plain marks, a slow dtype."""
-    data = inputs.data
-    for note in data.notes:
+    for note in inputs.data.notes:
         say("data", note)
-    chat = inputs.model.chat
-    marks = plain_marks(chat, inputs.records, inputs.tests)
-    slow = slow_dtype(config.model.dtype)
-    for line in (*data.shared, *marks, *beyond_vocabulary(chat), *slow):
+    for line in warnings(config, inputs):
         say("warning", line)
+
+
+def warnings(config: RunConfig, inputs: Inputs) -> list[str]:
+    """What a run goes on with, but should be known."""
+    chat, slow = inputs.model.chat, slow_dtype(config.model.dtype)
+    marks = plain_marks(chat, inputs.records, inputs.tests)
+    return [*inputs.data.shared, *marks, *beyond_vocabulary(chat), *slow]
 
 
 def finish(config: RunConfig, directory: RunDirectory, table: Sequence[Stage]) -> None:
