@@ -12,9 +12,10 @@ from nt_jax.models.footprint import parameters
 from nt_jax.models.grouping import grouping_of
 from nt_jax.run.data import RunData, read_data
 from nt_jax.run.memory import stage_memory
-from nt_jax.run.preflight import decided_later, read_inputs
-from nt_jax.run.said import warnings
+from nt_jax.run.model import slow_dtype
+from nt_jax.run.preflight import Inputs, decided_later, read_inputs
 from nt_jax.run.start import start_factors
+from nt_jax.run.texts import beyond_vocabulary, plain_marks
 from nt_jax.runinfo import memory_bytes
 from nt_jax.version import __version__
 
@@ -74,6 +75,13 @@ def describe(config: RunConfig) -> Iterator[str]:
     yield f"decided in the run: {'; '.join(decided_later(config, data))}"
     yield f"\n{dump_config(config)}"
     yield "dry run: nothing was written"
+
+
+def warnings(config: RunConfig, inputs: Inputs) -> list[str]:
+    """What a run goes on with, but should be known."""
+    chat, slow = inputs.model.chat, slow_dtype(config.model.dtype)
+    marks = plain_marks(chat, inputs.records, inputs.tests)
+    return [*inputs.data.shared, *marks, *beyond_vocabulary(chat), *slow]
 
 
 def missing_devices(config: RunConfig) -> list[str]:

@@ -10,11 +10,10 @@ from nt_jax.eval.measure import labels_with_counts
 from nt_jax.eval.metrics.result import read_rows
 from nt_jax.report.terminal import screen_table
 from nt_jax.run.cached import with_cache
+from nt_jax.run.dry_run import warnings
 from nt_jax.run.epochs import share_ahead
 from nt_jax.run.estimate import expected_seconds
-from nt_jax.run.model import slow_dtype
 from nt_jax.run.preflight import Inputs
-from nt_jax.run.texts import beyond_vocabulary, plain_marks
 from nt_jax.rundir import RunDirectory, Stage
 
 
@@ -55,13 +54,6 @@ def say_about_inputs(config: RunConfig, inputs: Inputs) -> None:
         say("data", note)
     for line in warnings(config, inputs):
         say("warning", line)
-
-
-def warnings(config: RunConfig, inputs: Inputs) -> list[str]:
-    """What a run goes on with, but should be known."""
-    chat, slow = inputs.model.chat, slow_dtype(config.model.dtype)
-    marks = plain_marks(chat, inputs.records, inputs.tests)
-    return [*inputs.data.shared, *marks, *beyond_vocabulary(chat), *slow]
 
 
 def finish(config: RunConfig, directory: RunDirectory, table: Sequence[Stage]) -> None:
