@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nt_jax.console import shown_on
+from nt_jax.errors import NtError
 from nt_jax.run.export import run_factors
 from nt_jax.run.preflight import read_inputs
 from nt_jax.train.own_answers import measured_wordings
@@ -61,8 +62,11 @@ def main() -> None:
     """Print a row a run, and the JSON object."""
     args, found = arguments(), {}
     for run in args.runs:
-        with shown_on(Console(quiet=True)):
-            found[str(run)] = separations(run)
+        try:
+            with shown_on(Console(quiet=True)):
+                found[str(run)] = separations(run)
+        except NtError as error:
+            sys.exit(str(error))
     if not args.json:
         table = Table("", *(name[0].upper() for name in PAIRS), box=None)
         for run, states in found.items():
