@@ -3,21 +3,42 @@
     python benchmarks/h100.py --json                     # the default set
     python benchmarks/h100.py --json --all               # every program, shape and number of cards
     python benchmarks/h100.py --only "decode" --shapes llama3-8b
+    python benchmarks/h100.py --recorded                 # the last default set; compiles nothing
 
 No card is needed and nothing runs: see absent_gpu.py. `modelled_ms` is a lower bound (hlo_cost.py),
 `floor_ms` what the task itself needs by the formula that is printed beside it, both of one card.
+`planned_gib` are the temporaries of the run's own memory plan. --record keeps what was printed in
+benchmarks/h100_rows.json, of which docs/performance.md shows the table.
 """
 
 import argparse
 import json
+import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from benchmarks.h100_cases import Case
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import absent_gpu
+
+RECORD = ROOT / "benchmarks" / "h100_rows.json"
+Row = dict[str, Any]
+
+
+class Wanted(NamedTuple):
+    """A program to compile."""
+
+    program: str
+    shape: str
+    cards: int
+    make: Callable[[], "Case"]
 
 
 def arguments() -> argparse.Namespace:
@@ -29,30 +50,46 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shapes", default="llama3-8b,qwen2.5-14b")
     parser.add_argument("--cards", default="", help="so many cards, e.g. 1,8")
     parser.add_argument("--tools", type=Path, default=ROOT / ".cache" / "h100")
+    parser.add_argument("--record", action="store_true", help=f"keep the rows in {RECORD.name}")
+    parser.add_argument("--recorded", action="store_true", help="print what was kept, no more")
     parser.add_argument("--keep", type=Path, help="folder for the texts of compiled programs")
     return parser.parse_args()
 
 
+EIGHT, FOURTEEN = "llama3-8b", "qwen2.5-14b"
 # What runs without --all: all programs of 8B on one card, and what the bars are about beside.
 DEFAULT = {
-    ("meta-step", "qwen2.5-14b", 1), ("decode 64", "qwen2.5-14b", 1), ("insert", "llama3-8b", 8),
+    ("meta-step", FOURTEEN, 1), ("meta-step 4 beside", FOURTEEN, 1), ("decode 64", FOURTEEN, 1),
+    ("insert", EIGHT, 8),
 }  # fmt: skip
+# What was asked for: the most that a figure of a row may be.
+BARS = {
+    ("meta-step 4 beside", EIGHT, 1): {"temporaries_gib": 4, "ratio": 2.2},
+    ("meta-step 4 beside", FOURTEEN, 1): {"temporaries_gib": 9, "ratio": 2.2},
+    ("attribution 1", EIGHT, 1): {"ratio": 2},
+    ("attribution 65", EIGHT, 1): {"ratio": 1.5},
+    ("prefill", EIGHT, 1): {"ratio": 1.5},
+    ("decode 64", EIGHT, 1): {"ratio": 1.6},
+    ("decode 256", EIGHT, 1): {"ratio": 1.6},
+    ("decode 64", FOURTEEN, 1): {"ratio": 1.6},
+    ("insert", EIGHT, 8): {"collective_gb": 4},
+}
 
 
-def chosen(args):
-    """What makes each wanted program."""
+def chosen(args: argparse.Namespace) -> Iterator[Wanted]:
+    """The programs that are asked for."""
     from benchmarks.h100_cases import LAYOUTS, mesh_of
     from benchmarks.h100_programs import programs
 
-    for model in args.shapes.split(","):
+    for shape in args.shapes.split(","):
         for count in map(int, args.cards.split(",")) if args.cards else LAYOUTS:
-            for name, make in programs(model, lambda n=count: mesh_of(absent_gpu.cards(n))).items():
-                default = (name, model, count) in DEFAULT or (model, count) == ("llama3-8b", 1)
+            for name, make in programs(shape, lambda n=count: mesh_of(absent_gpu.cards(n))).items():
+                default = (name, shape, count) in DEFAULT or (shape, count) == (EIGHT, 1)
                 if args.only in name and (args.all or args.cards or args.only or default):
-                    yield make
+                    yield Wanted(name, shape, count, make)
 
 
-def compiled(case):
+def compiled(case: "Case"):
     """The program; where XLA's own kernels for products have no tiles for its sizes, cuBLAS's.
 
     A card would try both and take the faster.
@@ -66,27 +103,31 @@ def compiled(case):
         return lowered.compile(compiler_options={"xla_gpu_enable_triton_gemm": False})
 
 
-def measure(case, keep: Path | None) -> dict:
+def measure(wanted: Wanted, keep: Path | None) -> Row:
     """One row: what the compiler says of a program."""
     from benchmarks import hlo_cost
+    from benchmarks.h100_cases import LAYOUTS
+    from benchmarks.plan import planned
 
-    start = time.perf_counter()
+    program, shape, cards, _ = wanted
+    row = {"name": f"{program} {shape}", "program": program, "shape": shape, "cards": cards}
+    start, case = time.perf_counter(), wanted.make()
     try:
-        program = compiled(case)
+        made = compiled(case)
     except Exception as error:  # whatever the compiler cannot do is a row too
         words = " ".join(str(error).split())[:200]
-        return {"name": case.name, "cards": case.cards, "error": f"{type(error).__name__}: {words}"}
-    seconds, text = time.perf_counter() - start, program.as_text()
+        return row | {"error": f"{type(error).__name__}: {words}"}
+    seconds, text = time.perf_counter() - start, made.as_text()
     if keep:
         keep.mkdir(parents=True, exist_ok=True)
-        (keep / f"{case.name} {case.cards}.hlo".replace(" ", "_")).write_text(text)
-    read, memory = hlo_cost.Program(text, case.rounds, case.seen), program.memory_analysis()
-    floor = case.floor_seconds
-    return {
-        "name": case.name, "cards": case.cards,
+        (keep / f"{case.name} {cards}.hlo".replace(" ", "_")).write_text(text)
+    read, memory = hlo_cost.Program(text, case.rounds, case.seen), made.memory_analysis()
+    mesh, floor = "x".join(map(str, LAYOUTS[cards])), case.floor_seconds
+    plan = planned({"program": program, "shape": shape, "mesh": mesh})
+    row |= {
         "temporaries_gib": round(memory.temp_size_in_bytes / 2**30, 2),
+        "planned_gib": round(plan.temporaries / 2**30, 2),
         "arguments_gib": round(memory.argument_size_in_bytes / 2**30, 2),
-        "planned_gib": case.planned and round(case.planned / case.cards / 2**30, 2),
         "modelled_ms": round(1e3 * read.seconds, 2), "floor_ms": round(1e3 * floor, 2),
         "ratio": round(read.seconds / floor, 2),
         "kernels": sum(kernel.times for kernel in read.kernels),
@@ -95,20 +136,69 @@ def measure(case, keep: Path | None) -> dict:
         "tflop": round(read.flops / 1e12, 1), "gb": round(read.bytes / 1e9, 1),
         "floor": case.floor.formula,
     }  # fmt: skip
+    return row | bars_of(row)
+
+
+def bars_of(row: Row) -> Row:
+    """What was asked of a row, and whether it is met."""
+    bars = BARS.get((row["program"], row["shape"], row["cards"]))
+    return {"bars": bars, "met": all(row[k] <= most for k, most in bars.items())} if bars else {}
+
+
+def table(found: Row) -> str:
+    """Markdown, a line a row; what misses its bar is bold."""
+    names = ("program", "shape", "cards", "temporaries, GiB", "planned", "modelled ms", "floor ms")
+    names += ("ratio", "kernels", "collectives, GB", "compiled in, s", "asked for")
+    lines = [f"| {' | '.join(names)} |", "|:--|:--|--:|--:|--:|--:|--:|--:|--:|--:|--:|:--|"]
+    words = {"temporaries_gib": "GiB", "ratio": "ratio", "collective_gb": "GB gathered"}
+    for row in found["programs"]:
+        if "error" in row:
+            lines.append(f"| {row['program']} | {row['shape']} | {row['cards']} | {row['error']} |")
+            continue
+        bars = row.get("bars", {})
+
+        def shown(key: str, row: Row = row, bars: Row = bars) -> str:
+            return f"**{row[key]:,}**" if row[key] > bars.get(key, row[key]) else f"{row[key]:,}"
+
+        keys = ("temporaries_gib", "planned_gib", "modelled_ms", "floor_ms", "ratio", "kernels")
+        cells = [row["program"], row["shape"], str(row["cards"])]
+        cells += [shown(key) for key in (*keys, "collective_gb", "compile_s")]
+        cells.append(", ".join(f"{words[key]} {most}" for key, most in bars.items()))
+        lines.append(f"| {' | '.join(cells)} |".replace("|  |", "| |"))
+    return "\n".join(lines)
+
+
+def commit() -> str:
+    """The commit whose programs are compiled, and whether files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
+def measured(args: argparse.Namespace) -> Row:
+    """Compile and measure; each row is said as it is done."""
+    import jaxlib
+
+    absent_gpu.prepare(args.tools)
+    start, rows = time.perf_counter(), []
+    for wanted in chosen(args):
+        row = measure(wanted, args.keep)
+        rows.append(row)
+        print(json.dumps({k: v for k, v in row.items() if k != "floor"}),
+              f"floor: {row.get('floor')}", file=sys.stderr, flush=True)  # fmt: skip
+    seconds = round(time.perf_counter() - start)
+    return {"commit": commit(), "date": time.strftime("%Y-%m-%d"), "jaxlib": jaxlib.__version__,
+            "seconds": seconds, "programs": rows}  # fmt: skip
 
 
 def main() -> None:
     """Compile, measure, print."""
     args = arguments()
-    absent_gpu.prepare(args.tools)
-    rows = []
-    for make in chosen(args):
-        row = measure(make(), args.keep)
-        rows.append(row)
-        shown = {key: value for key, value in row.items() if key != "floor"}
-        print(json.dumps(shown), f"floor: {row.get('floor')}", flush=True)
+    found = json.loads(RECORD.read_text()) if args.recorded else measured(args)
+    if args.record:
+        RECORD.write_text(json.dumps(found, indent=1) + "\n")
+    print(table(found))
     if args.json:
-        print(json.dumps({"programs": rows}))
+        print(json.dumps(found))
 
 
 if __name__ == "__main__":

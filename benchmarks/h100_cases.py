@@ -54,7 +54,6 @@ class Case:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # numbers, given by name
     rounds: int = 1  # of loops whose number of rounds a run settles
     seen: float = 1.0  # share of the cache's columns that hold tokens
-    planned: float | None = None  # bytes of temporaries that the run's own plan counts with
     values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     again: Callable[[tuple[Any, ...], Any], tuple[Any, ...]] = _same
     turns: int = 1

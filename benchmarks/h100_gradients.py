@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 from benchmarks.h100_cases import ITEM, Case, Floor, Size
 from benchmarks.models import SHAPES, abstract, abstract_meta_step, abstract_model, abstract_sets
 from nt_jax.attribution.integrated import row_gradients
-from nt_jax.attribution.plan import row_bytes
 from nt_jax.attribution.suffix import run_prefix
 from nt_jax.data.packing import Shape
 from nt_jax.mesh import row_ways
@@ -44,7 +43,7 @@ def meta(model: str, mesh: Mesh, beside: int = 1, remat: bool = True, length: in
         "Hessian, 2 outer gradients); W read twice for each",
     )  # fmt: skip
     arguments, optimiser = abstract_meta_step(lm, shape)
-    options = MetaOptions(inner_steps=INNER, with_margin=True, remat=remat)
+    options = MetaOptions(inner_steps=INNER, with_margin=True, remat=remat, clip_norm=1.0)
     name = ("" if remat else "stored ") + "meta-step" + f" {beside} beside" * (beside > 1)
     return Case(
         f"{name} {model}", mesh, floor, meta_step, arguments, {"optimiser": optimiser},
@@ -88,12 +87,9 @@ def attribution(model: str, mesh: Mesh, answer: int, rows: int, prompt: int = PR
         tokens * each, 2 * size.weights + 2 * prompt * size.column,
         "rows x answer x (4 W + 4 D V + 8 L N H (prompt + answer / 2)); W and prefix read twice",
     )  # fmt: skip
-    planned: list[int] = []
-    jax.eval_shape(lambda lm: planned.append(row_bytes(lm, prompt, answer)), lm)
     return Case(
         f"attribution {answer} token{'s' * (answer > 1)} {model}", mesh, floor, row_gradients,
         row_arguments(lm, prompt, answer, rows), {"target": target}, rounds=config.layers,
-        planned=rows * planned[0],
         values={"begin": 0, "layer_R": np.arange(rows) * config.layers // rows},
     )  # fmt: skip
 
