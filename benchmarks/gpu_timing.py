@@ -15,7 +15,6 @@ from benchmarks import filling, hlo_cost
 from benchmarks.h100 import compiled
 from benchmarks.h100_cases import Case
 from benchmarks.plan import planned
-from nt_jax.mesh import row_ways
 from nt_jax.models.transformer import LanguageModel
 
 Row = dict[str, Any]
@@ -29,9 +28,7 @@ def needed(name: str, model: str, case: Case) -> int:
         shape = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape
         return math.prod(shape) * leaf.dtype.itemsize
 
-    ways = case.mesh.shape
-    mesh = f"{row_ways(case.mesh)}x{ways['model']}x{ways['fsdp']}"  # as a Footprint counts them
-    plan = planned({"program": name, "shape": model, "mesh": mesh})
+    plan = planned({"program": name, "shape": model, "mesh": case.layout})
     return sum(map(part, jax.tree.leaves(case.arguments))) + plan.temporaries + plan.results
 
 

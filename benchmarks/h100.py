@@ -7,13 +7,13 @@
 
 No card is needed and nothing runs: see absent_gpu.py. `modelled_ms` is a lower bound (hlo_cost.py),
 `floor_ms` what the task itself needs by the formula that is printed beside it, both of one card.
-`planned_gib` are the temporaries of the run's own memory plan. --record keeps what was printed in
+`planned_gib` are the temporaries of the run's own memory plan. --record keeps the default set in
 benchmarks/h100_rows.json, of which docs/performance.md shows the table.
 """
 
 import argparse
 import json
-import subprocess
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import absent_gpu
+from benchmarks.demo import git
 
 RECORD = ROOT / "benchmarks" / "h100_rows.json"
 Row = dict[str, Any]
@@ -50,10 +51,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shapes", default="llama3-8b,qwen2.5-14b")
     parser.add_argument("--cards", default="", help="so many cards, e.g. 1,8")
     parser.add_argument("--tools", type=Path, default=ROOT / ".cache" / "h100")
-    parser.add_argument("--record", action="store_true", help=f"keep the rows in {RECORD.name}")
+    parser.add_argument("--record", action="store_true", help=f"keep the set in {RECORD.name}")
     parser.add_argument("--recorded", action="store_true", help="print what was kept, no more")
     parser.add_argument("--keep", type=Path, help="folder for the texts of compiled programs")
-    return parser.parse_args()
+    args = parser.parse_args()
+    chosen = args.all or args.only or args.cards or args.shapes != parser.get_default("shapes")
+    if args.record and (chosen or args.recorded):
+        parser.error("--record keeps the default set, measured now: give it without a choice")
+    return args
 
 
 EIGHT, FOURTEEN = "llama3-8b", "qwen2.5-14b"
@@ -77,12 +82,18 @@ BARS = {
 
 
 def chosen(args: argparse.Namespace) -> Iterator[Wanted]:
-    """The programs that are asked for."""
+    """The programs that are asked for; ends with one line where a shape or count is unknown."""
     from benchmarks.h100_cases import LAYOUTS, mesh_of
     from benchmarks.h100_programs import programs
+    from benchmarks.models import SHAPES
 
-    for shape in args.shapes.split(","):
-        for count in map(int, args.cards.split(",")) if args.cards else LAYOUTS:
+    known = [str(count) for count in LAYOUTS]
+    counts, shapes = args.cards.split(",") if args.cards else known, args.shapes.split(",")
+    for flag, given, all_of in (("--cards", counts, known), ("--shapes", shapes, list(SHAPES))):
+        if unknown := set(given) - set(all_of):
+            raise SystemExit(f"h100.py: {flag} {min(unknown)}: one of {', '.join(all_of)}")
+    for shape in shapes:
+        for count in map(int, counts):
             for name, make in programs(shape, lambda n=count: mesh_of(absent_gpu.cards(n))).items():
                 default = (name, shape, count) in DEFAULT or (shape, count) == (EIGHT, 1)
                 if args.only in name and (args.all or args.cards or args.only or default):
@@ -106,7 +117,6 @@ def compiled(case: "Case"):
 def measure(wanted: Wanted, keep: Path | None) -> Row:
     """One row: what the compiler says of a program."""
     from benchmarks import hlo_cost
-    from benchmarks.h100_cases import LAYOUTS
     from benchmarks.plan import planned
 
     program, shape, cards, _ = wanted
@@ -116,14 +126,14 @@ def measure(wanted: Wanted, keep: Path | None) -> Row:
         made = compiled(case)
     except Exception as error:  # whatever the compiler cannot do is a row too
         words = " ".join(str(error).split())[:200]
-        return row | {"error": f"{type(error).__name__}: {words}"}
+        row |= {"error": f"{type(error).__name__}: {words}"}
+        return row | bars_of(row)
     seconds, text = time.perf_counter() - start, made.as_text()
     if keep:
         keep.mkdir(parents=True, exist_ok=True)
         (keep / f"{case.name} {cards}.hlo".replace(" ", "_")).write_text(text)
     read, memory = hlo_cost.Program(text, case.rounds, case.seen), made.memory_analysis()
-    mesh, floor = "x".join(map(str, LAYOUTS[cards])), case.floor_seconds
-    plan = planned({"program": program, "shape": shape, "mesh": mesh})
+    floor, plan = case.floor_seconds, planned({**row, "mesh": case.layout})
     row |= {
         "temporaries_gib": round(memory.temp_size_in_bytes / 2**30, 2),
         "planned_gib": round(plan.temporaries / 2**30, 2),
@@ -140,9 +150,17 @@ def measure(wanted: Wanted, keep: Path | None) -> Row:
 
 
 def bars_of(row: Row) -> Row:
-    """What was asked of a row, and whether it is met."""
+    """What was asked of a row, and whether it is met: not by one without figures."""
     bars = BARS.get((row["program"], row["shape"], row["cards"]))
-    return {"bars": bars, "met": all(row[k] <= most for k, most in bars.items())} if bars else {}
+    if not bars:
+        return {}
+    return {"bars": bars, "met": all(row.get(k, math.inf) <= most for k, most in bars.items())}
+
+
+def figure(row: Row, key: str) -> str:
+    """A number of a row, bold where it misses its bar."""
+    missed = row[key] > row.get("bars", {}).get(key, math.inf)
+    return f"**{row[key]:,}**" if missed else f"{row[key]:,}"
 
 
 def table(found: Row) -> str:
@@ -155,29 +173,20 @@ def table(found: Row) -> str:
         if "error" in row:
             lines.append(f"| {row['program']} | {row['shape']} | {row['cards']} | {row['error']} |")
             continue
-        bars = row.get("bars", {})
-
-        def shown(key: str, row: Row = row, bars: Row = bars) -> str:
-            return f"**{row[key]:,}**" if row[key] > bars.get(key, row[key]) else f"{row[key]:,}"
-
         keys = ("temporaries_gib", "planned_gib", "modelled_ms", "floor_ms", "ratio", "kernels")
         cells = [row["program"], row["shape"], str(row["cards"])]
-        cells += [shown(key) for key in (*keys, "collective_gb", "compile_s")]
-        cells.append(", ".join(f"{words[key]} {most}" for key, most in bars.items()))
+        cells += [figure(row, key) for key in (*keys, "collective_gb", "compile_s")]
+        cells.append(", ".join(f"{words[k]} {most}" for k, most in row.get("bars", {}).items()))
         lines.append(f"| {' | '.join(cells)} |".replace("|  |", "| |"))
     return "\n".join(lines)
-
-
-def commit() -> str:
-    """The commit whose programs are compiled, and whether files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
 def measured(args: argparse.Namespace) -> Row:
     """Compile and measure; each row is said as it is done."""
     import jaxlib
 
+    # Of a record the commit is told, with a mark where files differ from it.
+    commit = git("describe", "--always", "--dirty", "--exclude=*") if args.record else None
     absent_gpu.prepare(args.tools)
     start, rows = time.perf_counter(), []
     for wanted in chosen(args):
@@ -185,8 +194,10 @@ def measured(args: argparse.Namespace) -> Row:
         rows.append(row)
         print(json.dumps({k: v for k, v in row.items() if k != "floor"}),
               f"floor: {row.get('floor')}", file=sys.stderr, flush=True)  # fmt: skip
+    if not rows:
+        raise SystemExit(f"h100.py: no program is named like {args.only!r} or in the default set")
     seconds = round(time.perf_counter() - start)
-    return {"commit": commit(), "date": time.strftime("%Y-%m-%d"), "jaxlib": jaxlib.__version__,
+    return {"commit": commit, "date": time.strftime("%Y-%m-%d"), "jaxlib": jaxlib.__version__,
             "seconds": seconds, "programs": rows}  # fmt: skip
 
 

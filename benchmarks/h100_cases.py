@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jax.stages import Lowered, Traced, Wrapped
 
 from benchmarks import hlo_cost
-from nt_jax.mesh import mesh_over
+from nt_jax.mesh import mesh_over, row_ways
 from nt_jax.models.config import ModelConfig
 from nt_jax.models.footprint import layer_parameters
 
@@ -62,6 +62,12 @@ class Case:
     def cards(self) -> int:
         """Devices."""
         return self.mesh.size
+
+    @property
+    def layout(self) -> str:
+        """Its mesh as a Footprint counts it, data x model x fsdp: that of a cell of plan.py."""
+        ways = self.mesh.shape
+        return f"{row_ways(self.mesh)}x{ways['model']}x{ways['fsdp']}"
 
     @property
     def floor_seconds(self) -> float:
