@@ -104,18 +104,19 @@ def filling(
     lm, size = abstract_model(config, "bfloat16", mesh), Size(config)
     packed, slots = _packed(lm, rows, fill, row), _slots(lm, 64, COLUMNS)
     prefix = jax.eval_shape(lambda lm, s, r: prefixes(lm, s, r, SHARED), lm, slots, packed.source_R)
-    scale = _scale(lm)
+    blocks = _blocks(lm)
     first, own = jax.eval_shape(
-        lambda *a: decode.prefill(*a, decode.GREEDY), lm, scale, packed, prefix
+        lambda *a: decode.prefill(*a, decode.GREEDY), lm, blocks, packed, prefix
     )
-    cache = lambda parts: tuple(abstract(lm.mesh, x.shape, x.dtype, "LBK") for x in parts)  # noqa: E731
-    prefix, own, first = cache(prefix), cache(own), abstract(lm.mesh, first.shape, first.dtype, "R")
+    column = lambda x: abstract(lm.mesh, x.shape, x.dtype, "LBK")  # noqa: E731
+    prefix, own = jax.tree.map(column, (prefix, own))
+    first = abstract(lm.mesh, first.shape, first.dtype, "R")
     floor = Floor(
         2 * fill * size.layers + 2 * rows * size.head + fill * size.attention * row / 4,
         size.weights + fill * size.column, "2 W tokens + 2 D V rows + attention; W read once",
     )  # fmt: skip
     yield Case(
-        f"prefill {fill} tokens {model}", mesh, floor, decode.prefill, (lm, scale, packed, prefix),
+        f"prefill {fill} tokens {model}", mesh, floor, decode.prefill, (lm, blocks, packed, prefix),
         {"sampling": decode.GREEDY}, values=PACKED,
     )  # fmt: skip
     count = abstract(lm.mesh, (), jnp.int32)

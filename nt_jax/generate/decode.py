@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from nt_jax.generate.decode_attention import attend_by_kernel, attend_plain, key_axis
-from nt_jax.generate.slots import Cache, Packed, Slots, Stacks, is_eos, placed, stack_sizes
+from nt_jax.generate.slots import Cache, Packed, Slots, is_eos, placed, stack_sizes
 from nt_jax.models.attention import attend, causal, equally
 from nt_jax.models.layers import Block, NeuronScale, at_layer, over_layers
 from nt_jax.models.precision import wide_dtype
@@ -35,14 +35,15 @@ GREEDY = Sampling()
 
 @functools.partial(jax.jit, static_argnames="sampling")
 def prefill(
-    lm: LanguageModel, scale_LF: Array, packed: Packed, prefix: Cache, sampling: Sampling
+    lm: LanguageModel, blocks: Sequence[Block], packed: Packed, prefix: Cache, sampling: Sampling
 ) -> tuple[Array, Cache]:
     """(first new token [R], keys and values of own tokens as a `Cache`).
 
     A row is the first `shared_R` columns of its prefix and then its own tokens. `steer_RLD` moves
-    its last token only, so that what others may share stays what it is without.
+    its last token only, so that what others may share stays what it is without. `blocks`: see
+    `stacks_of`.
     """
-    model, config = lm.module(scale_LF), lm.config
+    model, config = lm.module(), lm.config
     rows, width = packed.index_RT.shape
     ways = len(packed.token_WN)
 
@@ -54,7 +55,7 @@ def prefill(
     )
     position_WN = jnp.take_along_axis(shared_WR, packed.of_WN, axis=1) + packed.place_WN
     rotary = rotary_tables(position_WN, config.rope, config.head_dim, model.embed[...].dtype)
-    columns = jnp.arange(prefix[1].shape[3], dtype=jnp.int32)
+    columns = jnp.arange(prefix[1][0].shape[3], dtype=jnp.int32)
     sees = [
         equally(columns[None] < packed.shared_R[:, None]),
         causal(jnp.ones((rows, width), bool)),
@@ -87,11 +88,15 @@ def prefill(
         return x_WND, (own[0], own[1])
 
     x_WND = jnp.take(model.embed[...], packed.token_WN, axis=0)
-    xs = (*prefix, by_layer(packed.steer_RLD))
-    x_WND, own = over_layers(model.blocks, layer, x_WND, xs)
+    made: list[tuple[Array, Array]] = []
+    steers = in_stacks(lm, packed.steer_RLD)
+    for stack, *past, steer in zip(blocks, *prefix, steers, strict=True):
+        x_WND, own = over_layers(stack, layer, x_WND, (*past, steer))
+        made.append(own)
+    keys, values = zip(*made, strict=True)
     last_R1D = in_groups(x_WND, last_WR).reshape(rows, 1, -1)
     logits_RV = unembed(model, last_R1D, config.rms_eps)[:, 0]
-    return pick(logits_RV, sampling, packed.row_R, jnp.zeros_like(packed.row_R)), own
+    return pick(logits_RV, sampling, packed.row_R, jnp.zeros_like(packed.row_R)), (keys, values)
 
 
 def in_groups(part_WN: Array, index_W: Array) -> Array:
@@ -146,7 +151,7 @@ def decode(
     """
     model, config = lm.module(), lm.config
     batch, columns = slots.new_BM.shape
-    slot_B, steer_LBD = jnp.arange(batch, dtype=jnp.int32), by_layer(slots.steer_BLD)
+    slot_B, steers = jnp.arange(batch, dtype=jnp.int32), in_stacks(lm, slots.steer_BLD)
 
     def more(carry: tuple[Array, Slots]) -> Array:
         step, now = carry
@@ -156,7 +161,7 @@ def decode(
     def advance(carry: tuple[Array, Slots]) -> tuple[Array, Slots]:
         step, now = carry
         live_B = now.live_B
-        x_B1D, (keys, values) = _one_token(lm, blocks, now, steer_LBD, width)
+        x_B1D, (keys, values) = _one_token(lm, blocks, now, steers, width)
         logits_BV = unembed(model, x_B1D, config.rms_eps)[:, 0]
         next_B = jnp.where(live_B, pick(logits_BV, sampling, now.row_B, now.count_B), now.last_B)
         column_B = jnp.where(live_B, now.count_B, columns)  # past the end: dropped
@@ -173,8 +178,12 @@ def decode(
 
 
 def _one_token(
-    lm: LanguageModel, blocks: Sequence[Block], slots: Slots, steer_LBD: Array | None, width: int
-) -> tuple[Array, tuple[Stacks, Stacks]]:
+    lm: LanguageModel,
+    blocks: Sequence[Block],
+    slots: Slots,
+    steers: Sequence[Array | None],
+    width: int,
+) -> tuple[Array, Cache]:
     """(x_B1D after the last layer, cache) for the last token of each slot, written at its column.
 
     The cache is a loop carry that is written in place; a scan output would copy it every token.
@@ -212,22 +221,21 @@ def _one_token(
         return (x_B1D, keys, values), None
 
     x_B1D = jnp.take(embed_VD, slots.last_B, axis=0)[:, None]
-    made: list[Cache] = []
-    first = 0
-    for stack, *cache in zip(blocks, slots.keys, slots.values_LBKSH, strict=True):
-        size = len(cache[0])
-        steer = None if steer_LBD is None else steer_LBD[first : first + size]
-        xs = (jnp.arange(size, dtype=jnp.int32), steer)
+    made: list[tuple[Array, Array]] = []
+    for stack, *cache, steer in zip(blocks, slots.keys, slots.values_LBKSH, steers, strict=True):
+        xs = (jnp.arange(len(cache[0]), dtype=jnp.int32), steer)
         (x_B1D, *cache), _ = over_layers(stack, layer, (x_B1D, *cache), xs)
         made.append((cache[0], cache[1]))
-        first += size
     keys, values = zip(*made, strict=True)
     return x_B1D, (keys, values)
 
 
-def by_layer(steer_BLD: Array | None) -> Array | None:
-    """[L, B, D] for a scan over layers; None stays None, which a scan takes as nothing at all."""
-    return None if steer_BLD is None else jnp.swapaxes(steer_BLD, 0, 1)
+def in_stacks(lm: LanguageModel, steer_BLD: Array | None) -> Sequence[Array | None]:
+    """[l, B, D] of each stack of layers; None stays None, which a scan takes as nothing at all."""
+    sizes = stack_sizes(lm)
+    if steer_BLD is None:
+        return [None] * len(sizes)
+    return jnp.split(jnp.swapaxes(steer_BLD, 0, 1), np.cumsum(sizes)[:-1].tolist())
 
 
 def steered(x: Array, steer: Array) -> Array:

@@ -36,8 +36,7 @@ class Job(NamedTuple):
     """What all prompts have in common, and what each is steered by."""
 
     lm: LanguageModel
-    scale_LF: Array
-    blocks: tuple[Block, ...]  # the layers as decoding takes them
+    blocks: tuple[Block, ...]  # `decode.stacks_of` the model under its factors
     max_new: int
     sampling: Sampling
     stream_N: np.ndarray  # int32, by prompt: what its draws are made from beside the seed
@@ -91,8 +90,7 @@ def answer_prompts(
         chex.assert_shape(steer_RLD, (len(prompts), lm.config.layers, lm.config.width))
     stream_N = np.asarray(range(len(prompts)) if streams is None else streams, np.int32)
     chex.assert_shape(stream_N, (len(prompts),))
-    blocks = decode.stacks_of(lm, scale_LF)
-    job = Job(lm, scale_LF, blocks, max_new, sampling, stream_N, steer_RLD)
+    job = Job(lm, decode.stacks_of(lm, scale_LF), max_new, sampling, stream_N, steer_RLD)
     for rows, tokens in _decoded(job, prompts, batch_size):
         done = [before_eos(lm.config.eos_ids, new) for new in tokens]
         for row, answer in zip(rows, done, strict=True):
@@ -160,7 +158,7 @@ def enter(job: Job, slots: Slots, refill: Refill) -> Slots:
     slots = _grown(lm, slots, refill.room)
     packed = put(packed, sharding(lm.mesh, "R"))
     prefix = prefixes(lm, slots, packed.source_R, refill.prefix_width)
-    first_R, own = decode.prefill(lm, job.scale_LF, packed, prefix, job.sampling)
+    first_R, own = decode.prefill(lm, job.blocks, packed, prefix, job.sampling)
     return insert(lm, slots, packed, prefix, own, first_R, jnp.int32(job.max_new))
 
 

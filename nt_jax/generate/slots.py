@@ -12,16 +12,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from nt_jax.generate.decode_attention import key_axis
 from nt_jax.mesh import on_cpu, sharding
 from nt_jax.models.transformer import LanguageModel
 
-# Keys [L, R, K, H, T], or [L, R, K, T, H] (`key_axis`), and values [L, R, K, T, H] of rows.
-Cache = tuple[Array, Array]
 Stacks = tuple[Array, ...]  # of layers, see `stack_sizes`
+# Of each stack keys [l, R, K, H, T], or [l, R, K, T, H] (`key_axis`), and values [l, R, K, T, H].
+Cache = tuple[Stacks, Stacks]
 
 
 @jax.tree_util.register_dataclass
@@ -123,9 +122,9 @@ def choose(lm: LanguageModel, slots: Slots, slot_R: Array) -> Slots:
 def prefixes(lm: LanguageModel, slots: Slots, source_R: Array, width: int) -> Cache:
     """The first `width` columns of these slots."""
 
-    def firsts(stacks: Stacks, axis: int) -> Array:
+    def firsts(stacks: Stacks, axis: int) -> Stacks:
         cut = (jax.lax.slice_in_dim(part, 0, width, axis=axis) for part in stacks)
-        return jnp.concatenate([jnp.take(part, source_R, axis=1) for part in cut])
+        return tuple(jnp.take(part, source_R, axis=1) for part in cut)
 
     return firsts(slots.keys, key_axis(lm)), firsts(slots.values_LBKSH, 3)
 
@@ -148,19 +147,14 @@ def insert(
     slot_R, shared_R = packed.slot_R, packed.shared_R
     # A row may go to any device's slots. Said here, the rows are gathered once; else once a row.
     everywhere = sharding(lm.mesh, "LTK")
-    firsts = np.cumsum([0, *stack_sizes(lm)])[:-1].tolist()
     prefix, own = jax.lax.with_sharding_constraint((prefix, own), everywhere)
 
-    def put(row: Array, cache: tuple[Stacks, Stacks]) -> tuple[Stacks, Stacks]:
+    def put(row: Array, cache: Cache) -> Cache:
         zero, slot = jnp.int32(0), slot_R[row]
         keys, values = cache
 
-        def window(part: Array, stack: Array, first: int) -> Array:
-            at = (jnp.int32(first), row, zero, zero, zero)
-            return jax.lax.dynamic_slice(part, at, (len(stack), 1, *part.shape[2:]))
-
-        def put_at(stacks: Stacks, part: Array, place: tuple) -> Stacks:
-            new = (window(part, *each) for each in zip(stacks, firsts, strict=True))
+        def put_at(stacks: Stacks, parts: Stacks, place: tuple) -> Stacks:
+            new = (jax.lax.dynamic_slice_in_dim(part, row, 1, axis=1) for part in parts)
             pairs = zip(stacks, new, strict=True)
             return tuple(jax.lax.dynamic_update_slice(x, y, place) for x, y in pairs)
 

@@ -39,7 +39,7 @@ def stream(
     """
     check_lengths(lm.config.max_positions, [prompt], max_new)
     stacks = decode.stacks_of(lm, scale_LF) if blocks is None else tuple(blocks)
-    job = Job(lm, scale_LF, stacks, max_new, GREEDY, np.zeros(1, np.int32), None)
+    job = Job(lm, stacks, max_new, GREEDY, np.zeros(1, np.int32), None)
     schedule = schedule_of(job, [prompt], 1)
     slots = first_slots(job, [prompt], len(schedule.held))
     refill = schedule.next_refill([0])

@@ -168,9 +168,9 @@ def test_a_shared_beginning_is_run_once(monkeypatch):
     own = []
     prefill = programs.prefill
 
-    def counted(lm, scale_LF, packed, *rest):
+    def counted(lm, blocks, packed, *rest):
         own.append(sorted(set(packed.length_R.tolist())))
-        return prefill(lm, scale_LF, packed, *rest)
+        return prefill(lm, blocks, packed, *rest)
 
     monkeypatch.setattr(programs, "prefill", counted)
     prompts = [[*HEAD, *HEAD[::-1], token] for token in range(16)]
