@@ -222,12 +222,12 @@ class Footprint:
         The larger of attention over own and `shared` columns, and of the neurons.
         """
         part, tokens, rows = self.part, tokens // self.data, -(-rows // self.data)
-        turned = self.cache(rows * self.data, width) // 2  # values, not yet as the cache has them
         streams = (4 if self.model == 1 else 6) * self.item * tokens * part.width
         neurons = streams + 2 * self.item * tokens * part.neurons
         scores = 2 * self.item * rows * part.heads * together(width) * (width + shared)
         attended = scores + self.item * tokens * part.heads * part.head_dim
-        return turned + max(neurons, attended) + self._whole_head
+        gathered = (self.fsdp > 1) * 3 * self.item * part.width * part.neurons  # of one layer
+        return gathered + max(neurons, attended)
 
     def insert(self, rows: int, columns: int) -> int:
         """Temporaries of a refill's way into the slots: its rows are gathered on every device."""
