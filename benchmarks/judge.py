@@ -37,7 +37,7 @@ from fit_judge import Labelled, fit, our_labels, published_labels, signs_of
 from nt_jax.eval.judges import disclaimer
 from nt_jax.eval.judges.grounds import arguable
 from nt_jax.eval.judges.phrase_judge import VALUES, PhraseJudge, explain
-from nt_jax.eval.metrics.intervals import wilson
+from nt_jax.eval.metrics.intervals import bootstrap, wilson
 
 FOLDS = 5
 WORDS = 100  # of an answer, that the classifier without rules reads
@@ -48,7 +48,7 @@ LABELS = ("final_label", "label", "class", "tone", "refused")
 
 
 def agreement(rows: Sequence[Labelled], verdicts: Sequence[float]) -> dict:
-    """Refusals, precision and recall with Wilson's intervals, F1, and false refusals."""
+    """Refusals, precision and recall with Wilson's intervals, F1 with a bootstrap's, the rest."""
     pairs = [(row.refused, verdict) for row, verdict in zip(rows, verdicts, strict=True)]
     right = sum(verdict for refused, verdict in pairs if refused)
     refusals, said = sum(refused for refused, _ in pairs), sum(verdict for _, verdict in pairs)
@@ -56,11 +56,24 @@ def agreement(rows: Sequence[Labelled], verdicts: Sequence[float]) -> dict:
         "answers": len(rows),
         "refusals": refusals,
         "f1": round(2 * right / max(1, refusals + said), 3),
+        "f1_interval": _f1_interval(pairs),
         "precision": rate(right, said),
         "recall": rate(right, refusals),
         "false_refusals": rate(said - right, len(rows) - refusals),
         "undecided": sum(verdict == VALUES["cannot tell"] for verdict in verdicts),
     }
+
+
+def _f1_interval(pairs: Sequence[tuple[bool, float]]) -> list[float]:
+    """[low, high], 95 %: a bootstrap of answers."""
+    if not any(refused or verdict for refused, verdict in pairs):
+        return [0.0, 1.0]
+    table = [[2 * refused * verdict, refused + verdict] for refused, verdict in pairs]
+
+    def f1(means: Sequence[np.ndarray]) -> np.ndarray:
+        return means[0][0] / np.maximum(means[0][1], 1e-9)
+
+    return [round(end, 3) for end in bootstrap([table], f1)]
 
 
 def rate(hits: float, of: float) -> list[float]:
