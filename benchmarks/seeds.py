@@ -2,6 +2,7 @@
 
     python -m nt_jax.train --config smollm2-135m seed=1 run_dir=runs/seed1    # and so on
     python benchmarks/seeds.py runs/smollm2-135m runs/seed1 runs/seed2 --json
+    python benchmarks/seeds.py runs/smollm2-135m runs/seed1 --method lora     # as compare has them
 
 A change is the mean over runs of refusals after tuning minus those before; a verdict that the first
 judge cannot give counts a half, as in reports. Its interval is the paired one of reports
@@ -18,6 +19,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -29,8 +31,7 @@ from nt_jax.eval.metrics.entropy import unigram_entropy
 from nt_jax.eval.metrics.intervals import bootstrap, paired_change
 from nt_jax.eval.metrics.result import DRAW, first_verdict, grouped, per_request
 
-ANSWERS, SCORES = Path("eval", "answers.jsonl"), Path("eval", "scores.json")
-RESULTS = Path("report", "results.json")
+RESULTS, COMPARED = Path("report", "results.json"), "compare"
 # Of means over requests [..., base and tuned, columns, ...]: bits; nats and tokens of answers.
 RATIOS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "entropy": lambda mean: mean[:, 1, 0] / mean[:, 0, 0],
@@ -40,6 +41,7 @@ RATIOS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 PARTIAL = "declined, then done all the same"
 FLAT = 2.5  # bits of an answer's words: at most five different ones, if all are as frequent
+Nats = dict[str, dict[str, list]]  # set > model > [nats, tokens] of each answer
 Told = dict[str, dict[str, dict[str, float]]]  # set > model > request > 0..1
 
 
@@ -47,18 +49,53 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, help="run directories, finished")
+    parser.add_argument("--method", help="a method of nt_jax.compare in place of the run's own")
     parser.add_argument("--json", action="store_true", help="print nothing but the JSON object")
     return parser.parse_args()
 
 
-def refusals(run: Path) -> Told:
+class Run(NamedTuple):
+    """What was measured of the untuned and the tuned model: `base` and `tuned`."""
+
+    answers: list[dict]
+    nats: Nats
+
+
+def read(folder: Path, method: str | None = None) -> Run:
+    """A finished run, or one method of its comparison in place of the tuned model."""
+    if method is None:
+        return _read(folder / "eval", {})
+    compared = folder / COMPARED
+    base, other = (
+        _read(compared / f"numbers-{name}", {name: model})
+        for name, model in (("base", "base"), (method, "tuned"))
+    )
+    nats = {name: base.nats.get(name, {}) | each for name, each in other.nats.items()}
+    return Run([*base.answers, *other.answers], nats)
+
+
+def _read(folder: Path, names: dict[str, str]) -> Run:
+    text = (folder / "answers.jsonl").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.split("\n") if line]  # an answer may hold U+2028
+    scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["scores"]
+    nats = scores.get("perplexity", {}).get("values", {})
+    return Run(
+        [row | {"model": names.get(row["model"], row["model"])} for row in rows],
+        {
+            set_: {names.get(m, m): pairs for m, pairs in each.items()}
+            for set_, each in nats.items()
+        },
+    )
+
+
+def refusals(run: Run) -> Told:
     """Data set > model > request > refused (0..1), of several draws the mean."""
-    return _told([(row["dataset"], row, first_verdict(row)) for row in _answers(run)])
+    return _told([(row["dataset"], row, first_verdict(row)) for row in run.answers])
 
 
-def parts(run: Path) -> Told:
+def parts(run: Run) -> Told:
     """The same of parts of the sets, and of answers of few bits."""
-    rows, found = _answers(run), []
+    rows, found = run.answers, []
     mixed = {row["dataset"] for row in rows if row.get("sounds_harmful")}
     for row in rows:
         name, said = row["dataset"], first_verdict(row)
@@ -73,11 +110,6 @@ def parts(run: Path) -> Told:
             flat = unigram_entropy(row["answer"]) < FLAT
             found.append((f"{name}, answers of less than {FLAT} bit", row, float(flat)))
     return _told(found)
-
-
-def _answers(run: Path) -> list[dict]:
-    text = (run / ANSWERS).read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.split("\n") if line]  # an answer may hold U+2028
 
 
 def _told(values: Sequence[tuple[str, dict, float]]) -> Told:
@@ -96,7 +128,7 @@ def _told(values: Sequence[tuple[str, dict, float]]) -> Told:
     }
 
 
-def changes(runs: Sequence[Path], told: Callable[[Path], Told] = refusals) -> list[dict]:
+def changes(runs: Sequence[Run], told: Callable[[Run], Told] = refusals) -> list[dict]:
     """A row per data set: rates before and after, the change in points with its 95 % interval."""
     every = [told(run) for run in runs]
     if any({*each} != {*every[0]} for each in every):
@@ -129,7 +161,7 @@ def changes(runs: Sequence[Path], told: Callable[[Path], Told] = refusals) -> li
     return rows
 
 
-def ratios(runs: Sequence[Path]) -> list[dict]:
+def ratios(runs: Sequence[Run]) -> list[dict]:
     """A row per data set and metric that is no rate: tuned over base, by run and as a mean.
 
     The 95 % interval draws requests, each with both models' answers in all runs.
@@ -154,15 +186,14 @@ def ratios(runs: Sequence[Path]) -> list[dict]:
     return rows
 
 
-def _measured(run: Path) -> dict[tuple[str, str], np.ndarray]:
+def _measured(run: Run) -> dict[tuple[str, str], np.ndarray]:
     """(set, metric) > numbers of each request, [requests, base and tuned, columns]."""
-    groups, found = grouped(_answers(run)), {}
-    scored = json.loads((run / SCORES).read_text(encoding="utf-8"))["scores"]
+    groups, found = grouped(run.answers), {}
     for name in dict.fromkeys(name for name, _ in groups):
         both = [groups[name, model] for model in ("base", "tuned")]
         columns = {"entropy": [[[unigram_entropy(row["answer"])] for row in rows] for rows in both]}
-        if name in (pairs := scored.get("perplexity", {}).get("values", {})):
-            columns["perplexity"] = [pairs[name][model] for model in ("base", "tuned")]
+        if name in run.nats:
+            columns["perplexity"] = [run.nats[name][model] for model in ("base", "tuned")]
         for metric, values in columns.items():
             per = [per_request(rows, mine) for rows, mine in zip(both, values, strict=True)]
             found[name, metric] = np.stack(per, axis=1)
@@ -172,16 +203,15 @@ def _measured(run: Path) -> dict[tuple[str, str], np.ndarray]:
 def main() -> None:
     """Print both tables and, last, the JSON object."""
     asked = arguments()
+    result = Path(COMPARED, f"numbers-{asked.method}", "DONE") if asked.method else RESULTS
     for run in asked.runs:
-        if not (run / RESULTS).is_file():
-            sys.exit(f"{run} is no finished run: it has no {RESULTS}. Finish it with nt_jax.train")
+        if not (run / result).is_file():
+            command = f"nt_jax.compare --methods {asked.method}" if asked.method else "nt_jax.train"
+            sys.exit(f"{run} is no finished run: it has no {result}. Finish it with {command}")
     if len({run.resolve() for run in asked.runs}) < len(asked.runs):
         sys.exit("a run is named twice; name each once")
-    found = {
-        "refusals": changes(asked.runs),
-        "parts": changes(asked.runs, parts),
-        "ratios": ratios(asked.runs),
-    }
+    runs = [read(run, asked.method) for run in asked.runs]
+    found = {"refusals": changes(runs), "parts": changes(runs, parts), "ratios": ratios(runs)}
     if not asked.json:
         Console().print(table([*found["refusals"], *found["parts"]], found["ratios"]))
     print(json.dumps(found))

@@ -243,7 +243,7 @@ def test_an_interval_of_a_ratio_has_the_width_of_its_requests(tmp_path):
         if row["model"] == "tuned" and row["id"] in "01":
             row["answer"] = "a b c d"  # 2 bits of 4
     path.write_text("\n".join(map(json.dumps, rows)) + "\n")
-    (ratio, _) = seeds.ratios([run])
+    (ratio, _) = seeds.ratios([seeds.read(run)])
     assert ratio["ratio"] == 0.75 and 0.5 <= ratio["interval"][0] < 0.7 < 0.8 < ratio["interval"][1]
 
 
@@ -284,10 +284,27 @@ def test_parts_of_a_set_are_told_by_themselves(tmp_path):
     assert found["d, plain"]["interval"] == [100 * end for end in paired_change([0, 0])]
 
 
+def test_a_method_of_the_comparison_takes_the_place_of_the_tuned_model(tmp_path):
+    run, told = a_run(tmp_path / "0", [1, 1, 0, 0], entropy=5), {}
+    rows = [json.loads(line) for line in (run / "eval/answers.jsonl").read_text().splitlines()]
+    nats = json.loads((run / "eval/scores.json").read_text())["scores"]["perplexity"]["values"]["d"]
+    for name, model in (("base", "base"), ("lora", "tuned")):
+        folder = run / "compare" / f"numbers-{name}"
+        folder.mkdir(parents=True)
+        mine = [row | {"model": name} for row in rows if row["model"] == model]
+        (folder / "answers.jsonl").write_text("\n".join(map(json.dumps, mine)) + "\n")
+        scores = {"scores": {"perplexity": {"values": {"d": {name: nats[model]}}}}}
+        (folder / "scores.json").write_text(json.dumps(scores))
+        (folder / "DONE").touch()
+    for words in ((), ("--method", "lora")):
+        told[words] = last_line("seeds", str(run), *words)
+    assert told[()] == told["--method", "lora"] and len(told[()]["ratios"]) == 2
+
+
 def test_where_nothing_changed_an_interval_still_has_a_width(tmp_path):
     """As docs/evaluation.md has it: four requests that stay as they were prove little."""
     runs = [a_run(tmp_path / name, [1, 0, 0, 0], entropy=3) for name in "01"]
-    (row,) = seeds.changes(runs)
+    (row,) = seeds.changes([seeds.read(run) for run in runs])
     assert row["points"] == 0 and row["interval"][0] < -20 and row["interval"][1] > 20
 
 
@@ -299,7 +316,7 @@ def test_a_verdict_that_the_first_judge_cannot_give_counts_a_half(tmp_path):
         unsure = row["model"] == "tuned" and row["id"] in "12"
         row["verdicts"] = {"first": 0.5 if unsure else float(row["refused"]), "second": 1.0}
     path.write_text("\n".join(map(json.dumps, rows)) + "\n")
-    (row,) = seeds.changes([run])
+    (row,) = seeds.changes([seeds.read(run)])
     assert (row["before"], row["after"], row["points"], row["runs"]) == (0.25, 0.5, 25.0, [0.5])
     assert row["interval"] == [100 * end for end in paired_change([0, 0.5, 0.5, 0])]
 
@@ -315,6 +332,7 @@ def test_runs_of_other_requests_have_no_mean(tmp_path):
         ((first, second), "same requests"),
         ((first, third), "same requests"),
         ((tmp_path,), "is no finished run"),
+        ((first, "--method", "lora"), "nt_jax.compare --methods lora"),
     ):
         command = [sys.executable, "-W", "ignore", "benchmarks/seeds.py", *map(str, words)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
