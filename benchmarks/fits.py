@@ -42,6 +42,8 @@ def cases(shape: str) -> dict[str, tuple[str, Callable]]:
     from benchmarks.h100_cases import mesh_of
     from benchmarks.models import SHAPES
 
+    if shape not in SHAPES:
+        sys.exit(f"fits.py: --shape {shape}: one of {', '.join(SHAPES)}")
     model, mesh = f"{shape}-int8", lambda: mesh_of(absent_gpu.cards(1))
     SHAPES[model] = dataclasses.replace(SHAPES[shape], int8=True)
     rows, before, after = answers.SCORED
@@ -64,14 +66,15 @@ def cases(shape: str) -> dict[str, tuple[str, Callable]]:
 
 
 def measured(name: str, words: str, make: Callable, room: float) -> dict:
-    """One program in GiB of the card; the layers that decoding takes are those of its model."""
+    """One program in GiB of the card."""
     import jax
 
     from benchmarks.h100 import compiled
 
     case = make()
     found = compiled(case).memory_analysis()
-    own = [part for part in case.arguments if not (name == "decode" and part is case.arguments[1])]
+    layers = case.arguments[1] if name in ("prefill", "decode") else None  # those of the model
+    own = [part for part in case.arguments if layers is None or part is not layers]
     given = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(own))
     made = found.output_size_in_bytes - found.alias_size_in_bytes
     held = (given + found.temp_size_in_bytes + made) / GIB
@@ -87,8 +90,11 @@ def main() -> None:
     args = arguments()
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
     absent_gpu.prepare(args.tools)
-    wanted, rows = [name for name in args.only.split(",") if name], []
-    for name, (words, make) in cases(args.shape).items():
+    every, rows = cases(args.shape), []
+    wanted = [name for name in args.only.split(",") if name]
+    if unknown := {*wanted} - {*every}:
+        sys.exit(f"fits.py: --only {min(unknown)}: one of {', '.join(every)}")
+    for name, (words, make) in every.items():
         if not wanted or name in wanted:
             rows.append(measured(name, words, make, args.room))
             print(json.dumps(rows[-1]), flush=True)

@@ -58,6 +58,8 @@ def arguments() -> argparse.Namespace:
     chosen = args.all or args.only or args.cards or args.shapes != parser.get_default("shapes")
     if args.record and (chosen or args.recorded):
         parser.error("--record keeps the default set, measured now: give it without a choice")
+    if args.recorded and chosen:
+        parser.error("--recorded prints the default set as it was kept: give it without a choice")
     return args
 
 

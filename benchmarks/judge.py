@@ -56,7 +56,7 @@ def agreement(rows: Sequence[Labelled], verdicts: Sequence[float]) -> dict:
         "answers": len(rows),
         "refusals": refusals,
         "f1": round(2 * right / max(1, refusals + said), 3),
-        "f1_interval": _f1_interval(pairs),
+        "f1_interval": f1_interval(pairs),
         "precision": rate(right, said),
         "recall": rate(right, refusals),
         "false_refusals": rate(said - right, len(rows) - refusals),
@@ -64,14 +64,21 @@ def agreement(rows: Sequence[Labelled], verdicts: Sequence[float]) -> dict:
     }
 
 
-def _f1_interval(pairs: Sequence[tuple[bool, float]]) -> list[float]:
-    """[low, high], 95 %: a bootstrap of answers."""
-    if not any(refused or verdict for refused, verdict in pairs):
-        return [0.0, 1.0]
+def f1_interval(pairs: Sequence[tuple[bool, float]]) -> list[float]:
+    """[low, high], 95 %: a bootstrap of answers, among those draws in which anything is refused.
+
+    An F1 of 0 or 1 has none of a width: there Wilson's ends of precision and recall stand for it.
+    """
+    right = sum(verdict for refused, verdict in pairs if refused)
+    refusals, said = sum(refused for refused, _ in pairs), sum(verdict for _, verdict in pairs)
+    if right == 0 or refusals == said == right:
+        ends = zip(wilson(right, int(said)), wilson(right, int(refusals)), strict=True)
+        return [round(2 * p * r / max(p + r, 1e-9), 3) for p, r in ends]
     table = [[2 * refused * verdict, refused + verdict] for refused, verdict in pairs]
 
     def f1(means: Sequence[np.ndarray]) -> np.ndarray:
-        return means[0][0] / np.maximum(means[0][1], 1e-9)
+        twice, both = means[0]
+        return twice[both > 0] / both[both > 0]
 
     return [round(end, 3) for end in bootstrap([table], f1)]
 

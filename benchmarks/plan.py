@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -53,7 +54,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--meshes", default="1x1", help="data x model (x fsdp), e.g. 1x1,2x4,1x1x8")
     parser.add_argument("--programs", default="meta-step,slopes,attribution 65,prefill,decode 64")
     parser.add_argument("--tools", type=Path, default=ROOT / ".cache" / "h100")
-    return parser.parse_args()
+    args = parser.parse_args()
+    chosen = any(
+        getattr(args, n) != parser.get_default(n) for n in ("shapes", "meshes", "programs")
+    )
+    if chosen and not args.compile:
+        parser.error("--shapes, --meshes and --programs say what to --compile: give it as well")
+    return args
 
 
 def recorded() -> list[Cell]:
@@ -65,6 +72,7 @@ def add_cells(args: argparse.Namespace) -> None:
     """Compile what is asked for and not recorded yet; one line a cell as it is done."""
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
     absent_gpu.prepare(args.tools)
+    check(args)
     known = {(cell["program"], cell["shape"], cell["mesh"]) for cell in recorded()}
     for shape in args.shapes.split(","):
         for mesh in args.meshes.split(","):
@@ -80,6 +88,21 @@ def add_cells(args: argparse.Namespace) -> None:
                 with CELLS.open("a") as file:
                     file.write(json.dumps(cell) + "\n")
                 print(json.dumps(cell), f"{time.perf_counter() - start:.0f} s", flush=True)
+
+
+def check(args: argparse.Namespace) -> None:
+    """End with one line where a shape, mesh or program is unknown."""
+    from benchmarks.h100_cases import mesh_of
+    from benchmarks.h100_programs import programs
+    from benchmarks.models import SHAPES
+
+    named = [*programs("tiny", lambda: mesh_of(absent_gpu.cards(1)))]  # none is made
+    for flag, known in (("shapes", [*SHAPES]), ("programs", named)):
+        if unknown := {*getattr(args, flag).split(",")} - {*known}:
+            sys.exit(f"plan.py: --{flag} {min(unknown)}: one of {', '.join(known)}")
+    for mesh in args.meshes.split(","):
+        if not re.fullmatch(r"[1-9]\d*x[1-9]\d*(x[1-9]\d*)?", mesh):
+            sys.exit(f"plan.py: --meshes {mesh}: as in 1x1,2x4,1x1x8")
 
 
 def compiled_bytes(name: str, shape: str, words: str) -> dict[str, int]:

@@ -142,9 +142,14 @@ def exponents(points: list[int], values: list[float]) -> tuple[float, float]:
 
 def cells(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A row for every program and axis; where axes begin, a program is compiled once."""
-    for program in (name for name in PROGRAMS if args.only in name):
+    axes, programs = args.axes.split(","), [name for name in PROGRAMS if args.only in name]
+    if not programs:
+        sys.exit(f"scaling.py: --only {args.only}: part of one of {', '.join(PROGRAMS)}")
+    if unknown := {*axes} - {*AXES}:
+        sys.exit(f"scaling.py: --axes {min(unknown)}: one of {', '.join(AXES)}")
+    for program in programs:
         known: dict[Sizes, tuple[float, int]] = {}
-        for axis in (axis for axis in PROGRAMS[program] if axis in args.axes.split(",")):
+        for axis in (axis for axis in PROGRAMS[program] if axis in axes):
             start, (field, points) = time.perf_counter(), AXES[axis]
             every = [dataclasses.replace(Sizes(), **{field: point}) for point in points]
             for sizes in every:

@@ -27,6 +27,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from nt_jax.config.registry import METHODS
 from nt_jax.eval.metrics.entropy import unigram_entropy
 from nt_jax.eval.metrics.intervals import bootstrap, paired_change
 from nt_jax.eval.metrics.result import DRAW, first_verdict, grouped, per_request
@@ -49,7 +50,9 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, help="run directories, finished")
-    parser.add_argument("--method", help="a method of nt_jax.compare in place of the run's own")
+    parser.add_argument(
+        "--method", choices=METHODS, help="a method of nt_jax.compare in place of the run's own"
+    )
     parser.add_argument("--json", action="store_true", help="print nothing but the JSON object")
     return parser.parse_args()
 
@@ -203,11 +206,16 @@ def _measured(run: Run) -> dict[tuple[str, str], np.ndarray]:
 def main() -> None:
     """Print both tables and, last, the JSON object."""
     asked = arguments()
-    result = Path(COMPARED, f"numbers-{asked.method}", "DONE") if asked.method else RESULTS
+    wanted, command = [RESULTS], "nt_jax.train"
+    if asked.method:
+        wanted = [Path(COMPARED, f"numbers-{name}", "DONE") for name in ("base", asked.method)]
+        command = f"nt_jax.compare --methods {asked.method}"
     for run in asked.runs:
-        if not (run / result).is_file():
-            command = f"nt_jax.compare --methods {asked.method}" if asked.method else "nt_jax.train"
-            sys.exit(f"{run} is no finished run: it has no {result}. Finish it with {command}")
+        if not run.is_dir():
+            sys.exit(f"there is no folder {run}")
+        for file in wanted:
+            if not (run / file).is_file():
+                sys.exit(f"{run} is no finished run: it has no {file}. Finish it with {command}")
     if len({run.resolve() for run in asked.runs}) < len(asked.runs):
         sys.exit("a run is named twice; name each once")
     runs = [read(run, asked.method) for run in asked.runs]

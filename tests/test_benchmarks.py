@@ -104,7 +104,8 @@ def test_the_judge_is_measured_on_any_labelled_answers(tmp_path):
     printed = last_line("judge", "--published", str(table))
     found, grounds = printed["published"], printed["grounds"]["answers_untouched"]
     assert grounds == {"outright": [230, 235], "arguable": [12, 18]}  # without their requests
-    assert found["answers/one"]["f1_interval"][1] == 1.0
+    low, high = found["answers/one"]["f1_interval"]  # F1 1.0 of few answers
+    assert 0.1 < low < 0.9 and high == 1.0
     assert found["answers/one"]["f1"] == 1.0 and found["answers/one"]["refusals"] == 1
     assert found["answers/two"]["false_refusals"][0] == 1.0
 

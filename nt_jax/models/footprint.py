@@ -216,16 +216,22 @@ class Footprint:
     def _wide_head(self) -> int:
         return WIDE * self.part.vocab_size * self.part.width
 
-    def prefill(self, tokens: int, rows: int, width: int, shared: int = 64) -> int:
+    def prefill(
+        self, tokens: int, rows: int, width: int, shared: int = 64, stacked: bool = False
+    ) -> int:
         """Temporaries of generate/decode.py's prefill: `rows` padded to `width` own tokens.
 
-        The larger of attention over own and `shared` columns, and of the neurons.
+        The larger of attention over own and `shared` columns, and of the neurons. `stacked`: the
+        layers are one stack (generate/slots.py), whose values are turned for the cache at the end.
         """
         part, tokens, rows = self.part, tokens // self.data, -(-rows // self.data)
         streams = (4 if self.model == 1 else 6) * self.item * tokens * part.width
         neurons = streams + 2 * self.item * tokens * part.neurons
         scores = 2 * self.item * rows * part.heads * together(width) * (width + shared)
         attended = scores + self.item * tokens * part.heads * part.head_dim
+        if stacked:
+            turned = self.cache(rows * self.data, width) // 2
+            return turned + max(neurons, attended) + self._whole_head
         gathered = (self.fsdp > 1) * 3 * self.item * part.width * part.neurons  # of one layer
         return gathered + max(neurons, attended)
 

@@ -83,10 +83,12 @@ def answering(config: RunConfig, held: Footprint, new: int, accelerator: bool, p
     tokens, width = 4096 if accelerator else REFILL_TOKENS["cpu"], size_bucket(prompt)
     rows = 1 << max(1, 4 * tokens // max(128, prompt)).bit_length() - 1  # of a device
     rows = min(slots, held.data * rows)
-    own = held.cache(rows, width)
+    stacked = not accelerator or held.whole.int8  # generate/slots.py
+    own = held.cache(rows, width) + held.cache(rows, size_bucket(0))  # and a prefix at its least
     entered = held.cache(slots, room) + own + held.insert(rows, width)
-    temporaries = max(held.decode(slots), held.prefill(held.data * max(tokens, width), rows, width))
-    copies = held.layers if accelerator and not held.whole.int8 else 0  # generate/slots.py
+    filled = held.prefill(held.data * max(tokens, width), rows, width, stacked=stacked)
+    temporaries = max(held.decode(slots), filled)
+    copies = 0 if stacked else held.layers
     return Held(held.weights, copies, max(entered, grown), temporaries)
 
 

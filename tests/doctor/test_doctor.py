@@ -69,7 +69,7 @@ def test_stages_hold_weights_copies_and_cache_by_the_mesh():
     many, alone = (stage_memory(each, model, 80 * 10**9) for each in (config, one))
     weights = 2 * parameters(model) + 4 * 32 * 14336
     layers = weights - 2 * (2 * 128256 * 4096 + 4096)
-    slots, refill = one.eval.batch_size * 384, one.eval.batch_size * 256
+    slots, refill = one.eval.batch_size * 384, one.eval.batch_size * (256 + 64)
     assert alone["base"].weights == weights and alone["base"].copies == layers
     assert alone["base"].cache == (slots + refill) * 131_072
     assert alone["export"].total == 2 * weights
