@@ -3,6 +3,7 @@
     python -m nt_jax.train --config smollm2-135m seed=1 run_dir=runs/seed1    # and so on
     python benchmarks/seeds.py runs/smollm2-135m runs/seed1 runs/seed2 --json
     python benchmarks/seeds.py runs/smollm2-135m runs/seed1 --method lora     # as compare has them
+    python benchmarks/seeds.py runs/smollm2-135m runs/seed1 --method neurontune --against lora
 
 A change is the mean over runs of refusals after tuning minus those before; a verdict that the first
 judge cannot give counts a half, as in reports. Its interval is the paired one of reports
@@ -32,7 +33,7 @@ from nt_jax.eval.metrics.entropy import unigram_entropy
 from nt_jax.eval.metrics.intervals import bootstrap, paired_change
 from nt_jax.eval.metrics.result import DRAW, first_verdict, grouped, per_request
 
-RESULTS, COMPARED = Path("report", "results.json"), "compare"
+RESULTS, COMPARED, UNTUNED = Path("report", "results.json"), "compare", "base"
 # Of means over requests [..., base and tuned, columns, ...]: bits; nats and tokens of answers.
 RATIOS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "entropy": lambda mean: mean[:, 1, 0] / mean[:, 0, 0],
@@ -53,8 +54,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--method", choices=METHODS, help="a method of nt_jax.compare in place of the run's own"
     )
+    parser.add_argument(
+        "--against", choices=METHODS, help="before is this method of it, not the untuned model"
+    )
     parser.add_argument("--json", action="store_true", help="print nothing but the JSON object")
-    return parser.parse_args()
+    parser.set_defaults(against=UNTUNED)
+    args = parser.parse_args()
+    if args.against != UNTUNED and args.method in (None, args.against):
+        parser.error("--against stands beside another method: give it as --method")
+    return args
 
 
 class Run(NamedTuple):
@@ -64,14 +72,14 @@ class Run(NamedTuple):
     nats: Nats
 
 
-def read(folder: Path, method: str | None = None) -> Run:
-    """A finished run, or one method of its comparison in place of the tuned model."""
+def read(folder: Path, method: str | None = None, against: str = UNTUNED) -> Run:
+    """A finished run; or one method of its comparison, and `against` which model it is held."""
     if method is None:
         return _read(folder / "eval", {})
     compared = folder / COMPARED
     base, other = (
         _read(compared / f"numbers-{name}", {name: model})
-        for name, model in (("base", "base"), (method, "tuned"))
+        for name, model in ((against, "base"), (method, "tuned"))
     )
     nats = {name: base.nats.get(name, {}) | each for name, each in other.nats.items()}
     return Run([*base.answers, *other.answers], nats)
@@ -207,9 +215,10 @@ def main() -> None:
     """Print both tables and, last, the JSON object."""
     asked = arguments()
     wanted, command = [RESULTS], "nt_jax.train"
+    both = (asked.against, asked.method)
     if asked.method:
-        wanted = [Path(COMPARED, f"numbers-{name}", "DONE") for name in ("base", asked.method)]
-        command = f"nt_jax.compare --methods {asked.method}"
+        wanted = [Path(COMPARED, f"numbers-{name}", "DONE") for name in both]
+        command = f"nt_jax.compare --methods {','.join({*both} - {UNTUNED})}"
     for run in asked.runs:
         if not run.is_dir():
             sys.exit(f"there is no folder {run}")
@@ -218,7 +227,7 @@ def main() -> None:
                 sys.exit(f"{run} is no finished run: it has no {file}. Finish it with {command}")
     if len({run.resolve() for run in asked.runs}) < len(asked.runs):
         sys.exit("a run is named twice; name each once")
-    runs = [read(run, asked.method) for run in asked.runs]
+    runs = [read(run, asked.method, asked.against) for run in asked.runs]
     found = {"refusals": changes(runs), "parts": changes(runs, parts), "ratios": ratios(runs)}
     if not asked.json:
         Console().print(table([*found["refusals"], *found["parts"]], found["ratios"]))

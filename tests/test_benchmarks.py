@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -300,6 +301,14 @@ def test_a_method_of_the_comparison_takes_the_place_of_the_tuned_model(tmp_path)
     for words in ((), ("--method", "lora")):
         told[words] = last_line("seeds", str(run), *words)
     assert told[()] == told["--method", "lora"] and len(told[()]["ratios"]) == 2
+    shutil.copytree(run / "compare/numbers-base", run / "compare/numbers-dinm")
+    path = run / "compare/numbers-dinm/answers.jsonl"
+    path.write_text(path.read_text().replace('"base"', '"dinm"'))
+    path = path.with_name("scores.json")
+    path.write_text(path.read_text().replace('"base"', '"dinm"'))
+    found = last_line("seeds", str(run), "--method", "dinm", "--against", "lora")
+    (row,) = found["refusals"]
+    assert (row["before"], row["after"], row["points"]) == (0.5, 0.25, -25.0)
 
 
 def test_where_nothing_changed_an_interval_still_has_a_width(tmp_path):
