@@ -24,7 +24,7 @@ FAST := $(addprefix tests/,config/test_load.py data/test_attacks.py data/test_ba
   attribution/test_select.py train/test_safety_targets.py train/test_theta.py \
   generate/test_schedule.py generate/test_slots.py eval/test_prompts.py \
   export/test_factors.py report/test_panels.py run/test_dry_run.py test_architecture.py test_cli.py test_cli_endings.py test_mesh.py \
-  test_rundir.py)
+  test_rundir.py test_taken_over.py)
 COMPILE := $(BIN)/uv pip compile pyproject.toml - --universal --generate-hashes --no-header --no-annotate -q
 
 .DEFAULT_GOAL := help

@@ -55,7 +55,7 @@ def arguments() -> argparse.Namespace:
         "--method", choices=METHODS, help="a method of nt_jax.compare in place of the run's own"
     )
     parser.add_argument(
-        "--against", choices=METHODS, help="before is this method of it, not the untuned model"
+        "--against", choices=METHODS, help="a method that takes the place of the untuned model"
     )
     parser.add_argument("--json", action="store_true", help="print nothing but the JSON object")
     parser.set_defaults(against=UNTUNED)
@@ -73,7 +73,7 @@ class Run(NamedTuple):
 
 
 def read(folder: Path, method: str | None = None, against: str = UNTUNED) -> Run:
-    """A finished run; or one method of its comparison, and `against` which model it is held."""
+    """A finished run; or `method` of its comparison as tuned, and `against` as what was before."""
     if method is None:
         return _read(folder / "eval", {})
     compared = folder / COMPARED
@@ -215,10 +215,11 @@ def main() -> None:
     """Print both tables and, last, the JSON object."""
     asked = arguments()
     wanted, command = [RESULTS], "nt_jax.train"
-    both = (asked.against, asked.method)
     if asked.method:
+        both = (asked.method, asked.against)
         wanted = [Path(COMPARED, f"numbers-{name}", "DONE") for name in both]
-        command = f"nt_jax.compare --methods {','.join({*both} - {UNTUNED})}"
+        methods = ",".join(name for name in both if name != UNTUNED)
+        command = f"nt_jax.compare --methods {methods}"
     for run in asked.runs:
         if not run.is_dir():
             sys.exit(f"there is no folder {run}")

@@ -1,4 +1,4 @@
-"""The record of compiled programs, its bars and its table in the docs."""
+"""The record of compiled programs, its bars and its table in the docs; choices that are refused."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import h100
+from benchmarks import h100, plan, scaling
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,16 +22,18 @@ def row(program: str, ratio: float, **rest) -> h100.Row:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("tool", "words", "told"),
     [
-        ("--record --only decode", "--record keeps the default set"),
-        ("--record --recorded", "--record keeps the default set"),
+        (h100, "--record --only decode", "--record keeps the default set"),
+        (h100, "--record --recorded", "--record keeps the default set"),
+        (h100, "--recorded --only decode", "--recorded prints the default set"),
+        (plan, "--shapes llama3.1-70b", "say what to --compile"),
     ],
 )
-def test_a_part_is_no_record(monkeypatch, capsys, words, told):
-    monkeypatch.setattr(sys, "argv", ["h100.py", *words.split()])
+def test_a_part_is_no_record_and_a_record_has_no_part(monkeypatch, capsys, tool, words, told):
+    monkeypatch.setattr(sys, "argv", ["a.py", *words.split()])
     with pytest.raises(SystemExit):
-        h100.arguments()
+        tool.arguments()
     assert told in capsys.readouterr().err
 
 
@@ -46,6 +48,27 @@ def test_what_is_not_known_is_refused_in_one_line(monkeypatch, words, told):
     monkeypatch.setattr(sys, "argv", ["h100.py", *words.split()])
     with pytest.raises(SystemExit, match=re.escape(told)):
         next(h100.chosen(h100.arguments()))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--shapes llama", "plan.py: --shapes llama: one of tiny, llama3-8b"),
+        ("--programs meta", "plan.py: --programs meta: one of meta-step, "),
+        ("--meshes 2x", "plan.py: --meshes 2x: as in 1x1,2x4,1x1x8"),
+    ],
+)
+def test_a_cell_that_is_not_known_is_refused_in_one_line(monkeypatch, words, told):
+    monkeypatch.setattr(sys, "argv", ["plan.py", "--compile", *words.split()])
+    with pytest.raises(SystemExit, match=re.escape(told)):
+        plan.check(plan.arguments())
+
+
+@pytest.mark.parametrize(("flag", "of"), [("--only", "prefix"), ("--axes", "layers")])
+def test_a_growth_that_is_not_known_is_refused_in_one_line(monkeypatch, flag, of):
+    monkeypatch.setattr(sys, "argv", ["scaling.py", flag, "nothing"])
+    with pytest.raises(SystemExit, match=f"scaling.py: {flag} nothing: .*one of {of}, "):
+        next(scaling.cells(scaling.arguments()))
 
 
 def test_a_bar_is_met_up_to_its_figure():

@@ -8,7 +8,7 @@ from nt_jax.checkpoints.checkpoint import open_checkpoint
 from nt_jax.checkpoints.tokenizer import load_tokenizer, rules_replaced
 from nt_jax.errors import CheckpointError
 from tests import tiny
-from tests.checkpoints.test_tokenizer import TEXTS
+from tests.checkpoints.texts import TEXTS
 
 
 @pytest.fixture

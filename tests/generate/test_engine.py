@@ -300,6 +300,14 @@ def test_steering_by_nothing_is_not_steering_and_the_mesh_does_not_matter(steer_
     assert spread == run(lm, steer_RLD=steer_RLD)
 
 
+def test_steering_finds_its_layers_in_several_stacks(steer_RLD, monkeypatch):
+    lm = model()
+    one = run(lm, steer_RLD=steer_RLD)
+    for module in (programs, slots):
+        monkeypatch.setattr(module, "stack_sizes", lambda lm: [1, 2])
+    assert one != endless() and run(lm, steer_RLD=steer_RLD) == one
+
+
 def test_steered_rows_go_on_in_fewer_slots(steer_RLD, monkeypatch):
     monkeypatch.setattr("nt_jax.generate.engine.STEPS", 2)
     monkeypatch.setattr("nt_jax.generate.engine.WORTHWHILE", 1)

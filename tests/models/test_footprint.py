@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import plan
+from benchmarks.h100_answers import FILL, ROW, SHARED
 from nt_jax.attribution.integrated import row_gradients
 from nt_jax.attribution.suffix import run_prefix
 from nt_jax.doctor.shapes import SHAPES
@@ -121,6 +122,15 @@ def test_two_programs_as_compiled_for_an_h100():
     assert eight.results == 14_680_064
     seventy = plan.planned({"program": "slopes", "shape": "llama3.1-70b", "mesh": "1x8"})
     assert seventy.temporaries == pytest.approx(25_434_739_504, rel=0.01)
+
+
+def test_a_refill_of_one_stack_as_compiled_for_an_h100():
+    """int8 keeps the layers in one: `python benchmarks/fits.py --only prefill`, jaxlib 0.10.2."""
+    model = dataclasses.replace(SHAPES["qwen2.5-14b"].config, int8=True)
+    rows = 2 * FILL // ROW
+    held = Footprint(model, 2).prefill(FILL, rows, ROW, SHARED, stacked=True)
+    assert held == pytest.approx(1.10 * 2**30, rel=0.1)
+    assert Footprint(model, 2).prefill(FILL, rows, ROW, SHARED) < held / 2
 
 
 @pytest.mark.parametrize(

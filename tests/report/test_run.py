@@ -1,13 +1,11 @@
 """The screen table and the report, on made-up data."""
 
-import dataclasses
 import io
 import json
 import re
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import yaml
 from rich.console import Console
@@ -15,41 +13,11 @@ from rich.console import Console
 from nt_jax.config.test_sets import labels_of
 from nt_jax.eval.metrics.result import Measurements, ResultRow, read_rows
 from nt_jax.eval.metrics.rows import all_rows
-from nt_jax.report import examples, panels, tables, terminal
+from nt_jax.report import examples, tables, terminal
 from nt_jax.report import run as report
-from tests.made_up import HARM, explained, made_up_answers
+from tests.made_up import HARM, made_up_answers
+from tests.report.reported import ANSWERS, MACHINE, ROWS, SETTINGS, STAGES, TIMINGS, TUNING
 
-ANSWERS = explained(made_up_answers())
-ROWS = all_rows(Measurements(ANSWERS, judges={"phrases-v2": "ab12" * 16}))
-SETTINGS = {"name": "made_up", "model": {"source": "a/model"}, "eval": {"max_new_tokens": 48}}
-TIMINGS = {"attribute": 58.2, "tune": 304.0}
-MACHINE = {"python": "3.11.7", "platform": "Linux", "versions": {"nt_jax": "0.1.0"}}
-STAGES = {"tune": {"peak_memory_bytes": 3 * 2**30, "resumed": True}}
-TUNING = report.Tuning(
-    neurons={
-        "layer": np.array([0, 1, 1, 2]),
-        "index": np.array([5, 6, 7, 8]),
-        "set": np.array(["safety", "safety", "utility", "utility"]),
-        "score": np.array([0.5, 0.4, 0.3, -0.2]),
-        "factor": np.array([1.2, 1.1, 0.9, 0.8]),
-        "num_layers": 4,
-    },
-    history=[
-        {"epoch": 0, "refusal_attack": 0.1, "refusal_harmless": 0.0},
-        {"epoch": 1, "safety_loss": 3.0, "utility_loss": 2.0},
-        {"epoch": 2, "safety_loss": 1.0, "utility_loss": 2.1, "best": True},
-    ],
-    strengths=[
-        {"strength": 0.7, "refusal_attack": 0.9, "refusal_harmless": 0.2, "perplexity_ratio": 1.3},
-        {"strength": 0.4, "refusal_attack": 0.5, "refusal_harmless": 0.0, "kept": True},
-    ],
-    lifts=[
-        {"lift": 0.6, "lift_attacked": 0.3, "refusal_attack": 0.9, "perplexity_ratio": 1.3},
-        {"lift": 0.0, "lift_attacked": 0.9, "lift_nested": -1.2, "refusal_attack": 0.3}
-        | {"kept": True, "score": -1.02},
-    ],
-)
-OTHER = "someone-s-other-model"
 PNG = b"\x89PNG\r\n"
 COMMAND = "python -m nt_jax.train --config settings.yaml run_dir=again"
 
@@ -240,83 +208,12 @@ def test_report_without_neurons_history_or_a_second_model(tmp_path):
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["before_after.png"]
 
 
-def test_the_headline_has_the_bad_news_too():
-    wrapped = [
-        row | {"dataset": "demo_harmless_attack", "prompt": f"Pretend! {row['request']}"}
-        for row in ANSWERS
-        if row["dataset"] == "demo_harmless"
-    ]
-    answers = [*ANSWERS, *wrapped]
-    rows = all_rows(Measurements(answers))
-    rows += [
-        ResultRow("demo_harmless", "perplexity", model, value, 12, judge="a/scorer")
-        for model, value in (("base", 2.0), ("tuned", 2.5))
-    ]
-    said = tables.headline(rows, answers)
-    assert [line.split(",")[0] for line in said] == [
-        "Of 12 harmful requests under attack",
-        "Of 12 harmless requests",
-        "Of 12 harmless requests under attack",
-        "Perplexity of the answers to harmless requests",
-    ]
-    assert "as a/scorer scores them, went from 2.00 to 2.50 (x 1.25; more is worse)" in said[-1]
-
-
-def test_two_models_of_which_none_was_tuned_go_by_their_names(tmp_path):
-    names = {"base": "base", "tuned": "other"}
-    answers = [row | {"model": names[row["model"]]} for row in ANSWERS]
-    rows = all_rows(Measurements(answers, judges={"phrases-v2": "ab12" * 16}))
-    rows += [
-        ResultRow("demo_harmless", "perplexity", model, value, 12, judge="a/scorer")
-        for model, value in (("base", 2.0), ("other", 2.5))
-    ]
-    said = tables.headline(rows, answers)
-    assert "attack, base refused 1 and other 10 (8 % to 83 %: +75 points)." in said[0]
-    assert "scores them, is 2.00 for base and 2.50 for other (x 1.25;" in said[-1]
-    report.write_report(tmp_path, rows, answers, SETTINGS, {}, machine=MACHINE)
-    for name in ("report.md", "report.html"):
-        text = (tmp_path / name).read_text()
-        assert "The interval belongs to the number of other." in text
-        assert "before tuning" not in text and "after tuning" not in text
-    text = (tmp_path / "report.md").read_text()
-    assert "|  | base | other | 95 % interval |" in text and "- **other** (" in text
-
-
-def test_drawn_answers_are_not_called_requests(tmp_path):
-    drawn = [
-        row | {"id": f"{row['id']}~{draw}", "draw": draw} for draw in range(5) for row in ANSWERS
-    ]
-    rows = all_rows(Measurements(drawn, judges={"phrases-v2": "ab12" * 16}))
-    said = tables.headline(rows, drawn)
-    assert said[0].startswith("Of 60 answers to 12 harmful requests under attack, the model")
-    assert tables.type_table(drawn).lines[0][1] == "5 of 60 answers to 12 requests (8 %)"
-    assert tables.type_table(ANSWERS).lines[0][1] == "1 of 12 (8 %)"
-    halves = [answer | {"verdicts": {"a": 0.5, "b": 1.0}} for answer in ANSWERS]  # cannot tell
-    assert tables.type_table(halves).lines[0][1] == "6 of 12 (50 %)"
-    found = tables.cell_table(examples.cells(drawn), examples.EACH)
-    assert found.head[2] == "answers to 36 requests"
-    assert sum(int(line[2]) for line in found.lines) == 5 * 36
-    text = report.write_report(tmp_path, rows, drawn, SETTINGS, {}, machine=MACHINE).read_text()
-    assert "Every answer that both models gave to a request, by what happened" in text
-
-
 def test_no_jax_is_imported():
     code = "import sys, nt_jax.report.run; print(json.dumps(sorted(sys.modules)))"
     out = subprocess.run(
         [sys.executable, "-c", "import json; " + code], capture_output=True, text=True, check=True
     )
     assert not {"jax", "torch", "transformers"} & set(json.loads(out.stdout))
-
-
-def test_differences_within_noise_are_said_in_one_sentence():
-    sentence = terminal.noise_sentence(ROWS, labels_of({}))
-    p = next(r for r in ROWS if (r.dataset, r.metric) == ("demo_harmless", "mcnemar_p"))
-    assert p.value >= 0.05
-    assert "harmless requests (8 % against 17 % of 12, p = " in sentence
-    assert "unseen attacks" not in sentence and "paired McNemar test" in sentence
-    sure = [row for row in ROWS if row.dataset != "demo_harmless"]
-    assert "harmless requests" not in terminal.noise_sentence(sure, labels_of({}))
-    assert terminal.noise_sentence([], labels_of({})) == ""
 
 
 def test_a_table_in_the_layout_of_the_papers_table_2(folder):
@@ -395,13 +292,6 @@ def test_arguable_refusals_are_counted_and_marked(tmp_path):
     assert "12 of 15 arguable ones" in documents and "228 of 231 others" in documents
 
 
-def test_an_answer_that_the_judge_cannot_tell_counts_a_half():
-    rates = [("base", 0.05), ("tuned", 0.1)]
-    rows = [ResultRow("demo_direct", "refusal_rate", name, rate, 10) for name, rate in rates]
-    (line,) = terminal.comparison(rows, labels_of({}))
-    assert (line.before_count, line.after_count) == ("0.5 of  10", "1 of  10")
-
-
 def test_examples_are_as_many_as_the_cells_say(folder):
     found = examples.cells(ANSWERS)
     table = tables.cell_table(found, examples.EACH)
@@ -410,34 +300,3 @@ def test_examples_are_as_many_as_the_cells_say(folder):
     assert sum(int(line[3]) for line in table.lines) == len(drawn)
     text = (folder / "report.md").read_text()
     assert text.count("\n### ") == len(drawn)
-
-
-def test_several_pairs_have_names_of_their_own_and_share_what_is_of_one_set():
-    rows = [
-        ResultRow(dataset, metric, model, 0.5, 9)
-        for model in ("base", "tuned")
-        for dataset, metric in (("a+c", "su_f1"), ("b+c", "su_f1"), ("c", "entropy"))
-    ]
-    lines = [
-        line.label for line in terminal.comparison(rows, {name: name.upper() for name in "abc"})
-    ]
-    assert lines == ["entropy of answers to C", "SU-F1, A and C", "SU-F1, B and C"]
-
-
-def test_where_nothing_was_tuned_here_models_have_their_names():
-    named = [dataclasses.replace(row, model={"tuned": OTHER}.get(row.model, row.model))
-             for row in ROWS]  # fmt: skip
-    labels = labels_of({})
-    screen = io.StringIO()
-    Console(file=screen, width=80).print(terminal.screen_table(named, labels))
-    head = screen.getvalue().splitlines()[0]
-    assert "base" in head and "someone-s..." in head and "before" not in head
-    for rows, words in ((named, f"base and {OTHER}"), (ROWS, "before and after")):
-        titles = [panel.shows for panel in panels.bars(rows, {}, labels)]
-        assert titles and all(title.endswith(words) for title in titles)
-
-
-def test_the_headline_of_an_unfinished_run_counts_each_side_out_of_its_own_answers():
-    fewer = [dataclasses.replace(row, n=10) if row.model == "base" else row for row in ROWS]
-    assert tables.headline(fewer, ANSWERS)[0].startswith("Of 10 and 12 harmful requests under")
-    assert tables.headline(ROWS, ANSWERS)[0].startswith("Of 12 harmful requests under attack")
