@@ -5,8 +5,10 @@ and writes in the device's memory: of an operand that it only slices, the slice.
 often as they run; one whose number of rounds is settled at run time runs `rounds` times. Of the
 branches of a conditional the dearest counts. FLOPs of float32 operands count twice, as they run at
 half the rate. A kernel that cannot be looked into is refused, as it would cost nothing here, but
-for the attention of decoding, which has a formula: queries and results once, of keys and values the
-share `seen` that holds tokens once, and two products of each query with that share.
+for those of attention, which have formulas. That of decoding: queries and results once, of keys and
+values the share `seen` that holds tokens once, and two products of each query with that share.
+cuDNN's: whatever it is given and gives once, and of each query with all keys two products, on the
+way back five.
 """
 
 import dataclasses
@@ -104,6 +106,10 @@ class Program:
             return Kernel(1, _product(each, shapes), read, result, each)
         if each.op == "custom-call" and "mha_forward" in each.rest and "triton" in each.rest:
             return self._attention(each, shapes)
+        if each.op == "custom-call" and "__cudnn$fmha" in each.rest:
+            query, keys = (sizes_of(shapes[name]) for name in each.operands[:2])  # [B, T, N, H]
+            products = 5 if "Backward" in each.rest else 2
+            return Kernel(1, products * 2.0 * math.prod(query) * keys[1], read, result, each)
         if each.op == "custom-call":
             scratch = sum(size_of(part) for part in re.findall(r"s8\[\d+\]", each.shape))
             return Kernel(1, _custom(each, shapes), read, result - scratch, each)

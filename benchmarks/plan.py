@@ -9,6 +9,7 @@ that a program holds (arguments, temporaries, results), and its temporaries alon
 """
 
 import argparse
+import dataclasses
 import json
 import math
 import os
@@ -142,7 +143,8 @@ def planned(cell: Cell) -> Planned:
         rows, tokens = gradients.SLOPE_ROWS, gradients.SLOPE_TOKENS
         streams = held.item * rows * tokens * part.width // held.data
         given = WIDE * rows * layers * model.neurons // held.data
-        return Planned(weights - unread + streams, held.slopes(rows, tokens, layers), given)
+        fused = dataclasses.replace(held, fused=fsdp == 1)
+        return Planned(weights - unread + streams, fused.slopes(rows, tokens, layers), given)
 
     def attribution(rows: int, answer: int) -> Planned:
         prompt = gradients.PROMPT

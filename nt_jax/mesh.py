@@ -68,8 +68,8 @@ def on_cpu(mesh: Mesh) -> bool:
     return mesh.devices.flat[0].platform == "cpu"
 
 
-def runs_triton(mesh: Mesh) -> bool:
-    """Whether its devices run jax's Triton kernels: NVIDIA's from compute capability 8.0 on."""
+def from_ampere_on(mesh: Mesh) -> bool:
+    """Whether its devices are NVIDIA's from compute capability 8.0 on: jax has kernels for them."""
     device = mesh.devices.flat[0]
     major = str(getattr(device, "compute_capability", "")).split(".")[0]  # of AMD's: gfx90a
     return device.platform in ("gpu", "cuda") and major.isdigit() and int(major) >= 8

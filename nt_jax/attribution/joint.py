@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from nt_jax.attribution.score import Options, nodes_and_weights, rows_of, weighted
 from nt_jax.attribution.suffix import Prefix, target_value
-from nt_jax.models.attention import attend
+from nt_jax.models.fused_attention import attention_of
 from nt_jax.models.layers import Block, over_layers
 from nt_jax.models.transformer import LanguageModel
 
@@ -57,7 +57,7 @@ def suffix_value(
         past_k, past_v, given_F = per_layer
 
         def mix(q: Array, k: Array, v: Array) -> Array:
-            return attend(q, [past_k, k], [past_v, v], prefix.sees)
+            return attention_of(lm)(q, [past_k, k], [past_v, v], prefix.sees)
 
         x_BTD, act_BTF = block(x_TD[None], rotary, lm.config.rms_eps, mix)
         change_F = change(given_F.astype(act_BTF.dtype), act_BTF[0, 0])

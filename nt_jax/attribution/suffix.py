@@ -9,15 +9,21 @@ S prompt tokens before the last one, R rows (one per patched layer and interpola
 """
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nt_jax.models.attention import Sees, attend, given
+from nt_jax.models.attention import Sees, given
+from nt_jax.models.fused_attention import attention_of
 from nt_jax.models.layers import Block, at_layer, block_at, rms_norm
 from nt_jax.models.rope import rotary_tables
 from nt_jax.models.transformer import LanguageModel, forward, positions, token_log_probs, unembed
+
+# Of a layer: the stream that enters it, q, k and v, the stream after attention, neurons' inputs.
+Kept = tuple[Array, tuple[Array, ...], Array, tuple[Array, ...]]
 
 
 @jax.tree_util.register_dataclass
@@ -67,39 +73,61 @@ def run_prefix(
     )  # fmt: skip
 
 
-def _attention(lm: LanguageModel, prefix: Prefix, block: Block, index: Array, x_TD: Array) -> Array:
-    """The stream after the layer's attention, to the prefix and to the suffix itself; [1, T, D]."""
+def _projected(
+    lm: LanguageModel, prefix: Prefix, block: Block, x_TD: Array
+) -> tuple[Array, Array, Array]:
+    """The layer's q, k and v of the suffix."""
+    normed_BTD = rms_norm(x_TD[None], block.attn_norm[...], lm.config.rms_eps)
+    return block.attn.project(normed_BTD, prefix.cos_TH, prefix.sin_TH, lm.config.rms_eps)
+
+
+def _mixed(lm: LanguageModel, prefix: Prefix, index: Array, q: Array, k: Array, v: Array) -> Array:
+    """What the suffix attends to, in the prompt and in itself."""
     past_k, past_v = at_layer((prefix.keys_LSKH, prefix.values_LSKH), index)
+    return attention_of(lm)(q, [past_k, k], [past_v, v], prefix.sees)
 
-    def mix(q: Array, k: Array, v: Array) -> Array:
-        return attend(q, [past_k, k], [past_v, v], prefix.sees)
 
-    rotary = (prefix.cos_TH, prefix.sin_TH)
-    return block.attend(x_TD[None], rotary, lm.config.rms_eps, mix)
+def _layer(lm: LanguageModel, prefix: Prefix, index: Array, x_TD: Array) -> tuple[Array, Kept]:
+    """(the stream after the layer, what it keeps for the way back)."""
+    block = block_at(lm.module().blocks, index)
+    heads = _projected(lm, prefix, block, x_TD)
+    mid_BTD = x_TD[None] + block.attn.give(_mixed(lm, prefix, index, *heads))
+    inputs = block.mlp.inputs(rms_norm(mid_BTD, block.mlp_norm[...], lm.config.rms_eps))
+    after_BTD = mid_BTD + block.mlp.project(block.mlp.fire(*inputs))
+    return after_BTD[0], (x_TD, heads, mid_BTD, inputs)
 
 
 def _run(lm: LanguageModel, prefix: Prefix, begin: Array, enter: Array, x_TD: Array):
     """(x_TD after the last layer, what each layer keeps for the way back)."""
-    layers, width = lm.config.layers, lm.config.neurons
+    layers = lm.config.layers
 
-    def body(index: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        now_TD, input_LTD, inputs_LGTF = carry
-        now_TD = jnp.where(index == enter, x_TD, now_TD)
-        block = block_at(lm.module().blocks, index)
-        mid_BTD = _attention(lm, prefix, block, index, now_TD)
-        normed_BTD = rms_norm(mid_BTD, block.mlp_norm[...], lm.config.rms_eps)
-        gate_BTF, up_BTF = block.mlp.inputs(normed_BTD)
-        put = jax.lax.dynamic_update_index_in_dim
-        input_LTD = put(input_LTD, now_TD, index, 0)
-        inputs_LGTF = put(inputs_LGTF, jnp.concatenate([gate_BTF, up_BTF]), index, 0)
-        after_BTD = mid_BTD + block.mlp.project(block.mlp.fire(gate_BTF, up_BTF))
-        return after_BTD[0], input_LTD, inputs_LGTF
+    def body(index: Array, carry: tuple[Array, Kept]) -> tuple[Array, Kept]:
+        now_TD, kept = carry
+        now_TD, new = _layer(lm, prefix, index, jnp.where(index == enter, x_TD, now_TD))
+        return now_TD, jax.tree.map(lambda every, one: _put(every, one, index), kept, new)
 
-    blank_LTD = jnp.zeros((layers, *x_TD.shape), x_TD.dtype)
-    blank_LGTF = jnp.zeros((layers, 2, x_TD.shape[0], width), x_TD.dtype)
-    start = (x_TD, blank_LTD, blank_LGTF)
-    last_TD, *kept = jax.lax.fori_loop(begin, jnp.int32(layers), body, start)
-    return jnp.where(enter == layers, x_TD, last_TD), tuple(kept)
+    _, kept = jax.eval_shape(lambda x_TD: _layer(lm, prefix, jnp.int32(0), x_TD), x_TD)
+    blank = jax.tree.map(lambda one: jnp.zeros((layers, *one.shape), one.dtype), kept)
+    last_TD, kept = jax.lax.fori_loop(begin, jnp.int32(layers), body, (x_TD, blank))
+    return jnp.where(enter == layers, x_TD, last_TD), kept
+
+
+@jax.custom_batching.custom_vmap
+def _put(every_L: Array, one: Array, index: Array) -> Array:
+    """`every_L` with `one` at `index`."""
+    return jax.lax.dynamic_update_index_in_dim(every_L, one, index, 0)
+
+
+@_put.def_vmap
+def _put_rows(
+    size: int, batched: Sequence[bool], every_RL: Array, one_R: Array, index: Array
+) -> tuple[Array, bool]:
+    """The same of many rows: jax's own rule scatters, which moves three times as much."""
+    every_RL, one_R = (
+        each if mapped else jnp.broadcast_to(each, (size, *each.shape))
+        for each, mapped in zip((every_RL, one_R), batched, strict=False)
+    )
+    return jax.lax.dynamic_update_index_in_dim(every_RL, one_R, index, 1), True
 
 
 @jax.custom_vjp
@@ -109,7 +137,7 @@ def run_from(lm: LanguageModel, prefix: Prefix, begin: Array, enter: Array, x_TD
     `begin` <= `enter` is where the loop starts for all rows of a batch: one compiled program serves
     every group of layers. What a row computes before it enters is thrown away. The loop's length is
     traced, so its reverse pass is written here, layer by layer; of what a layer computes it keeps
-    the stream and the neurons' inputs (three quarters of the work) and repeats the attention.
+    all products but that of attention's scores.
     """
     return _run(lm, prefix, begin, enter, x_TD)[0]
 
@@ -119,18 +147,21 @@ def _run_forward(lm: LanguageModel, prefix: Prefix, begin: Array, enter: Array, 
     return last_TD, (lm, prefix, begin, enter, kept)
 
 
-def _layer_backward(lm: LanguageModel, prefix: Prefix, index: Array, kept: tuple, flow_TD: Array):
+def _layer_backward(lm: LanguageModel, prefix: Prefix, index: Array, kept: Kept, flow_TD: Array):
     """The cotangent of a layer's input stream, given that of its output."""
     block, flow_BTD = block_at(lm.module().blocks, index), flow_TD[None]
-    x_TD, (gate_TF, up_TF) = kept[0][index], kept[1][index]
-    mid_BTD, pull_attention = jax.vjp(lambda x: _attention(lm, prefix, block, index, x), x_TD)
-    act_BTF, pull_fire = jax.vjp(block.mlp.fire, gate_TF[None], up_TF[None])
+    x_TD, heads, mid_BTD, inputs = at_layer(kept, index)
+    act_BTF, pull_fire = jax.vjp(block.mlp.fire, *inputs)
     normed_BTD, pull_norm = jax.vjp(
         lambda x: rms_norm(x, block.mlp_norm[...], lm.config.rms_eps), mid_BTD
     )
     (flow_BTF,) = jax.linear_transpose(block.mlp.project, act_BTF)(flow_BTD)
     (flow_normed_BTD,) = jax.linear_transpose(block.mlp.inputs, normed_BTD)(pull_fire(flow_BTF))
-    return pull_attention(flow_BTD + pull_norm(flow_normed_BTD)[0])[0]
+    flow_BTD = flow_BTD + pull_norm(flow_normed_BTD)[0]
+    mixed_BTNH, pull_mixed = jax.vjp(functools.partial(_mixed, lm, prefix, index), *heads)
+    (flow_BTNH,) = jax.linear_transpose(block.attn.give, mixed_BTNH)(flow_BTD)
+    _, pull_projected = jax.vjp(functools.partial(_projected, lm, prefix, block), x_TD)
+    return flow_BTD[0] + pull_projected(pull_mixed(flow_BTNH))[0]
 
 
 def _run_backward(residuals: tuple, cotangent_TD: Array):

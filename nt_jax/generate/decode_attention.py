@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from nt_jax.mesh import on_cpu, runs_triton, sharding
+from nt_jax.mesh import from_ampere_on, on_cpu, sharding
 from nt_jax.models.precision import wide_dtype
 from nt_jax.models.transformer import LanguageModel
 
@@ -30,7 +30,7 @@ def by_kernel(lm: LanguageModel) -> bool:
     """
     size, whole = lm.config.head_dim, lm.mesh.shape["fsdp"] == 1 and not lm.config.int8
     fits = lm.dtype.itemsize == 2 and size >= 16 and size & (size - 1) == 0
-    return whole and fits and runs_triton(lm.mesh)
+    return whole and fits and from_ampere_on(lm.mesh)
 
 
 def key_axis(lm: LanguageModel) -> int:

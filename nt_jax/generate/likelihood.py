@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from nt_jax.data.batching import AnswerBatch, batches_by_length, bucket, pack, pad_left
 from nt_jax.mesh import filled, host, put, sharding
+from nt_jax.models.fused_attention import attention_of
 from nt_jax.models.transformer import LanguageModel, forward, token_log_probs, unembed
 
 KL_ROWS = 8  # two whole vocabularies per answer token are in memory
@@ -25,7 +26,7 @@ def next_token_logits(
 ) -> Float[Array, "B A V"]:
     """Logits, float32 or wider, of the tokens that follow the given columns."""
     model = lm.module(scale_LF)
-    trace = forward(model, lm.config, token_BT, mask_BT)
+    trace = forward(model, lm.config, token_BT, mask_BT, attention=attention_of(lm))
     return unembed(model, trace.x_BTD[:, columns], lm.config.rms_eps)
 
 

@@ -16,6 +16,8 @@ PART = 512  # queries attended together where there are more than WHOLE
 WHOLE = 1024
 # The number of the first of P queries, and P, to which keys each of them may see, [B, P or 1, S].
 Sees = Callable[[Array, int], Bool[Array, "B P S"]]
+# `attend`, or what computes the same.
+Attend = Callable[[Array, Sequence[Array], Sequence[Array], Sequence[Sees]], Array]
 
 
 def together(length: int) -> int:

@@ -78,6 +78,7 @@ class Footprint:
     data: int = 1  # parts that rows are cut in: mesh.data x mesh.fsdp
     model: int = 1
     fsdp: int = 1
+    fused: bool = False  # slopes by models/fused_attention.py, which take less: no run plans on it
 
     @property
     def part(self) -> ModelConfig:
@@ -131,17 +132,21 @@ class Footprint:
         """What the way back of one layer needs of one token of a sequence.
 
         Of a neuron two inputs, activation, its slope and product, and its wide activation; two
-        wide streams; q, k, v; a row of attention weights, wide and not, unless made again.
+        wide streams; q, k, v; a row of attention weights, wide and not, unless made again. Fused
+        attention keeps what it gives instead, and a number for each head.
         """
         part, item = self.part, self.item
         neurons = (5 * item + WIDE) * part.neurons
         heads = item * (part.heads + 2 * part.kv_heads) * part.head_dim
         scores = (WIDE + item) * part.heads * stored(tokens)
+        if self.fused:
+            scores = (item * part.head_dim + WIDE) * part.heads
         return neurons + 2 * WIDE * part.width + heads + scores
 
     def turned(self, tokens: int) -> int:
         """The largest of the arrays in `kept`: before the way back they are transposed in turn."""
-        return WIDE * max(self.part.neurons, self.part.heads * stored(tokens))
+        scores = 0 if self.fused else self.part.heads * stored(tokens)
+        return WIDE * max(self.part.neurons, scores)
 
     def slopes(self, rows: int, tokens: int, layers: int, remat: bool = False) -> int:
         """Temporaries of train/slopes.py: a gradient through `layers` layers of each row."""
@@ -185,12 +190,14 @@ class Footprint:
     def attribution_row(self, prompt: int, answer: int) -> int:
         """Of one of these rows, on the device that has it.
 
-        Of each layer the way back needs the stream and the neurons' two inputs. Beside them there
-        is more at the logits and their slope (a single token's are gathered on every device), or in
-        a layer: a row of attention weights, wide and twice not, and four arrays of its neurons.
+        Of each layer the way back needs the stream before and after attention, q, k and v, and the
+        neurons' two inputs. Beside them there is more at the logits and their slope (a single
+        token's are gathered on every device), or in a layer: a row of attention weights, wide and
+        twice not (fused, not even that), and four arrays of its neurons.
         """
         part = self.part
-        kept = part.layers * self.item * (2 * part.neurons + part.width)
+        heads = (part.heads + 2 * part.kv_heads) * part.head_dim
+        kept = part.layers * self.item * (2 * (part.neurons + part.width) + heads)
         logits = 2 * WIDE * part.vocab_size
         if answer == 1 and self.model > 1:
             logits = logits // 2 + 2 * WIDE * self.whole.vocab_size

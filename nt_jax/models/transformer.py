@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from nt_jax.mesh import put, sharding
 from nt_jax.models import layers
-from nt_jax.models.attention import Sees, attend, causal
+from nt_jax.models.attention import Attend, Sees, attend, causal
 from nt_jax.models.config import ModelConfig
 from nt_jax.models.grouping import laid_out
 from nt_jax.models.int8 import CHANNELS, step_of
@@ -168,6 +168,7 @@ def forward(
     read_at: int | None = None,
     keep_cache: bool = False,
     inputs_from: int | None = None,
+    attention: Attend = attend,
 ) -> Trace:
     """One pass over left- or right-padded tokens; `read_at` is the position whose neurons to keep.
 
@@ -182,6 +183,7 @@ def forward(
         read_at=read_at,
         keep_cache=keep_cache,
         inputs_from=inputs_from,
+        attention=attention,
     )
 
 
@@ -196,6 +198,7 @@ def run_layers(
     read_at: int | None = None,
     keep_cache: bool = False,
     inputs_from: int | None = None,
+    attention: Attend = attend,
 ) -> Trace:
     """The layers of `model` over a residual stream; `sees` says which keys queries may see.
 
@@ -210,7 +213,7 @@ def run_layers(
 
         def mix(q: Array, k: Array, v: Array) -> Array:
             cache.extend((k, v))
-            return attend(q, [k], [v], [sees])
+            return attention(q, [k], [v], [sees])
 
         after_BTD, act_BTF = block(x_BTD, rotary, config.rms_eps, mix)
         act_BF = nothing if read_at is None else act_BTF[:, read_at]
@@ -229,12 +232,13 @@ def run_below(
     x_BTD: Array,
     position_BT: Int[Array, "B T"],
     sees: Sees,
+    attention: Attend = attend,
 ) -> Array:
     """The residual stream that enters layer `first`; not made to be differentiated."""
     rotary = rotary_tables(position_BT, config.rope, config.head_dim, x_BTD.dtype)
 
     def mix(q: Array, k: Array, v: Array) -> Array:
-        return attend(q, [k], [v], [sees])
+        return attention(q, [k], [v], [sees])
 
     def layer(index: Array, x_BTD: Array) -> Array:
         return layers.block_at(model.blocks, index)(x_BTD, rotary, config.rms_eps, mix)[0]

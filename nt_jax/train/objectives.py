@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from nt_jax.data.packing import PADDING, PackedBatch, half
-from nt_jax.models.attention import Sees, laid
+from nt_jax.models.attention import Attend, Sees, attend, laid
+from nt_jax.models.fused_attention import attention_of
 from nt_jax.models.head import divergence, target_log_probs
 from nt_jax.models.prefix import Streams, run_below_behind, run_layers_behind
 from nt_jax.models.transformer import LanguageModel, Transformer, run_below, run_layers
@@ -38,7 +39,8 @@ def residual_at(lm: LanguageModel, batch: PackedBatch, first: int) -> Float[Arra
     def enter(_: None, part: PackedBatch):
         x_BTD = jnp.take(model.embed[...], jnp.asarray(part.token_BT), axis=0)
         position_BT = jnp.asarray(part.position_BT)
-        return None, run_below(model, lm.config, first, x_BTD, position_BT, sees_of(part))
+        rest = position_BT, sees_of(part), attention_of(lm)
+        return None, run_below(model, lm.config, first, x_BTD, *rest)
 
     return jax.lax.scan(enter, None, batch)[1]
 
@@ -54,7 +56,7 @@ def residual_behind(
     model = lm.module()
     shared_1SD = jnp.take(model.embed[...], shared_S[None], axis=0)
     x_BTD = jnp.take(model.embed[...], jnp.asarray(batch.token_BT), axis=0)
-    rest = jnp.asarray(batch.position_BT), sees_of(batch)
+    rest = jnp.asarray(batch.position_BT), sees_of(batch), attention_of(lm)
     return run_below_behind(model, lm.config, first, (shared_1SD, x_BTD), *rest)
 
 
@@ -65,20 +67,23 @@ def target_states(
     *,
     remat: bool = False,
     shared_1SD: Array | None = None,
+    attention: Attend = attend,
 ) -> tuple[Transformer, Float[Array, "B Q D"]]:
     """(the model, its residual stream after the last layer where answer tokens are predicted).
 
     `lm` holds the layers from the one that batch.x_BTD enters, and `shared_1SD`, the stream of what
-    all rows begin with where that is not in the batch; without x_BTD, all layers.
+    all rows begin with where that is not in the batch; without x_BTD, all layers. `attention`: that
+    of what is differentiated twice unless told.
     """
     model, x_BTD = lm.module(scale_LF), batch.x_BTD
     if x_BTD is None:
         x_BTD = jnp.take(model.embed[...], jnp.asarray(batch.token_BT), axis=0)
     how = jnp.asarray(batch.position_BT), sees_of(batch)
+    rest: Any = {"remat": remat, "attention": attention}
     if shared_1SD is None:
-        x_BTD = run_layers(model, lm.config, x_BTD, *how, remat=remat).x_BTD
+        x_BTD = run_layers(model, lm.config, x_BTD, *how, **rest).x_BTD
     else:
-        x_BTD = run_layers_behind(model, lm.config, (shared_1SD, x_BTD), *how, remat=remat)
+        x_BTD = run_layers_behind(model, lm.config, (shared_1SD, x_BTD), *how, **rest)
     return model, jnp.take_along_axis(x_BTD, jnp.asarray(batch.at_BQ)[:, :, None], axis=1)
 
 

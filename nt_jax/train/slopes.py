@@ -31,6 +31,7 @@ from nt_jax.data.packing import (
 )
 from nt_jax.generate.chat import ChatModel
 from nt_jax.mesh import host, row_ways
+from nt_jax.models.fused_attention import attention_of
 from nt_jax.models.head import target_log_probs
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
@@ -175,8 +176,9 @@ def row_value(
 ) -> Float[Array, ""]:
     """Of a sequence's only answer: its decision, its mean log-likelihood, or its `drift_of`.
 
-    `settings` are those of `target_states`.
+    `settings` are those of `target_states`. Differentiated once at most.
     """
+    settings["attention"] = attention_of(lm)
     alone = jax.tree.map(lambda leaf: leaf[None], row)
     if what == DRIFT:
         return drift_of(lm, scale_LF, alone, sign_Q, **settings)

@@ -39,6 +39,9 @@ def test_the_terms_of_an_8b_model_by_hand():
     # Five arrays of 14,336 neurons and a wide one, two wide streams, q, k, v, 32 rows of weights.
     assert one.kept(272) == 14 * 14336 + 8 * 4096 + 2 * (4096 + 2 * 1024) + 6 * 32 * 272
     assert one.turned(272) == 4 * 14336 and one.turned(512) == 4 * 32 * 512
+    fused = dataclasses.replace(one, fused=True)  # 32 results of 128, and as many numbers
+    assert fused.kept(272) == one.kept(0) + 2 * 4096 + 4 * 32
+    assert fused.turned(512) == 4 * 14336
     assert one.slopes(8, 272, 32) == 8 * 272 * 32 * (one.kept(272) + 4 * 14336)
     wide_head = 4 * 128256 * 4096  # held at the logits, when little is turned
     assert one.slopes(1, 272, 32) == 272 * 32 * one.kept(272) + wide_head
@@ -117,11 +120,11 @@ def test_two_programs_as_compiled_for_an_h100():
     """`python benchmarks/plan.py --compile --meshes 1x1 --programs slopes`, jaxlib 0.10.2, and
     `--shapes llama3.1-70b --meshes 1x8 --programs slopes`: temporaries, arguments, results."""
     eight = plan.planned({"program": "slopes", "shape": "llama3.1-8b", "mesh": "1x1"})
-    assert eight.temporaries == pytest.approx(24_801_381_936, rel=0.01)
+    assert eight.temporaries == pytest.approx(21_736_460_824, rel=0.01)
     assert eight.arguments == pytest.approx(15_033_208_324, rel=0.001)
     assert eight.results == 14_680_064
     seventy = plan.planned({"program": "slopes", "shape": "llama3.1-70b", "mesh": "1x8"})
-    assert seventy.temporaries == pytest.approx(25_434_739_504, rel=0.01)
+    assert seventy.temporaries == pytest.approx(23_583_922_456, rel=0.01)
 
 
 def test_a_refill_of_one_stack_as_compiled_for_an_h100():
