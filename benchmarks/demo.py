@@ -13,6 +13,8 @@ commit named.
 import argparse
 import json
 import os
+import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -69,18 +71,19 @@ def main() -> None:
     commits = [git("rev-parse", "--short", n) for n in args.names if "=" not in n]
     commits = commits or [git("rev-parse", "--short", "HEAD")]
     found: dict[str, list[dict[str, float]]] = {commit: [] for commit in commits}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that its trees go, too
     with tempfile.TemporaryDirectory() as folder:
-        for commit in found:
-            git("worktree", "add", "--quiet", "--detach", f"{folder}/{commit}", commit)
         try:
+            for commit in found:
+                git("worktree", "add", "--quiet", "--detach", f"{folder}/{commit}", commit)
             for _ in range(args.rounds):
                 for commit, rounds in found.items():
                     rounds.append(stage_seconds(Path(folder, commit), args.model, settings))
                     total = f"{sum(rounds[-1].values()):.0f} s"
                     print(commit, total, rounds[-1], file=sys.stderr, flush=True)
         finally:
-            for commit in found:
-                git("worktree", "remove", "--force", f"{folder}/{commit}")
+            shutil.rmtree(folder, ignore_errors=True)
+            git("worktree", "prune")
     stages = {commit: medians(rounds) for commit, rounds in found.items()}
     totals = {
         commit: [round(sum(r.values()), 1) for r in rounds] for commit, rounds in found.items()

@@ -1,11 +1,13 @@
 """Attention that keeps its scores to itself, by cuDNN, for what is differentiated once at most.
 
 `jax.nn.dot_product_attention` brings the kernels. They have no second derivative, so meta-steps
-take `attend` of attention.py, as do all other devices. Letters are those of attention.py.
+take `attend` of attention.py, as do all other devices, and all where the environment variable
+NT_JAX_ATTENTION is `plain`. Letters are those of attention.py.
 """
 
 import functools
 import logging
+import os
 from collections.abc import Sequence
 from typing import Literal
 
@@ -21,10 +23,12 @@ from nt_jax.models.transformer import LanguageModel
 
 Library = Literal["cudnn", "xla"]  # the second, which writes scores, for tests
 WIDEST = 128  # head dim of the kernels; they take multiples of 8
+VARIABLE, PLAIN = "NT_JAX_ATTENTION", "plain"
 REFUSED = (
     "jax's fused attention cannot be used here (%s): runs take the plain one, "
     "with the same results, about a seventh slower."
 )
+LENGTHS = 151, 70  # of a trial's rows, and of what they share: odd, and more than a tile
 NEAR = 0.03  # of the largest value, by which 16 bits may differ
 
 
@@ -42,7 +46,9 @@ def is_fused(lm: LanguageModel) -> bool:
     config, device = lm.laid_out, lm.mesh.devices.flat[0]
     size = config.head_dim
     fits = lm.dtype.itemsize == 2 and size % 8 == 0 and size <= WIDEST
-    if not fits or lm.mesh.shape["fsdp"] > 1 or not from_ampere_on(lm.mesh):
+    if not fits or os.environ.get(VARIABLE) == PLAIN:
+        return False
+    if lm.mesh.shape["fsdp"] > 1 or not from_ampere_on(lm.mesh):
         return False
     if device not in jax.devices():  # described, to compile for: nothing can be tried
         return True
@@ -123,17 +129,18 @@ def _trial(
     rule: Attend, dtype: jnp.dtype, heads: int, kv_heads: int, head_dim: int
 ) -> list[np.ndarray]:
     """Attention of two rows to what they share and to their own, and its slopes, in float32."""
-    draw, length = np.random.default_rng(0), 9
+    draw, length, shared = np.random.default_rng(0), *LENGTHS
     shapes = [(length, heads, head_dim), *[(length, kv_heads, head_dim)] * 2]
     weight, *own = (
         jnp.asarray(draw.standard_normal((2, *shape)), dtype) for shape in shapes[:1] + shapes
     )
-    past = [jnp.asarray(draw.standard_normal((1, *shapes[1])), dtype) for _ in range(2)]
+    before = 1, shared, kv_heads, head_dim
+    past = [jnp.asarray(draw.standard_normal(before), dtype) for _ in range(2)]
     earlier = np.tril(np.ones((length, length), bool))
     seen_RTS = np.stack([earlier, earlier & (np.arange(length) != 1)])
 
     def attended(weight: Array, own: list[Array], seen_TS: Array) -> tuple[Array, ...]:
-        sees = [equally(jnp.ones((1, length), bool)), given(seen_TS[None])]
+        sees = [equally(jnp.ones((1, shared), bool)), given(seen_TS[None])]
 
         def mixed(q: Array, k: Array, v: Array) -> Array:
             return rule(q[None], [past[0], k[None]], [past[1], v[None]], sees)[0]

@@ -134,6 +134,9 @@ def test_where_it_is_used(platform, capability, dtype, head_dim, used, monkeypat
     monkeypatch.undo()
     mesh.shape["fsdp"] = 2
     assert not is_fused(lm)
+    mesh.shape["fsdp"] = 1
+    monkeypatch.setenv("NT_JAX_ATTENTION", "plain")
+    assert not is_fused(lm)
 
 
 @pytest.fixture
