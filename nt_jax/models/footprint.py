@@ -163,7 +163,7 @@ class Footprint:
         self, side: int, tokens: int, targets: int, layers: int, *, remat: bool, order: int = 2
     ) -> int:
         """Temporaries of train/maml.py: `side` sequences at once, with tangents in second order."""
-        head, own = self._head(side, targets), side * tokens // self.data * layers
+        head, own = self._head(side, targets, order), side * tokens // self.data * layers
         if remat:
             streams = order * own * self.item * self.part.width
             again = self._recomputed(side, tokens, layers, order) + self.gathered
@@ -275,18 +275,25 @@ class Footprint:
         queries = 0 if stored(tokens) else together(tokens)
         return 2 * WIDE * side // self.data * self.part.heads * queries * tokens
 
-    def _head(self, side: int, targets: int) -> int:
+    def _head(self, side: int, targets: int, order: int) -> int:
         """The way back through the logits, a stretch of the vocabulary at a time.
 
         A device does so for its own sequences, which are apart (side_by_side, train/objectives.py).
+        Of several side by side, in second order, four to six arrays of logits live at once (five
+        here), or two beside the head, which a library multiplies by, widened, unless the width is a
+        power of two.
 
         XLA cuts the product's sum over the vocabulary in parts that keep all cores of a device
         busy; where these are no whole steps, it pads the head, and widens it for that.
         """
-        own = -(-side // self.data) * targets
+        sequences = -(-side // self.data)
+        own, several = sequences * targets, sequences > 1 and order > 1
         most = max(1, LOGIT_BYTES // (WIDE * targets))
         width = self.part.vocab_size if self.model > 1 else min(self.whole.vocab_size, most)
         tiles = -(-self.part.width // TILE) * -(-own // TILE)
         parts = 1 << max(1, CORES // tiles).bit_length() - 1
-        padded = self._wide_head if width % (parts * STEP) else 0
-        return 3 * WIDE * own * width + padded
+        wide, logits = self._wide_head, WIDE * own * width
+        if several:
+            power = self.part.width & (self.part.width - 1) == 0
+            return max(5 * logits, 0 if power else wide + 2 * logits)
+        return 3 * logits + (wide if width % (parts * STEP) else 0)
