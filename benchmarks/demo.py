@@ -71,7 +71,6 @@ def main() -> None:
     commits = [git("rev-parse", "--short", n) for n in args.names if "=" not in n]
     commits = commits or [git("rev-parse", "--short", "HEAD")]
     found: dict[str, list[dict[str, float]]] = {commit: [] for commit in commits}
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that its trees go, too
     with tempfile.TemporaryDirectory() as folder:
         try:
             for commit in found:
@@ -94,4 +93,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that its trees go, too
     main()

@@ -9,6 +9,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
 os.environ["NT_JAX_CACHE"] = "off"  # nothing from another run, nothing left for one
 
+import signal
 import socket
 from pathlib import Path
 
@@ -73,6 +74,21 @@ def free_programs():
     held = int(pages.read_text().split()[1]) if pages.exists() else ROOM
     if held * os.sysconf("SC_PAGE_SIZE") > ROOM:
         jax.clear_caches()
+
+
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@pytest.fixture(autouse=True)
+def handlers_put_back():
+    """A test that leaves its own handler of a signal behind fails itself, not one that follows."""
+    before = [signal.getsignal(number) for number in HANDLED]
+    yield
+    left = [signal.getsignal(number) for number in HANDLED]
+    for number, handler in zip(HANDLED, before, strict=True):
+        if handler is not None:  # a library's own, not Python's
+            signal.signal(number, handler)
+    assert left == before
 
 
 @pytest.fixture
