@@ -2,6 +2,9 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
 
 from nt_jax.data.packing import PackedBatch, Row, cheapest_shape, pack_rows
 from nt_jax.mesh import memory_limit
@@ -14,6 +17,23 @@ SLOPE_ROWS = 8  # at most; more are no faster
 SEQUENCE_TOKENS = 1024  # at most, as attention costs by the square
 SIDE = 4  # sequences side by side on a device, at most: more gain little
 HEAD_BYTES = 12  # of a logit and what its gradient needs, in float32
+
+MAP_LIMIT = Path("/proc/sys/vm/max_map_count")  # memory maps that Linux grants a process
+MAPS = Path("/proc/self/maps")
+
+
+def free_programs(limit: Path = MAP_LIMIT, maps: Path = MAPS) -> bool:
+    """Let go of compiled programs where their memory maps fill half of the limit; whether it did.
+
+    On processors each compiled program holds some twenty maps. Many widths of rows reach the limit
+    within hours, and LLVM then stops the run with "Cannot allocate memory" while memory is free.
+    """
+    if not (limit.exists() and maps.exists()):
+        return False
+    if 2 * maps.read_bytes().count(b"\n") < int(limit.read_text()):
+        return False
+    jax.clear_caches()
+    return True
 
 
 def sequence_cost(model: ModelConfig) -> Callable[[int], float]:

@@ -36,7 +36,7 @@ from nt_jax.models.head import target_log_probs
 from nt_jax.models.neurons import NeuronSet
 from nt_jax.models.transformer import LanguageModel
 from nt_jax.train.cells import Rows
-from nt_jax.train.memory import GradientMemory
+from nt_jax.train.memory import GradientMemory, free_programs
 from nt_jax.train.objectives import decisions, log_likelihoods, target_states
 from nt_jax.train.theta import scatter
 from nt_jax.train.tuned_layers import TunedLayers
@@ -104,6 +104,7 @@ def by_rows(
     Rows of like length go together, each in a sequence of its own. What they all begin with, a
     system prompt, runs beside them.
     """
+    free_programs()
     shared = shared_beside(rows)
     longest = bucket(max((row.tokens for row in rows), default=1), LENGTH_STEP)
     memory = GradientMemory.of(tuned.whole, tuned.count)
