@@ -22,18 +22,18 @@ MAP_LIMIT = Path("/proc/sys/vm/max_map_count")  # memory maps that Linux grants 
 MAPS = Path("/proc/self/maps")
 
 
-def free_programs(limit: Path = MAP_LIMIT, maps: Path = MAPS) -> bool:
+def free_programs() -> bool:
     """Let go of compiled programs where their memory maps fill half of the limit; whether it did.
 
-    On processors each compiled program holds some twenty maps. Many widths of rows reach the limit
-    within hours, and LLVM then stops the run with "Cannot allocate memory" while memory is free.
+    On processors even a small program holds some twenty maps. At the limit LLVM ends a run with
+    "Cannot allocate memory" while memory is free. What is needed again is compiled again.
     """
-    if not (limit.exists() and maps.exists()):
+    if not (MAP_LIMIT.exists() and MAPS.exists()):
         return False
-    if 2 * maps.read_bytes().count(b"\n") < int(limit.read_text()):
-        return False
-    jax.clear_caches()
-    return True
+    full = 2 * MAPS.read_bytes().count(b"\n") >= int(MAP_LIMIT.read_text())
+    if full:
+        jax.clear_caches()
+    return full
 
 
 def sequence_cost(model: ModelConfig) -> Callable[[int], float]:
