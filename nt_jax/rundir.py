@@ -19,14 +19,14 @@ from typing import Any, Self
 
 import filelock
 
-from nt_jax.atomic import disk_errors, remove, sweep, sync_tree, write_atomic
+from nt_jax.atomic import disk_errors, sweep, sync_tree, write_atomic
 from nt_jax.console import clock, say, working
 from nt_jax.errors import RunError
 from nt_jax.facts import held_by, read_facts
 from nt_jax.processes import first, from_first, meet
 from nt_jax.runinfo import peak_memory, this_machine
 from nt_jax.seal import DONE, RESUME, Seal, check, damaged, read_seal, resume_of, seal_of, take
-from nt_jax.swap import check_ours, copied, fresh, partial_of, publish, recover, start_of
+from nt_jax.swap import check_ours, clear, copied, fresh, partial_of, publish, recover, start_of
 
 FAILED = "FAILED.jsonl"  # in a partial folder: prompts and judge calls to be tried again
 _HELD: ContextVar[Path | None] = ContextVar("held", default=None)
@@ -239,7 +239,7 @@ class RunDirectory:
                 write_atomic(partial / DONE, seal.text().encode())
             except BaseException as error:
                 if not resumable and not isinstance(error, _LeftError):
-                    remove(partial)
+                    clear(partial)
                 raise
             publish(self.path, name)
         facts = {"key": key, "finished": _now(), "wall_seconds": round(time.time() - start, 3)}

@@ -40,9 +40,19 @@ def check_ours(folder: Path, known: Collection[str]) -> None:
 
 def fresh(partial: Path) -> None:
     """An empty partial folder, in place of what an older attempt may have left there."""
-    remove(partial)
+    clear(partial)
     partial.mkdir()
     (partial / OURS).touch()
+
+
+def clear(partial: Path) -> None:
+    """Delete a partial folder, its mark last: what a kill leaves is known as ours, and as dead."""
+    if partial.is_dir() and not partial.is_symlink():
+        (partial / RESUME).unlink(missing_ok=True)
+        for inside in partial.iterdir():
+            if inside.name != OURS:
+                remove(inside)
+    remove(partial)
 
 
 def start_of(folder: Path) -> float:
@@ -82,11 +92,20 @@ def recover(run: Path) -> None:
     for partial in run.glob(".*.tmp"):
         if (partial / DONE).exists():
             publish(run, partial.name[1 : -len(".tmp")])
-        elif (partial / OURS).exists() and not (partial / RESUME).exists():
-            remove(partial)
+        elif _dead(partial):
+            clear(partial)
     for old in run.glob(".*.old"):
         if (run / old.name[1 : -len(".old")] / DONE).exists():
             remove(old)  # a swap that got past its second rename
+
+
+def _dead(partial: Path) -> bool:
+    """Whether a partial folder is of use to nobody: ours, not to be carried on, or still empty."""
+    if partial.is_symlink() or not partial.is_dir():
+        return False
+    if (partial / OURS).exists():
+        return not (partial / RESUME).exists()
+    return not any(partial.iterdir())  # killed before it had its mark, or after losing it
 
 
 @contextlib.contextmanager

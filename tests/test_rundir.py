@@ -179,6 +179,27 @@ def test_a_kill_during_the_swap_loses_no_finished_stage(tmp_path, renames):
     assert seen(tmp_path) == {"select", "run.json"}
 
 
+@pytest.mark.parametrize(
+    "patch",
+    [
+        "Path.touch = die",  # before a new folder has its mark
+        "import nt_jax.swap\nfolder = run.path / '.select.tmp'\nfolder.mkdir(parents=True)\n"
+        "for name in ('.nt_jax', *'abcdefgh'): (folder / name).touch()\n"
+        "really = os.unlink\n"
+        "def unlink(file, **known):\n"
+        "    really(file, **known)\n    os.path.basename(file) == '.nt_jax' and die()\n"
+        "os.unlink = unlink",  # while the folder that an older kill left is cleared
+    ],
+    ids=["before its mark", "while it is cleared"],
+)
+def test_a_kill_around_the_mark_of_a_partial_folder_leaves_nothing_behind(tmp_path, patch):
+    killed(tmp_path, f"{patch}\nwith run, run.stage('select', 'k'): pass")
+    assert ".select.tmp" in seen(tmp_path)  # the kill came where it was meant to
+    with RunDirectory(tmp_path):
+        pass
+    assert not seen(tmp_path)
+
+
 def test_kills_at_any_moment_leave_only_whole_stages(tmp_path):
     code = (
         "with run:\n  print('ready', flush=True)\n"
