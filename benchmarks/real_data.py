@@ -5,7 +5,7 @@
 docs/published_data.md says which public files DIR has to hold.
 GPTFuzz templates of at most --tokens tokens (long ones cost a CPU too much) are divided by a hash
 of their text: 60 % for tuning, 15 % for validation, 25 % for the test. The demo's short templates
-for tuning and validation are added to the first two (--gptfuzz-only: not). Harmless requests are Alpaca and two lists
+for tuning are added to the first (--gptfuzz-only: not). Harmless requests are Alpaca and two lists
 of requests that only sound harmful, none of them a test set. Both go to runs/, out of git's sight,
 and with them the recipe with DIR in its paths.
 """
@@ -75,9 +75,7 @@ def main() -> None:
     ]
     if not args.gptfuzz_only:
         chosen += [
-            (template.id, template.text, split)
-            for split in ("train", "validation")
-            for template in load_templates("demo", split)
+            (template.id, template.text, "train") for template in load_templates("demo", "train")
         ]
     args.out.mkdir(parents=True, exist_ok=True)
     with (args.out / "templates.csv").open("w", newline="", encoding="utf-8") as file:
